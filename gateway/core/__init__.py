@@ -1,0 +1,1 @@
+"""Floor 0: the rules of the gateway as pure values and functions. No I/O, no clock, no environment."""
