@@ -1,0 +1,113 @@
+"""Floor 1: the seams of the gateway. A Protocol stands here only where two implementations are real."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.core.endpoint import Endpoint
+from gateway.core.record import UsageRecord
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One HTTP request to one endpoint. `headers` leave out host and content-length: the client adds them.
+
+    `target` is path and query as sent on the wire. Header names are lower case.
+    """
+
+    endpoint: Endpoint
+    method: bytes
+    target: bytes
+    headers: Headers
+    body: bytes
+
+
+class UpstreamResponse(Protocol):
+    """Head of an answer, with its body still to come.
+
+    Owner's duty: read to the end or call `abort()`. Reading to the end gives the connection back to the
+    pool by itself; `abort()` closes it at once and may be called at any time, any number of times.
+    """
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers:
+        """Names in lower case, as received, in order."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The address that the bytes really went to, `ip:port`."""
+        ...
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises UpstreamFailure; kind BODY when it is larger than the limit."""
+        ...
+
+    async def next_chunk(self) -> bytes:
+        """All body bytes that have arrived since the last call, at least one; b"" at the end of the body.
+
+        Raises UpstreamFailure(RESET) when the body ends early. Cancelling the call aborts the connection.
+        """
+        ...
+
+    def abort(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """An HTTP/1.1 client. Cancelling a call aborts its connection before the cancellation is re-raised."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send and wait for the final response head (1xx are skipped). Raises UpstreamFailure.
+
+        A stale pooled connection is retried on a fresh one, once, and only if no byte of a response came.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close idle connections and abort busy ones."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where usage records go. All methods are called on the event loop's thread."""
+
+    def has_room(self) -> bool:
+        """False while the queue stands at its bound; cheap enough for every request."""
+        ...
+
+    async def wait_for_room(self) -> None:
+        """Admission waits here, under the caller's own timeout."""
+        ...
+
+    def append(self, record: UsageRecord) -> None:
+        """Never blocks and never drops; admitted requests may take the queue past its bound."""
+        ...
+
+    async def flush(self) -> None:
+        """Return once everything appended so far is committed."""
+        ...
+
+    async def close(self) -> None:
+        """Flush, then stop."""
+        ...
+
+    def lag_rows(self) -> int:
+        """Rows appended and not yet committed."""
+        ...
+
+    def problem(self) -> str | None:
+        """Why the store is not taking rows, for `readyz`; None when all is well."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as an argument. `monotonic` is for durations, `now` (UTC seconds since 1970) for records."""
+
+    def monotonic(self) -> float: ...
+
+    def now(self) -> float: ...
