@@ -22,7 +22,7 @@ class Outcome(enum.StrEnum):
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One attempt, complete. Money in nano-USD, durations in milliseconds, `at` in UTC microseconds since 1970.
+    """One attempt, complete. Money in nano-USD, durations in ms, `at` in UTC microseconds since 1970.
 
     `attempt_id` is `<request_id>:<n>` with n from 1; unique for ever. `model` is the name the client sent,
     `dispatched_model` the one the upstream was asked for, `reported_model` the one it said it used.

@@ -82,7 +82,7 @@ class WireUsage(msgspec.Struct, gc=False):
 
 
 def usage_from_wire(wire: WireUsage) -> Usage:
-    """Split an upstream's usage object into disjoint parts; inconsistent details are clamped to the totals."""
+    """An upstream's usage object as disjoint parts; inconsistent details are clamped to the totals."""
     prompt = max(wire.prompt_tokens or 0, 0)
     completion = max(wire.completion_tokens or 0, 0)
     image = audio = cached = reasoning = audio_out = 0
