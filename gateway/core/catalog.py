@@ -1,0 +1,157 @@
+"""What can answer: zones, deployments with their replicas and prices, and the models that clients name."""
+
+import datetime
+import enum
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from gateway.core.endpoint import Endpoint, IpNetwork
+
+
+class Modality(enum.StrEnum):
+    TEXT = "text"
+    IMAGE = "image"
+    AUDIO = "audio"
+    VIDEO = "video"
+    FILE = "file"
+
+
+class Capability(enum.StrEnum):
+    TOOLS = "tools"
+    JSON_SCHEMA = "json_schema"
+    LOGPROBS = "logprobs"
+
+
+class Api(enum.StrEnum):
+    """An endpoint family of the OpenAI API, as `serves` names it."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
+class Provider(enum.StrEnum):
+    """Which dialect of the OpenAI API a deployment speaks."""
+
+    OPENAI = "openai"
+    AZURE = "azure"
+    VLLM = "vllm"
+    COMPATIBLE = "openai-compatible"
+
+
+class Objective(enum.StrEnum):
+    COST = "cost"
+    LATENCY = "latency"
+    ORDER = "order"
+    WEIGHTS = "weights"
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Prices in nano-USD per million tokens, by token type."""
+
+    input: int
+    cached_input: int
+    output: int
+    input_audio: int
+    output_audio: int
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable price. `tiers` holds the rates of service tiers that differ from the standard one."""
+
+    version: str
+    standard: Rates
+    tiers: Mapping[str, Rates] = {}
+
+    def rates(self, service_tier: str | None) -> Rates:
+        """Rates of the tier that the response names; an unnamed or unlisted tier is the standard one."""
+        if not self.tiers or service_tier is None:
+            return self.standard
+        return self.tiers.get(service_tier, self.standard)
+
+    def dearest(self, service_tier: str | None) -> tuple[int, int]:
+        """Upper bound (input, output) per million tokens for a request that asks for `service_tier`.
+
+        Only an explicit `default` pins the standard tier: with anything else the account's settings decide.
+        """
+        tiers = [self.standard]
+        if service_tier != "default":
+            tiers += self.tiers.values()
+        return (
+            max(max(rates.input, rates.input_audio) for rates in tiers),
+            max(max(rates.output, rates.output_audio) for rates in tiers),
+        )
+
+
+class Zone(msgspec.Struct, frozen=True):
+    """Where bytes end up. `networks` None: any address is inside."""
+
+    name: str
+    networks: tuple[IpNetwork, ...] | None
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One server of a deployment. `name` is `host:port`; `base_path` has no trailing slash."""
+
+    name: str
+    endpoint: Endpoint
+    base_path: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The active probe of a replica: a GET of `path` on the server's root, in seconds."""
+
+    path: str = "/health"
+    interval_seconds: float = 2.0
+    timeout_seconds: float = 1.0
+
+
+class ImageRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Most tokens that one image can cost: with `detail: low`, and otherwise."""
+
+    low: int
+    high: int
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One priced destination. `model` is the name that the upstream is asked for."""
+
+    name: str
+    provider: Provider
+    model: str
+    zone: str
+    serves: frozenset[Api]
+    accepts: frozenset[Modality]
+    supports: frozenset[Capability]
+    context_tokens: int
+    max_output_tokens: int
+    price: Price
+    image_rule: ImageRule
+    replicas: tuple[Replica, ...]
+    headers: tuple[tuple[bytes, bytes], ...]
+    query: str = ""
+    health: Health | None = None
+    retires_at: float | None = None
+    retires_on: datetime.date | None = None
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """When `holds` says so, `use` replaces the model's list, in this order. `number` counts from 1."""
+
+    number: int
+    line: int
+    when: str
+    holds: Callable[[Mapping[str, object]], bool]
+    use: tuple[str, ...]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A name that clients send, and the deployments that may answer it."""
+
+    name: str
+    use: tuple[Deployment, ...]
+    prefer: Objective
+    weights: Mapping[str, float] = {}
+    rules: tuple[Rule, ...] = ()
+    created: int = 0
