@@ -5,8 +5,11 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.core.admission import Ask, Hold, Settlement
 from gateway.core.endpoint import Endpoint
 from gateway.core.record import UsageRecord
+from gateway.core.tenancy import Principal
+from gateway.core.windows import Per, Window
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -102,6 +105,43 @@ class Ledger(Protocol):
 
     def problem(self) -> str | None:
         """Why the store is not taking rows, for `readyz`; None when all is well."""
+        ...
+
+
+class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
+    """One budget in its open window; money in nano-USD."""
+
+    kind: str
+    name: str
+    per: Per
+    window: Window
+    limit_nano: int
+    spent_nano: int
+    held_nano: int
+    unseen_nano: int
+
+
+class Admission(Protocol):
+    """Limits and budgets. Each call is one atomic step over all scopes of a principal."""
+
+    async def admit(self, ask: Ask) -> Hold:
+        """Reserve. Raises LimitExceeded or BudgetExceeded; a refusal reserves nothing."""
+        ...
+
+    async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
+        """Settle one attempt and hold for the next of the same request. Raises BudgetExceeded."""
+        ...
+
+    def settle(self, hold: Hold, settlement: Settlement) -> None:
+        """End a request's reservation, exactly once; later calls do nothing. Never awaits, never raises."""
+        ...
+
+    def used_share(self, principal: Principal) -> float:
+        """The fullest budget of `principal` as a share of its limit, holds included."""
+        ...
+
+    def budgets(self) -> list[BudgetView]:
+        """Every budget that is known, for metrics and reports."""
         ...
 
 

@@ -105,17 +105,23 @@ class LimitExceeded(GatewayError):
 
 
 class BudgetExceeded(GatewayError):
-    """A budget of `scope` has no room for this request until `resets_at` (UTC seconds; None: never)."""
+    """A budget of `scope` has no room for this request until `resets_at` (UTC seconds; None: never).
+
+    `only_held`: the room is not spent, only held by requests in flight, so a retry soon can succeed.
+    """
 
     status = 429
     type = "insufficient_quota"
     code = "insufficient_quota"
 
-    def __init__(self, message: str, *, scope: str, window: str, resets_at: float | None) -> None:
+    def __init__(
+        self, message: str, *, scope: str, window: str, resets_at: float | None, only_held: bool
+    ) -> None:
         super().__init__(message)
         self.scope = scope
         self.limit = f"budget_{window}"
         self.resets_at = resets_at
+        self.only_held = only_held
 
 
 class UpstreamRejected(GatewayError):

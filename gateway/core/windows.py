@@ -1,4 +1,4 @@
-"""Calendar windows of budgets, in the org's time zone. Daylight saving makes some days 23 or 25 hours long."""
+"""Calendar windows of budgets, in the org's time zone. Daylight saving: some days last 23 or 25 hours."""
 
 import datetime
 import enum

@@ -1,0 +1,315 @@
+"""Admission for one process: the numbers of every scope in memory, changed without awaiting in between.
+
+That makes each admit and settle atomic on the event loop. Counters start empty; `restore` sets what the
+ledger says was already spent in the windows that are open.
+"""
+
+import math
+from collections.abc import Iterable
+from zoneinfo import ZoneInfo
+
+from gateway.core.admission import (
+    Ask,
+    GcraLimit,
+    Hold,
+    RateView,
+    Settlement,
+    clamp_clock,
+    fit_output,
+    hold_nano,
+)
+from gateway.core.errors import BudgetExceeded, LimitExceeded
+from gateway.core.money import usd_text
+from gateway.core.tenancy import Budget, Limits, Principal, Scope
+from gateway.core.windows import Window, window_at
+from gateway.ports import BudgetView, Clock
+
+
+class _BudgetState:
+    """One budget's current window. A hold keeps the window that it was taken in, so a reset never goes below zero."""
+
+    __slots__ = ("budget", "held", "scope", "spent", "unseen", "window", "zone")
+
+    def __init__(self, scope: Scope, budget: Budget, zone: ZoneInfo, now: float) -> None:
+        self.scope = scope
+        self.budget = budget
+        self.zone = zone
+        self.window = window_at(budget.per, now, zone)
+        self.spent = self.held = self.unseen = 0
+
+    def roll(self, now: float) -> None:
+        """Begin the window of `now`, if it is another one. Holds of the old window settle into nothing."""
+        if not self.window.start <= now < self.window.end:
+            self.window = window_at(self.budget.per, now, self.zone)
+            self.spent = self.held = self.unseen = 0
+
+    def room(self) -> int:
+        return self.budget.nano_usd - self.spent - self.held - self.unseen
+
+
+class _ScopeState:
+    __slots__ = ("budgets", "in_flight", "label", "limits", "requests", "requests_at", "tokens", "tokens_at")
+
+    def __init__(self, scope: Scope, zone: ZoneInfo, now: float) -> None:
+        self.label = scope.label
+        self.in_flight = 0
+        self.requests_at = self.tokens_at = 0.0
+        self.budgets: list[_BudgetState] = []
+        self.adopt(scope, zone, now)
+
+    def adopt(self, scope: Scope, zone: ZoneInfo, now: float) -> None:
+        """Take over limits and budgets of a changed configuration and keep what was counted."""
+        limits = scope.limits
+        self.limits: Limits = limits
+        self.requests = GcraLimit(limits.requests_per_minute) if limits.requests_per_minute else None
+        self.tokens = GcraLimit(limits.tokens_per_minute) if limits.tokens_per_minute else None
+        kept = {state.budget.per: state for state in self.budgets if state.zone == zone}
+        self.budgets = []
+        for budget in scope.budgets:
+            state = kept.get(budget.per) or _BudgetState(scope, budget, zone, now)
+            state.budget = budget
+            self.budgets.append(state)
+
+
+class _Grant:
+    """What a hold took, and where: the store's side of a Hold."""
+
+    __slots__ = ("scopes", "windows")
+
+    def __init__(
+        self, scopes: tuple[_ScopeState, ...], windows: tuple[tuple[_BudgetState, Window], ...]
+    ) -> None:
+        self.scopes = scopes
+        self.windows = windows
+
+
+class MemoryAdmission:
+    """Implements the Admission port for one process."""
+
+    def __init__(self, clock: Clock, zone: ZoneInfo) -> None:
+        self._clock = clock
+        self._zone = zone
+        self._scopes: dict[str, _ScopeState] = {}
+        self._by_principal: dict[Principal, tuple[_ScopeState, ...]] = {}
+
+    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
+        """Adopt the scopes of a new configuration; scopes that went away are forgotten."""
+        now = self._clock.now()
+        self._zone = zone
+        self._by_principal.clear()
+        kept: dict[str, _ScopeState] = {}
+        for scope in scopes:
+            state = self._scopes.get(scope.label)
+            if state is None:
+                state = _ScopeState(scope, zone, now)
+            else:
+                state.adopt(scope, zone, now)
+            kept[scope.label] = state
+        self._scopes = kept
+
+    async def admit(self, ask: Ask) -> Hold:
+        """Check every limit and budget, then take from all of them; a refusal takes nothing."""
+        now = self._clock.now()
+        states = self._states(ask.principal)
+        for state in states:
+            self._check_limits(state, ask, now)
+        output_tokens = self._fit(states, ask, now)
+        return self._take(states, ask, output_tokens, now)
+
+    async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
+        """Settle an attempt's money and hold again for the next one; request limits stay taken.
+
+        Raises BudgetExceeded, with the old hold's limits given back.
+        """
+        now = self._clock.now()
+        grant = _grant(hold)
+        self._settle_money(grant, hold.nano, settlement)
+        hold.nano = 0
+        try:
+            hold.output_tokens = self._fit(grant.scopes, hold.ask, now)
+        except BudgetExceeded:
+            hold.token = _Grant(grant.scopes, ())
+            self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
+            raise
+        hold.nano = hold_nano(hold.ask, hold.output_tokens)
+        hold.token = _Grant(grant.scopes, _hold_money(grant.scopes, hold.nano))
+        return hold
+
+    def settle(self, hold: Hold, settlement: Settlement) -> None:
+        """Replace the hold by what was used. Only the first call of a hold does anything."""
+        if not hold.open:
+            return
+        hold.open = False
+        now = self._clock.now()
+        grant = _grant(hold)
+        self._settle_money(grant, hold.nano, settlement)
+        for state in grant.scopes:
+            state.in_flight -= 1
+            if state.tokens is not None and settlement.rate_tokens is not None:
+                state.tokens_at = state.tokens.correct(
+                    state.tokens_at, hold.ask.rate_tokens, settlement.rate_tokens, hold.admitted_at, now
+                )
+
+    def restore(self, label: str, budget_index: int, spent_nano: int) -> None:
+        """Set what the ledger says scope `label` has spent in the open window of its budget."""
+        self._scopes[label].budgets[budget_index].spent = spent_nano
+
+    def budgets(self) -> list[BudgetView]:
+        """Every budget with its open window and counters, for metrics and reports."""
+        now = self._clock.now()
+        views = []
+        for state in self._scopes.values():
+            for budget in state.budgets:
+                budget.roll(now)
+                views.append(
+                    BudgetView(
+                        kind=budget.scope.kind,
+                        name=budget.scope.name,
+                        per=budget.budget.per,
+                        window=budget.window,
+                        limit_nano=budget.budget.nano_usd,
+                        spent_nano=budget.spent,
+                        held_nano=budget.held,
+                        unseen_nano=budget.unseen,
+                    )
+                )
+        return views
+
+    def used_share(self, principal: Principal) -> float:
+        """The fullest budget of `principal`, as a share of its limit (0 without budgets), holds included."""
+        now = self._clock.now()
+        share = 0.0
+        for state in self._states(principal):
+            for budget in state.budgets:
+                budget.roll(now)
+                taken = budget.budget.nano_usd - budget.room()
+                share = max(share, taken / budget.budget.nano_usd)
+        return share
+
+    def _states(self, principal: Principal) -> tuple[_ScopeState, ...]:
+        states = self._by_principal.get(principal)
+        if states is None:
+            now = self._clock.now()
+            for scope in principal.scopes:
+                if scope.label not in self._scopes:
+                    self._scopes[scope.label] = _ScopeState(scope, self._zone, now)
+            states = tuple(self._scopes[scope.label] for scope in principal.scopes)
+            self._by_principal[principal] = states
+        return states
+
+    def _check_limits(self, state: _ScopeState, ask: Ask, now: float) -> None:
+        limits = state.limits
+        if limits.concurrent is not None and state.in_flight >= limits.concurrent:
+            raise LimitExceeded(
+                f"{state.label} already has {limits.concurrent} requests in flight. Retry when one has ended.",
+                scope=state.label,
+                limit="concurrent",
+                retry_after_seconds=1.0,
+            )
+        if state.requests is not None:
+            state.requests_at = clamp_clock(state.requests_at, now)
+            wait = state.requests.wait_seconds(state.requests_at, 1, now)
+            if wait > 0:
+                raise _too_fast(state.label, "requests_per_minute", state.requests.per_minute, wait)
+        if state.tokens is not None:
+            wait = state.tokens.wait_seconds(state.tokens_at, _rate_units(state.tokens, ask), now)
+            if wait > 0:
+                raise _too_fast(state.label, "tokens_per_minute", state.tokens.per_minute, wait)
+
+    def _fit(self, states: tuple[_ScopeState, ...], ask: Ask, now: float) -> int:
+        tightest: _BudgetState | None = None
+        for state in states:
+            for budget in state.budgets:
+                budget.roll(now)
+                if tightest is None or budget.room() < tightest.room():
+                    tightest = budget
+        if tightest is None:
+            return ask.output_tokens
+        output_tokens = fit_output(ask, tightest.room())
+        if output_tokens is None:
+            raise _over_budget(tightest, ask, now)
+        return output_tokens
+
+    def _take(self, states: tuple[_ScopeState, ...], ask: Ask, output_tokens: int, now: float) -> Hold:
+        nano = hold_nano(ask, output_tokens)
+        requests = tokens = None
+        for state in states:
+            state.in_flight += 1
+            if state.requests is not None:
+                state.requests_at = state.requests.take(state.requests_at, 1, now)
+                requests = _tighter(requests, state.requests, state.requests_at, now)
+            if state.tokens is not None:
+                units = _rate_units(state.tokens, ask)
+                state.tokens_at = state.tokens.take(state.tokens_at, units, now)
+                tokens = _tighter(tokens, state.tokens, state.tokens_at, now)
+        return Hold(
+            ask=ask,
+            output_tokens=output_tokens,
+            nano=nano,
+            admitted_at=now,
+            requests=requests,
+            tokens=tokens,
+            token=_Grant(states, _hold_money(states, nano)),
+        )
+
+    @staticmethod
+    def _settle_money(grant: _Grant, held: int, settlement: Settlement) -> None:
+        for budget, window in grant.windows:
+            # A window that has ended took its counters with it; the spending belonged to that window.
+            if budget.window is window:
+                budget.held -= held
+                budget.spent += settlement.spent_nano
+                budget.unseen += settlement.unseen_nano
+
+
+def _hold_money(states: tuple[_ScopeState, ...], nano: int) -> tuple[tuple[_BudgetState, Window], ...]:
+    windows = []
+    for state in states:
+        for budget in state.budgets:
+            budget.held += nano
+            windows.append((budget, budget.window))
+    return tuple(windows)
+
+
+def _grant(hold: Hold) -> _Grant:
+    if not isinstance(hold.token, _Grant):
+        raise TypeError("this hold was taken in another store")
+    return hold.token
+
+
+def _rate_units(limit: GcraLimit, ask: Ask) -> int:
+    # The part that nobody asked for, the default output cap, must not refuse a first request by itself.
+    if ask.output_is_explicit:
+        return ask.rate_tokens
+    return min(ask.rate_tokens, limit.per_minute)
+
+
+def _tighter(view: RateView | None, limit: GcraLimit, drained_at: float, now: float) -> RateView:
+    remaining = limit.remaining(drained_at, now)
+    if view is not None and view.remaining <= remaining:
+        return view
+    return RateView(limit.per_minute, remaining, max(drained_at - now, 0.0))
+
+
+def _too_fast(label: str, limit: str, per_minute: int, wait: float) -> LimitExceeded:
+    unit = limit.replace("_", " ")
+    if math.isinf(wait):
+        message = (
+            f"This request alone is larger than {label}'s limit of {per_minute} {unit}. Make it smaller."
+        )
+        return LimitExceeded(message, scope=label, limit=limit, retry_after_seconds=math.inf)
+    message = f"{label} has reached its limit of {per_minute} {unit}. Retry in {wait:.1f} s."
+    return LimitExceeded(message, scope=label, limit=limit, retry_after_seconds=wait)
+
+
+def _over_budget(state: _BudgetState, ask: Ask, now: float) -> BudgetExceeded:
+    label, per = state.scope.label, state.budget.per
+    left = usd_text(max(state.room(), 0))
+    resets_at = None if math.isinf(state.window.end) else state.window.end
+    # What is only held comes back when other requests end, so a retry soon can succeed.
+    only_held = fit_output(ask, state.room() + state.held) is not None
+    message = (
+        f"The {per} budget of {label} ({usd_text(state.budget.nano_usd)} USD) has {left} USD left, "
+        "too little for this request."
+    )
+    return BudgetExceeded(message, scope=label, window=per, resets_at=resets_at, only_held=only_held)

@@ -1,0 +1,141 @@
+"""Rules of admission as pure arithmetic. The stores (memory, Redis) keep the numbers and apply these rules.
+
+Units: money in nano-USD, tokens in tokens, time in seconds.
+Invariant of every budget window: spent + held + unseen >= true liability, and their sum never passes the
+limit at admission; so spending never passes the limit as long as a hold bounds what its attempt can cost.
+"""
+
+import math
+
+import msgspec
+
+from gateway.core.tenancy import Principal
+
+SECONDS_PER_MINUTE = 60.0
+
+# A default cap may be lowered to a share of what is left, so that one request without `max_tokens` does not
+# hold the whole remainder of a budget while others wait. A cap that the client asked for is kept if it fits.
+DEFAULT_CAP_SHARE = 4
+DEFAULT_CAP_FLOOR_TOKENS = 1024
+CAP_FLOOR_TOKENS = 16
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one request wants to reserve.
+
+    `prompt_nano` is the most that its prompt can cost. `output_nano_per_million` is the dearest candidate's
+    rate times `n`. `output_tokens` is the cap wanted for each of the `n` choices, explicit when the client
+    named it. `rate_tokens` is what counts against tokens per minute.
+    """
+
+    principal: Principal
+    prompt_nano: int
+    output_nano_per_million: int
+    output_tokens: int
+    output_is_explicit: bool
+    rate_tokens: int
+
+
+class RateView(msgspec.Struct, frozen=True, gc=False):
+    """State of the tightest limit of a kind, for the `x-ratelimit-*` headers."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
+class Hold(msgspec.Struct, kw_only=True, eq=False):
+    """A reservation that was granted. `output_tokens` is the cap that fits; `nano` is what is held.
+
+    `token` belongs to the store. `open` turns False when it is settled: settling twice does nothing.
+    """
+
+    ask: Ask
+    output_tokens: int
+    nano: int
+    admitted_at: float
+    requests: RateView | None
+    tokens: RateView | None
+    token: object
+    open: bool = True
+
+    @property
+    def is_capped(self) -> bool:
+        """True when the cap was lowered to what the budgets have left."""
+        return self.output_tokens < self.ask.output_tokens
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an attempt used. `unseen_nano` is what it may have cost beyond what was seen; it is never refunded
+    within its window, but it is not spending either. `rate_tokens` None: not known, so nothing is credited.
+    """
+
+    spent_nano: int
+    unseen_nano: int = 0
+    rate_tokens: int | None = None
+
+
+class GcraLimit(msgspec.Struct, frozen=True, gc=False):
+    """A limit of `per_minute` units that drain evenly, with a burst of the same number."""
+
+    per_minute: int
+
+    @property
+    def seconds_per_unit(self) -> float:
+        return SECONDS_PER_MINUTE / self.per_minute
+
+    def wait_seconds(self, drained_at: float, units: int, now: float) -> float:
+        """How long until `units` fit; 0 when they fit now, infinity when they never will."""
+        if units > self.per_minute:
+            return math.inf
+        new = max(drained_at, now) + units * self.seconds_per_unit
+        return max(0.0, new - now - SECONDS_PER_MINUTE)
+
+    def take(self, drained_at: float, units: int, now: float) -> float:
+        """The new moment at which all taken units will have drained."""
+        return max(drained_at, now) + units * self.seconds_per_unit
+
+    def correct(self, drained_at: float, reserved: int, used: int, admitted_at: float, now: float) -> float:
+        """Settle a reservation: more used is a debt; of less used only the undrained part is credited.
+
+        A late refund of a long request would otherwise admit almost twice the limit at one instant.
+        """
+        if used >= reserved:
+            return max(drained_at, now) + (used - reserved) * self.seconds_per_unit
+        credit = (reserved - used) * self.seconds_per_unit - (now - admitted_at)
+        return drained_at - max(credit, 0.0)
+
+    def remaining(self, drained_at: float, now: float) -> int:
+        backlog = max(drained_at - now, 0.0) / self.seconds_per_unit
+        return max(int(self.per_minute - backlog), 0)
+
+
+def clamp_clock(drained_at: float, now: float) -> float:
+    """A stored moment beyond a full minute ahead is clock damage; treat it as a full bucket."""
+    return min(drained_at, now + SECONDS_PER_MINUTE)
+
+
+def fit_output(ask: Ask, room_nano: int) -> int | None:
+    """The output cap, in tokens, that fits into `room_nano`; None when not even the least useful one does.
+
+    An explicit cap is lowered only when it does not fit. A default cap takes at most a share of the room.
+    """
+    if ask.output_nano_per_million == 0 or ask.output_tokens == 0:
+        return ask.output_tokens if ask.prompt_nano <= room_nano else None
+    affordable = (room_nano - ask.prompt_nano) * 1_000_000 // ask.output_nano_per_million
+    if ask.output_is_explicit:
+        wanted = ask.output_tokens
+    else:
+        share = affordable // DEFAULT_CAP_SHARE
+        wanted = min(ask.output_tokens, max(share, DEFAULT_CAP_FLOOR_TOKENS))
+    cap = min(wanted, affordable)
+    return cap if cap >= min(ask.output_tokens, CAP_FLOOR_TOKENS) else None
+
+
+def hold_nano(ask: Ask, output_tokens: int) -> int:
+    """Nano-USD to hold for `ask` with this output cap, rounded up."""
+    return ask.prompt_nano + _output_nano(ask, output_tokens)
+
+
+def _output_nano(ask: Ask, output_tokens: int) -> int:
+    return -(-output_tokens * ask.output_nano_per_million // 1_000_000)

@@ -1,0 +1,120 @@
+"""Choose a replica: available means healthy and not tripped; the least outstanding one wins."""
+
+from collections.abc import Iterable, Mapping
+
+from gateway.core.breaker import FAILURES_TO_OPEN, Breaker
+from gateway.core.catalog import Deployment, Replica
+from gateway.core.errors import UpstreamFailure
+
+# How much one new observation moves a learned average.
+SMOOTHING = 0.1
+INITIAL_BYTES_PER_TOKEN = 4.0
+# A learned ratio outside these bounds is an upstream's mistake, not a tokenizer.
+LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 1.0, 12.0
+# Below this a prompt is mostly chat template, which says nothing about the tokenizer.
+LEARN_FROM_TOKENS = 50
+
+
+class ReplicaState:
+    """One replica as it stands now. `outstanding` counts from the moment of choice until the attempt ends."""
+
+    __slots__ = ("breaker", "is_up", "outstanding", "replica")
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.breaker = Breaker()
+        self.outstanding = 0
+        self.is_up = True  # until the first probe says otherwise
+
+    def available(self, now: float) -> bool:
+        return self.is_up and self.breaker.allows(now)
+
+    def failed(self, failure: UpstreamFailure, now: float) -> None:
+        self.breaker.failed(now, weight=FAILURES_TO_OPEN if failure.never_sent else 1)
+
+
+class Pool:
+    """The replicas of one deployment, and what its answers have taught us."""
+
+    __slots__ = ("_turn", "bytes_per_token", "deployment", "replicas", "tokens_per_second", "ttft_seconds")
+
+    def __init__(self, deployment: Deployment, replicas: tuple[ReplicaState, ...]) -> None:
+        self.deployment = deployment
+        self.replicas = replicas
+        self._turn = 0
+        self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
+        self.ttft_seconds: float | None = None
+        self.tokens_per_second: float | None = None
+
+    @property
+    def outstanding(self) -> int:
+        return sum(state.outstanding for state in self.replicas)
+
+    def is_available(self, now: float) -> bool:
+        return any(state.available(now) for state in self.replicas)
+
+    def take(self, now: float, tried: Iterable[ReplicaState] = ()) -> ReplicaState | None:
+        """Choose and count at once, so that requests of the same moment spread out. None: nothing available.
+
+        Replicas in `tried` are not chosen again. The caller gives back through `give_back`.
+        """
+        best: ReplicaState | None = None
+        count = len(self.replicas)
+        self._turn = (self._turn + 1) % count
+        for step in range(count):
+            state = self.replicas[(self._turn + step) % count]
+            if state in tried or not state.available(now):
+                continue
+            if best is None or state.outstanding < best.outstanding:
+                best = state
+        if best is not None:
+            best.outstanding += 1
+            best.breaker.start(now)
+        return best
+
+    @staticmethod
+    def give_back(state: ReplicaState) -> None:
+        state.outstanding -= 1
+
+    def learn_speed(self, ttft_seconds: float, tokens_per_second: float | None) -> None:
+        self.ttft_seconds = _smooth(self.ttft_seconds, ttft_seconds)
+        if tokens_per_second is not None:
+            self.tokens_per_second = _smooth(self.tokens_per_second, tokens_per_second)
+
+    def learn_tokenizer(self, text_bytes: int, tokens: int) -> None:
+        """`text_bytes` of prompt were reported as `tokens`."""
+        if tokens < LEARN_FROM_TOKENS:
+            return
+        ratio = min(max(text_bytes / tokens, LEAST_BYTES_PER_TOKEN), MOST_BYTES_PER_TOKEN)
+        self.bytes_per_token = _smooth(self.bytes_per_token, ratio)
+
+    def expected_seconds(self, output_tokens: int) -> float:
+        """Time to the last token as observed so far; 0 for a pool that was never used, so it gets tried."""
+        if self.ttft_seconds is None:
+            return 0.0
+        return self.ttft_seconds + output_tokens / (self.tokens_per_second or 50.0)
+
+
+class Fleet:
+    """All pools by deployment name."""
+
+    __slots__ = ("pools",)
+
+    def __init__(self, deployments: Iterable[Deployment], previous: Mapping[str, Pool] | None = None) -> None:
+        """Pools for `deployments`; what `previous` ones know of the same replicas is kept."""
+        known = previous or {}
+        self.pools = {item.name: _pool(item, known.get(item.name)) for item in deployments}
+
+
+def _pool(deployment: Deployment, previous: Pool | None) -> Pool:
+    states = {state.replica: state for state in previous.replicas} if previous else {}
+    pool = Pool(deployment, tuple(states.get(item) or ReplicaState(item) for item in deployment.replicas))
+    if previous is not None:
+        pool.bytes_per_token = previous.bytes_per_token
+        pool.ttft_seconds = previous.ttft_seconds
+        pool.tokens_per_second = previous.tokens_per_second
+    return pool
+
+
+def _smooth(old: float | None, new: float) -> float:
+    return new if old is None else old + SMOOTHING * (new - old)

@@ -1,0 +1,49 @@
+"""A passive circuit breaker: it learns from the requests themselves. Times in seconds, monotonic."""
+
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Breaker:
+    """Closed, open until a moment, then half-open: one trial decides.
+
+    Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
+    Never a 4xx, and never a client that went away.
+    """
+
+    __slots__ = ("_failures", "_open_until", "_pause_seconds", "_trial_until")
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._open_until = 0.0
+        self._trial_until = 0.0
+
+    def allows(self, now: float) -> bool:
+        if not self._open_until:
+            return True
+        return now >= self._open_until and now >= self._trial_until
+
+    def start(self, now: float) -> None:
+        """A request was sent. In the half-open state it is the trial, and others wait for its result."""
+        if self._open_until:
+            self._trial_until = now + self._pause_seconds
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._open_until = self._trial_until = 0.0
+
+    def failed(self, now: float, *, weight: int = 1) -> None:
+        """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
+        self._failures += weight
+        if self._failures < FAILURES_TO_OPEN:
+            return
+        if self._open_until:
+            self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+        self._open_until = now + self._pause_seconds
+        self._trial_until = 0.0
+
+    def retry_after_seconds(self, now: float) -> float:
+        return max(self._open_until - now, 0.0)

@@ -1,0 +1,78 @@
+"""What a request may use, before it is sent: bounds for holds, estimates for choosing."""
+
+import msgspec
+
+from gateway.core.admission import Ask
+from gateway.core.call import Call
+from gateway.core.catalog import Api, Capability, Deployment
+from gateway.core.tenancy import Principal
+
+# The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
+# with tools a preamble of some hundred more. Generous, because a hold must not be too small.
+TEMPLATE_TOKENS = 64
+TOOLS_TEMPLATE_TOKENS = 1024
+
+# 8 kbit/s is the thinnest speech codec met in practice, and base64 adds a third: at ten tokens a second
+# that is at most one token for each 100 bytes of base64.
+AUDIO_BYTES_PER_TOKEN = 100
+
+# Counts against tokens per minute when the client names no output cap; the settlement corrects it.
+TYPICAL_OUTPUT_TOKENS = 256
+
+
+class Estimate(msgspec.Struct, frozen=True, gc=False):
+    """Tokens of one request on one deployment: `prompt` as likely, `prompt_bound` as the most it can be."""
+
+    prompt: int
+    prompt_bound: int
+    output: int
+
+
+def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Estimate:
+    """Estimate `call` on `deployment`, whose text takes `bytes_per_token` as learned from its usage."""
+    text = call.text_bytes
+    likely = int(text / bytes_per_token) + 1
+    bound = text + TEMPLATE_TOKENS
+    if Capability.TOOLS in call.needs:
+        bound += TOOLS_TEMPLATE_TOKENS
+    media = call.media
+    if media.bytes:
+        rule = deployment.image_rule
+        binary = (
+            media.images_low * rule.low
+            + media.images_high * rule.high
+            + media.audio_bytes // AUDIO_BYTES_PER_TOKEN
+            + media.file_bytes
+        )
+        likely += binary
+        bound += binary
+    bound = min(bound, max(deployment.context_tokens, likely))
+    return Estimate(likely, bound, output_cap(call, deployment))
+
+
+def output_cap(call: Call, deployment: Deployment) -> int:
+    """The most output tokens of one choice: the client's own cap, never above the deployment's."""
+    if call.api is Api.EMBEDDINGS:
+        return 0
+    return min(call.max_output or deployment.max_output_tokens, deployment.max_output_tokens)
+
+
+def ask_for(
+    call: Call, principal: Principal, candidates: tuple[Deployment, ...], estimates: tuple[Estimate, ...]
+) -> Ask:
+    """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
+    prompt_nano = output_rate = output_tokens = 0
+    for deployment, expected in zip(candidates, estimates, strict=True):
+        input_rate, rate = deployment.price.dearest(call.service_tier)
+        prompt_nano = max(prompt_nano, -(-expected.prompt_bound * input_rate // 1_000_000))
+        output_rate = max(output_rate, rate)
+        output_tokens = max(output_tokens, expected.output)
+    likely_output = output_tokens if call.max_output else min(output_tokens, TYPICAL_OUTPUT_TOKENS)
+    return Ask(
+        principal=principal,
+        prompt_nano=prompt_nano,
+        output_nano_per_million=output_rate * call.choices,
+        output_tokens=output_tokens,
+        output_is_explicit=call.max_output is not None,
+        rate_tokens=estimates[0].prompt + likely_output * call.choices,
+    )
