@@ -1,0 +1,218 @@
+"""Child processes of a benchmark: pinned to a core, measured from /proc, and gone when the benchmark is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PR_SET_PDEATHSIG = 1
+
+
+class Skipped(Exception):
+    """A subject cannot be measured here; the message is the reason that the report shows."""
+
+
+class Cores(msgspec.Struct, frozen=True):
+    """CPU numbers: the subject has one to itself; load generator and upstream share the other."""
+
+    subject: int
+    load: int
+
+    @property
+    def shared(self) -> bool:
+        return self.subject == self.load
+
+
+def choose_cores() -> Cores:
+    """The first two CPUs that this process may use. With one CPU both are the same: see `Cores.shared`."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(subject=allowed[0], load=allowed[min(1, len(allowed) - 1)])
+
+
+def _at_start(core: int | None) -> Callable[[], None]:
+    """What a child does between fork and exec: pin itself, and ask to be killed when its parent dies."""
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # the parent died before prctl took effect
+            os._exit(1)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    return prepare
+
+
+class Child:
+    """One process in its own group. Its output goes to `log`; `environment` is added to ours."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        core: int | None,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.command = list(command)
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                preexec_fn=_at_start(core),  # noqa: PLW1509  (this process has one thread)
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def wait(self, timeout_seconds: float) -> int:
+        """Exit code. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_seconds)
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def last_words(self, limit: int = 300) -> str:
+        """The last line of output that says something, for a reason in the report."""
+        lines = [line.strip() for line in self.output().splitlines() if line.strip()]
+        return lines[-1][-limit:] if lines else "no output"
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process, its waited-for children and its living descendants."""
+        return sum(_cpu_ticks(pid) for pid in _family(self.pid)) / TICKS_PER_SECOND
+
+    def rss_mib(self) -> float:
+        """Resident memory of the process and its descendants, shared pages counted in each."""
+        return sum(_rss_kib(pid) for pid in _family(self.pid)) / 1024
+
+    def wait_idle(self, timeout_seconds: float = 10.0) -> None:
+        """Wait for work that outlives the last answer (a ledger batch, say), so that it is counted here."""
+        deadline = time.monotonic() + timeout_seconds
+        before = self.cpu_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(0.3)
+            now = self.cpu_seconds()
+            if now - before < 0.02:
+                return
+            before = now
+
+    def stop(self, patience_seconds: float = 8.0) -> None:
+        """SIGTERM to the group, then SIGKILL; returns when the process is gone."""
+        self._signal_group(signal.SIGTERM)
+        try:
+            self._process.wait(patience_seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self._signal_group(signal.SIGKILL)
+            self._process.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+@contextlib.contextmanager
+def running(child: Child) -> Iterator[Child]:
+    """`child`, stopped on every way out."""
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+def _family(pid: int) -> Iterator[int]:
+    """The process and all its living descendants."""
+    yield pid
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                yield from _family(int(child))
+
+
+def _cpu_ticks(pid: int) -> int:
+    """utime + stime + cutime + cstime of /proc/<pid>/stat, in clock ticks; 0 when the process is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+    return sum(int(field) for field in fields[11:15])
+
+
+def _rss_kib(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
+
+
+def core_busy_seconds(core: int) -> float:
+    """User, nice and system time of one CPU since boot: with a subject's own time it tells who else ran there."""
+    name = f"cpu{core}"
+    for line in Path("/proc/stat").read_text().splitlines():
+        words = line.split()
+        if words[0] == name:
+            return sum(int(ticks) for ticks in words[1:4]) / TICKS_PER_SECOND
+    return 0.0
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different loopback ports that were free a moment ago."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def http_status(port: int, request: bytes, timeout_seconds: float = 2.0) -> int | None:
+    """Status of one HTTP/1.1 exchange with 127.0.0.1, or None when there was no answer."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout_seconds) as connection:
+            connection.sendall(request)
+            head = connection.recv(64)
+    except OSError:
+        return None
+    words = head.split(b" ", 2)
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+
+
+def wait_for_200(
+    child: Child, port: int, request: bytes, *, timeout_seconds: float, poll_seconds: float
+) -> float:
+    """Seconds until `request` is answered with 200. Raises Skipped when the child exits or time is up."""
+    started = time.monotonic()
+    status = None
+    while time.monotonic() - started < timeout_seconds:
+        status = http_status(port, request)
+        if status == 200:
+            return time.monotonic() - started
+        if child.exit_code() is not None:
+            raise Skipped(f"exited with {child.exit_code()}: {child.last_words()}")
+        time.sleep(poll_seconds)
+    raise Skipped(f"not ready after {timeout_seconds:.0f} s (last status {status}): {child.last_words()}")
