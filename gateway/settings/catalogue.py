@@ -1,0 +1,265 @@
+"""Schema of what can answer: `zones`, `privacy`, `deployments` and `models`."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gateway.settings.kinds import (
+    BLANK,
+    AllowBlank,
+    Amount,
+    Authority,
+    Cidr,
+    Count,
+    Date,
+    FilePath,
+    HeaderName,
+    HeaderValue,
+    HttpUrl,
+    Name,
+    ProxyUrl,
+    RemotePort,
+    Seconds,
+    Secret,
+    Section,
+    Share,
+    Text,
+    UrlPath,
+    Usd,
+)
+
+Provider = Literal["openai", "azure", "vllm", "openai-compatible", "litellm"]
+Serves = Literal[
+    "chat",
+    "completions",
+    "responses",
+    "embeddings",
+    "moderations",
+    "audio",
+    "images",
+    "videos",
+    "rerank",
+    "score",
+    "tokenize",
+    "realtime",
+    "batches",
+    "files",
+]
+Modality = Literal["text", "image", "audio", "video", "file"]
+Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
+Detector = Literal["email", "credit_card", "iban", "jp_my_number", "us_ssn", "secret"]
+
+STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
+HOME_ZONE: Final = "local"
+
+
+class Zone(Section):
+    cidrs: tuple[Cidr, ...] = Field(
+        default=(), description="networks in which every address of the zone must lie; left out: any address"
+    )
+
+
+class Detection(Section):
+    find: tuple[Detector, ...] = Field(description="detectors, of which any one suffices", min_length=1)
+    raise_to: Name = Field(description="class that the request is raised to at least")
+
+
+class Privacy(Section):
+    classes: tuple[Name, ...] = Field(
+        default=STANDARD_CLASSES, description="privacy classes, least to most sensitive", min_length=1
+    )
+    default: Name = Field(default="internal", description="class of a request that nothing labels")
+    zones: Annotated[dict[Name, tuple[Name, ...]], AllowBlank] = Field(
+        description="for each class the zones that its requests may reach; an empty list allows none"
+    )
+    detect: tuple[Detection, ...] = Field(default=(), description="content that raises the class")
+
+
+def default_privacy(zones: dict[str, Any]) -> Privacy:
+    """Privacy of a file that says nothing: the two lower classes may go anywhere declared, the two upper
+    ones only to a zone named `local`, and nowhere when there is none."""
+    anywhere = tuple(zones)
+    home = tuple(name for name in anywhere if name == HOME_ZONE)
+    return Privacy(zones={"public": anywhere, "internal": anywhere, "confidential": home, "restricted": home})
+
+
+class TierPrice(Section):
+    """Prices of a service tier in USD per million tokens. What is left out is as in the standard tier."""
+
+    input: Usd | None = Field(default=None, description="USD per million input tokens")
+    cached_input: Usd | None = Field(
+        default=None, description="USD per million input tokens read from the cache"
+    )
+    output: Usd | None = Field(default=None, description="USD per million output tokens")
+    input_audio: Usd | None = Field(default=None, description="USD per million audio input tokens")
+    output_audio: Usd | None = Field(default=None, description="USD per million audio output tokens")
+
+
+class Price(Section):
+    """Prices in USD per million tokens."""
+
+    input: Usd = Field(description="USD per million input tokens")
+    cached_input: Usd | None = Field(
+        default=None, description="USD per million input tokens read from the cache; left out: as `input`"
+    )
+    output: Usd | None = Field(
+        default=None,
+        description="USD per million output tokens; needed unless the deployment only serves embeddings",
+    )
+    input_audio: Usd | None = Field(
+        default=None, description="USD per million audio input tokens; left out: as `input`"
+    )
+    output_audio: Usd | None = Field(
+        default=None, description="USD per million audio output tokens; left out: as `output`"
+    )
+    batch: TierPrice | None = Field(
+        default=None, description="prices where the response says `service_tier: batch`"
+    )
+    flex: TierPrice | None = Field(
+        default=None, description="prices where the response says `service_tier: flex`"
+    )
+    priority: TierPrice | None = Field(
+        default=None, description="prices where the response says `service_tier: priority`"
+    )
+
+
+class PoolCost(Section):
+    """What the GPUs of a self-hosted deployment cost."""
+
+    gpu: Text = Field(description="GPU model, for reports")
+    gpus_per_replica: Count = Field(default=1, description="GPUs that one replica occupies")
+    usd_per_gpu_hour: Usd = Field(description="USD for one GPU for one hour")
+    overhead_usd_per_month: Usd = Field(
+        default=Decimal(0), description="USD a month for the whole pool beside the GPUs"
+    )
+    saturation_tokens_per_second: Amount | None = Field(
+        default=None,
+        description="tokens/s of one replica under full load; the transfer price is derived from it",
+    )
+
+
+class Kubernetes(Section):
+    namespace: Name = Field(description="namespace of the service")
+    service: Name = Field(description="name of the headless service")
+    port: RemotePort = Field(default=8000, description="port of each pod")
+
+
+class Replicas(Section):
+    """Exactly one of `urls`, `dns` and `kubernetes`."""
+
+    urls: tuple[HttpUrl, ...] | None = Field(
+        default=None, description="base URL of each replica", min_length=1
+    )
+    dns: Authority | None = Field(default=None, description="host:port whose addresses are the replicas")
+    kubernetes: Kubernetes | None = Field(
+        default=None, description="service whose ready pods are the replicas"
+    )
+
+
+class Timeouts(Section):
+    connect_seconds: Seconds = Field(default=5.0, description="to a connection with TLS done, seconds")
+    first_byte_seconds: Seconds = Field(default=120.0, description="to the first byte of the answer, seconds")
+    between_bytes_seconds: Seconds = Field(
+        default=60.0, description="between two bytes of the answer, seconds"
+    )
+    total_seconds: Seconds = Field(default=600.0, description="for the whole exchange, seconds")
+
+
+class Tls(Section):
+    """Certificates beside the system's. Verification cannot be switched off."""
+
+    ca_file: FilePath | None = Field(default=None, description="PEM file of a private CA")
+    cert_file: FilePath | None = Field(default=None, description="PEM file of the client certificate")
+    key_file: FilePath | None = Field(default=None, description="PEM file of the client certificate's key")
+
+
+class Health(Section):
+    path: UrlPath = Field(default="/health", description="path on the replica's server root")
+    interval_seconds: Seconds = Field(default=2.0, description="between two probes, seconds")
+    timeout_seconds: Seconds = Field(default=1.0, description="for one probe, seconds")
+
+
+class Azure(Section):
+    api_version: Text = Field(default="2024-10-21", description="value of the `api-version` query parameter")
+
+
+def _none_if_blank(value: object) -> object:
+    return None if value is BLANK else value
+
+
+def _default_serves(set_so_far: dict[str, Any]) -> tuple[Serves, ...]:
+    """Endpoints of a deployment that names none."""
+    return ("chat", "completions") if set_so_far.get("provider") == "vllm" else ("chat",)
+
+
+class Deployment(Section):
+    provider: Provider = Field(description="dialect that the upstream speaks")
+    model: Text = Field(description="name that the upstream is asked for; for azure its deployment name")
+    base_url: HttpUrl | None = Field(
+        default=None, description="URL up to and including /v1; for azure the resource's URL"
+    )
+    api_key: Secret | None = Field(default=None, description="credential; needed for openai and azure")
+    zone: Name = Field(description="where the bytes end up, one of `zones`")
+    serves: tuple[Serves, ...] = Field(
+        default_factory=_default_serves,
+        min_length=1,
+        description="endpoints; left out: chat and completions for vllm, chat for the others",
+    )
+    accepts: tuple[Modality, ...] = Field(
+        default=("text",), description="modalities of the input", min_length=1
+    )
+    supports: tuple[Capability, ...] = Field(
+        default=(), description="capabilities that a request may ask for"
+    )
+    context_tokens: Count | None = Field(
+        default=None,
+        description="longest prompt and output together, tokens; left out: from the price catalogue",
+    )
+    max_output_tokens: Count | None = Field(
+        default=None, description="longest output, tokens; left out: from the price catalogue"
+    )
+    price: Price | None = Field(
+        default=None,
+        description="USD per million tokens; left out: from the price catalogue, or derived from `cost`",
+    )
+    cost: PoolCost | None = Field(default=None, description="what the own GPUs behind it cost")
+    replicas: Replicas | None = Field(default=None, description="servers of a vllm deployment")
+    license: Text | None = Field(
+        default=None, description="licence of the weights, such as llama-4-community"
+    )
+    retires_on: Date | None = Field(
+        default=None, description="last day on which it is used, in `org.timezone`"
+    )
+    successor: Annotated[Name | None, BeforeValidator(_none_if_blank)] = Field(
+        default=None, description="deployment or model that takes its requests after `retires_on`"
+    )
+    timeouts: Timeouts = Field(default=Timeouts(), description="bounds on one exchange")
+    tls: Tls = Field(default=Tls(), description="private CA and client certificate")
+    proxy: ProxyUrl | None = Field(default=None, description="URL of a forward proxy")
+    headers: Annotated[dict[HeaderName, HeaderValue], AllowBlank] = Field(
+        default={}, description="extra headers of each upstream request"
+    )
+    health: Health = Field(default=Health(), description="active probe of each replica")
+    max_connections: Count = Field(default=1024, description="most connections to one server")
+    azure: Azure = Field(default=Azure(), description="only for provider azure")
+
+
+class Rule(Section):
+    when: Text = Field(description="CEL condition")
+    use: tuple[Name, ...] = Field(
+        description="deployments that remain, in this order; part of the model's `use`", min_length=1
+    )
+
+
+class Model(Section):
+    use: tuple[Name, ...] = Field(description="deployments that may answer", min_length=1)
+    prefer: Literal["cost", "latency", "order", "weights"] = Field(
+        default="order", description="how to choose among those allowed; order is that of `use`"
+    )
+    weights: Annotated[dict[Name, Share], AllowBlank] = Field(
+        default={}, description="share of each deployment of `use`, with `prefer: weights`"
+    )
+    rules: tuple[Rule, ...] = Field(
+        default=(), description="the first whose `when` holds narrows or reorders `use`"
+    )

@@ -1,0 +1,369 @@
+"""The kinds of value that a setting can have: how each is written, and what is said when it is not.
+
+A YAML scalar arrives here as the text that stands in the file (after `${VAR}`), so the schema and not YAML
+decides what it means: `on` is a name where a name is expected, and `2.50` is exactly two and a half dollars.
+
+Messages never quote the value: it may come from the environment. What quotes it goes into `aside`, which is
+shown only for values that stand literally in the file.
+"""
+
+import datetime
+import ipaddress
+import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, WithJsonSchema
+from pydantic import model_validator as _model_validator
+from pydantic_core import PydanticCustomError
+
+
+class Blank:
+    """An empty value in the file (`token:` with nothing behind it, `null` or `~`)."""
+
+    def __repr__(self) -> str:
+        return "(empty)"
+
+
+BLANK: Final = Blank()
+PLAIN: Final = "plain"  # the error type of messages that are already in plain words
+
+MAX_NAME_CHARS: Final = 128
+MAX_NUMBER_CHARS: Final = 40
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def refusal(message: str, aside: str = "") -> PydanticCustomError:
+    """An error in plain words. `aside` may quote the value; it is left out for values of the environment."""
+    return PydanticCustomError(PLAIN, "{message}", {"message": message, "aside": aside})
+
+
+class Section(BaseModel):
+    """A mapping of the file with a fixed set of keys. An empty section is one with nothing set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
+    @_model_validator(mode="before")
+    @classmethod
+    def _nothing_set(cls, value: object) -> object:
+        return {} if isinstance(value, Blank) else value
+
+
+def _empty_mapping(value: object) -> object:
+    return {} if isinstance(value, Blank) else value
+
+
+AllowBlank = BeforeValidator(_empty_mapping)
+
+
+# --- text ---------------------------------------------------------------------------------------------
+
+
+def _text(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise refusal("must not be empty")
+    return value
+
+
+def _name(value: str) -> str:
+    if len(value) > MAX_NAME_CHARS or not _NAME.fullmatch(value):
+        raise refusal(
+            f"is not a usable name: take up to {MAX_NAME_CHARS} letters, digits and . _ - : / @ +, "
+            "beginning with a letter or a digit"
+        )
+    return value
+
+
+def _secret(value: object) -> object:
+    shown = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(shown, str):
+        if not shown:
+            raise refusal("must not be empty")
+        # A trailing newline from `$(cat file)` would end the header early, or never match.
+        if not _VISIBLE_ASCII.fullmatch(shown):
+            raise refusal("must be ASCII without spaces or line ends, because it travels in a header")
+    return value
+
+
+def _header_value(value: object) -> object:
+    if isinstance(value, str) and not _HEADER_VALUE.fullmatch(value):
+        raise refusal("must be printable ASCII without spaces at its ends")
+    return value
+
+
+_RESERVED_HEADERS: Final = frozenset(
+    {
+        *("authorization", "api-key", "cookie", "host", "expect", "te", "trailer", "upgrade"),
+        *("content-length", "content-type", "content-encoding", "accept-encoding", "transfer-encoding"),
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+    }
+)
+
+
+def _header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise refusal("is not a header name")
+    if value.lower() in _RESERVED_HEADERS or value.lower().startswith("x-tollway-"):
+        raise refusal("may not be set here: the gateway sets or removes this header itself")
+    return value.lower()
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[str, BeforeValidator(_text), AfterValidator(_name)]
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[SecretStr, BeforeValidator(_header_value)]
+FilePath = Annotated[Path, BeforeValidator(_text)]
+
+
+# --- numbers, flags, dates ------------------------------------------------------------------------------
+
+
+def _number(value: object) -> Decimal | None:
+    """The exact number that `value` writes, or None. Floats are refused: they cannot hold a cent exactly."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        return None
+    text = str(value)
+    if len(text) > MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
+        return None
+    try:
+        number = Decimal(text.replace("_", ""))
+    except InvalidOperation:
+        return None
+    # Bounds the exponent: int(Decimal("1e999")) would build the digits.
+    return number if number.is_finite() and abs(number.adjusted()) <= MAX_NUMBER_CHARS else None
+
+
+def _whole(least: int, most: int, what: str) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = _number(value)
+        if number is None or number != number.to_integral_value():
+            raise refusal(f"must be {what}")
+        return int(_within(number, Decimal(least), Decimal(most)))
+
+    return parse
+
+
+def _within(number: Decimal, least: Decimal, most: Decimal) -> Decimal:
+    if number < least:
+        raise refusal(f"must be >= {least}")
+    if number > most:
+        raise refusal(f"must be <= {most:,}")
+    return number
+
+
+def _amount(*, positive: bool, digits: int, what: str) -> Callable[[object], Decimal]:
+    def parse(value: object) -> Decimal:
+        number = _number(value)
+        if number is None:
+            raise refusal(f"must be {what}")
+        if positive and number <= 0:
+            raise refusal("must be > 0")
+        exponent = number.normalize().as_tuple().exponent
+        if isinstance(exponent, int) and -exponent > digits:
+            raise refusal(f"must have at most {digits} digits behind the point")
+        return _within(number, Decimal(0), Decimal(10**12))
+
+    return parse
+
+
+def _seconds(value: object) -> float:
+    number = Decimal(str(value)) if isinstance(value, float) else _number(value)
+    if number is None or not number.is_finite():
+        raise refusal("must be a number of seconds such as 5 or 0.5")
+    if number <= 0:
+        raise refusal("must be > 0")
+    return float(_within(number, Decimal(0), Decimal(86_400)))
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise refusal("must be true or false")
+
+
+def _date(value: object) -> datetime.date:
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        try:
+            return datetime.date.fromisoformat(value)
+        except ValueError:
+            raise refusal("is no day of the calendar") from None
+    raise refusal("must be a date written as 2027-01-14")
+
+
+def _number_schema(**extra: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "number", **extra})
+
+
+Count = Annotated[int, BeforeValidator(_whole(1, 10**15, "a whole number"))]
+Percent = Annotated[int, BeforeValidator(_whole(1, 1000, "a whole number of per cent"))]
+PortNumber = Annotated[int, BeforeValidator(_whole(0, 65_535, "a port number"))]
+RemotePort = Annotated[int, BeforeValidator(_whole(1, 65_535, "a port number"))]
+Usd = Annotated[
+    Decimal,
+    BeforeValidator(_amount(positive=False, digits=12, what="an amount in USD such as 2.50")),
+    _number_schema(minimum=0),
+]
+# Budgets and holds are integers of 10**-9 USD, so a budget with more digits could not be kept exactly.
+BudgetUsd = Annotated[
+    Decimal,
+    BeforeValidator(_amount(positive=True, digits=9, what="an amount in USD such as 20000")),
+    _number_schema(exclusiveMinimum=0),
+]
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_amount(positive=True, digits=12, what="a number")),
+    _number_schema(exclusiveMinimum=0),
+]
+Share = Annotated[
+    Decimal, BeforeValidator(_amount(positive=False, digits=12, what="a number")), _number_schema(minimum=0)
+]
+Seconds = Annotated[float, BeforeValidator(_seconds), _number_schema(exclusiveMinimum=0)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Date = Annotated[datetime.date, BeforeValidator(_date)]
+
+
+# --- addresses -----------------------------------------------------------------------------------------
+
+
+def _split(value: str) -> SplitResult:
+    if not _VISIBLE_ASCII.fullmatch(value):
+        raise refusal("must be a URL in ASCII without spaces")
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # raises where the port is no number or out of range
+    except ValueError:
+        raise refusal("is not a URL: look at the host and the port") from None
+    return parts
+
+
+def _http_url(value: str) -> str:
+    parts = _split(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise refusal("must be a URL such as https://host/v1")
+    if parts.username is not None or parts.password is not None:
+        raise refusal("must not carry a user name or password: use api_key")
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise refusal("must not carry a query or a fragment")
+    if parts.port == 0:
+        raise refusal("must not name port 0")
+    return value.rstrip("/")
+
+
+def _proxy_url(value: str) -> str:
+    parts = _split(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise refusal("must be the URL of a forward proxy such as http://proxy:3128")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise refusal("must be a proxy's URL without path or query")
+    return value
+
+
+def _cidr(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise refusal("must be a network such as 10.0.0.0/8 or fd00::/8") from None
+    raise refusal("must be a network: its host bits must be zero", f"did you mean {wider}?")
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]+", value, re.ASCII):
+        raise refusal("must be an address or a host name such as 127.0.0.1")
+    return value
+
+
+def _authority(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isdecimal() or not 1 <= int(port[:6]) <= 65_535 or not host:
+        raise refusal("must be host:port such as llama.svc:8000")
+    _host(host)
+    return value
+
+
+def _url_path(value: str) -> str:
+    if not value.startswith("/") or not _VISIBLE_ASCII.fullmatch(value):
+        raise refusal("must be a path such as /health")
+    return value
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError
+        raise refusal("must be an IANA time zone such as Asia/Tokyo or America/New_York") from None
+    return value
+
+
+HttpUrl = Annotated[str, BeforeValidator(_text), AfterValidator(_http_url)]
+Cidr = Annotated[str, BeforeValidator(_text), AfterValidator(_cidr)]
+Host = Annotated[str, BeforeValidator(_text), AfterValidator(_host)]
+Authority = Annotated[str, BeforeValidator(_text), AfterValidator(_authority)]
+UrlPath = Annotated[str, BeforeValidator(_text), AfterValidator(_url_path)]
+TimeZone = Annotated[str, BeforeValidator(_text), AfterValidator(_time_zone)]
+
+
+class Address(SecretStr):
+    """A URL that may carry a password. Its repr shows the scheme only."""
+
+    @property
+    def scheme(self) -> str:
+        """`redis` of `redis://host/0`; for a bare word such as `memory`, the word."""
+        return self.get_secret_value().partition(":")[0]
+
+    def _display(self) -> str:
+        return f"{self.scheme}:..." if ":" in self.get_secret_value() else self.get_secret_value()
+
+
+def _address(check: Callable[[str], Any]) -> AfterValidator:
+    def verify(value: Address) -> Address:
+        check(value.get_secret_value())
+        return value
+
+    return AfterValidator(verify)
+
+
+_STATE_SCHEMES: Final = frozenset(
+    {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
+)
+
+
+def _state(value: str) -> None:
+    if value == "memory":
+        return
+    parts = _split(value)
+    if parts.scheme not in _STATE_SCHEMES or not value.startswith(parts.scheme + "://"):
+        raise refusal("must be memory, or a URL such as redis://host:6379/0, rediss://... or unix:///path")
+    if not (parts.path.strip("/") if parts.scheme == "unix" else parts.hostname):
+        raise refusal("must name " + ("a socket: unix:///path" if parts.scheme == "unix" else "a host"))
+
+
+def _ledger(value: str) -> None:
+    if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
+        return
+    parts = _split(value)
+    if parts.scheme != "postgresql":
+        raise refusal("must be sqlite:///path (sqlite:////path when absolute) or postgresql://user@host/db")
+    if not parts.path.strip("/"):
+        raise refusal("must name a database: postgresql://user@host/db")
+
+
+StateUrl = Annotated[Address, BeforeValidator(_text), _address(_state)]
+LedgerUrl = Annotated[Address, BeforeValidator(_text), _address(_ledger)]
+ProxyUrl = Annotated[Address, BeforeValidator(_text), _address(_proxy_url)]

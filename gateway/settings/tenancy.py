@@ -1,0 +1,120 @@
+"""Schema of who asks and who pays: `org`, `teams`, `features`, `keys`, and the `policy_tests`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gateway.settings.catalogue import Capability, Modality
+from gateway.settings.kinds import (
+    AllowBlank,
+    BudgetUsd,
+    Count,
+    Date,
+    Flag,
+    Name,
+    Percent,
+    Secret,
+    Section,
+    Text,
+    TimeZone,
+)
+
+Per = Literal["minute", "hour", "day", "week", "month", "lifetime"]
+
+
+class Budget(Section):
+    usd: BudgetUsd = Field(description="most that may be spent in a window, USD")
+    per: Per = Field(description="window, aligned to the calendar in `org.timezone`")
+    soft: Flag = Field(default=False, description="only alert, never refuse")
+    alert_at: tuple[Percent, ...] = Field(default=(), description="percentages of `usd` at which to alert")
+
+
+class Limits(Section):
+    requests_per_minute: Count | None = Field(default=None, description="most requests a minute")
+    tokens_per_minute: Count | None = Field(
+        default=None, description="most tokens a minute, prompt and output"
+    )
+    concurrent: Count | None = Field(default=None, description="most requests at the same time")
+    shadow: Flag = Field(default=False, description="only count what would have been refused")
+
+
+class Payer(Section):
+    """What every scope has: budgets, all of which hold, and limits."""
+
+    budgets: tuple[Budget, ...] = Field(default=(), description="budgets, at most one for each window")
+    limits: Limits = Field(default=Limits(), description="rate limits")
+
+
+class Org(Payer):
+    name: Name = Field(default="org", description="name in metrics, reports and the ledger")
+    timezone: TimeZone = Field(default="UTC", description="IANA zone in which days, weeks and months begin")
+    licensee_eu_domiciled: Flag | None = Field(
+        default=None, description="whether the licensee sits in the EU, for licences that ask"
+    )
+    monthly_users: Count | None = Field(
+        default=None, description="monthly active users, for licences that ask"
+    )
+
+
+class Team(Payer):
+    pass
+
+
+class Feature(Payer):
+    team: Name = Field(description="team that pays, one of `teams`")
+    privacy: Name | None = Field(
+        default=None, description="least class of its requests; left out: privacy.default"
+    )
+    capture: Flag = Field(default=False, description="keep prompts and outputs of this feature")
+
+
+class Key(Payer):
+    secret: Secret = Field(description="what the client sends as its bearer token")
+    feature: Name = Field(description="feature that is charged, one of `features`")
+    features: tuple[Name, ...] = Field(
+        default=(), description="further features that it may name in x-tollway-feature"
+    )
+    models: tuple[Name, ...] | None = Field(
+        default=None, description="models that it may use; left out: all", min_length=1
+    )
+    privacy: Name | None = Field(default=None, description="least class of its requests")
+    expires_on: Date | None = Field(default=None, description="last day on which it works, in `org.timezone`")
+
+
+class SampleRequest(Section):
+    """The facts that a decision depends on."""
+
+    model: Name = Field(description="model that the client names")
+    feature: Name | None = Field(default=None, description="feature that is charged")
+    key: Name | None = Field(default=None, description="key that is used")
+    privacy: Name | None = Field(default=None, description="class that the client asks for")
+    text: Text | None = Field(default=None, description="prompt, for the detectors")
+    modalities: tuple[Modality, ...] = Field(
+        default=("text",), description="modalities of the input", min_length=1
+    )
+    needs: tuple[Capability, ...] = Field(default=(), description="capabilities that it asks for")
+    stream: Flag = Field(default=False, description="whether it streams")
+    prompt_tokens: Count | None = Field(default=None, description="length of the prompt, tokens")
+    max_output_tokens: Count | None = Field(default=None, description="cap on the output, tokens")
+    tags: Annotated[dict[Name, Text], AllowBlank] = Field(default={}, description="tags of the request")
+
+
+class Expectation(Section):
+    """What must come out; everything given must hold."""
+
+    deployment: Name | None = Field(default=None, description="deployment that is tried first")
+    order: tuple[Name, ...] | None = Field(
+        default=None, description="all candidates in order; an empty list for none"
+    )
+    never: tuple[Name, ...] = Field(
+        default=(), description="deployments that must not be among the candidates"
+    )
+    privacy: Name | None = Field(default=None, description="class that the request ends up with")
+    zone: Name | None = Field(default=None, description="zone of every candidate")
+    refused: Text | None = Field(default=None, description="error code, such as privacy_policy_violation")
+
+
+class PolicyTest(Section):
+    name: Text = Field(description="what the test says, in words")
+    request: SampleRequest = Field(description="the request")
+    expect: Expectation = Field(description="the decision that must come out")
