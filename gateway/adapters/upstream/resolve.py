@@ -1,0 +1,134 @@
+"""Names to addresses, and addresses to zones. A connection is made to an address that was checked here."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import msgspec
+
+from gateway.core.endpoint import Endpoint, IpNetwork
+from gateway.core.errors import FailureKind, UpstreamFailure
+
+IpAddress = IPv4Address | IPv6Address
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+_CACHE_SECONDS = 3.0
+_CACHE_NAMES = 1024
+
+
+class Address(msgspec.Struct, frozen=True):
+    """One place to connect to: the family and the literal socket address, as getaddrinfo gave them."""
+
+    family: int
+    sockaddr: SocketAddress
+
+    @property
+    def ip(self) -> IpAddress:
+        """The address itself, IPv4-mapped IPv6 unwrapped."""
+        return unwrapped(self.sockaddr[0])
+
+    @property
+    def label(self) -> str:
+        """`ip:port`, for people."""
+        host, port = self.sockaddr[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+Lookup = Callable[[str, int], Awaitable[Sequence[Address]]]
+
+
+async def system_lookup(host: str, port: int) -> Sequence[Address]:
+    """Addresses by the system's resolver, in its order of preference. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [Address(int(family), sockaddr) for family, _, _, _, sockaddr in found]  # type: ignore[arg-type]
+
+
+def unwrapped(text: str) -> IpAddress:
+    """The IP address that `text` writes; `::ffff:10.0.0.1` is 10.0.0.1, and the scope is dropped."""
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def inside(address: IpAddress, networks: Sequence[IpNetwork]) -> bool:
+    return any(address in network for network in networks)
+
+
+class Resolver:
+    """Looks names up with a cache of a few seconds; simultaneous lookups of one name share one query."""
+
+    def __init__(self, lookup: Lookup = system_lookup) -> None:
+        self._lookup = lookup
+        self._known: dict[tuple[str, int], tuple[float, Sequence[Address]]] = {}
+        self._queries: dict[tuple[str, int], asyncio.Task[Sequence[Address]]] = {}
+
+    async def addresses(self, endpoint: Endpoint) -> Sequence[Address]:
+        """Where `endpoint` may be reached: only addresses inside its networks, at least one.
+
+        Raises UpstreamFailure: CONNECT when the name does not resolve, ZONE when no address is inside.
+        """
+        found = _literal(endpoint.host, endpoint.port) or await self._resolve(endpoint.host, endpoint.port)
+        if endpoint.networks is None:
+            return found
+        allowed = [address for address in found if inside(address.ip, endpoint.networks)]
+        if not allowed:
+            seen = ", ".join(str(address.ip) for address in found)
+            raise UpstreamFailure(FailureKind.ZONE, f"{endpoint.host} is at {seen}, outside its zone")
+        return allowed
+
+    async def close(self) -> None:
+        """Give up running queries; their callers get UpstreamFailure."""
+        queries = list(self._queries.values())
+        for query in queries:
+            query.cancel()
+        await asyncio.gather(*queries, return_exceptions=True)
+
+    async def _resolve(self, host: str, port: int) -> Sequence[Address]:
+        key = (host, port)
+        loop = asyncio.get_running_loop()
+        expires, found = self._known.get(key, (0.0, ()))
+        if found and loop.time() < expires:
+            return found
+        query = self._queries.get(key)
+        if query is None:
+            query = self._queries[key] = loop.create_task(self._query(key))
+            query.add_done_callback(_retrieved)
+        try:
+            # Shielded: the query belongs to the resolver, because other callers wait for it too.
+            return await asyncio.shield(query)
+        except asyncio.CancelledError:
+            if query.cancelled():
+                raise UpstreamFailure(FailureKind.CONNECT, "the client is closed") from None
+            raise
+
+    async def _query(self, key: tuple[str, int]) -> Sequence[Address]:
+        host, port = key
+        try:
+            found = list(dict.fromkeys(await self._lookup(host, port)))
+        except (OSError, UnicodeError) as error:
+            raise UpstreamFailure(FailureKind.CONNECT, f"cannot resolve {host}: {error}") from error
+        finally:
+            del self._queries[key]
+        if not found:
+            raise UpstreamFailure(FailureKind.CONNECT, f"{host} has no address")
+        if len(self._known) >= _CACHE_NAMES:
+            self._known.clear()
+        self._known[key] = (asyncio.get_running_loop().time() + _CACHE_SECONDS, found)
+        return found
+
+
+def _literal(host: str, port: int) -> Sequence[Address]:
+    """`host` itself when it is an address; a scoped one is left to getaddrinfo, which knows interfaces."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return ()
+    if isinstance(address, IPv4Address):
+        return (Address(socket.AF_INET, (host, port)),)
+    return () if "%" in host else (Address(socket.AF_INET6, (host, port, 0, 0)),)
+
+
+def _retrieved(query: "asyncio.Task[Sequence[Address]]") -> None:
+    if not query.cancelled():
+        query.exception()  # every caller may have gone; the loop must not report it as lost
