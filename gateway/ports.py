@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.core.admission import Ask, Hold, Settlement
 from gateway.core.endpoint import Endpoint
+from gateway.core.errors import GatewayError
 from gateway.core.record import UsageRecord
 from gateway.core.tenancy import Principal
 from gateway.core.windows import Per, Window
@@ -142,6 +143,71 @@ class Admission(Protocol):
 
     def budgets(self) -> list[BudgetView]:
         """Every budget that is known, for metrics and reports."""
+        ...
+
+
+class Inbound(Protocol):
+    """A request as it arrived, whatever server brought it."""
+
+    @property
+    def path(self) -> str:
+        """The raw path, not decoded, without the query."""
+        ...
+
+    def header(self, name: bytes) -> str | None:
+        """The first value of a header; `name` in lower case. Undecodable bytes are kept as Latin-1."""
+        ...
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises PayloadTooLarge, or ClientDisconnected when it never arrives whole."""
+        ...
+
+    def watch(self) -> None:
+        """From now on the current task is cancelled as soon as the client disconnects."""
+        ...
+
+    @property
+    def disconnected(self) -> bool:
+        """True once the client has gone."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the answer goes. Either one `answer`, or `start`, any number of `send`, and `end` or `abort`."""
+
+    @property
+    def started(self) -> bool:
+        """True once the client may have seen a byte."""
+        ...
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None: ...
+
+    async def start(self, status: int, headers: Headers) -> None: ...
+
+    async def send(self, data: bytes) -> None:
+        """Waits while the client reads slower than the answer comes."""
+        ...
+
+    async def end(self) -> None: ...
+
+
+class Telemetry(Protocol):
+    """Counts what happened. Every method is cheap, never awaits and never raises."""
+
+    def refused(self, error: GatewayError, principal: Principal | None, model: str | None) -> None:
+        """A request was answered with an error envelope of the gateway's own."""
+        ...
+
+    def planned(self, model: str, deployment: str, reason: str, overhead_seconds: float) -> None:
+        """A request was admitted and its first attempt is about to be sent."""
+        ...
+
+    def attempted(self, record: UsageRecord) -> None:
+        """An attempt ended and was recorded."""
+        ...
+
+    def answered(self, record: UsageRecord) -> None:
+        """A request ended with this attempt."""
         ...
 
 

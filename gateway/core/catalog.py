@@ -31,6 +31,13 @@ class Api(enum.StrEnum):
     EMBEDDINGS = "embeddings"
 
 
+_API_PATHS = {
+    Api.CHAT: "/chat/completions",
+    Api.COMPLETIONS: "/completions",
+    Api.EMBEDDINGS: "/embeddings",
+}
+
+
 class Provider(enum.StrEnum):
     """Which dialect of the OpenAI API a deployment speaks."""
 
@@ -92,11 +99,19 @@ class Zone(msgspec.Struct, frozen=True):
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """One server of a deployment. `name` is `host:port`; `base_path` has no trailing slash."""
+    """One server of a deployment. `name` is `host:port`; `base_path` has no trailing slash.
+
+    `query` is appended to every target, with its question mark (Azure's `api-version`).
+    """
 
     name: str
     endpoint: Endpoint
     base_path: str
+    query: str = ""
+
+    def target(self, api: Api) -> bytes:
+        """Path and query of `api` on this server, as sent on the wire."""
+        return f"{self.base_path}{_API_PATHS[api]}{self.query}".encode("ascii")
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +145,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     image_rule: ImageRule
     replicas: tuple[Replica, ...]
     headers: tuple[tuple[bytes, bytes], ...]
-    query: str = ""
     health: Health | None = None
     retires_at: float | None = None
     retires_on: datetime.date | None = None

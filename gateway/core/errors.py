@@ -16,6 +16,7 @@ GatewayError                 the client gets an error envelope (web/envelope.py 
  ├─ UpstreamExhausted        502  every candidate failed before the first byte
  └─ Unavailable              503  nothing healthy, shutting down, or the ledger cannot keep up
 
+ClientDisconnected           nobody is left to answer
 UpstreamFailure              one attempt broke; the pipeline decides what the client sees
 """
 
@@ -152,6 +153,10 @@ class Unavailable(GatewayError):
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class ClientDisconnected(Exception):
+    """The client went away before its request was complete; there is nobody to answer."""
 
 
 class FailureKind(enum.StrEnum):

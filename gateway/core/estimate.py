@@ -12,6 +12,9 @@ from gateway.core.tenancy import Principal
 TEMPLATE_TOKENS = 64
 TOOLS_TEMPLATE_TOKENS = 1024
 
+# An estimate from bytes may be this share too low.
+PROMPT_MARGIN_SHARE = 5
+
 # 8 kbit/s is the thinnest speech codec met in practice, and base64 adds a third: at ten tokens a second
 # that is at most one token for each 100 bytes of base64.
 AUDIO_BYTES_PER_TOKEN = 100
@@ -47,14 +50,20 @@ def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Esti
         likely += binary
         bound += binary
     bound = min(bound, max(deployment.context_tokens, likely))
-    return Estimate(likely, bound, output_cap(call, deployment))
+    return Estimate(likely, bound, _output_cap(call, deployment, likely))
 
 
-def output_cap(call: Call, deployment: Deployment) -> int:
-    """The most output tokens of one choice: the client's own cap, never above the deployment's."""
+def _output_cap(call: Call, deployment: Deployment, prompt: int) -> int:
+    """The most output tokens of one choice: the client's own cap, never above the deployment's.
+
+    A cap that the client did not ask for must leave room for the prompt, or the upstream refuses it.
+    """
     if call.api is Api.EMBEDDINGS:
         return 0
-    return min(call.max_output or deployment.max_output_tokens, deployment.max_output_tokens)
+    if call.max_output is not None:
+        return min(call.max_output, deployment.max_output_tokens)
+    free = deployment.context_tokens - prompt - prompt // PROMPT_MARGIN_SHARE - TEMPLATE_TOKENS
+    return max(min(deployment.max_output_tokens, free), 1)
 
 
 def ask_for(

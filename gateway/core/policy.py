@@ -96,7 +96,7 @@ class Planner:
         self._static: dict[_StaticKey, _Eligible] = {}
 
     def plan(self, call: Call, principal: Principal, model: Model, privacy: str, moment: Moment) -> Plan:
-        """Candidates in order, with estimates. Raises the GatewayError that says what removed the last one."""
+        """Candidates in order, with estimates. Raises the GatewayError that says what removed the last."""
         eligible, excluded = self._by_static_constraints(call, model, privacy)
         rule = self._matching_rule(call, principal, model, privacy, moment) if model.rules else None
         if rule is not None:
@@ -323,7 +323,7 @@ def _listed(items: frozenset[enum.StrEnum] | frozenset[str]) -> str:
     return ", ".join(sorted(str(item) for item in items))
 
 
-def _refusal(
+def _refusal(  # noqa: PLR0911  # one return for each constraint, in the order in which they are named
     model: Model, privacy: str, excluded: tuple[Excluded, ...], retry_after_seconds: float
 ) -> GatewayError:
     """The error for an empty plan. What a retry or a change can mend is named first: health, then privacy."""

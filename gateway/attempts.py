@@ -1,0 +1,188 @@
+"""One attempt: what was sent where, what came back, and its row for the ledger.
+
+Everything here runs without awaiting, so an attempt is recorded exactly once on every way out, a cancelled
+task included.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.core.admission import Settlement
+from gateway.core.balancing import Pool, ReplicaState
+from gateway.core.call import Call
+from gateway.core.catalog import Deployment
+from gateway.core.cost import cost, counterfactuals
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.estimate import Estimate
+from gateway.core.policy import Plan
+from gateway.core.record import Outcome, UsageRecord
+from gateway.core.tenancy import Principal
+from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
+
+# Tokens that an upstream may have generated between its last sign of life and our hanging up: a fast engine's
+# speed for one stream, and what may lie in buffers on the way.
+UNSEEN_TOKENS_PER_SECOND = 200
+UNSEEN_TOKENS = 32
+
+_OUTCOMES: Mapping[FailureKind, Outcome] = {
+    FailureKind.CONNECT: Outcome.CONNECT_ERROR,
+    FailureKind.ZONE: Outcome.CONNECT_ERROR,
+    FailureKind.CONNECT_TIMEOUT: Outcome.CONNECT_ERROR,
+    FailureKind.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.BETWEEN_BYTES_TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.TOTAL_TIMEOUT: Outcome.TIMEOUT,
+}
+
+
+class Request(msgspec.Struct, kw_only=True, eq=False, gc=False):
+    """A request that was admitted: the facts that all its attempts share. `started` is monotonic seconds."""
+
+    id: str
+    org: str
+    principal: Principal
+    call: Call
+    plan: Plan
+    policy_version: str
+    tags: Mapping[str, str]
+    started: float
+
+
+class Attempt:
+    """One dispatch of a request to one replica."""
+
+    __slots__ = (
+        "_request",
+        "at",
+        "deployment",
+        "estimate",
+        "finish_reason",
+        "first_token_at",
+        "held_nano",
+        "id",
+        "last_seen_at",
+        "number",
+        "pool",
+        "reported_model",
+        "sent_at",
+        "state",
+        "status",
+        "text_tokens",
+        "upstream_request_id",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        number: int,
+        pool: Pool,
+        state: ReplicaState,
+        estimate: Estimate,
+    ) -> None:
+        self._request = request
+        self.number = number
+        self.id = f"{request.id}:{number}"
+        self.pool = pool
+        self.state = state
+        self.deployment: Deployment = pool.deployment
+        self.estimate = estimate
+        self.at = 0.0
+        self.sent_at = 0.0
+        self.last_seen_at = 0.0
+        self.first_token_at: float | None = None
+        self.held_nano = 0
+        self.status = 0
+        self.text_tokens = 0
+        self.finish_reason: str | None = None
+        self.reported_model: str | None = None
+        self.upstream_request_id: str | None = None
+
+    def begin(self, *, at: float, monotonic: float, held_nano: int) -> None:
+        """The request goes out now: `at` is UTC seconds, `monotonic` the clock of durations."""
+        self.at = at
+        self.sent_at = self.last_seen_at = monotonic
+        self.held_nano = held_nano
+
+    def under_estimate(self) -> UnderEstimate:
+        """Usage of an attempt that broke: its prompt as estimated, and the pieces of text that were seen."""
+        prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
+        return UnderEstimate(Usage(input_text=prompt, output_text=self.text_tokens))
+
+    def record(self, outcome: Outcome, metered: Metered, now: float) -> UsageRecord:
+        """The ledger row. `now` is monotonic seconds."""
+        request = self._request
+        call, plan, deployment = request.call, request.plan, self.deployment
+        usage = metered.usage
+        tier = metered.service_tier if isinstance(metered, Exact) else None
+        first = self.first_token_at
+        return UsageRecord(
+            attempt_id=self.id,
+            request_id=request.id,
+            at=int(self.at * 1_000_000),
+            org=request.org,
+            team=request.principal.team,
+            feature=request.principal.feature,
+            key=request.principal.key,
+            model=plan.model.name,
+            dispatched_model=deployment.model,
+            reported_model=self.reported_model,
+            endpoint=call.api,
+            deployment=deployment.name,
+            replica=self.state.replica.name,
+            zone=deployment.zone,
+            privacy=plan.privacy,
+            modalities=",".join(sorted(call.modalities)),
+            decision=self.decision,
+            stream=call.stream,
+            status=self.status,
+            outcome=outcome,
+            finish_reason=self.finish_reason,
+            usage=usage,
+            estimated=isinstance(metered, UnderEstimate),
+            service_tier=tier,
+            price_version=deployment.price.version,
+            cost_nano_usd=cost(deployment.price.rates(tier), usage),
+            counterfactual_nano_usd=counterfactuals(plan.model.use, deployment.name, usage),
+            held_nano_usd=self.held_nano,
+            ttft_ms=None if first is None else (first - self.sent_at) * 1000,
+            duration_ms=(now - self.sent_at) * 1000,
+            upstream_request_id=self.upstream_request_id,
+            tags=request.tags,
+            policy_version=request.policy_version,
+        )
+
+    @property
+    def decision(self) -> str:
+        """Why this deployment: the plan's reason for the first candidate, `failover` for the others."""
+        plan = self._request.plan
+        return plan.decision if plan.candidates[0] is self.deployment else "failover"
+
+    def settlement(self, record: UsageRecord, metered: Metered, now: float) -> Settlement:
+        """What the attempt takes from the budgets, and what it may have cost unseen."""
+        usage = metered.usage
+        tokens = usage.input_tokens + usage.output_tokens
+        if isinstance(metered, Exact):
+            return Settlement(spent_nano=record.cost_nano_usd, rate_tokens=tokens)
+        most = min(self.held_nano, self._most_nano(now))
+        return Settlement(spent_nano=record.cost_nano_usd, unseen_nano=max(most - record.cost_nano_usd, 0))
+
+    def _most_nano(self, now: float) -> int:
+        call = self._request.call
+        input_rate, output_rate = self.deployment.price.dearest(call.service_tier)
+        unseen = UNSEEN_TOKENS + int((now - self.last_seen_at) * UNSEEN_TOKENS_PER_SECOND)
+        output = min(self.text_tokens + unseen * call.choices, self.estimate.output * call.choices)
+        return -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+
+
+def outcome_of(failure: UpstreamFailure, status: int) -> Outcome:
+    """How a failed attempt is booked."""
+    if failure.kind is FailureKind.STATUS and status == 429:
+        return Outcome.RATE_LIMITED
+    return _OUTCOMES.get(failure.kind, Outcome.UPSTREAM_ERROR)
+
+
+def metered_failure(attempt: Attempt, failure: UpstreamFailure) -> Metered:
+    """Usage of a failed attempt: nothing if it was never sent or was refused, else what was seen of it."""
+    if failure.never_sent or failure.kind is FailureKind.STATUS:
+        return Exact(NO_USAGE)
+    return attempt.under_estimate()

@@ -1,0 +1,53 @@
+"""Authenticate: a bearer key becomes a principal, the pair of key and feature that pays."""
+
+import hmac
+
+from gateway.core.errors import InvalidApiKey, PermissionDenied
+from gateway.core.tenancy import KeyEntry, Principal, Tenancy
+from gateway.ports import Inbound
+
+# Longer than any key that is issued; bounds the work that a hostile header can cause.
+MAX_SECRET_LENGTH = 512
+
+
+def digest(pepper: bytes, secret: str) -> bytes:
+    """What is stored and compared instead of the secret: HMAC-SHA256 under the server's pepper."""
+    return hmac.digest(pepper, secret.encode("utf-8", "surrogateescape"), "sha256")
+
+
+def authenticate(tenancy: Tenancy, inbound: Inbound, now: float) -> Principal:
+    """The principal of a request. Raises InvalidApiKey, or PermissionDenied for a feature it may not name."""
+    entry = _entry(tenancy, inbound.header(b"authorization"), inbound.header(b"api-key"))
+    if entry.expires_at is not None and now >= entry.expires_at:
+        raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
+    feature = inbound.header(b"x-tollway-feature")
+    if feature is None:
+        return entry.default
+    principal = entry.by_feature.get(feature)
+    if principal is None:
+        raise PermissionDenied(
+            f"The API key '{entry.name}' may not act for this feature. "
+            f"It may name: {', '.join(sorted(entry.by_feature))}.",
+            param="x-tollway-feature",
+        )
+    return principal
+
+
+def _entry(tenancy: Tenancy, authorization: str | None, api_key: str | None) -> KeyEntry:
+    # The Azure flavour of the SDK sends `api-key` instead of a bearer token.
+    secret = _bearer(authorization) if authorization else api_key
+    if not secret:
+        raise InvalidApiKey(
+            "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'; "
+            "keys are issued by the operators of this gateway."
+        )
+    found = digest(tenancy.pepper, secret[:MAX_SECRET_LENGTH])
+    entry = tenancy.keys.get(found)
+    if entry is None or not hmac.compare_digest(entry.digest, found) or len(secret) > MAX_SECRET_LENGTH:
+        raise InvalidApiKey("Incorrect API key provided. Check it with the operators of this gateway.")
+    return entry
+
+
+def _bearer(authorization: str) -> str | None:
+    scheme, _, secret = authorization.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None

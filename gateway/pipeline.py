@@ -1,0 +1,158 @@
+"""Floor 2: the straight line of a request, readable in one screen.
+
+receive, authenticate, parse once, classify, plan, hold, forward or stream, meter, settle, record.
+"""
+
+import asyncio
+import datetime
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from gateway.attempts import Request
+from gateway.classify import Classifier
+from gateway.core.admission import Hold
+from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS, Call, parse_call
+from gateway.core.catalog import Api, Model
+from gateway.core.errors import GatewayError, ModelNotFound, Unavailable
+from gateway.core.estimate import ask_for
+from gateway.core.policy import Moment, Plan, Planner
+from gateway.core.tenancy import Principal, Tenancy
+from gateway.identity import authenticate
+from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
+from gateway.relay import Relay
+
+LEDGER_WAIT_SECONDS = 5.0
+
+
+class Rulebook(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One version of the configuration, as the pipeline reads it. Swapped whole on a reload."""
+
+    planner: Planner
+    classifier: Classifier
+    tenancy: Tenancy
+    org: str
+    max_body_bytes: int
+    max_messages: int
+
+
+class Pipeline:
+    """Answers requests. `rulebook` may be replaced at any time: a request keeps the one it began with."""
+
+    def __init__(
+        self,
+        *,
+        rulebook: Rulebook,
+        admission: Admission,
+        ledger: Ledger,
+        relay: Relay,
+        telemetry: Telemetry,
+        clock: Clock,
+        random: Callable[[], float],
+    ) -> None:
+        self.rulebook = rulebook
+        self._admission = admission
+        self._ledger = ledger
+        self._relay = relay
+        self._telemetry = telemetry
+        self._clock = clock
+        self._random = random
+
+    async def complete(self, api: Api, request_id: str, inbound: Inbound, sink: Sink) -> None:
+        """Answer one request to `api`. Raises the GatewayError that the client is to see."""
+        started = self._clock.monotonic()
+        rules = self.rulebook
+        principal: Principal | None = None
+        model: Model | None = None
+        try:
+            principal = authenticate(rules.tenancy, inbound, self._clock.now())
+            call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
+            model = self.find_model(principal, call.model)
+            privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
+            plan = rules.planner.plan(call, principal, model, privacy, self._moment(principal))
+            hold = await self._hold(call, principal, plan)
+            self._telemetry.planned(
+                model.name, plan.candidates[0].name, plan.decision, self._clock.monotonic() - started
+            )
+            request = Request(
+                id=request_id,
+                org=rules.org,
+                principal=principal,
+                call=call,
+                plan=plan,
+                policy_version=rules.planner.policy.version,
+                tags=_tags(call, inbound.header(b"x-tollway-tags")),
+                started=started,
+            )
+            call.body = {}  # the prompt is no longer needed as a value: free it while the upstream works
+            inbound.watch()
+            await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)
+        except GatewayError as error:
+            self._telemetry.refused(error, principal, model.name if model else None)
+            raise
+
+    def authenticate(self, inbound: Inbound) -> Principal:
+        """Who asks, for the endpoints that only read."""
+        return authenticate(self.rulebook.tenancy, inbound, self._clock.now())
+
+    def models(self, principal: Principal) -> list[Model]:
+        """The models that `principal` may use."""
+        models = self.rulebook.planner.policy.models
+        return [model for name, model in models.items() if principal.may_use(name)]
+
+    def find_model(self, principal: Principal, name: str) -> Model:
+        """Raises ModelNotFound, in the same words for a model that is unknown and one that is not allowed."""
+        model = self.rulebook.planner.policy.models.get(name)
+        if model is None or not principal.may_use(name):
+            raise ModelNotFound(
+                f"The model '{name[:100]}' does not exist or you do not have access to it.", param="model"
+            )
+        return model
+
+    async def _hold(self, call: Call, principal: Principal, plan: Plan) -> Hold:
+        if not self._ledger.has_room():
+            await self._wait_for_ledger()
+        return await self._admission.admit(ask_for(call, principal, plan.candidates, plan.estimates))
+
+    async def _wait_for_ledger(self) -> None:
+        # Slower is better than forgetting: nothing is sent that could not be written down.
+        try:
+            async with asyncio.timeout(LEDGER_WAIT_SECONDS):
+                await self._ledger.wait_for_room()
+        except TimeoutError as exc:
+            raise Unavailable(
+                "The usage ledger cannot keep up. Retry shortly.", retry_after_seconds=LEDGER_WAIT_SECONDS
+            ) from exc
+
+    def _moment(self, principal: Principal) -> Moment:
+        now = self._clock.now()
+        return Moment(
+            now=now,
+            monotonic=self._clock.monotonic(),
+            random=self._random(),
+            budget_used=lambda: self._admission.used_share(principal),
+            local_time=lambda: self._local_time(now),
+        )
+
+    def _local_time(self, now: float) -> Mapping[str, int]:
+        local = datetime.datetime.fromtimestamp(now, self.rulebook.tenancy.time_zone)
+        return {
+            "year": local.year,
+            "month": local.month,
+            "day": local.day,
+            "weekday": local.isoweekday(),
+            "hour": local.hour,
+            "minute": local.minute,
+        }
+
+
+def _tags(call: Call, header: str | None) -> Mapping[str, str]:
+    """Tags of the `x-tollway-tags: k=v,...` header over those of the body's `metadata`."""
+    if header is None:
+        return call.tags
+    tags = dict(call.tags)
+    for pair in header.split(",")[:MAX_TAGS]:
+        name, found, value = pair.partition("=")
+        if found and name.strip():
+            tags[name.strip()[:MAX_TAG_LENGTH]] = value.strip()[:MAX_TAG_LENGTH]
+    return tags

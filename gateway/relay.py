@@ -1,0 +1,422 @@
+"""Forward an admitted request along its plan, and relay the answer.
+
+Retry and failover happen only before the first byte reaches the client, and only inside the plan. Every
+attempt is recorded on its way out, whatever that way is.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+from gateway.attempts import Attempt, Request, metered_failure, outcome_of
+from gateway.core.admission import Hold, RateView, Settlement
+from gateway.core.answer import read_answer, read_error
+from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.call import Call, encode_call
+from gateway.core.catalog import Api, Deployment, Provider
+from gateway.core.envelope import envelope
+from gateway.core.errors import (
+    FailureKind,
+    GatewayError,
+    LimitExceeded,
+    Unavailable,
+    UpstreamExhausted,
+    UpstreamFailure,
+    UpstreamRejected,
+)
+from gateway.core.money import usd_text
+from gateway.core.record import Outcome, UsageRecord
+from gateway.core.sse import EventTooLarge, StreamReader, error_event
+from gateway.core.usage import NO_USAGE, Exact, Metered, usage_from_wire
+from gateway.ports import (
+    Admission,
+    Clock,
+    Inbound,
+    Ledger,
+    Sink,
+    Telemetry,
+    Upstream,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+MAX_ERROR_BYTES = 1024 * 1024
+REPLICA_TRIES = 2
+DRAIN_SECONDS = 1.0
+
+# Our own account's trouble at the upstream (its key, its model name), or a passing one: try another
+# candidate. Every other 4xx is the request's own fault and would fail there as well.
+_TRY_ANOTHER = frozenset({401, 402, 403, 404, 407, 408, 409, 425, 429})
+
+_NOTHING_USED = Settlement(spent_nano=0)
+
+
+class Relay:
+    """Dispatches attempts. One for the whole process."""
+
+    def __init__(
+        self, upstream: Upstream, admission: Admission, ledger: Ledger, telemetry: Telemetry, clock: Clock
+    ) -> None:
+        self._upstream = upstream
+        self._admission = admission
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._clock = clock
+
+    async def forward(self, request: Request, hold: Hold, fleet: Fleet, inbound: Inbound, sink: Sink) -> None:
+        """Answer through `sink`, or raise the GatewayError that says why no candidate did."""
+        settlement = _NOTHING_USED
+        failure: UpstreamFailure | None = None
+        try:
+            for attempt in self._attempts(request, fleet):
+                try:
+                    if settlement.spent_nano or settlement.unseen_nano:
+                        renewed, settlement = settlement, _NOTHING_USED
+                        hold = await self._admission.renew(hold, renewed)
+                    exchange = _Exchange(self, request, hold, attempt, inbound, sink)
+                    try:
+                        await exchange.run()
+                        return
+                    except UpstreamFailure as exc:
+                        failure = exc
+                    finally:
+                        settlement = exchange.settlement
+                    if sink.started:
+                        exchange.tell()
+                        await _break_off(sink, failure)
+                        return
+                finally:
+                    attempt.pool.give_back(attempt.state)
+        finally:
+            self._admission.settle(hold, settlement)
+        raise _exhausted(failure)
+
+    def _attempts(self, request: Request, fleet: Fleet) -> Iterator[Attempt]:
+        """At most two replicas of each candidate, in the plan's order. Each is counted as outstanding."""
+        number = 0
+        for deployment, expected in zip(request.plan.candidates, request.plan.estimates, strict=True):
+            pool = fleet.pools[deployment.name]
+            tried: list[ReplicaState] = []
+            while len(tried) < REPLICA_TRIES:
+                state = pool.take(self._clock.monotonic(), tried)
+                if state is None:
+                    break
+                tried.append(state)
+                number += 1
+                yield Attempt(request, number, pool, state, expected)
+
+    def book(self, attempt: Attempt, outcome: Outcome, metered: Metered) -> tuple[UsageRecord, Settlement]:
+        """Record an attempt that has ended, and say what it takes from the budgets."""
+        now = self._clock.monotonic()
+        record = attempt.record(outcome, metered, now)
+        self._ledger.append(record)
+        self._telemetry.attempted(record)
+        return record, attempt.settlement(record, metered, now)
+
+
+class _Exchange:
+    """One attempt under way. `settlement` is what it used, once it has ended."""
+
+    __slots__ = (
+        "_attempt",
+        "_hold",
+        "_inbound",
+        "_reader",
+        "_record",
+        "_relay",
+        "_request",
+        "_response",
+        "_sink",
+        "settlement",
+    )
+
+    def __init__(
+        self, relay: Relay, request: Request, hold: Hold, attempt: Attempt, inbound: Inbound, sink: Sink
+    ) -> None:
+        self._relay = relay
+        self._request = request
+        self._hold = hold
+        self._attempt = attempt
+        self._inbound = inbound
+        self._sink = sink
+        self._response: UpstreamResponse | None = None
+        self._reader: StreamReader | None = None
+        self._record: UsageRecord | None = None
+        self.settlement = _NOTHING_USED
+
+    async def run(self) -> None:
+        """Send, relay, record. Raises UpstreamFailure when another candidate may be tried."""
+        clock = self._relay._clock
+        attempt, call = self._attempt, self._request.call
+        attempt.begin(at=clock.now(), monotonic=clock.monotonic(), held_nano=self._hold.nano)
+        try:
+            self._response = response = await self._relay._upstream.send(self._upstream_request())
+            attempt.status = response.status
+            attempt.upstream_request_id = _header(response, b"x-request-id")
+            if response.status != 200:
+                await self._refused(response)
+            elif call.stream:
+                await self._relay_stream(response)
+            else:
+                await self._relay_answer(response)
+        except UpstreamFailure as failure:
+            self._failed(failure)
+            raise
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        finally:
+            if self._response is not None:
+                self._response.abort()
+            if self._record is None:
+                # Our own defect, not a known way out. What was sent must be in the ledger all the same.
+                self._book(Outcome.UPSTREAM_ERROR, attempt.under_estimate())
+
+    def tell(self) -> None:
+        """The request ends with this attempt."""
+        if self._record is not None:
+            self._relay._telemetry.answered(self._record)
+
+    # --- what goes out ---
+
+    def _upstream_request(self) -> UpstreamRequest:
+        attempt, call = self._attempt, self._request.call
+        deployment, replica = attempt.deployment, attempt.state.replica
+        headers = [
+            *deployment.headers,
+            (b"x-request-id", self._request.id.encode()),
+            (b"x-tollway-attempt", attempt.id.encode()),
+        ]
+        if (key := self._inbound.header(b"idempotency-key")) is not None:
+            headers.append((b"idempotency-key", key.encode("latin-1")))
+        cap = min(self._hold.output_tokens, attempt.estimate.output)
+        return UpstreamRequest(
+            endpoint=replica.endpoint,
+            method=b"POST",
+            target=replica.target(call.api),
+            headers=headers,
+            body=encode_call(call, deployment.model, _cap_field(call, deployment), cap),
+        )
+
+    # --- what comes back ---
+
+    async def _relay_answer(self, response: UpstreamResponse) -> None:
+        body = await response.read(MAX_ANSWER_BYTES)
+        answer = read_answer(body)
+        attempt = self._attempt
+        attempt.first_token_at = attempt.last_seen_at = self._relay._clock.monotonic()
+        attempt.finish_reason = answer.finish_reason
+        attempt.reported_model = answer.model
+        if answer.usage is not None:
+            metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
+        else:
+            attempt.text_tokens = max(len(body) // 16, 1)
+            metered = attempt.under_estimate()
+        record = self._succeeded(metered)
+        headers = self._answer_headers(response)
+        headers.append((b"x-tollway-cost-usd", usd_text(record.cost_nano_usd).encode()))
+        self._settle_early()
+        await self._sink.answer(200, headers, body)
+
+    async def _relay_stream(self, response: UpstreamResponse) -> None:
+        if not (_header(response, b"content-type") or "").startswith("text/event-stream"):
+            raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
+        self._reader = reader = StreamReader(hide_usage=not self._request.call.include_usage)
+        sink, attempt, clock = self._sink, self._attempt, self._relay._clock
+        while chunk := await response.next_chunk():
+            attempt.last_seen_at = clock.monotonic()
+            passed = _feed(reader, chunk)
+            if not passed:
+                continue
+            if attempt.first_token_at is None:
+                attempt.first_token_at = attempt.last_seen_at
+                await sink.start(200, [*self._answer_headers(response), (b"x-accel-buffering", b"no")])
+            if reader.done:
+                # The books are closed before the client reads [DONE] and asks what it cost.
+                self._end_of_stream()
+            await sink.send(passed)
+            if reader.done:
+                break
+        else:
+            await self._unterminated()
+        await sink.end()
+        await self._drain(response)
+
+    async def _unterminated(self) -> None:
+        """The body ended without [DONE]: fine if the answer was finished, a broken stream otherwise."""
+        reader = self._reader
+        if reader is None:
+            raise UpstreamFailure(FailureKind.BODY, "the stream was empty")
+        rest = reader.flush()
+        if not reader.complete or not self._sink.started:
+            raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
+        self._end_of_stream()
+        if rest:
+            await self._sink.send(rest)
+
+    def _end_of_stream(self) -> None:
+        reader = self._reader
+        if reader is not None and self._record is None:
+            self._take_notes(reader)
+            self._succeeded(self._metered(reader))
+            self._settle_early()
+
+    async def _drain(self, response: UpstreamResponse) -> None:
+        """Read to the end of the body so that the connection can be used again; not for long."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while await response.next_chunk():
+                    pass
+        except (TimeoutError, UpstreamFailure):
+            response.abort()
+
+    async def _refused(self, response: UpstreamResponse) -> None:
+        """An answer other than 200: another candidate's turn, or the client's own mistake to be told."""
+        body = await response.read(MAX_ERROR_BYTES)
+        status = response.status
+        error = read_error(status, body)
+        if status in _TRY_ANOTHER or not 400 <= status < 500:
+            raise UpstreamFailure(FailureKind.STATUS, f"status {status}")
+        self._book(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
+        self._attempt.state.breaker.succeeded()
+        raise UpstreamRejected(
+            error.message,
+            status=status,
+            type=error.type or "invalid_request_error",
+            param=error.param,
+            code=error.code,
+        )
+
+    # --- the ways out ---
+
+    def _succeeded(self, metered: Metered) -> UsageRecord:
+        attempt, call = self._attempt, self._request.call
+        attempt.state.breaker.succeeded()
+        record = self._book(Outcome.SUCCESS, metered)
+        if attempt.first_token_at is not None:
+            seconds = attempt.last_seen_at - attempt.first_token_at
+            output = record.usage.output_tokens
+            speed = output / seconds if call.stream and seconds > 0 and output > 1 else None
+            attempt.pool.learn_speed(attempt.first_token_at - attempt.sent_at, speed)
+        if isinstance(metered, Exact) and not call.media.bytes:
+            attempt.pool.learn_tokenizer(call.text_bytes, record.usage.input_tokens)
+        return record
+
+    def _failed(self, failure: UpstreamFailure) -> None:
+        if self._record is not None:
+            return
+        attempt, now = self._attempt, self._relay._clock.monotonic()
+        if self._reader is not None:
+            self._take_notes(self._reader)
+        outcome = outcome_of(failure, attempt.status)
+        if outcome is Outcome.RATE_LIMITED:
+            attempt.state.breaker.succeeded()  # it is alive, only busy: not its fault
+        else:
+            attempt.state.failed(failure, now)
+        self._book(outcome, metered_failure(attempt, failure))
+
+    def _cancelled(self) -> None:
+        """The client went away, or the server stops. Neither is the upstream's failure."""
+        if self._record is not None:
+            return
+        attempt = self._attempt
+        metered: Metered = attempt.under_estimate()
+        if self._reader is not None:
+            self._take_notes(self._reader)
+            metered = self._metered(self._reader)
+        outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
+        self._book(outcome, metered)
+        self.tell()
+
+    def _book(self, outcome: Outcome, metered: Metered) -> UsageRecord:
+        self._record, self.settlement = self._relay.book(self._attempt, outcome, metered)
+        return self._record
+
+    def _settle_early(self) -> None:
+        """Give the hold back before the last byte, so that the client's next request finds it settled."""
+        self._relay._admission.settle(self._hold, self.settlement)
+        self.tell()
+
+    def _take_notes(self, reader: StreamReader) -> None:
+        attempt = self._attempt
+        attempt.text_tokens = reader.text_events
+        attempt.finish_reason = reader.finish_reason
+        attempt.reported_model = reader.model
+
+    def _metered(self, reader: StreamReader) -> Metered:
+        if reader.usage is not None:
+            return Exact(usage_from_wire(reader.usage), reader.service_tier)
+        return self._attempt.under_estimate()
+
+    def _answer_headers(self, response: UpstreamResponse) -> list[tuple[bytes, bytes]]:
+        request, deployment = self._request, self._attempt.deployment
+        headers = [
+            (b"content-type", (_header(response, b"content-type") or "application/json").encode("latin-1")),
+            (b"x-request-id", request.id.encode()),
+            (b"x-tollway-deployment", deployment.name.encode()),
+            (b"x-tollway-zone", deployment.zone.encode()),
+            (b"x-tollway-decision", self._attempt.decision.encode()),
+            (b"x-tollway-policy", request.policy_version.encode()),
+        ]
+        if (milliseconds := _header(response, b"openai-processing-ms")) is not None:
+            headers.append((b"openai-processing-ms", milliseconds.encode("latin-1")))
+        if self._hold.is_capped:
+            headers.append((b"x-tollway-output-cap", str(self._hold.output_tokens).encode()))
+        _add_rate(headers, b"requests", self._hold.requests)
+        _add_rate(headers, b"tokens", self._hold.tokens)
+        return headers
+
+
+def _feed(reader: StreamReader, chunk: bytes) -> bytes:
+    try:
+        passed = reader.feed(chunk)
+    except EventTooLarge as exc:
+        raise UpstreamFailure(FailureKind.PROTOCOL, "an event of the stream has no end") from exc
+    if reader.failure is not None:
+        raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
+    return passed
+
+
+async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
+    """The stream has begun, so the client learns of the failure from one event, and no [DONE] follows."""
+    await sink.send(error_event(envelope(_exhausted(failure))))
+    await sink.end()
+
+
+def _exhausted(failure: UpstreamFailure | None) -> GatewayError:
+    if failure is None:
+        return Unavailable("No replica can take this request now. Retry shortly.", retry_after_seconds=1.0)
+    if failure.kind is FailureKind.STATUS and failure.detail == "status 429":
+        return LimitExceeded(
+            "The upstream is at its rate limit. Retry shortly.",
+            scope="upstream",
+            limit="upstream",
+            retry_after_seconds=1.0,
+        )
+    return UpstreamExhausted(
+        f"The model's server failed ({failure.kind}). Nothing is wrong with the request."
+    )
+
+
+def _cap_field(call: Call, deployment: Deployment) -> str | None:
+    """The field in which the upstream honours an output cap."""
+    if call.api is Api.EMBEDDINGS:
+        return None
+    if call.api is Api.CHAT and deployment.provider is not Provider.COMPATIBLE:
+        return "max_completion_tokens"
+    return "max_tokens"
+
+
+def _header(response: UpstreamResponse, name: bytes) -> str | None:
+    for found, value in response.headers:
+        if found == name:
+            return value.decode("latin-1")
+    return None
+
+
+def _add_rate(headers: list[tuple[bytes, bytes]], kind: bytes, view: RateView | None) -> None:
+    if view is None:
+        return
+    headers.append((b"x-ratelimit-limit-" + kind, str(view.limit).encode()))
+    headers.append((b"x-ratelimit-remaining-" + kind, str(view.remaining).encode()))
+    headers.append((b"x-ratelimit-reset-" + kind, f"{view.reset_seconds:.3f}s".encode()))
