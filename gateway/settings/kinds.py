@@ -127,7 +127,7 @@ FilePath = Annotated[Path, BeforeValidator(_text)]
 # --- numbers, flags, dates ------------------------------------------------------------------------------
 
 
-def _number(value: object) -> Decimal | None:
+def exact_number(value: object) -> Decimal | None:
     """The exact number that `value` writes, or None. Floats are refused: they cannot hold a cent exactly."""
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
@@ -144,7 +144,7 @@ def _number(value: object) -> Decimal | None:
 
 def _whole(least: int, most: int, what: str) -> Callable[[object], int]:
     def parse(value: object) -> int:
-        number = _number(value)
+        number = exact_number(value)
         if number is None or number != number.to_integral_value():
             raise refusal(f"must be {what}")
         return int(_within(number, Decimal(least), Decimal(most)))
@@ -162,7 +162,7 @@ def _within(number: Decimal, least: Decimal, most: Decimal) -> Decimal:
 
 def _amount(*, positive: bool, digits: int, what: str) -> Callable[[object], Decimal]:
     def parse(value: object) -> Decimal:
-        number = _number(value)
+        number = exact_number(value)
         if number is None:
             raise refusal(f"must be {what}")
         if positive and number <= 0:
@@ -176,7 +176,7 @@ def _amount(*, positive: bool, digits: int, what: str) -> Callable[[object], Dec
 
 
 def _seconds(value: object) -> float:
-    number = Decimal(str(value)) if isinstance(value, float) else _number(value)
+    number = Decimal(str(value)) if isinstance(value, float) else exact_number(value)
     if number is None or not number.is_finite():
         raise refusal("must be a number of seconds such as 5 or 0.5")
     if number <= 0:

@@ -1,0 +1,148 @@
+"""Keys that only make sense together, or that must differ from each other."""
+
+import datetime
+from typing import Final
+
+from gateway.settings.findings import Findings
+from gateway.settings.places import Place
+from gateway.settings.references import Check
+
+SHORTEST_SAFE_SECRET: Final = 16  # characters
+_NEEDS_KEY: Final = frozenset({"openai", "azure"})
+_NEEDS_BASE_URL: Final = frozenset({"openai", "azure", "openai-compatible"})
+_GENERATES: Final = frozenset({"chat", "completions", "responses", "audio", "images", "videos", "realtime"})
+_SCOPES: Final = ("org", "teams.*", "features.*", "keys.*")
+_LISTS_OF_DISTINCT: Final = (
+    "privacy.classes",
+    "privacy.zones.*",
+    "privacy.detect.*.find",
+    "zones.*.cidrs",
+    "deployments.*.serves",
+    "deployments.*.accepts",
+    "deployments.*.supports",
+    "deployments.*.replicas.urls",
+    "models.*.use",
+    "models.*.rules.*.use",
+    "keys.*.features",
+    "keys.*.models",
+)
+
+
+def check_lists_are_distinct(root: Place, findings: Findings) -> None:
+    for pattern in _LISTS_OF_DISTINCT:
+        for place in root.find(pattern):
+            seen: set[str] = set()
+            for item in place.items():
+                if item.text is not None and item.text.rstrip("/") in seen:
+                    findings.error(item, "is listed twice: remove one")
+                seen.add((item.text or "").rstrip("/"))
+
+
+def check_destinations(root: Place, findings: Findings) -> None:
+    for _, deployment in root["deployments"].entries():
+        provider = deployment["provider"].text
+        if deployment.is_mapping and provider is not None:
+            _check_where(deployment, provider, findings)
+            _check_price(deployment, provider, findings)
+        _check_replicas(deployment["replicas"], findings)
+        _check_tls(deployment["tls"], findings)
+
+
+def _check_where(deployment: Place, provider: str, findings: Findings) -> None:
+    has_url, has_replicas = deployment["base_url"].exists, deployment["replicas"].exists
+    if provider == "vllm" and has_url == has_replicas:
+        findings.error(deployment, "a vllm deployment needs either replicas or base_url")
+    if provider in _NEEDS_BASE_URL and not has_url:
+        findings.error(deployment, "base_url is required, such as https://api.openai.com/v1")
+    if provider != "vllm" and has_replicas:
+        findings.error(deployment["replicas"], "is only for provider vllm: use base_url")
+    if provider in _NEEDS_KEY and deployment["api_key"].node is None:
+        findings.error(deployment, f'api_key is required for {provider}, such as "${{OPENAI_API_KEY}}"')
+    if provider != "azure" and deployment["azure"].exists:
+        findings.error(deployment["azure"], "is only for provider azure")
+
+
+def _check_price(deployment: Place, provider: str, findings: Findings) -> None:
+    price, cost = deployment["price"], deployment["cost"]
+    if provider == "vllm" and not price.exists and not cost.exists:
+        findings.error(deployment, "price and cost are both missing: give one, or its use would look free")
+    if cost.is_mapping and not price.exists and not cost["saturation_tokens_per_second"].exists:
+        findings.error(cost, "saturation_tokens_per_second is required unless there is a price")
+    serves = deployment["serves"].texts() if deployment["serves"].exists else ("chat",)
+    if price.is_mapping and not price["output"].exists and _GENERATES.intersection(serves):
+        findings.error(price, "output is required: USD per million output tokens")
+
+
+def _check_replicas(replicas: Place, findings: Findings) -> None:
+    given = [key for key in ("urls", "dns", "kubernetes") if replicas[key].exists]
+    if replicas.is_mapping and len(given) != 1:
+        findings.error(replicas, "needs exactly one of urls, dns and kubernetes")
+
+
+def _check_tls(tls: Place, findings: Findings) -> None:
+    for given, lacking in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if tls[given].exists and not tls[lacking].exists:
+            findings.error(tls[given], f"needs {lacking} beside it")
+
+
+def check_token_bounds(root: Place, findings: Findings) -> None:
+    for _, deployment in root["deployments"].entries():
+        context, output = (deployment[key].text or "" for key in ("context_tokens", "max_output_tokens"))
+        if context.isdecimal() and output.isdecimal() and len(context + output) < 40:  # noqa: SIM102
+            if int(output) > int(context):
+                findings.error(deployment["max_output_tokens"], "must be <= context_tokens")
+
+
+def check_budgets(root: Place, findings: Findings) -> None:
+    for scope in _SCOPES:
+        for budgets in root.find(f"{scope}.budgets"):
+            first: dict[str, int] = {}
+            for budget in budgets.items():
+                per = budget["per"].text
+                if per is not None and per in first:
+                    findings.error(budget["per"], f"line {first[per]} already has a budget for this window")
+                elif per is not None:
+                    first[per] = budget["per"].line
+
+
+def check_secrets(root: Place, findings: Findings) -> None:
+    first: dict[str, Place] = {}
+    for secret in root.find("keys.*.secret"):
+        if secret.text is None:
+            continue
+        if secret.text in first:
+            other = first[secret.text]
+            findings.error(secret, f"is the same as that of keys.{other.path[1]} on line {other.line}")
+        else:
+            first[secret.text] = secret
+    for pattern in ("keys.*.secret", "server.admin.token", "server.key_pepper"):
+        for secret in root.find(pattern):
+            if secret.text and len(secret.text) < SHORTEST_SAFE_SECRET:
+                findings.warn(secret, f"is shorter than {SHORTEST_SAFE_SECRET} characters and can be guessed")
+    if not root["server"]["admin"]["token"].exists:
+        findings.warn(
+            root["server"]["admin"]["token"], "is not set: the admin port answers only /healthz and /readyz"
+        )
+
+
+def check_retirement(root: Place, findings: Findings, today: datetime.date) -> None:
+    for _, deployment in root["deployments"].entries():
+        retires_on, successor = deployment["retires_on"], deployment["successor"]
+        if successor.exists and not retires_on.exists:
+            findings.warn(successor, "has no effect without retires_on")
+        try:
+            is_past = datetime.date.fromisoformat(retires_on.text or "") < today
+        except ValueError:
+            continue
+        if is_past:
+            named = f"its successor is {successor.quoted}" if successor.text else "it names no successor"
+            findings.warn(retires_on, f"is in the past, so this deployment is not used; {named}")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_lists_are_distinct,
+    check_destinations,
+    check_token_bounds,
+    check_budgets,
+    check_secrets,
+)

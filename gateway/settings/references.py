@@ -1,0 +1,186 @@
+"""Every name in the file that must be the name of something else in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.settings.catalogue import STANDARD_CLASSES
+from gateway.settings.findings import Findings
+from gateway.settings.kinds import exact_number
+from gateway.settings.places import Place
+
+Check = Callable[[Place, Findings], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names that are declared for one kind of thing. None: the declaration itself is broken."""
+
+    kind: str
+    declared: frozenset[str] | None
+
+    def require(self, place: Place, findings: Findings) -> None:
+        """Reports `place` unless it holds a declared name (or holds no name at all, which others report)."""
+        if place.text is None or self.declared is None or place.text in self.declared:
+            return
+        named = f"is called {place.quoted}" if place.is_literal else "has this name"
+        findings.error(place, f"no {self.kind} {named}{place.hint(self.declared)}")
+
+    def lacks(self, name: str) -> bool:
+        return self.declared is not None and name not in self.declared
+
+
+def names_of(root: Place, section: str, kind: str) -> Names:
+    """The keys of `section`."""
+    place = root[section]
+    return Names(kind, frozenset(place.keys()) if place.is_mapping or not place.exists else None)
+
+
+def classes_of(root: Place) -> Names:
+    """The privacy classes, declared or standard."""
+    place = root["privacy"]["classes"]
+    if not place.exists:
+        return Names("privacy class", frozenset(STANDARD_CLASSES))
+    return Names("privacy class", frozenset(place.texts()) or None)
+
+
+def check_privacy(root: Place, findings: Findings) -> None:
+    privacy = root["privacy"]
+    classes = classes_of(root)
+    zones = names_of(root, "zones", "zone")
+    for allowed in root.find("privacy.zones.*.*"):
+        zones.require(allowed, findings)
+    for detection in privacy["detect"].items():
+        classes.require(detection["raise_to"], findings)
+    classes.require(privacy["default"], findings)
+    if privacy.exists and not privacy["default"].exists and classes.lacks("internal"):
+        findings.error(privacy, "default is required when no class is called internal: name one of `classes`")
+    _check_each_class_has_zones(privacy, classes, findings)
+
+
+def _check_each_class_has_zones(privacy: Place, classes: Names, findings: Findings) -> None:
+    zones = privacy["zones"]
+    if classes.declared is None or not zones.is_mapping:
+        return
+    for name, entry in zones.entries():
+        if name not in classes.declared:
+            findings.error(entry, "no privacy class has this name: add it to privacy.classes")
+    for name in privacy["classes"].texts() or STANDARD_CLASSES:
+        if name not in zones:
+            findings.error(zones, f"has no entry for the class {name}: list its zones, or [] for none")
+
+
+def check_deployments(root: Place, findings: Findings) -> None:
+    zones = names_of(root, "zones", "zone")
+    deployments = names_of(root, "deployments", "deployment")
+    models = names_of(root, "models", "model")
+    for name, deployment in root["deployments"].entries():
+        zones.require(deployment["zone"], findings)
+        successor = deployment["successor"]
+        if successor.text == name:
+            findings.error(successor, "is the deployment itself: name another one")
+        elif deployments.lacks(successor.text or "") and models.lacks(successor.text or ""):
+            Names("deployment or model", _union(deployments, models)).require(successor, findings)
+    _check_successors_end(root["deployments"], findings)
+
+
+def _union(first: Names, second: Names) -> frozenset[str] | None:
+    if first.declared is None or second.declared is None:
+        return None
+    return first.declared | second.declared
+
+
+def _check_successors_end(deployments: Place, findings: Findings) -> None:
+    """A chain of successors must end; each circle is reported once, where it is entered first."""
+    follows = {name: place["successor"].text for name, place in deployments.entries()}
+    seen: set[str] = set()
+    for start in follows:
+        chain: list[str] = []
+        name: str | None = start
+        while name in follows and name not in seen:
+            seen.add(name)
+            chain.append(name)
+            name = follows[name]
+        if name in chain and len(chain[chain.index(name) :]) > 1:
+            circle = chain[chain.index(name) :]
+            findings.error(deployments[circle[0]]["successor"], f"goes round: {' -> '.join([*circle, name])}")
+
+
+def check_models(root: Place, findings: Findings) -> None:
+    deployments = names_of(root, "deployments", "deployment")
+    for name, model in root["models"].entries():
+        for used in model["use"].items():
+            deployments.require(used, findings)
+        for rule in model["rules"].items():
+            _check_rule_narrows(name, model, rule, findings)
+        _check_weights(model, findings)
+
+
+def _check_rule_narrows(name: str, model: Place, rule: Place, findings: Findings) -> None:
+    whole = model["use"].texts()
+    for used in rule["use"].items():
+        if used.text is not None and whole and used.text not in whole:
+            hint = used.hint(whole)
+            findings.error(used, f"a rule can only narrow: {used.quoted} is not in models.{name}.use{hint}")
+
+
+def _check_weights(model: Place, findings: Findings) -> None:
+    weights, used = model["weights"], model["use"].texts()
+    prefer = model["prefer"].text
+    if prefer != "weights":
+        if weights.exists and (prefer is not None or not model["prefer"].exists):
+            findings.error(weights, "is only used with prefer: weights")
+        return
+    for name, weight in weights.entries():
+        if used and name not in used:
+            findings.error(weight, "is not in the model's `use`")
+    missing = [name for name in used if name not in weights]
+    if missing and (weights.is_mapping or not weights.exists):
+        findings.error(weights, f"has no weight for {', '.join(missing)}: give one for each of `use`")
+    if weights.keys() and all(exact_number(weight.text) == 0 for _, weight in weights.entries()):
+        findings.error(weights, "has no weight above 0")
+
+
+def check_tenancy(root: Place, findings: Findings) -> None:
+    classes = classes_of(root)
+    teams = names_of(root, "teams", "team")
+    features = names_of(root, "features", "feature")
+    models = names_of(root, "models", "model")
+    for pattern, names in (
+        ("features.*.team", teams),
+        ("features.*.privacy", classes),
+        ("keys.*.feature", features),
+        ("keys.*.features.*", features),
+        ("keys.*.models.*", models),
+        ("keys.*.privacy", classes),
+    ):
+        for place in root.find(pattern):
+            names.require(place, findings)
+
+
+def check_policy_tests(root: Place, findings: Findings) -> None:
+    deployments = names_of(root, "deployments", "deployment")
+    for pattern, names in (
+        ("request.model", names_of(root, "models", "model")),
+        ("request.feature", names_of(root, "features", "feature")),
+        ("request.key", names_of(root, "keys", "key")),
+        ("request.privacy", classes_of(root)),
+        ("expect.deployment", deployments),
+        ("expect.order.*", deployments),
+        ("expect.never.*", deployments),
+        ("expect.privacy", classes_of(root)),
+        ("expect.zone", names_of(root, "zones", "zone")),
+    ):
+        for place in root.find(f"policy_tests.*.{pattern}"):
+            names.require(place, findings)
+    for test in root["policy_tests"].items():
+        if test["expect"].is_mapping and not test["expect"].keys():
+            findings.error(test["expect"], "expects nothing: name what must come out, such as deployment")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_privacy,
+    check_deployments,
+    check_models,
+    check_tenancy,
+    check_policy_tests,
+)
