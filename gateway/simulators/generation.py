@@ -1,0 +1,227 @@
+"""One generation, from its slot to its last byte: pacing, streaming, faults, aborts and disconnects."""
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from gateway.simulators import faults
+from gateway.simulators.answers import Answer
+from gateway.simulators.attempts import Recorder
+from gateway.simulators.dialect import Dialect
+from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.knobs import ErrorKind
+from gateway.simulators.prompts import Prompt
+from gateway.simulators.refusals import Header
+from gateway.simulators.requests import Call
+from gateway.simulators.state import State
+from gateway.simulators.wire import DONE, Wire, error_event
+
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_UNPACED_EVENTS = 64  # as many leave at once before other requests get their turn
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted request and the answer it will get unless something happens."""
+
+    exchange: Exchange
+    recorder: Recorder
+    call: Call
+    prompt: Prompt
+    cached_tokens: int
+    answers: list[Answer]
+    wire: Wire
+    headers: list[Header]
+    fault: ErrorKind | None
+
+    @property
+    def tokens(self) -> int:
+        return sum(answer.tokens for answer in self.answers)
+
+
+class Generation:
+    """Plays one job. Tokens count once they were sent, or for a whole answer when their time has passed."""
+
+    def __init__(self, job: Job, state: State, dialect: Dialect) -> None:
+        self._job = job
+        self._state = state
+        self._dialect = dialect
+        self._attempt = job.recorder.attempt
+        self._connection = job.exchange.connection
+        self._aborted = False
+        self._first_at = 0.0
+        self._last_at = 0.0
+        self._unpaced = 0
+
+    async def run(self) -> None:
+        """Returns when the answer is out, broken as asked, or of no use because the client left."""
+        limit = self._state.knobs.max_num_seqs
+        if not await self._state.slots.enter(self._connection, limit):
+            self._job.recorder.disconnected()
+            return
+        self._state.aborts.add(self._abort)
+        self._dialect.observer.started(self._job.prompt.tokens, self._job.cached_tokens)
+        try:
+            await self._generate()
+        finally:
+            self._state.aborts.discard(self._abort)
+            self._state.slots.leave(limit)
+            self._observe_end()
+
+    def _abort(self) -> None:
+        self._aborted = True
+        self._connection.wake()
+
+    def _observe_end(self) -> None:
+        if self._connection.lost and self._job.fault not in faults.CLOSED_BY_US:
+            self._job.recorder.disconnected()
+        held = self._job.prompt.tokens + self._attempt.completion_tokens
+        seconds = time.monotonic() - self._job.recorder.received_at
+        self._dialect.observer.finished(self._end_reason(), seconds, held)
+
+    def _end_reason(self) -> str:
+        match self._attempt.outcome:
+            case "completed":
+                return "length" if self._job.answers[0].finish_reason == "length" else "stop"
+            case "disconnected" | "error:abort":
+                return "abort"
+            case _:
+                return "error"
+
+    async def _generate(self) -> None:
+        job = self._job
+        if job.call.stream and self._dialect.headers_before_first_token:
+            await self._start_stream()
+        uncached = job.prompt.tokens - job.cached_tokens
+        if not await self._wait_until(time.monotonic() + self._state.ttft_seconds(uncached)):
+            return
+        self._first_at = self._last_at = time.monotonic()
+        self._dialect.observer.first_token(job.recorder.first_token())
+        await (self._stream() if job.call.stream else self._whole())
+
+    async def _wait_until(self, due: float) -> bool:
+        """False when the client left. An abort ends the wait early."""
+        while not self._aborted and (left := due - time.monotonic()) > 0:
+            if not await self._connection.pause(left):
+                return False
+        return not self._connection.lost
+
+    def _finish(self) -> None:
+        kind = ErrorKind.ABORT if self._aborted else self._job.fault
+        self._job.recorder.finish("completed" if kind is None else f"error:{kind}")
+
+    # A whole answer
+
+    async def _whole(self) -> None:
+        job = self._job
+        longest = max(answer.tokens for answer in job.answers)
+        wanted = longest // 2 if job.fault is ErrorKind.ABORT else longest
+        rate = self._state.knobs.tokens_per_second
+        connected = await self._wait_until(self._first_at + (max(wanted - 1, 0) / rate if rate else 0))
+        cut_short = self._aborted or job.fault is ErrorKind.ABORT
+        answers = job.answers
+        if not connected or cut_short:
+            passed = int((time.monotonic() - self._first_at) * rate) + 1 if rate else wanted
+            answers = [answer.cut(min(passed, wanted), "abort") for answer in answers]
+        self._generated(sum(answer.tokens for answer in answers))
+        if connected:
+            await self._send_whole(answers)
+
+    async def _send_whole(self, answers: list[Answer]) -> None:
+        job = self._job
+        with_usage = job.fault is not ErrorKind.NO_USAGE
+        body = job.wire.body(answers, with_usage=with_usage)
+        self._attempt.status = 200
+        self._finish()
+        if job.fault is not None and job.fault in faults.MIDWAY:
+            await faults.broken_reply(job.fault, job.exchange, body, job.headers)
+        else:
+            self._attempt.usage_sent = with_usage
+            await job.exchange.reply(Reply(body=body), job.headers)
+
+    # A stream
+
+    async def _start_stream(self) -> None:
+        self._attempt.status = 200
+        await self._job.exchange.start(200, _EVENT_STREAM, self._job.headers)
+
+    async def _stream(self) -> None:
+        job = self._job
+        if not self._dialect.headers_before_first_token:
+            await self._start_stream()
+        breaks_after = (
+            max(job.tokens // 2, 1) if job.fault in faults.MIDWAY or job.fault is ErrorKind.ABORT else None
+        )
+        for event, tokens in self._events():
+            if not await self._pace():
+                return
+            if self._aborted or (
+                breaks_after is not None and self._attempt.completion_tokens >= breaks_after
+            ):
+                await self._break_off(event)
+                return
+            await job.exchange.send(event)
+            self._generated(tokens)
+        await self._close_stream(job.answers)
+
+    def _events(self) -> Iterator[tuple[bytes, int]]:
+        """Events of all choices, one of each in turn."""
+        wire = self._job.wire
+        for answer in self._job.answers:
+            if opening := wire.opening(answer.index):
+                yield opening, 0
+        under_way = [(answer, wire.deltas(answer)) for answer in self._job.answers]
+        while under_way:
+            left = []
+            for answer, deltas in under_way:
+                if (delta := next(deltas, None)) is None:
+                    yield wire.closing(answer), 0
+                else:
+                    yield delta
+                    left.append((answer, deltas))
+            under_way = left
+
+    async def _pace(self) -> bool:
+        """Wait for the next token's time, by the rate as it is now. False when the client left."""
+        rate = self._state.knobs.tokens_per_second
+        if rate:
+            due = self._first_at + self._attempt.completion_tokens / (rate * len(self._job.answers))
+            if due > time.monotonic():
+                return await self._wait_until(due)
+        self._unpaced += 1
+        if self._unpaced % _UNPACED_EVENTS == 0:
+            return await self._connection.pause(0)
+        return not self._connection.lost
+
+    def _generated(self, tokens: int) -> None:
+        if not tokens:
+            return
+        self._attempt.completion_tokens += tokens
+        now, before = time.monotonic(), self._last_at
+        self._last_at = now
+        first_or_whole = self._attempt.completion_tokens == tokens
+        self._dialect.observer.tokens(tokens, None if first_or_whole else now - before)
+
+    async def _break_off(self, event: bytes) -> None:
+        job = self._job
+        if self._aborted or job.fault is ErrorKind.ABORT or job.fault is None:
+            for answer in job.answers:
+                await job.exchange.send(job.wire.closing(answer.cut(0, "abort")))
+            await self._close_stream(job.answers)
+            return
+        refused = self._dialect.fault(ErrorKind.SERVER_ERROR, self._state.knobs, job.call.model)
+        error = error_event(self._dialect.envelope(refused))
+        if self._dialect.shape(job.call).done_after_error:
+            error += DONE
+        self._finish()
+        await faults.broken_stream(job.fault, job.exchange, error, event)
+
+    async def _close_stream(self, answers: list[Answer]) -> None:
+        job = self._job
+        if job.call.include_usage and job.fault is not ErrorKind.NO_USAGE:
+            await job.exchange.send(job.wire.usage(self._attempt.completion_tokens))
+            self._attempt.usage_sent = not self._connection.lost
+        await job.exchange.send(DONE)
+        await job.exchange.end()
+        if not self._connection.lost:
+            self._finish()

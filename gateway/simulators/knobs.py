@@ -1,0 +1,108 @@
+"""The knobs of a simulator: how fast it answers, how it fails, what it serves. All can change at run time."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+_HOUR_MS = 3_600_000
+
+
+class InvalidKnob(ValueError):
+    """A knob has an unknown name, a wrong type or a value out of range. The message says which."""
+
+
+class ErrorKind(StrEnum):
+    """Every way in which a simulator can fail."""
+
+    RATE_LIMIT = "rate_limit"  # 429 rate_limit_exceeded with retry-after
+    INSUFFICIENT_QUOTA = "insufficient_quota"  # 429 insufficient_quota: the account has no money left
+    SERVER_ERROR = "server_error"  # 500
+    UNAVAILABLE = "unavailable"  # 503
+    BAD_GATEWAY = "bad_gateway"  # 502 with an HTML page, as a load balancer in front answers
+    TIMEOUT = "timeout"  # never answers
+    RESET_BEFORE = "reset_before"  # connection reset before any byte of the answer
+    RESET_MID = "reset_mid"  # connection reset in the middle of the answer
+    STALL_MID = "stall_mid"  # stops sending in the middle of the answer, the connection stays open
+    GARBAGE = "garbage"  # bytes that are not HTTP
+    ERROR_EVENT = "error_event"  # an error event inside the stream; 500 when not streaming
+    ABORT = "abort"  # finish_reason "abort" half-way, with [DONE], under 200
+    TRUNCATED_JSON = "truncated_json"  # 200, well-framed, but the JSON ends early
+    NO_USAGE = "no_usage"  # a good answer without usage
+
+
+class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One setting of a simulator. Zero means "off" or "no limit" where the description says so."""
+
+    models: Annotated[
+        tuple[str, ...], Meta(description="Model names served. None: the kind's usual ones.")
+    ] = ()
+    api_key: Annotated[
+        str | None,
+        Meta(description="The only bearer key accepted. None: OpenAI takes any, vLLM asks for none."),
+    ] = None
+    seed: Annotated[int, Meta(description="Seed of answers, jitter and faults.")] = 0
+    ttft_ms: Annotated[float, Meta(ge=0, le=_HOUR_MS, description="Milliseconds before the first token.")] = (
+        0.0
+    )
+    ttft_jitter_ms: Annotated[
+        float,
+        Meta(
+            ge=0, le=_HOUR_MS, description="Up to so many milliseconds more or less before the first token."
+        ),
+    ] = 0.0
+    prefill_tokens_per_second: Annotated[
+        float,
+        Meta(ge=0, description="Uncached prompt tokens delay the first token at this rate. 0: no delay."),
+    ] = 0.0
+    tokens_per_second: Annotated[
+        float, Meta(ge=0, description="Output tokens a second for each request. 0: as fast as possible.")
+    ] = 0.0
+    output_tokens: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Length of a text answer in tokens.")
+    ] = 60
+    max_model_len: Annotated[
+        int, Meta(ge=0, description="Context length in tokens. 0: 128000 for OpenAI, 131072 for vLLM.")
+    ] = 0
+    max_concurrency: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Requests in flight, waiting ones included; past it 503 (vLLM) or 429. 0: no limit.",
+        ),
+    ] = 0
+    max_num_seqs: Annotated[
+        int, Meta(ge=0, description="Requests generating at once; the others wait their turn. 0: no limit.")
+    ] = 0
+    prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
+    healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
+    error_rate: Annotated[
+        float, Meta(ge=0, le=1, description="Share of requests that fail with error_kind.")
+    ] = 0.0
+    error_kind: Annotated[ErrorKind, Meta(description="How they fail.")] = ErrorKind.SERVER_ERROR
+    fail_next: Annotated[
+        int, Meta(ge=0, description="The next so many requests fail with error_kind, whatever the rate.")
+    ] = 0
+    retry_after_ms: Annotated[
+        int, Meta(ge=0, description="Milliseconds told in retry-after-ms by a rate_limit error.")
+    ] = 1000
+
+
+def checked(knobs: Knobs) -> Knobs:
+    """The same knobs. Raises InvalidKnob when a value made in Python is out of range."""
+    return _convert(msgspec.to_builtins(knobs))
+
+
+def merged(knobs: Knobs, changes: Mapping[str, Any]) -> Knobs:
+    """`knobs` with a JSON merge patch applied: null puts a knob back to its default. Raises InvalidKnob."""
+    values = {**msgspec.to_builtins(knobs), **changes}
+    return _convert({name: value for name, value in values.items() if value is not None})
+
+
+def _convert(values: Mapping[str, Any]) -> Knobs:
+    try:
+        return msgspec.convert(values, Knobs)
+    except msgspec.ValidationError as exc:
+        raise InvalidKnob(str(exc)) from exc

@@ -1,0 +1,78 @@
+"""What OpenAI refuses in a generation request beyond its types: fields, models, sizes."""
+
+import orjson
+
+from gateway.simulators.embeddings import dimensions_of
+from gateway.simulators.prompts import Prompt
+from gateway.simulators.refusals import Refused, invalid
+from gateway.simulators.requests import Call, Json
+
+_MAX_OUTPUT_TOKENS = 16_384
+# fmt: off
+_CHAT_FIELDS = frozenset({
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
+    "max_completion_tokens", "max_tokens", "messages", "metadata", "modalities", "model", "moderation", "n",
+    "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier", "seed",
+    "service_tier", "stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools",
+    "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+})
+_COMPLETION_FIELDS = frozenset({
+    "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "model", "n",
+    "presence_penalty", "prompt", "seed", "stop", "stream", "stream_options", "suffix", "temperature",
+    "top_p", "user",
+})
+# fmt: on
+
+
+def output_limit(call: Call, document: Json, prompt: Prompt, context_tokens: int) -> int:
+    """The most tokens a choice may have. Raises Refused (400, 403, 404) as OpenAI does."""
+    _check_fields(call, document)
+    _check_kind_of_model(call)
+    _check_json_mode(call, document)
+    if call.max_tokens is not None and call.max_tokens > _MAX_OUTPUT_TOKENS:
+        message = (
+            f"max_tokens is too large: {call.max_tokens}. This model supports at most {_MAX_OUTPUT_TOKENS} "
+            f"completion tokens, whereas you provided {call.max_tokens}."
+        )
+        raise invalid(message, "max_tokens", "invalid_value")
+    if prompt.tokens >= context_tokens:
+        message = (
+            f"This model's maximum context length is {context_tokens} tokens. However, your messages "
+            f"resulted in {prompt.tokens} tokens. Please reduce the length of the messages."
+        )
+        raise invalid(message, "messages", "context_length_exceeded")
+    return min(call.max_tokens or _MAX_OUTPUT_TOKENS, context_tokens - prompt.tokens)
+
+
+def _check_fields(call: Call, document: Json) -> None:
+    if unknown := sorted(document.keys() - (_CHAT_FIELDS if call.is_chat else _COMPLETION_FIELDS)):
+        raise invalid(f"Unrecognized request argument supplied: {unknown[0]}")
+    if document.get("max_tokens") is not None and document.get("max_completion_tokens") is not None:
+        message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        raise invalid(message, code="invalid_parameter_combination")
+
+
+def _check_kind_of_model(call: Call) -> None:
+    if dimensions_of(call.model) is not None:
+        raise Refused(403, "You are not allowed to sample from this model")
+    if call.is_chat == call.model.endswith("-instruct"):
+        kind, here, there = (
+            ("not a chat model", "chat/", "") if call.is_chat else ("a chat model", "", "chat/")
+        )
+        message = (
+            f"This is {kind} and thus not supported in the v1/{here}completions endpoint. "
+            f"Did you mean to use v1/{there}completions?"
+        )
+        raise Refused(404, message, param="model")
+
+
+def _check_json_mode(call: Call, document: Json) -> None:
+    if call.response_format is None or call.response_format["type"] != "json_object":
+        return
+    if b"json" not in orjson.dumps(document.get("messages")).lower():
+        message = (
+            "'messages' must contain the word 'json' in some form, to use 'response_format' of type "
+            "'json_object'."
+        )
+        raise invalid(message, "messages")

@@ -1,0 +1,87 @@
+"""Text tokens by OpenAI's o200k_base, loaded from a file in litellm's wheel: no network, no download."""
+
+import codecs
+import importlib.util
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import tiktoken
+
+Piece = tuple[str, int]
+"""A run of whole characters and the number of tokens that make it up (1, unless a character spans tokens)."""
+
+_CACHED_TEXT_CHARS = 16_384
+_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache key: sha1 of the file's address
+_CACHE_VARIABLE = "TIKTOKEN_CACHE_DIR"
+
+
+class TokenizerMissing(RuntimeError):
+    """litellm's wheel, or its copy of o200k_base, is not installed."""
+
+
+class Tokenizer:
+    """Counts and cuts text. Recent short texts are remembered, or load tests would measure tokenizing."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self._encoding = encoding
+        self._remembered = lru_cache(maxsize=2048)(self._encode)
+
+    def ids(self, text: str) -> "array[int]":
+        """Token ids of `text`; what looks like a special token is plain text. Do not change the result."""
+        return self._remembered(text) if len(text) <= _CACHED_TEXT_CHARS else self._encode(text)
+
+    def count(self, text: str) -> int:
+        return len(self.ids(text))
+
+    def pieces(self, text: str) -> list[Piece]:
+        """`text` token by token, where a character split over tokens comes whole with its last token."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        pieces: list[Piece] = []
+        pending = 0
+        for token in self.ids(text):
+            pending += 1
+            chars = decoder.decode(self._encoding.decode_single_token_bytes(token))
+            if chars:
+                pieces.append((chars, pending))
+                pending = 0
+        return pieces
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids. Raises KeyError for an id outside the vocabulary."""
+        joined = b"".join(self._encoding.decode_single_token_bytes(token) for token in ids)
+        return joined.decode("utf-8", errors="replace")
+
+    def _encode(self, text: str) -> "array[int]":
+        return array("I", self._encoding.encode_ordinary(text))
+
+
+def load_tokenizer() -> Tokenizer:
+    """Takes half a second the first time in a process. Raises TokenizerMissing; never uses the network."""
+    with _environment(_CACHE_VARIABLE, str(_bundled_folder())):
+        return Tokenizer(tiktoken.get_encoding("o200k_base"))
+
+
+def _bundled_folder() -> Path:
+    spec = importlib.util.find_spec("litellm")  # found, not imported: the import takes seconds
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(location) / "litellm_core_utils" / "tokenizers"
+        if (folder / _O200K_FILE).is_file():  # if it were not there, tiktoken would download it
+            return folder
+    raise TokenizerMissing("litellm's bundled o200k_base was not found; install litellm")
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
