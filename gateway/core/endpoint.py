@@ -24,8 +24,8 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str | None = None
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One upstream server. Hashable: it is the key of its connection pool.
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
+    """One upstream server. Hashable (at the price of a field read): it is the key of its connection pool.
 
     `networks`: the resolved address must lie in one of them before a connection is made; None allows any.
     `proxy`: URL of a forward proxy; only the aiohttp client speaks through one.

@@ -26,9 +26,11 @@ class Dialer:
         loop = asyncio.get_running_loop()
         failures = []
         for index, address in enumerate(addresses):
-            share = (deadline - loop.time()) / (len(addresses) - index)
+            left = len(addresses) - index
+            share = (deadline - loop.time()) / left
             try:
-                async with asyncio.timeout(share):
+                # The last one has no bound of its own: then it is the caller's deadline that ends it.
+                async with asyncio.timeout(share if left > 1 else None):
                     return await self._open(pool, address)
             except TimeoutError:
                 failures.append(f"{address.label}: no answer in {share:.3g} s")
@@ -65,7 +67,11 @@ class Dialer:
         plain = connection.transport
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                plain, connection, context, server_hostname=endpoint.host
+                plain,
+                connection,
+                context,
+                server_hostname=endpoint.host,
+                ssl_handshake_timeout=endpoint.timeouts.connect_seconds + 1,  # ours is first
             )
         except ssl.SSLCertVerificationError as error:
             detail = f"certificate of {endpoint.host} refused: {error.verify_message}"
