@@ -9,25 +9,21 @@ from gateway.settings.kinds import (
     BLANK,
     AllowBlank,
     Amount,
-    Authority,
-    Cidr,
     Count,
     Date,
     FilePath,
     HeaderName,
     HeaderValue,
-    HttpUrl,
     Name,
-    ProxyUrl,
     RemotePort,
     Seconds,
     Secret,
     Section,
     Share,
     Text,
-    UrlPath,
     Usd,
 )
+from gateway.settings.urls import Authority, Cidr, HttpUrl, ProxyUrl, UrlPath
 
 Provider = Literal["openai", "azure", "vllm", "openai-compatible", "litellm"]
 Serves = Literal[

@@ -68,7 +68,7 @@ PENDING: Final[tuple[Pending, ...]] = (
         "budgets.*.per", "the gateway does not serve this file", "minute", "hour", "week", blocks=True
     ),
     *_for_each_scope("budgets.*.soft", "this budget refuses nothing and alerts nobody", "true"),
-    *_for_each_scope("budgets.*.alert_at.*", "nobody is alerted"),
+    *_for_each_scope("budgets.*.alert_at", "nobody is alerted"),
     *_for_each_scope("limits.shadow", "these limits neither refuse nor count", "true"),
 )
 

@@ -30,10 +30,16 @@ _PHRASES = {
 def in_plain_words(error: ValidationError, root: Place) -> Iterator[tuple[KeyPath, str]]:
     """Each error of the schema as (path, message)."""
     for details in error.errors(include_url=False):
-        if details["type"] == "default_factory_not_called":  # follows from an error listed elsewhere
+        if _follows_from_another(details):
             continue
         path = tuple(part for part in details["loc"] if part != "[key]")
         yield path, _phrase(details, path, root.at(path))
+
+
+def _follows_from_another(details: ErrorDetails) -> bool:
+    """A default that needs a broken field, and a list that is too short without its broken elements."""
+    kind = details["type"]
+    return kind == "default_factory_not_called" or (kind == "too_short" and bool(details["input"]))
 
 
 def _phrase(details: ErrorDetails, path: KeyPath, place: Place) -> str:

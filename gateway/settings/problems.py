@@ -67,8 +67,9 @@ def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """`did you mean 'zone'?`, or nothing when no known name is near."""
-    near = difflib.get_close_matches(shorten(given), list(known), n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else ""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(shorten(given).lower(), by_lower, n=1, cutoff=0.6)
+    return f"did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def either(names: Iterable[str]) -> str:

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.settings.catalogue import Deployment, Model, Privacy, Zone, default_privacy
-from gateway.settings.kinds import Address, AllowBlank, LedgerUrl, Name, Section, StateUrl
+from gateway.settings.kinds import AllowBlank, Name, Section
 from gateway.settings.server import Server
 from gateway.settings.tenancy import Feature, Key, Org, PolicyTest, Team
+from gateway.settings.urls import Address, LedgerUrl, StateUrl
 
 
 class Settings(Section):

@@ -6,7 +6,8 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from gateway.settings.kinds import Count, Host, PortNumber, Seconds, Secret, Section
+from gateway.settings.kinds import Count, PortNumber, Seconds, Secret, Section
+from gateway.settings.urls import Host
 
 # Without a secret of the operator there is nothing to derive from. Keys are 256 random bits, so a public
 # pepper costs them nothing; it only fails to protect short secrets in a stolen database.

@@ -223,6 +223,7 @@ class _Reader:
             self.report(
                 _line(event), path, "has a key with a tag or a variable: only values may have variables"
             )
+            return None
         return str(event.value)
 
     def _scalar(self, event: Any, path: KeyPath) -> Scalar:
