@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -52,15 +52,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str
     tool_calls: tuple[ToolCall, ...] = ()
     stop_reason: str | None = None
+    tokens: int = 0
+    """Of the text and the tool calls. Counted once, on creation."""
+
+    def __post_init__(self) -> None:
+        called = sum([call.name_tokens + _tokens(call.arguments) for call in self.tool_calls])
+        msgspec.structs.force_setattr(self, "tokens", _tokens(self.pieces) + called)
 
     @property
     def text(self) -> str:
         return "".join([piece for piece, _ in self.pieces])
-
-    @property
-    def tokens(self) -> int:
-        called = sum(call.name_tokens + _tokens(call.arguments) for call in self.tool_calls)
-        return _tokens(self.pieces) + called
 
     def cut(self, tokens: int, finish_reason: str) -> "Answer":
         """The answer as it stands after so many tokens; unfinished tool calls are dropped."""
@@ -103,7 +104,10 @@ class Composer:
         while len(pieces) < length:
             pieces.extend(self._sentences[at])
             at = (at + step) % len(_SENTENCES)
-        kept = list(_within(pieces[:length], length))
+        del pieces[length:]
+        if _tokens(pieces) == length:
+            return pieces
+        kept = list(_within(pieces, length))
         # A character of several tokens that no longer fits leaves room: fill it with single tokens.
         return kept + [(".", 1)] * (length - _tokens(kept))
 
@@ -123,7 +127,7 @@ class Composer:
             ident=f"{random.getrandbits(96):024x}",
             name=function["name"],
             name_tokens=self._tokenizer.count(function["name"]),
-            arguments=tuple(self._tokenizer.pieces(arguments)),
+            arguments=self._tokenizer.pieces(arguments),
         )
 
 
@@ -144,13 +148,13 @@ def _within(pieces: Iterable[Piece], limit: int) -> Iterator[Piece]:
         yield piece
 
 
-def _limited(index: int, pieces: list[Piece], limit: int, stop: tuple[str, ...]) -> Answer:
+def _limited(index: int, pieces: Sequence[Piece], limit: int, stop: tuple[str, ...]) -> Answer:
     whole = _tokens(pieces) <= limit
     kept = pieces if whole else list(_within(pieces, limit))
     return _stopped(index, kept, "stop" if whole else "length", stop)
 
 
-def _stopped(index: int, pieces: list[Piece], finish_reason: str, stops: tuple[str, ...]) -> Answer:
+def _stopped(index: int, pieces: Sequence[Piece], finish_reason: str, stops: tuple[str, ...]) -> Answer:
     """The answer, ended before the first stop string. The piece that holds it is cut and still counts."""
     text = "".join(piece for piece, _ in pieces) if stops else ""
     found = min(((text.find(stop), stop) for stop in stops if stop in text), default=None)

@@ -3,8 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any, Final
-from uuid import uuid4
 
 import orjson
 
@@ -209,7 +209,7 @@ class OpenAIDialect:
 
     def ident(self, exchange: Exchange, call: Call) -> str:
         del exchange
-        return f"{'chatcmpl' if call.is_chat else 'cmpl'}-{uuid4().hex}"
+        return f"{'chatcmpl' if call.is_chat else 'cmpl'}-{token_hex(16)}"
 
     def headers(self, exchange: Exchange, state: State) -> list[Header]:
         del exchange
@@ -224,7 +224,7 @@ class OpenAIDialect:
             (b"x-ratelimit-remaining-tokens", b"%d" % (_TOKENS_A_MINUTE - 100)),
             (b"x-ratelimit-reset-requests", b"6ms"),
             (b"x-ratelimit-reset-tokens", b"0s"),
-            (b"x-request-id", b"req_%s" % uuid4().hex.encode()),
+            (b"x-request-id", b"req_%s" % token_hex(16).encode()),
         ]
 
     def _requests_left(self) -> int:

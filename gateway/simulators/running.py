@@ -1,7 +1,6 @@
 """Starting and stopping a simulator: in a running event loop, as the main program, or as a process."""
 
 import asyncio
-import contextlib
 import signal
 import socket
 import subprocess
@@ -141,8 +140,8 @@ def vllm_simulator(knobs: Knobs | None = None, *, host: str = "127.0.0.1", port:
 
 def run_blocking(kind: Kind, knobs: Knobs, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Prints one "listening on URL" line. Raises PortTaken and InvalidKnob."""
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(kind, knobs, host, port), loop_factory=uvloop.new_event_loop)  # type: ignore[call-arg]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(kind, knobs, host, port))
 
 
 async def _serve(kind: Kind, knobs: Knobs, host: str, port: int) -> None:

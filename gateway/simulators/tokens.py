@@ -15,6 +15,7 @@ Piece = tuple[str, int]
 """A run of whole characters and the number of tokens that make it up (1, unless a character spans tokens)."""
 
 _CACHED_TEXT_CHARS = 16_384
+_CACHED_PIECES_CHARS = 1_024
 _O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache key: sha1 of the file's address
 _CACHE_VARIABLE = "TIKTOKEN_CACHE_DIR"
 
@@ -29,6 +30,7 @@ class Tokenizer:
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self._encoding = encoding
         self._remembered = lru_cache(maxsize=2048)(self._encode)
+        self._remembered_pieces = lru_cache(maxsize=2048)(self._cut)
 
     def ids(self, text: str) -> "array[int]":
         """Token ids of `text`; what looks like a special token is plain text. Do not change the result."""
@@ -37,8 +39,11 @@ class Tokenizer:
     def count(self, text: str) -> int:
         return len(self.ids(text))
 
-    def pieces(self, text: str) -> list[Piece]:
+    def pieces(self, text: str) -> tuple[Piece, ...]:
         """`text` token by token, where a character split over tokens comes whole with its last token."""
+        return self._remembered_pieces(text) if len(text) <= _CACHED_PIECES_CHARS else self._cut(text)
+
+    def _cut(self, text: str) -> tuple[Piece, ...]:
         decoder = codecs.getincrementaldecoder("utf-8")()
         pieces: list[Piece] = []
         pending = 0
@@ -48,7 +53,7 @@ class Tokenizer:
             if chars:
                 pieces.append((chars, pending))
                 pending = 0
-        return pieces
+        return tuple(pieces)
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids. Raises KeyError for an id outside the vocabulary."""

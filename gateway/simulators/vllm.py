@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import orjson
 
@@ -207,13 +207,13 @@ class VllmDialect:
         return model
 
     def ident(self, exchange: Exchange, call: Call) -> str:
-        name = exchange.header(b"x-request-id") or uuid4().hex
+        name = exchange.header(b"x-request-id") or token_hex(16)
         return f"{'chatcmpl' if call.is_chat else 'cmpl'}-{name}"
 
     def headers(self, exchange: Exchange, state: State) -> list[Header]:
         headers = [(b"server", b"uvicorn")]
         if exchange.path.startswith("/v1"):
-            ident = exchange.header(b"x-request-id") or uuid4().hex
+            ident = exchange.header(b"x-request-id") or token_hex(16)
             headers.append((b"x-request-id", ident.encode("latin-1")))
         wanted = (exchange.header(b"endpoint-load-metrics-format") or "").upper()
         if wanted in ("JSON", "TEXT") and exchange.method == "POST":
