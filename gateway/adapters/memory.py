@@ -26,7 +26,7 @@ from gateway.ports import BudgetView, Clock
 
 
 class _BudgetState:
-    """One budget's current window. A hold keeps the window that it was taken in, so a reset never goes below zero."""
+    """One budget's open window. A hold keeps the window it was taken in, so a reset never goes below zero."""
 
     __slots__ = ("budget", "held", "scope", "spent", "unseen", "window", "zone")
 
@@ -150,9 +150,11 @@ class MemoryAdmission:
                     state.tokens_at, hold.ask.rate_tokens, settlement.rate_tokens, hold.admitted_at, now
                 )
 
-    def restore(self, label: str, budget_index: int, spent_nano: int) -> None:
-        """Set what the ledger says scope `label` has spent in the open window of its budget."""
-        self._scopes[label].budgets[budget_index].spent = spent_nano
+    def restore(self, view: BudgetView, spent_nano: int) -> None:
+        """Set what the ledger says was spent in the window of `view`, if that is still open."""
+        for budget in self._scopes[f"{view.kind}:{view.name}"].budgets:
+            if budget.budget.per is view.per and budget.window == view.window:
+                budget.spent = spent_nano
 
     def budgets(self) -> list[BudgetView]:
         """Every budget with its open window and counters, for metrics and reports."""
@@ -201,7 +203,7 @@ class MemoryAdmission:
         limits = state.limits
         if limits.concurrent is not None and state.in_flight >= limits.concurrent:
             raise LimitExceeded(
-                f"{state.label} already has {limits.concurrent} requests in flight. Retry when one has ended.",
+                f"{state.label} already has {limits.concurrent} requests in flight. Retry when one ends.",
                 scope=state.label,
                 limit="concurrent",
                 retry_after_seconds=1.0,

@@ -1,0 +1,43 @@
+"""Structured logs on stderr: JSON lines, or readable ones in a terminal. Never prompt text, never secrets."""
+
+import logging
+import sys
+
+import structlog
+
+# Values of these fields are credentials by their nature, whoever logs them.
+_SECRET_FIELDS = frozenset({"authorization", "api_key", "secret", "token", "password", "cookie"})
+
+
+def configure_logs(level: str) -> None:
+    """Set up structlog for the process; `level` is the least one that is written."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    terminal = sys.stderr.isatty()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _redact,
+            structlog.processors.format_exc_info if not terminal else _unchanged,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _unchanged(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return event
+
+
+def _redact(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for name in event.keys() & _SECRET_FIELDS:
+        event[name] = "[redacted]"
+    return event

@@ -1,0 +1,94 @@
+"""Active health probes: one task for each replica that has a health route, all owned by the prober."""
+
+import asyncio
+from collections.abc import Iterator
+
+import structlog
+
+from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.catalog import Health
+from gateway.core.errors import UpstreamFailure
+from gateway.ports import Upstream, UpstreamRequest
+
+_log = structlog.get_logger("tollway.health")
+
+# One late answer can be a long batch; two in a row are not. A refusal or a 5xx needs no second opinion.
+TIMEOUTS_TO_DOWN = 2
+MAX_HEALTH_BYTES = 64 * 1024
+
+
+class HealthProber:
+    """Keeps `is_up` of each replica. `watch` starts over with another fleet, `close` ends all tasks."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def watch(self, fleet: Fleet) -> None:
+        """Probe the replicas of `fleet` from now on, instead of those before."""
+        await self.close()
+        self._tasks = [
+            asyncio.create_task(self._probe_for_ever(state, health), name=f"probe {state.replica.name}")
+            for state, health in _probed(fleet)
+        ]
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _probe_for_ever(self, state: ReplicaState, health: Health) -> None:
+        timeouts = 0
+        while True:
+            try:
+                async with asyncio.timeout(health.timeout_seconds):
+                    problem = await self._probe(state, health)
+                timeouts = 0
+            except TimeoutError:
+                timeouts += 1
+                problem = "no answer in time" if timeouts >= TIMEOUTS_TO_DOWN else None
+                if problem is None:
+                    await asyncio.sleep(health.interval_seconds)
+                    continue
+            _note(state, problem)
+            await asyncio.sleep(health.interval_seconds)
+
+    async def _probe(self, state: ReplicaState, health: Health) -> str | None:
+        """None when the replica is well, else what is wrong."""
+        request = UpstreamRequest(
+            endpoint=state.replica.endpoint,
+            method=b"GET",
+            target=health.path.encode("ascii"),
+            headers=[(b"accept-encoding", b"identity")],
+            body=b"",
+        )
+        try:
+            response = await self._upstream.send(request)
+            try:
+                await response.read(MAX_HEALTH_BYTES)
+            finally:
+                response.abort()
+        except UpstreamFailure as failure:
+            return str(failure)
+        return None if response.status == 200 else f"status {response.status}"
+
+
+def _note(state: ReplicaState, problem: str | None) -> None:
+    was_up, state.is_up = state.is_up, problem is None
+    if was_up == state.is_up:
+        return
+    if problem is None:
+        # The probe saw it work, so there is nothing left for the breaker to wait for.
+        state.breaker.succeeded()
+        _log.info("replica.up", replica=state.replica.name)
+    else:
+        _log.warning("replica.down", replica=state.replica.name, problem=problem)
+
+
+def _probed(fleet: Fleet) -> Iterator[tuple[ReplicaState, Health]]:
+    for pool in fleet.pools.values():
+        if pool.deployment.health is not None:
+            for state in pool.replicas:
+                yield state, pool.deployment.health

@@ -1,0 +1,125 @@
+"""Payment card numbers: issuer prefix, length, grouping and the Luhn digit."""
+
+import re
+from collections.abc import Iterator
+
+from gateway.core.detect.candidates import any_passes
+from gateway.core.detect.checksums import ean13_holds, luhn_holds
+
+# A card is written in one go or in its own groups, with a space, a dot, a dash or " - " between them. Each `rest`
+# is what follows the first four digits.
+_GAP = r"(?: ?[.\-] ?| )?"
+_REST_OF_13 = rf"(?:(?:{_GAP}[0-9]{{3}}){{3}}|(?:{_GAP}[0-9]{{4}}){{2}}{_GAP}[0-9])"
+_REST_OF_14 = rf"{_GAP}[0-9]{{6}}{_GAP}[0-9]{{4}}"
+_REST_OF_15 = rf"(?:{_GAP}[0-9]{{6}}{_GAP}[0-9]{{5}}|(?:{_GAP}[0-9]{{4}}){{2}}{_GAP}[0-9]{{3}})"
+_REST_OF_16 = rf"(?:(?:{_GAP}[0-9]{{4}}){{3}}|[0-9]{{2}}{_GAP}[0-9]{{10}})"
+_REST_OF_17_18 = rf"(?:{_GAP}[0-9]{{4}}){{3}}{_GAP}[0-9]{{1,2}}"
+_REST_OF_19 = rf"(?:(?:{_GAP}[0-9]{{4}}){{3}}{_GAP}[0-9]{{3}}|[0-9]{{2}}{_GAP}[0-9]{{13}})"
+
+# Second to fourth digit of the issuers' published ranges.
+_MASTERCARD_5 = "[1-5][0-9]{2}"
+_MASTERCARD_2 = "(?:2(?:2[1-9]|[3-9][0-9])|[3-6][0-9]{2}|7(?:[01][0-9]|20))"
+_AMEX = "[47][0-9]{2}"
+_JCB = "5(?:2[89]|[3-8][0-9])"
+_DINERS = "(?:0[0-5][0-9]|095|[689][0-9]{2})"
+_DISCOVER_UNIONPAY = "(?:011|4[4-9][0-9]|5[0-9]{2}|2[0-9]{2})"
+_MIR = "20[0-4]"
+_MAESTRO_5, _MAESTRO_6 = "(?:0[123]8|893)", "(?:304|759|76[123])"
+
+# The common lengths, even in the midst of other digits. One alternative for each first digit, which the engine can
+# skip to; the rest is looked ahead at, so that the next candidate can begin one digit on.
+_ANYWHERE = re.compile(
+    "|".join(
+        (
+            rf"4(?=([0-9]{{3}}{_REST_OF_16}))",
+            rf"5(?=({_MASTERCARD_5}{_REST_OF_16}))",
+            rf"2(?=({_MASTERCARD_2}{_REST_OF_16}))",
+            rf"6(?=({_DISCOVER_UNIONPAY}{_REST_OF_16}))",
+            rf"3(?=({_JCB}{_REST_OF_16}|{_AMEX}{_REST_OF_15}))",
+        )
+    ).encode()
+)
+
+# Uncommon lengths and issuers, only between other characters than digits. `~` is where a run was cut.
+_BEFORE, _AFTER = "(?<![0-9~].)", "(?![0-9~])"
+_REST_OF_16_TO_19 = f"(?:{_REST_OF_19}|{_REST_OF_17_18}|{_REST_OF_16})"
+_ALONE = re.compile(
+    "|".join(
+        (
+            rf"4{_BEFORE}(?=([0-9]{{3}}(?:{_REST_OF_19}|{_REST_OF_13})){_AFTER})",
+            rf"5{_BEFORE}(?=({_MAESTRO_5}{_REST_OF_16_TO_19}){_AFTER})",
+            rf"2{_BEFORE}(?=({_MIR}{_REST_OF_16_TO_19}){_AFTER})",
+            rf"6{_BEFORE}(?=((?:{_DISCOVER_UNIONPAY}|{_MAESTRO_6}){_REST_OF_16_TO_19}){_AFTER})",
+            rf"3{_BEFORE}(?=((?:{_JCB}{_REST_OF_16_TO_19}|{_DINERS}(?:{_REST_OF_14}|{_REST_OF_16}))){_AFTER})",
+        )
+    ).encode()
+)
+
+# Dictated digit by digit: "4 1 1 1 ...".
+_SPELLED = re.compile(rb"[2-6](?<![0-9~][2-6])(?<![0-9][ .\-][2-6])(?:[ .\-][0-9]){14,15}(?![ .\-]?[0-9~])")
+
+_RUN = re.compile(rb"[0-9][0-9 .\-]{12,}")
+_SEPARATORS = b" .-"
+
+# Numbers of machines that would pass for a card now and then: the fraction of a float (at most three digits before
+# its point), and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
+_MACHINE_NUMBER = re.compile(rb"(?<![0-9])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
+
+_DIGEST = re.compile(
+    rb"(?<![0-9A-Za-z])(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})(?![0-9A-Za-z])"
+)
+
+_PART_BYTES = 64
+_OVERLAP_BYTES = 48  # more than the longest card with its separators
+
+
+def has_credit_card(text: bytes) -> bool:
+    """Whether folded `text` holds a payment card number.
+
+    Rule: a known issuer's prefix with one of its lengths, in one go or in a card's usual groups, and a Luhn digit
+    that holds. Visa, Mastercard, Amex, JCB, Discover and UnionPay are found at 15 and 16 digits even between other
+    digits; other lengths and issuers only when no digit adjoins. Not a card: the fraction of a decimal number, a
+    19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest. Source: ISO/IEC 7812-1 and the issuers'
+    published number ranges.
+    """
+    if not _has_card_in(text):
+        return False
+    # Digests are long enough to hold a card's digits by chance, and too common to look for them first.
+    return _has_card_in(_DIGEST.sub(b"x", text))
+
+
+def _has_card_in(text: bytes) -> bool:
+    return any_passes(_candidates(_distinct_runs(text)), _is_card)
+
+
+def _distinct_runs(text: bytes) -> bytes:
+    """The digit runs of `text`, a line each, without repetitions.
+
+    Long runs are cut into overlapping parts, so that a megabyte of a repeated number shrinks to a few lines.
+    """
+    lines: dict[bytes, None] = {}
+    for run in dict.fromkeys(_RUN.findall(text)):
+        if len(run) <= _PART_BYTES + _OVERLAP_BYTES:
+            lines[run] = None
+        else:
+            lines.update(dict.fromkeys(_parts(run)))
+    return _MACHINE_NUMBER.sub(b"x", b"\n".join(lines))
+
+
+def _parts(run: bytes) -> Iterator[bytes]:
+    length = _PART_BYTES + _OVERLAP_BYTES
+    return (b"~%b~" % run[start : start + length] for start in range(0, len(run), _PART_BYTES))
+
+
+def _candidates(runs: bytes) -> Iterator[bytes]:
+    for pattern in (_ANYWHERE, _ALONE):
+        for match in pattern.finditer(runs):
+            yield (match[0] + match[match.lastindex or 0]).translate(None, _SEPARATORS)
+    for match in _SPELLED.finditer(runs):
+        digits = match[0].translate(None, _SEPARATORS)
+        if _ANYWHERE.match(digits):
+            yield digits
+
+
+def _is_card(digits: bytes) -> bool:
+    return luhn_holds(digits) and not (len(digits) == 13 and ean13_holds(digits))

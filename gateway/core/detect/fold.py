@@ -1,0 +1,135 @@
+"""Folding: one spelling for text that a person or a model reads the same way.
+
+Full-width and styled letters become ASCII, as in Unicode's NFKC; so do the decimal digits of every script, dashes
+and spaces. Characters that show nothing (zero-width and other format characters, variation selectors, combining
+marks) go. Characters that no detector could read are left as they are.
+
+Folding goes character by character and never through `unicodedata.normalize` on the whole text: its reordering of
+combining marks is quadratic, so a body of one megabyte could hold a process for hours.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_INVISIBLE = frozenset({"Cf", "Mn", "Me"})
+_SPACES = frozenset({"Zs", "Zl", "Zp"})
+
+# Where characters live that fold to ASCII or to nothing. The gaps are CJK, Hangul and private use; a test compares
+# the table with all of Unicode.
+_FOLDED_PLANES = (
+    range(0x80, 0x3400),
+    range(0xA000, 0xAC00),
+    range(0xD7B0, 0xD800),
+    range(0xF900, 0x20000),
+    range(0xE0000, 0xE0200),
+)
+
+# Japanese keyboards write a long vowel mark or a middle dot where a number has a dash or a dot.
+_TYPED_FOR_ASCII = {0x30FC: "-", 0xFF70: "-", 0x2212: "-", 0x30FB: ".", 0xFF65: ".", 0x00B7: "."}
+
+# Beside letters: the ones that a credential or an assignment is written with.
+_TELLING_SIGNS = frozenset("_=:+/~%&#\\")
+
+# Past so many separate runs one pass over the whole text is cheaper than a callback for each of them.
+_MOST_RUNS = 10_000
+
+
+def folded(character: str) -> str | None:
+    """What `character` folds to: ASCII text, "" where it goes, None where it stays."""
+    category = unicodedata.category(character)
+    if category in _INVISIBLE:
+        return ""
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    if category == "Pd":
+        return "-"
+    if category in _SPACES:
+        return " "
+    if not unicodedata.decomposition(character):
+        return None
+    compatible = unicodedata.normalize("NFKC", character)
+    visible = "".join(part for part in compatible if unicodedata.category(part) not in _INVISIBLE)
+    return visible if visible.isascii() else None
+
+
+def _build_table() -> dict[int, str]:
+    table = {
+        point: text for plane in _FOLDED_PLANES for point in plane if (text := folded(chr(point))) is not None
+    }
+    # Without NFKC's space, an accent that stands alone would part the characters around it.
+    return table | _TYPED_FOR_ASCII
+
+
+def _ranges(points: Iterable[int]) -> list[tuple[int, int]]:
+    ranges: list[tuple[int, int]] = []
+    for point in sorted(points):
+        if ranges and ranges[-1][1] == point - 1:
+            ranges[-1] = (ranges[-1][0], point)
+        else:
+            ranges.append((point, point))
+    return ranges
+
+
+def _re2_class(points: Iterable[int]) -> str:
+    return "[" + "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in _ranges(points)) + "]"
+
+
+def _needs_folding(table: dict[int, str]) -> str:
+    """The RE2 expression for text in which folding could matter to a detector.
+
+    Much ordinary text holds foldable characters that cannot matter: a Japanese comma, a dash between two words, an
+    emoji's variation selector before a space. Those alone do not cost a fold.
+    """
+    hard = {point for point, text in table.items() if any(c.isalnum() or c == "@" for c in text)} | {0xFF0E}
+    invisible = {point for point, text in table.items() if not text}
+    signs = {point for point, text in table.items() if text in _TELLING_SIGNS} - hard
+    separators = {point for point, text in table.items() if text and not text.strip(" .-")} - hard
+    unseen = _re2_class(invisible)
+    return "|".join(
+        (
+            _re2_class(hard),
+            _touching(unseen, "[!-~]"),
+            rf"[0-9][ .\-]{unseen}|{unseen}[ .\-][0-9]",
+            _touching(_re2_class(signs), "[0-9A-Za-z]"),
+            _touching(_re2_class(separators), "[0-9]"),
+        )
+    )
+
+
+def _touching(one: str, other: str) -> str:
+    return f"{one}{other}|{other}{one}"
+
+
+_TABLE = _build_table()
+_FOLDABLE_RUN = re.compile(
+    # Beyond the first plane one coarse range: the engine looks up the first plane in a bitmap, the rest in a list.
+    "["
+    + "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in _ranges(p for p in _TABLE if p <= 0xFFFF))
+    + "\U00010000-\U0010ffff]+"
+)
+_HEX_CODE = re.compile("[0-9a-fA-F]{4}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+NEEDS_FOLDING = _needs_folding(_TABLE)
+NEEDS_UNESCAPING = r"\\u[0-9a-fA-F]{4}"
+
+
+def fold(text: str) -> str:
+    """`text` with every character folded."""
+    result, runs = _FOLDABLE_RUN.subn(lambda run: run[0].translate(_TABLE), text, count=_MOST_RUNS)
+    return result if runs < _MOST_RUNS else text.translate(_TABLE)
+
+
+def unescape(text: str) -> str:
+    """`text` with its JSON escapes decoded: tool call arguments and pasted JSON are JSON inside a string."""
+    before, *escaped = text.split("\\u")
+    if not escaped:
+        return text
+    known: dict[str, str] = {}
+    for code in {tail[:4] for tail in escaped}:
+        known[code] = chr(int(code, 16)) if _HEX_CODE.fullmatch(code) else f"\\u{code}"
+    decoded = before + "".join([known[tail[:4]] + tail[4:] for tail in escaped])
+    if _SURROGATE.search(decoded):
+        decoded = decoded.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return decoded

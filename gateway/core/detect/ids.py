@@ -1,0 +1,106 @@
+"""Bank accounts and personal numbers: IBAN, Japan's individual number, the US social security number."""
+
+import re
+from collections.abc import Iterator
+
+from gateway.core.detect.candidates import any_passes
+from gateway.core.detect.checksums import iban_holds, my_number_holds
+from gateway.core.detect.engine import Pattern
+from gateway.core.detect.ibans import bban_expressions
+
+_SEPARATORS = b" .-"
+_GAP = r"[ .\-]?"
+
+_BBANS = bban_expressions(_GAP)
+_BBAN_PATTERNS = {country.encode(): re.compile(bban.encode()) for country, bban in _BBANS.items()}
+_IBAN_SHAPE = Pattern("|".join(f"{country}[0-9]{{2}}{bban}" for country, bban in _BBANS.items()))
+# The head, and as much after it as the longest BBAN with a separator before each character.
+_IBAN_HEAD = re.compile(
+    f"([A-Z]{{2}}[0-9]{{2}}(?<=(?:{'|'.join(_BBANS)})[0-9]{{2}}))(?=([0-9A-Z .\\-]{{11,60}}))".encode()
+)
+IBAN_TRIGGER = rf"(?i:{'|'.join(_BBANS)})[0-9]{{2}}(?:{_GAP}[0-9A-Za-z]){{8}}"
+
+
+def has_iban(text: bytes) -> bool:
+    """Whether folded `text` holds an international bank account number, in either case and any grouping.
+
+    Rule: a country's code, check digits from 02 to 98, that country's own sequence of digits and letters, and MOD
+    97-10 that holds. Source: ISO 13616-1 and the SWIFT IBAN Registry.
+    """
+    upper = text.upper()
+    return _IBAN_SHAPE.occurs_in(upper) and any_passes(_iban_candidates(upper), iban_holds)
+
+
+def _iban_candidates(upper: bytes) -> Iterator[bytes]:
+    for head, rest in dict.fromkeys(_IBAN_HEAD.findall(upper)):
+        bban = _BBAN_PATTERNS[head[:2]].match(rest)
+        if bban:
+            yield head + bban[0].translate(None, _SEPARATORS)
+
+
+# Longer runs are swallowed whole: no position in them can begin twelve digits that stand alone.
+_MY_NUMBER = re.compile(
+    rb"[0-9]{13,}|"
+    rb"([0-9](?=[0-9]{3})(?<![0-9A-Za-z+][0-9])(?<![0-9][.\-][0-9])"
+    rb"(?:[0-9]{11}(?![0-9A-Za-z])|"
+    rb"(?<![0-9] [0-9])[0-9]{3}(?: [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}(?![0-9A-Za-z])(?![ .\-][0-9])))"
+)
+# The same without what RE2 cannot say: whether to look for candidates at all.
+_MY_NUMBER_SHAPE = Pattern(
+    r"(?:^|[^0-9A-Za-z+.\-]|(?:^|[^0-9])[.\-])"
+    r"[0-9]{4}(?:[0-9]{4}| [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}(?:[^0-9A-Za-z]|$)"
+)
+_MINUTE = re.compile(
+    rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])[0-5][0-9]"
+)
+_YEARS = re.compile(rb"(?:(?:19|20)[0-9]{2}){3}")
+DIGITS_TRIGGER = r"[0-9](?:[ .\-]{0,3}[0-9]){11}"
+
+
+def has_jp_my_number(text: bytes) -> bool:
+    """Whether folded `text` holds an individual number (My Number, kojin bango).
+
+    Rule: twelve digits, in one go or in groups of four, next to no other digit or ASCII letter, whose check digit
+    holds. Not one: a date and time to the minute, three years in a row, a number after "+". Source: Ordinance of
+    the Ministry of Internal Affairs and Communications No. 85 of 2014, article 5.
+    """
+    if not _MY_NUMBER_SHAPE.occurs_in(text):
+        return False
+    found = dict.fromkeys(_MY_NUMBER.findall(text))
+    numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if candidate)
+    return any_passes((n for n in numbers if not (_MINUTE.match(n) or _YEARS.match(n))), my_number_holds)
+
+
+_AREA = "(?:00[1-9]|0[1-9][0-9]|[1-578][0-9]{2}|6[0-57-9][0-9]|66[0-57-9])"
+_GROUP = "(?:0[1-9]|[1-9][0-9])"
+_SERIAL = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_SSN_WORD = r"(?i:ssn|ss#|social[ _\-]?security|社会保障番号)"
+
+
+def _grouped_ssn(separator: str) -> str:
+    """Not part of a longer chain of numbers with the same separator."""
+    before = rf"(?:^|[^0-9{separator}]|(?:^|[^0-9]){separator})"
+    after = rf"(?:$|[^0-9{separator}]|{separator}(?:[^0-9]|$))"
+    return f"{before}{_AREA}{separator}{_GROUP}{separator}{_SERIAL}{after}"
+
+
+_SSN = Pattern(
+    "|".join(
+        (
+            *map(_grouped_ssn, (r"\-", r"\.", " ")),
+            rf"{_SSN_WORD}[^0-9\n]*\n?[^0-9\n]*{_AREA}{_GROUP}{_SERIAL}(?:[^0-9]|$)",
+            rf"(?:^|[^0-9]){_AREA}{_GROUP}{_SERIAL}[^0-9A-Za-z\n]*{_SSN_WORD}",
+        )
+    )
+)
+SSN_TRIGGER = rf"{_SSN_WORD}|[0-9]{{3}}[ .\-][0-9]{{2}}[ .\-][0-9]{{4}}"
+
+
+def has_us_ssn(text: bytes) -> bool:
+    """Whether folded `text` holds a US social security number.
+
+    Rule: ddd-dd-dddd with one separator (dash, dot or space) and no further number joined on, or nine digits next
+    to a word for it; area not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social Security
+    Administration, "The SSN Numbering Scheme" and the randomization rules of 2011.
+    """
+    return _SSN.occurs_in(text)

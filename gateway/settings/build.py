@@ -1,0 +1,212 @@
+"""From settings to what the pipeline reads: policy, tenancy and detectors, in the core's values.
+
+What can only be known here (a condition that does not compile, a price that nobody lists) is reported like
+any other problem of the file: all at once, with line and path.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from gateway.adapters.cel import CelCompiler, ConditionError
+from gateway.adapters.price_catalogue import PriceCatalogue
+from gateway.core import catalog
+from gateway.core.detect import Detectors
+from gateway.core.money import nano_from_usd
+from gateway.core.policy import Policy
+from gateway.core.tenancy import Budget, KeyEntry, Limits, Principal, Scope, Tenancy
+from gateway.core.windows import Per
+from gateway.identity import digest
+from gateway.settings import catalogue as schema
+from gateway.settings import tenancy as payers
+from gateway.settings.deployments import DeploymentError, build_deployment, end_of_day, parse_networks
+from gateway.settings.load import Loaded
+from gateway.settings.problems import Problem
+from gateway.settings.schema import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One version of the configuration, ready to serve."""
+
+    settings: Settings
+    policy: Policy
+    tenancy: Tenancy
+    detectors: Detectors | None
+    scopes: tuple[Scope, ...]
+    version: str
+
+
+def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Problem]]:
+    """What to serve, or every problem that stands in the way of it."""
+    if loaded.settings is None:
+        return None, loaded.errors
+    settings = loaded.settings
+    zone = ZoneInfo(settings.org.timezone)
+    problems: list[Problem] = []
+    deployments = _deployments(loaded, settings, prices, zone, problems.append)
+    models = _models(loaded, settings, deployments, problems.append)
+    if problems:
+        return None, problems
+    found = _raises(settings.privacy)
+    policy = Policy(
+        version=loaded.version,
+        classes=settings.privacy.classes,
+        default_class=settings.privacy.default,
+        zones={name: frozenset(zones) for name, zones in settings.privacy.zones.items()},
+        raise_to=found,
+        models=models,
+        deployments=deployments,
+    )
+    scopes = _scopes(settings)
+    return (
+        Built(
+            settings=settings,
+            policy=policy,
+            tenancy=_tenancy(settings, scopes, zone),
+            detectors=Detectors(tuple(found)) if found else None,
+            scopes=tuple(scope for scope in scopes.values() if scope.budgets or _limited(scope)),
+            version=loaded.version,
+        ),
+        [],
+    )
+
+
+def _raises(privacy: schema.Privacy) -> dict[str, str]:
+    """For each detector the most sensitive class that the file raises its finds to."""
+    found: dict[str, str] = {}
+    for item in privacy.detect:
+        for name in item.find:
+            found[name] = max(found.get(name, item.raise_to), item.raise_to, key=privacy.classes.index)
+    return found
+
+
+def _deployments(
+    loaded: Loaded,
+    settings: Settings,
+    prices: PriceCatalogue,
+    zone: ZoneInfo,
+    report: Callable[[Problem], None],
+) -> dict[str, catalog.Deployment]:
+    networks = {name: parse_networks(item.cidrs) for name, item in settings.zones.items()}
+    deployments = {}
+    for name, given in settings.deployments.items():
+        if given.provider == "litellm" or not _has_address(given):
+            continue  # not in force yet, which the loading has said; models that use it say it again
+        try:
+            deployments[name] = build_deployment(name, given, networks, prices, zone)
+        except DeploymentError as error:
+            path = ("deployments", name, *error.field.split("."))
+            report(loaded.problem(path, error.message))
+    return deployments
+
+
+def _has_address(given: schema.Deployment) -> bool:
+    return given.base_url is not None or (given.replicas is not None and given.replicas.urls is not None)
+
+
+def _models(
+    loaded: Loaded,
+    settings: Settings,
+    deployments: dict[str, catalog.Deployment],
+    report: Callable[[Problem], None],
+) -> dict[str, catalog.Model]:
+    compiler = CelCompiler()
+    models = {}
+    for name, given in settings.models.items():
+        rules = []
+        for index, rule in enumerate(given.rules):
+            path = ("models", name, "rules", index, "when")
+            try:
+                holds = compiler.compile(rule.when)
+            except ConditionError as error:
+                report(loaded.problem(path, str(error)))
+                continue
+            rules.append(catalog.Rule(index + 1, loaded.line_of(path), rule.when, holds, rule.use))
+        models[name] = catalog.Model(
+            name=name,
+            use=tuple(deployments[item] for item in given.use if item in deployments),
+            prefer=catalog.Objective(given.prefer),
+            weights={item: float(share) for item, share in given.weights.items()},
+            rules=tuple(rules),
+            created=int(time.time()),
+        )
+    return models
+
+
+def _scopes(settings: Settings) -> dict[tuple[str, str], Scope]:
+    """Every scope that the file names, by kind and name."""
+    scopes = {("org", settings.org.name): _scope("org", settings.org.name, settings.org)}
+    for kind, payers_of_kind in (
+        ("team", settings.teams),
+        ("feature", settings.features),
+        ("key", settings.keys),
+    ):
+        for name, payer in payers_of_kind.items():
+            scopes[kind, name] = _scope(kind, name, payer)
+    return scopes
+
+
+def _scope(kind: str, name: str, payer: payers.Payer) -> Scope:
+    limits = payer.limits
+    return Scope(
+        kind=kind,
+        name=name,
+        limits=Limits()
+        if limits.shadow
+        else Limits(
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+            concurrent=limits.concurrent,
+        ),
+        budgets=tuple(
+            Budget(nano_from_usd(budget.usd), Per(budget.per)) for budget in payer.budgets if not budget.soft
+        ),
+    )
+
+
+def _limited(scope: Scope) -> bool:
+    return scope.limits != Limits()
+
+
+def _tenancy(settings: Settings, scopes: dict[tuple[str, str], Scope], zone: ZoneInfo) -> Tenancy:
+    pepper = settings.server.pepper()
+    keys = {}
+    for name, key in settings.keys.items():
+        by_feature = {
+            feature: _principal(settings, scopes, name, feature) for feature in (key.feature, *key.features)
+        }
+        entry = KeyEntry(
+            name=name,
+            digest=digest(pepper, key.secret.get_secret_value()),
+            default=by_feature[key.feature],
+            by_feature=by_feature,
+            expires_at=None if key.expires_on is None else end_of_day(key.expires_on, zone),
+        )
+        keys[entry.digest] = entry
+    return Tenancy(keys=keys, pepper=pepper, time_zone=zone)
+
+
+def _principal(
+    settings: Settings, scopes: dict[tuple[str, str], Scope], key_name: str, feature_name: str
+) -> Principal:
+    key, feature = settings.keys[key_name], settings.features[feature_name]
+    payers_of_request = (
+        scopes["key", key_name],
+        scopes["feature", feature_name],
+        scopes["team", feature.team],
+        scopes["org", settings.org.name],
+    )
+    floor = feature.privacy or settings.privacy.default
+    if key.privacy is not None:
+        floor = max(floor, key.privacy, key=settings.privacy.classes.index)
+    return Principal(
+        key=key_name,
+        feature=feature_name,
+        team=feature.team,
+        org=settings.org.name,
+        floor=floor,
+        models=None if key.models is None else frozenset(key.models),
+        scopes=tuple(scope for scope in payers_of_request if scope.budgets or _limited(scope)),
+    )

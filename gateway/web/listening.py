@@ -1,0 +1,82 @@
+"""HTTP servers inside a running event loop: uvicorn without its signal handlers, on sockets of our own."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+CANCELLED_WAIT_SECONDS = 5.0
+
+
+class PortTaken(RuntimeError):
+    """The address cannot be listened on. The message is one line for a person."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound TCP socket; port 0 takes a free one. Raises PortTaken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as exc:
+        listener.close()
+        raise PortTaken(
+            f"cannot listen on {host}:{port}: {exc.strerror}. Choose another port or stop what uses it."
+        ) from exc
+    listener.setblocking(False)
+    return listener
+
+
+class Listening:
+    """One server. `stop` drains: no new connections, open requests go on for a while, then are cancelled."""
+
+    def __init__(self, app: Callable[..., Any], listener: socket.socket, *, drain_seconds: float) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(drain_seconds)),
+            backlog=2048,
+        )
+        self._listener = listener
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="server")
+        # uvicorn tells that it listens by a flag only.
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        if self._task.done():
+            await self._task
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        # uvicorn cancels what is left but does not wait: their last act, booking, must still happen.
+        if tasks := set(self._server.server_state.tasks):
+            await asyncio.wait(tasks, timeout=CANCELLED_WAIT_SECONDS)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the program, which has two servers and a ledger to close in order."""
+        yield
