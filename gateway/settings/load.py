@@ -77,14 +77,19 @@ def load(path: Path, environ: Mapping[str, str], *, today: datetime.date | None 
 
 def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], today: datetime.date) -> Loaded:
     tree = source.read(file, text, environ)
-    root = Place((), 1, tree.root)
+    root = _root(tree.root)
     if not root.exists and not tree.problems:
-        return _refused(file, content, text, Problem(1, (), "is empty: write at least one section", file))
+        return _refused(
+            file, content, text, Problem(root.line, (), "is empty: write at least one section", file)
+        )
     if tree.root is None or not root.is_mapping:
         shape = Problem(root.line, (), "must be a mapping of sections, such as `server:`", file)
         return _refused(file, content, text, *(tree.problems or [shape]))
     settings, wrong = _validated(tree.root, tree.unresolved, file)
-    found = [*tree.problems, *wrong, *_cross_checked(file, root, today)]
+    # What is already known to be wrong by itself need not agree with anything else.
+    broken = {problem.path for problem in wrong}
+    crossed = [problem for problem in _cross_checked(file, root, today) if problem.path not in broken]
+    found = [*tree.problems, *wrong, *crossed]
     errors = in_file_order(problem for problem in found if problem.severity == "error")
     warnings = in_file_order(problem for problem in found if problem.severity == "warning")
     return Loaded(file, None if errors else settings, errors, warnings, text, _version(content), root)
@@ -93,7 +98,7 @@ def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], to
 def _validated(
     node: source.Node, unresolved: frozenset[KeyPath], file: str
 ) -> tuple[Settings | None, list[Problem]]:
-    root = Place((), 1, node)
+    root = _root(node)
     try:
         return Settings.model_validate(source.plain(node)), []
     except ValidationError as error:
@@ -115,7 +120,11 @@ def _cross_checked(file: str, root: Place, today: datetime.date) -> list[Problem
 
 
 def _refused(file: str, content: bytes, text: str, *problems: Problem) -> Loaded:
-    return Loaded(file, None, in_file_order(problems), [], text, _version(content), Place((), 1, None))
+    return Loaded(file, None, in_file_order(problems), [], text, _version(content), _root(None))
+
+
+def _root(node: source.Node | None) -> Place:
+    return Place((), node.line if node else 1, node)
 
 
 def _version(content: bytes) -> str:

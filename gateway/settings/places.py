@@ -4,7 +4,7 @@ Cross-checks read through this and not through the validated settings, so that a
 does not hide a wrong name in another: every error of a file is listed at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gateway.settings.problems import KeyPath, did_you_mean, shorten
@@ -48,12 +48,16 @@ class Place:
         return isinstance(self.node, Scalar) and self.node.is_literal
 
     @property
+    def raw(self) -> str:
+        """The text as it stands in the file, `${VAR}` and all, for messages."""
+        return shorten(self.node.raw) if isinstance(self.node, Scalar) else ""
+
+    @property
     def quoted(self) -> str:
         """The text for messages: as the file has it, or nothing telling when a variable is in it."""
-        text = self.text
-        return repr(shorten(text)) if text is not None and self.is_literal else "this value"
+        return repr(self.raw) if self.is_literal else "this value"
 
-    def hint(self, known: frozenset[str] | tuple[str, ...]) -> str:
+    def hint(self, known: Iterable[str]) -> str:
         """`; did you mean 'x'?` for a literal text near to a known name."""
         near = did_you_mean(self.text or "", sorted(known)) if self.is_literal else ""
         return f"; {near}" if near else ""
@@ -82,6 +86,10 @@ class Place:
         """The texts of a list; none when one of them is not known, because then the list is not known."""
         found = tuple(item.text for item in self.items())
         return tuple(text for text in found if text is not None) if None not in found else ()
+
+    def literals(self) -> frozenset[str]:
+        """Those texts of a list that messages may show."""
+        return frozenset(item.text for item in self.items() if item.text is not None and item.is_literal)
 
     def find(self, pattern: str) -> Iterator["Place"]:
         """Every place that exists at `pattern`, such as `deployments.*.serves.*`."""

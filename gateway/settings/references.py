@@ -13,17 +13,21 @@ Check = Callable[[Place, Findings], None]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names that are declared for one kind of thing. None: the declaration itself is broken."""
+    """The names that are declared for one kind of thing. `declared` None: the declaration itself is broken.
+
+    `shown`: those that messages may show; the others come from the environment.
+    """
 
     kind: str
     declared: frozenset[str] | None
+    shown: frozenset[str]
 
     def require(self, place: Place, findings: Findings) -> None:
         """Reports `place` unless it holds a declared name (or holds no name at all, which others report)."""
         if place.text is None or self.declared is None or place.text in self.declared:
             return
         named = f"is called {place.quoted}" if place.is_literal else "has this name"
-        findings.error(place, f"no {self.kind} {named}{place.hint(self.declared)}")
+        findings.error(place, f"no {self.kind} {named}{place.hint(self.shown)}")
 
     def lacks(self, name: str) -> bool:
         return self.declared is not None and name not in self.declared
@@ -32,15 +36,16 @@ class Names:
 def names_of(root: Place, section: str, kind: str) -> Names:
     """The keys of `section`."""
     place = root[section]
-    return Names(kind, frozenset(place.keys()) if place.is_mapping or not place.exists else None)
+    declared = frozenset(place.keys())
+    return Names(kind, declared if place.is_mapping or not place.exists else None, declared)
 
 
 def classes_of(root: Place) -> Names:
     """The privacy classes, declared or standard."""
     place = root["privacy"]["classes"]
     if not place.exists:
-        return Names("privacy class", frozenset(STANDARD_CLASSES))
-    return Names("privacy class", frozenset(place.texts()) or None)
+        return Names("privacy class", frozenset(STANDARD_CLASSES), frozenset(STANDARD_CLASSES))
+    return Names("privacy class", frozenset(place.texts()) or None, place.literals())
 
 
 def check_privacy(root: Place, findings: Findings) -> None:
@@ -64,9 +69,10 @@ def _check_each_class_has_zones(privacy: Place, classes: Names, findings: Findin
     for name, entry in zones.entries():
         if name not in classes.declared:
             findings.error(entry, "no privacy class has this name: add it to privacy.classes")
-    for name in privacy["classes"].texts() or STANDARD_CLASSES:
+    given = {item.text or "": item.raw for item in privacy["classes"].items()}
+    for name, shown in (given or {name: name for name in STANDARD_CLASSES}).items():
         if name not in zones:
-            findings.error(zones, f"has no entry for the class {name}: list its zones, or [] for none")
+            findings.error(zones, f"has no entry for the class {shown}: list its zones, or [] for none")
 
 
 def check_deployments(root: Place, findings: Findings) -> None:
@@ -79,14 +85,14 @@ def check_deployments(root: Place, findings: Findings) -> None:
         if successor.text == name:
             findings.error(successor, "is the deployment itself: name another one")
         elif deployments.lacks(successor.text or "") and models.lacks(successor.text or ""):
-            Names("deployment or model", _union(deployments, models)).require(successor, findings)
+            _either(deployments, models).require(successor, findings)
     _check_successors_end(root["deployments"], findings)
 
 
-def _union(first: Names, second: Names) -> frozenset[str] | None:
-    if first.declared is None or second.declared is None:
-        return None
-    return first.declared | second.declared
+def _either(first: Names, second: Names) -> Names:
+    known = first.declared is not None and second.declared is not None
+    declared = (first.declared or frozenset()) | (second.declared or frozenset())
+    return Names(f"{first.kind} or {second.kind}", declared if known else None, first.shown | second.shown)
 
 
 def _check_successors_end(deployments: Place, findings: Findings) -> None:
@@ -119,7 +125,7 @@ def _check_rule_narrows(name: str, model: Place, rule: Place, findings: Findings
     whole = model["use"].texts()
     for used in rule["use"].items():
         if used.text is not None and whole and used.text not in whole:
-            hint = used.hint(whole)
+            hint = used.hint(model["use"].literals())
             findings.error(used, f"a rule can only narrow: {used.quoted} is not in models.{name}.use{hint}")
 
 
@@ -133,7 +139,7 @@ def _check_weights(model: Place, findings: Findings) -> None:
     for name, weight in weights.entries():
         if used and name not in used:
             findings.error(weight, "is not in the model's `use`")
-    missing = [name for name in used if name not in weights]
+    missing = [item.raw for item in model["use"].items() if item.text and item.text not in weights]
     if missing and (weights.is_mapping or not weights.exists):
         findings.error(weights, f"has no weight for {', '.join(missing)}: give one for each of `use`")
     if weights.keys() and all(exact_number(weight.text) == 0 for _, weight in weights.entries()):
