@@ -1,4 +1,4 @@
-"""The peers, SMG and vllm-router: installed on first use into their own environment, started as bare proxies."""
+"""The peers, SMG and vllm-router: installed on first use into an environment of their own, started bare."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ REQUIREMENTS = ROOT / "benchmarks" / "peers-requirements.txt"
 ENVIRONMENT = ROOT / ".cache" / "bench-peers"
 INSTALL_TIMEOUT_SECONDS = 240
 
-# vllm-router's command imports its Python debugging balancer, and that aiohttp, fastapi and uvicorn. Its own router
-# and its own argument parser need none of them.
+# vllm-router's command imports its Python debugging balancer, and that aiohttp, fastapi and uvicorn. Its own
+# router and its own argument parser need none of them.
 VLLM_ROUTER = """
 import argparse
 from vllm_router.router import Router

@@ -1,10 +1,11 @@
-"""Child processes of a benchmark: pinned to a core, measured from /proc, and gone when the benchmark is gone."""
+"""Child processes of a benchmark: pinned to a core, measured from /proc, gone when the benchmark is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -99,11 +100,11 @@ class Child:
 
     def cpu_seconds(self) -> float:
         """User and system time of the process, its waited-for children and its living descendants."""
-        return sum(_cpu_ticks(pid) for pid in _family(self.pid)) / TICKS_PER_SECOND
+        return sum(_cpu_seconds(pid) for pid in _family(self.pid))
 
-    def rss_mib(self) -> float:
-        """Resident memory of the process and its descendants, shared pages counted in each."""
-        return sum(_rss_kib(pid) for pid in _family(self.pid)) / 1024
+    def rss_megabytes(self) -> float:
+        """Resident memory of the process and its descendants in 10^6 bytes, shared pages counted in each."""
+        return sum(_rss_kib(pid) for pid in _family(self.pid)) * 1024 / 1e6
 
     def wait_idle(self, timeout_seconds: float = 10.0) -> None:
         """Wait for work that outlives the last answer (a ledger batch, say), so that it is counted here."""
@@ -150,14 +151,21 @@ def _family(pid: int) -> Iterator[int]:
                 yield from _family(int(child))
 
 
-def _cpu_ticks(pid: int) -> int:
-    """utime + stime + cutime + cstime of /proc/<pid>/stat, in clock ticks; 0 when the process is gone."""
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of all threads, living and ended, and of waited-for children; 0 when the process is gone.
+
+    The process's own time comes from its CPU clock in nanoseconds, see clock_getcpuclockid(3): utime and
+    stime of /proc/<pid>/stat count in hundredths of a second, too coarse for runs of two seconds.
+    """
+    cpu_clock = (~pid << 3) | 2
     try:
+        own = time.clock_gettime(cpu_clock)
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return 0
+        return 0.0
     fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
-    return sum(int(field) for field in fields[11:15])
+    children_ticks = int(fields[13]) + int(fields[14])
+    return own + children_ticks / TICKS_PER_SECOND
 
 
 def _rss_kib(pid: int) -> int:
@@ -169,13 +177,36 @@ def _rss_kib(pid: int) -> int:
 
 
 def core_busy_seconds(core: int) -> float:
-    """User, nice and system time of one CPU since boot: with a subject's own time it tells who else ran there."""
+    """User, nice and system time of one CPU since boot."""
     name = f"cpu{core}"
     for line in Path("/proc/stat").read_text().splitlines():
         words = line.split()
         if words[0] == name:
             return sum(int(ticks) for ticks in words[1:4]) / TICKS_PER_SECOND
     return 0.0
+
+
+class CpuMeter:
+    """CPU time since it was made: the subject's, and what other programs took of the benchmark's cores."""
+
+    def __init__(self, cores: Cores, subject: Child, upstream: Child) -> None:
+        self._cores = {cores.subject, cores.load}
+        self._subject = subject
+        self._upstream = upstream
+        self._subject_before = subject.cpu_seconds()
+        self._others_before = self._busy_less_ours()
+
+    def subject_seconds(self) -> float:
+        return self._subject.cpu_seconds() - self._subject_before
+
+    def others_seconds(self) -> float:
+        """To be read when the load generator has ended: its time is known only then."""
+        return max(self._busy_less_ours() - self._others_before, 0.0)
+
+    def _busy_less_ours(self) -> float:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = self._subject.cpu_seconds() + self._upstream.cpu_seconds() + ended.ru_utime + ended.ru_stime
+        return sum(core_busy_seconds(core) for core in self._cores) - ours
 
 
 def free_ports(count: int) -> list[int]:

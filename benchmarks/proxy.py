@@ -1,4 +1,4 @@
-"""Requests per second: wrk with 32 connections through each subject to a static upstream, in interleaved rounds."""
+"""Requests per second: wrk with 32 connections through each subject to a static upstream, in turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from benchmarks import wire
-from benchmarks.processes import Child, Skipped, core_busy_seconds, running
+from benchmarks.processes import Child, CpuMeter, Skipped, running
 from benchmarks.subjects import HERE, Room, Running, start_all, start_static_upstream
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class ProxyRun(msgspec.Struct, frozen=True):
-    """One subject in one round. `others_core_share` is what anyone else took of the subject's core."""
+    """One subject in one round. Shares are of one core; `others` are programs outside the benchmark."""
 
     round: int
     subject: str
@@ -83,14 +83,13 @@ def run_wrk(room: Room, port: int, seconds: int) -> Load:
         return msgspec.json.decode(printed[-1], type=Load)
 
 
-def _measure(room: Room, subject: Running, round_number: int, seconds: int) -> ProxyRun:
+def _measure(room: Room, subject: Running, upstream: Running, round_number: int, seconds: int) -> ProxyRun:
     """One run; CPU is counted until the subject is idle again, so work put off is not work saved."""
-    cpu, core = subject.child.cpu_seconds(), core_busy_seconds(room.cores.subject)
+    meter = CpuMeter(room.cores, subject.child, upstream.child)
     load = run_wrk(room, subject.port, seconds)
-    loaded_cpu = subject.child.cpu_seconds() - cpu
-    others = core_busy_seconds(room.cores.subject) - core - loaded_cpu
+    loaded_cpu, others = meter.subject_seconds(), meter.others_seconds()
     subject.child.wait_idle()
-    whole_cpu = subject.child.cpu_seconds() - cpu
+    whole_cpu = meter.subject_seconds()
     duration = load.duration_us / 1e6
     return ProxyRun(
         round=round_number,
@@ -103,7 +102,7 @@ def _measure(room: Room, subject: Running, round_number: int, seconds: int) -> P
         errors=load.non_2xx + load.socket_errors,
         cpu_us_per_request=round(whole_cpu * 1e6 / max(load.requests, 1), 2),
         core_share=round(loaded_cpu / duration, 3),
-        others_core_share=round(max(others, 0.0) / duration, 3),
+        others_core_share=round(others / duration, 3),
     )
 
 
@@ -140,7 +139,7 @@ def ledger_rows(folder: Path) -> int | None:
 
 
 def _checked_ledger(runs: list[ProxyRun], subjects: list[Running], invalid: dict[str, str]) -> int | None:
-    """Tollway's ledger after its end. Fewer rows than answers would mean that it was fast by not doing its work."""
+    """Rows in Tollway's ledger at its end: fewer than answers means it was fast by not doing its work."""
     tollway = next((subject for subject in subjects if subject.name == "tollway"), None)
     if tollway is None:
         return None
@@ -167,6 +166,6 @@ def run_proxy(
         for number in range(1, rounds + 1 if subjects else 1):
             for subject in _rotated(subjects, number - 1):
                 say(f"proxy: round {number} of {rounds}, {subject.name}")
-                runs.append(_measure(room, subject, number, seconds))
+                runs.append(_measure(room, subject, upstream, number, seconds))
     invalid = _invalid(runs)
     return ProxyReport(runs, skipped, invalid, _checked_ledger(runs, subjects, invalid))

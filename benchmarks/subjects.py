@@ -1,4 +1,4 @@
-"""The subjects: nginx as the limit, Tollway with everything on, SMG and vllm-router as bare proxies; and upstreams."""
+"""The subjects: nginx as the limit, Tollway with everything on, SMG and vllm-router bare; the upstream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes of the benchmarks: one chat request and one answer of 700 bytes each, as an SDK and vLLM write them."""
+"""The bytes of the benchmarks: a chat request and an answer, 700 bytes each, as an SDK and vLLM write."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ KEY = "sk-bench-2f6d1c0a9b8e7d5f4a3b"
 REQUEST_BYTES = 700
 ANSWER_BYTES = 700
 
-# Ordinary business text with digits, an address sign and a date, so that detectors have to look and find nothing.
+# Ordinary business text with digits, an @ and a date: detectors have to look, and find nothing.
 PROMPT = (
-    "Summarise the meeting below for people who were not there, in at most three bullet points. The delivery of 14 "
-    "pallets planned for 2026-03-18 moves to week 13 because the carrier (rate @ 1,240.50 a lorry) lost two slots; "
-    "the Osaka team keeps 8% of the stock in reserve and asks for a decision by Friday at 16:30. Open questions: who "
-    "pays for storage of order 4471-B, and does the second warehouse need a licence before the audit in June? "
+    "Summarise the meeting below for people who were not there, in at most three bullet points. The "
+    "delivery of 14 pallets planned for 2026-03-18 moves to week 13 because the carrier (rate @ "
+    "1,240.50 a lorry) lost two slots; the Osaka team keeps 8% of the stock in reserve and asks for a "
+    "decision by Friday at 16:30. Open questions: who pays for storage of order 4471-B, and does the "
+    "second warehouse need a licence before the audit in June? "
 )
 REPLY = (
-    "- Delivery of the 14 pallets slips from 18 March to week 13, as the carrier lost two slots.\n- Osaka keeps 8% of "
-    "stock in reserve and needs a decision by Friday, 16:30.\n- Still open: storage costs of order 4471-B, and "
-    "whether the second warehouse needs a licence before June. "
+    "- Delivery of the 14 pallets slips from 18 March to week 13, as the carrier lost two slots.\n- "
+    "Osaka keeps 8% of stock in reserve and needs a decision by Friday, 16:30.\n- Still open: storage "
+    "costs of order 4471-B, and whether the second warehouse needs a licence before June. "
 )
 
 
@@ -34,7 +35,7 @@ def _padded(document: dict[str, object], place: dict[str, object], size: int) ->
 
 
 def chat_request(*, stream: bool = False, max_tokens: int = 128, size: int = REQUEST_BYTES) -> bytes:
-    """A chat request of `size` bytes for model `MODEL`; a stream does not ask for usage, as the SDK's default."""
+    """A chat request of `size` bytes for `MODEL`; a stream does not ask for usage, the SDK's default."""
     user: dict[str, object] = {"role": "user", "content": PROMPT}
     document: dict[str, object] = {
         "messages": [{"role": "system", "content": "You write short and exact summaries."}, user],
