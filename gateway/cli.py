@@ -1,15 +1,16 @@
-"""Floor 4: the `tollway` command. Imports stand inside the commands, so that each loads only what it needs."""
+"""Floor 4: the `tollway` command. Imports stand inside the commands: each loads only what it needs."""
 # ruff: noqa: PLC0415
 
 import asyncio
+import enum
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,23 +29,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class OutputFormat(enum.StrEnum):
+    """How a report is printed; json is stable."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+DEFAULT_FILE = Path("tollway.yaml")
+FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+ByOption = Annotated[str, typer.Option(help="feature, team, key, model, deployment, zone, privacy, day ...")]
+SinceOption = Annotated[datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
+UntilOption = Annotated[datetime | None, typer.Option(help="To before this moment.")]
+FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")]
+AdminPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Admin port; 0 takes a free one.")]
+SecondsOption = Annotated[float | None, typer.Option(min=0, help="Stop by itself after this long.")]
 
 
 def main() -> None:
-    """Entry point of the command. Unknown mistakes of ours show a trace, known ones a line."""
-    if len(sys.argv) > 1 and sys.argv[1] == "simulate":
+    """Entry point of the command."""
+    if sys.argv[1:2] == ["simulate"]:
         from gateway.simulators.command import simulate_app
 
         app.add_typer(simulate_app, name="simulate")
     else:
         # Named in the help without loading the tokenizer that the simulators count with.
-        app.command("simulate", help="One simulator, openai or vllm, for tests and benchmarks.")(_placeholder)
+        app.command("simulate", help="One simulator, openai or vllm, for tests and benchmarks.")(_simulate)
     app()
 
 
-def _placeholder() -> None:
-    raise typer.Exit(2)
+def _simulate() -> None:
+    """Stands in the list of commands; `main` puts the real one in its place."""
 
 
 @app.command()
@@ -54,45 +72,37 @@ def version() -> None:
 
 
 @app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="The configuration file.")] = Path("tollway.yaml"),
-) -> None:
+def check(file: FileArgument = DEFAULT_FILE) -> None:
     """Validate a configuration and run its policy tests. Exit 1 with every error."""
-    built, problems = _build(file)
-    errors = [problem for problem in problems if problem.severity == "error"]
-    for problem in problems:
-        typer.echo(str(problem), err=problem.severity == "error")
-    if built is None:
-        typer.echo(f"{file}: {len(errors)} error{'s' if len(errors) != 1 else ''}.", err=True)
-        raise typer.Exit(1)
     from gateway.settings.policy_tests import run_policy_tests
 
+    built, problems = _build(file)
+    _print(problems)
+    if built is None:
+        errors = sum(problem.severity == "error" for problem in problems)
+        typer.echo(f"{file}: {_counted(errors, 'error')}.", err=True)
+        raise typer.Exit(1)
     failures = run_policy_tests(built)
     for failure in failures:
-        typer.echo(str(failure), err=True)
+        typer.echo(f"{file}: {failure}", err=True)
     if failures:
         raise typer.Exit(1)
-    tests = len(built.settings.policy_tests)
-    typer.echo(
-        f"{file}: valid (version {built.version}); {tests} policy test{'s' if tests != 1 else ''} passed."
-    )
+    passed = _counted(len(built.settings.policy_tests), "policy test")
+    typer.echo(f"{file}: valid (version {built.version}), {passed} passed.")
 
 
 @app.command()
-def serve(config: ConfigOption = Path("tollway.yaml")) -> None:
+def serve(config: ConfigOption = DEFAULT_FILE) -> None:
     """Run the gateway until SIGTERM or SIGINT; open streams may finish first."""
-    built, problems = _build(config)
-    for problem in problems:
-        typer.echo(str(problem), err=True)
-    if built is None or any(problem.blocks_serving for problem in problems):
-        typer.echo(
-            f"{config}: cannot serve this configuration. `tollway check` lists what is wrong.", err=True
-        )
-        raise typer.Exit(1)
     from gateway.adapters.ledger import LedgerUnavailable
     from gateway.adapters.logs import configure_logs
     from gateway.web.listening import PortTaken
 
+    built, problems = _build(config)
+    _print(problems)
+    if built is None or any(problem.blocks_serving for problem in problems):
+        typer.echo(f"{config}: cannot be served as it is.", err=True)
+        raise typer.Exit(1)
     configure_logs(built.settings.server.log_level)
     try:
         run_on_uvloop(_serve(built))
@@ -103,47 +113,35 @@ def serve(config: ConfigOption = Path("tollway.yaml")) -> None:
 
 @app.command()
 def usage(
-    config: ConfigOption = Path("tollway.yaml"),
-    by: Annotated[
-        str, typer.Option(help="team, feature, key, model, deployment, zone, privacy, day ...")
-    ] = "feature",
-    since: Annotated[
-        datetime | None, typer.Option(help="From this day or moment, in the org's time zone.")
-    ] = None,
-    until: Annotated[datetime | None, typer.Option(help="To before this day or moment.")] = None,
-    form: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    config: ConfigOption = DEFAULT_FILE,
+    by: ByOption = "feature",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    form: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Usage and cost from the ledger, by any dimension."""
     from gateway.adapters.ledger import Dimension, LedgerUnavailable, usage_by
 
-    built, problems = _build(config)
-    if built is None:
-        _fail(problems)
     if by not in set(Dimension):
         raise typer.BadParameter(f"use one of {', '.join(Dimension)}", param_hint="--by")
+    built, problems = _build(config)
+    if built is None:
+        _print(problems)
+        raise typer.Exit(1)
+    url, zone = built.settings.ledger.get_secret_value(), built.settings.org.timezone
     try:
-        rows = usage_by(
-            built.settings.ledger.get_secret_value(),
-            Dimension(by),
-            since,
-            until,
-            timezone=built.settings.org.timezone,
-        )
+        rows = usage_by(url, Dimension(by), since, until, timezone=zone)
     except LedgerUnavailable as exc:
         typer.echo(f"tollway usage: {exc}", err=True)
         raise typer.Exit(1) from exc
-    if form == "json":
-        typer.echo(json.dumps([usage_json(row) for row in rows], indent=2))
+    if form is OutputFormat.JSON:
+        typer.echo(json.dumps([_usage_json(row) for row in rows], indent=2))
     else:
         print_usage(rows, by)
 
 
 @app.command()
-def demo(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")] = 8080,
-    admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Admin port; 0 takes a free one.")] = 8081,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after this long.")] = None,
-) -> None:
+def demo(port: PortOption = 8080, admin_port: AdminPortOption = 8081, seconds: SecondsOption = None) -> None:
     """Simulators of GPT-4o and two Llama 4 replicas, a gateway and sample traffic: no key, no GPU."""
     from gateway.demo.run import DemoFailed, run_demo
     from gateway.web.listening import PortTaken
@@ -155,12 +153,21 @@ def demo(
         raise typer.Exit(1) from exc
 
 
-def run_on_uvloop(coroutine: "asyncio.coroutines.Coroutine[object, object, None]") -> None:
+def run_on_uvloop(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run to the end on uvloop."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(coroutine)
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _serve(built: "Built") -> None:
@@ -176,17 +183,7 @@ async def _serve(built: "Built") -> None:
         await gateway.stop()
 
 
-def stop_signal() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-def usage_json(row: "UsageRow") -> dict[str, object]:
-    """A row of `tollway usage --format json`; amounts are decimal numbers of USD as text-exact floats."""
+def _usage_json(row: "UsageRow") -> dict[str, object]:
     return {
         str(row.dimension): row.name,
         "requests": row.requests,
@@ -200,33 +197,30 @@ def usage_json(row: "UsageRow") -> dict[str, object]:
 
 
 def print_usage(rows: "Sequence[UsageRow]", by: str) -> None:
-    """`rows` as a table on standard output."""
+    """`rows` as a table on standard output, with the cost on each other deployment where it is known."""
     from rich.console import Console
     from rich.table import Table
 
     others = sorted({name for row in rows for name in row.counterfactual_usd})
-    table = Table(
-        by, "requests", "input tokens", "output tokens", "cost USD", *(f"on {name}" for name in others)
-    )
+    heads = (by, "requests", "input tokens", "output tokens", "cost USD")
+    table = Table(*heads, *(f"on {name}" for name in others))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        elsewhere = (
-            f"{row.counterfactual_usd[name]:.6f}" if name in row.counterfactual_usd else "-"
-            for name in others
-        )
+        elsewhere = (row.counterfactual_usd.get(name) for name in others)
         table.add_row(
             row.name,
             f"{row.requests:,}",
             f"{row.input_tokens:,}",
             f"{row.output_tokens:,}",
             f"{row.cost_usd:.6f}",
-            *elsewhere,
+            *("-" if usd is None else f"{usd:.6f}" for usd in elsewhere),
         )
     Console().print(table)
 
 
 def _build(file: Path) -> "tuple[Built | None, list[Problem]]":
+    """What the file asks for, or None, with all errors and warnings."""
     from gateway.adapters.price_catalogue import PriceCatalogue
     from gateway.settings.build import build
     from gateway.settings.load import load
@@ -236,10 +230,13 @@ def _build(file: Path) -> "tuple[Built | None, list[Problem]]":
     return built, [*errors, *loaded.warnings]
 
 
-def _fail(problems: "list[Problem]") -> None:
+def _print(problems: "list[Problem]") -> None:
     for problem in problems:
         typer.echo(str(problem), err=True)
-    raise typer.Exit(1)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":
