@@ -120,7 +120,9 @@ def _unfilled_limit(report: ProxyReport) -> list[str]:
     share = _median(run.core_share for run in report.runs if run.subject == LIMIT)
     if share is None or share >= LIMIT_SHARE_NEEDED:
         return []
-    return [f"nginx filled {share:.0%} of its core: the load core was the limit. Compare CPU us instead."]
+    return [
+        f"nginx filled {share:.0%} of its core: load or other programs held it back. Compare CPU us instead."
+    ]
 
 
 def proxy_table(report: ProxyReport) -> Table:
