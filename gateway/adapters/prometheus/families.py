@@ -1,0 +1,141 @@
+"""Every metric that Tollway exports: name, kind, labels, and a help text with its unit.
+
+`docs/metrics.md` describes the same list for readers; a test holds the two together.
+"""
+
+import enum
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+
+class Kind(enum.StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Family(msgspec.Struct, frozen=True):
+    """One metric. `name` as in the text that Prometheus reads; `help` begins with the unit's meaning."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+    def counter(self) -> CounterMetricFamily:
+        return CounterMetricFamily(self.name, self.help, labels=self.labels)
+
+    def gauge(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily(self.name, self.help, labels=self.labels)
+
+    def histogram(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(self.name, self.help, labels=self.labels)
+
+    def empty(self) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+        if self.kind is Kind.COUNTER:
+            return self.counter()
+        return self.gauge() if self.kind is Kind.GAUGE else self.histogram()
+
+
+def _counter(name: str, labels: str, text: str) -> Family:
+    return Family(f"tollway_{name}", Kind.COUNTER, tuple(labels.split()), text)
+
+
+def _gauge(name: str, labels: str, text: str) -> Family:
+    return Family(f"tollway_{name}", Kind.GAUGE, tuple(labels.split()), text)
+
+
+def _histogram(name: str, labels: str, text: str) -> Family:
+    return Family(f"tollway_{name}", Kind.HISTOGRAM, tuple(labels.split()), text)
+
+
+REQUESTS = _counter(
+    "requests_total",
+    "model deployment feature team outcome",
+    "Requests, each counted once: by how its last attempt ended, or as refused.",
+)
+ATTEMPTS = _counter(
+    "attempts_total", "deployment outcome", "Dispatches to an upstream; a request has one or more."
+)
+TOKENS = _counter(
+    "tokens_total",
+    "deployment feature type modality",
+    "Tokens of all attempts. Types and modalities are disjoint and add up to all tokens.",
+)
+COST = _counter(
+    "cost_usd_total", "deployment feature team", "Cost of all attempts at the deployment's price, in USD."
+)
+COUNTERFACTUAL = _counter(
+    "counterfactual_cost_usd_total",
+    "feature deployment",
+    "What attempts answered elsewhere would have cost on this deployment, in USD.",
+)
+DURATION = _histogram(
+    "request_duration_seconds",
+    "deployment stream",
+    "Seconds from the dispatch of a request's last attempt until its end.",
+)
+FIRST_TOKEN = _histogram(
+    "time_to_first_token_seconds", "deployment", "Seconds from dispatch to the first token of a stream."
+)
+INTER_TOKEN = _histogram(
+    "inter_token_seconds", "deployment", "Mean seconds between two tokens of a stream; one value a stream."
+)
+OVERHEAD = _histogram(
+    "overhead_seconds", "", "Seconds in the gateway from a request's arrival until its first dispatch."
+)
+DECISIONS = _counter(
+    "route_decisions_total",
+    "model deployment reason",
+    "Admitted requests by the deployment planned first, and why.",
+)
+REFUSALS = _counter("refusals_total", "code", "Requests answered with an error, by the error's code.")
+LIMIT_REJECTIONS = _counter(
+    "limit_rejections_total", "scope limit", "Requests refused by a limit or budget of a kind of scope."
+)
+BUDGET_LIMIT = _gauge("budget_limit_usd", "scope name window", "A budget's limit in each window, in USD.")
+BUDGET_SPENT = _gauge("budget_spent_usd", "scope name window", "Spent in the budget's open window, in USD.")
+BUDGET_HELD = _gauge(
+    "budget_held_usd", "scope name window", "Reserved in the open window by requests in flight, in USD."
+)
+BUDGET_UNSEEN = _gauge(
+    "budget_unseen_usd",
+    "scope name window",
+    "Set aside in the open window for what broken streams may have cost beyond what was seen, in USD.",
+)
+REPLICA_UP = _gauge(
+    "replica_up", "deployment replica", "1 when requests may go to the replica, 0 when it is down or tripped."
+)
+REPLICA_INFLIGHT = _gauge("replica_inflight", "deployment replica", "Attempts under way on the replica.")
+RETIRES = _gauge(
+    "deployment_retires_in_days", "deployment", "Days until the deployment retires; below 0 it has retired."
+)
+LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be committed to the ledger, in rows.")
+BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
+POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
+
+FAMILIES = (
+    REQUESTS,
+    ATTEMPTS,
+    TOKENS,
+    COST,
+    COUNTERFACTUAL,
+    DURATION,
+    FIRST_TOKEN,
+    INTER_TOKEN,
+    OVERHEAD,
+    DECISIONS,
+    REFUSALS,
+    LIMIT_REJECTIONS,
+    BUDGET_LIMIT,
+    BUDGET_SPENT,
+    BUDGET_HELD,
+    BUDGET_UNSEEN,
+    REPLICA_UP,
+    REPLICA_INFLIGHT,
+    RETIRES,
+    LEDGER_LAG,
+    BUILD,
+    POLICY,
+)
