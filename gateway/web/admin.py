@@ -1,0 +1,279 @@
+"""The admin port: health, metrics, and whatever routers the application adds. Denies by default.
+
+/healthz and /readyz answer to anybody; everything else, unknown paths included, wants the admin token. That
+is decided on the raw path, before any routing, so no way of spelling a path or a host leads around it.
+"""
+
+import hashlib
+import hmac
+import re
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.core.envelope import envelope, retry_headers
+from gateway.core.errors import (
+    GatewayError,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+)
+
+_log = structlog.get_logger("tollway.admin")
+
+OPEN_PATHS = frozenset({b"/healthz", b"/readyz"})
+MAX_BODY_BYTES = 1024 * 1024
+MAX_REASON_LENGTH = 300
+
+_PORT_IS_LOCKED = (
+    "The admin port has no token, so only /healthz and /readyz answer. "
+    "Set server.admin.token in the configuration and send it as 'Authorization: Bearer <token>'."
+)
+_WHAT_TO_SEND = "Send the admin token as 'Authorization: Bearer <token>'."
+# A reason may quote a library's error, and those like to quote the database URL. /readyz is open to anybody.
+_USER_INFO = re.compile(r"(?<=://)\S*@")
+_ASSIGNED_SECRET = re.compile(
+    r"""(?i)((?:password|passwd|pwd|secret|token|api_?key)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|\S+)"""
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def admin_app(
+    *,
+    token: str | None,
+    metrics: Callable[[], Awaitable[bytes]],
+    metrics_content_type: str,
+    ready: Callable[[], Sequence[str]],
+    version: str,
+    routers: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """The ASGI application of the admin port.
+
+    `ready` gives the reasons why no traffic should come here yet; none means ready. `routers` are further
+    parts of the admin API; the token guards them like everything else.
+    """
+    app = FastAPI(
+        title="Tollway admin API",
+        version=version,
+        docs_url=None,  # FastAPI's pages load scripts from other people's servers
+        redoc_url=None,
+        redirect_slashes=False,  # the redirect would be made of the client's Host header
+    )
+    _add_health(app, ready)
+    _add_metrics(app, metrics, metrics_content_type)
+    for router in routers:
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(GatewayError, _on_gateway_error)
+    app.add_middleware(_BodyBound)  # the framework's own bound does not answer with an envelope
+    app.add_middleware(_LastDefence)
+    app.add_middleware(_TokenGuard, token=token)
+    return app
+
+
+def _add_health(app: FastAPI, ready: Callable[[], Sequence[str]]) -> None:
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz", summary="The process is alive")
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", summary="Traffic may come; 503 with the reasons when it should not")
+    async def readyz() -> JSONResponse:
+        reasons = [public_reason(reason) for reason in ready()]
+        if reasons:
+            return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+
+def _add_metrics(app: FastAPI, metrics: Callable[[], Awaitable[bytes]], content_type: str) -> None:
+    @app.get("/metrics", summary="Metrics in Prometheus' text format", response_class=Response)
+    async def scrape() -> Response:
+        return Response(await metrics(), headers={"content-type": content_type})
+
+
+def public_reason(reason: str) -> str:
+    """`reason` without credentials and control characters, and not too long, for readers without a token."""
+    cleaned = _CONTROL.sub(" ", reason[: 10 * MAX_REASON_LENGTH])
+    cleaned = _USER_INFO.sub("***@", cleaned)
+    cleaned = _ASSIGNED_SECRET.sub(r"\1***", cleaned)
+    return cleaned[:MAX_REASON_LENGTH]
+
+
+class _TokenGuard:
+    """Lets a request in by its raw path or its token. Stands before the router."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._digest = _digest(token.encode()) if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif (refusal := self._refusal(scope)) is not None:
+            await error_response(refusal)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> GatewayError | None:
+        if _raw_path(scope) in OPEN_PATHS:
+            return None
+        if self._digest is None:
+            return PermissionDenied(_PORT_IS_LOCKED)
+        sent = _bearer_token(scope)
+        # Digests are compared, so that the time tells neither the token's bytes nor its length.
+        if sent is None or not hmac.compare_digest(_digest(sent), self._digest):
+            return InvalidApiKey(_WHAT_TO_SEND)
+        return None
+
+
+class _BodyBound:
+    """Refuses a body beyond MAX_BODY_BYTES: at once when its length is declared, else when it gets there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise _too_large()
+            return message
+
+        if _declared_length(scope) > MAX_BODY_BYTES:
+            await error_response(_too_large())(scope, receive, send)
+        else:
+            await self._app(scope, counting_receive, send)
+
+
+class _LastDefence:
+    """Answers a defect of ours with an envelope; the log gets its insides, the client does not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watching_send)
+        except Exception as exc:
+            if scope["type"] != "http":
+                raise
+            _log.error(
+                "admin.defect",
+                method=scope["method"],
+                kind=type(exc).__name__,
+                detail=public_reason(str(exc)),
+                # Lines of code only: a traceback with variables would show the token.
+                frames=traceback.format_tb(exc.__traceback__),
+            )
+            if not started:
+                defect = GatewayError("The admin API failed on this request; the log says why.")
+                await error_response(defect)(scope, receive, send)
+
+
+def error_response(error: GatewayError) -> Response:
+    """`error` as the envelope that all of Tollway's errors have."""
+    headers = {name.decode(): value.decode() for name, value in retry_headers(error)}
+    if isinstance(error, InvalidApiKey):
+        headers["www-authenticate"] = "Bearer"
+    return Response(envelope(error), status_code=error.status, media_type="application/json", headers=headers)
+
+
+async def _on_gateway_error(_: Request, exc: Exception) -> Response:
+    if not isinstance(exc, GatewayError):
+        raise exc
+    return error_response(exc)
+
+
+async def _on_http_exception(request: Request, exc: Exception) -> Response:
+    """What the framework refuses by itself."""
+    if not isinstance(exc, HTTPException):
+        raise exc
+    # Whatever goes wrong while a body is read, the framework calls it a parsing error.
+    cause = exc.__cause__
+    error = cause if isinstance(cause, GatewayError) else _refused_by_framework(exc, request)
+    response = error_response(error)
+    response.headers.update(exc.headers or {})
+    return response
+
+
+def _refused_by_framework(exc: HTTPException, request: Request) -> GatewayError:
+    path = request.scope["path"][:200]
+    if exc.status_code == 404:
+        return NotFound(f"There is no {path} on the admin port.")
+    if exc.status_code == 405:
+        return MethodNotAllowed(f"Not allowed to {request.method} on {path}.")
+    error: GatewayError = InvalidRequest(str(exc.detail))
+    if exc.status_code >= 500:
+        error = GatewayError(str(exc.detail))
+    error.status = exc.status_code
+    return error
+
+
+async def _on_invalid_request(_: Request, exc: Exception) -> Response:
+    """Names the first wrong field. Never the value: it may be a secret that was to be stored."""
+    if not isinstance(exc, RequestValidationError):
+        raise exc
+    first = exc.errors()[0]
+    if first["type"] == "json_invalid":
+        return error_response(InvalidRequest("The body is not valid JSON.", code="invalid_json"))
+    where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    return error_response(InvalidRequest(f"{where}: {first['msg']}", param=where))
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The request body is larger than the admin port's limit of {MAX_BODY_BYTES} bytes."
+    )
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:19])  # more digits are too much in any case, and Python refuses to read 4,301
+    return 0
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as it stood on the wire, without the query and not decoded."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.partition(b"?")[0]
+
+
+def _bearer_token(scope: Scope) -> bytes | None:
+    """The one bearer token of the request; None when there is none, or more than one Authorization."""
+    found: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(found) != 1:
+        return None
+    scheme, _, token = found[0].partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
