@@ -26,9 +26,12 @@ from gateway.ports import BudgetView, Clock
 
 
 class _BudgetState:
-    """One budget's open window. A hold keeps the window it was taken in, so a reset never goes below zero."""
+    """One budget's open window. `left` is the limit less what is spent, held and unseen, kept up to date.
 
-    __slots__ = ("budget", "held", "scope", "spent", "unseen", "window", "zone")
+    A hold keeps the window that it was taken in, so a reset never takes a counter below zero.
+    """
+
+    __slots__ = ("budget", "held", "left", "scope", "spent", "unseen", "window", "zone")
 
     def __init__(self, scope: Scope, budget: Budget, zone: ZoneInfo, now: float) -> None:
         self.scope = scope
@@ -36,18 +39,35 @@ class _BudgetState:
         self.zone = zone
         self.window = window_at(budget.per, now, zone)
         self.spent = self.held = self.unseen = 0
+        self.left = budget.nano_usd
+
+    def set(self, budget: Budget, spent: int) -> None:
+        """Take a changed limit, or what the ledger says was spent."""
+        self.budget = budget
+        self.spent = spent
+        self.left = budget.nano_usd - spent - self.held - self.unseen
 
     def roll(self, now: float) -> None:
         """Begin the window of `now`, if it is another one. Holds of the old window settle into nothing."""
         if not self.window.start <= now < self.window.end:
             self.window = window_at(self.budget.per, now, self.zone)
             self.spent = self.held = self.unseen = 0
+            self.left = self.budget.nano_usd
 
-    def room(self) -> int:
-        return self.budget.nano_usd - self.spent - self.held - self.unseen
+    def hold(self, nano: int) -> None:
+        self.held += nano
+        self.left -= nano
+
+    def settle(self, held: int, settlement: Settlement) -> None:
+        self.held -= held
+        self.spent += settlement.spent_nano
+        self.unseen += settlement.unseen_nano
+        self.left += held - settlement.spent_nano - settlement.unseen_nano
 
 
 class _ScopeState:
+    """The rate limits of one scope. `*_at` is the moment at which all that was taken will have drained."""
+
     __slots__ = ("budgets", "in_flight", "label", "limits", "requests", "requests_at", "tokens", "tokens_at")
 
     def __init__(self, scope: Scope, zone: ZoneInfo, now: float) -> None:
@@ -67,19 +87,28 @@ class _ScopeState:
         self.budgets = []
         for budget in scope.budgets:
             state = kept.get(budget.per) or _BudgetState(scope, budget, zone, now)
-            state.budget = budget
+            state.set(budget, state.spent)
             self.budgets.append(state)
+
+
+class _Account:
+    """All that one principal's requests count against, found by one look-up."""
+
+    __slots__ = ("budgets", "limited", "scopes")
+
+    def __init__(self, scopes: tuple[_ScopeState, ...]) -> None:
+        self.scopes = scopes
+        self.limited = tuple(scope for scope in scopes if scope.limits != Limits())
+        self.budgets = tuple(budget for scope in scopes for budget in scope.budgets)
 
 
 class _Grant:
     """What a hold took, and where: the store's side of a Hold."""
 
-    __slots__ = ("scopes", "windows")
+    __slots__ = ("account", "windows")
 
-    def __init__(
-        self, scopes: tuple[_ScopeState, ...], windows: tuple[tuple[_BudgetState, Window], ...]
-    ) -> None:
-        self.scopes = scopes
+    def __init__(self, account: _Account, windows: tuple[tuple[_BudgetState, Window], ...]) -> None:
+        self.account = account
         self.windows = windows
 
 
@@ -90,13 +119,13 @@ class MemoryAdmission:
         self._clock = clock
         self._zone = zone
         self._scopes: dict[str, _ScopeState] = {}
-        self._by_principal: dict[Principal, tuple[_ScopeState, ...]] = {}
+        self._accounts: dict[Principal, _Account] = {}
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
         """Adopt the scopes of a new configuration; scopes that went away are forgotten."""
         now = self._clock.now()
         self._zone = zone
-        self._by_principal.clear()
+        self._accounts.clear()
         kept: dict[str, _ScopeState] = {}
         for scope in scopes:
             state = self._scopes.get(scope.label)
@@ -110,11 +139,11 @@ class MemoryAdmission:
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
         now = self._clock.now()
-        states = self._states(ask.principal)
-        for state in states:
+        account = self._accounts.get(ask.principal) or self._open_account(ask.principal)
+        for state in account.limited:
             self._check_limits(state, ask, now)
-        output_tokens = self._fit(states, ask, now)
-        return self._take(states, ask, output_tokens, now)
+        output_tokens = self._fit(account, ask, now)
+        return self._take(account, ask, output_tokens, now)
 
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
         """Settle an attempt's money and hold again for the next one; request limits stay taken.
@@ -123,16 +152,16 @@ class MemoryAdmission:
         """
         now = self._clock.now()
         grant = _grant(hold)
-        self._settle_money(grant, hold.nano, settlement)
+        _settle_money(grant, hold.nano, settlement)
         hold.nano = 0
         try:
-            hold.output_tokens = self._fit(grant.scopes, hold.ask, now)
+            hold.output_tokens = self._fit(grant.account, hold.ask, now)
         except BudgetExceeded:
-            hold.token = _Grant(grant.scopes, ())
+            hold.token = _Grant(grant.account, ())
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
         hold.nano = hold_nano(hold.ask, hold.output_tokens)
-        hold.token = _Grant(grant.scopes, _hold_money(grant.scopes, hold.nano))
+        hold.token = _Grant(grant.account, _hold_money(grant.account, hold.nano))
         return hold
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
@@ -142,19 +171,20 @@ class MemoryAdmission:
         hold.open = False
         now = self._clock.now()
         grant = _grant(hold)
-        self._settle_money(grant, hold.nano, settlement)
-        for state in grant.scopes:
+        _settle_money(grant, hold.nano, settlement)
+        used = settlement.rate_tokens
+        for state in grant.account.scopes:
             state.in_flight -= 1
-            if state.tokens is not None and settlement.rate_tokens is not None:
+            if state.tokens is not None and used is not None:
                 state.tokens_at = state.tokens.correct(
-                    state.tokens_at, hold.ask.rate_tokens, settlement.rate_tokens, hold.admitted_at, now
+                    state.tokens_at, _rate_units(state.tokens, hold.ask), used, hold.admitted_at, now
                 )
 
     def restore(self, view: BudgetView, spent_nano: int) -> None:
         """Set what the ledger says was spent in the window of `view`, if that is still open."""
         for budget in self._scopes[f"{view.kind}:{view.name}"].budgets:
             if budget.budget.per is view.per and budget.window == view.window:
-                budget.spent = spent_nano
+                budget.set(budget.budget, spent_nano)
 
     def budgets(self) -> list[BudgetView]:
         """Every budget with its open window and counters, for metrics and reports."""
@@ -181,23 +211,20 @@ class MemoryAdmission:
         """The fullest budget of `principal`, as a share of its limit (0 without budgets), holds included."""
         now = self._clock.now()
         share = 0.0
-        for state in self._states(principal):
-            for budget in state.budgets:
-                budget.roll(now)
-                taken = budget.budget.nano_usd - budget.room()
-                share = max(share, taken / budget.budget.nano_usd)
+        account = self._accounts.get(principal) or self._open_account(principal)
+        for state in account.budgets:
+            state.roll(now)
+            share = max(share, 1 - state.left / state.budget.nano_usd)
         return share
 
-    def _states(self, principal: Principal) -> tuple[_ScopeState, ...]:
-        states = self._by_principal.get(principal)
-        if states is None:
-            now = self._clock.now()
-            for scope in principal.scopes:
-                if scope.label not in self._scopes:
-                    self._scopes[scope.label] = _ScopeState(scope, self._zone, now)
-            states = tuple(self._scopes[scope.label] for scope in principal.scopes)
-            self._by_principal[principal] = states
-        return states
+    def _open_account(self, principal: Principal) -> _Account:
+        now = self._clock.now()
+        for scope in principal.scopes:
+            if scope.label not in self._scopes:
+                self._scopes[scope.label] = _ScopeState(scope, self._zone, now)
+        account = _Account(tuple(self._scopes[scope.label] for scope in principal.scopes))
+        self._accounts[principal] = account
+        return account
 
     def _check_limits(self, state: _ScopeState, ask: Ask, now: float) -> None:
         limits = state.limits
@@ -218,25 +245,26 @@ class MemoryAdmission:
             if wait > 0:
                 raise _too_fast(state.label, "tokens_per_minute", state.tokens.per_minute, wait)
 
-    def _fit(self, states: tuple[_ScopeState, ...], ask: Ask, now: float) -> int:
+    def _fit(self, account: _Account, ask: Ask, now: float) -> int:
+        """The output cap that fits into the tightest budget. Raises BudgetExceeded."""
         tightest: _BudgetState | None = None
-        for state in states:
-            for budget in state.budgets:
-                budget.roll(now)
-                if tightest is None or budget.room() < tightest.room():
-                    tightest = budget
+        for state in account.budgets:
+            state.roll(now)
+            if tightest is None or state.left < tightest.left:
+                tightest = state
         if tightest is None:
             return ask.output_tokens
-        output_tokens = fit_output(ask, tightest.room())
+        output_tokens = fit_output(ask, tightest.left)
         if output_tokens is None:
-            raise _over_budget(tightest, ask, now)
+            raise _over_budget(tightest, ask)
         return output_tokens
 
-    def _take(self, states: tuple[_ScopeState, ...], ask: Ask, output_tokens: int, now: float) -> Hold:
+    def _take(self, account: _Account, ask: Ask, output_tokens: int, now: float) -> Hold:
         nano = hold_nano(ask, output_tokens)
         requests = tokens = None
-        for state in states:
+        for state in account.scopes:
             state.in_flight += 1
+        for state in account.limited:
             if state.requests is not None:
                 state.requests_at = state.requests.take(state.requests_at, 1, now)
                 requests = _tighter(requests, state.requests, state.requests_at, now)
@@ -251,25 +279,22 @@ class MemoryAdmission:
             admitted_at=now,
             requests=requests,
             tokens=tokens,
-            token=_Grant(states, _hold_money(states, nano)),
+            token=_Grant(account, _hold_money(account, nano)),
         )
 
-    @staticmethod
-    def _settle_money(grant: _Grant, held: int, settlement: Settlement) -> None:
-        for budget, window in grant.windows:
-            # A window that has ended took its counters with it; the spending belonged to that window.
-            if budget.window is window:
-                budget.held -= held
-                budget.spent += settlement.spent_nano
-                budget.unseen += settlement.unseen_nano
+
+def _settle_money(grant: _Grant, held: int, settlement: Settlement) -> None:
+    for budget, window in grant.windows:
+        # A window that has ended took its counters with it; the spending belonged to that window.
+        if budget.window is window:
+            budget.settle(held, settlement)
 
 
-def _hold_money(states: tuple[_ScopeState, ...], nano: int) -> tuple[tuple[_BudgetState, Window], ...]:
+def _hold_money(account: _Account, nano: int) -> tuple[tuple[_BudgetState, Window], ...]:
     windows = []
-    for state in states:
-        for budget in state.budgets:
-            budget.held += nano
-            windows.append((budget, budget.window))
+    for budget in account.budgets:
+        budget.hold(nano)
+        windows.append((budget, budget.window))
     return tuple(windows)
 
 
@@ -304,12 +329,12 @@ def _too_fast(label: str, limit: str, per_minute: int, wait: float) -> LimitExce
     return LimitExceeded(message, scope=label, limit=limit, retry_after_seconds=wait)
 
 
-def _over_budget(state: _BudgetState, ask: Ask, now: float) -> BudgetExceeded:
+def _over_budget(state: _BudgetState, ask: Ask) -> BudgetExceeded:
     label, per = state.scope.label, state.budget.per
-    left = usd_text(max(state.room(), 0))
+    left = usd_text(max(state.left, 0))
     resets_at = None if math.isinf(state.window.end) else state.window.end
     # What is only held comes back when other requests end, so a retry soon can succeed.
-    only_held = fit_output(ask, state.room() + state.held) is not None
+    only_held = fit_output(ask, state.left + state.held) is not None
     message = (
         f"The {per} budget of {label} ({usd_text(state.budget.nano_usd)} USD) has {left} USD left, "
         "too little for this request."

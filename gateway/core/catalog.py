@@ -82,9 +82,10 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
         Only an explicit `default` pins the standard tier: with anything else the account's settings decide.
         """
-        tiers = [self.standard]
-        if service_tier != "default":
-            tiers += self.tiers.values()
+        standard = self.standard
+        if not self.tiers or service_tier == "default":
+            return max(standard.input, standard.input_audio), max(standard.output, standard.output_audio)
+        tiers = (standard, *self.tiers.values())
         return (
             max(max(rates.input, rates.input_audio) for rates in tiers),
             max(max(rates.output, rates.output_audio) for rates in tiers),

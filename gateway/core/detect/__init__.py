@@ -3,8 +3,8 @@
     found = find_text(body)                                  # the strings an upstream could read
     names = Detectors(("email", "iban")).scan(found.pieces)  # frozenset({"email"})
 
-A scan is one pass of RE2 for what could matter at all, then an exact check for each detector whose trigger was
-there. Time is linear in the text, whatever the text.
+A scan is one pass of RE2 for what could matter at all, then an exact check for each detector whose trigger
+was there. Time is linear in the text, whatever the text.
 """
 
 import difflib

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-# Each candidate passes by chance with 1 in 10 (cards, individual numbers) or 1 in 97 (IBANs): no honest text holds
-# so many different ones that all fail.
+# Each candidate passes by chance with 1 in 10 (cards, individual numbers) or 1 in 97 (IBANs): no honest text
+# holds so many different ones that all fail.
 MOST_FAILURES = 2_000
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import ean13_holds, luhn_holds
 
-# A card is written in one go or in its own groups, with a space, a dot, a dash or " - " between them. Each `rest`
-# is what follows the first four digits.
+# A card is written in one go or in its own groups, with a space, a dot, a dash or " - " between them. Each
+# `rest` is what follows the first four digits.
 _GAP = r"(?: ?[.\-] ?| )?"
 _REST_OF_13 = rf"(?:(?:{_GAP}[0-9]{{3}}){{3}}|(?:{_GAP}[0-9]{{4}}){{2}}{_GAP}[0-9])"
 _REST_OF_14 = rf"{_GAP}[0-9]{{6}}{_GAP}[0-9]{{4}}"
@@ -26,8 +26,8 @@ _DISCOVER_UNIONPAY = "(?:011|4[4-9][0-9]|5[0-9]{2}|2[0-9]{2})"
 _MIR = "20[0-4]"
 _MAESTRO_5, _MAESTRO_6 = "(?:0[123]8|893)", "(?:304|759|76[123])"
 
-# The common lengths, even in the midst of other digits. One alternative for each first digit, which the engine can
-# skip to; the rest is looked ahead at, so that the next candidate can begin one digit on.
+# The common lengths, even in the midst of other digits. One alternative for each first digit, which the
+# engine can skip to; the rest is looked ahead at, so that the next candidate can begin one digit on.
 _ANYWHERE = re.compile(
     "|".join(
         (
@@ -61,8 +61,8 @@ _SPELLED = re.compile(rb"[2-6](?<![0-9~][2-6])(?<![0-9][ .\-][2-6])(?:[ .\-][0-9
 _RUN = re.compile(rb"[0-9][0-9 .\-]{12,}")
 _SEPARATORS = b" .-"
 
-# Numbers of machines that would pass for a card now and then: the fraction of a float (at most three digits before
-# its point), and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
+# Numbers of machines that would pass for a card now and then: the fraction of a float (at most three digits
+# before its point), and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
 _MACHINE_NUMBER = re.compile(rb"(?<![0-9])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
 
 _DIGEST = re.compile(
@@ -76,11 +76,11 @@ _OVERLAP_BYTES = 48  # more than the longest card with its separators
 def has_credit_card(text: bytes) -> bool:
     """Whether folded `text` holds a payment card number.
 
-    Rule: a known issuer's prefix with one of its lengths, in one go or in a card's usual groups, and a Luhn digit
-    that holds. Visa, Mastercard, Amex, JCB, Discover and UnionPay are found at 15 and 16 digits even between other
-    digits; other lengths and issuers only when no digit adjoins. Not a card: the fraction of a decimal number, a
-    19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest. Source: ISO/IEC 7812-1 and the issuers'
-    published number ranges.
+    Rule: a known issuer's prefix with one of its lengths, in one go or in a card's usual groups, and a Luhn
+    digit that holds. Visa, Mastercard, Amex, JCB, Discover and UnionPay are found at 15 and 16 digits even
+    between other digits; other lengths and issuers only when no digit adjoins. Not a card: the fraction of a
+    decimal number, a 19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal
+    digest. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
     """
     if not _has_card_in(text):
         return False

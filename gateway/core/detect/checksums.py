@@ -13,13 +13,13 @@ def luhn_holds(digits: bytes) -> bool:
 
 
 def ean13_holds(digits: bytes) -> bool:
-    """Whether thirteen `digits` are a barcode number (EAN-13, JAN). Source: GS1 General Specifications, 7.9."""
+    """Whether thirteen `digits` are a barcode (EAN-13, JAN). Source: GS1 General Specifications, 7.9."""
     values = digits.translate(_DIGIT_VALUES)
     return (sum(values[::2]) + 3 * sum(values[1::2])) % 10 == 0
 
 
 def iban_holds(iban: bytes) -> bool:
-    """Whether the check digits of an upper-case `iban` hold. Source: ISO 13616-1, MOD 97-10 of ISO/IEC 7064."""
+    """Whether an upper-case `iban`'s check digits hold. Source: ISO 13616-1, MOD 97-10 of ISO/IEC 7064."""
     if not 2 <= int(iban[2:4]) <= 98:
         return False
     rearranged = (iban[4:] + iban[:4]).decode("ascii")

@@ -1,11 +1,11 @@
 """Folding: one spelling for text that a person or a model reads the same way.
 
-Full-width and styled letters become ASCII, as in Unicode's NFKC; so do the decimal digits of every script, dashes
-and spaces. Characters that show nothing (zero-width and other format characters, variation selectors, combining
-marks) go. Characters that no detector could read are left as they are.
+Full-width and styled letters become ASCII, as in Unicode's NFKC; so do the decimal digits of every script,
+dashes and spaces. Characters that show nothing (zero-width and other format characters, variation selectors,
+combining marks) go. Characters that no detector could read are left as they are.
 
-Folding goes character by character and never through `unicodedata.normalize` on the whole text: its reordering of
-combining marks is quadratic, so a body of one megabyte could hold a process for hours.
+Folding goes character by character and never through `unicodedata.normalize` on the whole text: its
+reordering of combining marks is quadratic, so a body of one megabyte could hold a process for hours.
 """
 
 import re
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 _INVISIBLE = frozenset({"Cf", "Mn", "Me"})
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
 
-# Where characters live that fold to ASCII or to nothing. The gaps are CJK, Hangul and private use; a test compares
-# the table with all of Unicode.
+# Where characters live that fold to ASCII or to nothing. The gaps are CJK, Hangul and private use; a test
+# compares the table with all of Unicode.
 _FOLDED_PLANES = (
     range(0x80, 0x3400),
     range(0xA000, 0xAC00),
@@ -78,8 +78,8 @@ def _re2_class(points: Iterable[int]) -> str:
 def _needs_folding(table: dict[int, str]) -> str:
     """The RE2 expression for text in which folding could matter to a detector.
 
-    Much ordinary text holds foldable characters that cannot matter: a Japanese comma, a dash between two words, an
-    emoji's variation selector before a space. Those alone do not cost a fold.
+    Much ordinary text holds foldable characters that cannot matter: a Japanese comma, a dash between two
+    words, an emoji's variation selector before a space. Those alone do not cost a fold.
     """
     hard = {point for point, text in table.items() if any(c.isalnum() or c == "@" for c in text)} | {0xFF0E}
     invisible = {point for point, text in table.items() if not text}
@@ -103,7 +103,8 @@ def _touching(one: str, other: str) -> str:
 
 _TABLE = _build_table()
 _FOLDABLE_RUN = re.compile(
-    # Beyond the first plane one coarse range: the engine looks up the first plane in a bitmap, the rest in a list.
+    # Beyond the first plane one coarse range: the engine looks up the first plane in a bitmap, the rest in a
+    # list.
     "["
     + "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in _ranges(p for p in _TABLE if p <= 0xFFFF))
     + "\U00010000-\U0010ffff]+"

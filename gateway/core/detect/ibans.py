@@ -1,4 +1,5 @@
-"""Which IBANs exist. Source: SWIFT IBAN Registry, the BBAN structure of each country (n digits, a letters, c both)."""
+"""Which IBANs exist. Source: SWIFT IBAN Registry, the BBAN structure of each country (n digits, a letters, c
+both)."""
 
 import re
 

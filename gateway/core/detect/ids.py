@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import iban_holds, my_number_holds
@@ -14,18 +15,23 @@ _GAP = r"[ .\-]?"
 _BBANS = bban_expressions(_GAP)
 _BBAN_PATTERNS = {country.encode(): re.compile(bban.encode()) for country, bban in _BBANS.items()}
 _IBAN_SHAPE = Pattern("|".join(f"{country}[0-9]{{2}}{bban}" for country, bban in _BBANS.items()))
+# One alternative for each first letter, which the engine can skip by.
+_COUNTRY = "|".join(
+    f"{first}[{''.join(country[1] for country in countries)}]"
+    for first, countries in groupby(sorted(_BBANS), key=lambda country: country[0])
+)
 # The head, and as much after it as the longest BBAN with a separator before each character.
 _IBAN_HEAD = re.compile(
-    f"([A-Z]{{2}}[0-9]{{2}}(?<=(?:{'|'.join(_BBANS)})[0-9]{{2}}))(?=([0-9A-Z .\\-]{{11,60}}))".encode()
+    f"([A-Z]{{2}}[0-9]{{2}}(?<=(?:{_COUNTRY})[0-9]{{2}}))(?=([0-9A-Z .\\-]{{11,60}}))".encode()
 )
-IBAN_TRIGGER = rf"(?i:{'|'.join(_BBANS)})[0-9]{{2}}(?:{_GAP}[0-9A-Za-z]){{8}}"
+IBAN_TRIGGER = rf"(?i:{_COUNTRY})[0-9]{{2}}(?:{_GAP}[0-9A-Za-z]){{8}}"
 
 
 def has_iban(text: bytes) -> bool:
     """Whether folded `text` holds an international bank account number, in either case and any grouping.
 
-    Rule: a country's code, check digits from 02 to 98, that country's own sequence of digits and letters, and MOD
-    97-10 that holds. Source: ISO 13616-1 and the SWIFT IBAN Registry.
+    Rule: a country's code, check digits from 02 to 98, that country's own sequence of digits and letters, and
+    MOD 97-10 that holds. Source: ISO 13616-1 and the SWIFT IBAN Registry.
     """
     upper = text.upper()
     return _IBAN_SHAPE.occurs_in(upper) and any_passes(_iban_candidates(upper), iban_holds)
@@ -47,8 +53,10 @@ _MY_NUMBER = re.compile(
 )
 # The same without what RE2 cannot say: whether to look for candidates at all.
 _MY_NUMBER_SHAPE = Pattern(
-    r"(?:^|[^0-9A-Za-z+.\-]|(?:^|[^0-9])[.\-])"
-    r"[0-9]{4}(?:[0-9]{4}| [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}(?:[^0-9A-Za-z]|$)"
+    r"(?:^|[^0-9A-Za-z+.\-]|(?:^|[^0-9])[.\-])[0-9]{12}(?:[^0-9A-Za-z]|$)|"
+    r"(?:^|[^0-9A-Za-z+ .\-]|(?:^|[^0-9])[ .\-])"
+    r"[0-9]{4}(?: [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}"
+    r"(?:[^0-9A-Za-z .\-]|[ .\-](?:[^0-9]|$)|$)"
 )
 _MINUTE = re.compile(
     rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])[0-5][0-9]"
@@ -60,9 +68,9 @@ DIGITS_TRIGGER = r"[0-9](?:[ .\-]{0,3}[0-9]){11}"
 def has_jp_my_number(text: bytes) -> bool:
     """Whether folded `text` holds an individual number (My Number, kojin bango).
 
-    Rule: twelve digits, in one go or in groups of four, next to no other digit or ASCII letter, whose check digit
-    holds. Not one: a date and time to the minute, three years in a row, a number after "+". Source: Ordinance of
-    the Ministry of Internal Affairs and Communications No. 85 of 2014, article 5.
+    Rule: twelve digits, in one go or in groups of four, next to no other digit or ASCII letter, whose check
+    digit holds. Not one: a date and time to the minute, three years in a row, a number after "+". Source:
+    Ordinance of the Ministry of Internal Affairs and Communications No. 85 of 2014, article 5.
     """
     if not _MY_NUMBER_SHAPE.occurs_in(text):
         return False
@@ -99,8 +107,8 @@ SSN_TRIGGER = rf"{_SSN_WORD}|[0-9]{{3}}[ .\-][0-9]{{2}}[ .\-][0-9]{{4}}"
 def has_us_ssn(text: bytes) -> bool:
     """Whether folded `text` holds a US social security number.
 
-    Rule: ddd-dd-dddd with one separator (dash, dot or space) and no further number joined on, or nine digits next
-    to a word for it; area not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social Security
-    Administration, "The SSN Numbering Scheme" and the randomization rules of 2011.
+    Rule: ddd-dd-dddd with one separator (dash, dot or space) and no further number joined on, or nine digits
+    next to a word for it; area not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social
+    Security Administration, "The SSN Numbering Scheme" and the randomization rules of 2011.
     """
     return _SSN.occurs_in(text)

@@ -7,8 +7,9 @@ _WORLD = r"\x{80}-\x{2fff}\x{3040}-\x{10ffff}"
 
 _AT = r"(?:@|%40|&#64;)"
 _LOCAL = rf"A-Za-su-z0-9_+\-.'~={_WORLD}"  # with "t" left out
-# The end of a local part that is not "git" and nothing else: every code host writes git@host for a repository. RE2
-# has no lookbehind, so: no t; or a t after no i; or "it" after no g; or something before "git".
+# The end of a local part that is not "git" and nothing else: every code host writes git@host for a
+# repository. RE2 has no lookbehind, so: no t; or a t after no i; or "it" after no g; or something before
+# "git".
 _END_OF_LOCAL = rf"(?:[{_LOCAL}]|(?:^|[^i])t|(?:^|[^g])it|[{_LOCAL}t]git)"
 _DOMAIN = rf"[A-Za-z0-9{_WORLD}][A-Za-z0-9.\-{_WORLD}]*\.[A-Za-z{_WORLD}]{{2}}"
 _EMAIL = Pattern(rf"{_END_OF_LOCAL}{_AT}{_DOMAIN}")
@@ -18,9 +19,10 @@ EMAIL_TRIGGER = _AT
 def has_email(text: bytes) -> bool:
     """Whether folded `text` holds an e-mail address.
 
-    Rule: a character of a local part, "@" (also percent-encoded or as an HTML entity), and a dotted domain whose
-    last label begins with two letters; letters of any script. Not one: the repository user "git". Source: RFC 5322
-    section 3.4.1 without quoted local parts and address literals, RFC 6531 for other scripts.
+    Rule: a character of a local part, "@" (also percent-encoded or as an HTML entity), and a dotted domain
+    whose last label begins with two letters; letters of any script. Not one: the repository user "git".
+    Source: RFC 5322 section 3.4.1 without quoted local parts and address literals, RFC 6531 for other
+    scripts.
     """
     return _EMAIL.occurs_in(text)
 
@@ -42,13 +44,13 @@ _PREFIXED = (
     r"eyJ[0-9A-Za-z_\-]{8,}\.[0-9A-Za-z_\-]{8,}\.[0-9A-Za-z_\-]{8}",
 )
 
-# A value is long and mixes letters with digits: that tells it from a word, a variable's name or a plain number.
+# A value is long and mixes letters with digits: that tells it from a word, a name and a plain number.
 _SHORTEST_VALUE = 16
-_SIGNS = r"_\-+/=."
+_SIGNS = r"_\-+/="
 
 
 def _mixed_value() -> str:
-    """The first sixteen characters of a value: what comes before the first change of kind, the change, the rest."""
+    """A value's first sixteen characters: some of one kind, the first of the other, then anything."""
     value = f"[0-9A-Za-z{_SIGNS}]"
     starts = range(1, _SHORTEST_VALUE)
     letters_first = (f"[A-Za-z{_SIGNS}]{{{n}}}[0-9]{value}{{{_SHORTEST_VALUE - n - 1}}}" for n in starts)
@@ -64,17 +66,19 @@ _NAMED = (
 _BEARER = r"(?i:bearer[ \t]{1,3})"
 _SECRET = Pattern("|".join((*_PREFIXED, f"(?:{_NAMED}|{_BEARER})(?:{_mixed_value()})")))
 SECRET_TRIGGER = (
-    r"sk-[0-9A-Za-z]|A[KS]IA[0-9A-Z]|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AIza|[sr]k_live_|hf_|npm_|PRIVATE KEY|eyJ"
-    r"|(?i:passw(?:or)?d|passphrase|pwd|secret|token|key)" + r"""\\?["']?[ \t]{0,3}[:=]""" + f"|{_BEARER}"
+    r"sk-[0-9A-Za-z]|A[KS]IA[0-9A-Z]|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AIza|[sr]k_live_|hf_|npm_|"
+    r"PRIVATE KEY|eyJ|(?i:passw(?:or)?d|passphrase|pwd|secret|token|key)"
+    + r"""\\?["']?[ \t]{0,3}[:=]"""
+    + f"|{_BEARER}"
 )
 
 
 def has_secret(text: bytes) -> bool:
     """Whether folded `text` holds a credential.
 
-    Rule: the issuer's own prefix and a value long enough (OpenAI and compatible, AWS, GitHub, GitLab, Slack, Google,
-    Stripe live keys, Hugging Face, npm), a PEM private key header, a JWT, or a value of sixteen characters or more
-    with both letters and digits that is assigned to a name such as password, token or api_key. Source: the issuers'
-    documentation of their formats, RFC 7468 (PEM), RFC 7519 (JWT).
+    Rule: the issuer's own prefix and a value long enough (OpenAI and compatible, AWS, GitHub, GitLab, Slack,
+    Google, Stripe live keys, Hugging Face, npm), a PEM private key header, a JWT, or a value of sixteen
+    characters or more with both letters and digits that is assigned to a name such as password, token or
+    api_key. Source: the issuers' documentation of their formats, RFC 7468 (PEM), RFC 7519 (JWT).
     """
     return _SECRET.occurs_in(text)

@@ -5,47 +5,47 @@ from typing import Any
 
 import msgspec
 
-# Vocabulary of the API, which says nothing about a person. Any other key is text: a property name can carry data.
-_KNOWN_KEYS = frozenset(
-    """
-    additionalProperties anyOf arguments audio cache_control content custom default definitions description detail
-    dimensions echo encoding_format enum file file_data file_id filename format frequency_penalty function
-    function_call functions id image_url include_usage input input_audio instructions items json_schema logit_bias
-    logprobs max_completion_tokens max_output_tokens max_tokens messages metadata min_p modalities model n name
-    parallel_tool_calls parameters prediction presence_penalty prompt properties reasoning_content reasoning_effort
-    refusal repetition_penalty required response_format role schema seed service_tier stop store stream
-    stream_options strict suffix temperature text tool_call_id tool_calls tool_choice tools top_k top_logprobs top_p
-    type url user verbosity video_url
-    """.split()
-)
-_KNOWN_WORDS = frozenset(
-    """
+# Vocabulary of the API. Any other key is text: a property name can carry data.
+_KEYS = """
+    additionalProperties anyOf arguments audio cache_control content custom default definitions description
+    detail dimensions echo encoding_format enum file file_data file_id filename format frequency_penalty
+    function function_call functions id image_url include_usage input input_audio instructions items
+    json_schema logit_bias logprobs max_completion_tokens max_output_tokens max_tokens messages metadata min_p
+    modalities model n name parallel_tool_calls parameters prediction presence_penalty prompt properties
+    reasoning_content reasoning_effort refusal repetition_penalty required response_format role schema seed
+    service_tier stop store stream stream_options strict suffix temperature text tool_call_id tool_calls
+    tool_choice tools top_k top_logprobs top_p type url user verbosity video_url
+"""
+_WORDS = """
     array assistant auto base64 boolean content developer ephemeral file float function image_url input_audio
-    input_file input_image input_text integer json_object json_schema mp3 none number object output_text refusal
-    required string system text tool user video_url wav
-    """.split()
-)
-_LONGEST_KNOWN_WORD = max(map(len, _KNOWN_WORDS))
+    input_file input_image input_text integer json_object json_schema mp3 none number object output_text
+    refusal required string system text tool user video_url wav
+"""
+_KNOWN_KEYS, _KNOWN_WORDS = frozenset(_KEYS.split()), frozenset(_WORDS.split())
 
 # What a model reads one after the other, so that a value can be split over it.
 _CONTENT_KEYS = frozenset({"content", "text", "prompt", "input", "suffix", "refusal", "reasoning_content"})
 _MEDIA_KEYS = frozenset({"image_url", "video_url", "audio_url", "url", "file_data", "data"})
 _MEDIA = frozenset({"image_url", "video_url", "audio_url", "file"})
 
-# Token ids and embeddings: input that is not text. The others steer the sampler and never reach the model.
-_UNREADABLE_KEYS = ("prompt_embeds", "prompt_token_ids")
-_SAMPLER_KEYS = frozenset({"model", "seed", "logit_bias", "stop_token_ids", *_UNREADABLE_KEYS})
+# Where token ids and embeddings, which cannot be read, can stand in for text.
+_EMBEDDING_KEYS = frozenset({"prompt_embeds", "prompt_token_ids"})
+_TOKEN_KEYS = frozenset({"prompt", "input", *_EMBEDDING_KEYS})
+
+# Top-level members that the model never reads.
+_UNTOLD_KEYS = frozenset({"model", "seed", "logit_bias", "stop_token_ids", *_EMBEDDING_KEYS})
 
 _SHORTEST_TELLING_NUMBER = 10**8
-_WALKED = frozenset({str, dict, list, int})
+
+_Stack = list[tuple[str | None, Any]]
 
 
 class FoundText(msgspec.Struct, frozen=True, gc=False):
     """The text of one body.
 
-    `pieces` keep the order of the body: first what the model reads as one conversation, piece by piece, then all
-    the rest (names, arguments, schemas, metadata) as one piece with a line for each. `unreadable` says that some
-    input cannot be read as text, such as token ids: count it as most restrictive.
+    `pieces` keep the order of the body: first what the model reads as one conversation, piece by piece, then
+    all the rest (names, arguments, schemas, metadata) as one piece with a line for each. `unreadable` says
+    that some input cannot be read as text, such as token ids: count it as most restrictive.
     """
 
     pieces: tuple[str, ...]
@@ -55,59 +55,70 @@ class FoundText(msgspec.Struct, frozen=True, gc=False):
 def find_text(body: Mapping[str, Any]) -> FoundText:
     """Every string in a parsed request `body` that an upstream could read as text.
 
-    Left out: base64 payloads of media parts (`data:` URLs, `input_audio.data`, `file.file_data`), what only steers
-    the sampler, and the API's own vocabulary. Whole numbers of nine digits or more count as text. Iterative:
-    nesting is bounded by the parser alone.
+    Left out: base64 payloads of media parts (`data:` URLs, `input_audio.data`, `file.file_data`), what the
+    model never reads, and the API's own vocabulary. Whole numbers of nine digits or more count as text.
+    Iterative: nesting is bounded by the parser alone.
     """
     content: list[str] = []
     aside: list[str] = []
-    # Last in, first out: children are pushed in reverse, to keep the body's order. `key` is the nearest key above.
-    stack: list[tuple[str, Any]] = [("", body if type(body) is dict else dict(body))]
+    # Last in, first out; children go on it in reverse, to keep the body's order. With each, its key.
+    stack: _Stack = [(None, body if type(body) is dict else dict(body))]
     while stack:
         key, node = stack.pop()
         if type(node) is dict:
-            nested = _read_members(key, node, content, aside)
-            if nested:
-                nested.reverse()
-                stack += nested
-        elif type(node) is list:
-            stack += [(key, item) for item in reversed(node) if type(item) in _WALKED]
-        elif type(node) is str:
-            _keep(key, node, content, aside)
-        elif type(node) is int and abs(node) >= _SHORTEST_TELLING_NUMBER and key not in ("prompt", "input"):
-            aside.append(str(node))
+            _read_members(key, node, content, aside, stack)
+        else:
+            _read_items(key, node, content, aside, stack)
     if aside:
         content.append("\n".join(aside))
-    return FoundText(tuple(content), _is_unreadable(body))
+    return FoundText(tuple(content), not _TOKEN_KEYS.isdisjoint(body) and _is_unreadable(body))
 
 
 def _read_members(
-    parent: str, members: dict[str, Any], content: list[str], aside: list[str]
-) -> list[tuple[str, Any]]:
-    """Keeps the strings among `members` and returns the members that hold more."""
-    nested: list[tuple[str, Any]] = []
+    parent: str | None, members: dict[str, Any], content: list[str], aside: list[str], stack: _Stack
+) -> None:
+    nested: _Stack = []
     for key, value in members.items():
-        if key not in _KNOWN_KEYS:
-            aside.append(key)
+        if parent is None and key in _UNTOLD_KEYS:
+            continue
         kind = type(value)
         if kind is str:
             if key in _CONTENT_KEYS:
                 content.append(value)
-            elif key not in _MEDIA_KEYS or not _is_payload(parent, key, value):
-                _keep(key, value, content, aside)
-        elif kind in _WALKED and key not in _SAMPLER_KEYS:
+            elif value not in _KNOWN_WORDS and not _is_payload(parent, key, value):
+                aside.append(value)
+        elif kind is dict or kind is list:
             nested.append((key, value))
-    return nested
+        elif kind is int and abs(value) >= _SHORTEST_TELLING_NUMBER:
+            aside.append(str(value))
+        if key not in _KNOWN_KEYS:
+            aside.append(key)
+    nested.reverse()
+    stack += nested
 
 
-def _keep(key: str, text: str, content: list[str], aside: list[str]) -> None:
-    if key in _CONTENT_KEYS:
-        content.append(text)
-    elif key != "model" and (len(text) > _LONGEST_KNOWN_WORD or text not in _KNOWN_WORDS):
-        aside.append(text)
+def _read_items(
+    key: str | None, items: list[Any], content: list[str], aside: list[str], stack: _Stack
+) -> None:
+    nested: _Stack = []
+    for item in items:
+        kind = type(item)
+        if kind is dict or kind is list:
+            nested.append((key, item))
+        elif kind is str:
+            if key in _CONTENT_KEYS:
+                content.append(item)
+            elif item not in _KNOWN_WORDS:
+                aside.append(item)
+        elif kind is int and abs(item) >= _SHORTEST_TELLING_NUMBER:
+            aside.append(str(item))
+    nested.reverse()
+    stack += nested
 
 
-def _is_payload(parent: str, key: str, value: str) -> bool:
+def _is_payload(parent: str | None, key: str, value: str) -> bool:
+    if key not in _MEDIA_KEYS:
+        return False
     if key == "data":
         return parent == "input_audio"
     if key == "file_data" and parent == "file":
@@ -121,10 +132,8 @@ def _is_payload(parent: str, key: str, value: str) -> bool:
 
 
 def _is_unreadable(body: Mapping[str, Any]) -> bool:
-    if _holds_token_ids(body.get("prompt")) or _holds_token_ids(body.get("input")):
-        return True
-    return any(body.get(key) for key in _UNREADABLE_KEYS)
+    return any(key in body and (key in _EMBEDDING_KEYS or _holds_numbers(body[key])) for key in _TOKEN_KEYS)
 
 
-def _holds_token_ids(prompt: object) -> bool:
+def _holds_numbers(prompt: object) -> bool:
     return type(prompt) is list and any(type(item) is int or type(item) is list for item in prompt)
