@@ -1,0 +1,5 @@
+"""What can go wrong with the ledger, in the words of whoever runs it."""
+
+
+class LedgerUnavailable(Exception):
+    """The ledger cannot be read or written now. The message names the database and says what to do."""
