@@ -1,0 +1,80 @@
+"""Records for the ledger's tests, and the loop that runs a test's coroutine."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.core.record import Outcome, UsageRecord
+from gateway.core.usage import Usage
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 60  # a hang fails the test; nothing is measured against it
+
+FULL = UsageRecord(
+    attempt_id="req_1:1",
+    request_id="req_1",
+    at=1_793_491_200_123_456,
+    org="acme",
+    team="research",
+    feature="literature-triage",
+    key="triage-app",
+    model="auto",
+    dispatched_model="meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    reported_model="llama-4-scout",
+    endpoint="chat",
+    deployment="llama-4-scout",
+    replica="http://127.0.0.1:9101/v1",
+    zone="local",
+    privacy="confidential",
+    modalities="text,image",
+    decision="cheapest",
+    stream=True,
+    status=200,
+    outcome=Outcome.SUCCESS,
+    finish_reason="stop",
+    usage=Usage(
+        input_text=1,
+        input_image=20,
+        input_audio=300,
+        input_cached=7,
+        output_text=4_000,
+        output_audio=50_000,
+        output_reasoning=600_000,
+    ),
+    estimated=True,
+    service_tier="default",
+    price_version="config-1",
+    cost_nano_usd=8_123_456_789,
+    counterfactual_nano_usd={"gpt-4o": 9_000_000_001},
+    held_nano_usd=10_000_000_000,
+    ttft_ms=12.25,
+    duration_ms=345.5,
+    upstream_request_id="chatcmpl-1",
+    tags={"ticket": "A-1", "顧客": "学校"},
+    policy_version="3f2a",
+)
+
+
+def make(number: int = 1, **changes: Any) -> UsageRecord:
+    """A full record, the `number`th of its kind, with `changes`."""
+    own = {"attempt_id": f"req_{number:08}:1", "request_id": f"req_{number:08}", "at": FULL.at + number}
+    return msgspec.structs.replace(FULL, **(own | changes))
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a test's coroutine to its end."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await coroutine
+
+    return asyncio.run(bounded())
+
+
+async def until(condition: Any) -> None:
+    """Wait until `condition()` holds."""
+    while not condition():
+        await asyncio.sleep(0.005)

@@ -1,0 +1,138 @@
+"""From any database to the one that this version writes, or a clear refusal."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from ledger_records import make, run
+
+from gateway.adapters import ledger
+from gateway.adapters.ledger import LedgerUnavailable, open_ledger, upgrade, usage_by
+from gateway.adapters.ledger.engine import open_writer
+from gateway.adapters.ledger.migrate import HEAD, REVISIONS, VERSION_TABLE
+from gateway.adapters.ledger.tables import metadata
+
+Database = Any
+
+PACKAGE = Path(ledger.__file__).parent
+
+
+def scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(PACKAGE / "migrations"))
+    return ScriptDirectory.from_config(config)
+
+
+def test_the_code_names_the_revisions_that_the_package_carries() -> None:
+    assert scripts().get_heads() == [HEAD]
+    assert tuple(reversed([script.revision for script in scripts().walk_revisions()])) == REVISIONS
+
+
+def test_migrations_from_nothing_make_the_table_that_the_code_describes(database: Database) -> None:
+    upgrade(database.url)
+    with open_writer(database.path).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrating_again_changes_nothing_and_does_not_import_alembic(database: Database) -> None:
+    upgrade(database.url)
+    database_bytes = database.path.read_bytes()
+    code = (
+        "import sys; from gateway.adapters.ledger import upgrade; "
+        f"upgrade({database.url!r}); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert database.path.read_bytes() == database_bytes
+
+
+def test_an_up_to_date_database_is_opened_while_somebody_writes(database: Database) -> None:
+    upgrade(database.url)
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        upgrade(database.url)
+
+
+def test_several_processes_may_start_on_a_new_database_at_once(database: Database) -> None:
+    code = f"from gateway.adapters.ledger import upgrade; upgrade({database.url!r})"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for process in started:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert database.rows() == []
+
+
+def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
+    upgrade(database.url)
+    with closing(sqlite3.connect(database.path)) as connection, connection:
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(LedgerUnavailable, match="newer version: upgrade Tollway"):
+        run(open_ledger(database.url).start())
+    with pytest.raises(LedgerUnavailable, match="newer version"):
+        usage_by(database.url, "feature")
+
+
+def test_another_programs_alembic_is_left_alone(database: Database) -> None:
+    database.path.parent.mkdir()
+    with closing(sqlite3.connect(database.path)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES ('theirs')")
+    upgrade(database.url)
+    with closing(sqlite3.connect(database.path)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("theirs",)]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "not a database URL"),
+        ("sqlite://", "memory forgets"),
+        ("sqlite:///:memory:", "memory forgets"),
+        ("mysql://user:hunter2@host/db", "not supported"),
+    ],
+)
+def test_a_url_that_cannot_be_a_ledger_is_refused_without_showing_passwords(url: str, words: str) -> None:
+    with pytest.raises(LedgerUnavailable, match=words) as refusal:
+        open_ledger(url)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_paths_that_cannot_be_written_are_clear_errors(tmp_path: Path) -> None:
+    obstacle = tmp_path / "file"
+    obstacle.write_text("not a database at all, but long enough for SQLite to look at " * 20)
+    for path, words in [
+        (obstacle / "ledger.db", "cannot make the folder"),
+        (tmp_path, "unable to open"),
+        (obstacle, "not a database"),
+    ]:
+        with pytest.raises(LedgerUnavailable, match=words) as refusal:
+            run(open_ledger(f"sqlite:///{path}").start())
+        assert str(path) in str(refusal.value)
+
+
+def test_folders_are_made_and_their_names_may_hold_anything(tmp_path: Path) -> None:
+    path = tmp_path / "100%" / "学校 [1]" / "ledger.db"
+
+    async def scenario() -> None:
+        writer = open_ledger(f"sqlite:///{path}")
+        await writer.start()
+        writer.append(make(1))
+        await writer.close()
+        writer.append(make(2))
+        again = open_ledger(f"sqlite:///{path}")
+        await again.start()
+        await again.close()
+
+    run(scenario())
+    assert usage_by(f"sqlite:///{path}", "feature")[0].attempts == 2

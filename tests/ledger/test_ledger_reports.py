@@ -1,0 +1,187 @@
+"""What finance reads must be what was written, to the nano-dollar."""
+
+import datetime as dt
+import sqlite3
+from collections import Counter, defaultdict
+from contextlib import closing
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledger_records import FULL, make, run
+from sqlalchemy import event
+
+from gateway.adapters.ledger import Dimension, LedgerUnavailable, reports, usage_by
+from gateway.adapters.ledger.engine import open_reader
+from gateway.core.record import UsageRecord
+from gateway.core.usage import Usage
+
+Database = Any
+
+NANO = Decimal("1e-9")
+
+
+def write(database: Database, *records: UsageRecord) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        for record in records:
+            writer.append(record)
+        await writer.close()
+
+    run(scenario())
+
+
+def micros(text: str, zone: str = "UTC") -> int:
+    moment = dt.datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone))
+    return round(moment.timestamp()) * 1_000_000
+
+
+def test_a_report_adds_up_each_feature(database: Database) -> None:
+    usage = Usage(input_text=100, input_cached=40, output_text=5, output_reasoning=2)
+    write(
+        database,
+        make(1, feature="triage", usage=usage, cost_nano_usd=1, counterfactual_nano_usd={"gpt-4o": 3}),
+        make(
+            2, feature="triage", usage=usage, cost_nano_usd=2, counterfactual_nano_usd={"gpt-4o": 4, "b": 1}
+        ),
+        make(3, feature="triage", request_id="req_00000002", usage=usage, cost_nano_usd=4),
+        make(4, feature="review", usage=Usage(), cost_nano_usd=10**15, counterfactual_nano_usd={}),
+    )
+    review, triage = usage_by(database.url, "feature")
+    assert (triage.name, triage.requests, triage.attempts) == ("triage", 2, 3)
+    assert (triage.input_tokens, triage.cached_input_tokens, triage.output_tokens) == (300, 120, 21)
+    assert triage.cost_usd == 7 * NANO
+    assert triage.counterfactual_usd == {"gpt-4o": (7 + 9_000_000_001) * NANO, "b": NANO}
+    assert review.cost_usd == Decimal(10**6)
+    assert review.counterfactual_usd == {}
+
+
+@pytest.mark.parametrize("dimension", [one for one in Dimension if one is not Dimension.DAY])
+def test_every_dimension_is_a_column_of_the_ledger(database: Database, dimension: Dimension) -> None:
+    write(database, FULL)
+    (row,) = usage_by(database.url, dimension)
+    assert row.name == getattr(FULL, dimension.value)
+    assert row.dimension is dimension
+    assert row.cost_usd == Decimal("8.123456789")
+
+
+def test_since_is_included_and_until_is_not(database: Database) -> None:
+    write(database, *(make(hour, at=micros(f"2026-11-01T{hour:02}:00")) for hour in range(5)))
+    since, until = (dt.datetime(2026, 11, 1, hour, tzinfo=dt.UTC) for hour in (1, 3))
+    assert usage_by(database.url, "feature", since, until)[0].attempts == 2
+    assert usage_by(database.url, "feature", since)[0].attempts == 4
+    assert usage_by(database.url, "feature", None, until)[0].attempts == 3
+    assert usage_by(database.url, "feature", until, until) == []
+    assert usage_by(database.url, "day", until, until) == []
+
+
+def test_times_without_a_zone_are_local_times_of_the_org(database: Database) -> None:
+    write(database, make(1, at=micros("2026-11-01T00:00", "Asia/Tokyo")))
+    day = dt.datetime(2026, 11, 1)
+    assert len(usage_by(database.url, "feature", day, timezone="Asia/Tokyo")) == 1
+    assert usage_by(database.url, "feature", day) == []
+
+
+def test_days_are_those_of_the_orgs_calendar(database: Database) -> None:
+    moments = ["2026-10-31T23:59:59", "2026-11-01T00:00", "2026-11-01T23:59:59", "2026-11-03T12:00"]
+    write(database, *(make(n, at=micros(text, "Asia/Tokyo")) for n, text in enumerate(moments)))
+    tokyo = usage_by(database.url, "day", timezone="Asia/Tokyo")
+    assert [(row.name, row.attempts) for row in tokyo] == [
+        ("2026-10-31", 1),
+        ("2026-11-01", 2),
+        ("2026-11-03", 1),
+    ]
+    assert tokyo[1].counterfactual_usd == {"gpt-4o": Decimal("18.000000002")}
+
+
+@pytest.mark.parametrize(("date", "hours"), [("2026-03-08", 23), ("2026-11-01", 25), ("2026-11-02", 24)])
+def test_a_day_has_as_many_hours_as_the_clock_gives_it(database: Database, date: str, hours: int) -> None:
+    start = micros(f"{date}T00:00", "America/New_York")
+    hour = 3_600_000_000
+    write(database, *(make(n + 2, at=start + n * hour) for n in range(-2, 30)))
+    days = {row.name: row.attempts for row in usage_by(database.url, "day", timezone="America/New_York")}
+    assert days[date] == hours
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["triage", "review", "学校"]),
+            st.integers(0, 10**15),
+            st.integers(0, 40 * 86_400),
+            st.dictionaries(st.sampled_from(["gpt-4o", "b"]), st.integers(0, 10**15)),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    st.sampled_from(["UTC", "Asia/Tokyo", "America/New_York"]),
+)
+def test_any_grouping_adds_up_to_the_same_total(
+    database: Database, attempts: list[tuple[str, int, int, dict[str, int]]], timezone: str
+) -> None:
+    database.path.unlink(missing_ok=True)
+    records = [
+        make(
+            n, feature=feature, cost_nano_usd=nano, at=FULL.at + second * 10**6, counterfactual_nano_usd=other
+        )
+        for n, (feature, nano, second, other) in enumerate(attempts)
+    ]
+    write(database, *records)
+    total = sum(record.cost_nano_usd for record in records) * NANO
+    others: Counter[str] = Counter()
+    for record in records:
+        others.update(record.counterfactual_nano_usd)
+    for dimension in Dimension:
+        rows = usage_by(database.url, dimension, timezone=timezone)
+        assert sum(row.cost_usd for row in rows) == total
+        assert sum(row.attempts for row in rows) == len(records)
+        sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+        for row in rows:
+            for deployment, usd in row.counterfactual_usd.items():
+                sums[deployment] += usd
+        assert sums == {deployment: nano * NANO for deployment, nano in others.items()}
+
+
+def test_a_report_reads_while_the_writer_holds_the_lock(database: Database) -> None:
+    write(database, FULL)
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert len(usage_by(database.url, "feature")) == 1
+
+
+@pytest.mark.parametrize("dimension", ["feature", "day"])
+def test_reports_find_their_span_by_the_index(
+    database: Database, dimension: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(database, FULL)
+    asked: list[tuple[str, Any]] = []
+
+    def open_listening(path: Any) -> Any:
+        engine = open_reader(path)
+        event.listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+        return engine
+
+    monkeypatch.setattr(reports, "open_reader", open_listening)
+    usage_by(database.url, dimension, dt.datetime(2026, 1, 1), dt.datetime(2027, 1, 1))
+    asked = [(query, values) for query, values in asked if "FROM usage_record" in query or "WITH" in query]
+    assert len(asked) >= 2
+    with closing(sqlite3.connect(database.path)) as connection:
+        for query, values in asked:
+            plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
+            assert "usage_record_at_feature" in plan, plan
+
+
+def test_questions_that_cannot_be_answered_are_clear_errors(database: Database) -> None:
+    with pytest.raises(LedgerUnavailable, match="no such file"):
+        usage_by(database.url, "feature")
+    assert not database.path.exists()
+    write(database, FULL)
+    with pytest.raises(ValueError, match="colour"):
+        usage_by(database.url, "colour")
+    with pytest.raises(ZoneInfoNotFoundError):
+        usage_by(database.url, "feature", timezone="Mars/Olympus")
