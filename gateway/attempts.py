@@ -4,6 +4,7 @@ Everything here runs without awaiting, so an attempt is recorded exactly once on
 task included.
 """
 
+import functools
 from collections.abc import Mapping
 
 import msgspec
@@ -131,7 +132,7 @@ class Attempt:
             replica=self.state.replica.name,
             zone=deployment.zone,
             privacy=plan.privacy,
-            modalities=",".join(sorted(call.modalities)),
+            modalities=_listed(call.modalities),
             decision=self.decision,
             stream=call.stream,
             status=self.status,
@@ -172,6 +173,11 @@ class Attempt:
         unseen = UNSEEN_TOKENS + int((now - self.last_seen_at) * UNSEEN_TOKENS_PER_SECOND)
         output = min(self.text_tokens + unseen * call.choices, self.estimate.output * call.choices)
         return -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(modalities: frozenset[str]) -> str:
+    return ",".join(sorted(modalities))
 
 
 def outcome_of(failure: UpstreamFailure, status: int) -> Outcome:

@@ -119,8 +119,10 @@ class _Exchange:
 
     __slots__ = (
         "_attempt",
+        "_content_type",
         "_hold",
         "_inbound",
+        "_processing_ms",
         "_reader",
         "_record",
         "_relay",
@@ -142,6 +144,8 @@ class _Exchange:
         self._response: UpstreamResponse | None = None
         self._reader: StreamReader | None = None
         self._record: UsageRecord | None = None
+        self._content_type = b"application/json"
+        self._processing_ms: bytes | None = None
         self.settlement = _NOTHING_USED
 
     async def run(self) -> None:
@@ -152,7 +156,7 @@ class _Exchange:
         try:
             self._response = response = await self._relay._upstream.send(self._upstream_request())
             attempt.status = response.status
-            attempt.upstream_request_id = _header(response, b"x-request-id")
+            self._read_head(response)
             if response.status != 200:
                 await self._refused(response)
             elif call.stream:
@@ -213,13 +217,13 @@ class _Exchange:
             attempt.text_tokens = max(len(body) // 16, 1)
             metered = attempt.under_estimate()
         record = self._succeeded(metered)
-        headers = self._answer_headers(response)
+        headers = self._answer_headers()
         headers.append((b"x-tollway-cost-usd", usd_text(record.cost_nano_usd).encode()))
         self._settle_early()
         await self._sink.answer(200, headers, body)
 
     async def _relay_stream(self, response: UpstreamResponse) -> None:
-        if not (_header(response, b"content-type") or "").startswith("text/event-stream"):
+        if not self._content_type.startswith(b"text/event-stream"):
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
         self._reader = reader = StreamReader(hide_usage=not self._request.call.include_usage)
         sink, attempt, clock = self._sink, self._attempt, self._relay._clock
@@ -230,7 +234,7 @@ class _Exchange:
                 continue
             if attempt.first_token_at is None:
                 attempt.first_token_at = attempt.last_seen_at
-                await sink.start(200, [*self._answer_headers(response), (b"x-accel-buffering", b"no")])
+                await sink.start(200, [*self._answer_headers(), (b"x-accel-buffering", b"no")])
             if reader.done:
                 # The books are closed before the client reads [DONE] and asks what it cost.
                 self._end_of_stream()
@@ -348,18 +352,27 @@ class _Exchange:
             return Exact(usage_from_wire(reader.usage), reader.service_tier)
         return self._attempt.under_estimate()
 
-    def _answer_headers(self, response: UpstreamResponse) -> list[tuple[bytes, bytes]]:
-        request, deployment = self._request, self._attempt.deployment
+    def _read_head(self, response: UpstreamResponse) -> None:
+        """The few headers of the upstream that mean something here; all others are its own business."""
+        for name, value in response.headers:
+            if name == b"content-type":
+                self._content_type = value
+            elif name == b"x-request-id":
+                self._attempt.upstream_request_id = value.decode("latin-1")
+            elif name == b"openai-processing-ms":
+                self._processing_ms = value
+
+    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
+        request, attempt = self._request, self._attempt
         headers = [
-            (b"content-type", (_header(response, b"content-type") or "application/json").encode("latin-1")),
+            (b"content-type", self._content_type),
             (b"x-request-id", request.id.encode()),
-            (b"x-tollway-deployment", deployment.name.encode()),
-            (b"x-tollway-zone", deployment.zone.encode()),
-            (b"x-tollway-decision", self._attempt.decision.encode()),
+            *attempt.pool.answer_headers,
+            (b"x-tollway-decision", attempt.decision.encode()),
             (b"x-tollway-policy", request.policy_version.encode()),
         ]
-        if (milliseconds := _header(response, b"openai-processing-ms")) is not None:
-            headers.append((b"openai-processing-ms", milliseconds.encode("latin-1")))
+        if self._processing_ms is not None:
+            headers.append((b"openai-processing-ms", self._processing_ms))
         if self._hold.is_capped:
             headers.append((b"x-tollway-output-cap", str(self._hold.output_tokens).encode()))
         _add_rate(headers, b"requests", self._hold.requests)
@@ -407,16 +420,9 @@ def _cap_field(call: Call, deployment: Deployment) -> str | None:
     return "max_tokens"
 
 
-def _header(response: UpstreamResponse, name: bytes) -> str | None:
-    for found, value in response.headers:
-        if found == name:
-            return value.decode("latin-1")
-    return None
-
-
 def _add_rate(headers: list[tuple[bytes, bytes]], kind: bytes, view: RateView | None) -> None:
     if view is None:
         return
-    headers.append((b"x-ratelimit-limit-" + kind, str(view.limit).encode()))
-    headers.append((b"x-ratelimit-remaining-" + kind, str(view.remaining).encode()))
-    headers.append((b"x-ratelimit-reset-" + kind, f"{view.reset_seconds:.3f}s".encode()))
+    headers.append((b"x-ratelimit-limit-" + kind, b"%d" % view.limit))
+    headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % view.remaining))
+    headers.append((b"x-ratelimit-reset-" + kind, b"%.3fs" % view.reset_seconds))

@@ -14,7 +14,9 @@ def configure_logs(level: str) -> None:
     threshold = logging.getLevelNamesMapping()[level.upper()]
     terminal = sys.stderr.isatty()
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[

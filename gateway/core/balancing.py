@@ -36,10 +36,22 @@ class ReplicaState:
 class Pool:
     """The replicas of one deployment, and what its answers have taught us."""
 
-    __slots__ = ("_turn", "bytes_per_token", "deployment", "replicas", "tokens_per_second", "ttft_seconds")
+    __slots__ = (
+        "_turn",
+        "answer_headers",
+        "bytes_per_token",
+        "deployment",
+        "replicas",
+        "tokens_per_second",
+        "ttft_seconds",
+    )
 
     def __init__(self, deployment: Deployment, replicas: tuple[ReplicaState, ...]) -> None:
         self.deployment = deployment
+        self.answer_headers = (
+            (b"x-tollway-deployment", deployment.name.encode()),
+            (b"x-tollway-zone", deployment.zone.encode()),
+        )
         self.replicas = replicas
         self._turn = 0
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN

@@ -37,9 +37,9 @@ class AsgiInbound:
 
     async def body(self, limit_bytes: int) -> bytes:
         declared = self.header(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
+        if declared is not None and _length(declared) > limit_bytes:
             if self.header(b"expect") is None:
-                await self._discard(int(declared))
+                await self._discard(_length(declared))
             raise _too_large(limit_bytes)
         message = await self._receive()
         data: bytes = message.get("body", b"")
@@ -116,6 +116,11 @@ class AsgiSink:
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _length(declared: str) -> int:
+    # More than 19 digits are too much in any case, and Python refuses to read more than 4,300.
+    return int(declared[:19]) if declared.isdigit() else 0
 
 
 def _too_large(limit_bytes: int) -> PayloadTooLarge:

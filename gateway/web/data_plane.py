@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -64,7 +65,13 @@ class DataPlane:
             _log.debug("request.incomplete", request_id=request_id)
         except Exception as exc:
             # The last line of defence: a defect of ours must not kill the worker or show its insides.
-            _log.exception("request.defect", request_id=request_id, kind=type(exc).__name__)
+            _log.error(
+                "request.defect",
+                request_id=request_id,
+                kind=type(exc).__name__,
+                # Lines of code only: the error's own text and its variables could hold the prompt.
+                frames=traceback.format_tb(exc.__traceback__),
+            )
             await self._answer_error(_defect(request_id), request_id, sink)
 
     async def _route(self, method: str, request_id: str, inbound: AsgiInbound, sink: AsgiSink) -> None:
