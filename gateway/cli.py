@@ -171,11 +171,12 @@ def stop_signal() -> asyncio.Event:
 
 
 async def _serve(built: "Built") -> None:
-    from gateway.app import Gateway
+    from gateway.app import Gateway, tune_garbage_collector
 
     stop = stop_signal()
     gateway = Gateway(built)
     await gateway.start()
+    tune_garbage_collector()
     typer.echo(f"tollway {__version__} serves {gateway.data_url}/v1 (admin {gateway.admin_url})", err=True)
     try:
         await stop.wait()

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+# More than any context window by far; an upstream that reports 10**30 must not end up in a budget.
+MAX_TOKENS = 10**9
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of one attempt. The `input_*` and `output_*` parts are disjoint and add up to the totals.
@@ -83,8 +86,8 @@ class WireUsage(msgspec.Struct, gc=False):
 
 def usage_from_wire(wire: WireUsage) -> Usage:
     """An upstream's usage object as disjoint parts; inconsistent details are clamped to the totals."""
-    prompt = max(wire.prompt_tokens or 0, 0)
-    completion = max(wire.completion_tokens or 0, 0)
+    prompt = _clamp(wire.prompt_tokens, MAX_TOKENS)
+    completion = _clamp(wire.completion_tokens, MAX_TOKENS)
     image = audio = cached = reasoning = audio_out = 0
     if (details := wire.prompt_tokens_details) is not None:
         image = _clamp(details.image_tokens, prompt)

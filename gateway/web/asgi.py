@@ -14,18 +14,20 @@ Send = Callable[[Message], Awaitable[None]]
 MIB = 1024 * 1024
 MAX_DISCARDED_BYTES = 256 * MIB
 BODY_STALL_SECONDS = 30.0
+WATCH_AFTER_SECONDS = 0.01
 
 
 class AsgiInbound:
     """The request of one ASGI scope. Once the body is read, `watch` cancels the task when the client goes."""
 
-    __slots__ = ("_headers", "_receive", "_watch", "disconnected", "path")
+    __slots__ = ("_headers", "_receive", "_timer", "_watch", "disconnected", "path")
 
     def __init__(self, scope: Message, receive: Receive) -> None:
         raw = scope.get("raw_path") or scope["path"].encode("utf-8")
         self.path: str = raw.decode("latin-1")
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
+        self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
         self.disconnected = False
 
@@ -78,14 +80,20 @@ class AsgiInbound:
             ) from exc
 
     def watch(self) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._watch = task.get_loop().create_task(self._wait_for_disconnect(task))
+        # A task for each request is dear, and most that end within this time have nobody to wait for.
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self._start_watch, asyncio.current_task(loop))
 
     def unwatch(self) -> None:
         """Stop watching; must follow `watch` once the answer is complete."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
+
+    def _start_watch(self, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            self._watch = task.get_loop().create_task(self._wait_for_disconnect(task))
 
     async def _wait_for_disconnect(self, task: asyncio.Task[Any]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
