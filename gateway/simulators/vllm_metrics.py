@@ -8,6 +8,7 @@ from gateway.simulators.slots import Slots
 
 KV_CAPACITY_TOKENS = 524_288
 _BLOCK_TOKENS = 16
+_MOST_UNBOOKED = 4096
 _FINISHED = ("stop", "length", "abort", "error")
 # fmt: off
 _FIRST_TOKEN = (
@@ -31,6 +32,8 @@ class VllmMetrics:
         self._registry = CollectorRegistry()
         self._labels = {"model_name": model_name, "engine": "0"}
         self._held_tokens = 0
+        self._unbooked_tokens = 0
+        self._unbooked_gaps: list[float] = []
         self._slots: Slots | None = None
         self._gauge(
             "num_requests_running", "Requests in execution batches.", lambda: self._of(lambda s: s.running)
@@ -56,6 +59,7 @@ class VllmMetrics:
         self._slots = slots
 
     def page(self) -> bytes:
+        self._book()
         return generate_latest(self._registry)
 
     def kv_cache_usage(self) -> float:
@@ -71,15 +75,25 @@ class VllmMetrics:
         self._first_token.observe(seconds_since_arrival)
 
     def tokens(self, count: int, gap_seconds: float | None) -> None:
+        """Once a token: set aside, and booked when somebody looks, or it would cost more than sending it."""
         self._held_tokens += count
-        self._generation.inc(count)
+        self._unbooked_tokens += count
         if gap_seconds is not None:
-            self._inter_token.observe(gap_seconds)
+            self._unbooked_gaps.append(gap_seconds)
+            if len(self._unbooked_gaps) >= _MOST_UNBOOKED:
+                self._book()
 
     def finished(self, reason: str, seconds: float, held_tokens: int) -> None:
         self._held_tokens -= held_tokens
         self._success[reason].inc()
         self._end_to_end.observe(seconds)
+
+    def _book(self) -> None:
+        self._generation.inc(self._unbooked_tokens)
+        for gap in self._unbooked_gaps:
+            self._inter_token.observe(gap)
+        self._unbooked_tokens = 0
+        self._unbooked_gaps.clear()
 
     def _of(self, read: Callable[[Slots], int]) -> float:
         return 0.0 if self._slots is None else float(read(self._slots))
