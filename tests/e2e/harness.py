@@ -1,0 +1,447 @@
+"""A whole gateway with simulated upstreams in one event loop, and what tests want to know about it.
+
+    async with running(tmp_path, {"features": {"search": {"budgets": [...]}}}) as harness:
+        await harness.client().chat.completions.create(model="gpt-4o", ...)
+        [row] = await harness.rows()
+
+On leaving, no task may be left over, no exception unseen, and the gateway must not have logged an error.
+"""
+
+import asyncio
+import base64
+import copy
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import orjson
+import structlog.testing
+import yaml
+from sqlalchemy import create_engine, select
+
+from gateway.adapters.ledger.tables import usage_record
+from gateway.adapters.price_catalogue import PriceCatalogue
+from gateway.app import Gateway
+from gateway.settings.build import Built, build
+from gateway.settings.load import load
+from gateway.simulators import Attempt, Knobs, Simulator, openai_simulator, vllm_simulator
+
+Json = dict[str, Any]
+
+ADMIN_TOKEN = "admin-token-for-tests-0123456789"
+APP_KEY = "key-of-the-app-0123456789"
+NARROW_KEY = "key-for-gpt-4o-only-0123456789"
+
+SCOUT = "meta-llama/Llama-4-Scout-17B-16E-Instruct"
+CARD = "4111 1111 1111 1111"
+PNG_URL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
+    "awAAAABJRU5ErkJggg=="
+)
+
+PATIENCE_SECONDS = 20.0
+
+STANDARD: Json = yaml.safe_load("""
+server:
+  data: {port: 0}
+  admin: {port: 0, token: "${ADMIN_TOKEN}"}
+  drain_seconds: 1
+ledger: "${LEDGER}"
+zones:
+  local: {cidrs: [127.0.0.0/8]}
+  external: {}
+privacy:
+  classes: [public, internal, confidential, restricted]
+  default: internal
+  zones:
+    public: [local, external]
+    internal: [local, external]
+    confidential: [local]
+    restricted: [local]
+  detect:
+    - {find: [email, credit_card, iban, jp_my_number, us_ssn, secret], raise_to: confidential}
+deployments:
+  gpt-4o:
+    provider: openai
+    model: gpt-4o-2024-11-20
+    base_url: "${EXTERNAL}/v1"
+    api_key: sk-simulated-account-key
+    zone: external
+    accepts: [text, image]
+    supports: [tools, json_schema, logprobs]
+    context_tokens: 128000
+    max_output_tokens: 16384
+    price: {input: 2.50, cached_input: 1.25, output: 10.00}
+  scout:
+    provider: vllm
+    model: meta-llama/Llama-4-Scout-17B-16E-Instruct
+    zone: local
+    accepts: [text, image]
+    supports: [tools, json_schema]
+    context_tokens: 131072
+    max_output_tokens: 8192
+    replicas: {urls: ["${REPLICA_1}/v1", "${REPLICA_2}/v1"]}
+    price: {input: 0.30, output: 1.20}
+  embedder:
+    provider: openai
+    model: text-embedding-3-small
+    base_url: "${EXTERNAL}/v1"
+    api_key: sk-simulated-account-key
+    zone: external
+    serves: [embeddings]
+    context_tokens: 8191
+    price: {input: 0.02}
+models:
+  gpt-4o: {use: [gpt-4o]}
+  scout: {use: [scout]}
+  auto: {use: [scout, gpt-4o]}
+  embed: {use: [embedder]}
+teams:
+  product: {}
+features:
+  search: {team: product}
+  triage: {team: product}
+keys:
+  app: {secret: "${APP_KEY}", feature: search, features: [triage]}
+  narrow: {secret: "${NARROW_KEY}", feature: search, models: [gpt-4o]}
+""")
+
+
+def chat(text: str = "Tell me about ships.", model: str = "gpt-4o", **more: Any) -> Json:
+    return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+def config_text(changes: Mapping[str, Any] = {}) -> str:
+    """STANDARD with `changes` merged in; None takes a key out."""
+    return yaml.safe_dump(_merged(STANDARD, changes), sort_keys=False)
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(changes, Mapping):
+        return changes
+    merged = copy.deepcopy(base)
+    for name, value in changes.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
+
+
+def built(folder: Path, text: str, environ: Mapping[str, str]) -> Built:
+    path = folder / "tollway.yaml"
+    path.write_text(text)
+    loaded = load(path, environ)
+    found, problems = build(loaded, PriceCatalogue())
+    assert found is not None, [str(problem) for problem in problems]
+    assert not loaded.blocking, [str(problem) for problem in loaded.blocking]
+    return found
+
+
+def read_rows(ledger: Path) -> list[Json]:
+    """The ledger's rows in the order of their dispatch."""
+    engine = create_engine(f"sqlite:///{ledger}")
+    try:
+        with engine.connect() as connection:
+            order = usage_record.c.at, usage_record.c.attempt_id
+            return [dict(row) for row in connection.execute(select(usage_record).order_by(*order)).mappings()]
+    finally:
+        engine.dispose()
+
+
+class Metrics:
+    """One scrape. Values are decimals, since money must agree to the nano-dollar."""
+
+    _LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
+    _LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+    def __init__(self, text: str) -> None:
+        found = (self._LINE.match(line) for line in text.splitlines() if not line.startswith("#"))
+        self._series = [
+            (match[1], dict(self._LABEL.findall(match[2] or "")), Decimal(match[3]))
+            for match in found
+            if match
+        ]
+
+    def sum(self, name: str, **labels: str) -> Decimal:
+        """All series of the family `tollway_<name>` that have these labels, added up."""
+        values = [
+            value
+            for family, found, value in self._series
+            if family == f"tollway_{name}" and labels.items() <= found.items()
+        ]
+        return sum(values, Decimal(0))
+
+    def nano(self, name: str, **labels: str) -> int:
+        """As `sum`, of a family in USD, in nano-USD; each series by itself is exact."""
+        return int((self.sum(name, **labels) * 10**9).to_integral_value())
+
+
+class Harness:
+    """A running gateway between its clients and its simulators."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        ledger: Path,
+        external: Simulator,
+        replicas: Sequence[Simulator],
+    ) -> None:
+        self.gateway = gateway
+        self.ledger = ledger
+        self.external = external
+        self.replicas = list(replicas)
+        self.http = httpx.AsyncClient(
+            base_url=gateway.data_url,
+            timeout=PATIENCE_SECONDS,
+            headers={"authorization": f"Bearer {APP_KEY}"},
+            limits=httpx.Limits(max_connections=1000, max_keepalive_connections=1000),
+        )
+        self._clients: list[openai.AsyncOpenAI] = []
+        self._at_rest = asyncio.all_tasks()
+
+    @property
+    def simulators(self) -> list[Simulator]:
+        return [self.external, *self.replicas]
+
+    def client(self, key: str = APP_KEY, **options: Any) -> openai.AsyncOpenAI:
+        """The official client. It does not retry unless told to."""
+        settings = {"max_retries": 0, "timeout": PATIENCE_SECONDS} | options
+        client = openai.AsyncOpenAI(base_url=f"{self.gateway.data_url}/v1", api_key=key, **settings)
+        self._clients.append(client)
+        return client
+
+    async def post(
+        self, body: Json | bytes, path: str = "/v1/chat/completions", **headers: str
+    ) -> httpx.Response:
+        """One request with the app's key; header names are written with underscores."""
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.http.post(path, content=content, headers=named)
+
+    async def raw(self) -> "RawClient":
+        return await RawClient.connect(self.gateway.data_url)
+
+    def attempts(self, contains: str | None = None) -> list[Attempt]:
+        """What all simulators saw."""
+        return [attempt for simulator in self.simulators for attempt in simulator.attempts(contains)]
+
+    async def arrived(self, simulator: Simulator, count: int = 1) -> None:
+        """Return once `simulator` has seen so many attempts."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(simulator.attempts()) < count:
+                await asyncio.sleep(0.001)
+
+    async def settled(self) -> None:
+        """Return once no request is under way, neither in the gateway nor in a simulator."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self._is_busy():
+                await asyncio.sleep(0.002)
+
+    def _is_busy(self) -> bool:
+        return bool(
+            asyncio.all_tasks() - self._at_rest - {asyncio.current_task()}
+            or self.outstanding()
+            or any(attempt.is_running for attempt in self.attempts())
+        )
+
+    def outstanding(self) -> int:
+        pools = self.gateway.pipeline.rulebook.planner.fleet.pools
+        return sum(pool.outstanding for pool in pools.values())
+
+    async def rows(self) -> list[Json]:
+        await self.gateway.flush()
+        return read_rows(self.ledger)
+
+    async def metrics(self) -> Metrics:
+        headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+        response = await self.http.get(f"{self.gateway.admin_url}/metrics", headers=headers)
+        assert response.status_code == 200
+        return Metrics(response.text)
+
+    async def held_nano(self) -> int:
+        return (await self.metrics()).nano("budget_held_usd")
+
+    async def close_clients(self) -> None:
+        await self.http.aclose()
+        for client in self._clients:
+            await client.close()
+
+
+class RawClient:
+    """One connection whose every byte the test decides on."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.received = b""
+
+    @classmethod
+    async def connect(cls, url: str) -> Self:
+        parts = urlsplit(url)
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def request(self, body: Json | bytes, key: str = APP_KEY) -> None:
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\n"
+            f"authorization: Bearer {key}\r\ncontent-length: {len(content)}\r\n\r\n"
+        )
+        await self.send(head.encode() + content)
+
+    async def read_until(self, marker: bytes, count: int = 1) -> bytes:
+        """Everything so far, once `marker` stands in it `count` times."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.received.count(marker) < count:
+                chunk = await self._reader.read(65536)
+                assert chunk, f"closed before {marker!r} came: {self.received[-300:]!r}"
+                self.received += chunk
+        return self.received
+
+    async def read_to_end(self) -> bytes:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while chunk := await self._reader.read(65536):
+                self.received += chunk
+        return self.received
+
+    def hang_up(self) -> None:
+        self._writer.transport.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.hang_up()
+
+
+class Streamed:
+    """A whole event stream as it came over the wire."""
+
+    def __init__(self, content: bytes) -> None:
+        self.events = [event for event in content.split(b"\n\n") if event]
+        self.is_done = bool(self.events) and self.events[-1] == b"data: [DONE]"
+
+    @property
+    def chunks(self) -> list[Json]:
+        return [
+            orjson.loads(event.removeprefix(b"data: ")) for event in self.events if event != b"data: [DONE]"
+        ]
+
+    @property
+    def errors(self) -> list[Json]:
+        """Error events; what is no JSON is none."""
+        bodies = (
+            event.removeprefix(b"data: ") for event in self.events if event.startswith(b'data: {"error"')
+        )
+        return [orjson.loads(body)["error"] for body in bodies]
+
+    @property
+    def text(self) -> str:
+        deltas = (choice.get("delta", {}) for chunk in self.chunks for choice in chunk.get("choices", ()))
+        return "".join(delta.get("content") or "" for delta in deltas)
+
+
+@asynccontextmanager
+async def simulators(
+    external: Knobs | None = None, replicas: Sequence[Knobs] = (Knobs(), Knobs())
+) -> AsyncIterator[tuple[Simulator, list[Simulator]]]:
+    """GPT-4o and the replicas of Scout."""
+    async with AsyncExitStack() as stack:
+        hosted = await stack.enter_async_context(openai_simulator(external))
+        yield hosted, [await stack.enter_async_context(vllm_simulator(knobs)) for knobs in replicas]
+
+
+@asynccontextmanager
+async def gateway_over(
+    external: Simulator,
+    replicas: Sequence[Simulator],
+    folder: Path,
+    changes: Mapping[str, Any] = {},
+) -> AsyncIterator[Harness]:
+    """A gateway in front of simulators that run already. Its ledger stays in `folder`."""
+    ledger = folder / "ledger.db"
+    environ = {
+        "ADMIN_TOKEN": ADMIN_TOKEN,
+        "APP_KEY": APP_KEY,
+        "NARROW_KEY": NARROW_KEY,
+        "LEDGER": f"sqlite:///{ledger}",
+        "EXTERNAL": external.url,
+        **{f"REPLICA_{number}": replica.url for number, replica in enumerate(replicas, 1)},
+    }
+    gateway = Gateway(built(folder, config_text(changes), environ))
+    await gateway.start()
+    harness = Harness(gateway, ledger, external, replicas)
+    try:
+        yield harness
+    finally:
+        await harness.close_clients()
+        await gateway.stop()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    changes: Mapping[str, Any] = {},
+    *,
+    external: Knobs | None = None,
+    replicas: Sequence[Knobs] = (Knobs(), Knobs()),
+) -> AsyncIterator[Harness]:
+    """Simulators and a gateway in front of them, with STANDARD changed by `changes`."""
+    async with (
+        nothing_left_over(),
+        simulators(external, replicas) as (hosted, started),
+        gateway_over(hosted, started, folder, changes) as harness,
+    ):
+        yield harness
+
+
+@asynccontextmanager
+async def nothing_left_over() -> AsyncIterator[None]:
+    """What runs inside must end all its tasks, see to its exceptions and log no error."""
+    before = asyncio.all_tasks()
+    with unseen_exceptions() as unseen, structlog.testing.capture_logs() as logs:
+        yield
+    assert asyncio.all_tasks() - before == set()
+    assert unseen == []
+    assert [entry for entry in logs if entry["log_level"] in {"error", "critical"}] == []
+
+
+@contextmanager
+def unseen_exceptions() -> Iterator[list[Json]]:
+    """What the event loop would only have logged."""
+    loop = asyncio.get_running_loop()
+    seen: list[Json] = []
+    previous = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _loop, context: seen.append(context))
+    try:
+        yield seen
+    finally:
+        loop.set_exception_handler(previous)
+
+
+def image_parts(text: str) -> list[Json]:
+    return [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": PNG_URL}}]
+
+
+def escaped(text: str) -> str:
+    r"""Every character as \uXXXX, for use inside a JSON string."""
+    units = text.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def full_width(text: str) -> str:
+    return "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else char for char in text)
+
+
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
