@@ -7,12 +7,12 @@ from typing import Any
 import structlog
 from cel_expr_python import cel
 
+from gateway.core.catalog import Rule, RuleSet
+
 _log = structlog.get_logger("tollway.cel")
 
 _POSITION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _CONTAINER = re.compile(r" \(in container '[^']*'\)")
-
-Condition = Callable[[Mapping[str, object]], bool]
 
 
 class ConditionError(Exception):
@@ -47,31 +47,44 @@ class CelCompiler:
     def variables(self) -> list[str]:
         return list(self._types)
 
-    def compile(self, source: str) -> Condition:
-        """A condition over the variables. Raises ConditionError, also when its result is no boolean."""
+    def check(self, source: str) -> None:
+        """Raises ConditionError when `source` does not compile, or its result is no boolean."""
+        kind = self._compile(source).return_type()
+        if kind != cel.Type.BOOL:
+            raise ConditionError(f"must be true or false, but this is of type {kind.name().lower()}")
+
+    def rule_set(self, rules: tuple[Rule, ...]) -> RuleSet:
+        """All rules as one expression that gives the number of the first that holds: one run, not many."""
+        chain = "0"
+        for rule in reversed(rules):
+            chain = f"({rule.when}\n) ? {rule.number} : ({chain})"
+        text = "\n".join(rule.when for rule in rules)
+        # Each variable costs a conversion, so only those that the text names are handed over.
+        used = tuple(name for name in self._types if re.search(rf"\b{name}\b", text))
+        return RuleSet(rules, used, self._first_match(self._compile(chain), rules))
+
+    def _first_match(self, chain: Any, rules: tuple[Rule, ...]) -> Callable[[Mapping[str, object]], int]:
+        evaluate = chain.eval
+        singly = [(rule.number, self._compile(rule.when)) for rule in rules]
+
+        def first_match(facts: Mapping[str, object]) -> int:
+            number = evaluate(data=facts).value()
+            if isinstance(number, int):
+                return number
+            # An error (a map without that key) in one rule is no match, and must not hide the rules after it.
+            _log.debug("rule.not_evaluated", reason=str(number)[:200])
+            for number, expression in singly:
+                if expression.eval(data=facts).value() is True:
+                    return number
+            return 0
+
+        return first_match
+
+    def _compile(self, source: str) -> Any:
         try:
-            expression = self._environment.compile(source)
+            return self._environment.compile(source)
         except RuntimeError as exc:
             raise ConditionError(_explain(str(exc), self.variables)) from exc
-        if expression.return_type() != cel.Type.BOOL:
-            kind = expression.return_type().name().lower()
-            raise ConditionError(f"must be true or false, but this is of type {kind}")
-        # Each variable costs a conversion, so only those that the text names are handed over.
-        used = tuple(name for name in self._types if re.search(rf"\b{name}\b", source))
-        return _condition(expression, used, source)
-
-
-def _condition(expression: Any, used: tuple[str, ...], source: str) -> Condition:
-    evaluate = expression.eval
-
-    def holds(facts: Mapping[str, object]) -> bool:
-        # An error while evaluating (a missing map key) comes back as a value that is not True: no match.
-        result = evaluate(data={name: facts[name] for name in used}).value()
-        if result is not True and result is not False:
-            _log.debug("rule.not_evaluated", when=source, reason=str(result)[:200])
-        return result is True
-
-    return holds
 
 
 def _explain(error: str, variables: list[str]) -> str:

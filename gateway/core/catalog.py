@@ -152,13 +152,20 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """When `holds` says so, `use` replaces the model's list, in this order. `number` counts from 1."""
+    """When `when` holds, `use` replaces the model's list, in this order. `number` counts from 1."""
 
     number: int
     line: int
     when: str
-    holds: Callable[[Mapping[str, object]], bool]
     use: tuple[str, ...]
+
+
+class RuleSet(msgspec.Struct, frozen=True):
+    """The rules of one model. `first_match` takes the `variables` and gives a rule number, or 0 for none."""
+
+    rules: tuple[Rule, ...]
+    variables: tuple[str, ...]
+    first_match: Callable[[Mapping[str, object]], int]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,5 +175,5 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     use: tuple[Deployment, ...]
     prefer: Objective
     weights: Mapping[str, float] = {}
-    rules: tuple[Rule, ...] = ()
+    rules: RuleSet | None = None
     created: int = 0

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
-from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.catalog import Deployment, Model, Objective, Rule, RuleSet
 from gateway.core.errors import (
     GatewayError,
     InvalidRequest,
@@ -98,7 +98,9 @@ class Planner:
     def plan(self, call: Call, principal: Principal, model: Model, privacy: str, moment: Moment) -> Plan:
         """Candidates in order, with estimates. Raises the GatewayError that says what removed the last."""
         eligible, excluded = self._by_static_constraints(call, model, privacy)
-        rule = self._matching_rule(call, principal, model, privacy, moment) if model.rules else None
+        rule = None
+        if model.rules is not None:
+            rule = self._matching_rule(model.rules, _Facts(call, principal, privacy, moment, self.fleet))
         if rule is not None:
             eligible, excluded = _apply_rule(rule, eligible, excluded)
         kept, estimates, dropped = self._by_circumstances(call, eligible, moment)
@@ -152,14 +154,10 @@ class Planner:
                 dropped.append(reason)
         return tuple(kept), tuple(estimates), tuple(dropped)
 
-    def _matching_rule(
-        self, call: Call, principal: Principal, model: Model, privacy: str, moment: Moment
-    ) -> Rule | None:
-        facts = _Facts(call, principal, privacy, moment, self.fleet)
-        for rule in model.rules:
-            if rule.holds(facts):
-                return rule
-        return None
+    @staticmethod
+    def _matching_rule(rules: RuleSet, facts: "_Facts") -> Rule | None:
+        number = rules.first_match({name: _FACTS[name](facts) for name in rules.variables})
+        return rules.rules[number - 1] if number else None
 
     def _sorted(
         self,
@@ -188,54 +186,42 @@ class Planner:
         return max(min(waits, default=1.0), 1.0)
 
 
-class _Facts(Mapping[str, object]):
-    """The variables of a rule, computed only when a rule asks for them."""
+class _Facts(msgspec.Struct, frozen=True, gc=False):
+    """What the variables of rules are computed from; each only when a rule names it."""
 
-    __slots__ = ("_call", "_fleet", "_moment", "_principal", "_privacy")
+    call: Call
+    principal: Principal
+    privacy: str
+    moment: Moment
+    fleet: Fleet
 
-    def __init__(self, call: Call, principal: Principal, privacy: str, moment: Moment, fleet: Fleet) -> None:
-        self._call = call
-        self._principal = principal
-        self._privacy = privacy
-        self._moment = moment
-        self._fleet = fleet
-
-    def __getitem__(self, name: str) -> object:
-        return _FACTS[name](self)
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(_FACTS)
-
-    def __len__(self) -> int:
-        return len(_FACTS)
-
-    def pool(self) -> dict[str, dict[str, float]]:
-        now = self._moment.monotonic
+    def pool(self) -> dict[str, dict[str, int]]:
+        now = self.moment.monotonic
         return {
             name: {
-                "outstanding": float(pool.outstanding),
-                "available": float(sum(state.available(now) for state in pool.replicas)),
-                "replicas": float(len(pool.replicas)),
+                "outstanding": pool.outstanding,
+                "available": sum(state.available(now) for state in pool.replicas),
+                "replicas": len(pool.replicas),
             }
-            for name, pool in self._fleet.pools.items()
+            for name, pool in self.fleet.pools.items()
         }
 
 
 _FACTS: Mapping[str, Callable[[_Facts], object]] = {
-    "model": lambda facts: facts._call.model,
-    "feature": lambda facts: facts._principal.feature,
-    "team": lambda facts: facts._principal.team,
-    "key": lambda facts: facts._principal.key,
-    "privacy": lambda facts: facts._privacy,
-    "modalities": lambda facts: [str(item) for item in facts._call.modalities],
-    "tools": lambda facts: "tools" in facts._call.needs,
-    "stream": lambda facts: facts._call.stream,
-    "prompt_tokens": lambda facts: facts._call.prompt_tokens,
-    "max_output_tokens": lambda facts: facts._call.max_output or 0,
-    "tags": lambda facts: dict(facts._call.tags),
-    "budget": lambda facts: {"used": facts._moment.budget_used()},
+    "model": lambda facts: facts.call.model,
+    "feature": lambda facts: facts.principal.feature,
+    "team": lambda facts: facts.principal.team,
+    "key": lambda facts: facts.principal.key,
+    "privacy": lambda facts: facts.privacy,
+    "modalities": lambda facts: [str(item) for item in facts.call.modalities],
+    "tools": lambda facts: "tools" in facts.call.needs,
+    "stream": lambda facts: facts.call.stream,
+    "prompt_tokens": lambda facts: facts.call.prompt_tokens,
+    "max_output_tokens": lambda facts: facts.call.max_output or 0,
+    "tags": lambda facts: dict(facts.call.tags),
+    "budget": lambda facts: {"used": facts.moment.budget_used()},
     "pool": lambda facts: facts.pool(),
-    "time": lambda facts: dict(facts._moment.local_time()),
+    "time": lambda facts: dict(facts.moment.local_time()),
 }
 
 

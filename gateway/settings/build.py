@@ -119,17 +119,17 @@ def _models(
         for index, rule in enumerate(given.rules):
             path = ("models", name, "rules", index, "when")
             try:
-                holds = compiler.compile(rule.when)
+                compiler.check(rule.when)
             except ConditionError as error:
                 report(loaded.problem(path, str(error)))
                 continue
-            rules.append(catalog.Rule(index + 1, loaded.line_of(path), rule.when, holds, rule.use))
+            rules.append(catalog.Rule(index + 1, loaded.line_of(path), rule.when, rule.use))
         models[name] = catalog.Model(
             name=name,
             use=tuple(deployments[item] for item in given.use if item in deployments),
             prefer=catalog.Objective(given.prefer),
             weights={item: float(share) for item, share in given.weights.items()},
-            rules=tuple(rules),
+            rules=compiler.rule_set(tuple(rules)) if rules else None,
             created=int(time.time()),
         )
     return models

@@ -78,7 +78,7 @@ class Detectors:
         if triggered is None:
             return _NOTHING
         if 0 in triggered or 1 in triggered:
-            raw = _views([fold(unescape(piece)) for piece in pieces])
+            raw = _views(_respelled(pieces, 1 in triggered))
             triggered = self._triggers.matches(raw) or []
         return frozenset(
             self._names[index - len(_SPELLINGS)]
@@ -93,6 +93,12 @@ def _views(pieces: Sequence[str]) -> bytes:
         text = f"{text}\n\n{''.join(map(_ends, pieces) if len(text) > _WHOLE else pieces)}"
     # JSON can spell half a surrogate pair, which strict UTF-8 refuses.
     return text.encode("utf-8", "surrogatepass")
+
+
+def _respelled(pieces: Sequence[str], escaped: bool) -> list[str]:
+    read = [fold(piece) for piece in pieces]
+    # Beside the first reading, not instead of it: an escape may be a backslash that digits follow.
+    return read + [fold(unescape(piece)) for piece in pieces] if escaped else read
 
 
 def _ends(piece: str) -> str:

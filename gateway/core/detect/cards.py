@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import ean13_holds, luhn_holds
 
-# A card is written in one go or in its own groups, with a space, a dot, a dash or " - " between them. Each
-# `rest` is what follows the first four digits.
-_GAP = r"(?: ?[.\-] ?| )?"
+# A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
+# them. Each rest is what follows the first four digits.
+_GAP = r"(?: ?[.\-] ?| {1,2})?"
 _REST_OF_13 = rf"(?:(?:{_GAP}[0-9]{{3}}){{3}}|(?:{_GAP}[0-9]{{4}}){{2}}{_GAP}[0-9])"
 _REST_OF_14 = rf"{_GAP}[0-9]{{6}}{_GAP}[0-9]{{4}}"
 _REST_OF_15 = rf"(?:{_GAP}[0-9]{{6}}{_GAP}[0-9]{{5}}|(?:{_GAP}[0-9]{{4}}){{2}}{_GAP}[0-9]{{3}})"
@@ -60,10 +60,11 @@ _SPELLED = re.compile(rb"[2-6](?<![0-9~][2-6])(?<![0-9][ .\-][2-6])(?:[ .\-][0-9
 
 _RUN = re.compile(rb"[0-9][0-9 .\-]{12,}")
 _SEPARATORS = b" .-"
+_DIGITS = frozenset(b"%d" % digit for digit in range(10)) | {b"~"}
 
 # Numbers of machines that would pass for a card now and then: the fraction of a float (at most three digits
 # before its point), and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
-_MACHINE_NUMBER = re.compile(rb"(?<![0-9])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
+_MACHINE_NUMBER = re.compile(rb"(?<![0-9~])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
 
 _DIGEST = re.compile(
     rb"(?<![0-9A-Za-z])(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})(?![0-9A-Za-z])"
@@ -78,9 +79,9 @@ def has_credit_card(text: bytes) -> bool:
 
     Rule: a known issuer's prefix with one of its lengths, in one go or in a card's usual groups, and a Luhn
     digit that holds. Visa, Mastercard, Amex, JCB, Discover and UnionPay are found at 15 and 16 digits even
-    between other digits; other lengths and issuers only when no digit adjoins. Not a card: the fraction of a
-    decimal number, a 19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal
-    digest. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
+    between other digits (in groups, on one side only); other lengths and issuers only when no digit adjoins.
+    Not a card: the fraction of a decimal number, a 19-digit time or id beginning with 15 to 19, a 13-digit
+    barcode, a part of a hexadecimal digest. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
     """
     if not _has_card_in(text):
         return False
@@ -112,13 +113,26 @@ def _parts(run: bytes) -> Iterator[bytes]:
 
 
 def _candidates(runs: bytes) -> Iterator[bytes]:
-    for pattern in (_ANYWHERE, _ALONE):
-        for match in pattern.finditer(runs):
-            yield (match[0] + match[match.lastindex or 0]).translate(None, _SEPARATORS)
+    for match in _ANYWHERE.finditer(runs):
+        digits = _digits(match)
+        if len(digits) == match.end(match.lastindex or 0) - match.start() or not _is_glued(runs, match):
+            yield digits
+    for match in _ALONE.finditer(runs):
+        yield _digits(match)
     for match in _SPELLED.finditer(runs):
         digits = match[0].translate(None, _SEPARATORS)
         if _ANYWHERE.match(digits):
             yield digits
+
+
+def _digits(match: re.Match[bytes]) -> bytes:
+    return (match[0] + match[match.lastindex or 0]).translate(None, _SEPARATORS)
+
+
+def _is_glued(runs: bytes, match: re.Match[bytes]) -> bool:
+    """Whether digits adjoin on both sides: then the groups belong to longer numbers in a row."""
+    end = match.end(match.lastindex or 0)
+    return runs[match.start() - 1 : match.start()] in _DIGITS and runs[end : end + 1] in _DIGITS
 
 
 def _is_card(digits: bytes) -> bool:

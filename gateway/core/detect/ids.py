@@ -61,7 +61,7 @@ _MY_NUMBER_SHAPE = Pattern(
 _MINUTE = re.compile(
     rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])[0-5][0-9]"
 )
-_YEARS = re.compile(rb"(?:(?:19|20)[0-9]{2}){3}")
+_YEARS_OR_FILLER = re.compile(rb"(?:(?:19|20)[0-9]{2}){3}|([0-9])\1{11}")
 DIGITS_TRIGGER = r"[0-9](?:[ .\-]{0,3}[0-9]){11}"
 
 
@@ -69,14 +69,17 @@ def has_jp_my_number(text: bytes) -> bool:
     """Whether folded `text` holds an individual number (My Number, kojin bango).
 
     Rule: twelve digits, in one go or in groups of four, next to no other digit or ASCII letter, whose check
-    digit holds. Not one: a date and time to the minute, three years in a row, a number after "+". Source:
-    Ordinance of the Ministry of Internal Affairs and Communications No. 85 of 2014, article 5.
+    digit holds. Not one: a date and time to the minute, three years in a row, one digit twelve times, a
+    number after "+". Source: Ordinance of the Ministry of Internal Affairs and
+    Communications No. 85 of 2014, article 5.
     """
     if not _MY_NUMBER_SHAPE.occurs_in(text):
         return False
     found = dict.fromkeys(_MY_NUMBER.findall(text))
     numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if candidate)
-    return any_passes((n for n in numbers if not (_MINUTE.match(n) or _YEARS.match(n))), my_number_holds)
+    return any_passes(
+        (n for n in numbers if not (_MINUTE.match(n) or _YEARS_OR_FILLER.match(n))), my_number_holds
+    )
 
 
 _AREA = "(?:00[1-9]|0[1-9][0-9]|[1-578][0-9]{2}|6[0-57-9][0-9]|66[0-57-9])"

@@ -41,6 +41,7 @@ _PREFIXED = (
     r"hf_[0-9A-Za-z]{30}",
     r"npm_[0-9A-Za-z]{36}",
     r"-----BEGIN (?:[0-9A-Z]+ )*PRIVATE KEY",
+    r"""(?i:secret_?access_?key)["'\\ :=]{1,5}[0-9A-Za-z/+]{40}""",
     r"eyJ[0-9A-Za-z_\-]{8,}\.[0-9A-Za-z_\-]{8,}\.[0-9A-Za-z_\-]{8}",
 )
 
