@@ -1,0 +1,131 @@
+"""How long the privacy detectors take: `python -m benchmarks.detectors` prints microseconds, best of five.
+
+Benign texts are what applications send; hostile ones are made to cost much and to hold nothing.
+"""
+
+import random
+import timeit
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import orjson
+
+from gateway.core.detect import DETECTOR_NAMES, Detectors, find_text
+
+SIZES = {"700 B": 700, "2 KB": 2_000, "64 KB": 64_000, "200 KB": 200_000, "1 MB": 1_000_000}
+
+ENGLISH = (
+    "Hello, please summarise this document for me: the meeting on 2026-11-01 at 10:30 went on for a while, and "
+    "the order of 12 boxes at $1,299.00 was confirmed by phone. Which points are open, and who decides them? "
+)
+JAPANESE = "お世話になっております。来月の会議について、資料（ABC版）を確認してください。お願いします！"
+FULL_WIDTH = "ご注文番号は１２３４５号、合計は３，９８０円です。１０月３日（火）に発送します。"
+EMOJI = "Thanks 👍🏽 see you at 10️⃣ o'clock, all good ❤️ and on time. "
+CODE = "def total(rows: list[float]) -> float:\n    return sum(row * 1.1 for row in rows if row > 0.25)\n"
+
+BENIGN = {
+    "English": ENGLISH,
+    "Japanese": JAPANESE,
+    "full-width Japanese": FULL_WIDTH,
+    "emoji": EMOJI,
+    "code": CODE,
+}
+
+_random = random.Random(7)
+
+
+def _hex_digests(size: int) -> str:
+    return " ".join(f"{_random.getrandbits(256):064x}" for _ in range(size // 65))
+
+
+def _floats(size: int) -> str:
+    return ", ".join(repr(_random.random()) for _ in range(size // 20))
+
+
+def _failing_ibans(size: int) -> str:
+    return " ".join(f"SA44{_random.getrandbits(72):018X}"[:10] for _ in range(size // 11))
+
+
+MADE = {"hex digests": _hex_digests, "floats": _floats}
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "fours": lambda size: "4" * size,
+    "ones": lambda size: "1" * size,
+    "digits, spaced": lambda size: "1 " * (size // 2),
+    "4111 1111 1111 1112": lambda size: "4111 1111 1111 1112 " * (size // 20),
+    "a@": lambda size: "a@" * (size // 2),
+    "a@a.": lambda size: "a@a." * (size // 4),
+    "eyJ.": lambda size: "eyJ." * (size // 4),
+    "eyJ run": lambda size: "eyJ" * (size // 3),
+    "sk-": lambda size: "sk-" * (size // 3),
+    "token=": lambda size: "token=" * (size // 6),
+    "GB82": lambda size: "GB82" * (size // 4),
+    "failing IBAN": lambda size: "GB82WEST12345698765433 " * (size // 23),
+    "SA44 heads": _failing_ibans,
+    "123456789012": lambda size: "123456789012 " * (size // 13),
+    "000-00-0000": lambda size: "000-00-0000 " * (size // 12),
+    "ssn": lambda size: "ssn " * (size // 4),
+    "full-width, mixed": lambda size: "1１" * (size // 4),
+    "zero-width": lambda size: "1\u200b" * (size // 4),
+    "marks": lambda size: "a" + "\u0300\u0316" * (size // 4),
+    "\\u0031 a": lambda size: "\\u0031a" * (size // 7),
+}
+
+
+def _of_size(sample: str, size: int) -> str:
+    """About `size` bytes of `sample`, repeated."""
+    return sample * max(1, size // len(sample.encode()))
+
+
+def _microseconds(call: Callable[[], object], size: int) -> float:
+    number = max(1, 2_000_000 // max(size, 700))
+    return min(timeit.repeat(call, number=number, repeat=5)) / number * 1e6
+
+
+def _row(detectors: Detectors, name: str, make: Callable[[int], str]) -> None:
+    cells = []
+    for size in SIZES.values():
+        text = make(size)
+        # Two messages, as a chat has at least: the second view, joined with nothing, is part of the price.
+        pieces = (text[: len(text) // 2], text[len(text) // 2 :])
+        cells.append(f"{_microseconds(partial(detectors.scan, pieces), size):>10,.1f}")
+    found = ", ".join(sorted(detectors.scan(pieces))) or "-"
+    print(f"{name:<22}{''.join(cells)}   {found}", flush=True)
+
+
+def _chat() -> dict[str, object]:
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": _of_size(ENGLISH, 700)},
+    ]
+    body = {"model": "auto", "messages": messages, "stream": True, "temperature": 0.2}
+    return orjson.loads(orjson.dumps(body))
+
+
+def _in_two_threads_at_once(detectors: Detectors) -> float:
+    """How much longer two scans of 200 KB take in two threads than one alone: 1 is free, 2 is no gain."""
+    texts = [[_of_size(ENGLISH, SIZES["200 KB"])] for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        alone = _microseconds(lambda: [detectors.scan(texts[0]) for _ in range(20)], SIZES["1 MB"])
+        both = _microseconds(
+            lambda: list(pool.map(lambda text: [detectors.scan(text) for _ in range(20)], texts)),
+            SIZES["1 MB"],
+        )
+    return both / alone
+
+
+def main() -> None:
+    detectors = Detectors(DETECTOR_NAMES)
+    print(f"{'scan(), us':<22}" + "".join(f"{name:>10}" for name in SIZES) + "   found at 1 MB")
+    for name, sample in BENIGN.items():
+        _row(detectors, name, partial(_of_size, sample))
+    for name, make in MADE.items():
+        _row(detectors, name, make)
+    for name, make in HOSTILE.items():
+        _row(detectors, name, make)
+    print(f"\nfind_text(), two messages: {_microseconds(partial(find_text, _chat()), 700):.2f} us")
+    print(f"two threads against one: {_in_two_threads_at_once(detectors):.2f} times as long")
+
+
+if __name__ == "__main__":
+    main()

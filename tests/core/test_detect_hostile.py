@@ -1,0 +1,128 @@
+"""Hostile texts cost a bounded number of tests. Nothing here is timed: work is counted."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from gateway.core.detect import DETECTOR_NAMES, Detectors
+from gateway.core.detect import cards as cards_module
+from gateway.core.detect.candidates import MOST_FAILURES, any_passes
+from gateway.core.detect.cards import _candidates, _distinct_runs
+from gateway.core.detect.ids import _iban_candidates
+
+ALL = Detectors(DETECTOR_NAMES)
+SIZE = 300_000
+
+REPEATED = {
+    "4": "4",
+    "1": "1",
+    "digits": "1234567890",
+    "spaced": "4 ",
+    "failing card": "4111 1111 1111 1112 ",
+    "failing cards in a row": "4111111111111112",
+    "failing individual number": "123456789012 ",
+    "no ssn": "000-00-0000 ",
+    "at": "a@",
+    "at dot": "a@a.",
+    "dots": "a@" + "a." * 50 + "1 ",
+    "jwt": "eyJ.",
+    "jwt without end": "eyJ",
+    "token": "token=",
+    "token and spaces": "token   ",
+    "iban head": "GB82",
+    "failing iban": "GB82WEST12345698765433 ",
+    "separators": " .-",
+    "one digit and spaces": "1" + " " * 1_000,
+    "pem": "-----BEGIN ",
+    "ssn": "ssn ",
+    "mixed width": "1１",
+    "unseen": "1\u200b",
+    "marks": "a\u0300\u0316",
+    "escapes": "\\u0031a",
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_repeated_text_holds_nothing_and_is_read_to_its_end(name: str) -> None:
+    unit = REPEATED[name]
+    text = unit * (SIZE // len(unit))
+    assert ALL.scan([text]) == frozenset()
+    assert ALL.scan([text, text]) == frozenset()
+    assert ALL.scan([text + " bob@example.com"]) >= {"email"}
+
+
+def test_work_on_a_repeated_number_does_not_grow_with_the_text() -> None:
+    for unit in ("4", "1234567890", "4111 1111 1111 1112 ", "4444444444444444 ", "4.4-"):
+        small, large = (
+            len(list(_candidates(_distinct_runs((unit * (size // len(unit))).encode()))))
+            for size in (20_000, 200_000)
+        )
+        assert large <= small + 200
+
+
+def test_work_on_distinct_numbers_grows_with_the_text_and_no_faster() -> None:
+    source = random.Random(1)
+    digits = "".join(source.choices("0123456789", k=80_000)).encode()
+    spaced = b" ".join(digits[i : i + 16] for i in range(0, len(digits), 16))
+    for text in (digits, spaced):
+        half, whole = (
+            len(list(_candidates(_distinct_runs(part)))) for part in (text[: len(text) // 2], text)
+        )
+        assert whole <= 2.3 * half
+        assert len(_distinct_runs(text)) <= 2 * len(text) + 200
+
+
+def test_iban_heads_grow_with_the_text_and_no_faster() -> None:
+    source = random.Random(2)
+    text = "".join(
+        f"GB{source.randrange(100):02d}WEST{source.randrange(10**14):014d}" for _ in range(2_000)
+    ).encode()
+    half, whole = (len(list(_iban_candidates(part))) for part in (text[: len(text) // 2], text))
+    assert whole <= 2.2 * half
+
+
+def test_equal_candidates_are_tested_once() -> None:
+    tested: list[bytes] = []
+
+    def fails(candidate: bytes) -> bool:
+        tested.append(candidate)
+        return False
+
+    assert not any_passes([b"a", b"b"] * 10_000, fails)
+    assert tested == [b"a", b"b"]
+
+
+def test_too_many_different_failures_count_as_found() -> None:
+    tested: list[bytes] = []
+
+    def fails(candidate: bytes) -> bool:
+        tested.append(candidate)
+        return False
+
+    assert any_passes((b"%d" % n for n in range(10**9)), fails)
+    assert len(tested) == MOST_FAILURES + 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: f"4{n:014d}",  # the check digit is added below, and is wrong
+        lambda n: f"51{n:013d}",
+    ],
+)
+def test_a_text_of_nothing_but_failing_cards_is_given_up_as_found(
+    make: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = 0
+
+    def fails(_: bytes) -> bool:
+        nonlocal tested
+        tested += 1
+        return False
+
+    monkeypatch.setattr(cards_module, "_is_card", fails)
+    text = " ".join(make(n) + "0" for n in range(20_000))
+    assert Detectors(("credit_card",)).scan([text]) == {"credit_card"}
+    # Once for the text and once more without its digests.
+    assert tested == 2 * (MOST_FAILURES + 1)
