@@ -1,0 +1,117 @@
+"""Everything that runs in the demo: three simulators and a gateway before them, on loopback, in one loop."""
+
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from gateway.adapters.ledger import LedgerUnavailable
+from gateway.adapters.price_catalogue import PriceCatalogue
+from gateway.app import Gateway
+from gateway.demo.failure import DemoFailed
+from gateway.settings.build import Built, build
+from gateway.settings.load import load
+from gateway.simulators import Knobs, Simulator, openai_simulator, vllm_simulator
+from gateway.web.listening import PortTaken, listen
+
+HOST = "127.0.0.1"
+CONFIG = Path(__file__).parent / "tollway.yaml"
+GPT_4O = "gpt-4o"
+LLAMA_4 = "llama-4-scout"
+
+_KEYS = {
+    "literature-triage": "TRIAGE_KEY",
+    "chart-reading": "CHART_KEY",
+    "contract-review": "CONTRACT_KEY",
+    "support-agent": "SUPPORT_KEY",
+}
+# As fast as people are used to, and quick enough for a show.
+_GPT_4O = Knobs(ttft_ms=90, ttft_jitter_ms=30, tokens_per_second=150, seed=1)
+_LLAMA_4 = Knobs(
+    ttft_ms=60, ttft_jitter_ms=20, tokens_per_second=150, prefill_tokens_per_second=100_000, seed=2
+)
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What is running, and the secrets that were made up for it. `keys` is by feature."""
+
+    gateway: Gateway
+    built: Built
+    gpt_4o: Simulator
+    llama_4: tuple[Simulator, Simulator]
+    keys: Mapping[str, str]
+    admin_token: str
+
+    @property
+    def ledger_url(self) -> str:
+        return self.built.settings.ledger.get_secret_value()
+
+
+def refuse_taken_ports(port: int, admin_port: int) -> None:
+    """Raises PortTaken before anything has started. Port 0 is any free one."""
+    if port and port == admin_port:
+        raise PortTaken(f"--port and --admin-port are both {port}. Give each its own.")
+    for number in (port, admin_port):
+        listen(HOST, number).close()
+
+
+@asynccontextmanager
+async def open_stage(port: int, admin_port: int) -> AsyncIterator[Stage]:
+    """Start everything, and stop it in the reverse order; the ledger's folder goes at the end."""
+    with tempfile.TemporaryDirectory(prefix="tollway-demo-") as folder:
+        async with (
+            openai_simulator(_GPT_4O, host=HOST) as gpt_4o,
+            vllm_simulator(_LLAMA_4, host=HOST) as first,
+            vllm_simulator(_LLAMA_4, host=HOST) as second,
+        ):
+            keys = {feature: _secret() for feature in _KEYS}
+            admin_token = _secret()
+            variables = {
+                "DEMO_PORT": str(port),
+                "DEMO_ADMIN_PORT": str(admin_port),
+                "DEMO_ADMIN_TOKEN": admin_token,
+                "DEMO_FOLDER": folder,
+                "GPT_4O_URL": gpt_4o.url,
+                "OPENAI_API_KEY": _secret(),
+                "LLAMA_4_URL_1": first.url,
+                "LLAMA_4_URL_2": second.url,
+                **{_KEYS[feature]: secret for feature, secret in keys.items()},
+            }
+            built = _configuration(variables)
+            gateway = await _started(built)
+            try:
+                yield Stage(
+                    gateway=gateway,
+                    built=built,
+                    gpt_4o=gpt_4o,
+                    llama_4=(first, second),
+                    keys=keys,
+                    admin_token=admin_token,
+                )
+            finally:
+                await gateway.stop()
+
+
+async def _started(built: Built) -> Gateway:
+    gateway = Gateway(built)
+    try:
+        await gateway.start()
+    except LedgerUnavailable as exc:
+        raise DemoFailed(str(exc)) from exc
+    return gateway
+
+
+def _configuration(variables: Mapping[str, str]) -> Built:
+    # Only these variables: nothing of the user's environment finds its way into the demo.
+    loaded = load(CONFIG, variables)
+    built, problems = build(loaded, PriceCatalogue())
+    if built is None:
+        raise DemoFailed(f"its own configuration is wrong: {problems[0]}")
+    return built
+
+
+def _secret() -> str:
+    return f"tw-demo-{secrets.token_hex(16)}"
