@@ -167,6 +167,7 @@ class Connection(asyncio.Protocol):
             self.close()
         elif self.parser.end():
             self._finish(response)
+            _wake(response)
         else:
             self.fail(self._broken("closed"))
         return False

@@ -6,6 +6,8 @@ plain `chunked`, a transfer coding on HTTP/1.0, a status outside 200..599 as the
 trailer section beyond the bound, and a second message behind the first.
 """
 
+from typing import NoReturn
+
 import httptools
 
 from gateway.core.errors import FailureKind, UpstreamFailure
@@ -123,9 +125,11 @@ class ResponseParser:
             raise _Refused
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head_complete:
-            return  # a trailer
         name = name.lower()
+        if self.head_complete:
+            # A trailer: dropped. llhttp heeds `connection` even here, so such a connection is not used again.
+            self.reusable = self.reusable and name not in _FRAMING
+            return
         value = value.strip()
         if name in _FRAMING:
             self._note_framing(name, value)
@@ -143,7 +147,6 @@ class ResponseParser:
             self._check_size()
         self.status = status
         self.headers = self._fields
-        self.head_complete = True
         bodyless = self._head_only or status in (204, 304)
         if not self._has_length and not self._chunked and not bodyless:
             self._close_delimited = True
@@ -152,6 +155,7 @@ class ResponseParser:
             self._read_connection_tokens()
         if self._content_encoding and not bodyless:
             self._read_content_encoding()
+        self.head_complete = True
         if self._head_only:
             # llhttp cannot be told here that no body follows, so this connection ends with the head.
             self.complete = True
@@ -176,32 +180,47 @@ class ResponseParser:
                 self._refuse("transfer-encoding other than one plain `chunked`")
             self._chunked = True
         elif name == b"connection":
-            self._connection_tokens += b"," + value.lower()
+            self._connection_tokens += b"," + value
         else:
-            self._content_encoding += b"," + value.lower()
+            self._content_encoding += b"," + value
 
     def _check_size(self) -> None:
         if sum(len(name) + len(value) + 4 for name, value in self._fields) > HEAD_LIMIT_BYTES:
             self._refuse(f"response header larger than {HEAD_LIMIT_BYTES} bytes")
 
     def _read_connection_tokens(self) -> None:
-        if b"close" in _tokens(self._connection_tokens):
+        if b"close" in tokens(self._connection_tokens):
             self.reusable = False
 
     def _read_content_encoding(self) -> None:
-        codings = [coding for coding in _tokens(self._content_encoding) if coding != b"identity"]
-        if not codings:
-            return
-        if len(codings) > 1 or codings[0] not in _CODINGS:
-            self._refuse("content-encoding that was not asked for and is not gzip or deflate")
-        self.coding = _CODINGS[codings[0]]
-        dropped = (b"content-encoding", b"content-length")
-        self.headers = [field for field in self.headers if field[0] not in dropped]
+        try:
+            self.coding = coding_of(self._content_encoding)
+        except UpstreamFailure as failure:
+            self._refuse(failure.detail)
+        if self.coding is not None:
+            self.headers = without_coding(self.headers)
 
-    def _refuse(self, problem: str) -> None:
+    def _refuse(self, problem: str) -> NoReturn:
         self._problem = problem
         raise _Refused(problem)
 
 
-def _tokens(field: bytes) -> list[bytes]:
-    return [token for part in field.split(b",") if (token := part.strip())]
+def coding_of(content_encoding: bytes) -> str | None:
+    """`gzip`, `deflate`, or None for an identity body. Raises UpstreamFailure(PROTOCOL) for anything else."""
+    codings = [coding for coding in tokens(content_encoding) if coding != b"identity"]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in _CODINGS:
+        detail = "content-encoding that was not asked for and is not gzip or deflate"
+        raise UpstreamFailure(FailureKind.PROTOCOL, detail)
+    return _CODINGS[codings[0]]
+
+
+def without_coding(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """`headers` as they are for the decoded body."""
+    return [field for field in headers if field[0] not in (b"content-encoding", b"content-length")]
+
+
+def tokens(field: bytes) -> list[bytes]:
+    """Members of a comma-separated field value, lower case."""
+    return [token for part in field.lower().split(b",") if (token := part.strip())]

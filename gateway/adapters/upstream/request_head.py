@@ -5,7 +5,7 @@ import re
 from gateway.core.endpoint import Endpoint
 from gateway.ports import UpstreamRequest
 
-_TARGET = re.compile(rb"/[!-~]*").fullmatch
+_TARGET = re.compile(rb"/[!\"$-~]*").fullmatch
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _METHOD = re.compile(rb"[A-Z]{1,32}").fullmatch
 _OURS = frozenset(
@@ -55,7 +55,7 @@ class RequestHead:
         if not _METHOD(request.method):
             raise ValueError(f"not a method: {request.method!r}")
         if not _TARGET(request.target):
-            raise ValueError("the request target must be a path of visible ASCII characters")
+            raise ValueError("the request target must be a path of visible ASCII without a fragment")
         return request.method + b" " + request.target + self._lines
 
     def _admit(self, name: bytes) -> bytes:

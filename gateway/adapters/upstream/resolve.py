@@ -64,17 +64,21 @@ class Resolver:
         self._queries: dict[tuple[str, int], asyncio.Task[Sequence[Address]]] = {}
 
     async def addresses(self, endpoint: Endpoint) -> Sequence[Address]:
-        """Where `endpoint` may be reached: only addresses inside its networks, at least one.
+        """Where `endpoint` may be reached; see `lookup`."""
+        return await self.lookup(endpoint.host, endpoint.port, endpoint.networks)
+
+    async def lookup(self, host: str, port: int, networks: Sequence[IpNetwork] | None) -> Sequence[Address]:
+        """Addresses of `host` that lie inside `networks` (None: all of them), at least one.
 
         Raises UpstreamFailure: CONNECT when the name does not resolve, ZONE when no address is inside.
         """
-        found = _literal(endpoint.host, endpoint.port) or await self._resolve(endpoint.host, endpoint.port)
-        if endpoint.networks is None:
+        found = _literal(host, port) or await self._resolve(host, port)
+        if networks is None:
             return found
-        allowed = [address for address in found if inside(address.ip, endpoint.networks)]
+        allowed = [address for address in found if inside(address.ip, networks)]
         if not allowed:
             seen = ", ".join(str(address.ip) for address in found)
-            raise UpstreamFailure(FailureKind.ZONE, f"{endpoint.host} is at {seen}, outside its zone")
+            raise UpstreamFailure(FailureKind.ZONE, f"{host} is at {seen}, outside its zone")
         return allowed
 
     async def close(self) -> None:
@@ -118,15 +122,22 @@ class Resolver:
         return found
 
 
+def is_literal(host: str) -> bool:
+    """True for an address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _literal(host: str, port: int) -> Sequence[Address]:
     """`host` itself when it is an address; a scoped one is left to getaddrinfo, which knows interfaces."""
-    try:
-        address = ip_address(host)
-    except ValueError:
+    if not is_literal(host) or "%" in host:
         return ()
-    if isinstance(address, IPv4Address):
-        return (Address(socket.AF_INET, (host, port)),)
-    return () if "%" in host else (Address(socket.AF_INET6, (host, port, 0, 0)),)
+    if ":" in host:
+        return (Address(socket.AF_INET6, (host, port, 0, 0)),)
+    return (Address(socket.AF_INET, (host, port)),)
 
 
 def _retrieved(query: "asyncio.Task[Sequence[Address]]") -> None:

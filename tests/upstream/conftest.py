@@ -1,0 +1,38 @@
+"""Tests here are coroutines that take a `stage`; each runs on the stage's loop, between set-up and the checks."""
+
+import asyncio
+import inspect
+
+import pytest
+from upstream_stage import Stage
+
+_STAGES = [("lean", "asyncio"), ("lean", "uvloop"), ("aiohttp", "asyncio")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(client): a rule that only this client can keep")
+
+
+@pytest.fixture(params=_STAGES, ids=lambda param: "-".join(param))
+def stage(request: pytest.FixtureRequest) -> Stage:
+    only = request.node.get_closest_marker("only")
+    if only is not None and request.param[0] != only.args[0]:
+        pytest.skip(f"of the {only.args[0]} client only")
+    return Stage(*request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    stage = pyfuncitem.funcargs["stage"]
+
+    async def play() -> None:
+        async with stage.playing():
+            await pyfuncitem.obj(**arguments)
+
+    with asyncio.Runner(loop_factory=stage.loop_factory) as runner:
+        runner.run(play())
+    return True
