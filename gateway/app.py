@@ -30,6 +30,7 @@ from gateway.settings.build import Built
 from gateway.web.admin import admin_app
 from gateway.web.data_plane import DataPlane
 from gateway.web.listening import Listening, listen
+from gateway.web.protocol import DataProtocol
 
 _log = structlog.get_logger("tollway.app")
 
@@ -74,7 +75,10 @@ class Gateway:
         self._stopping = False
         data_socket, admin_socket = _listeners(built)
         self._data = Listening(
-            DataPlane(self.pipeline, request_ids()), data_socket, drain_seconds=server.drain_seconds
+            DataPlane(self.pipeline, request_ids()),
+            data_socket,
+            drain_seconds=server.drain_seconds,
+            protocol=DataProtocol,
         )
         token = server.admin.token
         admin = admin_app(

@@ -70,6 +70,7 @@ class Pipeline:
             model = self.find_model(principal, call.model)
             privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
             plan = rules.planner.plan(call, principal, model, privacy, self._moment(principal))
+            inbound.watch()
             hold = await self._hold(call, principal, plan)
             self._telemetry.planned(
                 model.name, plan.candidates[0].name, plan.decision, self._clock.monotonic() - started
@@ -85,7 +86,6 @@ class Pipeline:
                 started=started,
             )
             call.body = {}  # the prompt is no longer needed as a value: free it while the upstream works
-            inbound.watch()
             await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)
         except GatewayError as error:
             self._telemetry.refused(error, principal, model.name if model else None)

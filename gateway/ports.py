@@ -163,7 +163,10 @@ class Inbound(Protocol):
         ...
 
     def watch(self) -> None:
-        """From now on the current task is cancelled as soon as the client disconnects."""
+        """From now on the current task is cancelled as soon as the client disconnects.
+
+        Raises ClientDisconnected when it already has.
+        """
         ...
 
     @property

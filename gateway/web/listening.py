@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -34,11 +34,20 @@ def listen(host: str, port: int) -> socket.socket:
 class Listening:
     """One server. `stop` drains: no new connections, open requests go on for a while, then are cancelled."""
 
-    def __init__(self, app: Callable[..., Any], listener: socket.socket, *, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        app: Any,
+        listener: socket.socket,
+        *,
+        drain_seconds: float,
+        protocol: type[asyncio.Protocol] | None = None,
+    ) -> None:
+        """`app` is an ASGI application, or what `protocol` takes instead of one."""
         config = uvicorn.Config(
             app,
+            interface="asgi3",
             loop="none",
-            http="httptools",
+            http=protocol or "httptools",
             ws="none",
             lifespan="off",
             log_config=None,
