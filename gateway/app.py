@@ -23,6 +23,7 @@ from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.classify import Classifier
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
+from gateway.identity import Authenticator
 from gateway.pipeline import Pipeline, Rulebook
 from gateway.ports import Upstream
 from gateway.relay import Relay
@@ -172,7 +173,8 @@ def _rulebook(built: Built, fleet: Fleet) -> Rulebook:
     return Rulebook(
         planner=Planner(built.policy, fleet),
         classifier=Classifier(built.policy, built.detectors),
-        tenancy=built.tenancy,
+        authenticator=Authenticator(built.tenancy),
+        time_zone=built.tenancy.time_zone,
         org=built.settings.org.name,
         max_body_bytes=server.max_body_mib * MIB,
         max_messages=server.max_messages,

@@ -59,6 +59,7 @@ class Attempt:
         "estimate",
         "finish_reason",
         "first_token_at",
+        "fresh",
         "held_nano",
         "id",
         "last_seen_at",
@@ -66,6 +67,7 @@ class Attempt:
         "pool",
         "reported_model",
         "sent_at",
+        "stale",
         "state",
         "status",
         "text_tokens",
@@ -79,8 +81,13 @@ class Attempt:
         pool: Pool,
         state: ReplicaState,
         estimate: Estimate,
+        *,
+        fresh: bool = False,
     ) -> None:
+        """`fresh`: the one before found a stale connection, so this one must not reuse any."""
         self._request = request
+        self.fresh = fresh
+        self.stale = False
         self.number = number
         self.id = f"{request.id}:{number}"
         self.pool = pool
@@ -182,6 +189,8 @@ def _listed(modalities: frozenset[str]) -> str:
 
 def outcome_of(failure: UpstreamFailure, status: int) -> Outcome:
     """How a failed attempt is booked."""
+    if failure.stale:
+        return Outcome.STALE_CONNECTION
     if failure.kind is FailureKind.STATUS and status == 429:
         return Outcome.RATE_LIMITED
     return _OUTCOMES.get(failure.kind, Outcome.UPSTREAM_ERROR)
@@ -191,4 +200,6 @@ def metered_failure(attempt: Attempt, failure: UpstreamFailure) -> Metered:
     """Usage of a failed attempt: nothing if it was never sent or was refused, else what was seen of it."""
     if failure.never_sent or failure.kind is FailureKind.STATUS:
         return Exact(NO_USAGE)
+    if failure.stale:
+        return UnderEstimate(NO_USAGE)
     return attempt.under_estimate()

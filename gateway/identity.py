@@ -15,9 +15,28 @@ def digest(pepper: bytes, secret: str) -> bytes:
     return hmac.digest(pepper, secret.encode("utf-8", "surrogateescape"), "sha256")
 
 
-def authenticate(tenancy: Tenancy, inbound: Inbound, now: float) -> Principal:
-    """The principal of a request. Raises InvalidApiKey, or PermissionDenied for a feature it may not name."""
-    entry = _entry(tenancy, inbound.header(b"authorization"), inbound.header(b"api-key"))
+class Authenticator:
+    """Finds the principal of requests under one tenancy."""
+
+    def __init__(self, tenancy: Tenancy) -> None:
+        self._tenancy = tenancy
+        # Whole headers that were right before, at most one for each key and way of sending it. Guessing
+        # never meets this cache: a wrong header is not in it and takes the hashed way.
+        self._known: dict[tuple[str | None, str | None], KeyEntry] = {}
+
+    def authenticate(self, inbound: Inbound, now: float) -> Principal:
+        """Who asks. Raises InvalidApiKey, or PermissionDenied for a feature that the key may not name."""
+        sent = (inbound.header(b"authorization"), inbound.header(b"api-key"))
+        entry = self._known.get(sent)
+        if entry is None:
+            entry = _entry(self._tenancy, *sent)
+            if len(self._known) >= 2 * len(self._tenancy.keys):
+                self._known.clear()
+            self._known[sent] = entry
+        return _principal(entry, inbound, now)
+
+
+def _principal(entry: KeyEntry, inbound: Inbound, now: float) -> Principal:
     if entry.expires_at is not None and now >= entry.expires_at:
         raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
     feature = inbound.header(b"x-tollway-feature")

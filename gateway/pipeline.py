@@ -6,8 +6,10 @@ receive, authenticate, parse once, classify, plan, hold, forward or stream, mete
 import asyncio
 import datetime
 from collections.abc import Callable, Mapping
+from zoneinfo import ZoneInfo
 
 import msgspec
+import structlog
 
 from gateway.attempts import Request
 from gateway.classify import Classifier
@@ -17,10 +19,12 @@ from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, Unavailable
 from gateway.core.estimate import ask_for
 from gateway.core.policy import Moment, Plan, Planner
-from gateway.core.tenancy import Principal, Tenancy
-from gateway.identity import authenticate
+from gateway.core.tenancy import Principal
+from gateway.identity import Authenticator
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
 from gateway.relay import Relay
+
+_log = structlog.get_logger("tollway.pipeline")
 
 LEDGER_WAIT_SECONDS = 5.0
 
@@ -30,7 +34,8 @@ class Rulebook(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     planner: Planner
     classifier: Classifier
-    tenancy: Tenancy
+    authenticator: Authenticator
+    time_zone: ZoneInfo
     org: str
     max_body_bytes: int
     max_messages: int
@@ -65,7 +70,7 @@ class Pipeline:
         principal: Principal | None = None
         model: Model | None = None
         try:
-            principal = authenticate(rules.tenancy, inbound, self._clock.now())
+            principal = rules.authenticator.authenticate(inbound, self._clock.now())
             call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
             model = self.find_model(principal, call.model)
             privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
@@ -89,11 +94,12 @@ class Pipeline:
             await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)
         except GatewayError as error:
             self._telemetry.refused(error, principal, model.name if model else None)
+            _log.info("request.refused", request_id=request_id, code=error.code, status=error.status)
             raise
 
     def authenticate(self, inbound: Inbound) -> Principal:
         """Who asks, for the endpoints that only read."""
-        return authenticate(self.rulebook.tenancy, inbound, self._clock.now())
+        return self.rulebook.authenticator.authenticate(inbound, self._clock.now())
 
     def models(self, principal: Principal) -> list[Model]:
         """The models that `principal` may use."""
@@ -135,7 +141,7 @@ class Pipeline:
         )
 
     def _local_time(self, now: float) -> Mapping[str, int]:
-        local = datetime.datetime.fromtimestamp(now, self.rulebook.tenancy.time_zone)
+        local = datetime.datetime.fromtimestamp(now, self.rulebook.time_zone)
         return {
             "year": local.year,
             "month": local.month,

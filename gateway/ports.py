@@ -18,7 +18,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One HTTP request to one endpoint. `headers` leave out host and content-length: the client adds them.
 
-    `target` is path and query as sent on the wire. Header names are lower case.
+    `target` is path and query as sent on the wire. Header names are lower case. `fresh` asks for a new
+    connection instead of a pooled one.
     """
 
     endpoint: Endpoint
@@ -26,6 +27,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target: bytes
     headers: Headers
     body: bytes
+    fresh: bool = False
 
 
 class UpstreamResponse(Protocol):
@@ -68,7 +70,8 @@ class Upstream(Protocol):
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send and wait for the final response head (1xx are skipped). Raises UpstreamFailure.
 
-        A stale pooled connection is retried on a fresh one, once, and only if no byte of a response came.
+        Nothing is sent twice here: a stale pooled connection is a failure that says so, because the caller
+        has to record each time that an upstream may have seen the request.
         """
         ...
 

@@ -7,6 +7,8 @@ attempt is recorded on its way out, whatever that way is.
 import asyncio
 from collections.abc import Iterator
 
+import structlog
+
 from gateway.attempts import Attempt, Request, metered_failure, outcome_of
 from gateway.core.admission import Hold, RateView, Settlement
 from gateway.core.answer import read_answer, read_error
@@ -38,6 +40,8 @@ from gateway.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+
+_log = structlog.get_logger("tollway.relay")
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
@@ -92,7 +96,10 @@ class Relay:
         raise _exhausted(failure)
 
     def _attempts(self, request: Request, fleet: Fleet) -> Iterator[Attempt]:
-        """At most two replicas of each candidate, in the plan's order. Each is counted as outstanding."""
+        """At most two replicas of each candidate, in the plan's order. Each is counted as outstanding.
+
+        A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
+        """
         number = 0
         for deployment, expected in zip(request.plan.candidates, request.plan.estimates, strict=True):
             pool = fleet.pools[deployment.name]
@@ -103,7 +110,12 @@ class Relay:
                     break
                 tried.append(state)
                 number += 1
-                yield Attempt(request, number, pool, state, expected)
+                attempt = Attempt(request, number, pool, state, expected)
+                yield attempt
+                if attempt.stale:
+                    pool.take_again(state)
+                    number += 1
+                    yield Attempt(request, number, pool, state, expected, fresh=True)
 
     def book(self, attempt: Attempt, outcome: Outcome, metered: Metered) -> tuple[UsageRecord, Settlement]:
         """Record an attempt that has ended, and say what it takes from the budgets."""
@@ -200,6 +212,7 @@ class _Exchange:
             target=replica.target(call.api),
             headers=headers,
             body=encode_call(call, deployment.model, _cap_field(call, deployment), cap),
+            fresh=attempt.fresh,
         )
 
     # --- what comes back ---
@@ -313,10 +326,19 @@ class _Exchange:
         if self._reader is not None:
             self._take_notes(self._reader)
         outcome = outcome_of(failure, attempt.status)
+        attempt.stale = failure.stale
         if outcome is Outcome.RATE_LIMITED:
             attempt.state.breaker.succeeded()  # it is alive, only busy: not its fault
-        else:
+        elif not failure.stale:
             attempt.state.failed(failure, now)
+        _log.warning(
+            "attempt.failed",
+            attempt_id=attempt.id,
+            deployment=attempt.deployment.name,
+            replica=attempt.state.replica.name,
+            kind=failure.kind,
+            detail=failure.detail,
+        )
         self._book(outcome, metered_failure(attempt, failure))
 
     def _cancelled(self) -> None:

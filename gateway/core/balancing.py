@@ -89,6 +89,11 @@ class Pool:
         return best
 
     @staticmethod
+    def take_again(state: ReplicaState) -> None:
+        """Count the same replica once more, for a second try that says nothing about its health."""
+        state.outstanding += 1
+
+    @staticmethod
     def give_back(state: ReplicaState) -> None:
         state.outstanding -= 1
 

@@ -187,12 +187,17 @@ _NEVER_SENT = frozenset({FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONN
 
 
 class UpstreamFailure(Exception):
-    """One attempt failed. `detail` is for logs and operators; it holds no prompt text and no credentials."""
+    """One attempt failed. `detail` is for logs and operators; it holds no prompt text and no credentials.
 
-    def __init__(self, kind: FailureKind, detail: str) -> None:
+    `stale`: a reused connection died before any byte of a response. Most likely the upstream had closed it
+    while it was idle, so the same request may be sent again on a fresh one.
+    """
+
+    def __init__(self, kind: FailureKind, detail: str, *, stale: bool = False) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
+        self.stale = stale
 
     @property
     def is_timeout(self) -> bool:

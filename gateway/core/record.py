@@ -17,6 +17,7 @@ class Outcome(enum.StrEnum):
     UPSTREAM_ERROR = "upstream_error"  # 5xx, broken or malformed answer, aborted generation
     TIMEOUT = "timeout"
     CONNECT_ERROR = "connect_error"  # no byte of the request was processed
+    STALE_CONNECTION = "stale_connection"  # a reused connection was gone; the request was sent again
     CLIENT_DISCONNECT = "client_disconnect"
     SHUTDOWN = "shutdown"  # the gateway stopped before the answer was complete
 
