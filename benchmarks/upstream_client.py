@@ -2,8 +2,8 @@
 
     python benchmarks/upstream_client.py [--client lean aiohttp] [--seconds 3] [--connections 32]
 
-Prints, for each client: requests a second and CPU microseconds a request (POST of 700 bytes, answer of 600 bytes,
-both on kept connections), then CPU microseconds a chunk (streams of 200-byte chunks, each in a segment of its own).
+Prints, for each client: requests a second and CPU microseconds a request (POST of 700 bytes, answer of 600,
+both on kept connections), then CPU microseconds a chunk (streams of 200-byte chunks, one in each segment).
 CPU time is the client process's, user and system; wall-clock figures depend on the other core as well.
 """
 
@@ -19,6 +19,8 @@ from typing import cast
 
 import uvloop
 
+from gateway.adapters.upstream.aiohttp_client import AiohttpUpstream
+from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.core.endpoint import Endpoint
 from gateway.ports import Upstream, UpstreamRequest
 
@@ -86,16 +88,6 @@ def _serve(pipe: Connection) -> None:
         uvloop.run(main())
 
 
-def _client(name: str) -> Upstream:
-    if name == "lean":
-        from gateway.adapters.upstream.lean import LeanUpstream
-
-        return LeanUpstream()
-    from gateway.adapters.upstream.aiohttp_client import AiohttpUpstream
-
-    return AiohttpUpstream()
-
-
 async def _ask(upstream: Upstream, request: UpstreamRequest) -> int:
     response = await upstream.send(request)
     await response.read(1_000_000)
@@ -137,7 +129,7 @@ async def _measure(
 
 
 async def _bench(name: str, port: int, seconds: float, connections: int) -> None:
-    upstream = _client(name)
+    upstream: Upstream = AiohttpUpstream() if name == "aiohttp" else LeanUpstream()
     endpoint = Endpoint(scheme="http", host="127.0.0.1", port=port)
 
     def request(target: bytes) -> UpstreamRequest:

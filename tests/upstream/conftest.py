@@ -1,4 +1,4 @@
-"""Tests here are coroutines that take a `stage`; each runs on the stage's loop, between set-up and the checks."""
+"""Tests that are coroutines take a `stage` and run on its loop, between its set-up and its checks."""
 
 import asyncio
 import inspect
@@ -13,7 +13,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(client): a rule that only this client can keep")
 
 
-@pytest.fixture(params=_STAGES, ids=lambda param: "-".join(param))
+@pytest.fixture(params=_STAGES, ids="-".join)
 def stage(request: pytest.FixtureRequest) -> Stage:
     only = request.node.get_closest_marker("only")
     if only is not None and request.param[0] != only.args[0]:

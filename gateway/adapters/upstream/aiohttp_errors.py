@@ -46,10 +46,15 @@ def _payload_kind(error: ClientPayloadError) -> FailureKind:
 
 
 def _detail(error: Exception) -> str:
-    if isinstance(error, ClientConnectorCertificateError):
-        return f"certificate of {error.host} refused: {error.certificate_error}"
-    if isinstance(error, ClientHttpProxyError):
-        return f"the proxy answered {error.status}"
-    if isinstance(error, ClientResponseError):
-        return f"malformed response: {error.message}".splitlines()[0]
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """For operators. aiohttp's texts quote what they are about, so only types and first lines are kept."""
+    match error:
+        case ClientConnectorCertificateError():
+            return f"certificate of {error.host} refused: {error.certificate_error}"
+        case ClientHttpProxyError():
+            return f"the proxy answered {error.status}"
+        case ClientResponseError():
+            return f"malformed response: {error.message.splitlines()[0] if error.message else ''}"
+        case ClientPayloadError():
+            return "the body is malformed or cut short"
+        case _:
+            return f"{type(error).__name__}: {error}".splitlines()[0]

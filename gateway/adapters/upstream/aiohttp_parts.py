@@ -11,7 +11,7 @@ import ssl
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import ClientRequest, ClientResponse, TCPConnector
+from aiohttp import ClientRequest, ClientResponse, TCPConnector, helpers
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
 
+_NO_CAUSE = helpers._EXC_SENTINEL
 _PIECE_BYTES = 64 * 1024
 
 
@@ -155,8 +156,16 @@ class WatchedHandler(ResponseHandler):
             self.received_bytes += len(data)
             self.last_byte_at = self._loop.time()
         super().data_received(data)
-        if self.head_pending and self.received_bytes > HEAD_LIMIT_BYTES and not self._buffer:
+        too_much = self.head_pending and self.received_bytes > HEAD_LIMIT_BYTES
+        if too_much and not any(message.code >= 200 for (message, _), _ in self._buffer):
             self.set_exception(HttpProcessingError(message=f"header larger than {HEAD_LIMIT_BYTES} bytes"))
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
+        # Without this a body that turns malformed leaves its reader waiting for ever.
+        payload = self._payload
+        super().set_exception(exc, exc_cause)
+        if payload is not None and not payload.is_eof():
+            payload.set_exception(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A reset is no end of a body that ends with the connection.

@@ -8,6 +8,7 @@ from gateway.adapters.upstream.aiohttp_errors import translated
 from gateway.adapters.upstream.aiohttp_parts import Exchange
 from gateway.adapters.upstream.decoding import BodyDecoder
 from gateway.adapters.upstream.parser import HEAD_LIMIT_BYTES, coding_of, without_coding
+from gateway.adapters.upstream.request_head import is_name
 from gateway.adapters.upstream.response import ABORTED, Failure
 from gateway.core.errors import FailureKind, UpstreamFailure
 
@@ -118,6 +119,8 @@ def _check_head(answer: ClientResponse, headers: list[tuple[bytes, bytes]]) -> N
     """What aiohttp lets through. Raises UpstreamFailure(PROTOCOL)."""
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_LIMIT_BYTES:
         raise _refused(f"response header larger than {HEAD_LIMIT_BYTES} bytes")
+    if not all(is_name(name) for name, _ in headers):
+        raise _refused("malformed header name")
     if not 200 <= answer.status < 600:
         raise _refused(f"status {answer.status:03d} cannot answer this request")
     version = answer.version

@@ -7,6 +7,7 @@ from gateway.ports import UpstreamRequest
 
 _TARGET = re.compile(rb"/[!\"$-~]*").fullmatch
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+is_name = _TOKEN  # of a header, in lower case
 _METHOD = re.compile(rb"[A-Z]{1,32}").fullmatch
 _OURS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"te", b"trailer"}
