@@ -21,6 +21,10 @@ _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 _USAGE_MEMBER = re.compile(rb',\s*"usage"\s*:\s*\{')
 
 
+_NOTHING = msgspec.Raw()
+_NO_ERROR = frozenset({b"", b"null"})
+
+
 class _WireChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
@@ -31,7 +35,7 @@ class _WireChunk(msgspec.Struct, gc=False):
     choices: list[_WireChoice] | None = None
     usage: WireUsage | None = None
     service_tier: str | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NOTHING  # `Raw | None` would take nothing but null
 
 
 _decode_chunk = msgspec.json.Decoder(_WireChunk).decode
@@ -146,7 +150,7 @@ class StreamReader:
         self._started = True
         self.model = chunk.model or self.model
         self.service_tier = chunk.service_tier or self.service_tier
-        if chunk.error is not None and chunk.error != b"null":
+        if bytes(chunk.error) not in _NO_ERROR:
             self.failure = "the upstream sent an error event"
             return b""
         for choice in chunk.choices or ():
