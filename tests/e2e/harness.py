@@ -11,7 +11,8 @@ import asyncio
 import base64
 import copy
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -205,6 +206,7 @@ class Harness:
         )
         self._clients: list[openai.AsyncOpenAI] = []
         self._at_rest = asyncio.all_tasks()
+        self._stopped = False
 
     @property
     def simulators(self) -> list[Simulator]:
@@ -225,24 +227,20 @@ class Harness:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.post(path, content=content, headers=named)
 
-    async def raw(self) -> "RawClient":
-        return await RawClient.connect(self.gateway.data_url)
+    async def raw(self, **options: Any) -> "RawClient":
+        return await RawClient.connect(self.gateway.data_url, **options)
 
     def attempts(self, contains: str | None = None) -> list[Attempt]:
         """What all simulators saw."""
         return [attempt for simulator in self.simulators for attempt in simulator.attempts(contains)]
 
-    async def arrived(self, simulator: Simulator, count: int = 1) -> None:
-        """Return once `simulator` has seen so many attempts."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(simulator.attempts()) < count:
-                await asyncio.sleep(0.001)
+    async def arrived(self, count: int = 1) -> None:
+        """Return once the simulators have seen so many attempts."""
+        await until(lambda: len(self.attempts()) >= count)
 
     async def settled(self) -> None:
         """Return once no request is under way, neither in the gateway nor in a simulator."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while self._is_busy():
-                await asyncio.sleep(0.002)
+        await until(lambda: not self._is_busy())
 
     def _is_busy(self) -> bool:
         return bool(
@@ -259,6 +257,10 @@ class Harness:
         await self.gateway.flush()
         return read_rows(self.ledger)
 
+    def stored_rows(self) -> list[Json]:
+        """What the ledger holds now, flushed or not."""
+        return read_rows(self.ledger)
+
     async def metrics(self) -> Metrics:
         headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
         response = await self.http.get(f"{self.gateway.admin_url}/metrics", headers=headers)
@@ -267,6 +269,12 @@ class Harness:
 
     async def held_nano(self) -> int:
         return (await self.metrics()).nano("budget_held_usd")
+
+    async def stop(self) -> None:
+        """Stop the gateway before the test ends."""
+        if not self._stopped:
+            self._stopped = True
+            await self.gateway.stop()
 
     async def close_clients(self) -> None:
         await self.http.aclose()
@@ -283,9 +291,14 @@ class RawClient:
         self.received = b""
 
     @classmethod
-    async def connect(cls, url: str) -> Self:
+    async def connect(cls, url: str, *, receive_buffer_bytes: int | None = None) -> Self:
         parts = urlsplit(url)
-        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+        plug = socket.socket()
+        plug.setblocking(False)
+        if receive_buffer_bytes is not None:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        await asyncio.get_running_loop().sock_connect(plug, (parts.hostname, parts.port))
+        return cls(*await asyncio.open_connection(sock=plug))
 
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
@@ -351,6 +364,13 @@ class Streamed:
         return "".join(delta.get("content") or "" for delta in deltas)
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Return once `holds` does. What is asked for here happens in the same loop, but tells nobody."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
 @asynccontextmanager
 async def simulators(
     external: Knobs | None = None, replicas: Sequence[Knobs] = (Knobs(), Knobs())
@@ -385,7 +405,7 @@ async def gateway_over(
         yield harness
     finally:
         await harness.close_clients()
-        await gateway.stop()
+        await harness.stop()
 
 
 @asynccontextmanager
