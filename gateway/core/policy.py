@@ -297,12 +297,16 @@ def _drawn(
 def _decision(
     model: Model, rule: Rule | None, kept: tuple[Deployment, ...], excluded: tuple[Excluded, ...]
 ) -> str:
-    """A short code: the rule, or the constraint that left one deployment only, or the objective."""
-    if rule is not None:
+    """A short code: the rule that chose, or the constraint that left one deployment only, or the objective."""
+    removed = [item.constraint for item in excluded if item.constraint is not Constraint.RULE]
+    if rule is not None and (len(rule.use) == 1 or len(kept) > 1 or not removed):
         return f"rule-{rule.number}"
-    if len(kept) == 1:
-        return f"only-{excluded[-1].constraint}" if excluded else "only"
-    return str(model.prefer)
+    if len(kept) > 1:
+        return str(model.prefer)
+    if not removed:
+        return "only"
+    # Of several reasons, privacy is the one that people ask about.
+    return f"only-{Constraint.PRIVACY if Constraint.PRIVACY in removed else removed[-1]}"
 
 
 def _listed(items: frozenset[enum.StrEnum] | frozenset[str]) -> str:
