@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 CANCELLED_WAIT_SECONDS = 5.0
+BACKLOG = 2048
 
 
 class PortTaken(RuntimeError):
@@ -16,12 +17,14 @@ class PortTaken(RuntimeError):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound TCP socket; port 0 takes a free one. Raises PortTaken."""
+    """A listening TCP socket; port 0 takes a free one. Raises PortTaken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # With SO_REUSEADDR two programs can bind the same port as long as neither listens: only this decides.
+        listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
         raise PortTaken(
@@ -56,7 +59,7 @@ class Listening:
             proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(drain_seconds)),
-            backlog=2048,
+            backlog=BACKLOG,
         )
         self._listener = listener
         self._server = _Server(config)
