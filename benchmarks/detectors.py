@@ -16,10 +16,10 @@ from gateway.core.detect import DETECTOR_NAMES, Detectors, find_text
 SIZES = {"700 B": 700, "2 KB": 2_000, "64 KB": 64_000, "200 KB": 200_000, "1 MB": 1_000_000}
 
 ENGLISH = (
-    "Hello, please summarise this document for me: the meeting on 2026-11-01 at 10:30 went on for a while, and "
+    "Hello, please summarise this document for me: the meeting on 2026-11-01 at 10:30 took a while, and "
     "the order of 12 boxes at $1,299.00 was confirmed by phone. Which points are open, and who decides them? "
 )
-JAPANESE = "お世話になっております。来月の会議について、資料（ABC版）を確認してください。お願いします！"
+JAPANESE = "お世話になっております。来月の会議の資料（ABC版）をご確認ください。"
 FULL_WIDTH = "ご注文番号は１２３４５号、合計は３，９８０円です。１０月３日（火）に発送します。"
 EMOJI = "Thanks 👍🏽 see you at 10️⃣ o'clock, all good ❤️ and on time. "
 CODE = "def total(rows: list[float]) -> float:\n    return sum(row * 1.1 for row in rows if row > 0.25)\n"

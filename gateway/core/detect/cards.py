@@ -60,14 +60,18 @@ _SPELLED = re.compile(rb"[2-6](?<![0-9~][2-6])(?<![0-9][ .\-][2-6])(?:[ .\-][0-9
 
 _RUN = re.compile(rb"[0-9][0-9 .\-]{12,}")
 _SEPARATORS = b" .-"
-_DIGITS = frozenset(b"%d" % digit for digit in range(10)) | {b"~"}
+
+# A digit without a gap, or another group of four.
+_GROUP_BEFORE = re.compile(rb"[0-9~]\Z|(?<![0-9])[0-9]{4}[ .\-]{1,3}\Z")
+_GROUP_AFTER = re.compile(rb"[0-9~]|[ .\-]{1,3}[0-9]{4}(?![0-9])")
 
 # Numbers of machines that would pass for a card now and then: the fraction of a float (at most three digits
 # before its point), and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
 _MACHINE_NUMBER = re.compile(rb"(?<![0-9~])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
 
 _DIGEST = re.compile(
-    rb"(?<![0-9A-Za-z])(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})(?![0-9A-Za-z])"
+    rb"(?<![0-9A-Za-z])(?:(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})|"
+    rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
 )
 
 _PART_BYTES = 64
@@ -79,9 +83,10 @@ def has_credit_card(text: bytes) -> bool:
 
     Rule: a known issuer's prefix with one of its lengths, in one go or in a card's usual groups, and a Luhn
     digit that holds. Visa, Mastercard, Amex, JCB, Discover and UnionPay are found at 15 and 16 digits even
-    between other digits (in groups, on one side only); other lengths and issuers only when no digit adjoins.
-    Not a card: the fraction of a decimal number, a 19-digit time or id beginning with 15 to 19, a 13-digit
-    barcode, a part of a hexadecimal digest. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
+    between other digits; other lengths and issuers only when no digit adjoins. Not a card: groups in the
+    midst of a row of groups, the fraction of a decimal number, a 19-digit time or id beginning with 15 to 19,
+    a 13-digit barcode, a part of a hexadecimal digest or UUID. Source: ISO/IEC 7812-1 and the issuers'
+    published number ranges.
     """
     if not _has_card_in(text):
         return False
@@ -115,7 +120,7 @@ def _parts(run: bytes) -> Iterator[bytes]:
 def _candidates(runs: bytes) -> Iterator[bytes]:
     for match in _ANYWHERE.finditer(runs):
         digits = _digits(match)
-        if len(digits) == match.end(match.lastindex or 0) - match.start() or not _is_glued(runs, match):
+        if len(digits) == match.end(match.lastindex or 0) - match.start() or not _is_in_a_row(runs, match):
             yield digits
     for match in _ALONE.finditer(runs):
         yield _digits(match)
@@ -129,10 +134,12 @@ def _digits(match: re.Match[bytes]) -> bytes:
     return (match[0] + match[match.lastindex or 0]).translate(None, _SEPARATORS)
 
 
-def _is_glued(runs: bytes, match: re.Match[bytes]) -> bool:
-    """Whether digits adjoin on both sides: then the groups belong to longer numbers in a row."""
-    end = match.end(match.lastindex or 0)
-    return runs[match.start() - 1 : match.start()] in _DIGITS and runs[end : end + 1] in _DIGITS
+def _is_in_a_row(runs: bytes, match: re.Match[bytes]) -> bool:
+    """Whether more digits come before and after: then the groups are those of a table, not of a card."""
+    start, end = match.start(), match.end(match.lastindex or 0)
+    return bool(
+        _GROUP_BEFORE.search(runs[max(0, start - 8) : start]) and _GROUP_AFTER.match(runs[end : end + 8])
+    )
 
 
 def _is_card(digits: bytes) -> bool:

@@ -57,7 +57,6 @@ def _build_table() -> dict[int, str]:
     table = {
         point: text for plane in _FOLDED_PLANES for point in plane if (text := folded(chr(point))) is not None
     }
-    # Without NFKC's space, an accent that stands alone would part the characters around it.
     return table | _TYPED_FOR_ASCII
 
 
@@ -102,9 +101,10 @@ def _touching(one: str, other: str) -> str:
 
 
 _TABLE = _build_table()
+# A character that the table lacks costs an exception each time.
+_TABLE_WITH_ASCII = {point: chr(point) for point in range(0x80)} | _TABLE
 _FOLDABLE_RUN = re.compile(
-    # Beyond the first plane one coarse range: the engine looks up the first plane in a bitmap, the rest in a
-    # list.
+    # Beyond the first plane one coarse range: the engine has a bitmap for the first and a list for the rest.
     "["
     + "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in _ranges(p for p in _TABLE if p <= 0xFFFF))
     + "\U00010000-\U0010ffff]+"
@@ -119,7 +119,7 @@ NEEDS_UNESCAPING = r"\\u[0-9a-fA-F]{4}"
 def fold(text: str) -> str:
     """`text` with every character folded."""
     result, runs = _FOLDABLE_RUN.subn(lambda run: run[0].translate(_TABLE), text, count=_MOST_RUNS)
-    return result if runs < _MOST_RUNS else text.translate(_TABLE)
+    return result if runs < _MOST_RUNS else text.translate(_TABLE_WITH_ASCII)
 
 
 def unescape(text: str) -> str:

@@ -47,7 +47,7 @@ def _iban_candidates(upper: bytes) -> Iterator[bytes]:
 # Longer runs are swallowed whole: no position in them can begin twelve digits that stand alone.
 _MY_NUMBER = re.compile(
     rb"[0-9]{13,}|"
-    rb"([0-9](?=[0-9]{3})(?<![0-9A-Za-z+][0-9])(?<![0-9][.\-][0-9])"
+    rb"([0-9](?=[0-9]{3})(?<![0-9A-Za-z+][0-9])(?<![0-9][.\-][0-9])(?<![0-9A-Fa-f]{4}-[0-9])"
     rb"(?:[0-9]{11}(?![0-9A-Za-z])|"
     rb"(?<![0-9] [0-9])[0-9]{3}(?: [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}(?![0-9A-Za-z])(?![ .\-][0-9])))"
 )
@@ -70,7 +70,7 @@ def has_jp_my_number(text: bytes) -> bool:
 
     Rule: twelve digits, in one go or in groups of four, next to no other digit or ASCII letter, whose check
     digit holds. Not one: a date and time to the minute, three years in a row, one digit twelve times, a
-    number after "+". Source: Ordinance of the Ministry of Internal Affairs and
+    number after "+", the last group of a UUID. Source: Ordinance of the Ministry of Internal Affairs and
     Communications No. 85 of 2014, article 5.
     """
     if not _MY_NUMBER_SHAPE.occurs_in(text):
