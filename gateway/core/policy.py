@@ -297,7 +297,7 @@ def _drawn(
 def _decision(
     model: Model, rule: Rule | None, kept: tuple[Deployment, ...], excluded: tuple[Excluded, ...]
 ) -> str:
-    """A short code: the rule that chose, or the constraint that left one deployment only, or the objective."""
+    """A short code: the rule that chose, the constraint that left one deployment only, or the objective."""
     removed = [item.constraint for item in excluded if item.constraint is not Constraint.RULE]
     if rule is not None and (len(rule.use) == 1 or len(kept) > 1 or not removed):
         return f"rule-{rule.number}"

@@ -24,6 +24,10 @@ _NANO_PER_USD: Final = 10**9
 # cheaper than writing, as the market's prices also have it, so a fifth of the cost goes to the prompt.
 INPUT_SHARE: Final = Decimal("0.2")
 
+# vLLM's server closes connections that were idle for five seconds; leave before it does.
+_VLLM_IDLE_SECONDS: Final = 4.0
+_IDLE_SECONDS: Final = 60.0
+
 # Image tokens: published tile rules at their largest (openai: 2048x768 is eight tiles; llama 4: 16 tiles).
 _GPT_4O_IMAGE: Final = catalog.ImageRule(low=85, high=85 + 8 * 170)
 _GPT_4O_MINI_IMAGE: Final = catalog.ImageRule(low=2833, high=2833 + 8 * 5667)
@@ -113,6 +117,7 @@ def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...]
             total_seconds=given.timeouts.total_seconds,
         ),
         max_connections=given.max_connections,
+        idle_seconds=_VLLM_IDLE_SECONDS if given.provider == "vllm" else _IDLE_SECONDS,
         proxy=None if given.proxy is None else given.proxy.get_secret_value(),
     )
     return catalog.Replica(f"{host}:{port}", endpoint, path, query)
