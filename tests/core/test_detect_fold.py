@@ -8,7 +8,7 @@ import pytest
 from gateway.core.detect import Detectors
 from gateway.core.detect.engine import Pattern
 from gateway.core.detect.fold import (
-    _MOST_RUNS,
+    _SLICE,
     _TABLE,
     _TYPED_FOR_ASCII,
     NEEDS_FOLDING,
@@ -52,9 +52,10 @@ def test_spellings_become_one(text: str, read: str) -> None:
     assert fold(text) == read
 
 
-def test_folding_is_the_same_with_many_runs_as_with_few() -> None:
-    many = "1１" * (_MOST_RUNS + 1)
-    assert fold(many) == "11" * (_MOST_RUNS + 1)
+def test_folding_is_the_same_over_slices_with_few_and_with_many_runs() -> None:
+    sparse, dense = "１" + "1" * 30, "1１"
+    text = sparse * _SLICE + dense * _SLICE + sparse * 100
+    assert fold(text) == text.replace("１", "1")
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,10 @@ _TYPED_FOR_ASCII = {0x30FC: "-", 0xFF70: "-", 0x2212: "-", 0x30FB: ".", 0xFF65: 
 # Beside letters: the ones that a credential or an assignment is written with.
 _TELLING_SIGNS = frozenset("_=:+/~%&#\\")
 
-# Past so many separate runs one pass over the whole text is cheaper than a callback for each of them.
-_MOST_RUNS = 10_000
+# A slice bounds how long one call keeps other threads waiting. Past so many separate runs in one, replacing
+# every character is cheaper than a callback for each run.
+_SLICE = 16_384
+_MOST_RUNS = _SLICE // 8
 
 
 def folded(character: str) -> str | None:
@@ -118,8 +120,19 @@ NEEDS_UNESCAPING = r"\\u[0-9a-fA-F]{4}"
 
 def fold(text: str) -> str:
     """`text` with every character folded."""
-    result, runs = _FOLDABLE_RUN.subn(lambda run: run[0].translate(_TABLE), text, count=_MOST_RUNS)
-    return result if runs < _MOST_RUNS else text.translate(_TABLE_WITH_ASCII)
+    slices: list[str] = []
+    dense = False
+    for start in range(0, len(text), _SLICE):
+        part = text[start : start + _SLICE]
+        if not dense:
+            result, runs = _FOLDABLE_RUN.subn(_fold_run, part, count=_MOST_RUNS)
+            dense = runs == _MOST_RUNS
+        slices.append(part.translate(_TABLE_WITH_ASCII) if dense else result)
+    return "".join(slices)
+
+
+def _fold_run(run: re.Match[str]) -> str:
+    return run[0].translate(_TABLE)
 
 
 def unescape(text: str) -> str:
