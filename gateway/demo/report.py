@@ -27,7 +27,10 @@ COLUMNS = 100
 
 _FEATURE_COLUMNS = 18
 _TITLE_COLUMNS = 37
+_LEAST_TITLE_COLUMNS = 16
+_OTHER_COLUMNS = 59
 _INDENT = " " * 6
+_NUMBER_COLUMNS = 8
 _DECISIONS = {
     "cost": "the cheapest allowed",
     "latency": "the fastest allowed",
@@ -89,7 +92,7 @@ class Report:
         line = Text("  ")
         line.append(f"{outcome.status} {sample.feature:<{_FEATURE_COLUMNS}}", style=style)
         title = Text(sample.title)
-        title.truncate(_TITLE_COLUMNS, overflow="ellipsis", pad=True)
+        title.truncate(self._title_columns(), overflow="ellipsis", pad=True)
         line.append_text(title)
         line.append(_amounts(outcome))
         self._console.print(line)
@@ -114,9 +117,9 @@ class Report:
         others = sorted({name for row in books.by_feature for name in row.counterfactual_usd})
         self.heading("Cost per feature, in USD")
         rows = [*books.by_feature, _total(books.by_feature)]
-        self._console.print(_cost_table("feature", rows, others))
+        self._print_table(_cost_table("feature", rows, others))
         self.heading("Both sides, in USD")
-        self._console.print(_cost_table("deployment", books.by_deployment, others))
+        self._print_table(_cost_table("deployment", books.by_deployment, others))
         self.note('"on X": what the requests that were answered elsewhere would have cost on X, where their')
         self.note("model names X. Llama 4 costs its transfer price: what its GPUs cost when fully used.")
         self.note(_compared(books.by_deployment))
@@ -133,13 +136,21 @@ class Report:
                 f"{limit:.2f}",
                 f"{spent / limit:.2%}",
             )
-        self._console.print(table)
+        self._print_table(table)
 
     def _metrics(self, text: str) -> None:
         self.heading("From /metrics")
         for line in text.splitlines():
             if line.startswith(_SHOWN_METRICS):
                 self.note(line)
+
+    def _print_table(self, table: Table) -> None:
+        table.padding = (0, 1) if self._console.width >= COLUMNS else 0
+        self._console.print(table)
+
+    def _title_columns(self) -> int:
+        """A narrow terminal takes from the titles, never from the numbers."""
+        return min(max(self._console.width - _OTHER_COLUMNS, _LEAST_TITLE_COLUMNS), _TITLE_COLUMNS)
 
     def _line(self, text: str, style: str = "") -> None:
         """One line, never broken, so that it can be copied."""
@@ -281,7 +292,11 @@ def _compared(rows: Iterable[UsageRow]) -> str:
 
 def _table(*heads: str, left: int) -> Table:
     """A plain table whose first `left` columns are text and the others numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < left else "right", no_wrap=True)
+        if number < left:
+            table.add_column(head, no_wrap=True)
+        else:
+            # In a narrow terminal the head is broken into lines, and the number stays whole.
+            table.add_column(head, justify="right", min_width=_NUMBER_COLUMNS)
     return table
