@@ -188,6 +188,9 @@ def _stream_options(body: dict[str, Any], stream: bool) -> dict[str, Any]:
         raise InvalidRequest(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
         )
+    if not isinstance(options.get("include_usage", False), bool | None):
+        raise _wrong_type("stream_options.include_usage", "a boolean")
+    _encode({"stream_options": options})  # it is written back for each attempt, so refuse it now or never
     return options
 
 

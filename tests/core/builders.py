@@ -1,0 +1,224 @@
+"""What the tests of the core are made of: small values with sensible defaults, and a clock that is told."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+import orjson
+
+from gateway.core.admission import Ask
+from gateway.core.balancing import Fleet
+from gateway.core.call import Call, parse_call
+from gateway.core.catalog import (
+    Api,
+    Capability,
+    Deployment,
+    Health,
+    ImageRule,
+    Modality,
+    Model,
+    Objective,
+    Price,
+    Provider,
+    Rates,
+    Replica,
+    RuleSet,
+)
+from gateway.core.endpoint import Endpoint
+from gateway.core.money import nano_from_usd
+from gateway.core.policy import Moment, Planner, Policy
+from gateway.core.tenancy import Budget, Limits, Principal, Scope
+from gateway.core.windows import Per
+
+T = TypeVar("T")
+
+CLASSES = ("public", "internal", "confidential", "restricted")
+ZONES = {
+    "public": frozenset({"local", "external"}),
+    "internal": frozenset({"local", "external"}),
+    "confidential": frozenset({"local"}),
+    "restricted": frozenset({"local"}),
+}
+MAX_MESSAGES = 100
+NOVEMBER = 1_795_420_800.0  # 2026-11-23 08:00 UTC, a Monday
+
+
+class ToldClock:
+    """A clock that stands still until it is told; `jump` moves only the wall clock, as NTP does."""
+
+    def __init__(self, now: float = NOVEMBER, monotonic: float = 1000.0) -> None:
+        self._now = now
+        self._monotonic = monotonic
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def forward(self, seconds: float) -> None:
+        self._now += seconds
+        self._monotonic += seconds
+
+    def jump(self, seconds: float) -> None:
+        self._now += seconds
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a test's coroutine to its end."""
+    return asyncio.run(coroutine)
+
+
+# --- what can answer ---
+
+
+def rates(
+    given: str = "2.50",
+    output: str = "10",
+    *,
+    cached: str | None = None,
+    input_audio: str | None = None,
+    output_audio: str | None = None,
+) -> Rates:
+    """Rates from USD per million tokens."""
+    return Rates(
+        input=nano_from_usd(given),
+        cached_input=nano_from_usd(cached or given),
+        output=nano_from_usd(output),
+        input_audio=nano_from_usd(input_audio or given),
+        output_audio=nano_from_usd(output_audio or output),
+    )
+
+
+def price(standard: Rates | None = None, **tiers: Rates) -> Price:
+    return Price(version="test-1", standard=standard or rates(), tiers=tiers)
+
+
+def replica(port: int = 9101, host: str = "127.0.0.1") -> Replica:
+    return Replica(f"{host}:{port}", Endpoint(scheme="http", host=host, port=port), "/v1")
+
+
+def deployment(name: str = "gpt-4o", *, replicas: int = 1, **changes: Any) -> Deployment:
+    """A hosted text model in zone external; `changes` are fields of Deployment."""
+    fields: dict[str, Any] = {
+        "provider": Provider.OPENAI,
+        "model": f"{name}-upstream",
+        "zone": "external",
+        "serves": frozenset({Api.CHAT}),
+        "accepts": frozenset({Modality.TEXT, Modality.IMAGE}),
+        "supports": frozenset(Capability),
+        "context_tokens": 128_000,
+        "max_output_tokens": 16_384,
+        "price": price(),
+        "image_rule": ImageRule(low=85, high=1445),
+        "replicas": tuple(replica(9101 + number) for number in range(replicas)),
+        "headers": (),
+    }
+    return Deployment(name=name, **(fields | changes))
+
+
+def local(name: str = "llama", **changes: Any) -> Deployment:
+    """A deployment on own GPUs: zone local, cheaper."""
+    fields: dict[str, Any] = {
+        "provider": Provider.VLLM,
+        "zone": "local",
+        "price": price(rates("0.50", "1")),
+        "health": Health(),
+    }
+    return deployment(name, **(fields | changes))
+
+
+def model(
+    *use: Deployment,
+    name: str = "auto",
+    prefer: Objective = Objective.ORDER,
+    weights: Mapping[str, float] | None = None,
+    rules: RuleSet | None = None,
+) -> Model:
+    return Model(name=name, use=use, prefer=prefer, weights=weights or {}, rules=rules)
+
+
+def policy(*models: Model) -> Policy:
+    deployments = {item.name: item for one in models for item in one.use}
+    return Policy(
+        version="v1",
+        classes=CLASSES,
+        default_class="internal",
+        zones=ZONES,
+        raise_to={},
+        models={one.name: one for one in models},
+        deployments=deployments,
+    )
+
+
+def planner(*models: Model, fleet: Fleet | None = None) -> Planner:
+    rules = policy(*models)
+    return Planner(rules, fleet or Fleet(rules.deployments.values()))
+
+
+def moment(
+    now: float = NOVEMBER, *, random: float = 0.0, monotonic: float = 1000.0, budget_used: float = 0.0
+) -> Moment:
+    return Moment(now, monotonic, random, lambda: budget_used, lambda: {"hour": 8, "weekday": 1})
+
+
+# --- what is asked ---
+
+
+def chat(content: Any = "Hello", **members: Any) -> dict[str, Any]:
+    """The body of a chat request with one user message."""
+    return {"model": "auto", "messages": [{"role": "user", "content": content}], **members}
+
+
+def parsed(body: Mapping[str, Any] | bytes, api: Api = Api.CHAT, max_messages: int = MAX_MESSAGES) -> Call:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return parse_call(api, raw, max_messages)
+
+
+# --- who asks ---
+
+
+def scope(
+    kind: str = "feature",
+    name: str = "triage",
+    *,
+    requests: int | None = None,
+    tokens: int | None = None,
+    concurrent: int | None = None,
+    budgets: Mapping[Per, int] | None = None,
+) -> Scope:
+    """A scope with limits, and with budgets in nano-USD."""
+    return Scope(
+        kind=kind,
+        name=name,
+        limits=Limits(requests_per_minute=requests, tokens_per_minute=tokens, concurrent=concurrent),
+        budgets=tuple(Budget(nano, per) for per, nano in (budgets or {}).items()),
+    )
+
+
+def principal(*scopes: Scope, **changes: Any) -> Principal:
+    fields: dict[str, Any] = {
+        "key": "triage-app",
+        "feature": "triage",
+        "team": "research",
+        "org": "acme",
+        "floor": "internal",
+        "models": None,
+    }
+    return Principal(scopes=tuple(scopes), **(fields | changes))
+
+
+def ask(payer: Principal, **changes: Any) -> Ask:
+    """A reservation of 100 prompt tokens and a default cap of 1,000 at one micro-USD a token."""
+    fields: dict[str, Any] = {
+        "prompt_nano": 100_000,
+        "output_nano_per_million": 1_000_000_000,
+        "output_tokens": 1_000,
+        "output_is_explicit": True,
+        "rate_tokens": 1_100,
+    }
+    return Ask(principal=payer, **(fields | changes))
+
+
+def names(deployments: Iterable[Deployment]) -> list[str]:
+    return [item.name for item in deployments]
