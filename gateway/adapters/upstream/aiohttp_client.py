@@ -96,7 +96,8 @@ class AiohttpUpstream:
         self._closed = True
         now = asyncio.get_running_loop().time()
         for exchange in self._exchanges:
-            exchange.timer.reschedule(now)
+            if not exchange.timer.expired():
+                exchange.timer.reschedule(now)
         for response in list(self._responses):
             response.abort()
         await self._resolver.close()

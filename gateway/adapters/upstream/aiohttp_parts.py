@@ -149,7 +149,7 @@ class WatchedHandler(ResponseHandler):
         return used
 
     def data_received(self, data: bytes) -> None:
-        if self.idle and self.transport is not None:
+        if data and self.idle and self.transport is not None:
             self.transport.abort()
             return
         if data:

@@ -54,6 +54,7 @@ class Dialer:
         except BaseException as error:
             if connection.connected:
                 connection.close()
+            pool.connections.discard(connection)  # a transport lost in a TLS handshake is never reported
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 detail = f"{address.label}: {error.strerror or error}"
                 raise UpstreamFailure(FailureKind.CONNECT, detail) from error

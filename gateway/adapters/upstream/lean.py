@@ -13,6 +13,7 @@ from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.ports import UpstreamRequest
 
 _CLOSED = Failure(FailureKind.CONNECT, "the client is closed")
+_CLOSING_TURNS = 1000  # of the loop, which reports an aborted transport as lost within one or two
 _CUT_OFF = Failure(FailureKind.RESET, "the client was closed during the exchange")
 
 
@@ -67,13 +68,16 @@ class LeanUpstream:
             self._sweeper = None
         now = asyncio.get_running_loop().time()
         for opening in self._opening:
-            opening.reschedule(now)
+            if not opening.expired():
+                opening.reschedule(now)
         await self._resolver.close()
         for pool in self._pools.values():
             for connection in list(pool.connections):
                 connection.fail(_CUT_OFF)
-        while self._opening or any(pool.connections for pool in self._pools.values()):  # noqa: ASYNC110
-            await asyncio.sleep(0)  # a turn or two: the loop reports an aborted transport as lost at once
+        for _ in range(_CLOSING_TURNS):
+            if not self._opening and not any(pool.connections for pool in self._pools.values()):
+                break
+            await asyncio.sleep(0)
         self._pools.clear()
 
     def counts(self) -> tuple[int, int, int]:
