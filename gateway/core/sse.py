@@ -18,8 +18,10 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
-_USAGE_MEMBER = re.compile(rb',\s*"usage"\s*:\s*\{')
-
+_USAGE_MEMBER = re.compile(rb'(,\s*)?"usage"\s*:\s*\{')
+_COMMA = re.compile(rb"\s*,")
+# The members that carry the answer, where they are not empty.
+_PIECE = re.compile(rb'"(?:content|text|arguments|refusal|reasoning(?:_content)?)"\s*:\s*"(?!")')
 
 _NOTHING = msgspec.Raw()
 _NO_ERROR = frozenset({b"", b"null"})
@@ -49,8 +51,8 @@ class StreamReader:
     """Reads one stream. `feed` returns what may be passed to the client now.
 
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
-    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_events` (events that
-    carried a piece of the answer: each is at least one output token).
+    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_events` (pieces of
+    the answer that were seen: each is at least one output token).
     """
 
     __slots__ = (
@@ -95,15 +97,15 @@ class StreamReader:
         if self._hide_usage and b'"usage":null' in chunk:
             chunk = chunk.replace(b',"usage":null', b"")
         if self._started and self.failure is None and self._is_plain(chunk):
-            # JSON escapes line feeds, so blank lines count events, and each of these carries some text.
-            self.text_events += chunk.count(b"\n\n")
+            self.text_events += len(_PIECE.findall(chunk))
             return chunk
         return b"".join([self._read(event) for event in _events(chunk)])
 
     def flush(self) -> bytes:
-        """The end of the body: a last event without its blank line is still an event."""
+        """The end of the body: a last event without its blank line is still an event, half of one is none."""
         held, self._held = self._held, b""
-        return self._read(held) if held.strip() else b""
+        data = _data_of(held)
+        return self._read(held) if data is not None and _is_whole(data) else b""
 
     def _is_plain(self, chunk: bytes) -> bool:
         if self._hide_usage:
@@ -158,8 +160,8 @@ class StreamReader:
             if choice.finish_reason == "abort":
                 self.failure = "the engine aborted the generation"
                 return b""
-        if chunk.choices and _carries_text(event):
-            self.text_events += 1
+        if chunk.choices:
+            self.text_events += len(_PIECE.findall(event))
         if chunk.usage is None:
             return _NULL_USAGE.sub(b"", event) if self._hide_usage else event
         self.usage = chunk.usage
@@ -171,16 +173,6 @@ class StreamReader:
 def error_event(envelope: bytes) -> bytes:
     """One in-band error event. `envelope` is JSON on one line; no [DONE] may follow it."""
     return b"data: " + envelope + b"\n\n"
-
-
-def _carries_text(event: bytes) -> bool:
-    return (
-        (b'"content":"' in event and b'"content":""' not in event)
-        or (b'"text":"' in event and b'"text":""' not in event)
-        or b'"content": "' in event
-        or b'"text": "' in event
-        or b'"arguments"' in event
-    )
 
 
 def _events(chunk: bytes) -> list[bytes]:
@@ -200,6 +192,14 @@ def _data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
+def _is_whole(data: bytes) -> bool:
+    try:
+        _decode_chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return data == b"[DONE]"
+    return True
+
+
 def _without_usage(event: bytes) -> bytes:
     """Cut a filled `usage` member out of an event that also carries choices (continuous usage)."""
     found = _USAGE_MEMBER.search(event)
@@ -210,4 +210,6 @@ def _without_usage(event: bytes) -> bytes:
         # Usage holds numbers and objects only, so braces cannot hide in strings.
         depth += (event[at] == 0x7B) - (event[at] == 0x7D)
         at += 1
+    if found[1] is None and (comma := _COMMA.match(event, at)):
+        at = comma.end()  # it was the first member
     return event[: found.start()] + event[at:]

@@ -1,0 +1,306 @@
+"""A stream passes through whole event by whole event, untouched but for usage that was not asked for."""
+
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.streams import (
+    ABORT_STREAM,
+    DONE,
+    ENDLESS_STREAM,
+    ERROR_STREAM,
+    GOLDEN,
+    OPENAI_STREAM,
+    ROLE,
+    USAGE,
+    VLLM,
+    VLLM_STREAM,
+    Golden,
+    delta,
+)
+from gateway.core import sse
+from gateway.core.sse import EventTooLarge, StreamReader, error_event
+from gateway.core.usage import usage_from_wire
+
+BY_NAME = {golden.name: golden for golden in GOLDEN}
+
+
+def read(chunks: list[bytes], *, hide_usage: bool) -> tuple[bytes, StreamReader]:
+    reader = StreamReader(hide_usage=hide_usage)
+    passed = b"".join(reader.feed(chunk) for chunk in chunks)
+    return passed + reader.flush(), reader
+
+
+def state(reader: StreamReader) -> tuple[Any, ...]:
+    """All that a reader has learned."""
+    usage = None if reader.usage is None else usage_from_wire(reader.usage)
+    return (
+        usage,
+        reader.model,
+        reader.service_tier,
+        reader.finish_reason,
+        reader.done,
+        reader.failure,
+        reader.text_events,
+        reader.complete,
+    )
+
+
+def expected(golden: Golden, hide_usage: bool) -> bytes:
+    return golden.shown if hide_usage or golden.failure else golden.wire
+
+
+goldens = pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.name)
+hiding = pytest.mark.parametrize("hide_usage", [True, False], ids=["hidden", "asked"])
+
+
+@goldens
+@hiding
+def test_a_whole_stream_comes_out_as_the_client_should_see_it(golden: Golden, hide_usage: bool):
+    passed, reader = read([golden.wire], hide_usage=hide_usage)
+    assert passed == expected(golden, hide_usage)
+    assert reader.text_events <= golden.texts
+    assert reader.finish_reason == golden.finish_reason
+    assert reader.done is golden.done
+    assert (reader.failure is not None) is golden.failure
+    assert reader.complete is not golden.failure
+    if golden.output_tokens is not None:
+        assert reader.usage is not None
+        assert usage_from_wire(reader.usage).output_tokens == golden.output_tokens
+        assert usage_from_wire(reader.usage).input_tokens == 11
+
+
+@goldens
+@hiding
+def test_event_by_event_the_same_comes_out(golden: Golden, hide_usage: bool):
+    whole, at_once = read([golden.wire], hide_usage=hide_usage)
+    passed, reader = read([event.wire for event in golden.events], hide_usage=hide_usage)
+    assert passed == whole
+    assert state(reader) == state(at_once)
+
+
+@goldens
+@hiding
+def test_cut_at_every_byte_the_same_comes_out(golden: Golden, hide_usage: bool):
+    wire = golden.wire
+    whole, at_once = read([wire], hide_usage=hide_usage)
+    for at in range(1, len(wire)):
+        passed, reader = read([wire[:at], wire[at:]], hide_usage=hide_usage)
+        assert passed == whole, at
+        assert state(reader) == state(at_once), at
+
+
+@goldens
+@hiding
+def test_byte_by_byte_the_same_comes_out(golden: Golden, hide_usage: bool):
+    whole, at_once = read([golden.wire], hide_usage=hide_usage)
+    passed, reader = read([bytes([byte]) for byte in golden.wire], hide_usage=hide_usage)
+    assert passed == whole
+    assert state(reader) == state(at_once)
+
+
+@given(name=st.sampled_from(sorted(BY_NAME)), hide_usage=st.booleans(), cuts=st.lists(st.integers(0, 3000)))
+def test_cut_anywhere_the_same_comes_out(name: str, hide_usage: bool, cuts: list[int]):
+    wire = BY_NAME[name].wire
+    bounds = [0, *sorted(cut % len(wire) for cut in cuts), len(wire)]
+    whole, at_once = read([wire], hide_usage=hide_usage)
+    passed, reader = read([wire[start:end] for start, end in pairwise(bounds)], hide_usage=hide_usage)
+    assert passed == whole
+    assert state(reader) == state(at_once)
+
+
+@goldens
+def test_pieces_of_text_are_counted_and_never_more_than_there_are(golden: Golden):
+    for hide_usage in (True, False):
+        reader = StreamReader(hide_usage=hide_usage)
+        so_far = 0
+        for event in golden.events:
+            reader.feed(event.wire)
+            so_far += event.texts
+            assert reader.text_events <= so_far
+        assert reader.text_events == golden.texts
+
+
+@goldens
+def test_no_member_named_usage_is_left_where_the_client_did_not_ask(golden: Golden):
+    passed, _ = read([golden.wire], hide_usage=True)
+    assert b'"usage"' not in passed.replace(b'\\"usage\\"', b"")
+
+
+@pytest.mark.parametrize("golden", [item for item in GOLDEN if not item.failure], ids=lambda item: item.name)
+@hiding
+def test_a_half_event_is_held_back(golden: Golden, hide_usage: bool):
+    ends, at = [], 0
+    for event in golden.events:
+        at += len(event.wire)
+        ends.append(at)
+    whole = [expected(golden._replace(events=golden.events[:n]), hide_usage) for n in range(len(ends) + 1)]
+    for at in range(len(golden.wire)):
+        passed = StreamReader(hide_usage=hide_usage).feed(golden.wire[:at])
+        assert passed in whole, at
+        assert passed == whole[sum(end <= at for end in ends)], at
+
+
+@pytest.mark.parametrize("hide_usage", [True, False])
+def test_the_half_event_of_a_stream_that_ended_early_never_leaks(hide_usage: bool):
+    wire = VLLM_STREAM.wire
+    *_, usage_event, _ = VLLM_STREAM.events
+    start = wire.index(usage_event.wire)
+    for at in range(start + 1, start + len(usage_event.wire) - 2):
+        passed, reader = read([wire[:at]], hide_usage=hide_usage)
+        assert passed == wire[:start]
+        assert reader.usage is None
+
+
+@pytest.mark.parametrize(
+    "tail", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data:[DONE]\n"], ids=repr
+)
+def test_a_last_event_without_its_blank_line_is_still_an_event(tail: bytes):
+    passed, reader = read([ENDLESS_STREAM.wire, tail], hide_usage=False)
+    assert passed == ENDLESS_STREAM.wire + tail
+    assert reader.done
+
+
+def test_usage_in_a_last_event_without_its_blank_line_is_read_and_hidden():
+    wire = ENDLESS_STREAM.wire.removesuffix(b"\n\n")
+    passed, reader = read([wire], hide_usage=True)
+    assert passed == ENDLESS_STREAM.shown
+    assert reader.usage is not None
+
+
+@pytest.mark.parametrize("golden", [ERROR_STREAM, ABORT_STREAM], ids=lambda golden: golden.name)
+def test_after_a_failure_nothing_passes(golden: Golden):
+    reader = StreamReader(hide_usage=True)
+    for event in golden.events:
+        assert reader.feed(event.wire) == (event.shown or b"")
+    assert reader.failure
+    assert reader.feed(DONE.wire) == b""
+    assert reader.feed(b"data: " + delta(b'"late"') + b"}\n\n") == b""
+    assert reader.feed(b"data: half") == b""
+    assert reader.flush() == b""
+    assert not reader.complete
+    assert not reader.done
+
+
+@pytest.mark.parametrize("no_error", [b"null", b" null"])
+def test_a_null_error_is_no_failure(no_error: bytes):
+    event = b'data: {"error":' + no_error + b',"choices":[{"delta":{"content":"a"}}]}\n\n'
+    passed, reader = read([event], hide_usage=True)
+    assert passed == event
+    assert reader.failure is None
+
+
+@pytest.mark.parametrize("error", [b'"boom"', b'{"message":"boom"}', b"{}", b'{"code":500}', b"[1]", b"500"])
+def test_an_error_of_any_shape_is_a_failure(error: bytes):
+    passed, reader = read([b'data: {"error":' + error + b"}\n\n"], hide_usage=True)
+    assert passed == b""
+    assert reader.failure
+
+
+def test_a_stream_that_broke_before_its_end_is_not_complete():
+    _, reader = read(
+        [b"data: " + VLLM + ROLE + b"}\n\n", b"data: " + delta(b'"a"') + b"}\n\n"], hide_usage=True
+    )
+    assert not reader.complete
+    assert reader.text_events == 1
+
+
+def test_model_and_service_tier_are_those_the_upstream_named():
+    _, reader = read([OPENAI_STREAM.wire], hide_usage=True)
+    assert (reader.model, reader.service_tier) == ("gpt-4o-2024-11-20", "default")
+
+
+def test_text_that_speaks_of_usage_errors_and_ends_changes_nothing():
+    said = b'"data: [DONE] \\"usage\\":null, \\"error\\":{} \\"finish_reason\\":\\"abort\\" \\n\\n"'
+    event = b"data: " + delta(said) + b"}\n\n"
+    passed, reader = read([VLLM_STREAM.events[0].wire, event, event], hide_usage=True)
+    assert passed == VLLM_STREAM.events[0].wire + event + event
+    assert not reader.done
+    assert reader.failure is None
+    assert reader.text_events == 2
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"data: not json\n\n",
+        b"data: 5\n\n",
+        b'data: "text"\n\n',
+        b'data: {"choices":5}\n\n',
+        b'data: {"usage":5,"choices":[]}\n\n',
+        b'data: {"usage":{"prompt_tokens":"many"},"choices":[]}\n\n',
+        b"data: " + b"[" * 5000 + b"\n\n",
+        b'data: {"model":"\xff"}\n\n',
+        b"data\n\n",
+        b"data:\n\n",
+        b"event: ping\n\n",
+        b"\n\n",
+        b"retry: 5\n\n",
+    ],
+    ids=lambda event: repr(event[:40]),
+)
+def test_what_cannot_be_read_is_passed_on(event: bytes):
+    passed, reader = read([VLLM_STREAM.events[0].wire, event], hide_usage=False)
+    assert passed == VLLM_STREAM.events[0].wire + event
+    assert reader.failure is None
+    assert reader.text_events == 0
+
+
+def test_an_event_without_an_end_is_too_large_at_the_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
+    reader = StreamReader(hide_usage=True)
+    assert reader.feed(b"x" * 1000) == b""
+    with pytest.raises(EventTooLarge):
+        reader.feed(b"x")
+
+
+def test_the_bound_is_on_one_event_not_on_the_stream(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
+    reader = StreamReader(hide_usage=True)
+    event = b": " + b"x" * 900 + b"\n\n"
+    assert sum(len(reader.feed(event[:450])) + len(reader.feed(event[450:])) for _ in range(9)) == 9 * len(
+        event
+    )
+
+
+def test_eight_mebibytes_without_an_end_are_refused():
+    reader = StreamReader(hide_usage=True)
+    with pytest.raises(EventTooLarge):
+        for _ in range(9):
+            reader.feed(b"x" * 1024 * 1024)
+
+
+def test_an_error_event_is_one_line_of_data():
+    assert error_event(b'{"error":{}}') == b'data: {"error":{}}\n\n'
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+pieces = st.lists(st.tuples(texts, st.booleans(), st.booleans()), max_size=12)
+
+
+@given(pieces=pieces, cuts=st.lists(st.integers(0, 4000), max_size=20), usage=st.booleans())
+def test_any_answer_in_any_chunks_reads_the_same_as_in_one(
+    pieces: list[tuple[str, bool, bool]], cuts: list[int], usage: bool
+):
+    wire = b"data: " + VLLM + ROLE + b"}\n\n"
+    true_texts = 0
+    for text, null_usage, comment in pieces:
+        wire += b": x\n\n" if comment else b""
+        wire += b"data: " + delta(orjson.dumps(text)) + (b',"usage":null' if null_usage else b"") + b"}\n\n"
+        true_texts += bool(text)
+    if usage:
+        wire += b'data: {"choices":[],"usage":' + USAGE + b"}\n\n"
+    wire += b"data: [DONE]\n\n"
+    bounds = [0, *sorted(cut % len(wire) for cut in cuts), len(wire)]
+    chunks = [wire[start:end] for start, end in pairwise(bounds)]
+    for hide_usage in (True, False):
+        whole, at_once = read([wire], hide_usage=hide_usage)
+        passed, reader = read(chunks, hide_usage=hide_usage)
+        assert passed == whole
+        assert state(reader) == state(at_once)
+        assert reader.text_events <= true_texts
+        assert hide_usage or passed == wire
