@@ -16,7 +16,9 @@ from gateway.core.admission import (
     Settlement,
     clamp_clock,
     fit_output,
+    fit_rate,
     hold_nano,
+    rate_units,
 )
 from gateway.core.errors import BudgetExceeded, LimitExceeded
 from gateway.core.money import usd_text
@@ -48,8 +50,11 @@ class _BudgetState:
         self.left = budget.nano_usd - spent - self.held - self.unseen
 
     def roll(self, now: float) -> None:
-        """Begin the window of `now`, if it is another one. Holds of the old window settle into nothing."""
-        if not self.window.start <= now < self.window.end:
+        """Begin the window of `now`, if this one is over. Holds of the old window settle into nothing.
+
+        A clock that is set back does not bring an old window back: what was spent must not be forgotten.
+        """
+        if now >= self.window.end:
             self.window = window_at(self.budget.per, now, self.zone)
             self.spent = self.held = self.unseen = 0
             self.left = self.budget.nano_usd
@@ -66,7 +71,10 @@ class _BudgetState:
 
 
 class _ScopeState:
-    """The rate limits of one scope. `*_at` is the moment at which all that was taken will have drained."""
+    """The rate limits of one scope. `*_at` is the moment at which all that was taken will have drained.
+
+    Moments of rates are monotonic: setting the clock neither locks a scope out nor lets it through.
+    """
 
     __slots__ = ("budgets", "in_flight", "label", "limits", "requests", "requests_at", "tokens", "tokens_at")
 
@@ -94,11 +102,14 @@ class _ScopeState:
 class _Account:
     """All that one principal's requests count against, found by one look-up."""
 
-    __slots__ = ("budgets", "limited", "scopes")
+    __slots__ = ("budgets", "limited", "scopes", "tokens_per_minute")
 
     def __init__(self, scopes: tuple[_ScopeState, ...]) -> None:
         self.scopes = scopes
         self.limited = tuple(scope for scope in scopes if scope.limits != Limits())
+        self.tokens_per_minute = min(
+            (scope.tokens.per_minute for scope in scopes if scope.tokens is not None), default=None
+        )
         self.budgets = tuple(budget for scope in scopes for budget in scope.budgets)
 
 
@@ -138,24 +149,22 @@ class MemoryAdmission:
 
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         account = self._accounts.get(ask.principal) or self._open_account(ask.principal)
         for state in account.limited:
             self._check_limits(state, ask, now)
-        output_tokens = self._fit(account, ask, now)
-        return self._take(account, ask, output_tokens, now)
+        return self._take(account, ask, self._fit(account, ask), now)
 
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
         """Settle an attempt's money and hold again for the next one; request limits stay taken.
 
         Raises BudgetExceeded, with the old hold's limits given back.
         """
-        now = self._clock.now()
         grant = _grant(hold)
         _settle_money(grant, hold.nano, settlement)
         hold.nano = 0
         try:
-            hold.output_tokens = self._fit(grant.account, hold.ask, now)
+            hold.output_tokens = self._fit(grant.account, hold.ask)
         except BudgetExceeded:
             hold.token = _Grant(grant.account, ())
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
@@ -169,7 +178,7 @@ class MemoryAdmission:
         if not hold.open:
             return
         hold.open = False
-        now = self._clock.now()
+        now = self._clock.monotonic()
         grant = _grant(hold)
         _settle_money(grant, hold.nano, settlement)
         used = settlement.rate_tokens
@@ -177,7 +186,7 @@ class MemoryAdmission:
             state.in_flight -= 1
             if state.tokens is not None and used is not None:
                 state.tokens_at = state.tokens.correct(
-                    state.tokens_at, _rate_units(state.tokens, hold.ask), used, hold.admitted_at, now
+                    state.tokens_at, rate_units(state.tokens, hold.ask), used, hold.admitted_at, now
                 )
 
     def restore(self, view: BudgetView, spent_nano: int) -> None:
@@ -241,23 +250,27 @@ class MemoryAdmission:
             if wait > 0:
                 raise _too_fast(state.label, "requests_per_minute", state.requests.per_minute, wait)
         if state.tokens is not None:
-            wait = state.tokens.wait_seconds(state.tokens_at, _rate_units(state.tokens, ask), now)
+            wait = state.tokens.wait_seconds(state.tokens_at, rate_units(state.tokens, ask), now)
             if wait > 0:
                 raise _too_fast(state.label, "tokens_per_minute", state.tokens.per_minute, wait)
 
-    def _fit(self, account: _Account, ask: Ask, now: float) -> int:
-        """The output cap that fits into the tightest budget. Raises BudgetExceeded."""
-        tightest: _BudgetState | None = None
+    def _fit(self, account: _Account, ask: Ask) -> int:
+        """The output cap that fits into the tightest budget and a minute's tokens. Raises BudgetExceeded."""
+        output_tokens = ask.output_tokens
+        if account.tokens_per_minute is not None:
+            output_tokens = fit_rate(ask, account.tokens_per_minute)
+        if not account.budgets:
+            return output_tokens
+        now = self._clock.now()
+        tightest = account.budgets[0]
         for state in account.budgets:
             state.roll(now)
-            if tightest is None or state.left < tightest.left:
+            if state.left < tightest.left:
                 tightest = state
-        if tightest is None:
-            return ask.output_tokens
-        output_tokens = fit_output(ask, tightest.left)
-        if output_tokens is None:
+        affordable = fit_output(ask, tightest.left)
+        if affordable is None:
             raise _over_budget(tightest, ask)
-        return output_tokens
+        return min(output_tokens, affordable)
 
     def _take(self, account: _Account, ask: Ask, output_tokens: int, now: float) -> Hold:
         nano = hold_nano(ask, output_tokens)
@@ -269,7 +282,7 @@ class MemoryAdmission:
                 state.requests_at = state.requests.take(state.requests_at, 1, now)
                 requests = _tighter(requests, state.requests, state.requests_at, now)
             if state.tokens is not None:
-                units = _rate_units(state.tokens, ask)
+                units = rate_units(state.tokens, ask)
                 state.tokens_at = state.tokens.take(state.tokens_at, units, now)
                 tokens = _tighter(tokens, state.tokens, state.tokens_at, now)
         return Hold(
@@ -302,13 +315,6 @@ def _grant(hold: Hold) -> _Grant:
     if not isinstance(hold.token, _Grant):
         raise TypeError("this hold was taken in another store")
     return hold.token
-
-
-def _rate_units(limit: GcraLimit, ask: Ask) -> int:
-    # The part that nobody asked for, the default output cap, must not refuse a first request by itself.
-    if ask.output_is_explicit:
-        return ask.rate_tokens
-    return min(ask.rate_tokens, limit.per_minute)
 
 
 def _tighter(view: RateView | None, limit: GcraLimit, drained_at: float, now: float) -> RateView:

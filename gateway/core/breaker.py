@@ -41,6 +41,8 @@ class Breaker:
         if self._failures < FAILURES_TO_OPEN:
             return
         if self._open_until:
+            if now < self._open_until:
+                return  # sent before it opened: the same trouble, not another one
             self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         self._open_until = now + self._pause_seconds
         self._trial_until = 0.0

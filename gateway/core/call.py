@@ -41,7 +41,11 @@ _PART_MODALITIES = {
 
 
 class Media(msgspec.Struct, frozen=True, gc=False):
-    """Binary parts of a prompt: how many, and how many bytes of JSON they take."""
+    """Binary parts of a prompt: how many, and how many bytes of JSON they take.
+
+    `file_bytes` are those of files, of video, and of audio that is named by its address: nothing about them
+    bounds how many tokens they unfold to.
+    """
 
     images_low: int = 0
     images_high: int = 0
@@ -57,7 +61,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """Facts of one request. `rest` is the re-encoded body without `model`, `stream_options` and output caps.
 
     `body` is the parsed body, kept until it is classified. `max_output` is None when the client named no cap.
-    `stream_options` are the client's own, without `include_usage`.
+    `stream_options` are the client's own, without `include_usage`. `prompts` are read each by itself (a list
+    in completions and embeddings); `choices` are all that is generated for them.
     """
 
     api: Api
@@ -74,6 +79,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
     tags: Mapping[str, str]
     rest: bytes
     body: Mapping[str, Any]
+    prompts: int = 1
 
     @property
     def text_bytes(self) -> int:
@@ -97,6 +103,7 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
     stream = _optional(body, "stream", bool, "a boolean") or False
     options = _stream_options(body, stream)
     modalities, media = _contents(api, body, max_messages)
+    prompts = _prompts(api, body)
     call = Call(
         api=api,
         model=model,
@@ -104,7 +111,7 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
         include_usage=bool(options.pop("include_usage", False)),
         stream_options=options,
         max_output=_max_output(api, body),
-        choices=_choices(body) * _prompts(api, body),
+        choices=_choices(body) * (prompts if api is Api.COMPLETIONS else 1),
         modalities=modalities,
         needs=_needs(body),
         media=media,
@@ -112,6 +119,7 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
         tags=_tags(body),
         rest=_encode(body),
         body=body,
+        prompts=prompts,
     )
     if api is Api.EMBEDDINGS and call.stream:
         raise InvalidRequest("Embeddings can't be streamed.", param="stream")
@@ -212,9 +220,11 @@ def _choices(body: Mapping[str, Any]) -> int:
 
 
 def _prompts(api: Api, body: Mapping[str, Any]) -> int:
-    """How many prompts one request holds: completions takes a list of them, each answered by itself."""
-    prompt = body.get("prompt")
-    if api is not Api.COMPLETIONS or not isinstance(prompt, list) or isinstance(prompt[0], int):
+    """How many prompts one request holds: a list of token ids is one, any other list has one in each item."""
+    if api is Api.CHAT:
+        return 1
+    prompt = body.get("input" if api is Api.EMBEDDINGS else "prompt")
+    if not isinstance(prompt, list) or isinstance(prompt[0], int):
         return 1
     return len(prompt)
 
@@ -333,7 +343,7 @@ def _modalities(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozen
         if modality is Modality.IMAGE:
             is_low = _detail(part) == "low"
             low, high = low + is_low, high + (not is_low)
-        elif modality is Modality.AUDIO:
+        elif kind == "input_audio":
             audio_bytes += size
         else:
             file_bytes += size

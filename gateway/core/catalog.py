@@ -63,6 +63,14 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     input_audio: int
     output_audio: int
 
+    @property
+    def dearest_input(self) -> int:
+        return max(self.input, self.cached_input, self.input_audio)
+
+    @property
+    def dearest_output(self) -> int:
+        return max(self.output, self.output_audio)
+
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable price. `tiers` holds the rates of service tiers that differ from the standard one."""
@@ -84,11 +92,11 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         """
         standard = self.standard
         if not self.tiers or service_tier == "default":
-            return max(standard.input, standard.input_audio), max(standard.output, standard.output_audio)
+            return standard.dearest_input, standard.dearest_output
         tiers = (standard, *self.tiers.values())
         return (
-            max(max(rates.input, rates.input_audio) for rates in tiers),
-            max(max(rates.output, rates.output_audio) for rates in tiers),
+            max(rates.dearest_input for rates in tiers),
+            max(rates.dearest_output for rates in tiers),
         )
 
 

@@ -16,8 +16,19 @@ TOOLS_TEMPLATE_TOKENS = 1024
 PROMPT_MARGIN_SHARE = 5
 
 # 8 kbit/s is the thinnest speech codec met in practice, and base64 adds a third: at ten tokens a second
-# that is at most one token for each 100 bytes of base64.
+# that is at most one token for each 100 bytes of base64. Speech as it comes has ten times as many bytes.
 AUDIO_BYTES_PER_TOKEN = 100
+LIKELY_AUDIO_BYTES_PER_TOKEN = 1000
+
+# A scanned page of half a megabyte takes about as many tokens as a thousand words. Only what surely does not
+# fit may be refused, so this is on the low side; the bound of a file is the whole context.
+LIKELY_FILE_BYTES_PER_TOKEN = 512
+
+# What a cost rounds up more often than a hold: cached input and audio input, and audio output.
+ROUNDING_NANO = 3
+
+# What the API itself gives a completion for which the client names no cap.
+COMPLETION_DEFAULT_TOKENS = 16
 
 # Counts against tokens per minute when the client names no output cap; the settlement corrects it.
 TYPICAL_OUTPUT_TOKENS = 256
@@ -34,6 +45,7 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
 def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Estimate:
     """Estimate `call` on `deployment`, whose text takes `bytes_per_token` as learned from its usage."""
     text = call.text_bytes
+    context = deployment.context_tokens * call.prompts
     likely = int(text / bytes_per_token) + 1
     bound = text + TEMPLATE_TOKENS
     if Capability.TOOLS in call.needs:
@@ -41,15 +53,13 @@ def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Esti
     media = call.media
     if media.bytes:
         rule = deployment.image_rule
-        binary = (
-            media.images_low * rule.low
-            + media.images_high * rule.high
-            + media.audio_bytes // AUDIO_BYTES_PER_TOKEN
-            + media.file_bytes
-        )
-        likely += binary
-        bound += binary
-    bound = min(bound, max(deployment.context_tokens, likely))
+        images = media.images_low * rule.low + media.images_high * rule.high
+        likely += images + media.audio_bytes // LIKELY_AUDIO_BYTES_PER_TOKEN
+        likely += media.file_bytes // LIKELY_FILE_BYTES_PER_TOKEN
+        bound += images + media.audio_bytes // AUDIO_BYTES_PER_TOKEN
+        if media.file_bytes:
+            bound = max(bound, context)
+    bound = min(bound, max(context, likely))
     return Estimate(likely, bound, _output_cap(call, deployment, likely))
 
 
@@ -62,6 +72,8 @@ def _output_cap(call: Call, deployment: Deployment, prompt: int) -> int:
         return 0
     if call.max_output is not None:
         return min(call.max_output, deployment.max_output_tokens)
+    if call.api is Api.COMPLETIONS:
+        return min(COMPLETION_DEFAULT_TOKENS, deployment.max_output_tokens)
     free = deployment.context_tokens - prompt - prompt // PROMPT_MARGIN_SHARE - TEMPLATE_TOKENS
     return max(min(deployment.max_output_tokens, free), 1)
 
@@ -76,6 +88,8 @@ def ask_for(
         prompt_nano = max(prompt_nano, -(-expected.prompt_bound * input_rate // 1_000_000))
         output_rate = max(output_rate, rate)
         output_tokens = max(output_tokens, expected.output)
+    if prompt_nano or output_rate:
+        prompt_nano += ROUNDING_NANO
     likely_output = output_tokens if call.max_output else min(output_tokens, TYPICAL_OUTPUT_TOKENS)
     return Ask(
         principal=principal,
@@ -83,5 +97,7 @@ def ask_for(
         output_nano_per_million=output_rate * call.choices,
         output_tokens=output_tokens,
         output_is_explicit=call.max_output is not None,
+        choices=call.choices,
+        prompt_tokens=estimates[0].prompt,
         rate_tokens=estimates[0].prompt + likely_output * call.choices,
     )

@@ -244,7 +244,7 @@ def _size_reason(deployment: Deployment, call: Call, expected: Estimate, now: fl
     name = deployment.name
     if deployment.retires_at is not None and now >= deployment.retires_at:
         return Excluded(name, Constraint.RETIRED, f"retired on {deployment.retires_on}")
-    if expected.prompt > deployment.context_tokens:
+    if expected.prompt > deployment.context_tokens * call.prompts:
         return Excluded(
             name,
             Constraint.CONTEXT,

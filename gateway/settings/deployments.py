@@ -15,10 +15,10 @@ from gateway import __version__
 from gateway.adapters.price_catalogue import Listing, PriceCatalogue
 from gateway.core import catalog
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
+from gateway.core.money import nano_from_usd
 from gateway.settings import catalogue as schema
 
 HOURS_PER_MONTH: Final = 730  # 365 days of 24 hours, over twelve
-_NANO_PER_USD: Final = 10**9
 
 # Benchmarks publish output tokens/s while as many prompt tokens are read. Reading is about four times
 # cheaper than writing, as the market's prices also have it, so a fifth of the cost goes to the prompt.
@@ -263,4 +263,4 @@ def _nano_or(value: Decimal | None, fallback: int) -> int:
 
 def _nano(usd_per_million: Decimal) -> int:
     """USD per million tokens in nano-USD per million tokens, rounded up."""
-    return -int(-usd_per_million * _NANO_PER_USD // 1)
+    return nano_from_usd(usd_per_million)

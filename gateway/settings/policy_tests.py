@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.core.balancing import Fleet
-from gateway.core.call import Call, Media
+from gateway.core.call import BYTES_PER_TOKEN, Call, Media
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.detect import find_text
 from gateway.core.errors import GatewayError
@@ -85,7 +85,9 @@ def _call(sample: SampleRequest) -> Call:
     body = {"messages": [{"role": "user", "content": text}]}
     rest = orjson.dumps(body)
     if sample.prompt_tokens is not None:
-        rest = rest.ljust(sample.prompt_tokens * 4, b" ")  # only its length is looked at
+        # Only its length is looked at: the longest text that counts as so many tokens.
+        length = sample.prompt_tokens * BYTES_PER_TOKEN - 1
+        rest = rest.ljust(length, b" ")[:length]
     return Call(
         api=Api.CHAT,
         model=sample.model,
