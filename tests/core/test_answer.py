@@ -1,0 +1,121 @@
+"""An answer that did not stream: what was used, whether it is one, and errors in any shape."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.answer import WireError, read_answer, read_error
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.usage import usage_from_wire
+
+
+def test_a_chat_completion_tells_its_usage_model_and_tier():
+    answer = read_answer(
+        b'{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4o-2024-11-20","service_tier":"default",'
+        b'"choices":[{"index":0,"message":{"content":"Hi","tool_calls":null},"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}'
+    )
+    assert (answer.model, answer.service_tier, answer.finish_reason) == (
+        "gpt-4o-2024-11-20",
+        "default",
+        "stop",
+    )
+    assert answer.usage is not None
+    assert usage_from_wire(answer.usage).output_tokens == 2
+
+
+def test_an_embedding_has_usage_and_no_choices():
+    answer = read_answer(
+        b'{"object":"list","data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":5,"total_tokens":5}}'
+    )
+    assert answer.finish_reason is None
+    assert answer.usage is not None
+    assert usage_from_wire(answer.usage).input_tokens == 5
+
+
+@pytest.mark.parametrize("body", [b'{"choices":[]}', b'{"usage":null,"choices":null,"model":null}', b"{}"])
+def test_an_answer_may_leave_everything_out(body: bytes):
+    answer = read_answer(body)
+    assert answer.usage is None
+    assert answer.finish_reason is None
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Bad gateway</html>", b"[]", b'"ok"', b"null", b'{"choices":', b'{"id":"\xff"}']
+)
+def test_what_is_no_json_object_is_no_answer(body: bytes):
+    with pytest.raises(UpstreamFailure) as caught:
+        read_answer(body)
+    assert caught.value.kind is FailureKind.BODY
+    assert not caught.value.never_sent
+
+
+def test_an_aborted_generation_is_a_failure_even_with_status_200():
+    with pytest.raises(UpstreamFailure) as caught:
+        read_answer(b'{"choices":[{"finish_reason":"stop"},{"finish_reason":"abort"}]}')
+    assert caught.value.kind is FailureKind.ABORTED
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_an_answer_or_a_failure(body: bytes):
+    try:
+        read_answer(body)
+    except UpstreamFailure as failure:
+        assert failure.kind is FailureKind.BODY
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (
+            b'{"error":{"message":"no","type":"invalid_request_error","param":"n","code":"bad"}}',
+            WireError("no", "invalid_request_error", "n", "bad"),
+        ),
+        (
+            b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}',
+            WireError("no", "BadRequestError", None, "400"),
+        ),
+        (b'{"error":{}}', WireError("The upstream answered with status 400.", None, None, None)),
+        (b'{"error":"no such thing"}', WireError("no such thing", None, None, None)),
+        (b'{"error":null}', WireError("The upstream answered with status 400.", None, None, None)),
+        (b'{"detail":"Not Found"}', WireError("The upstream answered with status 400.", None, None, None)),
+        (b"<html></html>", WireError("The upstream answered with status 400.", None, None, None)),
+        (b"", WireError("The upstream answered with status 400.", None, None, None)),
+        (b"[1]", WireError("The upstream answered with status 400.", None, None, None)),
+    ],
+)
+def test_an_error_of_any_shape_becomes_the_four_fields(body: bytes, error: WireError):
+    assert read_error(400, body) == error
+
+
+@given(st.binary(max_size=100), st.integers(400, 599))
+def test_any_bytes_are_read_as_an_error(body: bytes, status: int):
+    assert isinstance(read_error(status, body).message, str)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_timeout", "never_sent"),
+    [
+        (FailureKind.CONNECT, False, True),
+        (FailureKind.ZONE, False, True),
+        (FailureKind.CONNECT_TIMEOUT, True, True),
+        (FailureKind.FIRST_BYTE_TIMEOUT, True, False),
+        (FailureKind.BETWEEN_BYTES_TIMEOUT, True, False),
+        (FailureKind.TOTAL_TIMEOUT, True, False),
+        (FailureKind.RESET, False, False),
+        (FailureKind.PROTOCOL, False, False),
+        (FailureKind.STATUS, False, False),
+        (FailureKind.BODY, False, False),
+        (FailureKind.ABORTED, False, False),
+    ],
+)
+def test_each_failure_says_whether_it_was_sent_and_whether_it_was_too_late(
+    kind: FailureKind, is_timeout: bool, never_sent: bool
+):
+    failure = UpstreamFailure(kind, "detail")
+    assert (failure.is_timeout, failure.never_sent) == (is_timeout, never_sent)
+    assert str(failure) == f"{kind}: detail"
+
+
+def test_every_kind_of_failure_is_specified_here():
+    assert len(FailureKind) == 11

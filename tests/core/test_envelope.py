@@ -1,0 +1,130 @@
+"""Errors as clients see them: OpenAI's four keys always, and headers that say whether to try again."""
+
+import json
+import math
+
+import pytest
+
+from gateway.core import errors
+from gateway.core.envelope import envelope, retry_headers
+from gateway.core.errors import (
+    BudgetExceeded,
+    GatewayError,
+    InvalidApiKey,
+    InvalidRequest,
+    LimitExceeded,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+    PrivacyViolation,
+    Unavailable,
+    UnsupportedModality,
+    UpstreamExhausted,
+    UpstreamRejected,
+)
+
+
+def limited(seconds: float) -> LimitExceeded:
+    return LimitExceeded("slow down", scope="key:a", limit="requests_per_minute", retry_after_seconds=seconds)
+
+
+def spent(*, only_held: bool) -> BudgetExceeded:
+    return BudgetExceeded("no money", scope="key:a", window="day", resets_at=1.0, only_held=only_held)
+
+
+EVERY = {
+    GatewayError: (GatewayError("m"), 500, "server_error", "internal_error"),
+    InvalidRequest: (InvalidRequest("m", param="n"), 400, "invalid_request_error", "invalid_request"),
+    UnsupportedModality: (UnsupportedModality("m"), 400, "invalid_request_error", "unsupported_modality"),
+    InvalidApiKey: (InvalidApiKey("m"), 401, "invalid_request_error", "invalid_api_key"),
+    PermissionDenied: (PermissionDenied("m"), 403, "permission_error", "permission_denied"),
+    PrivacyViolation: (PrivacyViolation("m"), 403, "permission_error", "privacy_policy_violation"),
+    NotFound: (NotFound("m"), 404, "invalid_request_error", "unknown_url"),
+    ModelNotFound: (ModelNotFound("m"), 404, "invalid_request_error", "model_not_found"),
+    MethodNotAllowed: (MethodNotAllowed("m"), 405, "invalid_request_error", "method_not_supported"),
+    PayloadTooLarge: (PayloadTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
+    LimitExceeded: (limited(2.0), 429, "rate_limit_error", "rate_limit_exceeded"),
+    BudgetExceeded: (spent(only_held=False), 429, "insufficient_quota", "insufficient_quota"),
+    UpstreamRejected: (
+        UpstreamRejected("m", status=422, type="odd_error", code=None),
+        422,
+        "odd_error",
+        None,
+    ),
+    UpstreamExhausted: (UpstreamExhausted("m"), 502, "server_error", "upstream_error"),
+    Unavailable: (Unavailable("m", retry_after_seconds=3), 503, "server_error", "service_unavailable"),
+}
+
+
+def test_every_error_class_is_specified_here():
+    known = {
+        item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, GatewayError)
+    }
+    assert known == set(EVERY)
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_each_error_has_the_four_keys_its_status_type_and_code(kind: type[GatewayError]):
+    error, status, type_, code = EVERY[kind]
+    written = envelope(error)
+    assert b"\n" not in written
+    body = json.loads(written)
+    assert list(body) == ["error"]
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert error.status == status
+    assert body["error"] == {"message": error.message, "type": type_, "param": error.param, "code": code}
+
+
+def test_a_message_with_line_ends_and_quotes_stays_on_one_line():
+    assert b"\n" not in envelope(InvalidRequest('a\nb\r\n"c"\u2028'))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in EVERY if kind not in {LimitExceeded, BudgetExceeded, Unavailable}],
+    ids=lambda kind: kind.__name__,
+)
+def test_errors_that_time_does_not_mend_say_nothing_about_a_retry(kind: type[GatewayError]):
+    assert retry_headers(EVERY[kind][0]) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "after", "milliseconds"),
+    [
+        (0.001, b"1", b"1"),
+        (0.2, b"1", b"200"),
+        (1, b"1", b"1000"),
+        (59.5, b"60", b"59500"),
+        (60, b"60", b"60000"),
+    ],
+)
+def test_a_short_wait_is_named_in_seconds_and_in_milliseconds_both_rounded_up(
+    seconds: float, after: bytes, milliseconds: bytes
+):
+    for error in (limited(seconds), Unavailable("m", retry_after_seconds=seconds)):
+        assert retry_headers(error) == [(b"retry-after", after), (b"retry-after-ms", milliseconds)]
+
+
+@pytest.mark.parametrize("seconds", [60.001, 61, 120, 3600])
+def test_a_wait_over_sixty_seconds_also_says_not_to_retry(seconds: float):
+    headers = dict(retry_headers(limited(seconds)))
+    assert headers[b"x-should-retry"] == b"false"
+    assert int(headers[b"retry-after"]) >= seconds
+
+
+def test_a_request_that_will_never_fit_says_not_to_retry_and_names_no_time():
+    assert retry_headers(limited(math.inf)) == [(b"x-should-retry", b"false")]
+
+
+def test_a_spent_budget_is_not_worth_a_retry():
+    assert retry_headers(spent(only_held=False)) == [(b"x-should-retry", b"false")]
+
+
+def test_a_budget_that_is_only_held_by_requests_in_flight_is_worth_one_soon():
+    assert retry_headers(spent(only_held=True)) == [(b"retry-after", b"1"), (b"retry-after-ms", b"1000")]
+
+
+def test_a_budget_names_its_window_as_the_limit_for_metrics():
+    assert spent(only_held=False).limit == "budget_day"
