@@ -174,6 +174,23 @@ async def test_total_before_the_head(stage: Stage) -> None:
     await stage.fails(FailureKind.TOTAL_TIMEOUT, stage.send(stage.endpoint(timeouts=timeouts(total=0.15))))
 
 
+async def test_total_includes_the_wait_for_a_connection(stage: Stage) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0.3)
+        await peer.send(with_length(b"ok"))
+        await until_gone(peer)
+
+    stage.server.plays(script)
+    endpoint = stage.endpoint(max_connections=1, timeouts=timeouts(total=0.5))
+    first = asyncio.ensure_future(stage.ask(endpoint))
+    await asyncio.sleep(0.01)
+    started = asyncio.get_running_loop().time()
+    await stage.fails(FailureKind.TOTAL_TIMEOUT, stage.send(endpoint))
+    assert asyncio.get_running_loop().time() - started < 0.75
+    assert await first == (200, b"ok")
+
+
 async def test_a_slow_reader_is_not_the_upstreams_fault(stage: Stage) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()

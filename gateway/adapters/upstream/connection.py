@@ -37,6 +37,7 @@ class Connection(asyncio.Protocol):
         "_tick_seconds",
         "_timeouts",
         "_timer",
+        "_timer_due",
         "_unread_bytes",
         "_unsent",
         "_write_paused",
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
             timeouts.first_byte_seconds, timeouts.between_bytes_seconds, timeouts.total_seconds
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # never later than anything that may be late: a phase lasts a tick or longer
         self._overall_deadline = 0.0
         self._quiet_since = 0.0
         self._sent_at = 0.0
@@ -94,8 +96,8 @@ class Connection(asyncio.Protocol):
             self.transport.write(head)
             self._unsent = memoryview(body)
             self._pump()
-        if self._timer is None and not self.closed:
-            self._timer = self._loop.call_at(now + self._tick_seconds, self._check_deadlines)
+        if self._timer is None or self._timer_due > self._overall_deadline:
+            self._arm(min(now + self._tick_seconds, self._overall_deadline))
         return response
 
     def collected(self) -> None:
@@ -248,7 +250,14 @@ class Connection(asyncio.Protocol):
         if due <= now:
             self.fail(Failure(kind, f"{detail}, {self.peer}"))
         else:
-            self._timer = self._loop.call_at(min(due, now + self._tick_seconds), self._check_deadlines)
+            self._arm(min(due, now + self._tick_seconds))
+
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.closed:
+            self._timer_due = due
+            self._timer = self._loop.call_at(due, self._check_deadlines)
 
     def _next_deadline(self, response: LeanResponse, now: float) -> tuple[float, FailureKind, str]:
         timeouts = self._timeouts

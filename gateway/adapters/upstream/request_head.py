@@ -13,51 +13,62 @@ _OURS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"te", b"trailer"}
     | {b"upgrade", b"expect", b"proxy-connection"}
 )
-_REMEMBERED_NAMES = 1024
+_USUALLY_WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS"})
+_REMEMBERED = 1024  # entries of each kind
 
 
 class RequestHead:
     """Encodes heads for `endpoint`. Identity encoding is always asked for; callers cannot change that."""
 
-    __slots__ = ("_lines", "_prefixes")
+    __slots__ = ("_fixed", "_prefixes", "_starts")
 
     def __init__(self, endpoint: Endpoint) -> None:
-        authority = endpoint.authority.encode("idna" if not endpoint.authority.isascii() else "ascii")
+        authority = endpoint.authority.encode("ascii" if endpoint.authority.isascii() else "idna")
         if not re.fullmatch(rb"[!-~]+", authority):
             raise ValueError(f"not a host name: {endpoint.host!r}")
-        self._lines = b" HTTP/1.1\r\nhost: " + authority + b"\r\naccept-encoding: identity\r\n"
+        self._fixed = b" HTTP/1.1\r\nhost: " + authority + b"\r\naccept-encoding: identity"
+        # Pieces that have been checked before. A line is `\r\nname: ` and a value: its end is the next one's.
+        self._starts: dict[bytes, bytes] = {}
         self._prefixes: dict[bytes, bytes] = {}
 
     def encode(self, request: UpstreamRequest) -> bytes:
         """Head of `request`, with content-length. Raises ValueError for what could break framing."""
+        start = request.method + b" " + request.target
+        pieces = [self._starts.get(start) or self._admit_start(request)]
         prefixes = self._prefixes
-        pieces = [self._start_line(request)]
         lines = 4  # start line, host, accept-encoding, the empty line
         for name, value in request.headers:
             prefix = prefixes.get(name)
             if prefix is None:
                 prefix = self._admit(name)
             if prefix:
-                pieces += (prefix, value, b"\r\n")
+                pieces.append(prefix)
+                pieces.append(value)
                 lines += 1
         length = len(request.body)
-        if length or request.method not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS"):
-            pieces.append(b"content-length: %d\r\n\r\n" % length)
+        if length or request.method not in _USUALLY_WITHOUT_BODY:
+            pieces.append(b"\r\ncontent-length: %d\r\n\r\n" % length)
             lines += 1
         else:
-            pieces.append(b"\r\n")
+            pieces.append(b"\r\n\r\n")
         head = b"".join(pieces)
         # Counting beats a check per value: with as many CR and LF as lines, none came from outside.
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             raise ValueError("CR, LF or NUL in a request header")
         return head
 
-    def _start_line(self, request: UpstreamRequest) -> bytes:
+    def _admit_start(self, request: UpstreamRequest) -> bytes:
+        """All up to the caller's own headers. Raises ValueError for a bad method or target."""
         if not _METHOD(request.method):
             raise ValueError(f"not a method: {request.method!r}")
         if not _TARGET(request.target):
             raise ValueError("the request target must be a path of visible ASCII without a fragment")
-        return request.method + b" " + request.target + self._lines
+        prepared = request.method + b" " + request.target + self._fixed
+        if len(self._starts) < _REMEMBERED:
+            self._starts[request.method + request.target] = (
+                prepared  # a target begins with /: no other reading
+            )
+        return prepared
 
     def _admit(self, name: bytes) -> bytes:
         """The prepared `name: `; empty for a name that is left out. Raises ValueError for a bad one."""
@@ -67,7 +78,7 @@ class RequestHead:
             raise ValueError(f"the client sets {name.decode()} itself")
         if not _TOKEN(name):
             raise ValueError(f"not a lower-case header name: {name!r}")
-        prefix = name + b": "
-        if len(self._prefixes) < _REMEMBERED_NAMES:
+        prefix = b"\r\n" + name + b": "
+        if len(self._prefixes) < _REMEMBERED:
             self._prefixes[name] = prefix
         return prefix
