@@ -76,7 +76,7 @@ class Pool:
         """
         best: ReplicaState | None = None
         count = len(self.replicas)
-        self._turn = (self._turn + 1) % count
+        self._turn += 1
         for step in range(count):
             state = self.replicas[(self._turn + step) % count]
             if state in tried or not state.available(now):

@@ -1,0 +1,194 @@
+"""Choosing a replica, and what a pool learns from answers."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.builders import deployment, local
+from gateway.core.balancing import (
+    INITIAL_BYTES_PER_TOKEN,
+    LEARN_FROM_TOKENS,
+    LEAST_BYTES_PER_TOKEN,
+    MOST_BYTES_PER_TOKEN,
+    Fleet,
+    Pool,
+    ReplicaState,
+)
+from gateway.core.breaker import FAILURES_TO_OPEN
+from gateway.core.errors import FailureKind, UpstreamFailure
+
+NOW = 1000.0
+REFUSED = UpstreamFailure(FailureKind.CONNECT, "refused")
+BROKEN = UpstreamFailure(FailureKind.RESET, "reset")
+
+
+def pool(replicas: int) -> Pool:
+    item = local(replicas=replicas)
+    return Pool(item, tuple(ReplicaState(one) for one in item.replicas))
+
+
+def taken(chosen: Pool, now: float = NOW, tried: tuple[ReplicaState, ...] = ()) -> ReplicaState:
+    state = chosen.take(now, tried)
+    assert state is not None
+    return state
+
+
+def test_the_least_outstanding_replica_wins():
+    item = pool(3)
+    for state, outstanding in zip(item.replicas, (5, 1, 3), strict=True):
+        state.outstanding = outstanding
+    assert taken(item) is item.replicas[1]
+    assert item.replicas[1].outstanding == 2
+
+
+def test_requests_of_the_same_moment_spread_out():
+    item = pool(4)
+    assert Counter(taken(item) for _ in range(20)) == dict.fromkeys(item.replicas, 5)
+
+
+def test_ties_rotate_so_that_no_replica_is_always_the_first():
+    item = pool(3)
+    first = []
+    for _ in range(6):
+        state = taken(item)
+        item.give_back(state)
+        first.append(state)
+    assert Counter(first) == dict.fromkeys(item.replicas, 2)
+
+
+def test_a_replica_that_was_tried_is_not_chosen_again():
+    item = pool(2)
+    one = taken(item)
+    other = taken(item, tried=(one,))
+    assert other is not one
+    assert item.take(NOW, (one, other)) is None
+
+
+def test_what_is_not_up_or_has_tripped_is_not_chosen():
+    item = pool(3)
+    item.replicas[0].is_up = False
+    item.replicas[1].failed(REFUSED, NOW)
+    assert {taken(item) for _ in range(5)} == {item.replicas[2]}
+    item.replicas[2].is_up = False
+    assert item.take(NOW) is None
+    assert not item.is_available(NOW)
+
+
+def test_taking_nothing_counts_nothing():
+    item = pool(1)
+    item.replicas[0].is_up = False
+    assert item.take(NOW) is None
+    assert item.outstanding == 0
+
+
+def test_giving_back_makes_room():
+    item = pool(2)
+    states = [taken(item) for _ in range(4)]
+    assert item.outstanding == 4
+    for state in states:
+        item.give_back(state)
+    assert item.outstanding == 0
+
+
+def test_a_refused_connection_trips_at_once_and_a_broken_answer_only_in_a_row():
+    refused, broken = pool(1).replicas[0], pool(1).replicas[0]
+    refused.failed(REFUSED, NOW)
+    assert not refused.available(NOW)
+    for _ in range(FAILURES_TO_OPEN - 1):
+        broken.failed(BROKEN, NOW)
+        assert broken.available(NOW)
+    broken.failed(BROKEN, NOW)
+    assert not broken.available(NOW)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT])
+def test_every_failure_to_connect_trips_at_once(kind: FailureKind):
+    state = pool(1).replicas[0]
+    state.failed(UpstreamFailure(kind, "x"), NOW)
+    assert not state.available(NOW)
+
+
+def test_the_first_request_after_the_pause_is_the_trial_and_others_wait_for_it():
+    item = pool(1)
+    item.replicas[0].failed(REFUSED, NOW)
+    later = NOW + 1.0
+    trial = taken(item, later)
+    assert item.take(later) is None
+    trial.breaker.succeeded()
+    assert item.take(later) is trial
+
+
+def test_a_pool_is_available_while_one_replica_is():
+    item = pool(2)
+    item.replicas[0].is_up = False
+    assert item.is_available(NOW)
+
+
+# --- learning ---
+
+
+def test_bytes_per_token_move_a_tenth_of_the_way_with_each_answer():
+    item = pool(1)
+    item.learn_tokenizer(300, 100)
+    assert item.bytes_per_token == pytest.approx(INITIAL_BYTES_PER_TOKEN - 0.1)
+
+
+def test_short_prompts_teach_nothing_because_they_are_mostly_template():
+    item = pool(1)
+    item.learn_tokenizer(1, LEARN_FROM_TOKENS - 1)
+    assert item.bytes_per_token == INITIAL_BYTES_PER_TOKEN
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=50))
+def test_what_is_learned_stays_within_its_bounds_whatever_upstreams_report(reports: list[tuple[int, int]]):
+    item = pool(1)
+    for text_bytes, tokens in reports:
+        item.learn_tokenizer(text_bytes, tokens)
+        assert LEAST_BYTES_PER_TOKEN <= item.bytes_per_token <= MOST_BYTES_PER_TOKEN
+
+
+def test_a_pool_that_was_never_used_is_expected_to_be_quick_so_that_it_gets_tried():
+    item = pool(1)
+    assert item.expected_seconds(1000) == 0.0
+    item.learn_speed(0.5, 100.0)
+    assert item.expected_seconds(200) == pytest.approx(2.5)
+
+
+def test_an_answer_that_did_not_stream_teaches_only_its_time():
+    item = pool(1)
+    item.learn_speed(0.5, None)
+    assert item.ttft_seconds == 0.5
+    assert item.tokens_per_second is None
+    assert item.expected_seconds(50) == pytest.approx(1.5)
+
+
+# --- reload ---
+
+
+def test_a_reload_keeps_what_is_known_of_the_same_replicas():
+    before = Fleet([local(replicas=2)])
+    known = before.pools["llama"]
+    known.bytes_per_token, known.ttft_seconds, known.tokens_per_second = 3.0, 0.2, 90.0
+    busy = taken(known)
+    busy.is_up = False
+    after = Fleet([local(replicas=3), deployment()], before.pools)
+    assert set(after.pools) == {"llama", "gpt-4o"}
+    kept = after.pools["llama"]
+    assert kept.replicas[:2] == known.replicas
+    assert kept.replicas[2].outstanding == 0
+    assert (kept.bytes_per_token, kept.ttft_seconds, kept.tokens_per_second) == (3.0, 0.2, 90.0)
+
+
+def test_a_replica_that_went_away_takes_what_was_known_of_it_along():
+    before = Fleet([deployment("a", replicas=1)])
+    taken(before.pools["a"])
+    after = Fleet([deployment("a", replicas=0)], before.pools)
+    assert Fleet([deployment("a", replicas=1)], after.pools).pools["a"].outstanding == 0
+
+
+def test_a_pool_without_replicas_has_nothing_to_take():
+    empty = Pool(deployment(replicas=0), ())
+    assert not empty.is_available(NOW)
+    assert empty.take(NOW) is None
