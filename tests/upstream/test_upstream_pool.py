@@ -260,7 +260,7 @@ async def test_failed_dial_frees_its_place(stage: Stage) -> None:
 
 
 async def test_a_thousand_streams_at_once(stage: Stage) -> None:
-    streams = 1000 if stage.loop == "uvloop" else 300
+    streams = 1000
     arrived = 0
     all_there = asyncio.Event()
 
