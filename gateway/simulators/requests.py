@@ -97,7 +97,7 @@ def read_call(endpoint: Endpoint, document: Json) -> Call:
         echo=bool(document.get("echo")) and not chat,
         stop=_stop(document),
         top_logprobs=_top_logprobs(document, chat=chat),
-        tools=_objects(document, "tools"),
+        tools=_tools(document),
         tool_choice=document.get("tool_choice"),
         parallel_tool_calls=document.get("parallel_tool_calls") is not False,
         response_format=_response_format(document),
@@ -210,6 +210,7 @@ def _check_message(at: str, message: Any) -> None:
         raise invalid(f"Invalid value for 'content': expected a string, got null. ({at})", f"{at}.content")
     if content is not None and not isinstance(content, str | list):
         raise wrong_type(f"{at}.content", "one of a string or array of objects", content)
+    _objects(message, "tool_calls", f"{at}.tool_calls")
     for place, part in enumerate(content if isinstance(content, list) else ()):
         if not isinstance(part, dict):
             raise wrong_type(f"{at}.content[{place}]", "an object", part)
@@ -230,7 +231,7 @@ def _prompts(document: Json) -> tuple[str | list[int], ...]:
 
 
 def _is_ids(item: Any) -> bool:
-    return isinstance(item, list) and all(type(token) is int for token in item)
+    return isinstance(item, list) and bool(item) and all(type(token) is int for token in item)
 
 
 def _max_tokens(document: Json, *, chat: bool) -> int | None:
@@ -260,18 +261,24 @@ def _top_logprobs(document: Json, *, chat: bool) -> int | None:
     return None
 
 
-def _objects(document: Json, name: str) -> tuple[Json, ...]:
+def _tools(document: Json) -> tuple[Json, ...]:
+    tools = _objects(document, "tools", "tools")
+    for index, tool in enumerate(tools):
+        function = tool.get("function")
+        if tool.get("type") == "function" and not (isinstance(function, dict) and function.get("name")):
+            raise missing(f"tools[{index}].function.name")
+    return tools
+
+
+def _objects(document: Json, name: str, at: str) -> tuple[Json, ...]:
     items = document.get(name)
     if items is None:
         return ()
     if not isinstance(items, list):
-        raise wrong_type(name, "an array of objects", items)
+        raise wrong_type(at, "an array of objects", items)
     for index, item in enumerate(items):
         if not isinstance(item, dict):
-            raise wrong_type(f"{name}[{index}]", "an object", item)
-        function = item.get("function")
-        if item.get("type") == "function" and not (isinstance(function, dict) and function.get("name")):
-            raise missing(f"{name}[{index}].function.name")
+            raise wrong_type(f"{at}[{index}]", "an object", item)
     return tuple(items)
 
 
