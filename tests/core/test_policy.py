@@ -1,0 +1,495 @@
+"""A plan: hard constraints first, then rules, then the objective; nothing later widens what was narrowed."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from core.builders import (
+    NOVEMBER,
+    chat,
+    deployment,
+    local,
+    model,
+    moment,
+    names,
+    parsed,
+    planner,
+    price,
+    principal,
+    rates,
+    scope,
+)
+from gateway.adapters.cel import CelCompiler
+from gateway.core.call import Call
+from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
+from gateway.core.errors import (
+    FailureKind,
+    GatewayError,
+    InvalidRequest,
+    PrivacyViolation,
+    Unavailable,
+    UnsupportedModality,
+    UpstreamFailure,
+)
+from gateway.core.policy import Constraint, Plan, Planner
+from gateway.core.tenancy import Principal
+
+PAYER = principal()
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100}}
+COMPILER = CelCompiler()
+
+
+def rules(*pairs: tuple[str, tuple[str, ...]]) -> RuleSet:
+    return COMPILER.rule_set(
+        tuple(Rule(number, 40 + number, when, use) for number, (when, use) in enumerate(pairs, 1))
+    )
+
+
+def plan(
+    item: Model,
+    body: Mapping[str, Any] | Call | None = None,
+    privacy: str = "internal",
+    *,
+    plans: Planner | None = None,
+    payer: Principal = PAYER,
+    **circumstances: Any,
+) -> Plan:
+    call = body if isinstance(body, Call) else parsed(chat() if body is None else body)
+    return (plans or planner(item)).plan(call, payer, item, privacy, moment(**circumstances))
+
+
+def refusal(item: Model, *args: Any, **kwargs: Any) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        plan(item, *args, **kwargs)
+    return caught.value
+
+
+def why(found: Plan) -> dict[str, Constraint]:
+    return {item.deployment: item.constraint for item in found.excluded}
+
+
+def down(*deployments: Deployment) -> Planner:
+    """A planner for which the replicas of `deployments` are down; the model must be made of all of them."""
+    plans = planner(model(*deployments))
+    for item in deployments:
+        for state in plans.fleet.pools[item.name].replicas:
+            state.is_up = False
+    return plans
+
+
+# --- each hard constraint removes, and says so ---
+
+WANTING: dict[Constraint, tuple[Deployment, Any, str]] = {
+    Constraint.ENDPOINT: (deployment("other", serves=frozenset({Api.EMBEDDINGS})), chat(), "internal"),
+    Constraint.MODALITY: (deployment("other", accepts=frozenset({Modality.TEXT})), chat([IMAGE]), "internal"),
+    Constraint.CAPABILITY: (
+        deployment("other", supports=frozenset({Capability.LOGPROBS})),
+        chat(tools=[{"type": "function"}], logprobs=True),
+        "internal",
+    ),
+    Constraint.PRIVACY: (deployment("other"), chat(), "confidential"),
+    Constraint.RETIRED: (deployment("other", retires_at=NOVEMBER), chat(), "internal"),
+    Constraint.CONTEXT: (deployment("other", context_tokens=100), chat("word " * 400), "internal"),
+    Constraint.OUTPUT: (deployment("other", max_output_tokens=100), chat(max_tokens=101), "internal"),
+}
+
+
+@pytest.mark.parametrize("constraint", WANTING)
+def test_each_constraint_removes_the_deployment_that_fails_it_and_names_itself(constraint: Constraint):
+    wanting, body, privacy = WANTING[constraint]
+    found = plan(model(wanting, local()), body, privacy)
+    assert names(found.candidates) == ["llama"]
+    assert why(found) == {"other": constraint}
+    assert found.excluded[0].detail
+    assert found.decision == f"only-{constraint}"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "kind", "code", "status"),
+    [
+        (Constraint.ENDPOINT, InvalidRequest, "invalid_request", 400),
+        (Constraint.MODALITY, UnsupportedModality, "unsupported_modality", 400),
+        (Constraint.CAPABILITY, InvalidRequest, "unsupported_capability", 400),
+        (Constraint.PRIVACY, PrivacyViolation, "privacy_policy_violation", 403),
+        (Constraint.RETIRED, InvalidRequest, "model_retired", 400),
+        (Constraint.CONTEXT, InvalidRequest, "context_length_exceeded", 400),
+        (Constraint.OUTPUT, InvalidRequest, "invalid_value", 400),
+    ],
+)
+def test_each_constraint_that_removes_the_last_one_has_its_own_refusal(
+    constraint: Constraint, kind: type[GatewayError], code: str, status: int
+):
+    wanting, body, privacy = WANTING[constraint]
+    error = refusal(model(wanting), body, privacy)
+    assert type(error) is kind
+    assert (error.code, error.status) == (code, status)
+    assert "other" in error.message
+
+
+def test_a_pool_without_an_available_replica_is_left_out_and_the_last_one_is_a_503():
+    ill, well = local(), deployment()
+    plans = planner(model(ill, well))
+    plans.fleet.pools["llama"].replicas[0].is_up = False
+    assert why(plan(model(ill, well), plans=plans)) == {"llama": Constraint.HEALTH}
+    error = refusal(model(ill), plans=down(ill))
+    assert isinstance(error, Unavailable)
+    assert error.retry_after_seconds >= 1.0
+
+
+def test_the_503_says_when_the_first_breaker_closes():
+    item = model(local(replicas=2))
+    plans = planner(item)
+    for number, state in enumerate(plans.fleet.pools["llama"].replicas):
+        for _ in range(3 + number):
+            state.breaker.failed(1000.0, weight=3)
+            state.breaker.failed(1002.0, weight=3)
+            state.breaker.failed(1006.0, weight=3)
+    error = refusal(item, plans=plans, monotonic=1006.0)
+    assert isinstance(error, Unavailable)
+    assert error.retry_after_seconds == 4.0
+
+
+def test_all_reasons_for_exclusion_are_kept():
+    found = plan(
+        model(
+            deployment("text-only", accepts=frozenset({Modality.TEXT})),
+            deployment("small", context_tokens=500),
+            deployment("old", retires_at=NOVEMBER - 1),
+            deployment("good"),
+        ),
+        chat([IMAGE, {"type": "text", "text": "x" * 4000}]),
+    )
+    assert why(found) == {
+        "text-only": Constraint.MODALITY,
+        "small": Constraint.CONTEXT,
+        "old": Constraint.RETIRED,
+    }
+
+
+def test_a_deployment_is_used_until_the_moment_it_retires():
+    item = model(deployment(retires_at=NOVEMBER))
+    assert plan(item, now=NOVEMBER - 0.001).candidates
+    assert refusal(item, now=NOVEMBER).code == "model_retired"
+
+
+def test_an_explicit_cap_may_be_as_large_as_the_deployment_allows():
+    assert plan(model(deployment(max_output_tokens=100)), chat(max_tokens=100)).estimates[0].output == 100
+
+
+def test_a_list_of_inputs_may_be_longer_than_the_context_as_each_is_read_by_itself():
+    item = model(deployment(serves=frozenset({Api.EMBEDDINGS}), context_tokens=8192))
+    batch = parsed({"model": "auto", "input": ["word " * 800] * 100}, Api.EMBEDDINGS)
+    assert plan(item, batch).candidates
+    one = parsed({"model": "auto", "input": "word " * 80_000}, Api.EMBEDDINGS)
+    assert refusal(item, one).code == "context_length_exceeded"
+
+
+def test_a_document_or_a_recording_is_not_refused_for_its_size_in_bytes():
+    item = model(
+        deployment(accepts=frozenset({Modality.TEXT, Modality.AUDIO, Modality.FILE}), context_tokens=128_000)
+    )
+    document = {"type": "file", "file": {"file_data": "A" * 4_000_000, "filename": "paper.pdf"}}
+    recording = {"type": "input_audio", "input_audio": {"data": "A" * 20_000_000, "format": "wav"}}
+    assert plan(item, chat([document])).candidates
+    assert plan(item, chat([recording])).candidates
+
+
+# --- precedence of refusals ---
+
+
+def test_health_is_named_before_privacy_because_a_retry_can_mend_it():
+    ill, outside = local(), deployment()
+    plans = planner(model(ill, outside))
+    plans.fleet.pools["llama"].replicas[0].is_up = False
+    assert isinstance(refusal(model(ill, outside), None, "restricted", plans=plans), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("wanting", "body", "kind", "code"),
+    [
+        (local(accepts=frozenset({Modality.TEXT})), chat([IMAGE]), PrivacyViolation, None),
+        (local(context_tokens=10), chat("word " * 400), PrivacyViolation, None),
+        (local(max_output_tokens=10), chat(max_tokens=11), PrivacyViolation, None),
+    ],
+)
+def test_privacy_is_named_before_what_the_allowed_deployments_cannot_do(
+    wanting: Deployment, body: Any, kind: type[GatewayError], code: str | None
+):
+    assert isinstance(refusal(model(wanting, deployment()), body, "confidential"), kind)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "body", "code"),
+    [
+        ({"context_tokens": 10}, {"max_output_tokens": 10}, {"max_tokens": 11}, "context_length_exceeded"),
+        (
+            {"max_output_tokens": 10},
+            {"accepts": frozenset({Modality.TEXT})},
+            {"max_tokens": 11},
+            "invalid_value",
+        ),
+        (
+            {"accepts": frozenset({Modality.TEXT})},
+            {"supports": frozenset()},
+            {"logprobs": True},
+            "unsupported_modality",
+        ),
+        ({"supports": frozenset()}, {"retires_at": 1.0}, {"logprobs": True}, "unsupported_capability"),
+        ({"retires_at": 1.0}, {"serves": frozenset({Api.EMBEDDINGS})}, {}, "model_retired"),
+    ],
+)
+def test_context_comes_before_output_before_modality_before_capability_before_retired_before_endpoint(
+    first: dict[str, Any], second: dict[str, Any], body: dict[str, Any], code: str
+):
+    content = [IMAGE, {"type": "text", "text": "word " * 400}]
+    for pair in ((first, second), (second, first)):
+        item = model(deployment("a", **pair[0]), deployment("b", **pair[1]))
+        assert refusal(item, chat(content, **body)).code == code
+
+
+# --- rules ---
+
+
+def test_the_first_rule_that_holds_decides_and_its_order_stands():
+    item = model(
+        local(),
+        deployment(),
+        deployment("mini"),
+        prefer=Objective.COST,
+        rules=rules(
+            ("stream", ("mini",)),
+            ("prompt_tokens > 5", ("gpt-4o", "mini", "llama")),
+            ("true", ("llama",)),
+        ),
+    )
+    found = plan(item)
+    assert names(found.candidates) == ["gpt-4o", "mini", "llama"]
+    assert found.rule is not None
+    assert (found.rule.number, found.decision) == (2, "rule-2")
+
+
+def test_without_a_rule_that_holds_the_objective_decides():
+    item = model(deployment(), local(), prefer=Objective.COST, rules=rules(("stream", ("gpt-4o",))))
+    found = plan(item)
+    assert names(found.candidates) == ["llama", "gpt-4o"]
+    assert (found.rule, found.decision) == (None, "cost")
+
+
+def test_what_a_rule_leaves_out_is_excluded_with_its_number_and_line():
+    found = plan(model(local(), deployment(), rules=rules(("stream", ()), ("true", ("gpt-4o",)))))
+    assert names(found.candidates) == ["gpt-4o"]
+    assert why(found) == {"llama": Constraint.RULE}
+    assert found.excluded[0].detail == "rule 2 (line 42) leaves it out"
+
+
+def test_a_rule_cannot_bring_back_what_privacy_removed():
+    item = model(local(), deployment(), rules=rules(("true", ("gpt-4o", "llama"))))
+    found = plan(item, None, "confidential")
+    assert names(found.candidates) == ["llama"]
+    assert why(found) == {"gpt-4o": Constraint.PRIVACY}
+
+
+def test_a_rule_for_a_removed_deployment_alone_is_refused_with_what_removed_it():
+    item = model(local(), deployment(), rules=rules(("true", ("gpt-4o",))))
+    assert isinstance(refusal(item, None, "confidential"), PrivacyViolation)
+
+
+def test_a_rule_for_a_deployment_that_is_down_is_a_503_and_does_not_widen():
+    item = model(local(), deployment(), rules=rules(("true", ("llama",))))
+    plans = planner(item)
+    plans.fleet.pools["llama"].replicas[0].is_up = False
+    assert isinstance(refusal(item, plans=plans), Unavailable)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        'model == "auto"',
+        'feature == "triage"',
+        'team == "research"',
+        'key == "triage-app"',
+        'privacy == "internal"',
+        '"image" in modalities && "text" in modalities && size(modalities) == 2',
+        "tools",
+        "stream",
+        "prompt_tokens > 5 && prompt_tokens < 100",
+        "max_output_tokens == 77",
+        'tags.ticket == "A-1"',
+        "budget.used > 0.8",
+        'pool["llama"].outstanding == 2 && pool["llama"].available == 1 && pool["llama"].replicas == 2',
+        "time.hour == 8 && time.weekday == 1",
+    ],
+)
+def test_rules_see_every_fact_of_the_request(when: str):
+    item = model(local(replicas=2), deployment(), rules=rules((when, ("gpt-4o",))))
+    plans = planner(item)
+    first, second = plans.fleet.pools["llama"].replicas
+    first.outstanding, second.is_up = 2, False
+    body = chat(
+        [IMAGE, {"type": "text", "text": "Hi"}],
+        stream=True,
+        max_tokens=77,
+        tools=[{"type": "function"}],
+        metadata={"ticket": "A-1"},
+    )
+    assert plan(item, body, plans=plans, budget_used=0.9).decision == "rule-1"
+
+
+def test_the_largest_cap_that_rules_see_for_a_request_without_one_is_zero():
+    item = model(local(), rules=rules(("max_output_tokens == 0", ("llama",))))
+    assert plan(item).decision == "rule-1"
+
+
+def test_budgets_and_time_are_read_only_where_a_rule_names_them():
+    item = model(local(), deployment(), rules=rules(("stream", ("llama",))))
+    found = moment()
+
+    def never() -> Any:
+        raise AssertionError("nobody asked")
+
+    lazy = type(found)(found.now, found.monotonic, found.random, never, never)
+    assert planner(item).plan(parsed(chat()), PAYER, item, "internal", lazy).candidates
+
+
+# --- objectives ---
+
+
+def test_order_is_that_of_the_file():
+    found = plan(model(deployment("c"), deployment("a"), deployment("b")))
+    assert names(found.candidates) == ["c", "a", "b"]
+    assert found.decision == "order"
+
+
+def test_cost_puts_the_cheapest_for_this_request_first():
+    reads_cheaply = deployment("reader", price=price(rates("1", "100")))
+    writes_cheaply = deployment("writer", price=price(rates("50", "2")))
+    item = model(reads_cheaply, writes_cheaply, prefer=Objective.COST)
+    assert names(plan(item, chat("word " * 4000, max_tokens=10)).candidates) == ["reader", "writer"]
+    assert names(plan(item, chat("Hi", max_tokens=10_000)).candidates) == ["writer", "reader"]
+    assert plan(item).decision == "cost"
+
+
+def test_latency_puts_the_quickest_first_and_tries_what_was_never_used():
+    item = model(local("slow"), local("quick"), local("new"), prefer=Objective.LATENCY)
+    plans = planner(item)
+    plans.fleet.pools["slow"].learn_speed(2.0, 10.0)
+    plans.fleet.pools["quick"].learn_speed(0.2, 100.0)
+    found = plan(item, plans=plans)
+    assert names(found.candidates) == ["new", "quick", "slow"]
+    assert found.decision == "latency"
+
+
+def test_candidates_keep_their_own_estimates_when_they_are_sorted():
+    small = local("small", max_output_tokens=50, price=price(rates("9", "9")))
+    large = local("large", max_output_tokens=5000)
+    found = plan(model(small, large, prefer=Objective.COST))
+    pairs = {
+        item.name: estimate.output for item, estimate in zip(found.candidates, found.estimates, strict=True)
+    }
+    assert pairs == {"small": 50, "large": 5000}
+    assert names(found.candidates) == ["large", "small"]
+
+
+def test_weights_share_the_first_place_in_proportion_over_all_draws():
+    item = model(
+        local("a"), local("b"), local("c"), prefer=Objective.WEIGHTS, weights={"a": 1.0, "b": 2.0, "c": 5.0}
+    )
+    plans = planner(item)
+    call = parsed(chat())
+    draws = 800
+    first = Counter(
+        plan(item, call, plans=plans, random=number / draws).candidates[0].name for number in range(draws)
+    )
+    assert first == {"a": 100, "b": 200, "c": 500}
+
+
+def test_after_the_one_that_was_drawn_the_others_follow_by_weight():
+    item = model(
+        local("a"), local("b"), local("c"), prefer=Objective.WEIGHTS, weights={"a": 1.0, "b": 2.0, "c": 5.0}
+    )
+    orders = {tuple(names(plan(item, random=number / 100).candidates)) for number in range(100)}
+    assert orders == {("c", "b", "a"), ("b", "c", "a"), ("a", "c", "b")}
+
+
+def test_weights_count_among_those_that_are_left():
+    ill = local("ill")
+    item = model(
+        ill, local("a"), local("b"), prefer=Objective.WEIGHTS, weights={"ill": 97.0, "a": 1.0, "b": 3.0}
+    )
+    plans = planner(item)
+    plans.fleet.pools["ill"].replicas[0].is_up = False
+    first = Counter(plan(item, plans=plans, random=n / 100).candidates[0].name for n in range(100))
+    assert first == {"a": 25, "b": 75}
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.0, "b": 0.0}])
+def test_without_any_weight_the_order_of_the_file_stands(weights: dict[str, float]):
+    item = model(local("a"), local("b"), prefer=Objective.WEIGHTS, weights=weights)
+    assert names(plan(item, random=0.99).candidates) == ["a", "b"]
+
+
+def test_a_weight_of_zero_is_only_a_fallback():
+    item = model(local("a"), local("b"), prefer=Objective.WEIGHTS, weights={"a": 0.0, "b": 1.0})
+    assert {tuple(names(plan(item, random=n / 50).candidates)) for n in range(50)} == {("b", "a")}
+
+
+# --- decision codes ---
+
+
+def test_a_model_of_one_deployment_is_decided_by_being_the_only_one():
+    assert plan(model(deployment(), prefer=Objective.COST)).decision == "only"
+
+
+def test_of_several_constraints_privacy_is_the_one_that_is_named():
+    found = plan(model(deployment("a"), local("b", context_tokens=9), local("c")), None, "confidential")
+    assert found.decision == "only-privacy"
+
+
+def test_a_rule_whose_other_choices_were_removed_did_not_decide():
+    item = model(local(), deployment(), rules=rules(("true", ("gpt-4o", "llama"))))
+    assert plan(item).decision == "rule-1"
+    assert plan(item, None, "confidential").decision == "only-privacy"
+
+
+# --- what is remembered ---
+
+
+def test_what_is_remembered_is_what_would_be_worked_out_anew():
+    item = model(
+        local(accepts=frozenset({Modality.TEXT})), deployment(), deployment("plain", supports=frozenset())
+    )
+    plans = planner(item)
+    bodies = [chat(), chat([IMAGE]), chat(logprobs=True), chat([IMAGE], logprobs=True)]
+    for _ in range(2):
+        for body in bodies:
+            for privacy in ("public", "internal"):
+                again, anew = plan(item, body, privacy, plans=plans), plan(item, body, privacy)
+                assert names(again.candidates) == names(anew.candidates)
+                assert again.excluded == anew.excluded
+
+
+def test_health_is_never_remembered():
+    item = model(local(), deployment())
+    plans = planner(item)
+    assert len(plan(item, plans=plans).candidates) == 2
+    state = plans.fleet.pools["llama"].replicas[0]
+    state.failed(UpstreamFailure(FailureKind.CONNECT, "refused"), 1000.0)
+    assert names(plan(item, plans=plans).candidates) == ["gpt-4o"]
+    state.breaker.succeeded()
+    assert len(plan(item, plans=plans).candidates) == 2
+
+
+def test_the_most_sensitive_class_is_the_one_furthest_up():
+    rules_of = planner(model(local())).policy
+    assert rules_of.most_sensitive("internal") == "internal"
+    assert rules_of.most_sensitive("public", "confidential", "internal") == "confidential"
+    with pytest.raises(ValueError, match="not in tuple"):
+        rules_of.most_sensitive("public", "secret")
+
+
+def test_a_plan_says_what_it_is_a_plan_for():
+    item = model(local())
+    found = plan(item, None, "restricted", payer=principal(scope()))
+    assert (found.model, found.privacy) == (item, "restricted")
