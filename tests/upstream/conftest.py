@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from upstream_stage import Stage
 
-_STAGES = [("lean", "asyncio"), ("lean", "uvloop"), ("aiohttp", "asyncio")]
+_STAGES = [("lean", "asyncio"), ("lean", "uvloop"), ("aiohttp", "asyncio"), ("aiohttp", "uvloop")]
 
 
 def pytest_configure(config: pytest.Config) -> None:
