@@ -113,7 +113,7 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
 
     def remaining(self, drained_at: float, now: float) -> int:
         backlog = max(drained_at - now, 0.0) / self.seconds_per_unit
-        return max(int(self.per_minute - backlog), 0)
+        return max(int(self.per_minute - backlog + 0.001), 0)
 
 
 def clamp_clock(drained_at: float, now: float) -> float:
