@@ -171,7 +171,7 @@ class Metrics:
             if match
         ]
 
-    def sum(self, name: str, **labels: str) -> Decimal:
+    def sum(self, name: str, /, **labels: str) -> Decimal:
         """All series of the family `tollway_<name>` that have these labels, added up."""
         values = [
             value
@@ -180,7 +180,7 @@ class Metrics:
         ]
         return sum(values, Decimal(0))
 
-    def nano(self, name: str, **labels: str) -> int:
+    def nano(self, name: str, /, **labels: str) -> int:
         """As `sum`, of a family in USD, in nano-USD; each series by itself is exact."""
         return int((self.sum(name, **labels) * 10**9).to_integral_value())
 
@@ -315,10 +315,14 @@ class RawClient:
 
     async def read_until(self, marker: bytes, count: int = 1) -> bytes:
         """Everything so far, once `marker` stands in it `count` times."""
+        return await self.read_while(lambda received: received.count(marker) < count)
+
+    async def read_while(self, wants_more: Callable[[bytes], bool]) -> bytes:
+        """Everything so far, once that is enough."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while self.received.count(marker) < count:
+            while wants_more(self.received):
                 chunk = await self._reader.read(65536)
-                assert chunk, f"closed before {marker!r} came: {self.received[-300:]!r}"
+                assert chunk, f"closed too early: {self.received[-300:]!r}"
                 self.received += chunk
         return self.received
 
