@@ -1,19 +1,20 @@
 """One request and its answer on a connection: the pipeline's `Inbound` and `Sink` in one object."""
 
 import asyncio
+import copy
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from gateway.core.errors import ClientDisconnected, InvalidRequest, PayloadTooLarge
+from gateway.core.errors import ClientDisconnected, PayloadTooLarge
 from gateway.ports import Headers
 
 if TYPE_CHECKING:
     from gateway.web.protocol import DataProtocol
 
 MIB = 1024 * 1024
-MAX_DISCARDED_BYTES = 256 * MIB
 # Larger bodies are written apart from their head, because joining would copy them.
 JOINED_BYTES = 64 * 1024
+BODILESS = frozenset({204, 304})
 
 
 class Exchange:
@@ -25,9 +26,10 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_discarded",
+        "_failure",
         "_head",
         "_headers",
+        "_is_silent",
         "_limit_bytes",
         "_protocol",
         "_size",
@@ -36,7 +38,7 @@ class Exchange:
         "complete",
         "disconnected",
         "ended",
-        "is_chunked",
+        "is_old",
         "keep_alive",
         "method",
         "path",
@@ -44,22 +46,32 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, protocol: "DataProtocol", method: str, path: str, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        protocol: "DataProtocol",
+        method: str,
+        path: str,
+        headers: dict[bytes, bytes],
+        is_old: bool,
+        keep_alive: bool,
+    ) -> None:
+        """`is_old`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
         self._protocol = protocol
         self.method = method
         self.path = path
         self._headers = headers
-        self._body: list[bytes] = []
+        self.is_old = is_old
+        self.keep_alive = keep_alive
+        self._body: bytes | bytearray = b""
         self._size = 0
-        self._discarded = 0
         self._limit_bytes: int | None = None
+        self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._watched = False
-        self._head: bytes | None = None
+        self._head = b""
+        self._is_silent = False
         self.complete = False
         self.disconnected = False
-        self.keep_alive = True
-        self.is_chunked = True
         self.started = False
         self.ended = False
         self.task: asyncio.Task[None] | None = None
@@ -71,33 +83,27 @@ class Exchange:
         return None if value is None else value.decode("latin-1")
 
     async def body(self, limit_bytes: int) -> bytes:
-        declared = self._headers.get(b"content-length", b"")
-        # The parser has refused what is no number; more than 19 digits are too much in any case.
-        too_large = len(declared) > 19 or int(declared or 0) > limit_bytes
-        self._limit_bytes = 0 if too_large else limit_bytes
-        if not self.complete:
-            await self._arrival(too_large)
-        if too_large or self._size > limit_bytes:
-            raise PayloadTooLarge(f"The request body is larger than the limit of {limit_bytes // MIB} MiB.")
-        chunks, self._body = self._body, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._limit_bytes = limit_bytes
+        # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
+        declared = self._headers.get(b"content-length", b"0").strip()[-20:]
+        if self._size > limit_bytes or int(declared) > limit_bytes:
+            self._outgrow(limit_bytes)
+        if not self.complete and self._failure is None:
+            await self._arrival()
+        if self._failure is not None:
+            raise copy.copy(self._failure)  # its traceback would hold this exchange, and so itself
+        body, self._body = self._body, b""
+        return body if isinstance(body, bytes) else bytes(body)
 
     def watch(self) -> None:
         if self.disconnected:
             raise ClientDisconnected
         self._watched = True
 
-    async def _arrival(self, too_large: bool) -> None:
-        """Wait until the body is complete, or as much of one that is too large as we care to throw away.
-
-        A client that is still sending would miss an answer that comes earlier.
-        """
-        if b"expect" in self._headers:
-            if too_large:
-                return
+    async def _arrival(self) -> None:
+        """Wait until the body is complete, or will not be."""
+        if not self.is_old and self._headers.get(b"expect", b"").lower() == b"100-continue":
             self._protocol.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self.disconnected:
-            raise ClientDisconnected
         self._waiter = asyncio.get_running_loop().create_future()
         self._protocol.read_on()
         try:
@@ -108,101 +114,124 @@ class Exchange:
     # --- what the connection reports ---
 
     def feed(self, data: bytes) -> int:
-        """Take a piece of the body. Returns how many bytes wait here unread."""
+        """Take a piece of the body. Returns how many bytes wait here for somebody to ask for them."""
+        if self._failure is not None:
+            return 0
         self._size += len(data)
-        if self._limit_bytes is None or self._size <= self._limit_bytes:
-            self._body.append(data)
-            return self._size if self._limit_bytes is None else 0
-        self._body.clear()
-        self._discarded += len(data)
-        if self._discarded > MAX_DISCARDED_BYTES:
-            self.keep_alive = False
-            self._wake()
-        return 0
+        if self._limit_bytes is not None and self._size > self._limit_bytes:
+            self._outgrow(self._limit_bytes)
+            return 0
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            # One array and no list of pieces: chunks of a byte or two would take thirty times their size.
+            self._body = bytearray(self._body)
+            self._body += data
+        return self._size if self._limit_bytes is None else 0
 
     def finish(self) -> None:
         """The body is complete."""
         self.complete = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
-    def stalled(self, seconds: float) -> bool:
-        """The body stopped arriving. Returns whether somebody waited for it and will answer."""
-        if self._waiter is None or self._waiter.done():
-            return False
-        self.keep_alive = False
-        message = f"The request body stopped arriving for {seconds:.0f} s."
-        self._waiter.set_exception(InvalidRequest(message, code="request_timeout"))
-        return True
+    def fail(self, failure: Exception) -> None:
+        """The rest of the body will not come, or is not wanted: `body` raises `failure`."""
+        if self._failure is None:
+            self._failure = failure
+            self._body = b""
+            self._wake()
 
     def lost(self) -> None:
         """The client has gone: nobody is left to answer."""
+        if self.disconnected:
+            return
         self.disconnected = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(ClientDisconnected())
-        elif self._watched and self.task is not None and not self.ended:
+        if not self.complete:
+            self.fail(ClientDisconnected())
+        if self._watched and self.task is not None and not self.ended:
             self.task.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _outgrow(self, limit_bytes: int) -> None:
+        self.fail(PayloadTooLarge(f"The request body is larger than the limit of {limit_bytes // MIB} MiB."))
+
     # --- Sink ---
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        self.started = self.ended = True
-        head = self._encode_head(status, headers)
-        if status != 204:
-            head.append(b"content-length: %d\r\n\r\n" % len(body))
-        else:
-            head.append(b"\r\n")
+        framing = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+        head = self._begin(status, headers, framing)
+        self.ended = True
         protocol = self._protocol
-        if self.method == "HEAD":
-            protocol.write(b"".join(head))
+        if self._is_silent:
+            protocol.write(head)
         elif len(body) <= JOINED_BYTES:
-            head.append(body)
-            protocol.write(b"".join(head))
+            protocol.write(head + body)
         else:
-            protocol.write(b"".join(head))
+            protocol.write(head)
             protocol.write(body)
         if protocol.is_congested:
             await protocol.drained()
 
     async def start(self, status: int, headers: Headers) -> None:
-        self.started = True
-        head = self._encode_head(status, headers)
-        head.append(b"transfer-encoding: chunked\r\n\r\n" if self.is_chunked else b"\r\n")
+        is_chunked = not self.is_old and status not in BODILESS
         # Kept for a moment: it leaves together with the first data.
-        self._head = b"".join(head)
+        self._head = self._begin(status, headers, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
 
     async def send(self, data: bytes) -> None:
-        if self.is_chunked:
+        if self.ended or not self.started:
+            raise RuntimeError("data outside of an answer")
+        if not data or self._is_silent:
+            return  # an empty chunk would be read as the last one
+        if not self.is_old:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head is not None:
-            data, self._head = self._head + data, None
+        if self._head:
+            data, self._head = self._head + data, b""
         protocol = self._protocol
         protocol.write(data)
         if protocol.is_congested:
             await protocol.drained()
 
     async def end(self) -> None:
+        if self.ended or not self.started:
+            raise RuntimeError("the end of no answer")
         self.ended = True
-        last = self._head or b""
-        self._head = None
-        self._protocol.write(last + b"0\r\n\r\n" if self.is_chunked else last)
+        head, self._head = self._head, b""
+        self._protocol.write(head if self.is_old or self._is_silent else head + b"0\r\n\r\n")
 
-    def _encode_head(self, status: int, headers: Headers) -> list[bytes]:
+    def _begin(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        """The answer's head. Raises ValueError on a header that would end its line, or begin another."""
+        if self.started:
+            raise RuntimeError("a second answer to one request")
+        fields = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
+        count = len(headers)
+        if fields.count(b"\r") != count or fields.count(b"\n") != count or b"\0" in fields:
+            raise ValueError("a line break or NUL in a response header")
+        self.started = True
+        self._is_silent = self.method == "HEAD" or status in BODILESS
         if not self.complete:
             self.keep_alive = False  # the rest of the body would be taken for the next request
-        head = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in self._protocol.default_headers:
-            head.append(b"%b: %b\r\n" % (name, value))
-        for name, value in headers:
-            head.append(b"%b: %b\r\n" % (name, value))
-        if b"origin" in self._headers:
-            head.append(CORS)
-        if not self.keep_alive:
-            head.append(b"connection: close\r\n")
-        return head
+        return b"".join(
+            (
+                STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+                self._protocol.server_fields(),
+                fields,
+                framing,
+                CORS if b"origin" in self._headers else b"",
+                b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
+            )
+        )
+
+
+class Handler(Protocol):
+    """Answers exchanges. It ends each one, and raises nothing but a cancellation that is not the client's."""
+
+    async def handle(self, exchange: Exchange) -> None: ...
 
 
 STATUS_LINES = {

@@ -2,61 +2,61 @@
 
 Rules:
 - One answer at a time: a pipelined request waits its turn, and reading stops while too much of it waits.
-- A head has a bound in bytes and in time; a body that stops arriving is given up.
+- Every wait for the client has a bound in time, and everything that it sends a bound in bytes: see `Limits`.
 - What cannot be parsed gets one error and the connection is closed, never a guess.
-- The loss of the connection is told to the exchange at once: it cancels the work upstream.
+- A client that closes its side has gone, also when it only meant to say that it has asked all: there is no
+  other sign of a client that has left, and the work upstream must then stop at once.
 """
 
 import asyncio
+import socket
+import struct
 from collections import deque
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, cast
 
-import httptools
+import structlog
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import InvalidRequest
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import STATUS_LINES, Exchange, Handler
+from gateway.web.limits import Limits, RequestTimeout
+from gateway.web.reading import RequestReader
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_WAITING_BYTES = 64 * 1024
-MAX_PIPELINED = 16
-STALL_SECONDS = 30.0
-IDLE_SECONDS = 75.0
-CHECK_SECONDS = 5.0
+HIGH_WATER_BYTES = 64 * 1024
+LOW_WATER_BYTES = 16 * 1024
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-
-class Handler(Protocol):
-    """Answers exchanges. It ends each one, and raises nothing but a cancellation that is not the client's."""
-
-    async def handle(self, exchange: Exchange) -> None: ...
-
-
-class HeadTooLarge(Exception):
-    """The request's head has more than MAX_HEAD_BYTES."""
+_log = structlog.get_logger("tollway.http")
 
 
 class DataProtocol(asyncio.Protocol):
     """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`."""
 
+    limits: ClassVar[Limits] = Limits()
+
     __slots__ = (
         "_active",
-        "_arriving",
-        "_began_at",
+        "_discarded_bytes",
         "_drain",
         "_handler",
-        "_head_bytes",
-        "_headers",
         "_heard_at",
+        "_idle_since",
+        "_is_deaf",
+        "_is_reading",
+        "_is_stopping",
+        "_lingering_since",
         "_loop",
-        "_parser",
-        "_reading",
+        "_reader",
+        "_refusal",
+        "_server_fields",
+        "_server_headers",
         "_state",
-        "_stopping",
         "_timer",
         "_transport",
-        "_url",
+        "_unread_bytes",
+        "_unread_since",
         "_waiting",
         "is_congested",
     )
@@ -71,60 +71,58 @@ class DataProtocol(asyncio.Protocol):
         self._handler = cast("Handler", config.loaded_app)
         self._state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        now = self._loop.time()
+        self._reader = RequestReader(self, self.limits, self._take, self._pause_reading, now)
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._active: Exchange | None = None
-        self._arriving: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
-        self._headers: dict[bytes, bytes] = {}
-        self._url = b""
-        self._head_bytes = 0
-        self._began_at: float | None = None
-        self._heard_at = 0.0
-        self._reading = True
-        self._stopping = False
+        self._refusal: InvalidRequest | None = None
+        self._heard_at = self._idle_since = self._unread_since = now
+        self._lingering_since: float | None = None
+        self._unread_bytes = self._discarded_bytes = 0
+        self._server_headers: list[tuple[bytes, bytes]] = []
+        self._server_fields = b""
+        self._is_reading = True
+        self._is_deaf = False
+        self._is_stopping = False
         self._drain: asyncio.Future[None] | None = None
         self.is_congested = False
-
-    @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that the server adds to every answer: the date, kept by its own tick."""
-        return self._state.default_headers
 
     # --- the event loop's callbacks ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        # uvloop's own low mark is 16 bytes: a large answer would stop and start with every buffer.
+        self._transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
         self._state.connections.add(self)  # type: ignore[arg-type]  # in place of uvicorn's own class
-        self._heard_at = self._loop.time()
-        self._timer = self._loop.call_later(CHECK_SECONDS, self._check)
+        self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
-        if self._transport.is_closing():
+        self._heard_at = now = self._loop.time()
+        if self._is_deaf:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > self.limits.linger_bytes:
+                self._transport.abort()
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "This port speaks HTTP/1.1 only and does not upgrade connections.")
-        except httptools.HttpParserError as exc:
-            if isinstance(exc.__context__, HeadTooLarge):
-                self._refuse(431, f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KiB.")
-            else:
-                self._refuse(400, "This is not a well-formed HTTP/1.1 request.")
+            self._reader.feed(data, now)
+        except InvalidRequest as error:
+            self._refuse(error)
 
     def eof_received(self) -> None:
-        return None
+        if self._active is not None:
+            self._lose()
+            # Not a mere close: that would wait for a client which reads no more.
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        self._lose()
         self.resume_writing()
-        for exchange in (self._active, *self._waiting):
-            if exchange is not None:
-                exchange.lost()
+        self._reader.close()
 
     def pause_writing(self) -> None:
         self.is_congested = True
@@ -136,52 +134,21 @@ class DataProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server drains: close when idle, else after the answer under way."""
-        self._stopping = True
+        self._is_stopping = True
         if self._active is None:
             self._transport.close()
         else:
             self._active.keep_alive = False
 
-    # --- the parser's callbacks ---
-
-    def on_message_begin(self) -> None:
-        self._headers = {}
-        self._url = b""
-        self._head_bytes = 0
-        self._began_at = self._heard_at
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-        self._count_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
-        self._headers.setdefault(name.lower(), value)
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        self._began_at = None
-        path = self._url.partition(b"?")[0].decode("latin-1")
-        exchange = Exchange(self, parser.get_method().decode("ascii"), path, self._headers)
-        is_old = parser.get_http_version() == "1.0"
-        exchange.keep_alive = parser.should_keep_alive() and not is_old and not self._stopping
-        exchange.is_chunked = not is_old
-        self._arriving = exchange
-        if self._active is None:
-            self._begin(exchange)
-        else:
-            self._queue(exchange)
-
-    def on_body(self, body: bytes) -> None:
-        if self._arriving is not None and self._arriving.feed(body) > MAX_WAITING_BYTES:
-            self._pause_reading()
-
-    def on_message_complete(self) -> None:
-        if self._arriving is not None:
-            self._arriving.finish()
-            self._arriving = None
-
     # --- what exchanges use ---
+
+    def server_fields(self) -> bytes:
+        """The header lines that the server adds to every answer: the date, kept by its own tick."""
+        headers = self._state.default_headers
+        if headers is not self._server_headers:
+            self._server_headers = headers
+            self._server_fields = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        return self._server_fields
 
     def write(self, data: bytes) -> None:
         """Queue `data` for the client; nothing happens when it has gone."""
@@ -195,12 +162,24 @@ class DataProtocol(asyncio.Protocol):
             await self._drain
 
     def read_on(self) -> None:
-        """Somebody wants the rest of a body."""
-        if not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
+        """Somebody wants what comes next."""
+        if self._is_reading:
+            return
+        self._is_reading = True
+        self._heard_at = self._loop.time()
+        if self._reader.began_at is not None:
+            self._reader.began_at = self._heard_at  # it was us who did not listen
+        self._transport.resume_reading()
 
     # --- turns ---
+
+    def _take(self, exchange: Exchange) -> None:
+        if self._active is None:
+            self._begin(exchange)
+            return
+        self._waiting.append(exchange)
+        if len(self._waiting) >= self.limits.waiting_requests:
+            self._pause_reading()  # what its segment still brings is taken all the same
 
     def _begin(self, exchange: Exchange) -> None:
         self._active = exchange
@@ -210,6 +189,9 @@ class DataProtocol(asyncio.Protocol):
     async def _answer(self, exchange: Exchange) -> None:
         try:
             await self._handler.handle(exchange)
+        except Exception as exc:
+            # Its name only: the text of an error could hold the prompt.
+            _log.error("handler.defect", kind=type(exc).__name__)
         finally:
             if exchange.task is not None:
                 self._state.tasks.discard(exchange.task)
@@ -220,55 +202,99 @@ class DataProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         self._active = None
         if not exchange.ended:
-            self._transport.abort()  # half an answer must not look like a whole one
+            self._cut_off(exchange)
         elif not exchange.keep_alive:
-            self._transport.close()
+            self._hang_up()
         elif self._waiting:
             self._begin(self._waiting.popleft())
-        self.read_on()
-
-    def _queue(self, exchange: Exchange) -> None:
-        self._waiting.append(exchange)
-        if len(self._waiting) >= MAX_PIPELINED:
-            self._pause_reading()
+        elif self._refusal is not None:
+            self._tell(self._refusal)
+        if not self._is_reading:
+            self.read_on()
 
     def _pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
+        if self._is_reading:
+            self._is_reading = False
             self._transport.pause_reading()
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge
+    # --- ways out ---
 
-    def _refuse(self, status: int, message: str) -> None:
-        """Answer what is no request. An answer under way goes first, and nothing follows it."""
-        self._pause_reading()
-        if self._active is not None:
-            self._active.keep_alive = False
-            self._waiting.clear()
-            if not self._active.complete:
-                self._active.lost()
-            return
-        body = envelope(InvalidRequest(message, code="invalid_http"))
+    def _refuse(self, error: InvalidRequest) -> None:
+        """Nothing more is taken from this client. What it asked before is answered, then comes `error`."""
+        self._is_deaf = True
+        self.read_on()  # only to notice when it leaves
+        if self._reader.arriving is not None:
+            self._reader.arriving.fail(error)  # which then is the answer to that request
+            self._reader.arriving = None
+        elif self._active is not None:
+            self._refusal = error
+        else:
+            self._tell(error)
+
+    def _tell(self, error: InvalidRequest) -> None:
+        body = envelope(error)
         self.write(
-            b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (status, len(body), body)
+            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINES[error.status], self.server_fields(), len(body), body)
         )
-        self._transport.close()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close after the last answer, and read on for a while where more of the client's may be on its way.
+
+        Closing with bytes unread would reset the connection, and the client could lose the answer.
+        """
+        reader = self._reader
+        is_midway = self._is_deaf or self._waiting or not self._is_reading
+        self._is_deaf = True
+        self._waiting.clear()
+        if self._transport.is_closing():
+            return
+        if not is_midway and reader.began_at is None and reader.arriving is None:
+            self._transport.close()
+        else:
+            self._lingering_since = self._loop.time()
+            self._transport.write_eof()
+
+    def _cut_off(self, exchange: Exchange) -> None:
+        """End the connection in a way that half an answer cannot pass for a whole one."""
+        self._is_deaf = True
+        if exchange.is_old and exchange.started and not self._transport.is_closing():
+            # No length and no chunks: only a reset differs from the proper end.
+            own = self._transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._transport.abort()
+
+    def _lose(self) -> None:
+        """The client has gone."""
+        self._is_deaf = True
+        for exchange in (self._active, *self._waiting):
+            if exchange is not None:
+                exchange.lost()
+        self._waiting.clear()
+        self._refusal = None
 
     def _check(self) -> None:
         """Every few seconds: give up what does not move."""
-        self._timer = self._loop.call_later(CHECK_SECONDS, self._check)
-        now = self._loop.time()
-        quiet = now - self._heard_at
-        if self._arriving is not None and self._reading:
-            if quiet > STALL_SECONDS:
-                self._arriving.stalled(STALL_SECONDS)
-        elif self._began_at is not None:
-            # Counted from the head's first byte: dripping one at a time does not extend it.
-            if now - self._began_at > STALL_SECONDS:
-                self._refuse(408, f"The request's head took longer than {STALL_SECONDS:.0f} s.")
-        elif self._active is None and quiet > IDLE_SECONDS:
+        limits, reader, now = self.limits, self._reader, self._loop.time()
+        self._timer = self._loop.call_later(limits.check_seconds, self._check)
+        unread = self._transport.get_write_buffer_size()
+        if not unread or unread != self._unread_bytes:
+            self._unread_bytes, self._unread_since = unread, now
+        elif now - self._unread_since > limits.unread_seconds:
+            self._transport.abort()
+        if self._lingering_since is not None:
+            if self._is_stopping or now - self._lingering_since > limits.linger_seconds:
+                self._transport.abort()
+        elif self._is_deaf or not self._is_reading:
+            return
+        elif reader.arriving is not None:
+            if now - self._heard_at > limits.body_seconds:
+                self._refuse(RequestTimeout(f"No more of the request's body for {limits.body_seconds:g} s."))
+        elif reader.began_at is not None:
+            if now - reader.began_at > limits.head_seconds:
+                self._refuse(RequestTimeout(f"The request's head took over {limits.head_seconds:g} s."))
+        elif self._active is not None:
+            self._idle_since = now
+        elif now - max(self._idle_since, reader.last_began_at) > limits.idle_seconds:
             self._transport.close()

@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._overall_deadline = started + self._timeouts.total_seconds
         self._quiet_since = self._sent_at = now = self._now()
         if len(body) < _SINGLE_WRITE_BYTES:
-            self.transport.write(head + body)
+            self.pool.outbox.write(self._loop, self.transport, head + body)
         else:
             self.transport.write(head)
             self._unsent = memoryview(body)

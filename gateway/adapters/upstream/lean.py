@@ -4,6 +4,7 @@ import asyncio
 
 from gateway.adapters.upstream.connection import Connection
 from gateway.adapters.upstream.dial import Dialer
+from gateway.adapters.upstream.outbox import Outbox
 from gateway.adapters.upstream.pool import Pool
 from gateway.adapters.upstream.resolve import Lookup, Resolver, system_lookup
 from gateway.adapters.upstream.response import Failure, LeanResponse
@@ -27,6 +28,7 @@ class LeanUpstream:
         self._resolver = Resolver(lookup)
         self._dialer = Dialer(self._resolver, TlsContexts())
         self._pools: dict[Endpoint, Pool] = {}
+        self._outbox = Outbox()
         self._opening: set[asyncio.Timeout] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -91,7 +93,7 @@ class LeanUpstream:
             raise _CLOSED.error()
         if endpoint.proxy is not None:
             raise UpstreamFailure(FailureKind.CONNECT, "this client speaks through no proxy; use aiohttp's")
-        pool = Pool(endpoint, asyncio.get_running_loop(), self._schedule_sweep)
+        pool = Pool(endpoint, asyncio.get_running_loop(), self._schedule_sweep, self._outbox)
         self._pools[endpoint] = pool
         return pool
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.adapters.upstream.connection import Connection
+from gateway.adapters.upstream.outbox import Outbox
 from gateway.adapters.upstream.request_head import RequestHead
 from gateway.core.endpoint import Endpoint
 
@@ -16,12 +17,27 @@ from gateway.core.endpoint import Endpoint
 class Pool:
     """Bookkeeping only: dialling is `Dialer`, the order of events is `LeanUpstream`."""
 
-    __slots__ = ("_loop", "_on_idle", "connections", "endpoint", "idle", "request_head", "size", "waiters")
+    __slots__ = (
+        "_loop",
+        "_on_idle",
+        "connections",
+        "endpoint",
+        "idle",
+        "outbox",
+        "request_head",
+        "size",
+        "waiters",
+    )
 
     def __init__(
-        self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, on_idle: Callable[[float], None]
+        self,
+        endpoint: Endpoint,
+        loop: asyncio.AbstractEventLoop,
+        on_idle: Callable[[float], None],
+        outbox: Outbox,
     ) -> None:
         self.endpoint = endpoint
+        self.outbox = outbox
         self.request_head = RequestHead(endpoint)
         self.idle: deque[Connection] = deque()
         self.connections: set[Connection] = set()  # until the loop reports them lost

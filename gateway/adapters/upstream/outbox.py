@@ -1,0 +1,29 @@
+"""Writes of one turn of the event loop, made together at its end.
+
+A system call leaves the processor's caches and predictors to the kernel, and the Python code after it runs
+slowly for a while. With many requests at once, their preparation then runs back to back, and the calls after
+it; measured at 32 connections, a request takes a quarter less time. A request alone waits for nothing.
+"""
+
+import asyncio
+
+
+class Outbox:
+    """One for each client. Holds a turn's writes only, each bounded by its caller."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[asyncio.Transport, bytes]] = []
+
+    def write(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data` to `transport` before the loop waits for events again."""
+        if not self._pending:
+            loop.call_soon(self._flush)
+        self._pending.append((transport, data))
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        for transport, data in pending:
+            if not transport.is_closing():
+                transport.write(data)

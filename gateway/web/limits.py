@@ -1,0 +1,45 @@
+"""What one client connection may take, and the errors for what it may not."""
+
+import msgspec
+
+from gateway.core.errors import InvalidRequest
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one connection."""
+
+    head_bytes: int = 64 * 1024
+    head_seconds: float = 30.0
+    """From the first byte of a head to its end: dripping does not extend it."""
+    body_seconds: float = 30.0
+    """Without a byte of a body that is due."""
+    unread_seconds: float = 60.0
+    """Without a byte taken by a client that we write to."""
+    idle_seconds: float = 75.0
+    waiting_bytes: int = 64 * 1024
+    """Of a body that nobody has asked for yet; then reading pauses."""
+    waiting_requests: int = 16
+    """Pipelined behind the one under way; then reading pauses."""
+    linger_bytes: int = 256 * 1024 * 1024
+    linger_seconds: float = 60.0
+    """A client that still sends is read from for so long, or it would lose our last answer to a reset."""
+    check_seconds: float = 5.0
+    """How often the times above are looked at, so each may last this much longer."""
+
+
+class MalformedRequest(InvalidRequest):
+    """Not a request as we understand HTTP/1.1."""
+
+    code = "invalid_http"
+
+
+class HeadTooLarge(InvalidRequest):
+    status = 431
+    code = "request_head_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The client did not send what it had begun."""
+
+    status = 408
+    code = "request_timeout"
