@@ -85,6 +85,22 @@ async def test_retry_is_on_a_fresh_connection(stage: Stage) -> None:
     assert len(stage.server.peers) == 4
 
 
+async def test_the_client_itself_sends_nothing_twice(stage: Stage) -> None:
+    """Whoever keeps the books has to see every time that an upstream may have seen the request."""
+
+    async def stale(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.head()
+        peer.close()
+
+    stage.server.plays(stale, answers_always(OK))
+    await stage.ask()
+    failure = await stage.fails(FailureKind.RESET, stage.upstream.send(stage.request()))
+    assert failure.stale
+    assert len(stage.server.peers) == 1
+
+
 async def test_retry_only_once(stage: Stage) -> None:
     async def stale(peer: Peer) -> None:
         await peer.request()

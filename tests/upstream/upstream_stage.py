@@ -8,6 +8,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
 import uvloop
 
 from gateway.adapters.upstream.aiohttp_client import AiohttpUpstream
@@ -159,7 +160,14 @@ class Stage:
         )
 
     async def send(self, endpoint: Endpoint | None = None, **options: object) -> UpstreamResponse:
-        return await self.upstream.send(self.request(endpoint, **options))  # type: ignore[arg-type]
+        """As the relay does it: a stale connection is followed by one more try, on a fresh one."""
+        request = self.request(endpoint, **options)  # type: ignore[arg-type]
+        try:
+            return await self.upstream.send(request)
+        except UpstreamFailure as failure:
+            if not failure.stale:
+                raise
+        return await self.upstream.send(msgspec.structs.replace(request, fresh=True))
 
     async def ask(self, endpoint: Endpoint | None = None, **options: object) -> tuple[int, bytes]:
         response = await self.send(endpoint, **options)

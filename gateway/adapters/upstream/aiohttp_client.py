@@ -82,14 +82,14 @@ class AiohttpUpstream:
             await self._resolver.addresses(endpoint)  # aiohttp asks no resolver about a literal address
         total = asyncio.get_running_loop().time() + endpoint.timeouts.total_seconds
         exchange = Exchange(endpoint, total)
+        if request.fresh:
+            session.connector.drop_idle()
         try:
             return await self._exchange(session, request, exchange)
         except UpstreamFailure as failure:
-            stale = exchange.reused and not exchange.answered and failure.kind is FailureKind.RESET
-            if not stale or self._closed:
-                raise
-        session.connector.drop_idle()
-        return await self._exchange(session, request, Exchange(endpoint, total))
+            lost_unseen = exchange.reused and not exchange.answered and failure.kind is FailureKind.RESET
+            failure.stale = lost_unseen and not self._closed
+            raise
 
     async def close(self) -> None:
         """Close idle connections, abort busy ones, fail those who wait for one."""

@@ -40,27 +40,22 @@ class LeanUpstream:
         loop = asyncio.get_running_loop()
         started = loop.time()
         reused = True
-        if pool.idle:
+        if pool.idle and not request.fresh:
             connection = pool.idle.pop()
         else:
-            connection, reused = await self._connection(pool, started, fresh=False)
-        while True:
-            response = connection.start(
-                head, request.body, head_only=request.method == b"HEAD", started=started
-            )
-            response.waiter = waiter = loop.create_future()
-            try:
-                await waiter
-            except BaseException:
-                response.abort()
-                raise
-            if response.status:
-                return response
-            failure = response.failure or _CUT_OFF
-            stale = connection.lost and not connection.parser.seen and failure.kind is FailureKind.RESET
-            if not reused or not stale or self._closed:
-                raise failure.error()
-            connection, reused = await self._connection(pool, started, fresh=True)
+            connection, reused = await self._connection(pool, started, fresh=request.fresh)
+        response = connection.start(head, request.body, head_only=request.method == b"HEAD", started=started)
+        response.waiter = waiter = loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            response.abort()
+            raise
+        if response.status:
+            return response
+        failure = response.failure or _CUT_OFF
+        lost_unseen = connection.lost and not connection.parser.seen and failure.kind is FailureKind.RESET
+        raise failure.error(stale=reused and lost_unseen and not self._closed)
 
     async def close(self) -> None:
         """Close idle connections, abort busy ones, fail those who wait for one. Nothing runs afterwards."""

@@ -18,8 +18,8 @@ class Failure(NamedTuple):
     detail: str
     cause: BaseException | None = None
 
-    def error(self) -> UpstreamFailure:
-        error = UpstreamFailure(self.kind, self.detail)
+    def error(self, *, stale: bool = False) -> UpstreamFailure:
+        error = UpstreamFailure(self.kind, self.detail, stale=stale)
         error.__cause__ = self.cause
         return error
 
