@@ -287,6 +287,21 @@ async def test_a_restart_forgets_nothing_that_was_spent(tmp_path: Path) -> None:
             assert (await harness.metrics()).nano("budget_spent_usd") == spent > 0
 
 
+async def test_a_restart_does_not_forget_what_may_have_been_spent_unseen(tmp_path: Path) -> None:
+    async with restartable(tmp_path, budget(1)) as start:
+        async with start() as harness:
+            harness.external.set_knobs(ttft_ms=NEVER_MS)
+            async with await harness.raw() as client:
+                await client.request(chat())
+                await harness.arrived()
+            await harness.settled()
+            before = await harness.metrics()
+            assert before.nano("budget_unseen_usd") > 0
+        async with start() as harness:
+            after = await harness.metrics()
+            assert after.nano("budget_unseen_usd") == before.nano("budget_unseen_usd")
+
+
 async def test_restarts_do_not_help_to_overspend(tmp_path: Path) -> None:
     changes = budget(0.05) | {"deployments": DEAR_TOKENS}
     async with restartable(tmp_path, changes) as start:
