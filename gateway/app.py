@@ -145,8 +145,8 @@ class Gateway:
         url = self._built.settings.ledger.get_secret_value()
         views = self._admission.budgets()
         spent = await asyncio.to_thread(spent_in_windows, url, views)
-        for view, nano in zip(views, spent, strict=True):
-            self._admission.restore(view, nano)
+        for view, (spent_nano, unseen_nano) in zip(views, spent, strict=True):
+            self._admission.restore(view, spent_nano, unseen_nano)
 
 
 def tune_garbage_collector() -> None:

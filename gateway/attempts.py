@@ -121,7 +121,9 @@ class Attempt:
         request = self._request
         call, plan, deployment = request.call, request.plan, self.deployment
         usage = metered.usage
+        is_exact = isinstance(metered, Exact)
         tier = metered.service_tier if isinstance(metered, Exact) else None
+        spent = cost(deployment.price.rates(tier), usage)
         first = self.first_token_at
         return UsageRecord(
             attempt_id=self.id,
@@ -146,12 +148,13 @@ class Attempt:
             outcome=outcome,
             finish_reason=self.finish_reason,
             usage=usage,
-            estimated=isinstance(metered, UnderEstimate),
+            estimated=not is_exact,
             service_tier=tier,
             price_version=deployment.price.version,
-            cost_nano_usd=cost(deployment.price.rates(tier), usage),
+            cost_nano_usd=spent,
             counterfactual_nano_usd=counterfactuals(plan.model.use, deployment.name, usage),
             held_nano_usd=self.held_nano,
+            unseen_nano_usd=0 if is_exact else max(min(self.held_nano, self._most_nano(now)) - spent, 0),
             ttft_ms=None if first is None else (first - self.sent_at) * 1000,
             duration_ms=(now - self.sent_at) * 1000,
             upstream_request_id=self.upstream_request_id,
@@ -165,21 +168,19 @@ class Attempt:
         plan = self._request.plan
         return plan.decision if plan.candidates[0] is self.deployment else "failover"
 
-    def settlement(self, record: UsageRecord, metered: Metered, now: float) -> Settlement:
-        """What the attempt takes from the budgets, and what it may have cost unseen."""
-        usage = metered.usage
-        tokens = usage.input_tokens + usage.output_tokens
-        if isinstance(metered, Exact):
-            return Settlement(spent_nano=record.cost_nano_usd, rate_tokens=tokens)
-        most = min(self.held_nano, self._most_nano(now))
-        return Settlement(spent_nano=record.cost_nano_usd, unseen_nano=max(most - record.cost_nano_usd, 0))
-
     def _most_nano(self, now: float) -> int:
         call = self._request.call
         input_rate, output_rate = self.deployment.price.dearest(call.service_tier)
         unseen = UNSEEN_TOKENS + int((now - self.last_seen_at) * UNSEEN_TOKENS_PER_SECOND)
         output = min(self.text_tokens + unseen * call.choices, self.estimate.output * call.choices)
         return -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+
+
+def settlement_of(record: UsageRecord) -> Settlement:
+    """What an attempt takes from the budgets: what was seen, and what it may have cost unseen."""
+    usage = record.usage
+    tokens = None if record.estimated else usage.input_tokens + usage.output_tokens
+    return Settlement(spent_nano=record.cost_nano_usd, unseen_nano=record.unseen_nano_usd, rate_tokens=tokens)
 
 
 @functools.lru_cache(maxsize=64)

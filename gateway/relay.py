@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import structlog
 
-from gateway.attempts import Attempt, Request, metered_failure, outcome_of
+from gateway.attempts import Attempt, Request, metered_failure, outcome_of, settlement_of
 from gateway.core.admission import Hold, RateView, Settlement
 from gateway.core.answer import read_answer, read_error
 from gateway.core.balancing import Fleet, ReplicaState
@@ -123,7 +123,7 @@ class Relay:
         record = attempt.record(outcome, metered, now)
         self._ledger.append(record)
         self._telemetry.attempted(record)
-        return record, attempt.settlement(record, metered, now)
+        return record, settlement_of(record)
 
 
 class _Exchange:

@@ -537,7 +537,7 @@ def test_a_hold_taken_before_a_reload_frees_its_slot_after_it():
 
 def test_spending_is_restored_into_the_window_that_is_open():
     stage = Stage(scope("feature", "a", budgets={Per.DAY: 2 * R, Per.MONTH: 9 * R}))
-    stage.store.restore(stage.view(per=Per.DAY), R + 1)
+    stage.store.restore(stage.view(per=Per.DAY), R + 1, 0)
     assert stage.counters(per=Per.DAY) == (R + 1, 0, 0)
     assert stage.counters(per=Per.MONTH) == (0, 0, 0)
     assert stage.admit().output_tokens == 999
@@ -548,7 +548,7 @@ def test_spending_of_a_window_that_has_ended_is_not_restored():
     view = stage.view()
     stage.clock.forward(DAY)
     stage.store.budgets()
-    stage.store.restore(view, R)
+    stage.store.restore(view, R, 0)
     assert stage.counters() == (0, 0, 0)
 
 

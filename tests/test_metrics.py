@@ -114,6 +114,7 @@ def record(**changed: object) -> UsageRecord:
         "cost_nano_usd": 360_000,
         "counterfactual_nano_usd": {"llama-4-scout": 43_200},
         "held_nano_usd": 500_000,
+        "unseen_nano_usd": 0,
         "ttft_ms": 200.0,
         "duration_ms": 1200.0,
         "upstream_request_id": None,

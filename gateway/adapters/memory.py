@@ -43,11 +43,12 @@ class _BudgetState:
         self.spent = self.held = self.unseen = 0
         self.left = budget.nano_usd
 
-    def set(self, budget: Budget, spent: int) -> None:
+    def set(self, budget: Budget, spent: int, unseen: int) -> None:
         """Take a changed limit, or what the ledger says was spent."""
         self.budget = budget
         self.spent = spent
-        self.left = budget.nano_usd - spent - self.held - self.unseen
+        self.unseen = unseen
+        self.left = budget.nano_usd - spent - self.held - unseen
 
     def roll(self, now: float) -> None:
         """Begin the window of `now`, if this one is over. Holds of the old window settle into nothing.
@@ -95,7 +96,7 @@ class _ScopeState:
         self.budgets = []
         for budget in scope.budgets:
             state = kept.get(budget.per) or _BudgetState(scope, budget, zone, now)
-            state.set(budget, state.spent)
+            state.set(budget, state.spent, state.unseen)
             self.budgets.append(state)
 
 
@@ -189,11 +190,11 @@ class MemoryAdmission:
                     state.tokens_at, rate_units(state.tokens, hold.ask), used, hold.admitted_at, now
                 )
 
-    def restore(self, view: BudgetView, spent_nano: int) -> None:
-        """Set what the ledger says was spent in the window of `view`, if that is still open."""
+    def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int) -> None:
+        """Set what the ledger says of the window of `view`, if that is still open."""
         for budget in self._scopes[f"{view.kind}:{view.name}"].budgets:
             if budget.budget.per is view.per and budget.window == view.window:
-                budget.set(budget.budget, spent_nano)
+                budget.set(budget.budget, spent_nano, unseen_nano)
 
     def budgets(self) -> list[BudgetView]:
         """Every budget with its open window and counters, for metrics and reports."""

@@ -28,7 +28,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `attempt_id` is `<request_id>:<n>` with n from 1; unique for ever. `model` is the name the client sent,
     `dispatched_model` the one the upstream was asked for, `reported_model` the one it said it used.
     `counterfactual_nano_usd` maps each other deployment of the model's `use` list to what this usage would
-    have cost there. `ttft_ms` is None when no token came.
+    have cost there. `unseen_nano_usd` is what a broken attempt may have cost beyond `cost_nano_usd`.
+    `ttft_ms` is None when no token came.
     """
 
     attempt_id: str
@@ -59,6 +60,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_nano_usd: int
     counterfactual_nano_usd: Mapping[str, int]
     held_nano_usd: int
+    unseen_nano_usd: int
     ttft_ms: float | None
     duration_ms: float
     upstream_request_id: str | None

@@ -67,12 +67,16 @@ class RequestReader:
     def feed(self, data: bytes, now: float) -> None:
         """Read on. Raises InvalidRequest, after which this reader is of no more use."""
         self._now = now
+        offer_ends_at: int | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
-            self._feed_without_upgrade(data[exc.args[0] :])
+            offer_ends_at = exc.args[0]
         except httptools.HttpParserError as exc:
             raise _meaning(exc) from None
+        if offer_ends_at is not None:
+            # Not in the handler above: what is raised there loses its own context, which carries the meaning.
+            self._feed_without_upgrade(data[offer_ends_at:])
         if self.began_at is not None or self.arriving is not None:
             self._count_fruitless(len(data))
 

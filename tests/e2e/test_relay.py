@@ -233,7 +233,7 @@ async def test_a_stream_that_fails_to_begin_is_the_next_candidate_s_turn(
 async def assert_failed_over(harness: Harness, kind: ErrorKind) -> None:
     await harness.settled()
     *failed, last = await harness.rows()
-    # A kept connection that dies unseen is no verdict on its replica, which is asked once more on a fresh one.
+    # A kept connection that dies unseen is no verdict on its replica: it is asked again on a fresh one.
     tried = [row for row in failed if row["outcome"] != "stale_connection"]
     assert [row["deployment"] for row in tried] == ["scout", "scout"]
     assert {row["outcome"] for row in tried} == {OUTCOMES.get(kind, "upstream_error")}

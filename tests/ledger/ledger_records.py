@@ -50,6 +50,7 @@ FULL = UsageRecord(
     cost_nano_usd=8_123_456_789,
     counterfactual_nano_usd={"gpt-4o": 9_000_000_001},
     held_nano_usd=10_000_000_000,
+    unseen_nano_usd=1_500_000_000,
     ttft_ms=12.25,
     duration_ms=345.5,
     upstream_request_id="chatcmpl-1",

@@ -87,6 +87,11 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 @settings(max_examples=300, deadline=None)
 @given(streams | spoilt, CUTS)
 @example(b"GET / HTTP/1.1\r\nx-a:\r\nx-b: c\r\n\r\n", [19, 20])
+@example(
+    b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
+    b"GET / HTTP/1.1\r\nTransfer-Encoding: hunked\r\n\r\n0\r\n\r\n",
+    [],
+)
 def test_any_cut_reads_the_same(data: bytes, places: list[int]) -> None:
     offers = data.lower().count(b"upgrade: h2c")
     if offers > 1:

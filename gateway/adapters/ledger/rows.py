@@ -102,6 +102,7 @@ def _row(record: UsageRecord) -> Row:
         record.cost_nano_usd,
         _encode(counterfactual).decode() if counterfactual else "{}",
         record.held_nano_usd,
+        record.unseen_nano_usd,
         record.ttft_ms,
         record.duration_ms,
         record.upstream_request_id,
@@ -119,6 +120,7 @@ def _integers_fit(record: UsageRecord) -> bool:
         and usage.input_cached < INTEGER_CEILING
         and record.cost_nano_usd < INTEGER_CEILING
         and record.held_nano_usd < INTEGER_CEILING
+        and record.unseen_nano_usd < INTEGER_CEILING
     )
 
 

@@ -60,6 +60,7 @@ usage_record = Table(
     _integer("cost_nano_usd"),
     _text("counterfactual_nano_usd"),  # JSON: deployment -> nano-USD
     _integer("held_nano_usd"),
+    _integer("unseen_nano_usd"),
     Column("ttft_ms", Double, nullable=True),
     Column("duration_ms", Double, nullable=False),
     _optional_text("upstream_request_id"),

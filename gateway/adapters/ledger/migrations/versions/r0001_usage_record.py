@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("cost_nano_usd", sa.BigInteger, nullable=False),
         sa.Column("counterfactual_nano_usd", sa.Text, nullable=False),
         sa.Column("held_nano_usd", sa.BigInteger, nullable=False),
+        sa.Column("unseen_nano_usd", sa.BigInteger, nullable=False),
         sa.Column("ttft_ms", sa.Double, nullable=True),
         sa.Column("duration_ms", sa.Double, nullable=False),
         sa.Column("upstream_request_id", sa.Text, nullable=True),
