@@ -15,6 +15,7 @@ _NANO_PER_USD_PER_TOKEN = 10**15  # USD a token -> nano-USD a million tokens
 
 
 class _Entry(msgspec.Struct):
+    mode: str | None = None
     input_cost_per_token: Decimal | None = None
     output_cost_per_token: Decimal | None = None
     cache_read_input_token_cost: Decimal | None = None
@@ -31,7 +32,7 @@ class _Entry(msgspec.Struct):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What the catalogue knows of a model. `rates` None: it lists no price."""
+    """What the catalogue knows of a model. `rates` None: it lists no price, or only half of one."""
 
     rates: Rates | None
     tiers: dict[str, Rates]
@@ -72,7 +73,7 @@ def _listing(raw: msgspec.Raw) -> Listing:
     # The file has a few entries with numbers as text; lax decoding takes both.
     entry = msgspec.json.decode(raw, type=_Entry, strict=False)
     standard = None
-    if entry.input_cost_per_token is not None:
+    if entry.input_cost_per_token is not None and _is_whole(entry):
         standard = _rates(
             entry.input_cost_per_token,
             entry.cache_read_input_token_cost,
@@ -82,6 +83,11 @@ def _listing(raw: msgspec.Raw) -> Listing:
         )
     tiers = {name: rates for name in _TIERS if (rates := _tier(entry, name)) is not None}
     return Listing(standard, tiers, entry.max_input_tokens, entry.max_output_tokens)
+
+
+def _is_whole(entry: _Entry) -> bool:
+    """A few models that generate have a price for reading only; what they write is not free."""
+    return bool(entry.output_cost_per_token) or not entry.input_cost_per_token or entry.mode == "embedding"
 
 
 def _tier(entry: _Entry, tier: str) -> Rates | None:
