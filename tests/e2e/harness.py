@@ -474,3 +474,10 @@ def full_width(text: str) -> str:
 
 def in_base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def unused_url() -> str:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"

@@ -1,7 +1,6 @@
 """Relaying: who hangs up when, what fails where, and what the books say afterwards."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import openai
 import orjson
 import pytest
 
-from e2e.harness import APP_KEY, CARD, PATIENCE_SECONDS, Harness, Json, Streamed, chat, running
+from e2e.harness import APP_KEY, CARD, PATIENCE_SECONDS, Harness, Json, Streamed, chat, running, unused_url
 from gateway.simulators import Attempt, ErrorKind, Knobs
 
 NEVER_MS = 600_000
@@ -514,10 +513,3 @@ async def until_stalled(attempt: Attempt) -> None:
     while attempt.completion_tokens != sent:
         sent = attempt.completion_tokens
         await asyncio.sleep(0.1)
-
-
-def unused_url() -> str:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{closed.getsockname()[1]}"

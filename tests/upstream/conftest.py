@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
-from upstream_stage import Stage
+
+pytest.register_assert_rewrite("upstream_stage")
+
+from upstream_stage import Stage  # noqa: E402
 
 _STAGES = [("lean", "asyncio"), ("lean", "uvloop"), ("aiohttp", "asyncio"), ("aiohttp", "uvloop")]
 
