@@ -1,8 +1,10 @@
 """Run the file's `policy_tests`: each sample request is planned as in service, without any upstream."""
 
+import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
 import orjson
 
@@ -10,7 +12,7 @@ from gateway.core.balancing import Fleet
 from gateway.core.call import BYTES_PER_TOKEN, Call, Media
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.detect import find_text
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, ModelNotFound, PermissionDenied
 from gateway.core.policy import Moment, Plan, Planner
 from gateway.core.tenancy import Principal
 from gateway.settings.build import Built
@@ -47,6 +49,8 @@ def _run(test: PolicyTest, built: Built, planner: Planner) -> list[Failure]:
 def _decide(sample: SampleRequest, built: Built, planner: Planner) -> Plan:
     policy = built.policy
     principal = _principal(sample, built)
+    if sample.key is not None and not principal.may_use(sample.model):
+        raise ModelNotFound(f"the key '{sample.key}' may not use the model '{sample.model}'")
     call = _call(sample)
     privacy = principal.floor
     if sample.privacy is not None:
@@ -55,22 +59,27 @@ def _decide(sample: SampleRequest, built: Built, planner: Planner) -> Plan:
         found = built.detectors.scan(find_text(call.body).pieces)
         privacy = policy.most_sensitive(privacy, *(policy.raise_to[name] for name in found))
     now = time.time()
-    moment = Moment(now, time.monotonic(), 0.0, lambda: 0.0, lambda: _utc(now))
+    moment = Moment(now, time.monotonic(), 0.0, lambda: 0.0, lambda: _local(now, built.tenancy.time_zone))
     return planner.plan(call, principal, policy.models[sample.model], privacy, moment)
 
 
 def _principal(sample: SampleRequest, built: Built) -> Principal:
-    """The key that the sample names, else any key of its feature, else one made up for the feature."""
+    """The key that the sample names, else any key of its feature, else one made up for the feature.
+
+    Raises PermissionDenied when the key may not act for the feature.
+    """
     for entry in built.tenancy.keys.values():
         if sample.key in (None, entry.name):
             feature = sample.feature or entry.default.feature
             if (principal := entry.by_feature.get(feature)) is not None:
                 return principal
     feature_name = sample.feature or ""
+    if sample.key is not None:
+        raise PermissionDenied(f"the key '{sample.key}' may not act for the feature '{feature_name}'")
     settings = built.settings
     feature_settings = settings.features.get(feature_name)
     return Principal(
-        key=sample.key or "",
+        key="",
         feature=feature_name,
         team=feature_settings.team if feature_settings else "",
         org=settings.org.name,
@@ -139,13 +148,13 @@ def _wanted(expect: Expectation) -> str:
     return ", ".join(f"{name} {value}" for name, value in stated.items()) or "a decision"
 
 
-def _utc(now: float) -> Mapping[str, int]:
-    moment = time.gmtime(now)
+def _local(now: float, zone: ZoneInfo) -> Mapping[str, int]:
+    moment = datetime.datetime.fromtimestamp(now, zone)
     return {
-        "year": moment.tm_year,
-        "month": moment.tm_mon,
-        "day": moment.tm_mday,
-        "weekday": moment.tm_wday + 1,
-        "hour": moment.tm_hour,
-        "minute": moment.tm_min,
+        "year": moment.year,
+        "month": moment.month,
+        "day": moment.day,
+        "weekday": moment.isoweekday(),
+        "hour": moment.hour,
+        "minute": moment.minute,
     }
