@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from core.builders import NOVEMBER, ToldClock, ask, principal, run, scope
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
@@ -741,4 +741,6 @@ class Admissions(RuleBasedStateMachine):
 
 
 TestAdmissions = Admissions.TestCase
-TestAdmissions.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestAdmissions.settings = settings(
+    max_examples=120, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

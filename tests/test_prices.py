@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from core.builders import rates
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.adapters.price_catalogue import PriceCatalogue
@@ -225,6 +225,7 @@ def test_without_a_saturation_there_is_no_transfer_price():
     assert caught.value.field == "cost.saturation_tokens_per_second"
 
 
+@settings(deadline=None)
 @given(
     gpus=st.integers(1, 16),
     hourly=st.decimals("0.01", "20", places=2),

@@ -197,7 +197,7 @@ def counted(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> int:
     return sum(3 + tokens for tokens in inside) + 3
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(messages=said)
 def test_the_bound_is_never_below_what_the_tokenizer_counts(
     tokenizer: Tokenizer, messages: list[dict[str, str]]
@@ -206,7 +206,6 @@ def test_the_bound_is_never_below_what_the_tokenizer_counts(
     assert found.prompt_bound >= counted(tokenizer, messages)
 
 
-@settings(deadline=None)
 @given(prompt=scripts.filter(bool), ids=st.lists(st.integers(0, 200_000), min_size=1, max_size=50))
 def test_the_bound_of_a_bare_prompt_holds_for_text_and_for_token_ids(
     tokenizer: Tokenizer, prompt: str, ids: list[int]
@@ -217,7 +216,6 @@ def test_the_bound_of_a_bare_prompt_holds_for_text_and_for_token_ids(
     assert estimated(tokens).prompt_bound >= len(ids) + 2
 
 
-@settings(deadline=None)
 @given(prompts=st.lists(scripts.filter(bool), min_size=1, max_size=30))
 def test_the_bound_of_a_list_holds_for_all_its_prompts_together(tokenizer: Tokenizer, prompts: list[str]):
     batch = parsed({"model": "m", "input": prompts}, Api.EMBEDDINGS)
@@ -225,7 +223,6 @@ def test_the_bound_of_a_list_holds_for_all_its_prompts_together(tokenizer: Token
     assert estimated(batch, small).prompt_bound >= sum(tokenizer.count(prompt) + 2 for prompt in prompts)
 
 
-@settings(deadline=None)
 @given(messages=said)
 def test_bytes_that_json_escapes_only_make_the_bound_larger(
     tokenizer: Tokenizer, messages: list[dict[str, str]]

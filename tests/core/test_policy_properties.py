@@ -104,7 +104,7 @@ def decide(planner: Planner, item: Model, call: Call, privacy: str, random: floa
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     use=uses(),
     call=calls,
@@ -173,7 +173,6 @@ def test_every_candidate_passes_every_hard_constraint_and_none_is_left_out_witho
             assert kept == [name for name in ruled if name in kept]
 
 
-@settings(deadline=None)
 @given(use=uses(), call=calls, fault_of=faults)
 def test_when_only_forbidden_zones_could_answer_the_refusal_is_privacy_and_never_a_candidate(
     use: tuple[Deployment, ...], call: Call, fault_of: list[str]
