@@ -5,7 +5,8 @@ import copy
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.core.errors import ClientDisconnected, PayloadTooLarge
+from gateway.core.envelope import envelope
+from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
 from gateway.ports import Headers
 
 if TYPE_CHECKING:
@@ -226,6 +227,17 @@ class Exchange:
                 b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
             )
         )
+
+
+def refusal(error: GatewayError, server_fields: bytes) -> bytes:
+    """The last answer on a connection, to what is no request."""
+    body = envelope(error)
+    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
+        STATUS_LINES[error.status],
+        server_fields,
+        len(body),
+        body,
+    )
 
 
 class Handler(Protocol):

@@ -18,14 +18,11 @@ import structlog
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from gateway.core.envelope import envelope
 from gateway.core.errors import InvalidRequest
-from gateway.web.exchange import STATUS_LINES, Exchange, Handler
+from gateway.web.exchange import Exchange, Handler, refusal
 from gateway.web.limits import Limits, RequestTimeout
 from gateway.web.reading import RequestReader
 
-HIGH_WATER_BYTES = 64 * 1024
-LOW_WATER_BYTES = 16 * 1024
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _log = structlog.get_logger("tollway.http")
@@ -94,7 +91,7 @@ class DataProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         # uvloop's own low mark is 16 bytes: a large answer would stop and start with every buffer.
-        self._transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
+        self._transport.set_write_buffer_limits(high=64 * 1024, low=16 * 1024)
         self._state.connections.add(self)  # type: ignore[arg-type]  # in place of uvicorn's own class
         self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
 
@@ -151,13 +148,17 @@ class DataProtocol(asyncio.Protocol):
         return self._server_fields
 
     def write(self, data: bytes) -> None:
-        """Queue `data` for the client; nothing happens when it has gone."""
+        """Queue `data` for the client, if it is still there."""
         if not self._transport.is_closing():
             self._transport.write(data)
+        else:
+            self.is_congested = True
 
     async def drained(self) -> None:
         """Return once the client has read enough for more to be written, or has gone."""
-        if self.is_congested and not self._transport.is_closing():
+        if self._transport.is_closing():
+            await asyncio.sleep(0)  # who only writes would never let the loop tell that the client has gone
+        elif self.is_congested:
             self._drain = self._loop.create_future()
             await self._drain
 
@@ -192,9 +193,13 @@ class DataProtocol(asyncio.Protocol):
         except Exception as exc:
             # Its name only: the text of an error could hold the prompt.
             _log.error("handler.defect", kind=type(exc).__name__)
+        except asyncio.CancelledError:
+            self._transport.abort()  # the time to stop is over, also for what the client has yet to read
+            raise
         finally:
             if exchange.task is not None:
                 self._state.tasks.discard(exchange.task)
+                exchange.task = None  # once cancelled it would hold the exchange
             self._turn(exchange)
 
     def _turn(self, exchange: Exchange) -> None:
@@ -232,11 +237,7 @@ class DataProtocol(asyncio.Protocol):
             self._tell(error)
 
     def _tell(self, error: InvalidRequest) -> None:
-        body = envelope(error)
-        self.write(
-            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (STATUS_LINES[error.status], self.server_fields(), len(body), body)
-        )
+        self.write(refusal(error, self.server_fields()))
         self._hang_up()
 
     def _hang_up(self) -> None:

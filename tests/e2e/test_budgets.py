@@ -21,6 +21,7 @@ from e2e.harness import (
     running,
     simulators,
 )
+from gateway.attempts import UNSEEN_TOKENS_PER_SECOND
 from gateway.simulators import Attempt, ErrorKind, Knobs
 
 ONE_USD = 10**9
@@ -142,18 +143,24 @@ async def test_fifty_clients_spend_one_dollar_and_not_a_nano_dollar_more(tmp_pat
 
 
 async def test_clients_that_hang_up_cannot_spend_more_than_the_dollar_either(tmp_path: Path) -> None:
-    """What a cut-off stream may have cost unseen is kept back, so the upstream's own bill stays within."""
+    """What a cut-off stream may have cost unseen is kept back, so the upstream's own bill stays within.
+
+    That holds for streams of up to UNSEEN_TOKENS_PER_SECOND.
+    """
     changes = budget(1) | {"deployments": DEAR_TOKENS}
-    knobs = Knobs(output_tokens=400, tokens_per_second=4000)
+    knobs = Knobs(output_tokens=400, tokens_per_second=UNSEEN_TOKENS_PER_SECOND)
     random = Random(2)
     async with running(tmp_path, changes, external=knobs, replicas=[knobs] * 2) as harness:
-        for _ in range(12):
-            await asyncio.gather(*(hang_up_after(harness, random.randrange(1, 300)) for _ in range(15)))
+        for _ in range(10):
+            await asyncio.gather(*(hang_up_after(harness, random.randrange(1, 60)) for _ in range(15)))
+        for simulator in harness.simulators:
+            simulator.set_knobs(tokens_per_second=0)
         await Crowd(harness).spend(10)
         await harness.settled()
         metrics = await harness.metrics()
         spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
         assert metrics.nano("budget_held_usd") == 0
+        assert unseen > 0
         assert billed_nano(harness.attempts()) <= spent + unseen <= ONE_USD
         assert spent == sum(row["cost_nano_usd"] for row in await harness.rows())
 
