@@ -280,3 +280,10 @@ def test_a_hold_covers_any_usage_within_its_bounds_at_any_rate_that_may_apply(
     assert held >= cost(standard, usage)
     if tiered and call.service_tier != "default":
         assert held >= cost(dearer, usage)
+
+
+def test_a_hold_covers_each_component_that_a_cost_rounds_up():
+    least = Rates(input=1, cached_input=1, output=1, input_audio=1, output_audio=1)
+    wanting = asked(chat(max_tokens=2), deployment(price=price(least)))
+    usage = Usage(input_text=2, input_audio=1, input_cached=1, output_text=1, output_audio=1)
+    assert hold_nano(wanting, wanting.output_tokens) == cost(least, usage) == 5
