@@ -13,6 +13,9 @@ from gateway.core.tenancy import Principal
 
 SECONDS_PER_MINUTE = 60.0
 
+# Sums of floats end a hair above the full bucket; that must not refuse its last unit.
+ROUNDING_UNITS = 0.01
+
 # A default cap may be lowered to a share of what is left, so that one request without `max_tokens` does not
 # hold the whole remainder of a budget while others wait. A cap that the client asked for is kept if it fits.
 DEFAULT_CAP_SHARE = 4
@@ -89,7 +92,8 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
         if units > self.per_minute:
             return math.inf
         new = max(drained_at, now) + units * self.seconds_per_unit
-        return max(0.0, new - now - SECONDS_PER_MINUTE)
+        wait = new - now - SECONDS_PER_MINUTE
+        return wait if wait > self.seconds_per_unit * ROUNDING_UNITS else 0.0
 
     def take(self, drained_at: float, units: int, now: float) -> float:
         """The new moment at which all taken units will have drained."""
@@ -107,7 +111,7 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
 
     def remaining(self, drained_at: float, now: float) -> int:
         backlog = max(drained_at - now, 0.0) / self.seconds_per_unit
-        return max(int(self.per_minute - backlog), 0)
+        return max(int(self.per_minute - backlog + ROUNDING_UNITS), 0)
 
 
 def clamp_clock(drained_at: float, now: float) -> float:
@@ -130,6 +134,16 @@ def fit_output(ask: Ask, room_nano: int) -> int | None:
         wanted = min(ask.output_tokens, max(share, DEFAULT_CAP_FLOOR_TOKENS))
     cap = min(wanted, affordable)
     return cap if cap >= min(ask.output_tokens, CAP_FLOOR_TOKENS) else None
+
+
+def rate_units(limit: GcraLimit, ask: Ask) -> int:
+    """What `ask` takes of a tokens-per-minute limit.
+
+    The part that nobody asked for, the default output cap, must not refuse a first request by itself.
+    """
+    if ask.output_is_explicit:
+        return ask.rate_tokens
+    return min(ask.rate_tokens, limit.per_minute)
 
 
 def hold_nano(ask: Ask, output_tokens: int) -> int:
