@@ -13,7 +13,7 @@ import structlog
 
 from gateway import __version__
 from gateway.adapters.clock import SystemClock
-from gateway.adapters.ledger import LedgerWriter, open_ledger
+from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
 from gateway.adapters.ledger.spending import spent_in_windows
 from gateway.adapters.memory import MemoryAdmission
 from gateway.adapters.probes import HealthProber
@@ -48,7 +48,9 @@ class Gateway:
         self._clock = SystemClock()
         self._built = built
         self._upstream = _upstream(server.upstream_client)
-        self._ledger: LedgerWriter = open_ledger(settings.ledger.get_secret_value())
+        self._ledger: JournaledLedger = open_journaled_ledger(
+            settings.ledger.get_secret_value(), folder=server.journal_dir, sync=server.journal_sync
+        )
         self._admission = MemoryAdmission(self._clock, built.tenancy.time_zone)
         self._prober = HealthProber(self._upstream)
         rulebook = _rulebook(built, Fleet(built.policy.deployments.values()))
@@ -102,7 +104,7 @@ class Gateway:
     async def start(self) -> None:
         """Open the ledger, take up what was spent in the open windows, and listen.
 
-        Raises LedgerUnavailable.
+        In this order: what dead workers left behind is part of the ledger first. Raises LedgerUnavailable.
         """
         built = self._built
         await self._ledger.start()
@@ -137,7 +139,7 @@ class Gateway:
         reasons = ["shutting down"] if self._stopping else []
         if (problem := self._ledger.problem()) is not None:
             reasons.append(problem)
-        if not self._ledger.has_room():
+        elif not self._ledger.has_room():
             reasons.append("ledger: the queue is full")
         return reasons
 
