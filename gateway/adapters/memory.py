@@ -4,6 +4,7 @@ That makes each admit and settle atomic on the event loop. Counters start empty;
 ledger says was already spent in the windows that are open.
 """
 
+import operator
 from collections.abc import Callable, Iterable
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,7 @@ from gateway.core.admission import (
     Settlement,
     clamp_clock,
     fit_output,
+    fit_rate,
     hold_nano,
     rate_units,
 )
@@ -30,7 +32,10 @@ Shadowed = Callable[[str, str], None]
 
 
 class _ScopeState:
-    """The rate limits of one scope. `*_at` is the moment at which all that was taken will have drained."""
+    """The rate limits of one scope. `*_at` is the moment at which all that was taken will have drained.
+
+    Moments of rates are monotonic: setting the clock neither locks a scope out nor lets it through.
+    """
 
     __slots__ = ("budgets", "in_flight", "label", "limits", "requests", "requests_at", "tokens", "tokens_at")
 
@@ -51,21 +56,20 @@ class _ScopeState:
         self.budgets = []
         for budget in scope.budgets:
             state = kept.get(budget.window) or BudgetCounter(scope, budget, zone, now)
-            state.set(budget, state.spent, now)
+            state.set(budget, state.spent, state.unseen, now)
             self.budgets.append(state)
 
     def refusal(self, ask: Ask, now: float) -> LimitExceeded | None:
         """Why one of the limits has no room for `ask`; None when all have."""
         limits = self.limits
+        self.requests_at = clamp_clock(self.requests_at, now)
         if limits.concurrent is not None and self.in_flight >= limits.concurrent:
             return too_many_at_once(self.label, limits.concurrent)
         if self.requests is not None:
-            self.requests_at = clamp_clock(self.requests_at, now)
             wait = self.requests.wait_seconds(self.requests_at, 1, now)
             if wait > 0:
                 return too_fast(self.label, "requests_per_minute", self.requests.per_minute, wait)
         if self.tokens is not None:
-            self.tokens_at = clamp_clock(self.tokens_at, now)
             wait = self.tokens.wait_seconds(self.tokens_at, rate_units(self.tokens, ask), now)
             if wait > 0:
                 return too_fast(self.label, "tokens_per_minute", self.tokens.per_minute, wait)
@@ -75,13 +79,16 @@ class _ScopeState:
 class _Account:
     """All that one principal's requests count against, found by one look-up."""
 
-    __slots__ = ("budgets", "hard", "limited", "scopes", "shadows")
+    __slots__ = ("budgets", "hard", "limited", "scopes", "shadows", "tokens_per_minute")
 
     def __init__(self, scopes: tuple[_ScopeState, ...]) -> None:
         self.scopes = scopes
         limited = [scope for scope in scopes if scope.limits.any]
         self.limited = tuple(scope for scope in limited if not scope.limits.shadow)
         self.shadows = tuple(scope for scope in limited if scope.limits.shadow)
+        self.tokens_per_minute = min(
+            (scope.tokens.per_minute for scope in self.limited if scope.tokens is not None), default=None
+        )
         self.budgets = tuple(budget for scope in scopes for budget in scope.budgets)
         self.hard = tuple(budget for budget in self.budgets if not budget.budget.soft)
 
@@ -129,12 +136,12 @@ class MemoryAdmission:
 
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         account = self._accounts.get(ask.principal) or self._open_account(ask.principal)
         for state in account.limited:
             if (refusal := state.refusal(ask, now)) is not None:
                 raise refusal
-        output_tokens = _fit(account, ask, now)
+        output_tokens = _fit(account, ask, self._clock.now())
         limited = account.limited
         if account.shadows:
             limited += self._in_shadow(account, ask, now)
@@ -164,9 +171,9 @@ class MemoryAdmission:
         if not hold.open:
             return
         hold.open = False
-        now = self._clock.now()
+        now = self._clock.monotonic()
         grant = _grant(hold)
-        _settle_money(grant, hold.nano, settlement, now)
+        _settle_money(grant, hold.nano, settlement, self._clock.now())
         used = settlement.rate_tokens
         for state in grant.scopes:
             state.in_flight -= 1
@@ -175,13 +182,13 @@ class MemoryAdmission:
                     state.tokens_at, rate_units(state.tokens, hold.ask), used, hold.admitted_at, now
                 )
 
-    def restore(self, view: BudgetView, spent_nano: int) -> None:
-        """Set what the ledger says was spent in the window of `view`, if that is still open."""
+    def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
+        """Set what the ledger says of the window of `view`, if that is still open."""
         now = self._clock.now()
         for budget in self._scopes[f"{view.kind}:{view.name}"].budgets:
             same = budget.budget.per is view.per and budget.budget.rolling is view.rolling
             if same and (view.rolling or budget.window == view.window):
-                budget.set(budget.budget, spent_nano, now)
+                budget.set(budget.budget, spent_nano, unseen_nano, now)
 
     def budgets(self) -> list[BudgetView]:
         """Every budget with its open window and counters, for metrics and reports."""
@@ -237,17 +244,17 @@ class MemoryAdmission:
 
 
 def _fit(account: _Account, ask: Ask, now: float) -> int:
-    """The output cap that fits into the tightest budget. Raises BudgetExceeded."""
+    """The output cap that fits into the tightest budget and a minute's tokens. Raises BudgetExceeded."""
+    output_tokens = ask.output_tokens
+    if account.tokens_per_minute is not None:
+        output_tokens = fit_rate(ask, account.tokens_per_minute)
     for counter in account.budgets:
         counter.roll(now)
-    tightest: BudgetCounter | None = None
-    for counter in account.hard:
-        if tightest is None or counter.left < tightest.left:
-            tightest = counter
-    if tightest is None:
-        return ask.output_tokens
-    output_tokens = fit_output(ask, tightest.left)
-    if output_tokens is None:
+    if not account.hard:
+        return output_tokens
+    tightest = min(account.hard, key=_left)
+    affordable = fit_output(ask, tightest.left)
+    if affordable is None:
         raise over_budget(
             ask,
             scope=tightest.scope.label,
@@ -257,7 +264,10 @@ def _fit(account: _Account, ask: Ask, now: float) -> int:
             held_nano=tightest.held,
             ends_at=tightest.resets_at(now),
         )
-    return output_tokens
+    return min(output_tokens, affordable)
+
+
+_left = operator.attrgetter("left")
 
 
 def _take(

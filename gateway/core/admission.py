@@ -13,8 +13,8 @@ from gateway.core.tenancy import Principal
 
 SECONDS_PER_MINUTE = 60.0
 
-# Sums of floats end a hair above the full bucket; that must not refuse its last unit.
-ROUNDING_UNITS = 0.01
+# A request that used more tokens than it reserved leaves a debt; one of more than an hour is clock damage.
+LONGEST_DEBT_SECONDS = 3600.0
 
 # A default cap may be lowered to a share of what is left, so that one request without `max_tokens` does not
 # hold the whole remainder of a budget while others wait. A cap that the client asked for is kept if it fits.
@@ -27,8 +27,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one request wants to reserve.
 
     `prompt_nano` is the most that its prompt can cost. `output_nano_per_million` is the dearest candidate's
-    rate times `n`. `output_tokens` is the cap wanted for each of the `n` choices, explicit when the client
-    named it. `rate_tokens` is what counts against tokens per minute.
+    rate times `choices`. `output_tokens` is the cap wanted for each of the `choices`, explicit when the
+    client named it. `rate_tokens` is what counts against tokens per minute, `prompt_tokens` its part that is
+    the prompt.
     """
 
     principal: Principal
@@ -36,6 +37,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output_nano_per_million: int
     output_tokens: int
     output_is_explicit: bool
+    choices: int
+    prompt_tokens: int
     rate_tokens: int
 
 
@@ -50,7 +53,8 @@ class RateView(msgspec.Struct, frozen=True, gc=False):
 class Hold(msgspec.Struct, kw_only=True, eq=False):
     """A reservation that was granted. `output_tokens` is the cap that fits; `nano` is what is held.
 
-    `token` belongs to the store. `open` turns False when it is settled: settling twice does nothing.
+    `admitted_at` is by the store's clock of rates; `token` belongs to the store. `open` turns False when it
+    is settled: settling twice does nothing.
     """
 
     ask: Ask
@@ -93,7 +97,8 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
             return math.inf
         new = max(drained_at, now) + units * self.seconds_per_unit
         wait = new - now - SECONDS_PER_MINUTE
-        return wait if wait > self.seconds_per_unit * ROUNDING_UNITS else 0.0
+        # A thousandth of a unit of slack: sums of fractions are not exact, and the last one must fit.
+        return wait if wait > self.seconds_per_unit / 1000 else 0.0
 
     def take(self, drained_at: float, units: int, now: float) -> float:
         """The new moment at which all taken units will have drained."""
@@ -111,12 +116,31 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
 
     def remaining(self, drained_at: float, now: float) -> int:
         backlog = max(drained_at - now, 0.0) / self.seconds_per_unit
-        return max(int(self.per_minute - backlog + ROUNDING_UNITS), 0)
+        return max(int(self.per_minute - backlog + 0.001), 0)
 
 
-def clamp_clock(drained_at: float, now: float) -> float:
-    """A stored moment beyond a full minute ahead is clock damage; treat it as a full bucket."""
-    return min(drained_at, now + SECONDS_PER_MINUTE)
+def clamp_clock(drained_at: float, now: float, most_seconds: float = SECONDS_PER_MINUTE) -> float:
+    """A stored moment further ahead than `most_seconds` is clock damage; treat it as that far ahead."""
+    return min(drained_at, now + most_seconds)
+
+
+def rate_units(limit: GcraLimit, ask: Ask) -> int:
+    """What `ask` takes from a limit of tokens per minute.
+
+    The part that nobody asked for, the default output cap, must not refuse a first request by itself. The
+    prompt may, and so may the least output that is of use.
+    """
+    if ask.output_is_explicit:
+        return ask.rate_tokens
+    least = ask.prompt_tokens + min(ask.output_tokens, CAP_FLOOR_TOKENS) * ask.choices
+    return max(least, min(ask.rate_tokens, limit.per_minute))
+
+
+def fit_rate(ask: Ask, tokens_per_minute: int) -> int:
+    """The output cap with which `ask` uses no more than a minute's tokens; an explicit cap is kept."""
+    if ask.output_is_explicit:
+        return ask.output_tokens
+    return min(ask.output_tokens, max((tokens_per_minute - ask.prompt_tokens) // ask.choices, 0))
 
 
 def fit_output(ask: Ask, room_nano: int) -> int | None:
@@ -134,16 +158,6 @@ def fit_output(ask: Ask, room_nano: int) -> int | None:
         wanted = min(ask.output_tokens, max(share, DEFAULT_CAP_FLOOR_TOKENS))
     cap = min(wanted, affordable)
     return cap if cap >= min(ask.output_tokens, CAP_FLOOR_TOKENS) else None
-
-
-def rate_units(limit: GcraLimit, ask: Ask) -> int:
-    """What `ask` takes of a tokens-per-minute limit.
-
-    The part that nobody asked for, the default output cap, must not refuse a first request by itself.
-    """
-    if ask.output_is_explicit:
-        return ask.rate_tokens
-    return min(ask.rate_tokens, limit.per_minute)
 
 
 def hold_nano(ask: Ask, output_tokens: int) -> int:

@@ -35,25 +35,29 @@ class BudgetCounter:
         self._parts: dict[int, list[int]] = {}
         self.budget = budget
         self.window = self._window(now)
-        self.set(budget, 0, now)
+        self.set(budget, 0, 0, now)
 
-    def set(self, budget: Budget, spent: int, now: float) -> None:
+    def set(self, budget: Budget, spent: int, unseen: int, now: float) -> None:
         """Take a changed limit, or what the ledger says was spent."""
         self.budget = budget
         self.limit = budget.limit_at(now)
         self._limit_until = budget.limit_until(now)
-        if budget.rolling and spent != self.spent:
+        if budget.rolling and (spent, unseen) != (self.spent, self.unseen):
             # The ledger gives one sum; counting it as spent just now keeps it long enough.
-            self._parts = {self._part(now): [spent, self.unseen]}
+            self._parts = {self._part(now): [spent, unseen]}
         self.spent = spent
-        self.left = self.limit - spent - self.held - self.unseen
+        self.unseen = unseen
+        self.left = self.limit - spent - self.held - unseen
 
     def roll(self, now: float) -> None:
-        """Bring the window to `now`. Holds of a window that has ended settle into nothing."""
-        if not self.window.start <= now < self.window.end:
+        """Bring the window to `now`. Holds of a window that has ended settle into nothing.
+
+        A clock that is set back does not bring an old window back: what was spent must not be forgotten.
+        """
+        if now >= self.window.end:
             self._next(now)
         if now >= self._limit_until:
-            self.set(self.budget, self.spent, now)
+            self.set(self.budget, self.spent, self.unseen, now)
 
     def hold(self, nano: int) -> None:
         self.held += nano
@@ -75,13 +79,7 @@ class BudgetCounter:
         return self.budget.rolling or self.window is window
 
     def _next(self, now: float) -> None:
-        window = self._window(now)
-        # A clock that was set back a little must not open a spent window anew; one that had jumped ahead by
-        # more than a whole window must not keep it closed for ever.
-        length = self.window.end - self.window.start
-        if now < self.window.start <= now + length:
-            return
-        self.window = window
+        self.window = self._window(now)
         if self.budget.rolling:
             self._drop(now)
             return

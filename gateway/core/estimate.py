@@ -83,5 +83,7 @@ def ask_for(
         output_nano_per_million=output_rate * call.choices,
         output_tokens=output_tokens,
         output_is_explicit=call.max_output is not None,
+        choices=call.choices,
+        prompt_tokens=estimates[0].prompt,
         rate_tokens=estimates[0].prompt + likely_output * call.choices,
     )

@@ -215,6 +215,8 @@ def ask(payer: Principal, **changes: Any) -> Ask:
         "output_nano_per_million": 1_000_000_000,
         "output_tokens": 1_000,
         "output_is_explicit": True,
+        "choices": 1,
+        "prompt_tokens": 100,
         "rate_tokens": 1_100,
     }
     return Ask(principal=payer, **(fields | changes))

@@ -1,0 +1,8 @@
+"""Shared limits and budgets in Redis or Valkey."""
+
+from gateway.adapters.redis.addresses import Target, parse_target
+from gateway.adapters.redis.admission import RedisAdmission
+from gateway.adapters.redis.link import Link
+from gateway.adapters.redis.scripts import Scripts
+
+__all__ = ["Link", "RedisAdmission", "Scripts", "Target", "parse_target"]

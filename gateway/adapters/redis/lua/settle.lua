@@ -1,0 +1,55 @@
+-- settle: args worker, number of this batch, packed list of {hold, spent, unseen, used, kept}. A batch whose
+-- number was applied before is a repetition after a lost reply and changes nothing; one that overtook a lost
+-- one is not applied, or the lost one would count as applied: replies {6, now}. `used` is -1 when not
+-- known. `kept` is what the worker knows of a hold that this server has lost (nil otherwise): its spending is
+-- added, and nothing is taken from held. Units and keys: common.lua. Replies {1, now}.
+
+-- Correct what was taken of tokens per minute: core/admission.GcraLimit.correct.
+local function correct_tokens(state, record, used, now)
+  if used < 0 then return end
+  for _, taken in ipairs(record[5]) do
+    local scope, per_minute, reserved = taken[1], taken[2], taken[3]
+    local unit = MINUTE / per_minute
+    local at = tonumber(redis.call('HGET', state, 't|' .. scope) or '0')
+    if used >= reserved then
+      at = math.max(at, now) + (used - reserved) * unit
+    else
+      at = at - math.max((reserved - used) * unit - (now - record[2]), 0)
+    end
+    redis.call('HSET', state, 't|' .. scope, string.format('%.17g', at))
+  end
+end
+
+local function settle_one(keys, item, now)
+  local id, spent, unseen, used = item[1], item[2], item[3], item[4]
+  local packed = redis.call('HGET', keys[2], id)
+  if packed then
+    local record = cmsgpack.unpack(packed)
+    settle_money(keys[1], record[3], record[1], spent, unseen, now)
+    correct_tokens(keys[1], record, used, now)
+    drop_hold(keys, id, record)
+    return record
+  end
+  packed = redis.call('HGET', keys[4], id)
+  if packed then
+    -- It was presumed spent; now it is known.
+    local record = cmsgpack.unpack(packed)
+    redis.call('HDEL', keys[4], id)
+    settle_money(keys[1], record[3], 0, spent, unseen - record[1], now)
+  elseif type(item[5]) == 'table' then
+    settle_money(keys[1], item[5], 0, spent, unseen, now)
+  end
+end
+
+local function settle(keys, args)
+  local now, number = clock(keys), tonumber(args[2])
+  local seat = keys[5] .. args[1]
+  local last = tonumber(redis.call('GET', seat) or '-1')
+  if last >= number then return pack(ADMITTED, now) end
+  if last >= 0 and number > last + 1 then return pack(GAP, now) end
+  for _, item in ipairs(cmsgpack.unpack(args[3])) do
+    settle_one(keys, item, now)
+  end
+  redis.call('SET', seat, args[2], 'EX', 86400)
+  return pack(ADMITTED, now)
+end
