@@ -50,6 +50,7 @@ class Journal:
         self._claim = claim
         self._files = files or Files()
         self._limits = limits or JournalLimits()
+        self._segment_bytes = self._limits.segment_bytes
         self._segments: deque[Segment] = deque()
         self._created = 0
         self._created_synced = 0
@@ -138,7 +139,7 @@ class Journal:
     def _put(self, data: bytes) -> Segment:
         """The segment that took `data`. Raises OSError."""
         segment = self._current
-        if segment.size + len(data) > self._limits.segment_bytes:
+        if segment.size + len(data) > self._segment_bytes:
             segment = self._current = self._add_segment()
             self._measure()
         segment.append(data)

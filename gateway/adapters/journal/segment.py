@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,19 +40,14 @@ class Segment:
 
     def append(self, data: bytes) -> None:
         """Hand `data` to the kernel, all of it or none. Raises OSError."""
+        size = len(data)
         try:
-            written = self._write(self._descriptor, data)
+            if self._write(self._descriptor, data) != size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             self._roll_back()
             raise
-        if written != len(data):
-            self._roll_back()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.size += written
-
-    def append_all(self, frames: Iterable[bytes]) -> None:
-        """Hand many frames to the kernel in one write. Raises OSError."""
-        self.append(b"".join(frames))
+        self.size += size
 
     def probe(self) -> None:
         """See whether the disk takes some dozens of records. Raises OSError when it does not."""
