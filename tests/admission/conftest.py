@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from admission.stores import MemoryStores, RedisStores
+from admission.stores import LeasedStores, MemoryStores, RedisStores
 from admission.valkey_server import valkey_server
 
 
@@ -19,8 +19,9 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["memory", "exact"])
+@pytest.fixture(params=["memory", "exact", "leased"])
 def stores(request: pytest.FixtureRequest) -> Any:
     if request.param == "memory":
         return MemoryStores()
-    return RedisStores(request.getfixturevalue("redis_url"))
+    url = request.getfixturevalue("redis_url")
+    return RedisStores(url) if request.param == "exact" else LeasedStores(url)

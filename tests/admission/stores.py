@@ -12,8 +12,9 @@ import uvloop
 from core.builders import ToldClock
 
 from gateway.adapters.memory import MemoryAdmission
-from gateway.adapters.redis import Link, RedisAdmission, Scripts, parse_target
+from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
 from gateway.adapters.redis.link import Timing
+from gateway.core.admission import Ask, Hold
 from gateway.core.tenancy import Scope
 from gateway.ports import BudgetView
 
@@ -87,6 +88,8 @@ class RedisStage(Stage):
         self.server.set(self._told_key, int(self.clock.now() * 1_000_000))
 
     async def settled(self) -> None:
+        if isinstance(self.store, LeasedAdmission):
+            self.store.return_slices()
         await self.store.flush()
         await self.store.upkeep.look()
         await self.store.upkeep.look()
@@ -135,7 +138,19 @@ class RedisStores:
         async def from_ledger(views: Sequence[BudgetView]) -> list[tuple[int, int]]:
             return [(0, 0)] * len(views) if spent is None else spent(views)
 
-        store = self.store(org, clock, zone, timing, from_ledger, lambda *what: stage.shadowed.append(what))
+        link = Link(parse_target(self.url), org, Scripts(TOLD_CLOCK), timing)
+        store = self.store(
+            link,
+            clock,
+            RedisAdmission(
+                link,
+                clock,
+                zone,
+                spent_in_windows=from_ledger,
+                shadowed=lambda *what: stage.shadowed.append(what),
+                quarantine_seconds=0.0,
+            ),
+        )
         store.configure(scopes, zone)
         with redis.Redis.from_url(self.url) as server:
             stage = RedisStage(store, clock, server, org)
@@ -146,14 +161,24 @@ class RedisStores:
             finally:
                 await store.close()
 
-    def store(self, org: str, clock: Any, zone: ZoneInfo, timing: Timing, spent: Any, shadowed: Any) -> Any:
-        link = Link(parse_target(self.url), org, Scripts(TOLD_CLOCK), timing)
-        return RedisAdmission(
-            link, clock, zone, spent_in_windows=spent, shadowed=shadowed, quarantine_seconds=0.0
-        )
+    def store(self, link: Link, clock: ToldClock, exact: RedisAdmission) -> Any:
+        return exact
 
 
-async def ready(store: RedisAdmission) -> None:
+class EagerlyLeased(LeasedAdmission):
+    """Takes slices at every chance, so that whatever a slice can do wrong shows in a few requests."""
+
+    async def admit(self, ask: Ask) -> Hold:
+        await self.turn()
+        return await super().admit(ask)
+
+
+class LeasedStores(RedisStores):
+    def store(self, link: Link, clock: ToldClock, exact: RedisAdmission) -> Any:
+        return EagerlyLeased(exact, link, clock, least_requests=1)
+
+
+async def ready(store: RedisAdmission | LeasedAdmission) -> None:
     async with asyncio.timeout(30):
         while store.problem() is not None:
             await asyncio.sleep(0.001)

@@ -147,7 +147,7 @@ def test_a_repeated_batch_changes_nothing_and_none_overtakes(shared: RedisStores
             holds = [await stage.store.admit(ask(payer)) for _ in range(2)]
             link = stage.store._link
             items = [
-                stage.store._settler._packed(n, [(h.token.id, 50, 0, -1, None)])
+                stage.store._settler._packed(n, [(h.token.id, 50, 0, -1, None, None)])
                 for n, h in ((1, holds[0]), (3, holds[1]))
             ]
             for _ in range(3):

@@ -2,7 +2,8 @@
 
 from gateway.adapters.redis.addresses import Target, parse_target
 from gateway.adapters.redis.admission import RedisAdmission
+from gateway.adapters.redis.leased import LeasedAdmission
 from gateway.adapters.redis.link import Link
 from gateway.adapters.redis.scripts import Scripts
 
-__all__ = ["Link", "RedisAdmission", "Scripts", "Target", "parse_target"]
+__all__ = ["LeasedAdmission", "Link", "RedisAdmission", "Scripts", "Target", "parse_target"]

@@ -14,8 +14,10 @@ import msgspec
 
 from gateway.adapters.memory import Shadowed
 from gateway.adapters.redis.connection import StoreAway
+from gateway.adapters.redis.grants import Grant, Registered
+from gateway.adapters.redis.known import Known
 from gateway.adapters.redis.link import Link
-from gateway.adapters.redis.plans import Plan, counters_of, make_plan
+from gateway.adapters.redis.plans import Plan
 from gateway.adapters.redis.recovery import Recovery, SpentInWindows
 from gateway.adapters.redis.replies import (
     ADMITTED,
@@ -31,15 +33,14 @@ from gateway.adapters.redis.replies import (
     shadowed_limits,
 )
 from gateway.adapters.redis.settling import Settler
+from gateway.adapters.redis.slices import Slice
 from gateway.adapters.redis.upkeep import Upkeep
 from gateway.core.admission import (
     CAP_FLOOR_TOKENS,
     Ask,
-    GcraLimit,
     Hold,
     Settlement,
     fit_rate,
-    rate_units,
 )
 from gateway.core.errors import Unavailable
 from gateway.core.tenancy import Principal, Scope
@@ -51,38 +52,6 @@ TRIES = 3
 
 _NOT_KNOWN = -1
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class Grant(msgspec.Struct, frozen=True, eq=False):
-    """A hold on the server's side: its name there, and all that is needed to register it again."""
-
-    id: str
-    epoch: bytes
-    plan: Plan
-    reply: Admitted
-    since: float  # monotonic seconds
-    ask: Ask
-
-    def record(self) -> list[object]:
-        """The packed hold of the Lua functions: nano, admitted, budgets, slots, tokens."""
-        taken = set(shadowed_limits(self.plan, self.reply.shadowed))
-        slots, tokens = [], []
-        for label, limits in self.plan.limits:
-            if limits.concurrent and (label, "concurrent") not in taken:
-                slots.append(label)
-            if limits.tokens_per_minute and (label, "tokens_per_minute") not in taken:
-                units = rate_units(GcraLimit(limits.tokens_per_minute), self.ask)
-                tokens.append([label, limits.tokens_per_minute, units])
-        return [self.reply.nano, self.reply.now, self.windows(), slots, tokens]
-
-    def windows(self) -> list[list[object]]:
-        """Name, start (-1: rolls) and seconds of a part of each budget that it was taken in."""
-        rows: list[list[object]] = []
-        for index, budget in enumerate(self.plan.budgets):
-            name, _, _, _, part, _ = budget.row()
-            start = -1 if part else counters_of(self.reply.counters, index)[0]
-            rows.append([name, start, part])
-        return rows
 
 
 class RedisAdmission:
@@ -101,19 +70,13 @@ class RedisAdmission:
     ) -> None:
         self._link = link
         self._clock = clock
-        self._zone = zone
+        self.known = Known(clock, zone)
         self._shadowed = shadowed
         self._lease = int(lease_seconds * MICROSECONDS)
-        self._worker = secrets.token_hex(6)
+        self.worker = secrets.token_hex(6)
         self._count = itertools.count(1)
-        self._scopes: tuple[Scope, ...] = ()
-        self._plans: dict[Principal, Plan] = {}
-        self._all: Plan | None = None
-        # Seconds that the server's clock is ahead of ours.
-        self._ahead = 0.0
-        self._counters: dict[str, tuple[int, int, int, int]] = {}
-        self._open: dict[str, Grant] = {}
-        self._settler = Settler(link, self._worker)
+        self._open: dict[str, Registered] = {}
+        self._settler = Settler(link, self.worker)
         self.recovery = Recovery(link, self, self._lease, spent_in_windows, quarantine_seconds)
         self.upkeep = Upkeep(link, self, clock, lease_seconds)
         self._tasks: list[asyncio.Task[None]] = []
@@ -137,10 +100,7 @@ class RedisAdmission:
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
         """Adopt the scopes of a new configuration. What was counted stays, here and for other workers."""
-        self._scopes = tuple(scopes)
-        self._zone = zone
-        self._plans.clear()
-        self._all = None
+        self.known.configure(scopes, zone)
 
     async def flush(self) -> None:
         """Return once every settlement so far is in the counters."""
@@ -157,9 +117,9 @@ class RedisAdmission:
     async def admit(self, ask: Ask) -> Hold:
         """One round trip. Raises LimitExceeded, BudgetExceeded, or Unavailable."""
         for _ in range(TRIES):
-            plan = self._plan(ask.principal)
-            grant_id = self._next_id()
-            reply = await self._ask("admit", plan, self._packed(ask, plan, grant_id), grant_id)
+            plan = self.known.plan(ask.principal)
+            grant_id = self.next_id()
+            reply = await self.ask("admit", plan, self._packed(ask, plan, grant_id), grant_id)
             kind = reply[0]
             if kind == ADMITTED:
                 return self._granted(ask, plan, grant_id, admitted(reply))
@@ -177,12 +137,12 @@ class RedisAdmission:
         """
         old = _grant(hold)
         for _ in range(TRIES):
-            plan = self._plan(hold.ask.principal)
-            grant_id = self._next_id()
+            plan = self.known.plan(hold.ask.principal)
+            grant_id = self.next_id()
             used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
             spending = [b"%d" % n for n in (settlement.spent_nano, settlement.unseen_nano, used)]
             try:
-                reply = await self._ask(
+                reply = await self.ask(
                     "renew",
                     plan,
                     self._packed(hold.ask, plan, grant_id),
@@ -217,64 +177,52 @@ class RedisAdmission:
         self._open.pop(grant.id, None)
         used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
         kept = grant.windows() if grant.epoch != self.recovery.epoch else None
-        self._settler.add((grant.id, settlement.spent_nano, settlement.unseen_nano, used, kept))
+        self._settler.add((grant.id, settlement.spent_nano, settlement.unseen_nano, used, kept, None))
 
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal` as a share of its limit, as the last replies said."""
-        share = 0.0
-        for budget in self._plan(principal).budgets:
-            w, spent, held, unseen = self._counters.get(budget.name, (0, 0, 0, 0))
-            if budget.budget.rolling or w >= budget.window.start:
-                share = max(share, (spent + held + unseen) / budget.limit)
-        return share
+        return self.known.used_share(principal)
 
     def budgets(self) -> list[BudgetView]:
         """Every budget with its open window and counters, as the last replies said."""
-        now = self.now()
-        views = []
-        for budget in self.plan_of_all().budgets:
-            counters = self._counters.get(budget.name, (0, 0, 0, 0))
-            if not budget.budget.rolling and counters[0] < budget.window.start:
-                counters = (0, 0, 0, 0)
-            views.append(budget.view(counters, now))
-        return views
+        return self.known.budgets()
 
     # --- for upkeep and recovery ---
 
-    def now(self) -> float:
-        """UTC seconds of the server's clock, as far as it is known."""
-        return self._clock.now() + self._ahead
-
-    def plan_of_all(self) -> Plan:
-        """The plan that holds every configured budget."""
-        now = self.now()
-        if self._all is None or not self._all.start <= now < self._all.end:
-            self._all = make_plan(self._scopes, self._zone, now)
-        return self._all
-
-    def open_grants(self) -> list[Grant]:
+    def open_grants(self) -> list[Registered]:
         return list(self._open.values())
 
-    def learn(self, plan: Plan, counters: list[int], now: int) -> None:
-        """Keep what a reply said."""
-        self.learn_clock(now)
-        for index, budget in enumerate(plan.budgets):
-            self._counters[budget.name] = counters_of(counters, index)
+    # --- for leased admission ---
 
-    def learn_clock(self, now: int) -> None:
-        self._ahead = now / MICROSECONDS - self._clock.now()
+    async def hold_money(self, ask: Ask) -> Hold:
+        """Hold money for a further attempt of a request that was admitted elsewhere; no rate is taken."""
+        for _ in range(TRIES):
+            plan = self.known.plan(ask.principal)
+            grant_id = self.next_id()
+            # No hold has an empty name, so nothing is settled.
+            rest = (b"", b"0", b"0", b"%d" % _NOT_KNOWN)
+            reply = await self.ask("renew", plan, self._packed(ask, plan, grant_id), grant_id, *rest)
+            if reply[0] == ADMITTED:
+                return self._granted(ask, plan, grant_id, admitted(reply))
+            if reply[0] == NO_BUDGET:
+                raise no_budget(plan, ask, reply)
+            self._not_now(reply)
+        raise _unavailable()
+
+    def register(self, item: Slice) -> None:
+        """Keep the lease of a slice alive until it is reported as done."""
+        self._open[item.id] = item
+
+    def report_slice(self, item: Slice) -> None:
+        """Settle what a slice has spent, and give back what it does not hold."""
+        if item.in_flight == 0:
+            self._open.pop(item.id, None)
+        self._settler.add(item.report(self._clock.monotonic(), self.recovery.epoch))
 
     # --- within ---
 
-    def _next_id(self) -> str:
-        return f"{self._worker}{next(self._count):x}"
-
-    def _plan(self, principal: Principal) -> Plan:
-        plan = self._plans.get(principal)
-        now = self.now()
-        if plan is None or not plan.start <= now < plan.end:
-            plan = self._plans[principal] = make_plan(principal.scopes, self._zone, now)
-        return plan
+    def next_id(self) -> str:
+        return f"{self.worker}{next(self._count):x}"
 
     def _packed(self, ask: Ask, plan: Plan, grant_id: str) -> bytes:
         rate_cap, per_minute = ask.output_tokens, plan.tokens_per_minute
@@ -294,7 +242,7 @@ class RedisAdmission:
             )
         )
 
-    async def _ask(self, call: str, plan: Plan, packed: bytes, grant_id: str, *more: bytes) -> list[object]:
+    async def ask(self, call: str, plan: Plan, packed: bytes, grant_id: str, *more: bytes) -> list[object]:
         self._settler.send_now()
         try:
             return await self._link.call(call, self.recovery.epoch, plan.packed, packed, *more)
@@ -308,19 +256,19 @@ class RedisAdmission:
 
     def _abandon(self, grant_id: str) -> None:
         """A hold that may have been taken and that nobody will use."""
-        self._settler.add((grant_id, 0, 0, 0, None))
+        self._settler.add((grant_id, 0, 0, 0, None, None))
 
     def _not_now(self, reply: list[object]) -> None:
         """Raises Unavailable, unless another try can succeed."""
         if reply[0] == STALE and isinstance(reply[1], int | float):
-            self.learn_clock(int(reply[1]))
+            self.known.learn_clock(int(reply[1]))
             return
         if reply[0] != CLOSED:
             self._link.drop("the counters are not the ones that were known")
         raise _unavailable()
 
     def _granted(self, ask: Ask, plan: Plan, grant_id: str, reply: Admitted) -> Hold:
-        self.learn(plan, reply.counters, reply.now)
+        self.known.learn(plan, reply.counters, reply.now)
         if reply.shadowed and self._shadowed is not None:
             for scope, limit in shadowed_limits(plan, reply.shadowed):
                 self._shadowed(scope, limit)
@@ -335,7 +283,7 @@ class RedisAdmission:
         )
 
     def _renewed(self, hold: Hold, old: Grant, plan: Plan, grant_id: str, reply: Admitted) -> Hold:
-        self.learn(plan, reply.counters, reply.now)
+        self.known.learn(plan, reply.counters, reply.now)
         self._open.pop(old.id, None)
         hold.output_tokens, hold.nano = reply.output_tokens, reply.nano
         hold.token = self._grant(hold.ask, plan, grant_id, reply)

@@ -47,9 +47,8 @@ class Link:
         self._redirect: Endpoint | None = None
         self._heads: dict[str, list[bytes]] = {}
         tag = f"tollway:{{{org}}}"
-        self._keys = [
-            f"{tag}:{name}".encode() for name in ("state", "holds", "due", "presumed", "worker:", "slots:")
-        ]
+        names = ("state", "holds", "due", "presumed", "worker:", "slots:", "alive")
+        self._keys = [f"{tag}:{name}".encode() for name in names]
         self.identity = ""
         self.problem: str | None = "not connected yet"
         # Called on each new connection before others may use it.

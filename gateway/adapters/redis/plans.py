@@ -112,3 +112,12 @@ def counters_of(numbers: list[int], index: int) -> tuple[int, int, int, int]:
     """Start, spent, held and unseen of the budget at `index` of a plan, from a reply's flat list."""
     w, s, h, u = numbers[index * FIELDS_PER_BUDGET : (index + 1) * FIELDS_PER_BUDGET]
     return w, s, h, u
+
+
+def windows_of(plan: Plan, counters: list[int]) -> list[list[object]]:
+    """Name, start (-1: rolls) and seconds of a part of each budget that a hold was taken in."""
+    rows: list[list[object]] = []
+    for index, budget in enumerate(plan.budgets):
+        name, _, _, _, part, _ = budget.row()
+        rows.append([name, -1 if part else counters_of(counters, index)[0], part])
+    return rows

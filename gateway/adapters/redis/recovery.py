@@ -52,14 +52,18 @@ class Recovery:
         self._closed = asyncio.Event()
         self.epoch = b""
         self.problem: str | None = None
+        # Called when a new epoch has begun, before open holds are registered again.
+        self.forgotten: Callable[[], None] | None = None
 
     async def greet(self) -> None:
         """Learn the epoch of the counters, or begin a new one. Raises StoreAway."""
         reply = await self._link.call("hello", self._link.identity.encode(), secrets.token_hex(8).encode())
         _, now, epoch, closed = cast("tuple[int, int, str, int]", tuple(reply))
         known, self.epoch = self.epoch, epoch.encode()
-        self._admission.learn_clock(int(now))
+        self._admission.known.learn_clock(int(now))
         if known not in {b"", self.epoch}:
+            if self.forgotten is not None:
+                self.forgotten()
             await self._adopt()
         if closed:
             self.problem = "state: spending is being rebuilt from the ledger"
@@ -87,20 +91,20 @@ class Recovery:
         for at in range(0, len(grants), ADOPT_ITEMS):
             rows = [[grant.id, grant.record()] for grant in grants[at : at + ADOPT_ITEMS]]
             reply = await self._link.call(
-                "adopt", self._admission.plan_of_all().packed, self._lease, _encode(rows)
+                "adopt", self._admission.known.plan_of_all().packed, self._lease, _encode(rows)
             )
             if reply[0] == STALE:
-                self._admission.learn_clock(cast("int", reply[1]))
+                self._admission.known.learn_clock(cast("int", reply[1]))
                 raise StoreAway("the server's clock has moved")
 
     async def _rebuild(self) -> None:
-        plan = self._admission.plan_of_all()
-        reply = await self._link.call("look", plan.packed)
+        plan = self._admission.known.plan_of_all()
+        reply = await self._link.call("look", plan.packed, self._admission.worker.encode(), self._lease)
         if reply[0] == STALE:
-            self._admission.learn_clock(cast("int", reply[1]))
+            self._admission.known.learn_clock(cast("int", reply[1]))
             raise StoreAway("the server's clock has moved")
         counted = cast("list[int]", reply[3])
-        now = self._admission.now()
+        now = self._admission.known.now()
         views = [budget.view(counters_of(counted, index), now) for index, budget in enumerate(plan.budgets)]
         spent: Sequence[tuple[int, int]] = [(0, 0)] * len(views)
         if self._spent_in_windows is not None and views:

@@ -36,6 +36,28 @@ def admitted(reply: list[object]) -> Admitted:
     return Admitted(int(cap), int(nano), int(now), _rate(requests), _rate(tokens), shadowed, counters)
 
 
+class Leased(msgspec.Struct, frozen=True, gc=False):
+    """What a worker got of what it wanted; `nano` -1: nothing. `room` -1: no hard budget."""
+
+    now: int
+    nano: int
+    requests: int
+    tokens: int
+    places: int
+    room: int
+    counters: list[int]
+    requests_view: RateView | None
+    tokens_view: RateView | None
+
+
+def leased(reply: list[object]) -> Leased:
+    """From `{1, now, nano, requests, tokens, places, room, counters, requests view, tokens view}`."""
+    _, now, nano, requests, tokens, places, room, counters, by_requests, by_tokens = cast(
+        "tuple[int, int, int, int, int, int, int, list[int], list[int] | bool, list[int] | bool]", reply
+    )
+    return Leased(now, nano, requests, tokens, places, room, counters, _rate(by_requests), _rate(by_tokens))
+
+
 def _rate(row: list[int] | bool) -> RateView | None:
     if isinstance(row, bool):
         return None

@@ -7,8 +7,8 @@ workers. Servers without FUNCTION (managed ones that forbid it) get the same tex
 import hashlib
 from importlib import resources
 
-CALLS = ("admit", "settle", "renew", "heartbeat", "sweep", "look", "hello", "adopt", "restore")
-_FILES = ("common", "admit", "settle", "renew", "upkeep", "recovery")
+CALLS = ("admit", "settle", "renew", "heartbeat", "sweep", "look", "lease", "hello", "adopt", "restore")
+_FILES = ("common", "admit", "settle", "renew", "lease", "upkeep", "recovery")
 
 
 def _text(name: str) -> str:

@@ -24,8 +24,10 @@ RETRY_SECONDS = 0.1
 
 _APPLIED = 1
 
-# hold, spent nano-USD, unseen nano-USD, tokens used (-1: not known), what a lost hold was counted in
-Item = tuple[str, int, int, int, list[list[object]] | None]
+# What stays of a slice: nano-USD (-1: nothing, it ends), places, corrections of rates.
+Left = tuple[int, int, list[tuple[str, float]]]
+# hold, spent nano-USD, unseen nano-USD, tokens used (-1: not known), what a lost hold was counted in, left
+Item = tuple[str, int, int, int, list[list[object]] | None, Left | None]
 _encode = msgspec.msgpack.Encoder().encode
 
 

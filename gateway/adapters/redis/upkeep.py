@@ -34,6 +34,8 @@ class Upkeep:
         self._lease_seconds = lease_seconds
         # Monotonic seconds of each hold's last heartbeat.
         self._beaten: dict[str, float] = {}
+        # Workers that were alive when they were last counted, this one included.
+        self.workers = 1
 
     async def run(self) -> None:
         """Tick until cancelled, jittered so that workers do not all sweep at once."""
@@ -82,11 +84,13 @@ class Upkeep:
 
     async def look(self) -> None:
         """Learn the counters of every budget."""
-        plan = self._admission.plan_of_all()
-        reply = await self._link.call("look", plan.packed)
+        plan = self._admission.known.plan_of_all()
+        lease = b"%d" % int(self._lease_seconds * MICROSECONDS)
+        reply = await self._link.call("look", plan.packed, self._admission.worker.encode(), lease)
         if reply[0] == STALE:
-            self._admission.learn_clock(cast("int", reply[1]))
+            self._admission.known.learn_clock(cast("int", reply[1]))
         elif reply[0] == ADMITTED:
-            self._admission.learn(plan, cast("list[int]", reply[3]), cast("int", reply[1]))
+            self._admission.known.learn(plan, cast("list[int]", reply[3]), cast("int", reply[1]))
+            self.workers = max(cast("int", reply[5]), 1)
             if cast("str | bool", reply[2]) != self._admission.recovery.epoch.decode():
                 self._link.drop("the counters are not the ones that were known")

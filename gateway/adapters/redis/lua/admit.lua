@@ -5,32 +5,21 @@
 -- {4, now} when the plan is not for this moment; {5} when the counters are not those of this epoch;
 -- {7, now} while they are being rebuilt.
 
--- When all that was taken will have drained. Further ahead than `most` is clock damage, whose repair is the
--- one write that a refusal makes: unrepaired it would refuse until that moment comes.
-local function drained(state, field, value, now, most)
-  local at = tonumber(value or '0')
-  if at > now + most then
-    at = now + most
-    redis.call('HSET', state, field, string.format('%.17g', at))
-  end
-  return math.max(at, now)
-end
-
 -- What one limit says: nil when it has room, else which kind has none and the wait (-1: for ever).
-local function full(keys, limit, ask, requests_at, tokens_at, now)
+local function full(keys, limit, ask, at, now, burst)
   if limit[4] > 0 and redis.call('ZCOUNT', keys[6] .. limit[1], text(now), '+inf') >= limit[4] then
     return 'c', 0
   end
   if limit[2] > 0 then
     local unit = MINUTE / limit[2]
-    local wait = requests_at + unit - now - MINUTE
+    local wait = at[1] + unit - now - burst
     if wait > unit * ROUNDING then return 'q', wait end
   end
   if limit[3] > 0 then
     local unit = MINUTE / limit[3]
     local units = rate_units(ask, limit[3])
     if units > limit[3] then return 't', -1 end
-    local wait = tokens_at + units * unit - now - MINUTE
+    local wait = at[2] + units * unit - now - burst
     if wait > unit * ROUNDING then return 't', wait end
   end
 end
@@ -71,10 +60,11 @@ local function admit(keys, args)
   local room, shadowed = {}, {}
   for i, limit in ipairs(plan[3]) do
     local at = {
-      drained(keys[1], 'q|' .. limit[1], values[2 * i + 1], now, MINUTE),
-      drained(keys[1], 't|' .. limit[1], values[2 * i + 2], now, LONGEST_DEBT),
+      drained(keys[1], 'q|' .. limit[1], values[3 * i], now, MINUTE),
+      drained(keys[1], 't|' .. limit[1], values[3 * i + 1], now, LONGEST_DEBT),
     }
-    local kind, wait = full(keys, limit, ask, at[1], at[2], now)
+    local burst = tonumber(values[3 * i + 2] or '0') > now and MINUTE - SLICE_LIFE or MINUTE
+    local kind, wait = full(keys, limit, ask, at, now, burst)
     if not kind then
       room[i] = at
     elseif limit[5] == 1 then

@@ -3,13 +3,16 @@
 -- HINCRBY alone, which is exact in 64 bits; above 2^53 a margin is kept back because reading rounds.
 --
 -- KEYS[1] {org}:state    hash: epoch, identity, closed (recovery.lua); q|SCOPE and t|SCOPE, when all requests and tokens taken will have drained;
+--                        z|SCOPE until when slices of them are out (lease.lua);
 --                        BUDGET|w start of its open window, |s spent, |h held, |u unseen;
 --                        of a rolling one |w is the oldest part kept, |pN and |vN spent and unseen of part N
--- KEYS[2] {org}:holds    hash: hold -> packed {nano, admitted, budgets, slots, tokens}
+-- KEYS[2] {org}:holds    hash: hold -> packed {nano, admitted, budgets, slots, tokens, places}; places: how many
+--                        slots it has in each sorted set, 1 when left out
 -- KEYS[3] {org}:due      sorted set: hold -> when its lease ends
 -- KEYS[4] {org}:presumed hash: hold -> packed hold whose worker went away, counted as unseen at its full size
 -- KEYS[5] {org}:worker:  prefix of one string a worker: number of its last batch of settlements applied
 -- KEYS[6] {org}:slots:   prefix of sorted sets, one for each scope with a concurrency limit: hold -> lease end
+-- KEYS[7] {org}:alive    sorted set: worker -> until when it counts as alive
 -- The braces put all keys of an org into one hash slot, so a cluster keeps them on one node.
 
 local MINUTE = 60000000
@@ -47,6 +50,7 @@ local function read(state, plan)
   for _, limit in ipairs(plan[3]) do
     fields[#fields + 1] = 'q|' .. limit[1]
     fields[#fields + 1] = 't|' .. limit[1]
+    fields[#fields + 1] = 'z|' .. limit[1]
   end
   for _, budget in ipairs(plan[4]) do
     local name = budget[1]
@@ -115,7 +119,7 @@ local function opened(state, budget, w, s, h, u, now)
 end
 
 local function open_all(state, plan, values, now)
-  local budgets, at = {}, 2 + 2 * #plan[3]
+  local budgets, at = {}, 2 + 3 * #plan[3]
   for i, budget in ipairs(plan[4]) do
     budgets[i] = opened(state, budget, values[at + 1], values[at + 2], values[at + 3], values[at + 4], now)
     at = at + 4
@@ -260,18 +264,50 @@ local function shown(budgets)
   return numbers
 end
 
+local function place(id, number)
+  if number == 1 then return id end
+  return id .. '#' .. number
+end
+
+local function keep_places(keys, id, record, due)
+  for _, scope in ipairs(record[4]) do
+    for number = 1, record[6] or 1 do
+      redis.call('ZADD', keys[6] .. scope, due, place(id, number))
+    end
+  end
+end
+
+local function drop_places(keys, id, record, from)
+  for _, scope in ipairs(record[4]) do
+    for number = from, record[6] or 1 do
+      redis.call('ZREM', keys[6] .. scope, place(id, number))
+    end
+  end
+end
+
 local function keep_hold(keys, id, lease, now, record)
   redis.call('HSET', keys[2], id, cmsgpack.pack(record))
   redis.call('ZADD', keys[3], text(now + lease), id)
-  for _, scope in ipairs(record[4]) do
-    redis.call('ZADD', keys[6] .. scope, text(now + lease), id)
-  end
+  keep_places(keys, id, record, text(now + lease))
 end
 
 local function drop_hold(keys, id, record)
   redis.call('HDEL', keys[2], id)
   redis.call('ZREM', keys[3], id)
-  for _, scope in ipairs(record[4]) do
-    redis.call('ZREM', keys[6] .. scope, id)
+  drop_places(keys, id, record, 1)
+end
+
+-- Units taken ahead drain before they are used. While slices of a rate are out, its bucket is smaller by the
+-- time that a slice lives, so that no instant sees more than a full one.
+local SLICE_LIFE = 2 * SECOND
+
+-- When all that was taken will have drained. Further ahead than `most` is clock damage, whose repair is the
+-- one write that a refusal makes: unrepaired it would refuse until that moment comes.
+local function drained(state, field, value, now, most)
+  local at = tonumber(value or '0')
+  if at > now + most then
+    at = now + most
+    redis.call('HSET', state, field, string.format('%.17g', at))
   end
+  return math.max(at, now)
 end

@@ -7,9 +7,7 @@ local function heartbeat(keys, args)
     local packed = redis.call('HGET', keys[2], id)
     if packed then
       redis.call('ZADD', keys[3], due, id)
-      for _, scope in ipairs(cmsgpack.unpack(packed)[4]) do
-        redis.call('ZADD', keys[6] .. scope, due, id)
-      end
+      keep_places(keys, id, cmsgpack.unpack(packed), due)
     end
   end
   return pack(ADMITTED, now)
@@ -35,11 +33,15 @@ local function sweep(keys, args)
   return pack(ADMITTED, now, swept)
 end
 
--- look: args packed plan. Replies {1, now, epoch, counters, presumed}; writes nothing.
+-- look: args packed plan, worker, lease. Replies {1, now, epoch, counters, presumed, workers}; writes only
+-- that this worker is alive.
 local function look(keys, args)
   local plan, now = cmsgpack.unpack(args[1]), clock(keys)
   if stale(plan, now) then return pack(STALE, now) end
+  redis.call('ZADD', keys[7], text(now + tonumber(args[3])), args[2])
+  redis.call('ZREMRANGEBYSCORE', keys[7], '-inf', text(now))
   local values = read(keys[1], plan)
   local budgets = open_all(keys[1], plan, values, now)
-  return pack(ADMITTED, now, values[1], shown(budgets), redis.call('HLEN', keys[4]))
+  local presumed = redis.call('HLEN', keys[4])
+  return pack(ADMITTED, now, values[1], shown(budgets), presumed, redis.call('ZCARD', keys[7]))
 end
