@@ -45,7 +45,6 @@ def _scoped(tail: str, instead: str, *only: str) -> tuple[Pending, ...]:
 
 PENDING: Final[tuple[Pending, ...]] = (
     _blocking("state", but=("memory",)),
-    _blocking("ledger", but=("sqlite",)),
     Pending("admission", "each request is admitted exactly", only=("leased",)),
     _blocking("deployments.*.provider", only=("litellm",)),
     _blocking("deployments.*.replicas.dns"),

@@ -2,26 +2,30 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select
-
-from gateway.adapters.ledger.engine import database_path, open_reader
-from gateway.adapters.ledger.tables import usage_record
+from gateway.adapters.ledger.reading import Reading, reading
+from gateway.adapters.ledger.spans import Span, parts, totals
+from gateway.adapters.ledger.tables import SUMS
 from gateway.ports import BudgetView
 
 _MICROSECONDS = 1_000_000
+_COST = 1 + SUMS.index("cost_nano_usd")  # after the label
 
 
 def spent_in_windows(url: str, budgets: Sequence[BudgetView]) -> list[int]:
-    """Nano-USD spent by each budget's scope since its window began, in the order given."""
+    """Nano-USD spent by each budget's scope since its window began, in the order given, exactly.
+
+    Raises LedgerUnavailable.
+    """
     if not budgets:
         return []
-    with open_reader(database_path(url)).connect() as connection:
-        return [_spent(connection, budget) for budget in budgets]
+    with reading(url) as ledger:
+        return [_spent(ledger, budget) for budget in budgets]
 
 
-def _spent(connection: Connection, budget: BudgetView) -> int:
-    row = usage_record.c
-    query = select(func.coalesce(func.sum(row.cost_nano_usd), 0)).where(
-        row[budget.kind] == budget.name, row.at >= int(budget.window.start * _MICROSECONDS)
+def _spent(ledger: Reading, budget: BudgetView) -> int:
+    span = Span(int(budget.window.start * _MICROSECONDS), None)
+    return sum(
+        int(row[_COST])
+        for part in parts(span)
+        for row in ledger.fetch(totals(part, budget.kind, **{budget.kind: budget.name}))
     )
-    return int(connection.execute(query).scalar_one())
