@@ -200,16 +200,24 @@ class JournaledLedger:
         """At start: also wait for a peer that replays just now, or its rows would be missing here."""
         if foreign := await asyncio.to_thread(self._folder.foreign):
             _log.warning("journal.foreign", folder=str(self._folder.path), ledgers=sorted(foreign))
-        while not await self._replay_dead():  # noqa: ASYNC110  # another process has no event for us
+        waited = False
+        while not await self._replay_dead():
+            if not waited:
+                _log.info("journal.waiting_for_replay", folder=str(self._folder.path))
+                waited = True
             await asyncio.sleep(REPLAYER_POLL_SECONDS)
 
     async def _watch_peers(self) -> None:
-        while True:
-            await asyncio.sleep(self._upkeep.peers_seconds)
-            try:
-                await self._replay_dead()
-            except (OSError, LedgerUnavailable) as exc:
-                _log.error("journal.replay_failed", problem=str(exc))
+        try:
+            while True:
+                await asyncio.sleep(self._upkeep.peers_seconds)
+                try:
+                    await self._replay_dead()
+                except (OSError, LedgerUnavailable) as exc:
+                    _log.error("journal.replay_failed", problem=str(exc))
+        except Exception as exc:  # the task's end: a dead peer's attempts would wait for the next start
+            self._problem = f"journal: the watch over peers stopped: {exc!r}"
+            _log.exception("journal.watch_stopped")
 
     async def _replay_dead(self) -> bool:
         """Bring the journals of dead workers into the ledger. False when somebody else is doing it."""
