@@ -4,13 +4,12 @@
 
 Each subject admits and settles from `concurrency` tasks, in short turns one after another, so that whatever
 else the machine does meets all of them alike. `redis-py` calls the same function through redis-py's asyncio
-client: the reason why the adapter writes its own bytes (docs/decisions/0013).
+client: the reason why the adapter writes its own bytes (docs/decisions/0017).
 """
 
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -133,9 +132,7 @@ async def measure(url: str, seconds: float, concurrency: int) -> list[dict[str, 
         rows.append(
             {
                 "subject": name,
-                "requests_per_second": round(
-                    statistics.median(count / TURN_SECONDS for count, _, _ in turns)
-                ),
+                "requests_per_second": round(done / len(turns) / TURN_SECONDS),
                 "cpu_us": round(sum(cpu for _, cpu, _ in turns) / done * 1e6, 1),
                 "p50_us": round(waits[len(waits) // 2] * 1e6),
                 "p99_us": round(waits[int(len(waits) * 0.99)] * 1e6),

@@ -5,7 +5,7 @@ ledger says was already spent in the windows that are open.
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 from gateway.core.admission import (
@@ -29,6 +29,8 @@ from gateway.ports import BudgetView, Clock
 
 # Told what a limit in shadow mode would have refused: the scope's label and the limit's name.
 Shadowed = Callable[[str, str], None]
+# (spent, unseen) nano-USD in each view's window, in order, as the ledger has them.
+SpentInWindows = Callable[[Sequence[BudgetView]], Awaitable[Sequence[tuple[int, int]]]]
 
 
 class _ScopeState:
@@ -112,12 +114,38 @@ class _Grant:
 class MemoryAdmission:
     """Implements the Admission port for one process."""
 
-    def __init__(self, clock: Clock, zone: ZoneInfo, *, shadowed: Shadowed | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        zone: ZoneInfo,
+        *,
+        spent_in_windows: SpentInWindows | None = None,
+        shadowed: Shadowed | None = None,
+    ) -> None:
         self._clock = clock
         self._zone = zone
+        self._spent_in_windows = spent_in_windows
         self._shadowed = shadowed
         self._scopes: dict[str, _ScopeState] = {}
         self._accounts: dict[Principal, _Account] = {}
+
+    async def start(self) -> None:
+        """Take up what was spent in the open windows. Raises what reading the ledger raises."""
+        if self._spent_in_windows is not None:
+            views = self.budgets()
+            for view, (spent, unseen) in zip(views, await self._spent_in_windows(views), strict=True):
+                self.restore(view, spent, unseen)
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+    async def claim(self, _name: str, _seconds: float) -> bool:
+        """There is one worker only."""
+        return True
+
+    def problem(self) -> str | None:
+        """Memory is always there."""
+        return None
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
         """Adopt the scopes of a new configuration; scopes that went away are forgotten."""

@@ -3,7 +3,7 @@
 from gateway.adapters.redis.addresses import Target, parse_target
 from gateway.adapters.redis.admission import RedisAdmission
 from gateway.adapters.redis.leased import LeasedAdmission
-from gateway.adapters.redis.link import Link
+from gateway.adapters.redis.link import Link, Timing
 from gateway.adapters.redis.scripts import Scripts
 
-__all__ = ["LeasedAdmission", "Link", "RedisAdmission", "Scripts", "Target", "parse_target"]
+__all__ = ["LeasedAdmission", "Link", "RedisAdmission", "Scripts", "Target", "Timing", "parse_target"]

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
 import msgspec
+import structlog
 
-from gateway.adapters.memory import Shadowed
+from gateway.adapters.memory import Shadowed, SpentInWindows
 from gateway.adapters.redis.connection import StoreAway
 from gateway.adapters.redis.grants import Grant, Registered
 from gateway.adapters.redis.known import Known
 from gateway.adapters.redis.link import Link
 from gateway.adapters.redis.plans import Plan
-from gateway.adapters.redis.recovery import Recovery, SpentInWindows
+from gateway.adapters.redis.recovery import Recovery
 from gateway.adapters.redis.replies import (
     ADMITTED,
     CLOSED,
@@ -47,10 +48,12 @@ from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
 
 LEASE_SECONDS = 30.0
+START_SECONDS = 5.0
 # The server's clock and ours can disagree about which window is open; a second plan settles it.
 TRIES = 3
 
 _NOT_KNOWN = -1
+_log = structlog.get_logger("tollway.redis")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -82,10 +85,15 @@ class RedisAdmission:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Connect and take over the counters. Raises StoreAway when the server cannot be reached."""
+        """Connect and take over the counters. A server that is away keeps nobody from starting."""
         self._link.connected = self.recovery.greet
         runs = (self._link.run(), self._settler.run(), self.recovery.run(), self.upkeep.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self.recovery.opened.wait()
+        except TimeoutError:
+            _log.warning("redis.not_ready", problem=self.problem())
 
     async def close(self) -> None:
         """Send the last settlements, as far as the server takes them within a lease, and disconnect."""
@@ -111,6 +119,11 @@ class RedisAdmission:
         if self._link.problem is not None:
             return f"state: {self._link.problem}"
         return self.recovery.problem
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        """True for the first worker that asks within `seconds`. Raises StoreAway."""
+        reply = await self._link.call("claim", name.encode(), b"%d" % max(math.ceil(seconds), 1))
+        return bool(reply[2])
 
     # --- the Admission port ---
 

@@ -1,6 +1,6 @@
 """One connection to one server. All commands of a loop tick go out in one write; replies come in order.
 
-redis-py's asyncio client costs several times what the server needs for an admission (docs/decisions/0013),
+redis-py's asyncio client costs several times what the server needs for an admission (docs/decisions/0017),
 and cannot join the commands of independent tasks, so bytes are written here directly.
 """
 

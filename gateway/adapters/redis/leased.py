@@ -103,6 +103,9 @@ class LeasedAdmission:
     def problem(self) -> str | None:
         return self.exact.problem()
 
+    async def claim(self, name: str, seconds: float) -> bool:
+        return await self.exact.claim(name, seconds)
+
     # --- the Admission port ---
 
     async def admit(self, ask: Ask) -> Hold:

@@ -47,7 +47,7 @@ class Link:
         self._redirect: Endpoint | None = None
         self._heads: dict[str, list[bytes]] = {}
         tag = f"tollway:{{{org}}}"
-        names = ("state", "holds", "due", "presumed", "worker:", "slots:", "alive")
+        names = ("state", "holds", "due", "presumed", "worker:", "slots:", "alive", "claim:")
         self._keys = [f"{tag}:{name}".encode() for name in names]
         self.identity = ""
         self.problem: str | None = "not connected yet"

@@ -6,25 +6,22 @@ asks the ledger what was spent and opens the budgets.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 import structlog
 
+from gateway.adapters.memory import SpentInWindows
 from gateway.adapters.redis.connection import StoreAway
 from gateway.adapters.redis.link import Link
 from gateway.adapters.redis.plans import counters_of
 from gateway.adapters.redis.replies import ADMITTED, FORGOTTEN, STALE
-from gateway.ports import BudgetView
 
 if TYPE_CHECKING:
     from gateway.adapters.redis.admission import RedisAdmission
 
 _log = structlog.get_logger("tollway.redis")
-
-# (spent, unseen) nano-USD in each view's window, in order, as the ledger has them.
-SpentInWindows = Callable[[Sequence[BudgetView]], Awaitable[Sequence[tuple[int, int]]]]
 
 ADOPT_ITEMS = 200
 RETRY_SECONDS = 0.5
@@ -50,6 +47,8 @@ class Recovery:
         self._spent_in_windows = spent_in_windows
         self._quarantine_seconds = quarantine_seconds
         self._closed = asyncio.Event()
+        # Set while budgets are open.
+        self.opened = asyncio.Event()
         self.epoch = b""
         self.problem: str | None = None
         # Called when a new epoch has begun, before open holds are registered again.
@@ -68,8 +67,9 @@ class Recovery:
         if closed:
             self.problem = "state: spending is being rebuilt from the ledger"
             self._closed.set()
+            self.opened.clear()
         else:
-            self.problem = None
+            self._open()
 
     async def run(self) -> None:
         """Rebuild whenever that is needed, until cancelled."""
@@ -84,6 +84,11 @@ class Recovery:
             except Exception as exc:  # the ledger's own errors: keep closed, and try again
                 _log.exception("redis.rebuild_failed", error=str(exc))
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _open(self) -> None:
+        self._closed.clear()
+        self.opened.set()
+        self.problem = None
 
     async def _adopt(self) -> None:
         """Register our open holds with a server that may have lost them."""
@@ -117,6 +122,5 @@ class Recovery:
         reply = await self._link.call("restore", self.epoch, plan.packed, _encode(rows))
         if reply[0] not in {ADMITTED, FORGOTTEN}:
             raise StoreAway("the counters cannot be restored now")
-        self._closed.clear()
-        self.problem = None
+        self._open()
         _log.info("redis.spending_rebuilt", budgets=len(rows))

@@ -7,7 +7,19 @@ workers. Servers without FUNCTION (managed ones that forbid it) get the same tex
 import hashlib
 from importlib import resources
 
-CALLS = ("admit", "settle", "renew", "heartbeat", "sweep", "look", "lease", "hello", "adopt", "restore")
+CALLS = (
+    "admit",
+    "settle",
+    "renew",
+    "heartbeat",
+    "sweep",
+    "look",
+    "claim",
+    "lease",
+    "hello",
+    "adopt",
+    "restore",
+)
 _FILES = ("common", "admit", "settle", "renew", "lease", "upkeep", "recovery")
 
 

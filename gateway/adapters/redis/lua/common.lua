@@ -1,6 +1,6 @@
 -- Units: money in nano-USD, tokens in tokens, time in microseconds since 1970; windows in whole seconds.
--- Numbers are doubles: integers are exact to 2^53, which is 9.0M USD a window. Stored money is changed by
--- HINCRBY alone, which is exact in 64 bits; above 2^53 a margin is kept back because reading rounds.
+-- Numbers are doubles: integers are exact to 2^53, which is 9.0M USD a window. Stored money from there on is
+-- changed by HINCRBY alone, which is exact in 64 bits, and a margin is kept back because reading rounds.
 --
 -- KEYS[1] {org}:state    hash: epoch, identity, closed (recovery.lua); q|SCOPE and t|SCOPE, when all requests and tokens taken will have drained;
 --                        z|SCOPE until when slices of them are out (lease.lua);
@@ -13,6 +13,7 @@
 -- KEYS[5] {org}:worker:  prefix of one string a worker: number of its last batch of settlements applied
 -- KEYS[6] {org}:slots:   prefix of sorted sets, one for each scope with a concurrency limit: hold -> lease end
 -- KEYS[7] {org}:alive    sorted set: worker -> until when it counts as alive
+-- KEYS[8] {org}:claim:   prefix of one string for what only one worker should do
 -- The braces put all keys of an org into one hash slot, so a cluster keeps them on one node.
 
 local MINUTE = 60000000
@@ -137,14 +138,31 @@ local function advance(state, b)
   end
 end
 
+-- One call of redis costs more than all arithmetic here, so counters are written together. Those at 2^53 and
+-- beyond were rounded when they were read, and are changed by the difference instead.
+local function write_counters(state, fields)
+  if #fields > 0 then redis.call('HSET', state, unpack(fields)) end
+end
+
+local function change(state, fields, field, value, difference)
+  if difference == 0 then return end
+  if math.abs(value) < EXACT and math.abs(value + difference) < EXACT then
+    fields[#fields + 1] = field
+    fields[#fields + 1] = text(value + difference)
+  else
+    redis.call('HINCRBY', state, field, text(difference))
+  end
+end
+
 local function hold_money(state, budgets, nano)
-  local held = {}
+  local held, fields = {}, {}
   for i, b in ipairs(budgets) do
     advance(state, b)
-    redis.call('HINCRBY', state, b.name .. '|h', text(nano))
+    change(state, fields, b.name .. '|h', b.h, nano)
     b.h = b.h + nano
     held[i] = {b.name, b.part > 0 and -1 or b.w, b.part}
   end
+  write_counters(state, fields)
   return held
 end
 
@@ -162,14 +180,25 @@ end
 
 -- Change the counters of the windows that a hold was taken in; windows that have ended are left alone.
 local function settle_money(state, held, nano, spent, unseen, now)
-  for _, budget in ipairs(held) do
-    local name, start, part = budget[1], budget[2], budget[3]
-    if start < 0 or tonumber(redis.call('HGET', state, name .. '|w') or '-1') == start then
-      if nano ~= 0 then redis.call('HINCRBY', state, name .. '|h', text(-nano)) end
-      if spent ~= 0 then redis.call('HINCRBY', state, name .. '|s', text(spent)) end
-      if unseen ~= 0 then redis.call('HINCRBY', state, name .. '|u', text(unseen)) end
-      if part > 0 and (spent ~= 0 or unseen ~= 0) then enter_part(state, name, part, spent, unseen, now) end
+  if #held == 0 then return end
+  local names, fields = {}, {}
+  for i, budget in ipairs(held) do
+    local name = budget[1]
+    names[4 * i - 3], names[4 * i - 2] = name .. '|w', name .. '|s'
+    names[4 * i - 1], names[4 * i] = name .. '|h', name .. '|u'
+  end
+  local values = redis.call('HMGET', state, unpack(names))
+  for i, budget in ipairs(held) do
+    if budget[2] < 0 or tonumber(values[4 * i - 3] or '-1') == budget[2] then
+      change(state, fields, names[4 * i - 2], tonumber(values[4 * i - 2] or '0'), spent)
+      change(state, fields, names[4 * i - 1], tonumber(values[4 * i - 1] or '0'), -nano)
+      change(state, fields, names[4 * i], tonumber(values[4 * i] or '0'), unseen)
     end
+  end
+  write_counters(state, fields)
+  for _, budget in ipairs(held) do
+    local part = budget[3]
+    if part > 0 and (spent ~= 0 or unseen ~= 0) then enter_part(state, budget[1], part, spent, unseen, now) end
   end
 end
 

@@ -7,18 +7,22 @@
 
 -- Correct what was taken of tokens per minute: core/admission.GcraLimit.correct.
 local function correct_tokens(state, record, used, now)
-  if used < 0 then return end
-  for _, taken in ipairs(record[5]) do
-    local scope, per_minute, reserved = taken[1], taken[2], taken[3]
-    local unit = MINUTE / per_minute
-    local at = tonumber(redis.call('HGET', state, 't|' .. scope) or '0')
+  if used < 0 or #record[5] == 0 then return end
+  local names, fields = {}, {}
+  for i, taken in ipairs(record[5]) do
+    names[i] = 't|' .. taken[1]
+  end
+  local values = redis.call('HMGET', state, unpack(names))
+  for i, taken in ipairs(record[5]) do
+    local unit, reserved, at = MINUTE / taken[2], taken[3], tonumber(values[i] or '0')
     if used >= reserved then
       at = math.max(at, now) + (used - reserved) * unit
     else
       at = at - math.max((reserved - used) * unit - (now - record[2]), 0)
     end
-    redis.call('HSET', state, 't|' .. scope, string.format('%.17g', at))
+    fields[2 * i - 1], fields[2 * i] = names[i], string.format('%.17g', at)
   end
+  redis.call('HSET', state, unpack(fields))
 end
 
 local function correct_rates(state, corrections, now)

@@ -45,3 +45,9 @@ local function look(keys, args)
   local presumed = redis.call('HLEN', keys[4])
   return pack(ADMITTED, now, values[1], shown(budgets), presumed, redis.call('ZCARD', keys[7]))
 end
+
+-- claim: args name, seconds. Replies {1, now, 1} to the first worker that asks within these seconds, else 0.
+local function claim(keys, args)
+  local done = redis.call('SET', keys[8] .. args[1], 1, 'NX', 'EX', args[2])
+  return pack(ADMITTED, clock(keys), done and 1 or 0)
+end
