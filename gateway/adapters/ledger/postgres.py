@@ -52,7 +52,12 @@ ROW_FAULTS = (
 )
 
 
-async def connect(address: PostgresAddress, *, settings: dict[str, str] | None = None) -> Connection:
+async def connect(
+    address: PostgresAddress,
+    *,
+    settings: dict[str, str] | None = None,
+    answer_seconds: float = ANSWER_SECONDS,
+) -> Connection:
     """A connection with deadlines on everything. TLS, password and hosts as the URL says, in libpq's words.
 
     Raises LedgerUnavailable.
@@ -65,7 +70,7 @@ async def connect(address: PostgresAddress, *, settings: dict[str, str] | None =
                 return await asyncpg.connect(
                     address.dsn,
                     timeout=CONNECT_SECONDS,
-                    command_timeout=ANSWER_SECONDS,
+                    command_timeout=answer_seconds,
                     server_settings=wanted,
                 )
         except ValueError as exc:  # a port or an sslmode that is none

@@ -6,7 +6,7 @@ inserts, and adds up.
 
 from gateway.adapters.ledger.periods import DATE_LATE_ROWS
 from gateway.adapters.ledger.rollups import keep_rollups
-from gateway.adapters.ledger.tables import COLUMNS, usage_record
+from gateway.adapters.ledger.tables import ALL_COLUMNS, COLUMNS, usage_record
 
 STAGED = "staged"
 
@@ -16,7 +16,6 @@ _BOOLEANS = frozenset(
     for column in usage_record.columns
     if column.type.python_type is bool and column.name in COLUMNS
 )
-_ALL = (*COLUMNS, "kind", "corrects", "occurred_at")
 
 STAGE = (
     f"CREATE TEMPORARY TABLE {STAGED} (LIKE usage_record INCLUDING DEFAULTS) ON COMMIT DELETE ROWS",
@@ -31,8 +30,8 @@ CLAIM_ATTEMPTS = (
 )
 DATE_LATE = DATE_LATE_ROWS.format(rows=STAGED, open="$1")
 TAKE = (
-    f"INSERT INTO usage_record ({', '.join(_ALL)}) SELECT "  # noqa: S608  # names from this package
-    + ", ".join(f"{name} = 1" if name in _BOOLEANS else name for name in _ALL)
+    f"INSERT INTO usage_record ({', '.join(ALL_COLUMNS)}) SELECT "  # noqa: S608  # names from this package
+    + ", ".join(f"{name} = 1" if name in _BOOLEANS else name for name in ALL_COLUMNS)
     + f" FROM {STAGED}"
 )
 KEEP_ROLLUPS = keep_rollups("postgresql", STAGED)

@@ -34,6 +34,32 @@ def keep_rollups(dialect: Dialect, fresh: str) -> tuple[str, ...]:
     return (_groups(dialect, fresh), *grains, *others)
 
 
+def rebuild_rollups(dialect: Dialect, since: int | None) -> tuple[str, ...]:
+    """Statements that make all rollups anew, but for quarters before `since`, whose rows are gone.
+
+    Days are then the sums of their quarters: the day in which `since` lies has rows for a part of it only.
+    """
+    kept = "" if since is None else f" WHERE starts >= {since}"
+    fresh = "usage_record" if since is None else f"(SELECT * FROM usage_record WHERE at >= {since})"  # noqa: S608
+    return (
+        *(f"DELETE FROM {kind}_quarter{kept}" for kind in ("usage", "counterfactual")),  # noqa: S608
+        *(f"DELETE FROM {kind}_day" for kind in ("usage", "counterfactual")),  # noqa: S608
+        _groups(dialect, fresh),
+        _add(dialect, fresh, "quarter", QUARTER),
+        _add_counterfactuals(dialect, fresh, "quarter", QUARTER),
+        _days_from_quarters("usage", ("group_id",), SUMS),
+        _days_from_quarters("counterfactual", ("group_id", "elsewhere"), ("nano_usd",)),
+    )
+
+
+def _days_from_quarters(kind: str, names: tuple[str, ...], sums: tuple[str, ...]) -> str:
+    return (
+        f"INSERT INTO {kind}_day (starts, {', '.join((*names, *sums))}) "  # noqa: S608
+        f"SELECT {_starts(DAY)}, {', '.join(names)}, {', '.join(_sum(name) for name in sums)} "
+        f"FROM {kind}_quarter AS s GROUP BY 1, {', '.join(names)}"
+    ).replace("s.at", "s.starts")
+
+
 def _groups(dialect: Dialect, fresh: str) -> str:
     # Only what is new is tried: an insertion that conflicts would still take a number.
     return (

@@ -21,6 +21,10 @@ def upgrade() -> None:
     op.add_column("usage_record", sa.Column("kind", sa.Text, nullable=False, server_default="usage"))
     op.add_column("usage_record", sa.Column("corrects", sa.Text, nullable=True))
     op.add_column("usage_record", sa.Column("occurred_at", sa.BigInteger, nullable=True))
+    some = sa.text("corrects IS NOT NULL")  # nothing to keep up for the rows that correct none
+    op.create_index(
+        "usage_record_corrects", "usage_record", ["corrects"], sqlite_where=some, postgresql_where=some
+    )
     op.create_table(
         "usage_group",
         sa.Column("id", sa.Integer if sqlite else sa.BigInteger, primary_key=True),
