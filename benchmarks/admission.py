@@ -29,6 +29,7 @@ from gateway.adapters.clock import SystemClock
 from gateway.adapters.memory import MemoryAdmission
 from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
 from gateway.adapters.redis.link import Timing
+from gateway.adapters.redis.plans import packed_ask
 from gateway.core.admission import Ask, Settlement
 from gateway.core.windows import Per
 
@@ -110,7 +111,12 @@ def itself(exact: RedisAdmission, given: Ask) -> Callable[[], list[Any]]:
     """The arguments of an admit for another client; nothing settles these, so they are admits only."""
     link, plan = exact._link, exact.known.plan(PAYER)
     head = link._heads["admit"]
-    return lambda: [*head, exact.recovery.epoch, plan.packed, exact._packed(given, plan, exact.next_id())]
+    return lambda: [
+        *head,
+        exact.recovery.epoch,
+        plan.packed,
+        packed_ask(given, plan, exact.next_id(), 30_000_000),
+    ]
 
 
 async def measure(url: str, seconds: float, concurrency: int) -> list[dict[str, object]]:

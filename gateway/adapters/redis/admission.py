@@ -10,15 +10,15 @@ import secrets
 from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
-import msgspec
 import structlog
 
 from gateway.adapters.memory import Shadowed, SpentInWindows
+from gateway.adapters.redis.away import Away, AwayGrant, spending, unavailable
 from gateway.adapters.redis.connection import StoreAway
 from gateway.adapters.redis.grants import Grant, Registered
 from gateway.adapters.redis.known import Known
 from gateway.adapters.redis.link import Link
-from gateway.adapters.redis.plans import Plan
+from gateway.adapters.redis.plans import Plan, packed_ask
 from gateway.adapters.redis.recovery import Recovery
 from gateway.adapters.redis.replies import (
     ADMITTED,
@@ -37,24 +37,22 @@ from gateway.adapters.redis.settling import Settler
 from gateway.adapters.redis.slices import Slice
 from gateway.adapters.redis.upkeep import Upkeep
 from gateway.core.admission import (
-    CAP_FLOOR_TOKENS,
     Ask,
     Hold,
     Settlement,
-    fit_rate,
 )
-from gateway.core.errors import Unavailable
+from gateway.core.errors import BudgetExceeded
 from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
 
 LEASE_SECONDS = 30.0
 START_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 # The server's clock and ours can disagree about which window is open; a second plan settles it.
 TRIES = 3
 
 _NOT_KNOWN = -1
 _log = structlog.get_logger("tollway.redis")
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisAdmission:
@@ -74,6 +72,7 @@ class RedisAdmission:
         self._link = link
         self._clock = clock
         self.known = Known(clock, zone)
+        self.away = Away()
         self._shadowed = shadowed
         self._lease = int(lease_seconds * MICROSECONDS)
         self.worker = secrets.token_hex(6)
@@ -96,12 +95,12 @@ class RedisAdmission:
             _log.warning("redis.not_ready", problem=self.problem())
 
     async def close(self) -> None:
-        """Send the last settlements, as far as the server takes them within a lease, and disconnect."""
-        try:
-            async with asyncio.timeout(min(self._lease / MICROSECONDS, 5.0) if self._link.is_up else 0.0):
-                await self._settler.drain()
-        except TimeoutError:
-            pass  # their holds expire as presumed
+        """Send the last settlements, as far as the server takes them, and disconnect."""
+        drained = asyncio.create_task(self._settler.drain())
+        if (lost := self._link.lost) is not None:
+            # What does not arrive expires as presumed.
+            await asyncio.wait({drained, lost}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        self._tasks.append(drained)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -129,10 +128,17 @@ class RedisAdmission:
 
     async def admit(self, ask: Ask) -> Hold:
         """One round trip. Raises LimitExceeded, BudgetExceeded, or Unavailable."""
+        try:
+            return await self._admit(ask)
+        except StoreAway:
+            plan = self.known.plan(ask.principal)
+            return self.away.admit(ask, plan, self.upkeep.workers, self._clock.monotonic())
+
+    async def _admit(self, ask: Ask) -> Hold:
         for _ in range(TRIES):
             plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
-            reply = await self.ask("admit", plan, self._packed(ask, plan, grant_id), grant_id)
+            reply = await self.ask("admit", plan, packed_ask(ask, plan, grant_id, self._lease), grant_id)
             kind = reply[0]
             if kind == ADMITTED:
                 return self._granted(ask, plan, grant_id, admitted(reply))
@@ -141,56 +147,72 @@ class RedisAdmission:
             if kind == NO_BUDGET:
                 raise no_budget(plan, ask, reply)
             self._not_now(reply)
-        raise _unavailable()
+        raise StoreAway("the clocks do not agree", never_sent=True)
 
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
         """Settle an attempt's money and hold again for the next one; request limits stay taken.
 
         Raises BudgetExceeded, with the old hold's limits given back, or Unavailable.
         """
+        if isinstance(hold.token, AwayGrant):
+            # Only soft budgets were open: what was spent is told, and nothing is held.
+            self._settle_away(hold.token, settlement)
+            return hold
         old = _grant(hold)
+        used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
+        numbers = [b"%d" % n for n in (settlement.spent_nano, settlement.unseen_nano, used)]
+        try:
+            plan, grant_id, reply = await self._renew(hold.ask, old.id.encode(), *numbers)
+        except StoreAway as exc:
+            # What the attempt used must arrive, whatever became of the call; a second time is ignored.
+            self.settle(hold, settlement)
+            raise unavailable() from exc
+        except BudgetExceeded:
+            hold.open = False
+            self._open.pop(old.id, None)
+            raise
+        except BaseException:
+            self.settle(hold, settlement)
+            raise
+        self.known.learn(plan, reply.counters, reply.now)
+        self._open.pop(old.id, None)
+        hold.output_tokens, hold.nano = reply.output_tokens, reply.nano
+        hold.token = self._grant(hold.ask, plan, grant_id, reply)
+        return hold
+
+    async def _renew(self, ask: Ask, old: bytes, *spending: bytes) -> tuple[Plan, str, Admitted]:
         for _ in range(TRIES):
-            plan = self.known.plan(hold.ask.principal)
+            plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
-            used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
-            spending = [b"%d" % n for n in (settlement.spent_nano, settlement.unseen_nano, used)]
-            try:
-                reply = await self.ask(
-                    "renew",
-                    plan,
-                    self._packed(hold.ask, plan, grant_id),
-                    grant_id,
-                    old.id.encode(),
-                    *spending,
-                )
-            except BaseException:
-                # What the attempt used must arrive, whatever became of the call; a second time is ignored.
-                self.settle(hold, settlement)
-                raise
+            packed = packed_ask(ask, plan, grant_id, self._lease)
+            reply = await self.ask("renew", plan, packed, grant_id, old, *spending)
             if reply[0] == ADMITTED:
-                return self._renewed(hold, old, plan, grant_id, admitted(reply))
+                return plan, grant_id, admitted(reply)
             if reply[0] == NO_BUDGET:
-                hold.open = False
-                self._open.pop(old.id, None)
-                raise no_budget(plan, hold.ask, reply)
-            try:
-                self._not_now(reply)
-            except Unavailable:
-                self.settle(hold, settlement)
-                raise
-        self.settle(hold, settlement)
-        raise _unavailable()
+                raise no_budget(plan, ask, reply)
+            self._not_now(reply)
+        raise StoreAway("the clocks do not agree", never_sent=True)
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
         """Replace the hold by what was used. Only the first call of a hold does anything."""
         if not hold.open:
             return
         hold.open = False
+        if isinstance(hold.token, AwayGrant):
+            self.away.settle(hold.token)
+            self._settle_away(hold.token, settlement)
+            return
         grant = _grant(hold)
         self._open.pop(grant.id, None)
         used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
         kept = grant.windows() if grant.epoch != self.recovery.epoch else None
         self._settler.add((grant.id, settlement.spent_nano, settlement.unseen_nano, used, kept, None))
+
+    def _settle_away(self, grant: AwayGrant, settlement: Settlement) -> None:
+        windows = spending(grant, settlement)
+        if windows is not None:
+            spent, unseen = settlement.spent_nano, settlement.unseen_nano
+            self._settler.add((self.next_id(), spent, unseen, _NOT_KNOWN, windows, None))
 
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal` as a share of its limit, as the last replies said."""
@@ -209,18 +231,12 @@ class RedisAdmission:
 
     async def hold_money(self, ask: Ask) -> Hold:
         """Hold money for a further attempt of a request that was admitted elsewhere; no rate is taken."""
-        for _ in range(TRIES):
-            plan = self.known.plan(ask.principal)
-            grant_id = self.next_id()
+        try:
             # No hold has an empty name, so nothing is settled.
-            rest = (b"", b"0", b"0", b"%d" % _NOT_KNOWN)
-            reply = await self.ask("renew", plan, self._packed(ask, plan, grant_id), grant_id, *rest)
-            if reply[0] == ADMITTED:
-                return self._granted(ask, plan, grant_id, admitted(reply))
-            if reply[0] == NO_BUDGET:
-                raise no_budget(plan, ask, reply)
-            self._not_now(reply)
-        raise _unavailable()
+            plan, grant_id, reply = await self._renew(ask, b"", b"0", b"0", b"%d" % _NOT_KNOWN)
+        except StoreAway as exc:
+            raise unavailable() from exc
+        return self._granted(ask, plan, grant_id, reply)
 
     def register(self, item: Slice) -> None:
         """Keep the lease of a slice alive until it is reported as done."""
@@ -237,24 +253,6 @@ class RedisAdmission:
     def next_id(self) -> str:
         return f"{self.worker}{next(self._count):x}"
 
-    def _packed(self, ask: Ask, plan: Plan, grant_id: str) -> bytes:
-        rate_cap, per_minute = ask.output_tokens, plan.tokens_per_minute
-        if per_minute is not None:
-            rate_cap = fit_rate(ask, per_minute)
-        return _encode(
-            (
-                grant_id,
-                ask.prompt_nano,
-                ask.output_nano_per_million,
-                ask.output_tokens,
-                int(ask.output_is_explicit),
-                ask.rate_tokens,
-                self._lease,
-                ask.prompt_tokens + min(ask.output_tokens, CAP_FLOOR_TOKENS) * ask.choices,
-                rate_cap,
-            )
-        )
-
     async def ask(self, call: str, plan: Plan, packed: bytes, grant_id: str, *more: bytes) -> list[object]:
         self._settler.send_now()
         try:
@@ -262,7 +260,7 @@ class RedisAdmission:
         except StoreAway as exc:
             if not exc.never_sent:
                 self._abandon(grant_id)
-            raise _unavailable() from exc
+            raise
         except asyncio.CancelledError:
             self._abandon(grant_id)
             raise
@@ -272,13 +270,13 @@ class RedisAdmission:
         self._settler.add((grant_id, 0, 0, 0, None, None))
 
     def _not_now(self, reply: list[object]) -> None:
-        """Raises Unavailable, unless another try can succeed."""
+        """Raises StoreAway, unless another try can succeed."""
         if reply[0] == STALE and isinstance(reply[1], int | float):
             self.known.learn_clock(int(reply[1]))
             return
         if reply[0] != CLOSED:
             self._link.drop("the counters are not the ones that were known")
-        raise _unavailable()
+        raise StoreAway("the counters are being rebuilt", never_sent=True)
 
     def _granted(self, ask: Ask, plan: Plan, grant_id: str, reply: Admitted) -> Hold:
         self.known.learn(plan, reply.counters, reply.now)
@@ -295,13 +293,6 @@ class RedisAdmission:
             token=self._grant(ask, plan, grant_id, reply),
         )
 
-    def _renewed(self, hold: Hold, old: Grant, plan: Plan, grant_id: str, reply: Admitted) -> Hold:
-        self.known.learn(plan, reply.counters, reply.now)
-        self._open.pop(old.id, None)
-        hold.output_tokens, hold.nano = reply.output_tokens, reply.nano
-        hold.token = self._grant(hold.ask, plan, grant_id, reply)
-        return hold
-
     def _grant(self, ask: Ask, plan: Plan, grant_id: str, reply: Admitted) -> Grant:
         grant = Grant(grant_id, self.recovery.epoch, plan, reply, self._clock.monotonic(), ask)
         self._open[grant_id] = grant
@@ -312,10 +303,3 @@ def _grant(hold: Hold) -> Grant:
     if not isinstance(hold.token, Grant):
         raise TypeError("this hold was taken in another store")
     return hold.token
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable(
-        "The shared state of limits and budgets is not reachable. Retry shortly.",
-        retry_after_seconds=math.ceil(LEASE_SECONDS / 30),
-    )

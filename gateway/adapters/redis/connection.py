@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         # Each with the loop time by which its reply is due; one timer watches the oldest.
         self._waiting: deque[tuple[float, asyncio.Future[Reply]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self.lost = self._loop.create_future()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
 
     # --- commands ---
 

@@ -6,7 +6,6 @@ asks the server (`RedisAdmission`, which also decides whatever a slice cannot).
 """
 
 import asyncio
-import math
 from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
@@ -14,12 +13,13 @@ import msgspec
 import structlog
 
 from gateway.adapters.redis.admission import LEASE_SECONDS, RedisAdmission
+from gateway.adapters.redis.away import unavailable
 from gateway.adapters.redis.connection import StoreAway
 from gateway.adapters.redis.link import Link
 from gateway.adapters.redis.replies import ADMITTED, MICROSECONDS, leased
 from gateway.adapters.redis.slices import Slice
 from gateway.core.admission import Ask, Hold, Settlement
-from gateway.core.errors import BudgetExceeded, LimitExceeded
+from gateway.core.errors import BudgetExceeded, LimitExceeded, Unavailable
 from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
 
@@ -32,6 +32,7 @@ TURNS_COVERED = 3
 # Below this many requests in a turn a slice would cost more commands than it saves.
 LEAST_REQUESTS = 8
 MAX_SLICES = 1_000
+NOTHING_USED = Settlement(spent_nano=0)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -119,12 +120,27 @@ class LeasedAdmission:
                 return hold
         try:
             hold = await self.exact.admit(ask)
-        except (BudgetExceeded, LimitExceeded):
+        except (BudgetExceeded, LimitExceeded) as refusal:
             # What is missing may be what our own slices hold: give it back and ask again.
-            if not self.return_slices():
+            if not self.return_slices(refusal.scope):
                 raise
             hold = await self.exact.admit(ask)
+        except Unavailable:
+            hold = self._admit_away(ask, self._slices.get(principal))
         self._demand(principal).add(ask, hold.nano)
+        return hold
+
+    def _admit_away(self, ask: Ask, held: Slice | None) -> Hold:
+        """The server is away: spend what is leased, under this worker's part of the rates."""
+        now = self._clock.monotonic()
+        hold = None if held is None else held.take(ask, now, with_rates=False)
+        if held is None or hold is None:
+            raise unavailable()
+        try:
+            hold.requests = self.exact.away.take_rates(ask, held.plan, self.exact.upkeep.workers, now)
+        except LimitExceeded:
+            self.settle(hold, NOTHING_USED)
+            raise
         return hold
 
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
@@ -180,12 +196,16 @@ class LeasedAdmission:
 
     # --- slices ---
 
-    def return_slices(self) -> bool:
-        """Give back what no request in flight holds; False when there was nothing to give."""
-        slices, self._slices = self._slices, {}
-        for item in slices.values():
+    def return_slices(self, scope: str | None = None) -> bool:
+        """Give back what no request in flight holds, of one scope (`team:research`) or of all.
+
+        False when there was nothing to give.
+        """
+        found = [item for item in self._slices.items() if scope is None or item[1].counts_against(scope)]
+        for principal, item in found:
+            del self._slices[principal]
             self._retire(item)
-        return bool(slices)
+        return bool(found)
 
     async def turn(self) -> None:
         """Take slices anew for whoever was busy since the last turn; give back those of the others."""
@@ -231,7 +251,7 @@ class LeasedAdmission:
         exact.known.learn(plan, got.counters, got.now)
         if got.nano >= 0:
             # Two thirds of the lease, so that a heartbeat has come and the server has not given it up.
-            until = asked + min(self._lease_seconds * 2 / 3, _seconds_left(plan.end, exact.known.now()))
+            until = asked + min(self._lease_seconds * 2 / 3, plan.end - exact.known.now())
             exact.register(taken := Slice(slice_id, exact.recovery.epoch, plan, got, asked, until))
             self._slices[principal] = taken
         else:
@@ -254,7 +274,3 @@ class LeasedAdmission:
         if demand is None:
             demand = self._demands[principal] = _Demand()
         return demand
-
-
-def _seconds_left(end: float, now: float) -> float:
-    return math.inf if math.isinf(end) else end - now

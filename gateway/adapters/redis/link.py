@@ -58,6 +58,11 @@ class Link:
     def is_up(self) -> bool:
         return self._connection is not None
 
+    @property
+    def lost(self) -> "asyncio.Future[None] | None":
+        """Done when the connection is lost; None when there is none."""
+        return None if self._connection is None else self._connection.lost
+
     def send(self, call: str, *arguments: bytes) -> "asyncio.Future[Reply]":
         """Run a function; the reply is its packed bytes. Whoever sees an exception gives it to `failed`."""
         if self._connection is None:

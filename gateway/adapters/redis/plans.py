@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from gateway.core.admission import CAP_FLOOR_TOKENS, Ask, fit_rate
 from gateway.core.tenancy import Budget, Limits, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per, Window, part_seconds, window_at
 from gateway.ports import BudgetView
@@ -106,6 +107,24 @@ def _limit_row(label: str, limits: Limits) -> list[object]:
         limits.concurrent or 0,
         int(limits.shadow),
     ]
+
+
+def packed_ask(ask: Ask, plan: Plan, name: str, lease: int) -> bytes:
+    """`ask` as the Lua functions read it, to be held as `name` for `lease` microseconds."""
+    per_minute = plan.tokens_per_minute
+    return _encode(
+        (
+            name,
+            ask.prompt_nano,
+            ask.output_nano_per_million,
+            ask.output_tokens,
+            int(ask.output_is_explicit),
+            ask.rate_tokens,
+            lease,
+            ask.prompt_tokens + min(ask.output_tokens, CAP_FLOOR_TOKENS) * ask.choices,
+            ask.output_tokens if per_minute is None else fit_rate(ask, per_minute),
+        )
+    )
 
 
 def counters_of(numbers: list[int], index: int) -> tuple[int, int, int, int]:

@@ -32,6 +32,7 @@ class Slice:
         "_has_rates",
         "_limited",
         "_places",
+        "_rates_until",
         "_reported",
         "_requests",
         "_tokens",
@@ -63,7 +64,8 @@ class Slice:
             any(item.tokens_per_minute for item in limits),
         )
         self._limited = any(item.concurrent for item in limits)
-        self.until = min(until, now + RATE_LIFE_SECONDS) if any(self._has_rates) else until
+        self.until = until
+        self._rates_until = now + RATE_LIFE_SECONDS if any(self._has_rates) else until
         self.free = leased.nano
         self.held = self.spent = self.unseen = self.in_flight = 0
         self._reported = (0, 0)
@@ -73,26 +75,28 @@ class Slice:
         self._debt = 0.0
         self.is_retired = False
 
-    def take(self, ask: Ask, now: float) -> Hold | None:
-        """A hold out of this slice; None when it cannot tell or has not enough: then the server decides."""
-        if now >= self.until:
-            return None
+    def take(self, ask: Ask, now: float, *, with_rates: bool = True) -> Hold | None:
+        """A hold out of this slice; None when it cannot tell or has not enough: then the server decides.
+
+        Without rates only money and places are taken; the caller sees to the rates.
+        """
         nano = hold_nano(ask, ask.output_tokens)
-        if self.plan.budgets and not self._affords(ask, nano):
-            return None
-        per_minute = self.plan.tokens_per_minute
-        if per_minute is not None and (ask.rate_tokens > per_minute or ask.rate_tokens > self._tokens):
-            return None
-        if self._has_rates[0] and self._requests < 1:
+        if now >= self.until or (self.plan.budgets and not self._affords(ask, nano)):
             return None
         if self._limited and self.in_flight >= self._places:
             return None
+        per_minute = self.plan.tokens_per_minute
+        if with_rates:
+            if now >= self._rates_until or (self._has_rates[0] and self._requests < 1):
+                return None
+            if per_minute is not None:
+                if ask.rate_tokens > per_minute or ask.rate_tokens > self._tokens:
+                    return None
+                self._tokens -= ask.rate_tokens
+            self._requests -= 1
         self.free -= nano
         self.held += nano
         self.in_flight += 1
-        self._requests -= 1
-        if per_minute is not None:
-            self._tokens -= ask.rate_tokens
         leased = self.leased
         return Hold(
             ask=ask,
@@ -112,6 +116,12 @@ class Slice:
         # A default cap is lowered when it is more than a share of what is left; the server knows how much.
         left = self.leased.room - (self.leased.nano - self.free)
         return (nano - ask.prompt_nano) * DEFAULT_CAP_SHARE + ask.prompt_nano + DEFAULT_CAP_SHARE <= left
+
+    def counts_against(self, scope: str) -> bool:
+        """Whether it holds anything of `scope` (`team:research`)."""
+        return any(budget.scope.label == scope for budget in self.plan.budgets) or any(
+            label == scope for label, _ in self.plan.limits
+        )
 
     def book(self, nano: int, settlement: Settlement) -> None:
         """Replace `nano` of what is held by what was used; the difference can be held again."""
