@@ -5,7 +5,7 @@ inserts, and adds up.
 """
 
 from gateway.adapters.ledger.periods import DATE_LATE_ROWS
-from gateway.adapters.ledger.rollups import keep_rollups
+from gateway.adapters.ledger.rollups import keep_rollups_on_postgres
 from gateway.adapters.ledger.tables import ALL_COLUMNS, COLUMNS, usage_record
 
 STAGED = "staged"
@@ -34,4 +34,4 @@ TAKE = (
     + ", ".join(f"{name} = 1" if name in _BOOLEANS else name for name in ALL_COLUMNS)
     + f" FROM {STAGED}"
 )
-KEEP_ROLLUPS = keep_rollups("postgresql", STAGED)
+KEEP_ROLLUPS = keep_rollups_on_postgres(STAGED)

@@ -4,7 +4,20 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
-from sqlalchemy import BigInteger, Column, ColumnElement, Table, Text, case, cast, func, literal, select, true
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    FromClause,
+    Table,
+    Text,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import JSON
 
 from gateway.adapters.ledger.reading import Query, Reading
@@ -93,7 +106,7 @@ def totals(part: Part, label: str, **only: str) -> Query:
         return _grouped(part, select(_label(part, label), *sums), row.at, label, only)
     rollup = _ROLLUPS[part.source][0]
     query = select(_label(part, label, rollup), *(func.sum(rollup.c[name]) for name in SUMS)).select_from(
-        rollup.join(usage_group, usage_group.c.id == rollup.c.group_id)
+        _named(rollup, needed=label != START or bool(only))
     )
     return _grouped(part, query, rollup.c.starts, label, only)
 
@@ -113,9 +126,14 @@ def counterfactuals(reading: Reading, part: Part, label: str) -> Query:
         return _grouped(part, query, usage_record.c.at, label, {}).group_by(other.c.key)
     rollup = _ROLLUPS[part.source][1]
     query = select(_label(part, label, rollup), rollup.c.elsewhere, func.sum(rollup.c.nano_usd)).select_from(
-        rollup.join(usage_group, usage_group.c.id == rollup.c.group_id)
+        _named(rollup, needed=label != START)
     )
     return _grouped(part, query, rollup.c.starts, label, {}).group_by(rollup.c.elsewhere)
+
+
+def _named(rollup: Table, *, needed: bool) -> FromClause:
+    """`rollup` with the names of its groups where they are needed: a third of the time of a report by day."""
+    return rollup if not needed else rollup.join(usage_group, usage_group.c.id == rollup.c.group_id)
 
 
 def _label(part: Part, label: str, rollup: Table = usage_record) -> ColumnElement[object]:

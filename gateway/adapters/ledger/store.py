@@ -23,12 +23,12 @@ from gateway.adapters.ledger.engine import create_folder, open_writer
 from gateway.adapters.ledger.errors import LedgerUnavailable
 from gateway.adapters.ledger.migrate import upgrade_file
 from gateway.adapters.ledger.periods import BOUNDS, DATE_LATE_ROWS, PRUNED, Bounds
-from gateway.adapters.ledger.rollups import keep_rollups
+from gateway.adapters.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
 from gateway.adapters.ledger.rows import Row, careful_row_of, row_of
 from gateway.adapters.ledger.tables import COLUMNS, usage_record
 from gateway.core.record import UsageRecord
 
-SLICE_ROWS = 256  # 1 ms with the interpreter lock, 2 ms in SQLite without it
+SLICE_ROWS = 640  # 2 ms with the interpreter lock, 6 ms in SQLite without it
 GRACE_SECONDS = 0.002
 GRACE_CEILING_SECONDS = 0.256
 STAND_ASIDE_SECONDS = 0.001
@@ -177,7 +177,7 @@ class SqliteStore:
             try:
                 create_folder(self._path)
                 upgrade_file(self._path)
-                self._connection = self._engine.connect()
+                self._connection = prepared(self._engine.connect())
             except (SQLAlchemyError, OSError) as exc:
                 raise LedgerUnavailable(f"ledger {self._path}: {_cause(exc)}") from exc
         return self._connection
@@ -191,19 +191,29 @@ class SqliteStore:
 
 def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
     run = connection.exec_driver_sql
-    bounds = Bounds(*run(BOUNDS).one())
-    kept = [row for row in rows if bounds.takes(row)] if bounds.pruned is not None else rows
-    newest = (run("SELECT coalesce(max(rowid), 0) FROM usage_record").scalar_one(),)
+    closed, pruned, newest = run(STATE).one()
+    bounds = Bounds(closed, pruned)
+    kept = rows if pruned is None else [row for row in rows if bounds.takes(row)]
     if len(kept) == SLICE_ROWS:
         run(INSERT_SLICE, tuple(chain.from_iterable(kept)))
     elif kept:
         run(INSERT_ROW, list(kept))
     # Whatever was inserted stands after the newest row of before: this transaction holds the only write lock.
     if bounds.late(kept):
-        run(DATE_LATE, (bounds.closed, bounds.closed, *newest))
-    for statement in KEEP_ROLLUPS:
-        run(statement, newest * statement.count("?"))
-    return [position for position, row in enumerate(rows) if not bounds.takes(row)]
+        run(DATE_LATE, (closed, closed, newest))
+    run(KEEP_ON_SQLITE, (newest,))
+    return [] if pruned is None else [n for n, row in enumerate(rows) if not bounds.takes(row)]
+
+
+def prepared(connection: Connection) -> Connection:
+    """`connection` with what keeps the rollups. Only its own temporary tables: this takes no lock."""
+    driver = connection.connection.dbapi_connection
+    if driver is not None:
+        cursor = driver.cursor()
+        for statement in prepare_sqlite():
+            cursor.execute(statement)
+        cursor.close()
+    return connection
 
 
 def _cause(error: Exception) -> str:
@@ -223,4 +233,4 @@ def _insert_slice() -> str:
 INSERT_ROW = _insert_row()
 INSERT_SLICE = _insert_slice()
 DATE_LATE = DATE_LATE_ROWS.format(rows="usage_record", open="?") + " AND rowid > ?"
-KEEP_ROLLUPS = keep_rollups("sqlite", "(SELECT * FROM usage_record WHERE rowid > ?)")
+STATE = f"{BOUNDS}, (SELECT coalesce(max(rowid), 0) FROM usage_record)"  # noqa: S608

@@ -14,8 +14,9 @@ from gateway.adapters.ledger.address import SqliteAddress, parse
 from gateway.adapters.ledger.engine import open_reader, open_writer
 from gateway.adapters.ledger.errors import LedgerUnavailable
 from gateway.adapters.ledger.migrate import require_head
-from gateway.adapters.ledger.rollups import Dialect, keep_rollups
+from gateway.adapters.ledger.rollups import KEEP_ON_SQLITE, Dialect
 from gateway.adapters.ledger.rows import Row
+from gateway.adapters.ledger.store import prepared
 from gateway.adapters.ledger.tables import ALL_COLUMNS
 
 
@@ -72,8 +73,7 @@ class _SqliteUpkeep:
         names = ", ".join(ALL_COLUMNS)
         insert = f"INSERT INTO usage_record ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
         self._connection.exec_driver_sql(insert, list(rows))
-        for statement in keep_rollups("sqlite", "(SELECT * FROM usage_record WHERE rowid > ?)"):
-            self.run(statement, *[newest] * statement.count("?"))
+        self.run(KEEP_ON_SQLITE, newest)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _sqlite(address: SqliteAddress) -> Iterator[Begin]:
     @contextmanager
     def begin(*, alone: bool = True) -> Iterator[_SqliteUpkeep]:
         try:
-            with open_writer(path).connect() as connection, connection.begin():  # always alone
+            with prepared(open_writer(path).connect()) as connection, connection.begin():  # always alone
                 yield _SqliteUpkeep(connection)
         except DatabaseError as exc:
             raise LedgerUnavailable(f"ledger {path}: {exc.orig}") from exc
