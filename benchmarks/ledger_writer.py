@@ -1,11 +1,15 @@
 """How fast the ledger takes rows, and what a row costs the processor that it shares with the gateway.
 
-    python benchmarks/ledger_writer.py [--rows 200000] [--seconds 3] [--random-ids]
+    python benchmarks/ledger_writer.py [--rows 200000] [--seconds 3] [--random-ids] [--postgres [URL]]
 
-Three parts, each as a row of JSON at the end:
+`--postgres` writes to PostgreSQL: to the database of URL, or to a server of its own for the time being, with
+the server's defaults (fsync on). Otherwise to an SQLite file in the current folder.
+
+Four parts, each as a row of JSON at the end:
 - `append`: nanoseconds of one call on the event loop.
-- `drain`: rows a second through queue, thread and SQLite with an event loop that has nothing else to do,
-  CPU microseconds a row (conversion and SQLite included), and the growth of resident memory.
+- `drain`: rows a second through the queue into the database with an event loop that has nothing else to do,
+  CPU microseconds a row of this process, and the growth of resident memory.
+- `report`: milliseconds of `usage_by` over a month with as many rows, spread over it, by two dimensions.
 - `busy`: an event loop that is never idle does some work per request and appends one row each, pinned to one
   core and on all; the same without a ledger is the reference. Shows what a row really costs there, whether
   the writer keeps up, and how long the loop is held up.
@@ -13,8 +17,11 @@ Three parts, each as a row of JSON at the end:
 
 import argparse
 import asyncio
+import contextlib
+import datetime as dt
 import json
 import os
+import random
 import resource
 import secrets
 import sys
@@ -23,13 +30,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import uvloop
 
-from gateway.adapters.ledger import LedgerWriter, WriterLimits, open_ledger
+from gateway.adapters.ledger import LedgerWriter, WriterLimits, open_ledger, usage_by
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.usage import Usage
 
 USAGE = Usage(input_text=350, input_cached=128, output_text=120)
+DAY = 24 * 3600 * 1_000_000  # microseconds
 SPINS = 2500  # about 50 us
 
 
@@ -78,8 +87,19 @@ def record(random_ids: bool) -> UsageRecord:
     )
 
 
-def ledger(folder: str, name: str) -> LedgerWriter:
-    return open_ledger(f"sqlite:///{folder}/{name}.db", limits=WriterLimits(queue_rows=10_000))
+class Place:
+    """Where the ledgers of the parts are: a file each, or one database of a server for all."""
+
+    def __init__(self, folder: str, postgres: str | None) -> None:
+        self.folder = folder
+        self.postgres = postgres
+
+    def url(self, name: str) -> str:
+        return self.postgres or f"sqlite:///{self.folder}/{name}.db"
+
+    def ledger(self, name: str) -> LedgerWriter:
+        limits = WriterLimits(queue_rows=10_000)
+        return open_ledger(self.url(name), spill_folder=Path(self.folder), limits=limits)
 
 
 def resident_mib() -> float:
@@ -87,8 +107,8 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-async def measure_append(folder: str, random_ids: bool) -> dict[str, float]:
-    writer = ledger(folder, "append")
+async def measure_append(place: Place, random_ids: bool) -> dict[str, float]:
+    writer = place.ledger("append")
     await writer.start()
     ready = list(records(20_000, random_ids))
     start = time.perf_counter_ns()
@@ -99,8 +119,8 @@ async def measure_append(folder: str, random_ids: bool) -> dict[str, float]:
     return {"part": "append", "nanoseconds": round(spent / len(ready))}
 
 
-async def measure_drain(folder: str, rows: int, random_ids: bool) -> dict[str, float]:
-    writer = ledger(folder, "drain")
+async def measure_drain(place: Place, rows: int, random_ids: bool) -> dict[str, float]:
+    writer = place.ledger("drain")
     await writer.start()
     memory, writing_cpu, writing_wall, left = resident_mib(), 0.0, 0.0, rows
     while left > 0:
@@ -121,12 +141,38 @@ async def measure_drain(folder: str, rows: int, random_ids: bool) -> dict[str, f
         "rows_per_second": round(rows / writing_wall),
         "cpu_us_per_row": round(writing_cpu / rows * 1e6, 2),
         "memory_grown_mib": round(grown, 1),
-        "file_bytes_per_row": round(Path(folder, "drain.db").stat().st_size / rows),
     }
 
 
-async def measure_busy(folder: str, seconds: float, random_ids: bool, on: bool) -> dict[str, float]:
-    writer = ledger(folder, f"busy-{time.time_ns()}")
+async def measure_report(place: Place, rows: int) -> dict[str, object]:
+    """A month of traffic from 20 features with 2 keys each to 3 deployments, some of it failing."""
+    writer = place.ledger("report")
+    await writer.start()
+    start = int(dt.datetime(2026, 10, 1, tzinfo=dt.UTC).timestamp()) * 1_000_000
+    for number in range(rows):
+        await writer.wait_for_room()
+        feature = random.randrange(20)
+        changes = {
+            "attempt_id": f"report-{number}:1",
+            "at": start + number * (31 * DAY // rows),
+            "feature": f"feature-{feature}",
+            "key": f"key-{feature}-{random.randrange(2)}",
+            "deployment": f"deployment-{random.randrange(3)}",
+            "outcome": Outcome.SUCCESS if random.random() < 0.98 else Outcome.TIMEOUT,
+        }
+        writer.append(msgspec.structs.replace(record(False), **changes))
+    await writer.close()
+    since, until = (dt.datetime(2026, month, 1) for month in (10, 11))
+    spent: dict[str, float] = {}
+    for dimension in ("feature", "day"):
+        moment = time.perf_counter()
+        usage_by(place.url("report"), dimension, since, until, timezone="Asia/Tokyo")
+        spent[dimension] = round((time.perf_counter() - moment) * 1e3)
+    return {"part": "report", "rows": rows, "by_feature_ms": spent["feature"], "by_day_ms": spent["day"]}
+
+
+async def measure_busy(place: Place, seconds: float, random_ids: bool, on: bool) -> dict[str, float]:
+    writer = place.ledger(f"busy-{time.time_ns()}")
     await writer.start()
     requests, worst_lag, gaps = 0, 0, []
     cpu, moment = time.process_time(), time.perf_counter()
@@ -157,12 +203,12 @@ async def measure_busy(folder: str, seconds: float, random_ids: bool, on: bool) 
     }
 
 
-def busy_runs(folder: str, seconds: float, random_ids: bool) -> Iterator[dict[str, object]]:
+def busy_runs(place: Place, seconds: float, random_ids: bool) -> Iterator[dict[str, object]]:
     every = os.sched_getaffinity(0)
     for cores in ({min(every)}, every):
         os.sched_setaffinity(0, cores)
         for on in (False, True, False, True):
-            result = uvloop.run(measure_busy(folder, seconds, random_ids, on))
+            result = uvloop.run(measure_busy(place, seconds, random_ids, on))
             yield {"part": "busy", "cores": len(cores), "ledger": on, **result}
     os.sched_setaffinity(0, every)
 
@@ -174,11 +220,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--random-ids", action="store_true", help="attempt ids without an order in time")
+    parser.add_argument(
+        "--postgres", nargs="?", const="own", help="a URL, or nothing for a server of its own"
+    )
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        print(json.dumps(uvloop.run(measure_append(folder, options.random_ids))))
-        print(json.dumps(uvloop.run(measure_drain(folder, options.rows, options.random_ids))), flush=True)
-        for result in busy_runs(folder, options.seconds, options.random_ids):
+    with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.ExitStack() as stack:
+        url = options.postgres
+        if url == "own":
+            sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "ledger"))
+            from postgres_server import postgres_server  # noqa: PLC0415
+
+            url = stack.enter_context(postgres_server()).url()
+        place = Place(folder, url)
+        print(json.dumps(uvloop.run(measure_append(place, options.random_ids))))
+        print(json.dumps(uvloop.run(measure_drain(place, options.rows, options.random_ids))), flush=True)
+        print(json.dumps(uvloop.run(measure_report(place, options.rows))), flush=True)
+        for result in busy_runs(place, options.seconds, options.random_ids):
             print(json.dumps(result), flush=True)
 
 

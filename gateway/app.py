@@ -7,15 +7,17 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import httpx
 import structlog
 
 from gateway import __version__
+from gateway.adapters.alerts import BudgetAlerts
 from gateway.adapters.clock import SystemClock
-from gateway.adapters.ledger import LedgerWriter, open_ledger
+from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
 from gateway.adapters.ledger.spending import spent_in_windows
-from gateway.adapters.memory import MemoryAdmission
+from gateway.adapters.opening import open_admission
 from gateway.adapters.probes import HealthProber
 from gateway.adapters.prometheus import CONTENT_TYPE, Names, PrometheusTelemetry, Sources
 from gateway.adapters.upstream.choosing import ChoosingUpstream
@@ -25,7 +27,7 @@ from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
 from gateway.identity import Authenticator
 from gateway.pipeline import Pipeline, Rulebook
-from gateway.ports import Upstream
+from gateway.ports import BudgetView, Upstream
 from gateway.relay import Relay
 from gateway.settings.build import Built
 from gateway.web.admin import admin_app
@@ -48,8 +50,19 @@ class Gateway:
         self._clock = SystemClock()
         self._built = built
         self._upstream = _upstream(server.upstream_client)
-        self._ledger: LedgerWriter = open_ledger(settings.ledger.get_secret_value())
-        self._admission = MemoryAdmission(self._clock, built.tenancy.time_zone)
+        self._ledger: JournaledLedger = open_journaled_ledger(
+            settings.ledger.get_secret_value(), folder=server.journal_dir, sync=server.journal_sync
+        )
+        self._admission = open_admission(
+            state=settings.state.get_secret_value(),
+            mode=settings.admission,
+            org=settings.org.name,
+            clock=self._clock,
+            zone=built.tenancy.time_zone,
+            spent_in_windows=self._spent_in_windows,
+            # Telemetry reads the store and the store tells telemetry: one of them has to wait for the other.
+            shadowed=lambda scope, limit: self._telemetry.shadowed(scope, limit),  # noqa: PLW0108
+        )
         self._prober = HealthProber(self._upstream)
         rulebook = _rulebook(built, Fleet(built.policy.deployments.values()))
         self._telemetry = PrometheusTelemetry(
@@ -72,6 +85,13 @@ class Gateway:
             telemetry=self._telemetry,
             clock=self._clock,
             random=random.random,
+        )
+        self._alerts = BudgetAlerts(
+            self._admission,
+            built.scopes,
+            settings.org.name,
+            self._telemetry.budget_alerted,
+            httpx.AsyncClient(),
         )
         self._stopping = False
         data_socket, admin_socket = _listeners(built)
@@ -102,13 +122,14 @@ class Gateway:
     async def start(self) -> None:
         """Open the ledger, take up what was spent in the open windows, and listen.
 
-        Raises LedgerUnavailable.
+        In this order: what dead workers left behind is part of the ledger first. Raises LedgerUnavailable.
         """
         built = self._built
         await self._ledger.start()
         try:
             self._admission.configure(built.scopes, built.tenancy.time_zone)
-            await self._restore_spending()
+            await self._admission.start()
+            self._alerts.start()
             await self._prober.watch(self.pipeline.rulebook.planner.fleet)
             await self._admin.start()
             await self._data.start()
@@ -124,6 +145,8 @@ class Gateway:
         await self._data.stop()
         await self._prober.close()
         await self._upstream.close()
+        await self._alerts.close()
+        await self._admission.close()
         await self._ledger.close()
         await self._admin.stop()
         _log.info("gateway.stopped")
@@ -137,16 +160,13 @@ class Gateway:
         reasons = ["shutting down"] if self._stopping else []
         if (problem := self._ledger.problem()) is not None:
             reasons.append(problem)
-        if not self._ledger.has_room():
+        elif not self._ledger.has_room():
             reasons.append("ledger: the queue is full")
         return reasons
 
-    async def _restore_spending(self) -> None:
+    async def _spent_in_windows(self, views: Sequence[BudgetView]) -> list[tuple[int, int]]:
         url = self._built.settings.ledger.get_secret_value()
-        views = self._admission.budgets()
-        spent = await asyncio.to_thread(spent_in_windows, url, views)
-        for view, (spent_nano, unseen_nano) in zip(views, spent, strict=True):
-            self._admission.restore(view, spent_nano, unseen_nano)
+        return await asyncio.to_thread(spent_in_windows, url, views)
 
 
 def tune_garbage_collector() -> None:

@@ -154,7 +154,7 @@ class Attempt:
             cost_nano_usd=spent,
             counterfactual_nano_usd=counterfactuals(plan.model.use, deployment.name, usage),
             held_nano_usd=self.held_nano,
-            unseen_nano_usd=0 if is_exact else max(min(self.held_nano, self._most_nano(now)) - spent, 0),
+            unseen_nano_usd=0 if is_exact else max(self._most_nano(outcome, now) - spent, 0),
             ttft_ms=None if first is None else (first - self.sent_at) * 1000,
             duration_ms=(now - self.sent_at) * 1000,
             upstream_request_id=self.upstream_request_id,
@@ -168,12 +168,16 @@ class Attempt:
         plan = self._request.plan
         return plan.decision if plan.candidates[0] is self.deployment else "failover"
 
-    def _most_nano(self, now: float) -> int:
+    def _most_nano(self, outcome: Outcome, now: float) -> int:
+        """What an attempt without usage may have cost at most."""
+        if outcome is Outcome.PRESUMED:
+            return self.held_nano  # nobody was there to see how long the upstream went on
         call = self._request.call
         input_rate, output_rate = self.deployment.price.dearest(call.service_tier)
         unseen = UNSEEN_TOKENS + int((now - self.last_seen_at) * UNSEEN_TOKENS_PER_SECOND)
         output = min(self.text_tokens + unseen * call.choices, self.estimate.output * call.choices)
-        return -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+        most = -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+        return min(self.held_nano, most)
 
 
 def settlement_of(record: UsageRecord) -> Settlement:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway import __version__
+from gateway.commands.ledger import ledger_app
+from gateway.commands.prices import prices_app
 
 if TYPE_CHECKING:
     from gateway.adapters.ledger import UsageRow
@@ -28,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(prices_app, name="prices")
 
 
 class OutputFormat(enum.StrEnum):

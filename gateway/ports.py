@@ -91,6 +91,14 @@ class Ledger(Protocol):
         """Admission waits here, under the caller's own timeout."""
         ...
 
+    def intend(self, record: UsageRecord) -> None:
+        """Note an attempt that is about to be sent, as it is to be booked should this process die before
+        `append` has its final record.
+
+        When it returns the note survives kill -9. Raises Unavailable: then nothing may be sent.
+        """
+        ...
+
     def append(self, record: UsageRecord) -> None:
         """Never blocks and never drops; admitted requests may take the queue past its bound."""
         ...
@@ -104,7 +112,7 @@ class Ledger(Protocol):
         ...
 
     def lag_rows(self) -> int:
-        """Rows appended and not yet committed."""
+        """Rows appended and not yet committed; they are committed in the order in which they came."""
         ...
 
     def problem(self) -> str | None:
@@ -113,7 +121,7 @@ class Ledger(Protocol):
 
 
 class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
-    """One budget in its open window; money in nano-USD."""
+    """One budget in its open window; money in nano-USD. A `rolling` window is the time just gone."""
 
     kind: str
     name: str
@@ -123,6 +131,7 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
     spent_nano: int
     held_nano: int
     unseen_nano: int
+    rolling: bool = False
 
 
 class Admission(Protocol):

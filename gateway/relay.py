@@ -117,6 +117,10 @@ class Relay:
                     number += 1
                     yield Attempt(request, number, pool, state, expected, fresh=True)
 
+    def intend(self, attempt: Attempt) -> None:
+        """Note that `attempt` is about to be sent. Raises Unavailable: then it must not be."""
+        self._ledger.intend(attempt.record(Outcome.PRESUMED, attempt.under_estimate(), attempt.sent_at))
+
     def book(self, attempt: Attempt, outcome: Outcome, metered: Metered) -> tuple[UsageRecord, Settlement]:
         """Record an attempt that has ended, and say what it takes from the budgets."""
         now = self._clock.monotonic()
@@ -165,8 +169,10 @@ class _Exchange:
         clock = self._relay._clock
         attempt, call = self._attempt, self._request.call
         attempt.begin(at=clock.now(), monotonic=clock.monotonic(), held_nano=self._hold.nano)
+        outgoing = self._upstream_request()
+        self._relay.intend(attempt)
         try:
-            self._response = response = await self._relay._upstream.send(self._upstream_request())
+            self._response = response = await self._relay._upstream.send(outgoing)
             attempt.status = response.status
             self._read_head(response)
             if response.status != 200:

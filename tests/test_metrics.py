@@ -564,6 +564,15 @@ def test_two_gateways_in_one_process_share_nothing() -> None:
     assert values(second, "attempts_total") == {}
 
 
+def test_a_limit_in_shadow_and_a_budget_alert_are_counted_by_kind_and_name() -> None:
+    subject = telemetry()
+    subject.shadowed("key:app", "concurrent")
+    subject.budget_alerted("org", "acme", "rolling_day", 80)
+    assert only(subject, "shadow_rejections_total") == ({"scope": "key", "limit": "concurrent"}, 1.0)
+    labels = {"scope": "org", "name": "acme", "window": "rolling_day", "percent": "80"}
+    assert only(subject, "budget_alerts_total") == (labels, 1.0)
+
+
 # --- the list of metrics, and its description ---
 
 
@@ -585,6 +594,8 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     subject.refused(
         LimitExceeded("no", scope="key:app", limit="concurrent", retry_after_seconds=1.0), PRINCIPAL, "auto"
     )
+    subject.shadowed("key:app", "concurrent")
+    subject.budget_alerted("org", "acme", "month", 80)
     exported = {
         family.name + ("_total" if family.type == "counter" else ""): (
             family.type,

@@ -13,6 +13,9 @@ from gateway.core.tenancy import Principal
 
 SECONDS_PER_MINUTE = 60.0
 
+# A request that used more tokens than it reserved leaves a debt; one of more than an hour is clock damage.
+LONGEST_DEBT_SECONDS = 3600.0
+
 # A default cap may be lowered to a share of what is left, so that one request without `max_tokens` does not
 # hold the whole remainder of a budget while others wait. A cap that the client asked for is kept if it fits.
 DEFAULT_CAP_SHARE = 4
@@ -116,9 +119,9 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
         return max(int(self.per_minute - backlog + 0.001), 0)
 
 
-def clamp_clock(drained_at: float, now: float) -> float:
-    """A stored moment beyond a full minute ahead is clock damage; treat it as a full bucket."""
-    return min(drained_at, now + SECONDS_PER_MINUTE)
+def clamp_clock(drained_at: float, now: float, most_seconds: float = SECONDS_PER_MINUTE) -> float:
+    """A stored moment further ahead than `most_seconds` is clock damage; treat it as that far ahead."""
+    return min(drained_at, now + most_seconds)
 
 
 def rate_units(limit: GcraLimit, ask: Ask) -> int:

@@ -20,6 +20,7 @@ class Outcome(enum.StrEnum):
     STALE_CONNECTION = "stale_connection"  # a reused connection was gone; the request was sent again
     CLIENT_DISCONNECT = "client_disconnect"
     SHUTDOWN = "shutdown"  # the gateway stopped before the answer was complete
+    PRESUMED = "presumed"  # it was sent, and the gateway died: at least the prompt, at most what was held
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -8,18 +8,57 @@ from gateway.core.windows import Per
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Rate limits of one scope; None is no limit."""
+    """Rate limits of one scope; None is no limit. `shadow`: only count what would have been refused."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent: int | None = None
+    shadow: bool = False
+
+    @property
+    def any(self) -> bool:
+        return not (self.requests_per_minute is self.tokens_per_minute is self.concurrent is None)
+
+
+class Override(msgspec.Struct, frozen=True):
+    """Another limit of a budget, in force until `until` (UTC seconds)."""
+
+    nano_usd: int
+    until: float
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """At most `nano_usd` in each window of kind `per`."""
+    """At most `nano_usd` in each window of kind `per`.
+
+    `rolling`: the window is the time just gone, not one of the calendar. `soft`: refuses nothing. `alert_at`
+    are per cent of the limit at which `webhook` is told. `overrides` change the limit for a time; of several
+    in force the last one counts.
+    """
 
     nano_usd: int
     per: Per
+    rolling: bool = False
+    soft: bool = False
+    alert_at: tuple[int, ...] = ()
+    webhook: str | None = None
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def window(self) -> str:
+        """The name of its kind of window; a scope has at most one budget for each."""
+        return f"rolling_{self.per}" if self.rolling else str(self.per)
+
+    def limit_at(self, now: float) -> int:
+        """The limit in force at `now` (UTC seconds), in nano-USD."""
+        limit = self.nano_usd
+        for override in self.overrides:
+            if now < override.until:
+                limit = override.nano_usd
+        return limit
+
+    def limit_until(self, now: float) -> float:
+        """When the limit changes next (UTC seconds); infinity when it never does."""
+        return min((item.until for item in self.overrides if now < item.until), default=float("inf"))
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):

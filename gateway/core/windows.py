@@ -16,6 +16,23 @@ class Per(enum.StrEnum):
     LIFETIME = "lifetime"
 
 
+# A rolling window is kept as this many equal parts and the one that fills now. A part leaves as a whole once
+# all of it is past, so spending counts for the window's length and at most one part longer, never shorter.
+ROLLING_PARTS = 60
+ROLLING_SECONDS = {
+    Per.MINUTE: 60,
+    Per.HOUR: 3600,
+    Per.DAY: 86_400,
+    Per.WEEK: 7 * 86_400,
+    Per.MONTH: 30 * 86_400,
+}
+
+
+def part_seconds(per: Per) -> int:
+    """Length of one part of a rolling window, in whole seconds. A lifetime does not roll."""
+    return ROLLING_SECONDS[per] // ROLLING_PARTS
+
+
 class Window(msgspec.Struct, frozen=True):
     """[start, end) in UTC seconds since 1970. `end` is infinity for a lifetime."""
 

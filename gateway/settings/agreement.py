@@ -98,11 +98,16 @@ def check_budgets(root: Place, findings: Findings) -> None:
         for budgets in root.find(f"{scope}.budgets"):
             first: dict[str, int] = {}
             for budget in budgets.items():
-                per = budget["per"].text
-                if per is not None and per in first:
-                    findings.error(budget["per"], f"line {first[per]} already has a budget for this window")
-                elif per is not None:
-                    first[per] = budget["per"].line
+                per, rolling = budget["per"].text, budget["rolling"].text == "true"
+                if rolling and per == "lifetime":
+                    findings.error(budget["rolling"], "a lifetime does not roll")
+                window = f"rolling {per}" if rolling else per
+                if window is not None and window in first:
+                    findings.error(
+                        budget["per"], f"line {first[window]} already has a budget for this window"
+                    )
+                elif window is not None:
+                    first[window] = budget["per"].line
 
 
 def check_secrets(root: Place, findings: Findings) -> None:

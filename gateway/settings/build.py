@@ -15,7 +15,7 @@ from gateway.core import catalog
 from gateway.core.detect import Detectors
 from gateway.core.money import nano_from_usd
 from gateway.core.policy import Policy
-from gateway.core.tenancy import Budget, KeyEntry, Limits, Principal, Scope, Tenancy
+from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
 from gateway.core.windows import Per
 from gateway.identity import digest
 from gateway.settings import catalogue as schema
@@ -59,7 +59,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
         models=models,
         deployments=deployments,
     )
-    scopes = _scopes(settings)
+    scopes = _scopes(settings, zone)
     return (
         Built(
             settings=settings,
@@ -135,39 +135,50 @@ def _models(
     return models
 
 
-def _scopes(settings: Settings) -> dict[tuple[str, str], Scope]:
+def _scopes(settings: Settings, zone: ZoneInfo) -> dict[tuple[str, str], Scope]:
     """Every scope that the file names, by kind and name."""
-    scopes = {("org", settings.org.name): _scope("org", settings.org.name, settings.org)}
+    scopes = {("org", settings.org.name): _scope("org", settings.org.name, settings.org, zone)}
     for kind, payers_of_kind in (
         ("team", settings.teams),
         ("feature", settings.features),
         ("key", settings.keys),
     ):
         for name, payer in payers_of_kind.items():
-            scopes[kind, name] = _scope(kind, name, payer)
+            scopes[kind, name] = _scope(kind, name, payer, zone)
     return scopes
 
 
-def _scope(kind: str, name: str, payer: payers.Payer) -> Scope:
+def _scope(kind: str, name: str, payer: payers.Payer, zone: ZoneInfo) -> Scope:
     limits = payer.limits
     return Scope(
         kind=kind,
         name=name,
-        limits=Limits()
-        if limits.shadow
-        else Limits(
+        limits=Limits(
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             concurrent=limits.concurrent,
+            shadow=limits.shadow,
         ),
-        budgets=tuple(
-            Budget(nano_from_usd(budget.usd), Per(budget.per)) for budget in payer.budgets if not budget.soft
+        budgets=tuple(_budget(budget, zone) for budget in payer.budgets),
+    )
+
+
+def _budget(budget: payers.Budget, zone: ZoneInfo) -> Budget:
+    return Budget(
+        nano_usd=nano_from_usd(budget.usd),
+        per=Per(budget.per),
+        rolling=budget.rolling,
+        soft=budget.soft,
+        alert_at=tuple(sorted(set(budget.alert_at))),
+        webhook=budget.webhook,
+        overrides=tuple(
+            Override(nano_from_usd(item.usd), end_of_day(item.until, zone)) for item in budget.overrides
         ),
     )
 
 
 def _limited(scope: Scope) -> bool:
-    return scope.limits != Limits()
+    return scope.limits.any
 
 
 def _tenancy(settings: Settings, scopes: dict[tuple[str, str], Scope], zone: ZoneInfo) -> Tenancy:

@@ -36,17 +36,7 @@ def _blocking(pattern: str, *, only: tuple[str, ...] = (), but: tuple[str, ...] 
     return Pending(pattern, _NOT_SERVED, only, but, blocks_serving=True)
 
 
-def _scoped(tail: str, instead: str, *only: str) -> tuple[Pending, ...]:
-    scopes = ("org", "teams.*", "features.*", "keys.*")
-    return tuple(
-        Pending(f"{scope}.{tail}", instead, only, blocks_serving=instead == _NOT_SERVED) for scope in scopes
-    )
-
-
 PENDING: Final[tuple[Pending, ...]] = (
-    _blocking("state", but=("memory",)),
-    _blocking("ledger", but=("sqlite",)),
-    Pending("admission", "each request is admitted exactly", only=("leased",)),
     _blocking("deployments.*.provider", only=("litellm",)),
     _blocking("deployments.*.replicas.dns"),
     _blocking("deployments.*.replicas.kubernetes"),
@@ -57,10 +47,6 @@ PENDING: Final[tuple[Pending, ...]] = (
     Pending("deployments.*.successor", "requests after retires_on fail with an error that says so"),
     Pending("deployments.*.license", "no request is refused or warned about for its licence"),
     Pending("features.*.capture", "nothing is kept", only=("true",)),
-    *_scoped("budgets.*.per", _NOT_SERVED, "minute", "hour", "week"),
-    *_scoped("budgets.*.soft", "this budget refuses nothing and alerts nobody", "true"),
-    *_scoped("budgets.*.alert_at", "nobody is alerted"),
-    *_scoped("limits.shadow", "these limits neither refuse nor count", "true"),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from gateway.settings.kinds import Count, PortNumber, Seconds, Secret, Section
+from gateway.settings.kinds import Count, FilePath, PortNumber, Seconds, Secret, Section
 from gateway.settings.urls import Host
 
 # Without a secret of the operator there is nothing to derive from. Keys are 256 random bits, so a public
@@ -38,6 +38,16 @@ class Server(Section):
     )
     drain_seconds: Seconds = Field(
         default=30.0, description="how long open streams may go on after SIGTERM, seconds"
+    )
+    journal_dir: FilePath | None = Field(
+        default=None,
+        description="folder of the journal that survives kill -9; left out: `<file>.journal` beside an "
+        "SQLite ledger, else `tollway.journal`",
+    )
+    journal_sync: Literal["off", "batch"] = Field(
+        default="off",
+        description="`off`: the journal survives a crash of the gateway; `batch`: also a power cut, but for "
+        "the last tenth of a second",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"

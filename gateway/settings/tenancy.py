@@ -18,15 +18,30 @@ from gateway.settings.kinds import (
     Text,
     TimeZone,
 )
+from gateway.settings.urls import HttpUrl
 
 Per = Literal["minute", "hour", "day", "week", "month", "lifetime"]
+
+
+class Override(Section):
+    usd: BudgetUsd = Field(description="limit that holds instead, USD")
+    until: Date = Field(description="last day on which it holds, in `org.timezone`")
 
 
 class Budget(Section):
     usd: BudgetUsd = Field(description="most that may be spent in a window, USD")
     per: Per = Field(description="window, aligned to the calendar in `org.timezone`")
+    rolling: Flag = Field(
+        default=False, description="the window is the time just gone, a month being 30 days"
+    )
     soft: Flag = Field(default=False, description="only alert, never refuse")
-    alert_at: tuple[Percent, ...] = Field(default=(), description="percentages of `usd` at which to alert")
+    alert_at: tuple[Percent, ...] = Field(
+        default=(), description="percentages of the limit at which to alert"
+    )
+    webhook: HttpUrl | None = Field(default=None, description="URL that is told of each alert by POST")
+    overrides: tuple[Override, ...] = Field(
+        default=(), description="other limits for a time; of several in force the last one counts"
+    )
 
 
 class Limits(Section):

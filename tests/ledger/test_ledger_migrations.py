@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from ledger_records import make, run
+from ledger_records import FULL, make, run
 
 from gateway.adapters import ledger
 from gateway.adapters.ledger import LedgerUnavailable, open_ledger, upgrade, usage_by
 from gateway.adapters.ledger.engine import open_writer
 from gateway.adapters.ledger.migrate import HEAD, REVISIONS, VERSION_TABLE
-from gateway.adapters.ledger.tables import metadata
+from gateway.adapters.ledger.rows import row_of
+from gateway.adapters.ledger.tables import COLUMNS, metadata
 
 Database = Any
 
@@ -36,60 +38,81 @@ def test_the_code_names_the_revisions_that_the_package_carries() -> None:
     assert tuple(reversed([script.revision for script in scripts().walk_revisions()])) == REVISIONS
 
 
-def test_migrations_from_nothing_make_the_table_that_the_code_describes(database: Database) -> None:
-    upgrade(database.url)
-    with open_writer(database.path).connect() as connection:
+def test_migrations_from_nothing_make_the_table_that_the_code_describes(sqlite: Database) -> None:
+    upgrade(sqlite.url)
+    with open_writer(sqlite.path).connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
 
-def test_migrating_again_changes_nothing_and_does_not_import_alembic(database: Database) -> None:
-    upgrade(database.url)
-    database_bytes = database.path.read_bytes()
+def test_rows_of_the_first_version_are_added_up_when_the_second_one_opens_it(sqlite: Database) -> None:
+    def first_version() -> None:
+        sqlite.path.parent.mkdir()
+        with open_writer(sqlite.path).connect() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(PACKAGE / "migrations"))
+            config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+            command.upgrade(config, "0001")
+
+    first_version()
+    records = [make(n, at=FULL.at + n * 3_600_000_000, cost_nano_usd=n) for n in range(1, 60)]
+    marks = ", ".join("?" * len(COLUMNS))
+    with closing(sqlite3.connect(sqlite.path)) as connection, connection:
+        connection.executemany(f"INSERT INTO usage_record VALUES ({marks})", map(row_of, records))
+    upgrade(sqlite.url)
+    (row,) = usage_by(sqlite.url, "feature")
+    assert (row.requests, row.attempts, row.cost_usd * 10**9) == (59, 59, sum(range(60)))
+    assert row.counterfactual_usd["gpt-4o"] * 10**9 == 59 * 9_000_000_001
+    assert sum(day.attempts for day in usage_by(sqlite.url, "day", timezone="Asia/Tokyo")) == 59
+
+
+def test_migrating_again_changes_nothing_and_does_not_import_alembic(sqlite: Database) -> None:
+    upgrade(sqlite.url)
+    database_bytes = sqlite.path.read_bytes()
     code = (
         "import sys; from gateway.adapters.ledger import upgrade; "
-        f"upgrade({database.url!r}); print('alembic' in sys.modules)"
+        f"upgrade({sqlite.url!r}); print('alembic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    assert database.path.read_bytes() == database_bytes
+    assert sqlite.path.read_bytes() == database_bytes
 
 
-def test_an_up_to_date_database_is_opened_while_somebody_writes(database: Database) -> None:
-    upgrade(database.url)
-    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+def test_an_up_to_date_database_is_opened_while_somebody_writes(sqlite: Database) -> None:
+    upgrade(sqlite.url)
+    with closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        upgrade(database.url)
+        upgrade(sqlite.url)
 
 
-def test_several_processes_may_start_on_a_new_database_at_once(database: Database) -> None:
-    code = f"from gateway.adapters.ledger import upgrade; upgrade({database.url!r})"
+def test_several_processes_may_start_on_a_new_database_at_once(sqlite: Database) -> None:
+    code = f"from gateway.adapters.ledger import upgrade; upgrade({sqlite.url!r})"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
     for process in started:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    assert database.rows() == []
+    assert sqlite.rows() == []
 
 
-def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
-    upgrade(database.url)
-    with closing(sqlite3.connect(database.path)) as connection, connection:
+def test_a_database_of_a_newer_version_is_refused(sqlite: Database) -> None:
+    upgrade(sqlite.url)
+    with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     with pytest.raises(LedgerUnavailable, match="newer version: upgrade Tollway"):
-        run(open_ledger(database.url).start())
+        run(open_ledger(sqlite.url).start())
     with pytest.raises(LedgerUnavailable, match="newer version"):
-        usage_by(database.url, "feature")
+        usage_by(sqlite.url, "feature")
 
 
-def test_another_programs_alembic_is_left_alone(database: Database) -> None:
-    database.path.parent.mkdir()
-    with closing(sqlite3.connect(database.path)) as connection, connection:
+def test_another_programs_alembic_is_left_alone(sqlite: Database) -> None:
+    sqlite.path.parent.mkdir()
+    with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
         connection.execute("INSERT INTO alembic_version VALUES ('theirs')")
-    upgrade(database.url)
-    with closing(sqlite3.connect(database.path)) as connection:
+    upgrade(sqlite.url)
+    with closing(sqlite3.connect(sqlite.path)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("theirs",)]
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ledger_records import FULL, make, run
 from sqlalchemy import event
 
-from gateway.adapters.ledger import Dimension, LedgerUnavailable, reports, usage_by
+from gateway.adapters.ledger import Dimension, LedgerUnavailable, usage_by
+from gateway.adapters.ledger import reading as ledger_reading
 from gateway.adapters.ledger.engine import open_reader
 from gateway.core.record import UsageRecord
 from gateway.core.usage import Usage
@@ -48,7 +49,14 @@ def test_a_report_adds_up_each_feature(database: Database) -> None:
         make(
             2, feature="triage", usage=usage, cost_nano_usd=2, counterfactual_nano_usd={"gpt-4o": 4, "b": 1}
         ),
-        make(3, feature="triage", request_id="req_00000002", usage=usage, cost_nano_usd=4),
+        make(
+            3,
+            feature="triage",
+            attempt_id="req_00000002:2",
+            request_id="req_00000002",
+            usage=usage,
+            cost_nano_usd=4,
+        ),
         make(4, feature="review", usage=Usage(), cost_nano_usd=10**15, counterfactual_nano_usd={}),
     )
     review, triage = usage_by(database.url, "feature")
@@ -124,7 +132,7 @@ def test_a_day_has_as_many_hours_as_the_clock_gives_it(database: Database, date:
 def test_any_grouping_adds_up_to_the_same_total(
     database: Database, attempts: list[tuple[str, int, int, dict[str, int]]], timezone: str
 ) -> None:
-    database.path.unlink(missing_ok=True)
+    database.forget()
     records = [
         make(
             n, feature=feature, cost_nano_usd=nano, at=FULL.at + second * 10**6, counterfactual_nano_usd=other
@@ -147,18 +155,29 @@ def test_any_grouping_adds_up_to_the_same_total(
         assert sums == {deployment: nano * NANO for deployment, nano in others.items()}
 
 
-def test_a_report_reads_while_the_writer_holds_the_lock(database: Database) -> None:
-    write(database, FULL)
-    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+def test_a_report_reads_while_the_writer_holds_the_lock(sqlite: Database) -> None:
+    write(sqlite, FULL)
+    with closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert len(usage_by(database.url, "feature")) == 1
+        assert len(usage_by(sqlite.url, "feature")) == 1
+
+
+def test_a_report_without_a_ledger_says_so_and_makes_none(sqlite: Database) -> None:
+    with pytest.raises(LedgerUnavailable, match="no such file"):
+        usage_by(sqlite.url, "feature")
+    assert not sqlite.path.exists()
+
+
+def test_a_report_of_an_empty_postgres_says_what_to_do(postgres: Database) -> None:
+    with pytest.raises(LedgerUnavailable, match="starting the gateway migrates it"):
+        usage_by(postgres.url, "feature")
 
 
 @pytest.mark.parametrize("dimension", ["feature", "day"])
-def test_reports_find_their_span_by_the_index(
-    database: Database, dimension: str, monkeypatch: pytest.MonkeyPatch
+def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
+    sqlite: Database, dimension: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(database, FULL)
+    write(sqlite, FULL)
     asked: list[tuple[str, Any]] = []
 
     def open_listening(path: Any) -> Any:
@@ -166,20 +185,19 @@ def test_reports_find_their_span_by_the_index(
         event.listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
         return engine
 
-    monkeypatch.setattr(reports, "open_reader", open_listening)
-    usage_by(database.url, dimension, dt.datetime(2026, 1, 1), dt.datetime(2027, 1, 1))
-    asked = [(query, values) for query, values in asked if "FROM usage_record" in query or "WITH" in query]
-    assert len(asked) >= 2
-    with closing(sqlite3.connect(database.path)) as connection:
+    monkeypatch.setattr(ledger_reading, "open_reader", open_listening)
+    usage_by(
+        sqlite.url, dimension, dt.datetime(2026, 1, 1, microsecond=1), dt.datetime(2027, 1, 1, microsecond=1)
+    )
+    asked = [(query, values) for query, values in asked if "FROM usage_record" in query]
+    assert len(asked) == 4
+    with closing(sqlite3.connect(sqlite.path)) as connection:
         for query, values in asked:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
             assert "usage_record_at_feature" in plan, plan
 
 
 def test_questions_that_cannot_be_answered_are_clear_errors(database: Database) -> None:
-    with pytest.raises(LedgerUnavailable, match="no such file"):
-        usage_by(database.url, "feature")
-    assert not database.path.exists()
     write(database, FULL)
     with pytest.raises(ValueError, match="colour"):
         usage_by(database.url, "colour")

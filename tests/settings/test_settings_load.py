@@ -261,9 +261,10 @@ def test_later_checks_report_with_the_same_lines(read: Read, example: str) -> No
 
 
 def test_what_is_not_in_force_loads_and_blocks_serving(changed: Callable[[str, str], Loaded]) -> None:
-    redis = changed("state: memory", "state: rediss://h:6380/1")
-    assert redis.settings is not None
-    assert [problem.path for problem in redis.blocking] == [("state",)]
+    dns = changed('urls: ["http://127.0.0.1:9101/v1", "http://127.0.0.1:9102/v1"]', 'dns: "llama.svc:8000"')
+    assert dns.settings is not None
+    assert [problem.path[-1] for problem in dns.blocking] == ["dns"]
+    assert changed("state: memory", "state: rediss://h:6380/1").blocking == []
     assert changed("concurrent: 32", "shadow: true").blocking == []
 
 

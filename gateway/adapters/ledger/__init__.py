@@ -3,9 +3,10 @@
 `open_ledger(url)` gives the writer for the pipeline, `usage_by(url, ...)` a report; `upgrade(url)` migrates.
 """
 
+import re
 from pathlib import Path
 
-from gateway.adapters.ledger.engine import database_path
+from gateway.adapters.ledger.address import SqliteAddress, parse
 from gateway.adapters.ledger.errors import LedgerUnavailable
 from gateway.adapters.ledger.migrate import upgrade
 from gateway.adapters.ledger.reports import Dimension, UsageRow, usage_by
@@ -25,12 +26,24 @@ __all__ = [
 ]
 
 
+SPILL_FOLDER = Path("tollway-ledger")
+
+
 def open_ledger(
     url: str, *, spill_folder: Path | None = None, limits: WriterLimits | None = None
 ) -> LedgerWriter:
-    """A writer for the database at `url`, not yet started. Spill files stand beside it unless told otherwise.
+    """A writer for the database at `url`, not yet started.
 
-    Raises LedgerUnavailable when `url` names no database that the ledger can live in.
+    Spill files stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
+    directory, unless told otherwise. Raises LedgerUnavailable when `url` names no database that the ledger
+    can live in.
     """
-    path = database_path(url)
-    return LedgerWriter(SqliteStore(path), Spill(spill_folder or path.parent, path.name), limits)
+    address = parse(url)
+    if isinstance(address, SqliteAddress):
+        path = address.path
+        return LedgerWriter(SqliteStore(path), Spill(spill_folder or path.parent, path.name), limits)
+    # Imported only where it is used: the driver takes a twentieth of a second.
+    from gateway.adapters.ledger.postgres_store import PostgresStore  # noqa: PLC0415
+
+    name = re.sub(r"[^\w.-]", "_", address.database)
+    return LedgerWriter(PostgresStore(address), Spill(spill_folder or SPILL_FOLDER, name), limits)

@@ -1,12 +1,12 @@
-"""Opening the ledger's database: one place for URLs, pragmas and the words of a refusal."""
+"""Opening a ledger in an SQLite file: one place for pragmas and the words of a refusal."""
 
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
+from gateway.adapters.ledger.address import SqliteAddress, parse
 from gateway.adapters.ledger.errors import LedgerUnavailable
 
 # A locked database is asked again by the writer, which can also say so; this is only for short overlaps.
@@ -17,18 +17,12 @@ PAGE_CACHE_KIB = 16 * 1024
 CHECKPOINT_PAGES = 4000
 
 
-def database_path(url: str) -> Path:
+def sqlite_path(url: str) -> Path:
     """The file behind a `sqlite:///path` URL. Raises LedgerUnavailable for every other URL."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as exc:  # its message does not repeat the URL, which may hold a password
-        raise LedgerUnavailable("ledger: not a database URL; write sqlite:///path/to/file.db") from exc
-    if parsed.get_backend_name() != "sqlite":
-        shown = parsed.render_as_string(hide_password=True)
-        raise LedgerUnavailable(f"ledger: {shown} is not supported; write sqlite:///path/to/file.db")
-    if not parsed.database or parsed.database == ":memory:":
-        raise LedgerUnavailable("ledger: needs a file, since memory forgets; write sqlite:///path/to/file.db")
-    return Path(parsed.database)
+    address = parse(url)
+    if not isinstance(address, SqliteAddress):
+        raise LedgerUnavailable(f"ledger {address}: is no SQLite file")
+    return address.path
 
 
 def open_writer(path: Path) -> Engine:

@@ -1,21 +1,24 @@
 """Bring a ledger database to the revision that this version of Tollway writes."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, column, inspect, select, table
 from sqlalchemy.exc import DatabaseError
 
-from gateway.adapters.ledger.engine import create_folder, database_path, open_reader, open_writer
+from gateway.adapters.ledger.address import Address
+from gateway.adapters.ledger.engine import create_folder, open_reader, open_writer, sqlite_path
 from gateway.adapters.ledger.errors import LedgerUnavailable
 
-HEAD = "0001"  # a test holds this equal to the newest file in migrations/versions
-REVISIONS = ("0001",)  # oldest first
+HEAD = "0002"  # a test holds this equal to the newest file in migrations/versions
+REVISIONS = ("0001", "0002")  # oldest first
 VERSION_TABLE = "ledger_revision"  # not Alembic's default: the database may belong to another program too
 
 
 def upgrade(url: str) -> None:
     """As `upgrade_file`, for a `sqlite:///` URL; makes the folders of its path."""
-    path = database_path(url)
+    path = sqlite_path(url)
     create_folder(path)
     upgrade_file(path)
 
@@ -29,15 +32,36 @@ def upgrade_file(path: Path) -> None:
     try:
         if not path.exists() or _revision_of(path) != HEAD:
             with open_writer(path).connect() as connection:
-                _run_alembic(connection)
+                _migrate(connection)
     except DatabaseError as exc:
         raise LedgerUnavailable(f"ledger {path}: {exc.orig}") from exc
 
 
 def require_head(connection: Connection, path: Path) -> None:
     """Raise LedgerUnavailable unless the database is at the revision of this version."""
-    if _revision(connection, path) != HEAD:
-        raise LedgerUnavailable(f"ledger {path}: is of an older version; starting the gateway migrates it")
+    refuse_old(_revision(connection, path), path)
+
+
+def refuse_old(revision: str | None, place: Address | Path) -> None:
+    """Raise LedgerUnavailable unless `revision` is that of this version."""
+    if revision != HEAD:
+        raise LedgerUnavailable(f"ledger {place}: is of an older version; starting the gateway migrates it")
+
+
+def refuse_newer(revision: str | None, place: Address | Path) -> None:
+    """Raise LedgerUnavailable when this version of Tollway does not know `revision`. None is an empty one."""
+    if revision is not None and revision not in REVISIONS:
+        raise LedgerUnavailable(
+            f"ledger {place}: is at revision {revision}, this Tollway knows up to {HEAD}; "
+            "it was written by a newer version: upgrade Tollway or restore a backup"
+        )
+
+
+def postgres_script(revision: str | None) -> str:
+    """SQL that takes a PostgreSQL ledger from `revision` (None: an empty database) to HEAD."""
+    output = io.StringIO()
+    _run_alembic({"output": output}, f"{revision or 'base'}:{HEAD}", sql=True)
+    return output.getvalue()
 
 
 def _revision_of(path: Path) -> str | None:
@@ -50,15 +74,15 @@ def _revision(connection: Connection, path: Path) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     revision = connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalar()
-    if revision is not None and revision not in REVISIONS:
-        raise LedgerUnavailable(
-            f"ledger {path}: is at revision {revision}, this Tollway knows up to {HEAD}; "
-            "it was written by a newer version: upgrade Tollway or restore a backup"
-        )
+    refuse_newer(revision, path)
     return str(revision) if revision is not None else None
 
 
-def _run_alembic(connection: Connection) -> None:
+def _migrate(connection: Connection) -> None:
+    _run_alembic({"connection": connection}, HEAD)
+
+
+def _run_alembic(attributes: dict[str, Any], revision: str, *, sql: bool = False) -> None:
     # Imported here because only a new or an old database needs it, and a start has 1.5 s for everything.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
@@ -66,6 +90,5 @@ def _run_alembic(connection: Connection) -> None:
     config = Config()
     folder = Path(__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    config.attributes["version_table"] = VERSION_TABLE
-    command.upgrade(config, HEAD)
+    config.attributes.update(attributes, version_table=VERSION_TABLE)
+    command.upgrade(config, revision, sql=sql)

@@ -1,36 +1,17 @@
-"""Reports for finance, straight from the rows of the ledger."""
+"""Reports for finance, from the rollups of the ledger and, at the ends of a span, from its rows."""
 
 import datetime as dt
 import enum
-from collections.abc import Iterator
+from collections import defaultdict
 from decimal import Decimal
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    FromClause,
-    Select,
-    Text,
-    and_,
-    column,
-    func,
-    select,
-    true,
-    values,
-)
-from sqlalchemy.exc import DatabaseError
 
-from gateway.adapters.ledger.engine import database_path, open_reader
-from gateway.adapters.ledger.errors import LedgerUnavailable
-from gateway.adapters.ledger.migrate import require_head
-from gateway.adapters.ledger.tables import usage_record
+from gateway.adapters.ledger.reading import Reading, reading
+from gateway.adapters.ledger.spans import START, Span, counterfactuals, parts, totals
+from gateway.adapters.ledger.tables import SUMS
 from gateway.core.money import usd_decimal
-
-Query = Select[*tuple[Any, ...]]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -54,7 +35,9 @@ class Dimension(enum.StrEnum):
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     """Usage of one group. Amounts in USD, exact. `requests` counts each request once, `attempts` each try.
 
-    A request whose attempts fall into several groups (two deployments, or two days) counts in each of them.
+    A request counts where its first attempt does, and so once in all; an attempt that followed elsewhere (on
+    another deployment, or past midnight) counts there as an attempt. Corrections of earlier rows change
+    tokens and money and count as neither.
     `counterfactual_usd` is what the same usage would have cost on each other deployment.
     """
 
@@ -67,13 +50,6 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     cost_usd: Decimal
     counterfactual_usd: dict[str, Decimal]
-
-
-class Span(msgspec.Struct, frozen=True):
-    """From `since` (inclusive) to `until` (exclusive), in UTC microseconds; None is open."""
-
-    since: int | None
-    until: int | None
 
 
 def usage_by(
@@ -91,116 +67,44 @@ def usage_by(
     """
     zone = ZoneInfo(timezone)
     span = Span(_microseconds(since, zone), _microseconds(until, zone))
-    path = database_path(url)
-    try:
-        with open_reader(path).connect() as connection:
-            require_head(connection, path)
-            return _usage(connection, Dimension(dimension), span, zone)
-    except DatabaseError as exc:
-        raise LedgerUnavailable(f"ledger {path}: {exc.orig}") from exc
+    with reading(url) as ledger:
+        return _usage(ledger, Dimension(dimension), span, zone)
 
 
-def _usage(connection: Connection, dimension: Dimension, span: Span, zone: ZoneInfo) -> list[UsageRow]:
-    # One read transaction: both queries see the same rows, whatever is written meanwhile.
-    if dimension is Dimension.DAY:
-        days = _days(connection, span, zone)
-        if days is None:
-            return []
-        source, group = days
-    else:
-        source, group = usage_record, usage_record.c[dimension.value]
-    counterfactual = _counterfactuals(connection, source, group, span)
-    totals = connection.execute(_within(_totals(source, group), span))
-    return [
-        UsageRow(
-            dimension=dimension,
-            name=name,
-            requests=requests,
-            attempts=attempts,
-            input_tokens=int(input_tokens),
-            cached_input_tokens=int(cached),
-            output_tokens=int(output_tokens),
-            cost_usd=usd_decimal(int(nano)),
-            counterfactual_usd=counterfactual.get(name, {}),
-        )
-        for name, requests, attempts, input_tokens, cached, output_tokens, nano in totals
-    ]
+def _usage(ledger: Reading, dimension: Dimension, span: Span, zone: ZoneInfo) -> list[UsageRow]:
+    by_day = dimension is Dimension.DAY
+    label = START if by_day else dimension.value
+    sums: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    others: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for part in parts(span, days=not by_day):
+        for found, *added in ledger.fetch(totals(part, label)):
+            if added[0] is None:
+                continue  # a sum over no rows
+            name = _local_date(found, zone).isoformat() if by_day else found
+            sums[name] = [before + int(one) for before, one in zip(sums[name], added, strict=True)]
+        for found, elsewhere, nano in ledger.fetch(counterfactuals(ledger, part, label)):
+            name = _local_date(found, zone).isoformat() if by_day else found
+            others[name][elsewhere] += int(nano)
+    return [_row(dimension, name, sums[name], others[name]) for name in sorted(sums)]
 
 
-def _totals(source: FromClause, group: ColumnElement[str]) -> Query:
-    row = usage_record.c
-    return (
-        select(
-            group,
-            func.count(row.request_id.distinct()),
-            func.count(),
-            func.sum(row.input_tokens),
-            func.sum(row.cached_input_tokens),
-            func.sum(row.output_tokens),
-            func.sum(row.cost_nano_usd),
-        )
-        .select_from(source)
-        .group_by(group)
-        .order_by(group)
+def _row(dimension: Dimension, name: str, sums: list[int], others: dict[str, int]) -> UsageRow:
+    named = dict(zip(SUMS, sums, strict=True))
+    return UsageRow(
+        dimension=dimension,
+        name=name,
+        requests=named["requests"],
+        attempts=named["attempts"],
+        input_tokens=named["input_tokens"],
+        cached_input_tokens=named["cached_input_tokens"],
+        output_tokens=named["output_tokens"],
+        cost_usd=usd_decimal(named["cost_nano_usd"]),
+        counterfactual_usd={elsewhere: usd_decimal(others[elsewhere]) for elsewhere in sorted(others)},
     )
-
-
-def _counterfactuals(
-    connection: Connection, source: FromClause, group: ColumnElement[str], span: Span
-) -> dict[str, dict[str, Decimal]]:
-    """Sums by group and deployment, in USD."""
-    other = func.json_each(usage_record.c.counterfactual_nano_usd).table_valued("key", "value")
-    query = (
-        select(group, other.c.key, func.sum(other.c.value))
-        .select_from(source)
-        .join(other, onclause=true())
-        .group_by(group, other.c.key)
-        .order_by(group, other.c.key)
-    )
-    sums: dict[str, dict[str, Decimal]] = {}
-    for name, deployment, nano in connection.execute(_within(query, span)):
-        sums.setdefault(name, {})[deployment] = usd_decimal(int(nano))
-    return sums
-
-
-def _within(query: Query, span: Span) -> Query:
-    if span.since is not None:
-        query = query.where(usage_record.c.at >= span.since)
-    if span.until is not None:
-        query = query.where(usage_record.c.at < span.until)
-    return query
-
-
-def _days(connection: Connection, span: Span, zone: ZoneInfo) -> tuple[FromClause, ColumnElement[str]] | None:
-    """The ledger joined to the calendar days of `zone`, which no database knows as well as zoneinfo does.
-
-    None when no row lies in `span`.
-    """
-    at = usage_record.c.at
-    first, last = connection.execute(_within(select(func.min(at), func.max(at)), span)).one()
-    if first is None:
-        return None
-    day = values(column("name", Text), column("starts", BigInteger), column("ends", BigInteger), name="day")
-    days = day.data(list(_calendar(first, last, zone))).cte()
-    joined = days.join(usage_record, and_(at >= days.c.starts, at < days.c.ends))
-    return joined, days.c.name
-
-
-def _calendar(first: int, last: int, zone: ZoneInfo) -> Iterator[tuple[str, int, int]]:
-    """(name, start, end) of the days of `zone` from that of `first` to that of `last`, in microseconds."""
-    day = _local_date(first, zone)
-    while day <= _local_date(last, zone):
-        following = day + dt.timedelta(days=1)
-        yield day.isoformat(), _midnight(day, zone), _midnight(following, zone)
-        day = following
 
 
 def _local_date(microseconds: int, zone: ZoneInfo) -> dt.date:
     return (_EPOCH + microseconds * _MICROSECOND).astimezone(zone).date()
-
-
-def _midnight(day: dt.date, zone: ZoneInfo) -> int:
-    return (dt.datetime.combine(day, dt.time(), zone) - _EPOCH) // _MICROSECOND
 
 
 def _microseconds(moment: dt.datetime | None, zone: ZoneInfo) -> int | None:

@@ -2,37 +2,31 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DatabaseError
-
-from gateway.adapters.ledger.engine import database_path, open_reader
-from gateway.adapters.ledger.errors import LedgerUnavailable
-from gateway.adapters.ledger.tables import usage_record
+from gateway.adapters.ledger.reading import Reading, reading
+from gateway.adapters.ledger.spans import Span, parts, totals
+from gateway.adapters.ledger.tables import MONEY, SUMS
 from gateway.ports import BudgetView
 
 _MICROSECONDS = 1_000_000
+_COST, _UNSEEN = (1 + SUMS.index(name) for name in MONEY)  # after the label
 
 
 def spent_in_windows(url: str, budgets: Sequence[BudgetView]) -> list[tuple[int, int]]:
-    """(spent, unseen) nano-USD of each budget's scope since its window began, in the order given.
+    """(spent, unseen) nano-USD of each budget's scope since its window began, in the order given, exactly.
 
     Raises LedgerUnavailable.
     """
     if not budgets:
         return []
-    path = database_path(url)
-    try:
-        with open_reader(path).connect() as connection:
-            return [_spent(connection, budget) for budget in budgets]
-    except DatabaseError as exc:
-        raise LedgerUnavailable(f"ledger {path}: {exc.orig}") from exc
+    with reading(url) as ledger:
+        return [_spent(ledger, budget) for budget in budgets]
 
 
-def _spent(connection: Connection, budget: BudgetView) -> tuple[int, int]:
-    row = usage_record.c
-    sums = (func.coalesce(func.sum(column), 0) for column in (row.cost_nano_usd, row.unseen_nano_usd))
-    query = select(*sums).where(
-        row[budget.kind] == budget.name, row.at >= int(budget.window.start * _MICROSECONDS)
-    )
-    spent, unseen = connection.execute(query).one()
-    return int(spent), int(unseen)
+def _spent(ledger: Reading, budget: BudgetView) -> tuple[int, int]:
+    span = Span(int(budget.window.start * _MICROSECONDS), None)
+    rows = [
+        row
+        for part in parts(span)
+        for row in ledger.fetch(totals(part, budget.kind, **{budget.kind: budget.name}))
+    ]
+    return sum(int(row[_COST]) for row in rows), sum(int(row[_UNSEEN]) for row in rows)

@@ -1,4 +1,4 @@
-"""Rows that no database would take, as JSON lines in files beside it: nothing metered is thrown away.
+"""Rows that no database would take, as JSON lines in files: nothing metered is thrown away.
 
 Two kinds of file, both one JSON object a line, named by column:
 - `<database>.unsaved-<id>.jsonl`: rows left when the gateway had to stop while the database was away. The
@@ -54,6 +54,7 @@ class Spill:
         path = self._folder / f"{self._name}.refused.jsonl"
         line = _encode({"reason": reason, "row": _readable(record)}) + b"\n"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(line)
         except OSError as exc:

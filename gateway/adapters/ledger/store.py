@@ -22,11 +22,13 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from gateway.adapters.ledger.engine import create_folder, open_writer
 from gateway.adapters.ledger.errors import LedgerUnavailable
 from gateway.adapters.ledger.migrate import upgrade_file
+from gateway.adapters.ledger.periods import BOUNDS, DATE_LATE_ROWS, PRUNED, Bounds
+from gateway.adapters.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
 from gateway.adapters.ledger.rows import Row, careful_row_of, row_of
-from gateway.adapters.ledger.tables import usage_record
+from gateway.adapters.ledger.tables import COLUMNS, usage_record
 from gateway.core.record import UsageRecord
 
-SLICE_ROWS = 256  # 1 ms with the interpreter lock, 2 ms in SQLite without it
+SLICE_ROWS = 640  # 2 ms with the interpreter lock, 6 ms in SQLite without it
 GRACE_SECONDS = 0.002
 GRACE_CEILING_SECONDS = 0.256
 STAND_ASIDE_SECONDS = 0.001
@@ -130,42 +132,39 @@ class SqliteStore:
 
     def _write(self, records: Sequence[UsageRecord]) -> list[Refused]:
         try:
-            self._insert([row_of(record) for record in records])
+            kept_out = self._insert([row_of(record) for record in records])
         except _ROW_FAULTS:
             return self._write_one_by_one(records)
-        return []
+        return [Refused(records[position], PRUNED) for position in kept_out]
 
     def _write_one_by_one(self, records: Sequence[UsageRecord]) -> list[Refused]:
         refused = []
         for record in records:
             try:
-                self._insert([careful_row_of(record)])
+                if self._insert([careful_row_of(record)]):
+                    refused.append(Refused(record, PRUNED))
             except _ROW_FAULTS as exc:
                 refused.append(Refused(record, f"{type(exc).__name__}: {exc}"))
         return refused
 
     def _replay(self, rows: Sequence[Row]) -> list[Row]:
         try:
-            self._insert(rows)
+            return [rows[position] for position in self._insert(rows)]
         except _ROW_FAULTS:
             return [row for row in rows if not self._is_kept(row)]
-        return []
 
     def _is_kept(self, row: Row) -> bool:
         try:
-            self._insert([row])
+            return not self._insert([row])
         except _ROW_FAULTS:
             return False
-        return True
 
-    def _insert(self, rows: Sequence[Row]) -> None:
+    def _insert(self, rows: Sequence[Row]) -> list[int]:
+        """Commit all of `rows`, but for those of a pruned period, whose positions are returned."""
         connection = self._connected()
         try:
             with connection.begin():
-                if len(rows) == SLICE_ROWS:
-                    connection.exec_driver_sql(INSERT_SLICE, tuple(chain.from_iterable(rows)))
-                else:
-                    connection.exec_driver_sql(INSERT_ROW, list(rows))
+                return _insert_over(connection, rows)
         except _ROW_FAULTS:
             raise
         except SQLAlchemyError as exc:
@@ -178,7 +177,7 @@ class SqliteStore:
             try:
                 create_folder(self._path)
                 upgrade_file(self._path)
-                self._connection = self._engine.connect()
+                self._connection = prepared(self._engine.connect())
             except (SQLAlchemyError, OSError) as exc:
                 raise LedgerUnavailable(f"ledger {self._path}: {_cause(exc)}") from exc
         return self._connection
@@ -190,19 +189,48 @@ class SqliteStore:
             connection.close()
 
 
+def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
+    run = connection.exec_driver_sql
+    closed, pruned, newest = run(STATE).one()
+    bounds = Bounds(closed, pruned)
+    kept = rows if pruned is None else [row for row in rows if bounds.takes(row)]
+    if len(kept) == SLICE_ROWS:
+        run(INSERT_SLICE, tuple(chain.from_iterable(kept)))
+    elif kept:
+        run(INSERT_ROW, list(kept))
+    # Whatever was inserted stands after the newest row of before: this transaction holds the only write lock.
+    if bounds.late(kept):
+        run(DATE_LATE, (closed, closed, newest))
+    run(KEEP_ON_SQLITE, (newest,))
+    return [] if pruned is None else [n for n, row in enumerate(rows) if not bounds.takes(row)]
+
+
+def prepared(connection: Connection) -> Connection:
+    """`connection` with what keeps the rollups. Only its own temporary tables: this takes no lock."""
+    driver = connection.connection.dbapi_connection
+    if driver is not None:
+        cursor = driver.cursor()
+        for statement in prepare_sqlite():
+            cursor.execute(statement)
+        cursor.close()
+    return connection
+
+
 def _cause(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
 def _insert_row() -> str:
     insert = sqlite.insert(usage_record).on_conflict_do_nothing(index_elements=[usage_record.c.attempt_id])
-    return str(insert.compile(dialect=sqlite.dialect(paramstyle="qmark")))
+    return str(insert.compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=COLUMNS))
 
 
 def _insert_slice() -> str:
-    one = f"({', '.join('?' * len(usage_record.c))})"
+    one = f"({', '.join('?' * len(COLUMNS))})"
     return INSERT_ROW.replace(one, ", ".join([one] * SLICE_ROWS))
 
 
 INSERT_ROW = _insert_row()
 INSERT_SLICE = _insert_slice()
+DATE_LATE = DATE_LATE_ROWS.format(rows="usage_record", open="?") + " AND rowid > ?"
+STATE = f"{BOUNDS}, (SELECT coalesce(max(rowid), 0) FROM usage_record)"  # noqa: S608

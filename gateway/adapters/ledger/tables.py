@@ -1,12 +1,23 @@
-"""The ledger's table as SQLAlchemy Core sees it. The migrations, not this file, make it.
+"""The ledger's tables as SQLAlchemy Core sees them. The migrations, not this file, make them.
 
 Append-only: one row per attempt, corrections are new rows. Money in integer nano-USD, `at` in UTC
-microseconds since 1970, durations in milliseconds. Columns stand in the order of `rows.row_of`.
+microseconds since 1970, durations in milliseconds. The first columns stand in the order of `rows.row_of`.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
 
 metadata = MetaData()
+
+QUARTER = 15 * 60 * 1_000_000  # microseconds; every zone in use today is a multiple of it away from UTC
+DAY = 24 * 3600 * 1_000_000
+
+# What usage is added up by, and so all that a report can group or filter by once the rows are gone.
+DIMENSIONS = ("org", "team", "feature", "key", "model", "deployment", "zone", "privacy", "outcome")
+# Sums of a rollup. `attempts` and `requests` leave out reversals and repriced rows, the others add all up.
+COUNTS = ("attempts", "requests", "estimated_attempts")
+TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
+MONEY = ("cost_nano_usd", "unseen_nano_usd")
+SUMS = (*COUNTS, *TOKENS, *MONEY)
 
 
 def _text(name: str) -> Column[str]:
@@ -19,6 +30,10 @@ def _optional_text(name: str) -> Column[str]:
 
 def _integer(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False)
+
+
+def _key(name: str) -> Column[int]:
+    return Column(name, BigInteger, primary_key=True, autoincrement=False)
 
 
 usage_record = Table(
@@ -66,10 +81,74 @@ usage_record = Table(
     _optional_text("upstream_request_id"),
     _text("tags"),  # JSON: name -> value
     _text("policy_version"),
+    # Only corrections have other values here than these, so the writer leaves the three out.
+    Column("kind", Text, nullable=False, server_default="usage"),  # usage | reversal | correction
+    _optional_text("corrects"),  # attempt_id of the row that this one reverses or replaces
+    Column(
+        "occurred_at", BigInteger, nullable=True
+    ),  # dispatch, of a row that its closed period did not take
 )
 
 # Reports read a span of time and keep some features. Rows arrive in order of time, so this index grows at its
 # right edge and costs next to nothing; an index that led with the feature cost 20% more per row written.
 Index("usage_record_at_feature", usage_record.c.at, usage_record.c.feature)
 
-COLUMNS: tuple[str, ...] = tuple(usage_record.c.keys())
+# Finds the corrections of a row. Other rows are not in it and cost nothing.
+_corrects_some = usage_record.c.corrects.is_not(None)
+Index(
+    "usage_record_corrects",
+    usage_record.c.corrects,
+    sqlite_where=_corrects_some,
+    postgresql_where=_corrects_some,
+)
+
+# One row for each combination that was ever used: rollups name it by a number instead of nine texts.
+usage_group = Table(
+    "usage_group",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    *(_text(name) for name in DIMENSIONS),
+)
+Index("usage_group_names", *(usage_group.c[name] for name in DIMENSIONS), unique=True)
+
+
+def _rollup(name: str) -> Table:
+    return Table(name, metadata, _key("starts"), _key("group_id"), *(_integer(column) for column in SUMS))
+
+
+def _counterfactual_rollup(name: str) -> Table:
+    elsewhere = Column("elsewhere", Text, primary_key=True)
+    return Table(name, metadata, _key("starts"), _key("group_id"), elsewhere, _integer("nano_usd"))
+
+
+# `starts` is the first microsecond of the quarter of an hour, or of the UTC day.
+usage_quarter = _rollup("usage_quarter")
+usage_day = _rollup("usage_day")
+counterfactual_quarter = _counterfactual_rollup("counterfactual_quarter")
+counterfactual_day = _counterfactual_rollup("counterfactual_day")
+
+# One row for each act of closing or deleting: the latest `before` (UTC microseconds) is in force.
+period_end = Table(
+    "period_end",
+    metadata,
+    Column("act", Text, primary_key=True),  # closed | pruned
+    _key("before"),
+    _integer("done_at"),
+)
+
+# Immutable: a new price is a new row. Rates in nano-USD per million tokens.
+price_version = Table(
+    "price_version",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("tier", Text, primary_key=True),  # standard | batch | flex | priority | ...
+    Column("token_type", Text, primary_key=True),  # a field of core.catalog.Rates
+    _key("effective_from"),  # UTC microseconds
+    Column("version", Text, primary_key=True),
+    _integer("nano_usd_per_million"),
+    _integer("entered_at"),  # UTC microseconds; of two versions with one `effective_from` the later counts
+)
+
+ALL_COLUMNS: tuple[str, ...] = tuple(usage_record.c.keys())
+COLUMNS = ALL_COLUMNS[:-3]

@@ -94,6 +94,16 @@ REFUSALS = _counter("refusals_total", "code", "Requests answered with an error, 
 LIMIT_REJECTIONS = _counter(
     "limit_rejections_total", "scope limit", "Requests refused by a limit or budget of a kind of scope."
 )
+SHADOW_REJECTIONS = _counter(
+    "shadow_rejections_total",
+    "scope limit",
+    "Requests that a limit in shadow mode would have refused, by kind of scope.",
+)
+BUDGET_ALERTS = _counter(
+    "budget_alerts_total",
+    "scope name window percent",
+    "Times that a budget has reached a percentage of its limit at which it alerts.",
+)
 BUDGET_LIMIT = _gauge("budget_limit_usd", "scope name window", "A budget's limit in each window, in USD.")
 BUDGET_SPENT = _gauge("budget_spent_usd", "scope name window", "Spent in the budget's open window, in USD.")
 BUDGET_HELD = _gauge(
@@ -128,6 +138,8 @@ FAMILIES = (
     DECISIONS,
     REFUSALS,
     LIMIT_REJECTIONS,
+    SHADOW_REJECTIONS,
+    BUDGET_ALERTS,
     BUDGET_LIMIT,
     BUDGET_SPENT,
     BUDGET_HELD,

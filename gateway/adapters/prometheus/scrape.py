@@ -29,6 +29,7 @@ class Counted:
 
     __slots__ = (
         "attempts",
+        "budget_alerts",
         "decisions",
         "duration",
         "first_token",
@@ -38,6 +39,7 @@ class Counted:
         "refusals",
         "requests",
         "requests_refused",
+        "shadow_rejections",
     )
 
     def __init__(self, overhead: Histogram) -> None:
@@ -51,6 +53,8 @@ class Counted:
         self.decisions: dict[tuple[str, ...], int] = {}
         self.refusals: dict[str, int] = {}
         self.limit_rejections: dict[tuple[str, ...], int] = {}
+        self.shadow_rejections: dict[tuple[str, ...], int] = {}
+        self.budget_alerts: dict[tuple[str, ...], int] = {}
 
 
 def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> Iterator[Metric]:
@@ -65,6 +69,8 @@ def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> I
     yield _counters(families.DECISIONS, counted.decisions)
     yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
+    yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
+    yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
     yield from _budgets(sources.budgets())
     fleet = sources.fleet()
     yield from _replicas(fleet, clock.monotonic())
@@ -111,7 +117,7 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
         families.BUDGET_UNSEEN: {},
     }
     for view in views:
-        labels = (view.kind, view.name, str(view.per))
+        labels = (view.kind, view.name, f"rolling_{view.per}" if view.rolling else str(view.per))
         amounts[families.BUDGET_LIMIT][labels] = view.limit_nano
         amounts[families.BUDGET_SPENT][labels] = view.spent_nano
         amounts[families.BUDGET_HELD][labels] = view.held_nano

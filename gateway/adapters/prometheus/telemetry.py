@@ -139,6 +139,20 @@ class PrometheusTelemetry:
             limit = (kind if kind in _SCOPES else OTHER, error.limit)
             counted.limit_rejections[limit] = counted.limit_rejections.get(limit, 0) + 1
 
+    # --- limits and budgets, beside the Telemetry port ---
+
+    def shadowed(self, scope: str, limit: str) -> None:
+        """A limit in shadow mode would have refused; `scope` is `kind:name`."""
+        key = (scope.partition(":")[0], limit)
+        counted = self._counted.shadow_rejections
+        counted[key] = counted.get(key, 0) + 1
+
+    def budget_alerted(self, kind: str, name: str, window: str, percent: int) -> None:
+        """A budget has reached `percent` of its limit."""
+        key = (kind, name, window, str(percent))
+        counted = self._counted.budget_alerts
+        counted[key] = counted.get(key, 0) + 1
+
     # --- a scrape ---
 
     async def exposition(self) -> bytes:

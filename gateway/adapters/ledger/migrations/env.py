@@ -1,4 +1,7 @@
-"""Alembic's entry point. The connection comes from `gateway.adapters.ledger.migrate`."""
+"""Alembic's entry point: over the connection that `gateway.adapters.ledger.migrate` hands in, or as SQL text.
+
+PostgreSQL gets the text: its driver here is asyncpg, which Alembic cannot call.
+"""
 
 from alembic import context
 
@@ -6,11 +9,19 @@ from gateway.adapters.ledger.tables import metadata
 
 attributes = context.config.attributes
 
-context.configure(
-    connection=attributes["connection"],
-    target_metadata=metadata,
-    version_table=attributes["version_table"],
-    transactional_ddl=True,  # SQLite can: a migration that dies leaves the database as it was
-)
+if context.is_offline_mode():
+    context.configure(
+        dialect_name="postgresql",
+        version_table=attributes["version_table"],
+        transactional_ddl=False,  # whoever runs the text brings the transaction
+        output_buffer=attributes["output"],
+    )
+else:
+    context.configure(
+        connection=attributes["connection"],
+        target_metadata=metadata,
+        version_table=attributes["version_table"],
+        transactional_ddl=True,  # SQLite can: a migration that dies leaves the database as it was
+    )
 with context.begin_transaction():
     context.run_migrations()

@@ -10,9 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    postgres = op.get_context().dialect.name == "postgresql"
     op.create_table(
         "usage_record",
-        sa.Column("attempt_id", sa.Text, primary_key=True),
+        sa.Column("attempt_id", sa.Text, nullable=False),
         sa.Column("request_id", sa.Text, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("org", sa.Text, nullable=False),
@@ -54,5 +55,24 @@ def upgrade() -> None:
         sa.Column("upstream_request_id", sa.Text, nullable=True),
         sa.Column("tags", sa.Text, nullable=False),
         sa.Column("policy_version", sa.Text, nullable=False),
+        # A primary key over partitions must hold the partition's column. With the time first, rows are also
+        # found by it, and the index grows at its right edge.
+        sa.PrimaryKeyConstraint("at", "attempt_id") if postgres else sa.PrimaryKeyConstraint("attempt_id"),
+        postgresql_partition_by="RANGE (at)",
     )
-    op.create_index("usage_record_at_feature", "usage_record", ["at", "feature"])
+    if postgres:
+        _finish_on_postgres()
+    else:
+        op.create_index("usage_record_at_feature", "usage_record", ["at", "feature"])
+
+
+def _finish_on_postgres() -> None:
+    # Keeps the ids unique over all partitions, whatever time a second row of the same attempt names.
+    op.create_table(
+        "usage_attempt",
+        sa.Column("attempt_id", sa.Text, primary_key=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
+    # NaN is greater than infinity there, and would spoil every sum.
+    op.create_check_constraint("usage_record_duration", "usage_record", "duration_ms < 'infinity'")
+    op.create_check_constraint("usage_record_ttft", "usage_record", "ttft_ms < 'infinity'")

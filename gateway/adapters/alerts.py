@@ -1,0 +1,157 @@
+"""Tells when a budget has reached a percentage of its limit: by metric, and by webhook with bounded retries.
+
+Spending decides, not what is only held. Of several workers the first to notice tells.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import httpx
+import msgspec
+import structlog
+
+from gateway.core.money import usd_text
+from gateway.core.tenancy import Budget, Scope
+from gateway.core.windows import ROLLING_SECONDS, Per
+from gateway.ports import BudgetView
+
+_log = structlog.get_logger("tollway.alerts")
+
+LOOK_SECONDS = 5.0
+POST_SECONDS = 5.0
+PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)
+# Beyond this the webhook has been away for so long that the oldest alerts are no news.
+MAX_WAITING = 1_000
+LIFETIME_SECONDS = 365 * 86_400.0
+
+Alerted = Callable[[str, str, str, int], None]
+
+
+class Counted(Protocol):
+    """What alerts need to know of a store of budgets."""
+
+    def budgets(self) -> list[BudgetView]: ...
+
+    def claim(self, name: str, seconds: float, /) -> Awaitable[bool]: ...
+
+
+class _Alert(msgspec.Struct, frozen=True):
+    webhook: str
+    body: dict[str, object]
+
+
+class BudgetAlerts:
+    """`start`, then `close`. `alerted` is told kind, name, window and percentage of each alert."""
+
+    def __init__(
+        self, store: Counted, scopes: Iterable[Scope], org: str, alerted: Alerted, client: httpx.AsyncClient
+    ) -> None:
+        self._store = store
+        self._org = org
+        self._alerted = alerted
+        self._client = client
+        self._watched = {
+            (scope.kind, scope.name, budget.per, budget.rolling): budget
+            for scope in scopes
+            for budget in scope.budgets
+            if budget.alert_at
+        }
+        self._told: dict[tuple[str, str, str, int], float] = {}
+        self._waiting: asyncio.Queue[_Alert] = asyncio.Queue(MAX_WAITING)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        if self._watched:
+            self._tasks = [asyncio.create_task(self._look_again()), asyncio.create_task(self._post_all())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def look(self) -> None:
+        """Alert for whatever has reached a percentage since the last look."""
+        for view in self._store.budgets():
+            budget = self._watched.get((view.kind, view.name, view.per, view.rolling))
+            if budget is not None:
+                await self._compare(view, budget)
+
+    async def _compare(self, view: BudgetView, budget: Budget) -> None:
+        used = view.spent_nano + view.unseen_nano
+        for percent in budget.alert_at:
+            key = (view.kind, view.name, budget.window, percent)
+            reached = used * 100 >= view.limit_nano * percent
+            # A rolling window has no beginning: it may alert again once it has been below.
+            window = 0.0 if view.rolling else view.window.start
+            if not reached:
+                if view.rolling:
+                    self._told.pop(key, None)
+                continue
+            if self._told.get(key) == window:
+                continue
+            self._told[key] = window
+            name = f"alert:{view.kind}:{view.name}:{budget.window}:{int(window)}:{percent}"
+            if await self._claimed(name, _seconds(view)):
+                self._tell(view, budget, percent)
+
+    async def _claimed(self, name: str, seconds: float) -> bool:
+        try:
+            return await self._store.claim(name, seconds)
+        except Exception as exc:  # whatever the store is: an alert too many is better than none
+            _log.warning("alerts.not_claimed", error=str(exc))
+            return True
+
+    def _tell(self, view: BudgetView, budget: Budget, percent: int) -> None:
+        self._alerted(view.kind, view.name, budget.window, percent)
+        body: dict[str, object] = {
+            "event": "budget_alert",
+            "org": self._org,
+            "scope": view.kind,
+            "name": view.name,
+            "window": budget.window,
+            "window_started_at": view.window.start,
+            "percent": percent,
+            "soft": budget.soft,
+            "limit_usd": usd_text(view.limit_nano),
+            "spent_usd": usd_text(view.spent_nano),
+            "unseen_usd": usd_text(view.unseen_nano),
+        }
+        _log.warning("budget.reached", **{k: v for k, v in body.items() if k != "event"})
+        if budget.webhook is None:
+            return
+        try:
+            self._waiting.put_nowait(_Alert(budget.webhook, body))
+        except asyncio.QueueFull:
+            _log.error("alerts.dropped", name=view.name, percent=percent)
+
+    async def _look_again(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _post_all(self) -> None:
+        while True:
+            await self.post(await self._waiting.get())
+
+    async def post(self, alert: _Alert) -> None:
+        """Post one alert, with pauses between the tries. Gives up after the last one."""
+        for pause in (*PAUSES_SECONDS, None):
+            try:
+                response = await self._client.post(alert.webhook, json=alert.body, timeout=POST_SECONDS)
+                if response.status_code < 400:
+                    return
+                error = f"status {response.status_code}"
+            except httpx.HTTPError as exc:
+                error = type(exc).__name__
+            if pause is None:
+                _log.error("alerts.given_up", error=error, name=alert.body["name"])
+                return
+            await asyncio.sleep(pause)
+
+
+def _seconds(view: BudgetView) -> float:
+    if view.per is Per.LIFETIME:
+        return LIFETIME_SECONDS
+    return ROLLING_SECONDS[view.per] if view.rolling else view.window.end - view.window.start

@@ -1,0 +1,124 @@
+"""The folder in which the workers of one ledger keep their journals, and who of them is alive.
+
+    <ledger>-<worker>.lock              locked by its worker for as long as that lives
+    <ledger>-<worker>.00000001.journal  its segments, in order
+    <ledger>-<worker>.00000001.damaged  a replayed segment that was not whole, for a person to read
+    <ledger>.replay                     locked by whoever replays, so that a start can wait for it
+
+The kernel drops a lock with its process, however that ends. A name says which ledger its rows belong to:
+nobody replays them into another one.
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+SEGMENT_SUFFIX = ".journal"
+DAMAGED_SUFFIX = ".damaged"
+LOCK_SUFFIX = ".lock"
+REPLAY_SUFFIX = ".replay"
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A worker's name and the lock that proves it alive."""
+
+    folder: Path
+    worker: str
+    descriptor: int
+
+    def segment_path(self, number: int) -> Path:
+        return self.folder / f"{self.worker}.{number:08}{SEGMENT_SUFFIX}"
+
+    def segments(self) -> list[Path]:
+        """The segments of this worker in the order in which they were written."""
+        return sorted(self.folder.glob(f"{self.worker}.*{SEGMENT_SUFFIX}"))
+
+    def give_up(self) -> None:
+        """End the claim; with no segment left, nothing remains of the worker."""
+        try:
+            if not self.segments():
+                with suppress(OSError):  # a lock that stays behind is found again by the next replay
+                    _lock_path(self.folder, self.worker).unlink(missing_ok=True)
+        finally:
+            os.close(self.descriptor)
+
+
+class JournalFolder:
+    """The journals of the ledger called `ledger`, in the folder `path`. Methods block and raise OSError."""
+
+    def __init__(self, path: Path, ledger: str) -> None:
+        self.path = path
+        self._ledger = ledger
+
+    def prepare(self) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def claim_new(self) -> Claim:
+        """A name that nobody has had."""
+        while True:
+            # The time comes first: workers then sort by age.
+            worker = f"{self._ledger}-{time.time_ns():016x}{secrets.token_hex(4)}"
+            if (claim := self._claim(worker)) is not None:
+                return claim
+
+    def dead(self) -> Iterator[Claim]:
+        """The workers that live no more, oldest first. Each is the caller's until it gives the claim up."""
+        for worker in self._workers():
+            if (claim := self._claim(worker)) is not None:
+                yield claim
+
+    def foreign(self) -> set[str]:
+        """Names of other ledgers whose journals lie here too."""
+        names = {path.name.rpartition("-")[0] for path in self.path.glob(f"*{SEGMENT_SUFFIX}")}
+        return names - {self._ledger}
+
+    @contextmanager
+    def replaying(self) -> Iterator[bool]:
+        """Whether the caller is the only one who replays now; it is until it leaves."""
+        descriptor = _open_lock(self.path / f"{self._ledger}{REPLAY_SUFFIX}")
+        try:
+            yield _lock(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _workers(self) -> list[str]:
+        start = f"{self._ledger}-"
+        suffixes = LOCK_SUFFIX, SEGMENT_SUFFIX
+        return sorted(
+            {
+                start + path.name.removeprefix(start).partition(".")[0]
+                for path in self.path.iterdir()
+                if path.name.startswith(start) and path.suffix in suffixes
+            }
+        )
+
+    def _claim(self, worker: str) -> Claim | None:
+        """None when somebody holds the name, or has just removed it."""
+        descriptor = _open_lock(_lock_path(self.path, worker))
+        # The file may have been locked, replayed and removed since it was opened: that lock guards nothing.
+        if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+            return Claim(self.path, worker, descriptor)
+        os.close(descriptor)
+        return None
+
+
+def _lock_path(folder: Path, worker: str) -> Path:
+    return folder / f"{worker}{LOCK_SUFFIX}"
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""`Upkeep` of a ledger in PostgreSQL."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from gateway.adapters.ledger.address import PostgresAddress
+from gateway.adapters.ledger.months import create_partition, months_of
+from gateway.adapters.ledger.postgres import (
+    PERIODS_LOCK,
+    Connection,
+    connect,
+    disconnect,
+    require_head,
+    translated,
+)
+from gateway.adapters.ledger.postgres_sql import (
+    CLAIM_ATTEMPTS,
+    KEEP_ROLLUPS,
+    STAGE,
+    STAGED,
+    TAKE,
+)
+from gateway.adapters.ledger.reading import OwnLoop
+from gateway.adapters.ledger.rollups import Dialect
+from gateway.adapters.ledger.rows import Row
+from gateway.adapters.ledger.tables import ALL_COLUMNS
+from gateway.adapters.ledger.upkeep import Begin
+
+# Rebuilding a year takes minutes. The wait for the lock stays as short as everywhere.
+ANSWER_SECONDS = 3600.0
+_SETTINGS = {"statement_timeout": f"{ANSWER_SECONDS:.0f}s", "idle_in_transaction_session_timeout": "600s"}
+
+
+class PostgresUpkeep:
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, loop: OwnLoop, connection: Connection) -> None:
+        self._loop = loop
+        self._connection = connection
+
+    def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        numbers = itertools.count(1)
+        numbered = re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+        return [tuple(row) for row in self._loop.run(self._connection.fetch(numbered, *values))]
+
+    def add(self, rows: Sequence[Row]) -> None:
+        for month in months_of(rows):
+            self.run(create_partition(month))
+        copy = self._connection.copy_records_to_table(STAGED, records=rows, columns=ALL_COLUMNS)
+        self._loop.run(copy)
+        for statement in (CLAIM_ATTEMPTS, TAKE, *KEEP_ROLLUPS, f"TRUNCATE {STAGED}"):
+            self.run(statement)
+
+
+@contextmanager
+def postgres_upkeep(address: PostgresAddress) -> Iterator[Begin]:
+    """Raises LedgerUnavailable."""
+    with OwnLoop() as loop, translated(address):
+        connection = loop.run(connect(address, settings=_SETTINGS, answer_seconds=ANSWER_SECONDS))
+
+        @contextmanager
+        def begin(*, alone: bool = True) -> Iterator[PostgresUpkeep]:
+            transaction = connection.transaction()
+            loop.run(transaction.start())
+            try:
+                one = PostgresUpkeep(loop, connection)
+                if alone:
+                    one.run("SELECT pg_advisory_xact_lock(?)", PERIODS_LOCK)
+                yield one
+            except BaseException:
+                loop.run(transaction.rollback())
+                raise
+            loop.run(transaction.commit())
+
+        try:
+            loop.run(require_head(connection, address))
+            for statement in STAGE:
+                loop.run(connection.execute(statement))
+            yield begin
+        finally:
+            loop.run(disconnect(connection))

@@ -1,0 +1,86 @@
+"""Reading the ledger from code that does not run on an event loop: commands, and threads of the gateway.
+
+A reading is one transaction: all its queries see the same rows, whatever is written meanwhile.
+"""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, TypeVar
+
+from sqlalchemy import Connection, Select
+from sqlalchemy.exc import DatabaseError
+
+from gateway.adapters.ledger.address import SqliteAddress, parse
+from gateway.adapters.ledger.engine import open_reader
+from gateway.adapters.ledger.errors import LedgerUnavailable
+from gateway.adapters.ledger.migrate import require_head
+from gateway.adapters.ledger.rollups import Dialect
+
+Query = Select[*tuple[Any, ...]]
+
+T = TypeVar("T")
+
+
+class Reading(Protocol):
+    """An open read transaction."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    def fetch(self, query: Query) -> list[tuple[Any, ...]]:
+        """All rows that answer `query`."""
+        ...
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Reading]:
+    """A reading of the ledger at `url`. Raises LedgerUnavailable, on entering and for each query."""
+    address = parse(url)
+    if isinstance(address, SqliteAddress):
+        with _reading_sqlite(address) as sqlite:
+            yield sqlite
+    else:
+        # Imported only where it is used: the driver takes a twentieth of a second.
+        from gateway.adapters.ledger.postgres_reading import reading_postgres  # noqa: PLC0415
+
+        with reading_postgres(address) as postgres:
+            yield postgres
+
+
+class _SqliteReading:
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def fetch(self, query: Query) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self._connection.execute(query)]
+
+
+@contextmanager
+def _reading_sqlite(address: SqliteAddress) -> Iterator[_SqliteReading]:
+    try:
+        with open_reader(address.path).connect() as connection:
+            require_head(connection, address.path)
+            yield _SqliteReading(connection)
+    except DatabaseError as exc:
+        raise LedgerUnavailable(f"ledger {address}: {exc.orig}") from exc
+
+
+class OwnLoop:
+    """Runs coroutines to their end on an event loop of its own, wherever the caller runs."""
+
+    def __enter__(self) -> Self:
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ledger-reading")
+        self._runner = asyncio.Runner()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Its result. The coroutine must have a deadline of its own."""
+        return self._thread.submit(self._runner.run, coroutine).result()

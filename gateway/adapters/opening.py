@@ -1,0 +1,28 @@
+"""Which store of limits and budgets a `state` URL and the `admission` setting mean."""
+
+from typing import Literal, TypeAlias
+from zoneinfo import ZoneInfo
+
+from gateway.adapters.memory import MemoryAdmission, Shadowed, SpentInWindows
+from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, Timing, parse_target
+from gateway.ports import Clock
+
+AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
+
+
+def open_admission(
+    *,
+    state: str,
+    mode: Literal["exact", "leased"],
+    org: str,
+    clock: Clock,
+    zone: ZoneInfo,
+    spent_in_windows: SpentInWindows,
+    shadowed: Shadowed,
+) -> AnyAdmission:
+    """Not started yet. In memory every request is admitted exactly, without any round trip."""
+    if state == "memory":
+        return MemoryAdmission(clock, zone, spent_in_windows=spent_in_windows, shadowed=shadowed)
+    link = Link(parse_target(state), org, Scripts(), Timing())
+    exact = RedisAdmission(link, clock, zone, spent_in_windows=spent_in_windows, shadowed=shadowed)
+    return exact if mode == "exact" else LeasedAdmission(exact, link, clock)

@@ -1,0 +1,9 @@
+"""Shared limits and budgets in Redis or Valkey."""
+
+from gateway.adapters.redis.addresses import Target, parse_target
+from gateway.adapters.redis.admission import RedisAdmission
+from gateway.adapters.redis.leased import LeasedAdmission
+from gateway.adapters.redis.link import Link, Timing
+from gateway.adapters.redis.scripts import Scripts
+
+__all__ = ["LeasedAdmission", "Link", "RedisAdmission", "Scripts", "Target", "Timing", "parse_target"]

@@ -1,0 +1,68 @@
+"""What the commands on the ledger share: the configuration that names it, months, and how errors are told."""
+
+import datetime as dt
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.settings.build import Built
+
+DEFAULT_FILE = Path("tollway.yaml")
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+def built(config: Path) -> "Built":
+    """What the file asks for. Prints every error and exits when it is not valid."""
+    from gateway.adapters.price_catalogue import PriceCatalogue  # noqa: PLC0415
+    from gateway.settings.build import build  # noqa: PLC0415
+    from gateway.settings.load import load  # noqa: PLC0415
+
+    found, problems = build(load(config, os.environ), PriceCatalogue())
+    if found is None:
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(1)
+    return found
+
+
+def month(text: str) -> dt.date:
+    """The first day of `text`, as 2026-10. Raises typer.BadParameter."""
+    try:
+        return dt.datetime.strptime(text, "%Y-%m").date()  # a calendar month has no zone
+    except ValueError:
+        raise typer.BadParameter("write a month as 2026-10") from None
+
+
+def month_after(first: dt.date) -> dt.date:
+    return (first + dt.timedelta(days=32)).replace(day=1)
+
+
+def microseconds(day: dt.date, zone: dt.tzinfo) -> int:
+    """The first moment of `day` in `zone`, in UTC microseconds since 1970."""
+    return (dt.datetime.combine(day, dt.time(), zone) - _EPOCH) // _MICROSECOND
+
+
+def now_microseconds() -> int:
+    """UTC microseconds since 1970."""
+    return (dt.datetime.now(dt.UTC) - _EPOCH) // _MICROSECOND
+
+
+@contextmanager
+def told(command: str, *errors: type[Exception]) -> Iterator[None]:
+    """Prints an expected error of the ledger in one line and exits with 1."""
+    from gateway.adapters.ledger import LedgerUnavailable  # noqa: PLC0415
+
+    expected: tuple[type[Exception], ...] = (LedgerUnavailable, *errors)
+    try:
+        yield
+    except expected as exc:
+        typer.echo(f"tollway {command}: {exc}", err=True)
+        raise typer.Exit(1) from exc

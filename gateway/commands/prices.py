@@ -1,0 +1,156 @@
+"""`tollway prices`: enter prices with the day from which they hold, list them, correct what they change."""
+
+import csv
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, microseconds, now_microseconds, told
+from gateway.core.money import nano_from_usd, usd_text
+
+if TYPE_CHECKING:
+    from gateway.core.pricing import PriceVersion
+    from gateway.settings.build import Built
+
+prices_app = typer.Typer(help="Prices over time: immutable, each from a date on.", no_args_is_help=True)
+
+FIELDS = ("provider", "model", "tier", "from", "version")
+RATES = ("input", "cached_input", "output", "input_audio", "output_audio")
+
+Usd = Annotated[str | None, typer.Option(help="USD per million tokens.")]
+FromOption = Annotated[
+    dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, org's zone.")
+]
+DayOption = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="A day in the org's time zone.")]
+
+
+@prices_app.command("list")
+def list_prices(config: ConfigOption = DEFAULT_FILE) -> None:
+    """All prices ever entered, as CSV that `import` takes; USD per million tokens."""
+    import sys  # noqa: PLC0415
+
+    from gateway.adapters.ledger.price_versions import read_prices  # noqa: PLC0415
+
+    found = built(config)
+    with told("prices list"):
+        book = read_prices(_url(found))
+    writer = csv.DictWriter(sys.stdout, (*FIELDS, *RATES), lineterminator="\n")
+    writer.writeheader()
+    for one in book:
+        moment = dt.datetime.fromtimestamp(one.effective_from / 1_000_000, found.tenancy.time_zone)
+        rates = {name: _plain(getattr(one.rates, name)) for name in RATES}
+        fields = (one.provider, one.model, one.tier, moment.date().isoformat(), one.version)
+        writer.writerow(dict(zip(FIELDS, fields, strict=True)) | rates)
+
+
+@prices_app.command("set")
+def set_price(
+    provider: str,
+    model: str,
+    since: FromOption,
+    input: Annotated[str, typer.Option(help="USD per million tokens.")],  # the option's name
+    output: Usd = None,
+    cached_input: Usd = None,
+    input_audio: Usd = None,
+    output_audio: Usd = None,
+    tier: Annotated[str, typer.Option(help="standard, batch, flex or priority.")] = "standard",
+    version: Annotated[
+        str | None, typer.Option(help="Its name on the rows; left out: from the date.")
+    ] = None,
+    config: ConfigOption = DEFAULT_FILE,
+) -> None:
+    """Enter one price. A price never changes: a new one has a later date, or a version of its own."""
+    fields = {"provider": provider, "model": model, "tier": tier, "from": since.date().isoformat()}
+    rates = {"input": input, "output": output, "cached_input": cached_input}
+    given: dict[str, str | None] = {**fields, "version": version, **rates}
+    _enter(built(config), [given | {"input_audio": input_audio, "output_audio": output_audio}])
+
+
+@prices_app.command("import")
+def import_prices(file: Path, config: ConfigOption = DEFAULT_FILE) -> None:
+    """Enter all or none of the prices of a CSV file, as `list` prints it."""
+    try:
+        with file.open(newline="", encoding="utf-8") as text:
+            rows = list(csv.DictReader(text))
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        typer.echo(f"tollway prices import: {file}: {exc}", err=True)
+        raise typer.Exit(1) from exc
+    _enter(built(config), rows)
+
+
+@prices_app.command()
+def apply(since: DayOption, until: DayOption, config: ConfigOption = DEFAULT_FILE) -> None:
+    """Correct the rows of a period to the prices entered: reversals and new rows, the old ones stay."""
+    from gateway.adapters.ledger.price_versions import read_prices  # noqa: PLC0415
+    from gateway.adapters.ledger.repricing import Source, reprice  # noqa: PLC0415
+
+    found = built(config)
+    zone = found.tenancy.time_zone
+    sources = {name: Source(one.provider, one.model) for name, one in found.policy.deployments.items()}
+    span = (microseconds(since.date(), zone), microseconds(until.date(), zone))
+    with told("prices apply"):
+        done = reprice(_url(found), read_prices(_url(found)), sources, *span)
+    before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
+    typer.echo(
+        f"Looked at {done.rows:,} rows, corrected {done.corrected:,}: {before} USD became {after} USD."
+    )
+
+
+def _enter(found: "Built", rows: "list[dict[str, Any]]") -> None:
+    from gateway.adapters.ledger.price_versions import PriceChanged, enter_prices  # noqa: PLC0415
+
+    versions = list(_versions(found, rows))
+    with told("prices", PriceChanged):
+        enter_prices(_url(found), versions)
+    typer.echo(f"Entered {len(versions)} price{'' if len(versions) == 1 else 's'}.")
+
+
+def _versions(found: "Built", rows: "list[dict[str, Any]]") -> "Iterator[PriceVersion]":
+    from gateway.core.catalog import Rates  # noqa: PLC0415
+    from gateway.core.pricing import PriceVersion  # noqa: PLC0415
+
+    for number, row in enumerate(rows, 1):
+        try:
+            day = dt.date.fromisoformat(row["from"])
+            yield PriceVersion(
+                provider=row["provider"],
+                model=row["model"],
+                tier=row.get("tier") or "standard",
+                effective_from=microseconds(day, found.tenancy.time_zone),
+                version=row.get("version") or f"prices-{day.isoformat()}",
+                rates=Rates(**_rates(row)),
+                entered_at=now_microseconds(),
+            )
+        except (KeyError, TypeError, ValueError, InvalidOperation) as exc:
+            typer.echo(f"tollway prices: price {number}: {_words(exc)}", err=True)
+            raise typer.Exit(1) from exc
+
+
+def _rates(row: Mapping[str, Any]) -> dict[str, int]:
+    """Nano-USD per million tokens. What is left out costs as plain input or output does."""
+    given = {name: nano_from_usd(Decimal(row[name])) for name in RATES if row.get(name)}
+    if any(nano < 0 for nano in given.values()):
+        raise ValueError("a price must be >= 0")
+    if "input" not in given:
+        raise ValueError("needs an input price")
+    output = given.get("output", 0)
+    inputs = dict.fromkeys(("cached_input", "input_audio"), given["input"])
+    return {**inputs, "output": output, "output_audio": output, **given}
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"column {error.args[0]} is missing"
+    return "a price must be a number" if isinstance(error, InvalidOperation) else str(error)
+
+
+def _plain(nano: int) -> str:
+    return usd_text(nano).rstrip("0").rstrip(".")
+
+
+def _url(found: "Built") -> str:
+    return str(found.settings.ledger.get_secret_value())

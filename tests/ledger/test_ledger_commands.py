@@ -1,0 +1,111 @@
+"""`tollway ledger` and `tollway prices`, as a person at the terminal uses them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger_records import make, run
+from typer.testing import CliRunner, Result
+
+from gateway.adapters.ledger import usage_by
+from gateway.adapters.ledger.months import Month
+from gateway.cli import app
+
+Database = Any
+
+CONFIG = """
+ledger: "{url}"
+org: {{timezone: Asia/Tokyo}}
+zones: {{local: {{cidrs: [127.0.0.0/8]}}}}
+deployments:
+  llama-4-scout:
+    provider: vllm
+    model: scout
+    zone: local
+    context_tokens: 1000
+    max_output_tokens: 100
+    replicas: {{urls: ["http://127.0.0.1:1/v1"]}}
+    price: {{input: 1, output: 1}}
+models: {{scout: {{use: [llama-4-scout]}}}}
+teams: {{research: {{}}}}
+features: {{triage: {{team: research}}}}
+keys: {{app: {{secret: key-of-the-app-0123456789, feature: triage}}}}
+"""
+
+
+@pytest.fixture
+def config(sqlite: Database, tmp_path: Path) -> Path:
+    path = tmp_path / "tollway.yaml"
+    path.write_text(CONFIG.format(url=sqlite.url))
+
+    async def scenario() -> None:
+        writer = sqlite.writer()
+        await writer.start()
+        for number in range(10):
+            at = Month(2026, 1 + number % 3).starts + number
+            writer.append(make(number, at=at, cost_nano_usd=1_000_000_000))
+        await writer.close()
+
+    run(scenario())
+    return path
+
+
+def tollway(config: Path, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--config", str(config)])
+
+
+def test_a_month_is_closed_deleted_and_its_totals_stay(config: Path, sqlite: Database) -> None:
+    refused = tollway(config, "ledger", "prune", "--before", "2026-02", "--yes")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "tollway ledger prune: ledger: only closed periods can be deleted; close it first\n",
+    )
+    assert tollway(config, "ledger", "close", "2026-01").stdout == "Closed up to and including 2026-01.\n"
+    done = tollway(config, "ledger", "prune", "--before", "2026-02", "--yes")
+    assert done.stdout == "Deleted 4 rows before 2026-02; their totals stay.\n", done.output
+    assert usage_by(sqlite.url, "org")[0].attempts == 10
+    rebuilt = tollway(config, "ledger", "rebuild")
+    assert rebuilt.stdout == "Totals of 6 rows rebuilt: 10.000000000 USD, as before.\n"
+
+
+def test_deleting_asks_first(config: Path, sqlite: Database) -> None:
+    tollway(config, "ledger", "close", "2026-01")
+    assert tollway(config, "ledger", "prune", "--before", "2026-02").exit_code == 1
+    assert len(sqlite.rows()) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ledger", "close", "October"], "write a month as 2026-10"),
+        (["ledger", "close", "2199-01"], "has not ended yet"),
+        (["prices", "set", "vllm", "scout", "--from", "2026-01-01", "--input", "cheap"], "must be a number"),
+        (["prices", "set", "vllm", "scout", "--from", "2026-01-01", "--input", "-1"], "must be >= 0"),
+        (["prices", "import", "/nowhere.csv"], "No such file"),
+    ],
+)
+def test_wrong_words_are_told_in_a_line(config: Path, words: list[str], said: str) -> None:
+    done = tollway(config, *words)
+    assert done.exit_code in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_prices_are_set_listed_imported_and_applied(config: Path, sqlite: Database, tmp_path: Path) -> None:
+    words = ["prices", "set", "vllm", "scout", "--from", "2026-02-01", "--input", "0.30", "--output", "1.2"]
+    assert tollway(config, *words).stdout == "Entered 1 price.\n"
+    listed = tollway(config, "prices", "list").stdout
+    assert listed.splitlines() == [
+        "provider,model,tier,from,version,input,cached_input,output,input_audio,output_audio",
+        "vllm,scout,standard,2026-02-01,prices-2026-02-01,0.3,0.3,1.2,0.3,1.2",
+    ]
+    again = tmp_path / "prices.csv"
+    again.write_text(listed)
+    assert tollway(config, "prices", "import", str(again)).stdout == "Entered 1 price.\n"
+    again.write_text(listed.replace(",1.2,0.3", ",1.3,0.3"))
+    changed = tollway(config, "prices", "import", str(again))
+    assert changed.exit_code == 1
+    assert "prices never change" in changed.stderr
+    done = tollway(config, "prices", "apply", "--since", "2026-01-01", "--until", "2026-03-02")
+    assert done.stdout.startswith("Looked at 10 rows, corrected 6: 6.000000000 USD became "), done.output
+    assert len(sqlite.rows()) == 22

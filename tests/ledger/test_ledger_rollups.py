@@ -1,0 +1,135 @@
+"""Rollups are the rows added up, whatever came in which order, and reports read them to the nano-dollar."""
+
+import datetime as dt
+import itertools
+from collections import Counter
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledger_records import FULL, make, run
+
+from gateway.adapters.ledger import usage_by
+from gateway.adapters.ledger.spans import Span, parts
+from gateway.adapters.ledger.spending import spent_in_windows
+from gateway.adapters.ledger.tables import DAY, QUARTER
+from gateway.core.record import Outcome
+from gateway.core.windows import Per, Window
+from gateway.ports import BudgetView
+
+Database = Any
+
+HOUR = 4 * QUARTER
+moments = st.integers(0, 3 * DAY).map(lambda after: FULL.at + after)
+ends = st.none() | moments | st.integers(0, 3 * 96).map(lambda n: FULL.at - FULL.at % DAY + n * QUARTER)
+
+
+def write(database: Database, *records: Any) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        for record in records:
+            writer.append(record)
+        await writer.close()
+
+    run(scenario())
+
+
+def budget(kind: str, name: str, start: float) -> BudgetView:
+    return BudgetView(
+        kind=kind,
+        name=name,
+        per=Per.DAY,
+        window=Window(start, start + 86_400),
+        limit_nano=0,
+        spent_nano=0,
+        held_nano=0,
+        unseen_nano=0,
+    )
+
+
+@given(ends, ends, st.booleans())
+def test_the_parts_of_a_span_cover_it_once_and_are_whole(since: Any, until: Any, days: bool) -> None:
+    found = list(parts(Span(since, until), days=days))
+    if since is not None and until is not None and since >= until:
+        assert found == []
+        return
+    assert (found[0].span.since, found[-1].span.until) == (since, until)
+    for before, after in itertools.pairwise(found):
+        assert before.span.until == after.span.since
+    for part in found:
+        grain = {"rows": 1, "quarter": QUARTER, "day": DAY}[part.source]
+        for end in (part.span.since, part.span.until):
+            assert end is None or end % grain == 0
+        if part.source == "rows":
+            assert part.span.since // QUARTER == (part.span.until - 1) // QUARTER
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(moments, st.sampled_from(["a", "b"]), st.integers(0, 10**12), st.booleans())),
+    ends,
+    ends,
+)
+def test_a_report_of_any_span_is_the_sum_of_its_rows(
+    database: Database, attempts: list[tuple[int, str, int, bool]], since: Any, until: Any
+) -> None:
+    database.forget()
+    records = [
+        make(n, at=at, deployment=name, cost_nano_usd=nano, estimated=estimated)
+        for n, (at, name, nano, estimated) in enumerate(attempts)
+    ]
+    write(database, *records, *records[::-1])  # each twice: only the first counts
+    expected: Counter[str] = Counter()
+    for record in records:
+        if (since is None or record.at >= since) and (until is None or record.at < until):
+            expected[record.deployment] += record.cost_nano_usd
+    first, last = (None if end is None else moment(end) for end in (since, until))
+    found = usage_by(database.url, "deployment", first, last)
+    assert {row.name: row.cost_usd * 10**9 for row in found} == expected
+    assert sum(
+        row.cost_usd for row in usage_by(database.url, "day", first, last, timezone="Asia/Kolkata")
+    ) == (sum(row.cost_usd for row in found))
+
+
+def moment(microseconds: int) -> dt.datetime:
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=microseconds)
+
+
+def test_a_request_counts_once_where_it_began_and_each_attempt_where_it_went(database: Database) -> None:
+    write(
+        database,
+        make(1, deployment="first", outcome=Outcome.TIMEOUT),
+        make(2, attempt_id="req_00000001:2", request_id="req_00000001", deployment="second"),
+        make(3, attempt_id="req_00000001:11", request_id="req_00000001", deployment="second"),
+    )
+    found = [(row.name, row.requests, row.attempts) for row in usage_by(database.url, "deployment")]
+    assert found == [("first", 1, 1), ("second", 0, 2)]
+    assert [(row.requests, row.attempts) for row in usage_by(database.url, "feature")] == [(1, 3)]
+
+
+def test_days_of_a_zone_with_half_and_quarter_hours_are_sums_of_rollups(database: Database) -> None:
+    start = FULL.at - FULL.at % DAY
+    write(database, *(make(n + 1, at=start + n * QUARTER + QUARTER - 1) for n in range(96)))
+    days = usage_by(database.url, "day", timezone="Asia/Kathmandu")  # 5:45 ahead
+    assert [row.attempts for row in days] == [4 * 24 - 23, 23]
+
+
+def test_spending_of_a_window_is_exact_wherever_it_begins(database: Database) -> None:
+    records = [
+        make(n, at=FULL.at + n * HOUR // 2, feature="ab"[n % 2], cost_nano_usd=2**n, unseen_nano_usd=3 * 2**n)
+        for n in range(50)
+    ]
+    write(database, *records)
+    starts = [FULL.at / 10**6, FULL.at // 10**6 + 3600, FULL.at // 10**6 + 40_000.5, 0.0, 9e9]
+    budgets = [budget(kind, name, at) for at in starts for kind, name in [("feature", "a"), ("org", "acme")]]
+    spent = [
+        sum(
+            record.cost_nano_usd
+            for record in records
+            if getattr(record, one.kind) == one.name and record.at >= int(one.window.start * 10**6)
+        )
+        for one in budgets
+    ]
+    assert spent_in_windows(database.url, budgets) == [(nano, 3 * nano) for nano in spent]
+    assert spent_in_windows("sqlite:////nowhere/at/all.db", []) == []
