@@ -166,13 +166,15 @@ def test_a_feature_without_a_class_has_the_default_one(tmp_path: Path):
     assert entry.default.floor == "internal"
 
 
-def test_soft_budgets_and_shadow_limits_hold_nobody_back(tmp_path: Path):
+def test_soft_budgets_and_limits_in_shadow_are_counted_as_what_they_are(tmp_path: Path):
     made = built(
         tmp_path,
         ("budgets: [{usd: 50, per: day}]", "budgets: [{usd: 50, per: day, soft: true}]"),
         ("concurrent: 32", "concurrent: 32, shadow: true"),
     )
-    assert "feature:literature-triage" not in {scope.label for scope in made.scopes}
+    scope = {scope.label: scope for scope in made.scopes}["feature:literature-triage"]
+    assert [(item.nano_usd, item.per, item.soft) for item in scope.budgets] == [(50 * 10**9, Per.DAY, True)]
+    assert scope.limits.shadow and scope.limits.concurrent == 32
 
 
 def test_of_several_finds_the_most_sensitive_class_counts(tmp_path: Path):

@@ -228,3 +228,46 @@ def test_a_slice_lives_as_long_as_its_requests(plain: PlainlyLeased) -> None:
             assert (view.spent_nano, view.held_nano, view.unseen_nano) == (220, 0, 0)
 
     run(scenario)
+
+
+def test_a_retry_out_of_a_returned_slice_is_held_once(plain: PlainlyLeased) -> None:
+    payer = principal(triage := scope(budgets={Per.DAY: 1_000 * USUAL}))
+
+    async def scenario() -> None:
+        async with plain.stage(triage) as stage:
+            for _ in range(20):
+                stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=0))
+            await stage.store.turn()
+            hold = await stage.store.admit(ask(payer))
+            assert isinstance(hold.token, Slice)
+            stage.store.return_slices()
+            hold = await stage.store.renew(hold, Settlement(spent_nano=10))
+            view = await stage.view()
+            assert (view.spent_nano, view.held_nano, view.unseen_nano) == (10, USUAL, 0)
+            stage.store.settle(hold, Settlement(spent_nano=20))
+            view = await stage.view()
+            assert (view.spent_nano, view.held_nano, view.unseen_nano) == (30, 0, 0)
+
+    run(scenario)
+
+
+def test_a_retry_may_use_what_this_worker_only_leased(plain: PlainlyLeased) -> None:
+    """Money that lies in our own slice must not refuse the second attempt of our own request."""
+    payer = principal(triage := scope(budgets={Per.DAY: 1_000 * USUAL}))
+
+    async def scenario() -> None:
+        async with plain.stage(triage) as stage:
+            for _ in range(20):
+                stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=0))
+            await stage.store.turn()
+            hold = await stage.store.admit(ask(payer, output_tokens=14_000))
+            assert isinstance(hold.token, Slice)
+            rest = await stage.store.exact.admit(ask(payer, output_tokens=10**7))
+            assert rest.is_capped, "it took all that the server had left"
+            hold = await stage.store.renew(hold, Settlement(spent_nano=hold.nano))
+            assert 0 < hold.output_tokens < 14_000
+            for item in (hold, rest):
+                stage.store.settle(item, Settlement(spent_nano=0))
+            assert (await stage.view()).held_nano == 0
+
+    run(scenario)

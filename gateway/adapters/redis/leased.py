@@ -156,18 +156,29 @@ class LeasedAdmission:
                 hold.nano, hold.output_tokens = nano, hold.ask.output_tokens
                 return hold
             place = token
+            if place.is_retired:
+                # The server still holds this attempt's money there; it must not count beside the next one's.
+                self.exact.report_slice(place)
         else:
             self.exact.settle(token.money, msgspec.structs.replace(settlement, rate_tokens=None))
             place = token.place
             hold.nano = 0
             hold.token = place
         try:
-            money = await self.exact.hold_money(hold.ask)
+            money = await self._hold_money(hold.ask)
         except BaseException:
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
         hold.nano, hold.output_tokens, hold.token = money.nano, money.output_tokens, _Moved(place, money)
         return hold
+
+    async def _hold_money(self, ask: Ask) -> Hold:
+        try:
+            return await self.exact.hold_money(ask)
+        except BudgetExceeded as refusal:
+            if not self.return_slices(refusal.scope):
+                raise
+            return await self.exact.hold_money(ask)
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
         """Replace the hold by what was used. Only the first call of a hold does anything."""

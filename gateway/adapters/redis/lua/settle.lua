@@ -56,10 +56,10 @@ local function settle_one(keys, item, now)
   if packed then
     -- It was presumed spent; now it is known.
     local record = cmsgpack.unpack(packed)
-    local stays = left and math.max(left[1], 0) or 0
-    settle_money(keys[1], record[3], 0, spent, unseen + stays - record[1], now)
+    local stays = left and left[1] or -1
+    settle_money(keys[1], record[3], 0, spent, unseen + math.max(stays, 0) - record[1], now)
     record[1] = stays
-    if stays > 0 then
+    if stays >= 0 then
       redis.call('HSET', keys[4], id, cmsgpack.pack(record))
     else
       redis.call('HDEL', keys[4], id)
