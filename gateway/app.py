@@ -16,6 +16,7 @@ from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
 from gateway.adapters.clock import SystemClock
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
+from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
 from gateway.adapters.opening import open_admission
 from gateway.adapters.probes import HealthProber
@@ -25,6 +26,7 @@ from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.classify import Classifier
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
+from gateway.core.pricing import PriceBook
 from gateway.identity import Authenticator
 from gateway.pipeline import Pipeline, Rulebook
 from gateway.ports import BudgetView, Upstream
@@ -86,6 +88,11 @@ class Gateway:
             clock=self._clock,
             random=random.random,
         )
+        self._price_watch = PriceWatch(
+            settings.ledger.get_secret_value(),
+            self._adopt_prices,
+            refresh_seconds=server.prices_refresh_seconds,
+        )
         self._alerts = BudgetAlerts(
             self._admission,
             built.scopes,
@@ -128,6 +135,7 @@ class Gateway:
         await self._ledger.start()
         try:
             self._admission.configure(built.scopes, built.tenancy.time_zone)
+            await self._price_watch.start()
             await self._admission.start()
             self._alerts.start()
             await self._prober.watch(self.pipeline.rulebook.planner.fleet)
@@ -146,6 +154,7 @@ class Gateway:
         await self._prober.close()
         await self._upstream.close()
         await self._alerts.close()
+        await self._price_watch.close()
         await self._admission.close()
         await self._ledger.close()
         await self._admin.stop()
@@ -155,6 +164,10 @@ class Gateway:
         """Return once the ledger holds everything that ended so far."""
         await self._ledger.flush()
 
+    async def refresh_prices(self) -> None:
+        """Take up the prices that the ledger holds now. Raises LedgerUnavailable."""
+        await self._price_watch.refresh()
+
     def unready_reasons(self) -> list[str]:
         """Why new requests should go elsewhere; empty when they should not."""
         reasons = ["shutting down"] if self._stopping else []
@@ -163,6 +176,9 @@ class Gateway:
         elif not self._ledger.has_room():
             reasons.append("ledger: the queue is full")
         return reasons
+
+    def _adopt_prices(self, book: PriceBook) -> None:
+        self.pipeline.prices = book
 
     async def _spent_in_windows(self, views: Sequence[BudgetView]) -> list[tuple[int, int]]:
         url = self._built.settings.ledger.get_secret_value()

@@ -17,6 +17,7 @@ from gateway.core.cost import cost, counterfactuals
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.estimate import Estimate
 from gateway.core.policy import Plan
+from gateway.core.pricing import PriceBook
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.tenancy import Principal
 from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
@@ -47,6 +48,7 @@ class Request(msgspec.Struct, kw_only=True, eq=False, gc=False):
     policy_version: str
     tags: Mapping[str, str]
     started: float
+    prices: PriceBook
 
 
 class Attempt:
@@ -65,6 +67,7 @@ class Attempt:
         "last_seen_at",
         "number",
         "pool",
+        "price",
         "reported_model",
         "sent_at",
         "stale",
@@ -94,7 +97,8 @@ class Attempt:
         self.state = state
         self.deployment: Deployment = pool.deployment
         self.estimate = estimate
-        self.at = 0.0
+        self.price = self.deployment.price
+        self.at = 0
         self.sent_at = 0.0
         self.last_seen_at = 0.0
         self.first_token_at: float | None = None
@@ -106,8 +110,12 @@ class Attempt:
         self.upstream_request_id: str | None = None
 
     def begin(self, *, at: float, monotonic: float, held_nano: int) -> None:
-        """The request goes out now: `at` is UTC seconds, `monotonic` the clock of durations."""
-        self.at = at
+        """The request goes out now: `at` is UTC seconds, `monotonic` the clock of durations.
+
+        From here on its price is fixed, whatever comes into force before the answer ends.
+        """
+        self.at = int(at * 1_000_000)
+        self.price = self._request.prices.price_of(self.deployment, self.at)
         self.sent_at = self.last_seen_at = monotonic
         self.held_nano = held_nano
 
@@ -123,12 +131,12 @@ class Attempt:
         usage = metered.usage
         is_exact = isinstance(metered, Exact)
         tier = metered.service_tier if isinstance(metered, Exact) else None
-        spent = cost(deployment.price.rates(tier), usage)
+        spent = cost(self.price.rates(tier), usage)
         first = self.first_token_at
         return UsageRecord(
             attempt_id=self.id,
             request_id=request.id,
-            at=int(self.at * 1_000_000),
+            at=self.at,
             org=request.org,
             team=request.principal.team,
             feature=request.principal.feature,
@@ -150,9 +158,11 @@ class Attempt:
             usage=usage,
             estimated=not is_exact,
             service_tier=tier,
-            price_version=deployment.price.version,
+            price_version=self.price.version_of(tier),
             cost_nano_usd=spent,
-            counterfactual_nano_usd=counterfactuals(plan.model.use, deployment.name, usage),
+            counterfactual_nano_usd=counterfactuals(
+                plan.model.use, deployment.name, usage, request.prices, self.at
+            ),
             held_nano_usd=self.held_nano,
             unseen_nano_usd=0 if is_exact else max(self._most_nano(outcome, now) - spent, 0),
             ttft_ms=None if first is None else (first - self.sent_at) * 1000,
@@ -173,7 +183,7 @@ class Attempt:
         if outcome is Outcome.PRESUMED:
             return self.held_nano  # nobody was there to see how long the upstream went on
         call = self._request.call
-        input_rate, output_rate = self.deployment.price.dearest(call.service_tier)
+        input_rate, output_rate = self.price.dearest(call.service_tier)
         unseen = UNSEEN_TOKENS + int((now - self.last_seen_at) * UNSEEN_TOKENS_PER_SECOND)
         output = min(self.text_tokens + unseen * call.choices, self.estimate.output * call.choices)
         most = -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)

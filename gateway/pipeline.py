@@ -19,6 +19,7 @@ from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, Unavailable
 from gateway.core.estimate import ask_for
 from gateway.core.policy import Moment, Plan, Planner
+from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.tenancy import Principal
 from gateway.identity import Authenticator
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
@@ -42,7 +43,7 @@ class Rulebook(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Pipeline:
-    """Answers requests. `rulebook` may be replaced at any time: a request keeps the one it began with."""
+    """Answers requests. `rulebook` and `prices` may be replaced at any time: a request keeps its own."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Pipeline:
         random: Callable[[], float],
     ) -> None:
         self.rulebook = rulebook
+        self.prices = NO_VERSIONS
         self._admission = admission
         self._ledger = ledger
         self._relay = relay
@@ -66,7 +68,7 @@ class Pipeline:
     async def complete(self, api: Api, request_id: str, inbound: Inbound, sink: Sink) -> None:
         """Answer one request to `api`. Raises the GatewayError that the client is to see."""
         started = self._clock.monotonic()
-        rules = self.rulebook
+        rules, prices = self.rulebook, self.prices
         principal: Principal | None = None
         model: Model | None = None
         try:
@@ -74,9 +76,9 @@ class Pipeline:
             call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
             model = self.find_model(principal, call.model)
             privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
-            plan = rules.planner.plan(call, principal, model, privacy, self._moment(principal))
+            plan = rules.planner.plan(call, principal, model, privacy, self._moment(principal, prices))
             inbound.watch()
-            hold = await self._hold(call, principal, plan)
+            hold = await self._hold(call, principal, plan, prices)
             self._telemetry.planned(
                 model.name, plan.candidates[0].name, plan.decision, self._clock.monotonic() - started
             )
@@ -89,6 +91,7 @@ class Pipeline:
                 policy_version=rules.planner.policy.version,
                 tags=_tags(call, inbound.header(b"x-tollway-tags")),
                 started=started,
+                prices=prices,
             )
             call.body = {}  # the prompt is no longer needed as a value: free it while the upstream works
             await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)
@@ -115,10 +118,13 @@ class Pipeline:
             )
         return model
 
-    async def _hold(self, call: Call, principal: Principal, plan: Plan) -> Hold:
+    async def _hold(self, call: Call, principal: Principal, plan: Plan, prices: PriceBook) -> Hold:
         if not self._ledger.has_room():
             await self._wait_for_ledger()
-        return await self._admission.admit(ask_for(call, principal, plan.candidates, plan.estimates))
+        at = int(self._clock.now() * 1_000_000)
+        return await self._admission.admit(
+            ask_for(call, principal, plan.candidates, plan.estimates, prices, at)
+        )
 
     async def _wait_for_ledger(self) -> None:
         # Slower is better than forgetting: nothing is sent that could not be written down.
@@ -130,7 +136,7 @@ class Pipeline:
                 "The usage ledger cannot keep up. Retry shortly.", retry_after_seconds=LEDGER_WAIT_SECONDS
             ) from exc
 
-    def _moment(self, principal: Principal) -> Moment:
+    def _moment(self, principal: Principal, prices: PriceBook) -> Moment:
         now = self._clock.now()
         return Moment(
             now=now,
@@ -138,6 +144,7 @@ class Pipeline:
             random=self._random(),
             budget_used=lambda: self._admission.used_share(principal),
             local_time=lambda: self._local_time(now),
+            prices=prices,
         )
 
     def _local_time(self, now: float) -> Mapping[str, int]:

@@ -2,7 +2,10 @@
 
 import csv
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import enum
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,31 +23,46 @@ prices_app = typer.Typer(help="Prices over time: immutable, each from a date on.
 
 FIELDS = ("provider", "model", "tier", "from", "version")
 RATES = ("input", "cached_input", "output", "input_audio", "output_audio")
+_SURPLUS = None  # where csv puts what stands beyond the last column
+
+
+class PriceFormat(enum.StrEnum):
+    """How the list is printed; both are stable."""
+
+    CSV = "csv"
+    JSON = "json"
+
 
 Usd = Annotated[str | None, typer.Option(help="USD per million tokens.")]
 FromOption = Annotated[
     dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, org's zone.")
 ]
+ListFormat = Annotated[PriceFormat, typer.Option("--format", help="How to print it.")]
 DayOption = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="A day in the org's time zone.")]
 
 
 @prices_app.command("list")
-def list_prices(config: ConfigOption = DEFAULT_FILE) -> None:
-    """All prices ever entered, as CSV that `import` takes; USD per million tokens."""
-    import sys  # noqa: PLC0415
-
+def list_prices(config: ConfigOption = DEFAULT_FILE, form: ListFormat = PriceFormat.CSV) -> None:
+    """All prices ever entered; USD per million tokens. `import` takes the CSV."""
     from gateway.adapters.ledger.price_versions import read_prices  # noqa: PLC0415
 
     found = built(config)
     with told("prices list"):
         book = read_prices(_url(found))
+    rows = [_listed(one, found.tenancy.time_zone) for one in book]
+    if form is PriceFormat.JSON:
+        typer.echo(json.dumps(rows, indent=2))
+        return
     writer = csv.DictWriter(sys.stdout, (*FIELDS, *RATES), lineterminator="\n")
     writer.writeheader()
-    for one in book:
-        moment = dt.datetime.fromtimestamp(one.effective_from / 1_000_000, found.tenancy.time_zone)
-        rates = {name: _plain(getattr(one.rates, name)) for name in RATES}
-        fields = (one.provider, one.model, one.tier, moment.date().isoformat(), one.version)
-        writer.writerow(dict(zip(FIELDS, fields, strict=True)) | rates)
+    writer.writerows(rows)
+
+
+def _listed(one: "PriceVersion", zone: dt.tzinfo) -> dict[str, str]:
+    moment = dt.datetime.fromtimestamp(one.effective_from / 1_000_000, zone)
+    fields = (one.provider, one.model, one.tier, moment.date().isoformat(), one.version)
+    rates = {name: _plain(getattr(one.rates, name)) for name in RATES}
+    return dict(zip(FIELDS, fields, strict=True)) | rates
 
 
 @prices_app.command("set")
@@ -67,7 +85,8 @@ def set_price(
     fields = {"provider": provider, "model": model, "tier": tier, "from": since.date().isoformat()}
     rates = {"input": input, "output": output, "cached_input": cached_input}
     given: dict[str, str | None] = {**fields, "version": version, **rates}
-    _enter(built(config), [given | {"input_audio": input_audio, "output_audio": output_audio}])
+    given |= {"input_audio": input_audio, "output_audio": output_audio}
+    _enter(built(config), [("tollway prices set", given)])
 
 
 @prices_app.command("import")
@@ -75,24 +94,30 @@ def import_prices(file: Path, config: ConfigOption = DEFAULT_FILE) -> None:
     """Enter all or none of the prices of a CSV file, as `list` prints it."""
     try:
         with file.open(newline="", encoding="utf-8") as text:
-            rows = list(csv.DictReader(text))
+            reader = csv.DictReader(text, restkey=_SURPLUS)
+            rows = [(f"{file}:{reader.line_num}", row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         typer.echo(f"tollway prices import: {file}: {exc}", err=True)
         raise typer.Exit(1) from exc
     _enter(built(config), rows)
 
 
-@prices_app.command()
-def apply(since: DayOption, until: DayOption, config: ConfigOption = DEFAULT_FILE) -> None:
-    """Correct the rows of a period to the prices entered: reversals and new rows, the old ones stay."""
+@prices_app.command("reprice")
+def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFAULT_FILE) -> None:
+    """Correct the rows of a period to the prices entered: reversals and new rows, the old ones stay.
+
+    From `--since` to before `--until`. Doing it twice changes nothing more.
+    """
     from gateway.adapters.ledger.price_versions import read_prices  # noqa: PLC0415
     from gateway.adapters.ledger.repricing import Source, reprice  # noqa: PLC0415
 
     found = built(config)
     zone = found.tenancy.time_zone
-    sources = {name: Source(one.provider, one.model) for name, one in found.policy.deployments.items()}
+    sources = {
+        name: Source(one.provider, one.model, one.price) for name, one in found.policy.deployments.items()
+    }
     span = (microseconds(since.date(), zone), microseconds(until.date(), zone))
-    with told("prices apply"):
+    with told("prices reprice"):
         done = reprice(_url(found), read_prices(_url(found)), sources, *span)
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
     typer.echo(
@@ -100,21 +125,46 @@ def apply(since: DayOption, until: DayOption, config: ConfigOption = DEFAULT_FIL
     )
 
 
-def _enter(found: "Built", rows: "list[dict[str, Any]]") -> None:
+def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> None:
+    """Enter `rows`, each after the place where it was written."""
     from gateway.adapters.ledger.price_versions import PriceChanged, enter_prices  # noqa: PLC0415
 
     versions = list(_versions(found, rows))
     with told("prices", PriceChanged):
         enter_prices(_url(found), versions)
     typer.echo(f"Entered {len(versions)} price{'' if len(versions) == 1 else 's'}.")
+    _advise(found, versions)
 
 
-def _versions(found: "Built", rows: "list[dict[str, Any]]") -> "Iterator[PriceVersion]":
+def _advise(found: "Built", versions: "Sequence[PriceVersion]") -> None:
+    """What a person may not expect: a name that nothing has, and that the past stays as it was booked."""
+    served = {(str(one.provider), one.model) for one in found.policy.deployments.values()}
+    for name in sorted({(one.provider, one.model) for one in versions} - served):
+        typer.echo(f"Note: no deployment of this configuration is {'/'.join(name)}.", err=True)
+    if any(one.effective_from < now_microseconds() for one in versions):
+        typer.echo(
+            "Note: rows that are booked already keep their price; `tollway prices reprice` corrects them.",
+            err=True,
+        )
+
+
+def _check_columns(row: Mapping[str, Any]) -> None:
+    unknown = sorted(name for name in row if name not in (*FIELDS, *RATES, None))
+    if unknown:
+        raise ValueError(f"unknown column {unknown[0]}; known are {', '.join((*FIELDS, *RATES))}")
+    if _SURPLUS in row:
+        raise ValueError("has more values than the first line has columns")
+    if not row.get("provider") or not row.get("model"):
+        raise ValueError("needs provider and model, as the deployment has them")
+
+
+def _versions(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> "Iterator[PriceVersion]":
     from gateway.core.catalog import Rates  # noqa: PLC0415
     from gateway.core.pricing import PriceVersion  # noqa: PLC0415
 
-    for number, row in enumerate(rows, 1):
+    for place, row in rows:
         try:
+            _check_columns(row)
             day = dt.date.fromisoformat(row["from"])
             yield PriceVersion(
                 provider=row["provider"],
@@ -126,15 +176,16 @@ def _versions(found: "Built", rows: "list[dict[str, Any]]") -> "Iterator[PriceVe
                 entered_at=now_microseconds(),
             )
         except (KeyError, TypeError, ValueError, InvalidOperation) as exc:
-            typer.echo(f"tollway prices: price {number}: {_words(exc)}", err=True)
+            typer.echo(f"{place}: {_words(exc)}", err=True)
             raise typer.Exit(1) from exc
 
 
 def _rates(row: Mapping[str, Any]) -> dict[str, int]:
     """Nano-USD per million tokens. What is left out costs as plain input or output does."""
-    given = {name: nano_from_usd(Decimal(row[name])) for name in RATES if row.get(name)}
-    if any(nano < 0 for nano in given.values()):
+    usd = {name: Decimal(row[name]) for name in RATES if row.get(name)}
+    if not all(one.is_finite() and one >= 0 for one in usd.values()):
         raise ValueError("a price must be >= 0")
+    given = {name: nano_from_usd(one) for name, one in usd.items()}
     if "input" not in given:
         raise ValueError("needs an input price")
     output = given.get("output", 0)

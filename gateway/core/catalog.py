@@ -73,17 +73,27 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable price. `tiers` holds the rates of service tiers that differ from the standard one."""
+    """An immutable price. `tiers` holds the rates of service tiers that differ from the standard one.
+
+    `tier_versions` names the versions of those tiers whose price is of another version than the standard one.
+    """
 
     version: str
     standard: Rates
     tiers: Mapping[str, Rates] = {}
+    tier_versions: Mapping[str, str] = {}
 
     def rates(self, service_tier: str | None) -> Rates:
         """Rates of the tier that the response names; an unnamed or unlisted tier is the standard one."""
         if not self.tiers or service_tier is None:
             return self.standard
         return self.tiers.get(service_tier, self.standard)
+
+    def version_of(self, service_tier: str | None) -> str:
+        """Which version `rates` gives for the same tier."""
+        if not self.tier_versions or service_tier is None:
+            return self.version
+        return self.tier_versions.get(service_tier, self.version)
 
     def dearest(self, service_tier: str | None) -> tuple[int, int]:
         """Upper bound (input, output) per million tokens for a request that asks for `service_tier`.

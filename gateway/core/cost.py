@@ -2,6 +2,7 @@
 
 from gateway.core.catalog import Deployment, Rates
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
+from gateway.core.pricing import PriceBook
 from gateway.core.usage import Usage
 
 
@@ -30,13 +31,15 @@ def cost(rates: Rates, usage: Usage) -> int:
     return nano
 
 
-def counterfactuals(deployments: tuple[Deployment, ...], chosen: str, usage: Usage) -> dict[str, int]:
-    """What the same token counts would have cost on each other deployment, in nano-USD.
+def counterfactuals(
+    deployments: tuple[Deployment, ...], chosen: str, usage: Usage, book: PriceBook, at: int
+) -> dict[str, int]:
+    """What the same token counts would have cost at `at` on each other deployment, in nano-USD.
 
     Tokenizers differ between models; the counts are not converted, so read it as a comparison of prices.
     """
     return {
-        deployment.name: cost(deployment.price.standard, usage)
+        deployment.name: cost(book.price_of(deployment, at).standard, usage)
         for deployment in deployments
         if deployment.name != chosen
     }

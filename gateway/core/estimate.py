@@ -5,6 +5,7 @@ import msgspec
 from gateway.core.admission import Ask
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment
+from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.tenancy import Principal
 
 # The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
@@ -79,14 +80,23 @@ def _output_cap(call: Call, deployment: Deployment, prompt: int) -> int:
 
 
 def ask_for(
-    call: Call, principal: Principal, candidates: tuple[Deployment, ...], estimates: tuple[Estimate, ...]
+    call: Call,
+    principal: Principal,
+    candidates: tuple[Deployment, ...],
+    estimates: tuple[Estimate, ...],
+    book: PriceBook = NO_VERSIONS,
+    at: int = 0,
 ) -> Ask:
-    """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
+    """The reservation that covers whichever candidate answers: each part priced at the dearest of them.
+
+    `at` is UTC microseconds since 1970.
+    """
     prompt_nano = output_rate = output_tokens = 0
     for deployment, expected in zip(candidates, estimates, strict=True):
-        input_rate, rate = deployment.price.dearest(call.service_tier)
-        prompt_nano = max(prompt_nano, -(-expected.prompt_bound * input_rate // 1_000_000))
-        output_rate = max(output_rate, rate)
+        for price in book.prices_soon(deployment, at):
+            input_rate, rate = price.dearest(call.service_tier)
+            prompt_nano = max(prompt_nano, -(-expected.prompt_bound * input_rate // 1_000_000))
+            output_rate = max(output_rate, rate)
         output_tokens = max(output_tokens, expected.output)
     if prompt_nano or output_rate:
         prompt_nano += ROUNDING_NANO

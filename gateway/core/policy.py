@@ -20,6 +20,7 @@ from gateway.core.errors import (
     UnsupportedModality,
 )
 from gateway.core.estimate import Estimate, estimate
+from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.tenancy import Principal
 
 
@@ -81,6 +82,7 @@ class Moment(msgspec.Struct, frozen=True):
     random: float
     budget_used: Callable[[], float]
     local_time: Callable[[], Mapping[str, int]]
+    prices: PriceBook = NO_VERSIONS
 
 
 _Eligible = tuple[tuple[Deployment, ...], tuple[Excluded, ...]]
@@ -170,7 +172,7 @@ class Planner:
             return kept, estimates
         pairs = list(zip(kept, estimates, strict=True))
         if model.prefer is Objective.COST:
-            pairs.sort(key=_expected_cost)
+            pairs.sort(key=lambda pair: _expected_cost(pair, moment))
         elif model.prefer is Objective.LATENCY:
             pairs.sort(key=lambda pair: self.fleet.pools[pair[0].name].expected_seconds(_likely(pair[1])))
         else:
@@ -275,9 +277,9 @@ def _likely(expected: Estimate) -> int:
     return min(expected.output, 256)
 
 
-def _expected_cost(pair: tuple[Deployment, Estimate]) -> int:
+def _expected_cost(pair: tuple[Deployment, Estimate], moment: Moment) -> int:
     deployment, expected = pair
-    rates = deployment.price.standard
+    rates = moment.prices.price_of(deployment, int(moment.now * 1_000_000)).standard
     return expected.prompt * rates.input + _likely(expected) * rates.output
 
 

@@ -1,14 +1,22 @@
-"""Prices over time: immutable versions, each in force from a moment on, chosen by when a request was sent."""
+"""Prices over time: immutable versions, each in force from a moment on, chosen by when a request was sent.
 
+They rank above the price that the configuration gives a deployment (its `price`, its `cost`, or the
+catalogue's), tier by tier: that one holds before the first version, and for tiers that have none.
+"""
+
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 import msgspec
 
-from gateway.core.catalog import Price, Rates
+from gateway.core.catalog import Deployment, Price, Rates
 
 STANDARD = "standard"
+
+# A hold also covers the dearer price that begins while its request may still be sent, in microseconds.
+HORIZON = 3600 * 1_000_000
 
 
 class PriceVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,30 +34,97 @@ class PriceVersion(msgspec.Struct, frozen=True, kw_only=True):
     entered_at: int
 
 
-class PriceBook:
-    """All versions of all prices."""
+class _Period:
+    """What is in force for one model from one moment to the next, by tier."""
 
-    def __init__(self, versions: Iterable[PriceVersion]) -> None:
-        self._versions: defaultdict[tuple[str, str], list[PriceVersion]] = defaultdict(list)
+    __slots__ = ("_by_tier", "_over")
+
+    def __init__(self, by_tier: dict[str, PriceVersion]) -> None:
+        self._by_tier = by_tier
+        self._over: dict[str, Price] = {}
+
+    def over(self, listed: Price) -> Price:
+        """The price with `listed` for every tier that has no version."""
+        # Equal versions are equal numbers, and a process sees few of them.
+        found = self._over.get(listed.version)
+        if found is None:
+            found = self._over[listed.version] = self._laid_over(listed)
+        return found
+
+    def _laid_over(self, listed: Price) -> Price:
+        tiers = dict(self._by_tier)
+        standard = tiers.pop(STANDARD, None)
+        own = listed.version if standard is None else standard.version
+        versions = dict.fromkeys(listed.tiers, listed.version)
+        versions.update(listed.tier_versions)
+        versions.update((tier, one.version) for tier, one in tiers.items())
+        return Price(
+            version=own,
+            standard=listed.standard if standard is None else standard.rates,
+            tiers={**listed.tiers, **{tier: one.rates for tier, one in tiers.items()}},
+            tier_versions={tier: version for tier, version in versions.items() if version != own},
+        )
+
+
+class _History(msgspec.Struct, frozen=True):
+    """One model's periods, in order. `starts[n]` is the first moment of `periods[n]`."""
+
+    starts: list[int]
+    periods: list[_Period]
+
+
+class PriceBook:
+    """All versions of all prices, looked up for each request. Never changed: a new book replaces it."""
+
+    def __init__(self, versions: Iterable[PriceVersion] = ()) -> None:
+        by_model: defaultdict[tuple[str, str], list[PriceVersion]] = defaultdict(list)
         # Of two that begin together the one entered later is meant to replace the other.
         for one in sorted(versions, key=attrgetter("effective_from", "entered_at", "version")):
-            self._versions[one.provider, one.model].append(one)
+            by_model[one.provider, one.model].append(one)
+        self._versions = dict(by_model)
+        self._histories = {name: _history(found) for name, found in by_model.items()}
 
     def __iter__(self) -> Iterator[PriceVersion]:
         return (one for name in sorted(self._versions) for one in self._versions[name])
 
-    def price_at(self, provider: str, model: str, at: int) -> Price | None:
-        """The price of a request sent at `at` (UTC microseconds); None when none was in force."""
-        in_force: dict[str, PriceVersion] = {}
-        for one in self._versions.get((provider, model), ()):
-            if one.effective_from <= at:
-                in_force[one.tier] = one
-        standard = in_force.pop(STANDARD, None)
-        if standard is None:
-            return None
-        versions = {standard.version, *(one.version for one in in_force.values())}
-        return Price(
-            version="+".join(sorted(versions)),
-            standard=standard.rates,
-            tiers={tier: one.rates for tier, one in in_force.items()},
-        )
+    def price_at(self, provider: str, model: str, listed: Price, at: int) -> Price:
+        """The price of a request sent at `at` (UTC microseconds); `listed` is the configuration's."""
+        history = self._histories.get((provider, model))
+        if history is None:
+            return listed
+        index = bisect_right(history.starts, at) - 1
+        return listed if index < 0 else history.periods[index].over(listed)
+
+    def price_of(self, deployment: Deployment, at: int) -> Price:
+        """As `price_at`, for a deployment."""
+        if not self._histories:
+            return deployment.price
+        return self.price_at(deployment.provider, deployment.model, deployment.price, at)
+
+    def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
+        """The price at `at`, and those that begin before a request held then can have been sent."""
+        price = self.price_of(deployment, at)
+        history = self._histories.get((deployment.provider, deployment.model)) if self._histories else None
+        if history is None:
+            return (price,)
+        first, last = (bisect_right(history.starts, moment) for moment in (at, at + HORIZON))
+        return (price, *(period.over(deployment.price) for period in history.periods[first:last]))
+
+
+# What holds where no version was ever entered.
+NO_VERSIONS = PriceBook()
+
+
+def _history(versions: list[PriceVersion]) -> _History:
+    """`versions` of one model, in the order in which they come into force."""
+    starts: list[int] = []
+    periods: list[_Period] = []
+    in_force: dict[str, PriceVersion] = {}
+    for one in versions:
+        in_force[one.tier] = one
+        if starts and starts[-1] == one.effective_from:
+            periods.pop()
+        else:
+            starts.append(one.effective_from)
+        periods.append(_Period(dict(in_force)))
+    return _History(starts, periods)

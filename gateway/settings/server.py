@@ -49,6 +49,10 @@ class Server(Section):
         description="`off`: the journal survives a crash of the gateway; `batch`: also a power cut, but for "
         "the last tenth of a second",
     )
+    prices_refresh_seconds: Seconds = Field(
+        default=10.0,
+        description="between two looks for prices entered with `tollway prices`, seconds",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"
     )

@@ -10,6 +10,7 @@ from core.builders import deployment, price, rates
 from gateway.core.catalog import Rates
 from gateway.core.cost import cost, counterfactuals
 from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal, usd_text
+from gateway.core.pricing import NO_VERSIONS
 from gateway.core.usage import NO_USAGE, Usage
 
 GPT_4O = rates("2.50", "10", cached="1.25")
@@ -81,9 +82,9 @@ def test_the_dearest_rates_cover_a_cache_that_costs_more_than_reading():
 def test_counterfactuals_price_the_same_tokens_on_every_other_deployment():
     dear, cheap = deployment("dear", price=price(GPT_4O)), deployment("cheap", price=price(rates("1", "2")))
     usage = Usage(input_text=1_000_000, output_text=1_000_000)
-    assert counterfactuals((dear, cheap), "dear", usage) == {"cheap": nano_from_usd(3)}
-    assert counterfactuals((dear, cheap), "cheap", usage) == {"dear": nano_from_usd("12.5")}
-    assert counterfactuals((dear,), "dear", usage) == {}
+    assert counterfactuals((dear, cheap), "dear", usage, NO_VERSIONS, 0) == {"cheap": nano_from_usd(3)}
+    assert counterfactuals((dear, cheap), "cheap", usage, NO_VERSIONS, 0) == {"dear": nano_from_usd("12.5")}
+    assert counterfactuals((dear,), "dear", usage, NO_VERSIONS, 0) == {}
 
 
 # --- properties ---

@@ -1,5 +1,6 @@
 """`tollway ledger` and `tollway prices`, as a person at the terminal uses them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def test_wrong_words_are_told_in_a_line(config: Path, words: list[str], said: st
 
 def test_prices_are_set_listed_imported_and_applied(config: Path, sqlite: Database, tmp_path: Path) -> None:
     words = ["prices", "set", "vllm", "scout", "--from", "2026-02-01", "--input", "0.30", "--output", "1.2"]
-    assert tollway(config, *words).stdout == "Entered 1 price.\n"
+    entered = tollway(config, *words)
+    assert entered.stdout == "Entered 1 price.\n"
+    assert "`tollway prices reprice` corrects them" in entered.stderr
     listed = tollway(config, "prices", "list").stdout
     assert listed.splitlines() == [
         "provider,model,tier,from,version,input,cached_input,output,input_audio,output_audio",
@@ -106,6 +109,58 @@ def test_prices_are_set_listed_imported_and_applied(config: Path, sqlite: Databa
     changed = tollway(config, "prices", "import", str(again))
     assert changed.exit_code == 1
     assert "prices never change" in changed.stderr
-    done = tollway(config, "prices", "apply", "--since", "2026-01-01", "--until", "2026-03-02")
+    done = tollway(config, "prices", "reprice", "--since", "2026-01-01", "--until", "2026-03-02")
     assert done.stdout.startswith("Looked at 10 rows, corrected 6: 6.000000000 USD became "), done.output
     assert len(sqlite.rows()) == 22
+
+
+def test_prices_are_listed_as_json_too(config: Path) -> None:
+    words = ["prices", "set", "vllm", "scout", "--from", "2026-02-01", "--input", "0.30", "--version", "deal"]
+    tollway(config, *words)
+    assert json.loads(tollway(config, "prices", "list", "--format", "json").stdout) == [
+        {
+            "provider": "vllm",
+            "model": "scout",
+            "tier": "standard",
+            "from": "2026-02-01",
+            "version": "deal",
+            "input": "0.3",
+            "cached_input": "0.3",
+            "output": "0",
+            "input_audio": "0.3",
+            "output_audio": "0",
+        }
+    ]
+
+
+HEAD = "provider,model,tier,from,version,input,output\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + "vllm,scout,,2026-02-01,,0.3,1\nvllm,scout,,soon,,0.3,1\n", "prices.csv:3: "),
+        (
+            "provider,model,from,input,outptu\nvllm,scout,2026-02-01,1,2\n",
+            "prices.csv:2: unknown column outptu",
+        ),
+        ("provider,from,input\nvllm,2026-02-01,1\n", "prices.csv:2: needs provider and model"),
+        (HEAD + "vllm,scout,,2026-02-01,,0.3,1,5\n", "prices.csv:2: has more values"),
+        (HEAD + "vllm,scout,,2026-02-01,,NaN,1\n", "prices.csv:2: a price must be >= 0"),
+        ("provider,model,input\nvllm,scout,1\n", "prices.csv:2: column from is missing"),
+    ],
+)
+def test_a_wrong_line_of_a_price_file_is_named_and_nothing_is_entered(
+    config: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "prices.csv"
+    file.write_text(text)
+    done = tollway(config, "prices", "import", str(file))
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert len(tollway(config, "prices", "list").stdout.splitlines()) == 1
+
+
+def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> None:
+    done = tollway(config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1")
+    assert "no deployment of this configuration is vllm/scuot" in done.stderr

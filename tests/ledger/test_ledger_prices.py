@@ -9,13 +9,12 @@ from gateway.adapters.ledger import usage_by
 from gateway.adapters.ledger.price_versions import PriceChanged, enter_prices, read_prices
 from gateway.adapters.ledger.repricing import PAGE_ROWS, Source, reprice
 from gateway.adapters.ledger.retention import close, rebuild
-from gateway.core.catalog import Rates
+from gateway.core.catalog import Price, Rates
 from gateway.core.cost import cost
 from gateway.core.pricing import PriceBook, PriceVersion
 
 Database = Any
 
-SOURCES = {"llama-4-scout": Source("vllm", "scout")}
 DAY = 24 * 3600 * 1_000_000
 
 
@@ -23,6 +22,9 @@ def rates(factor: int = 1) -> Rates:
     return Rates(
         input=3 * factor, cached_input=factor, output=12 * factor, input_audio=5 * factor, output_audio=7
     )
+
+
+SOURCES = {"llama-4-scout": Source("vllm", "scout", Price(version="listed", standard=rates(8)))}
 
 
 def version(name: str = "v1", **changes: Any) -> PriceVersion:
@@ -49,31 +51,15 @@ def write(database: Database, *records: Any) -> None:
     run(scenario())
 
 
-def test_the_price_is_that_of_the_moment_of_dispatch() -> None:
-    book = PriceBook([version("new", effective_from=100, rates=rates(2)), version("old", effective_from=50)])
-    assert book.price_at("vllm", "scout", 49) is None
-    for at, name in [(50, "old"), (99, "old"), (100, "new"), (10**18, "new")]:
-        price = book.price_at("vllm", "scout", at)
-        assert price is not None
-        assert price.version == name
-    assert book.price_at("openai", "scout", 100) is None
-
-
-def test_of_two_prices_from_the_same_day_the_one_entered_later_holds() -> None:
-    book = PriceBook([version("b", entered_at=1), version("a", entered_at=2)])
-    price = book.price_at("vllm", "scout", 5)
-    assert price is not None
-    assert price.version == "a"
-
-
-def test_a_tier_has_versions_of_its_own_and_the_response_decides() -> None:
-    batch = version("half", tier="batch", effective_from=100, rates=rates(5))
-    book = PriceBook([version(), batch])
-    early, late = (book.price_at("vllm", "scout", at) for at in (99, 100))
-    assert early is not None
-    assert late is not None
-    assert (early.version, early.rates("batch")) == ("v1", rates())
-    assert (late.version, late.rates("batch"), late.rates(None)) == ("half+v1", rates(5), rates())
+def test_repricing_leaves_rows_of_a_tier_for_which_no_price_was_entered(database: Database) -> None:
+    write(database, make(1, cost_nano_usd=10, service_tier="priority"), make(2, cost_nano_usd=10))
+    listed = Price(version="listed", standard=rates(), tiers={"priority": rates(4)})
+    sources = {"llama-4-scout": Source("vllm", "scout", listed)}
+    assert reprice(database.url, PriceBook([version()]), sources, FULL.at, FULL.at + DAY).corrected == 1
+    fast = PriceBook([version(), version("fast", tier="priority", rates=rates(3))])
+    assert reprice(database.url, fast, sources, FULL.at, FULL.at + DAY).corrected == 1
+    by_version = {row["price_version"]: row["cost_nano_usd"] for row in database.rows() if row["corrects"]}
+    assert by_version["fast"] == cost(rates(3), FULL.usage)
 
 
 def test_prices_come_back_as_they_were_entered_and_never_change(database: Database) -> None:

@@ -14,6 +14,7 @@ from gateway.adapters.ledger.periods import BOUNDS, Bounds
 from gateway.adapters.ledger.rows import Row
 from gateway.adapters.ledger.tables import ALL_COLUMNS, MONEY, TOKENS
 from gateway.adapters.ledger.upkeep import Upkeep, upkeep
+from gateway.core.catalog import Price
 from gateway.core.cost import cost
 from gateway.core.pricing import PriceBook
 from gateway.core.usage import Usage
@@ -40,10 +41,11 @@ _NEGATED = (
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Whose price a deployment's rows have."""
+    """Whose price a deployment's rows have; `listed` is the one that the configuration gives it now."""
 
     provider: str
     model: str
+    listed: Price
 
 
 class Repriced(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,11 +117,13 @@ def _at_right_price(
     if source is None:
         return None
     dispatched = row["at"] if row["occurred_at"] is None else row["occurred_at"]
-    price = book.price_at(source.provider, source.model, dispatched)
-    if price is None or price.version == current["price_version"]:
+    price = book.price_at(source.provider, source.model, source.listed, dispatched)
+    version = price.version_of(row["service_tier"])
+    # What the configuration says now is no evidence of what held then.
+    if version in (current["price_version"], source.listed.version):
         return None
     nano = cost(price.rates(row["service_tier"]), _usage(row))
-    return current | {"cost_nano_usd": nano, "price_version": price.version}
+    return current | {"cost_nano_usd": nano, "price_version": version}
 
 
 def _correction(row: Named, current: Named, corrected: Named, number: int, bounds: Bounds) -> list[Row]:
