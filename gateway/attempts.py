@@ -19,6 +19,7 @@ from gateway.core.estimate import Estimate
 from gateway.core.policy import Plan
 from gateway.core.pricing import PriceBook
 from gateway.core.record import Outcome, UsageRecord
+from gateway.core.recorded import RecordedFacts
 from gateway.core.tenancy import Principal
 from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
 
@@ -47,6 +48,7 @@ class Request(msgspec.Struct, kw_only=True, eq=False, gc=False):
     plan: Plan
     policy_version: str
     tags: Mapping[str, str]
+    facts: RecordedFacts
     started: float
     prices: PriceBook
 
@@ -170,6 +172,7 @@ class Attempt:
             upstream_request_id=self.upstream_request_id,
             tags=request.tags,
             policy_version=request.policy_version,
+            facts=request.facts,
         )
 
     @property

@@ -18,8 +18,9 @@ from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS, Call, parse_call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, Unavailable
 from gateway.core.estimate import ask_for
-from gateway.core.policy import Moment, Plan, Planner
+from gateway.core.policy import Moment, Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.recorded import RecordedFacts, recorded_facts
 from gateway.core.tenancy import Principal
 from gateway.identity import Authenticator
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
@@ -74,9 +75,11 @@ class Pipeline:
         try:
             principal = rules.authenticator.authenticate(inbound, self._clock.now())
             call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
-            model = self.find_model(principal, call.model)
+            model = find_model(rules.planner.policy, principal, call.model)
             privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
-            plan = rules.planner.plan(call, principal, model, privacy, self._moment(principal, prices))
+            moment = self._moment(principal, rules.time_zone, prices)
+            plan = rules.planner.plan(call, principal, model, privacy, moment)
+            facts = _facts(call, principal, plan, rules.planner, moment)
             inbound.watch()
             hold = await self._hold(call, principal, plan, prices)
             self._telemetry.planned(
@@ -90,6 +93,7 @@ class Pipeline:
                 plan=plan,
                 policy_version=rules.planner.policy.version,
                 tags=_tags(call, inbound.header(b"x-tollway-tags")),
+                facts=facts,
                 started=started,
                 prices=prices,
             )
@@ -110,13 +114,8 @@ class Pipeline:
         return [model for name, model in models.items() if principal.may_use(name)]
 
     def find_model(self, principal: Principal, name: str) -> Model:
-        """Raises ModelNotFound, in the same words for a model that is unknown and one that is not allowed."""
-        model = self.rulebook.planner.policy.models.get(name)
-        if model is None or not principal.may_use(name):
-            raise ModelNotFound(
-                f"The model '{name[:100]}' does not exist or you do not have access to it.", param="model"
-            )
-        return model
+        """As `find_model`, under the policy in force."""
+        return find_model(self.rulebook.planner.policy, principal, name)
 
     async def _hold(self, call: Call, principal: Principal, plan: Plan, prices: PriceBook) -> Hold:
         if not self._ledger.has_room():
@@ -136,27 +135,50 @@ class Pipeline:
                 "The usage ledger cannot keep up. Retry shortly.", retry_after_seconds=LEDGER_WAIT_SECONDS
             ) from exc
 
-    def _moment(self, principal: Principal, prices: PriceBook) -> Moment:
+    def _moment(self, principal: Principal, zone: ZoneInfo, prices: PriceBook) -> Moment:
         now = self._clock.now()
         return Moment(
             now=now,
             monotonic=self._clock.monotonic(),
             random=self._random(),
             budget_used=lambda: self._admission.used_share(principal),
-            local_time=lambda: self._local_time(now),
+            local_time=lambda: local_time(now, zone),
             prices=prices,
         )
 
-    def _local_time(self, now: float) -> Mapping[str, int]:
-        local = datetime.datetime.fromtimestamp(now, self.rulebook.time_zone)
-        return {
-            "year": local.year,
-            "month": local.month,
-            "day": local.day,
-            "weekday": local.isoweekday(),
-            "hour": local.hour,
-            "minute": local.minute,
-        }
+
+def find_model(policy: Policy, principal: Principal, name: str) -> Model:
+    """Raises ModelNotFound, in the same words for a model that is unknown and one that is not allowed."""
+    model = policy.models.get(name)
+    if model is None or not principal.may_use(name):
+        raise ModelNotFound(
+            f"The model '{name[:100]}' does not exist or you do not have access to it.", param="model"
+        )
+    return model
+
+
+def local_time(now: float, zone: ZoneInfo) -> Mapping[str, int]:
+    """What the variable `time` of rules holds at `now` (UTC seconds)."""
+    local = datetime.datetime.fromtimestamp(now, zone)
+    return {
+        "year": local.year,
+        "month": local.month,
+        "day": local.day,
+        "weekday": local.isoweekday(),
+        "hour": local.hour,
+        "minute": local.minute,
+    }
+
+
+def _facts(call: Call, principal: Principal, plan: Plan, planner: Planner, moment: Moment) -> RecordedFacts:
+    return recorded_facts(
+        call,
+        planner.fleet,
+        raised=plan.privacy != principal.floor,
+        monotonic=moment.monotonic,
+        draw=moment.random,
+        budget=moment.budget_used(),
+    )
 
 
 def _tags(call: Call, header: str | None) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gateway.core.recorded import NOTHING_RECORDED, RecordedFacts
 from gateway.core.usage import Usage
 
 
@@ -30,7 +31,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `dispatched_model` the one the upstream was asked for, `reported_model` the one it said it used.
     `counterfactual_nano_usd` maps each other deployment of the model's `use` list to what this usage would
     have cost there. `unseen_nano_usd` is what a broken attempt may have cost beyond `cost_nano_usd`.
-    `ttft_ms` is None when no token came.
+    `ttft_ms` is None when no token came. `facts` are what the plan depended on beside these columns.
     """
 
     attempt_id: str
@@ -67,3 +68,4 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     upstream_request_id: str | None
     tags: Mapping[str, str]
     policy_version: str
+    facts: RecordedFacts = NOTHING_RECORDED

@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gateway.core.call import Media
 from gateway.core.record import Outcome, UsageRecord
+from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
 
 T = TypeVar("T")
@@ -56,6 +58,17 @@ FULL = UsageRecord(
     upstream_request_id="chatcmpl-1",
     tags={"ticket": "A-1", "顧客": "学校"},
     policy_version="3f2a",
+    facts=RecordedFacts(
+        text_bytes=1_234,
+        max_output=500,
+        choices=2,
+        needs="json_schema,tools",
+        media=Media(images_high=1, bytes=9_000),
+        raised=True,
+        draw=0.25,
+        budget=0.125,
+        pools={"llama-4-scout": (3, 1, 2)},
+    ),
 )
 
 

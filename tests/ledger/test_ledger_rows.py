@@ -19,6 +19,7 @@ from gateway.adapters.ledger.rows import (
 )
 from gateway.adapters.ledger.tables import COLUMNS
 from gateway.core.record import Outcome, UsageRecord
+from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
 
 TOKEN_COLUMNS = {
@@ -58,6 +59,7 @@ def test_each_field_lands_in_its_column() -> None:
     for column, name in TOKEN_COLUMNS.items():
         assert row.pop(column) == getattr(FULL.usage, name), column
     assert json.loads(str(row.pop("tags"))) == FULL.tags
+    assert msgspec.json.decode(str(row.pop("facts")), type=RecordedFacts) == FULL.facts
     assert json.loads(str(row.pop("counterfactual_nano_usd"))) == FULL.counterfactual_nano_usd
     assert row == {name: getattr(FULL, name) for name in row}
 

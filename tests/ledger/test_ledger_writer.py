@@ -16,7 +16,7 @@ from ledger_records import FULL, make, run, until
 from structlog.testing import capture_logs
 
 from gateway.adapters.ledger import LedgerUnavailable, WriterLimits, open_ledger
-from gateway.adapters.ledger.rows import row_of
+from gateway.adapters.ledger.rows import careful_row_of, row_of
 from gateway.adapters.ledger.store import SLICE_ROWS
 from gateway.adapters.ledger.tables import COLUMNS
 from gateway.core.usage import Usage
@@ -368,6 +368,23 @@ def test_a_spill_that_another_worker_has_just_replayed_is_no_failure(
 
     run(scenario())
     assert database.attempts() == []
+
+
+def test_a_spill_of_an_earlier_version_is_replayed_without_what_it_did_not_know(database: Database) -> None:
+    row = dict(zip(COLUMNS, careful_row_of(make(1)), strict=True))
+    del row["facts"]
+    database.spill_folder.mkdir()
+    path = database.spill_folder / f"{database.spill_name}.unsaved-1.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        await writer.close()
+
+    run(scenario())
+    assert [(row["attempt_id"], row["facts"]) for row in database.rows()] == [(make(1).attempt_id, "{}")]
+    assert database.spills() == []
 
 
 def test_appends_during_close_are_saved_one_way_or_the_other(database: Database) -> None:

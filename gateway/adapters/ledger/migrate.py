@@ -11,8 +11,8 @@ from gateway.adapters.ledger.address import Address
 from gateway.adapters.ledger.engine import create_folder, open_reader, open_writer, sqlite_path
 from gateway.adapters.ledger.errors import LedgerUnavailable
 
-HEAD = "0002"  # a test holds this equal to the newest file in migrations/versions
-REVISIONS = ("0001", "0002")  # oldest first
+HEAD = "0003"  # a test holds this equal to the newest file in migrations/versions
+REVISIONS = ("0001", "0002", "0003")  # oldest first
 VERSION_TABLE = "ledger_revision"  # not Alembic's default: the database may belong to another program too
 
 

@@ -108,6 +108,7 @@ def _row(record: UsageRecord) -> Row:
         record.upstream_request_id,
         _encode(tags).decode() if tags else "{}",
         record.policy_version,
+        _encode(record.facts).decode(),
     )
 
 

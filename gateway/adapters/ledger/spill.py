@@ -20,6 +20,9 @@ from gateway.adapters.ledger.rows import Row, careful_row_of
 from gateway.adapters.ledger.tables import COLUMNS
 from gateway.core.record import UsageRecord
 
+# What files of an earlier version lack.
+ADDED_LATER = {"facts": "{}"}
+
 _encode = msgspec.json.Encoder(enc_hook=ascii).encode  # even a field of a wrong type leaves a trace
 _decode = msgspec.json.Decoder(dict[str, str | int | float | None]).decode
 
@@ -80,7 +83,7 @@ class Spill:
                 for line in file:
                     try:
                         named = _decode(line)
-                        yield tuple(named[column] for column in COLUMNS)
+                        yield tuple(_value(named, column) for column in COLUMNS)
                     except (msgspec.MsgspecError, KeyError):
                         unreadable.append(line.decode("utf-8", "replace"))
         except FileNotFoundError:
@@ -95,6 +98,10 @@ class Spill:
                 path.replace(path.with_suffix(".unreadable"))
             else:
                 path.unlink()
+
+
+def _value(named: dict[str, str | int | float | None], column: str) -> str | int | float | None:
+    return named[column] if column in named else ADDED_LATER[column]
 
 
 def _named(row: Row) -> dict[str, Any]:

@@ -81,6 +81,7 @@ usage_record = Table(
     _optional_text("upstream_request_id"),
     _text("tags"),  # JSON: name -> value
     _text("policy_version"),
+    Column("facts", Text, nullable=False, server_default="{}"),  # JSON: a core.recorded.RecordedFacts
     # Only corrections have other values here than these, so the writer leaves the three out.
     Column("kind", Text, nullable=False, server_default="usage"),  # usage | reversal | correction
     _optional_text("corrects"),  # attempt_id of the row that this one reverses or replaces
@@ -134,6 +135,25 @@ period_end = Table(
     Column("act", Text, primary_key=True),  # closed | pruned
     _key("before"),
     _integer("done_at"),
+)
+
+# The text of each version of the configuration that rows name, but for secrets that were written into it.
+policy_text = Table(
+    "policy_text",
+    metadata,
+    Column("version", Text, primary_key=True),
+    _text("text"),
+    Column("whole", Boolean, nullable=False),  # false: something was left out, so it cannot be put back
+    _integer("kept_at"),  # UTC microseconds
+)
+
+# One row for each time that another version came into force.
+policy_in_force = Table(
+    "policy_in_force",
+    metadata,
+    _key("at"),  # UTC microseconds
+    Column("version", Text, primary_key=True),
+    _text("how"),  # start | signal | watch | admin
 )
 
 # Immutable: a new price is a new row. Rates in nano-USD per million tokens.

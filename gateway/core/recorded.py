@@ -1,0 +1,73 @@
+"""What the plan of a request depended on and no other column of its row tells: sizes and circumstances.
+
+Kept so that another policy can be tried on past traffic. Never a word of the prompt, and every value is
+bounded here: what a client sends cannot make a row large.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.core.balancing import Fleet
+from gateway.core.call import NO_MEDIA, Call, Media
+
+MOST = 2**53  # exact in JSON everywhere
+DIGITS = 6
+
+# Outstanding attempts, available replicas, and all replicas of a pool.
+PoolState = tuple[int, int, int]
+
+
+class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """`draw` in [0, 1) is what a split by weights went by. `budget` is the share used of the fullest budget.
+
+    `pools` leaves out those that were idle and whole. `text_bytes` 0: nothing of this was recorded.
+    `needs` are capabilities in alphabetical order, with commas. `raised`: the caller or a detector asked for
+    the row's privacy class, which is above the floor of key and feature; else they asked for that or less.
+    """
+
+    text_bytes: int = 0
+    max_output: int | None = None
+    choices: int = 1
+    prompts: int = 1
+    needs: str = ""
+    media: Media = NO_MEDIA
+    raised: bool = False
+    draw: float = 0.0
+    budget: float = 0.0
+    pools: Mapping[str, PoolState] = {}
+
+
+NOTHING_RECORDED = RecordedFacts()
+
+
+def recorded_facts(
+    call: Call, fleet: Fleet, *, raised: bool, monotonic: float, draw: float, budget: float
+) -> RecordedFacts:
+    """The facts of `call` as it is planned at `monotonic` seconds."""
+    needs = call.needs
+    return RecordedFacts(
+        text_bytes=call.text_bytes,
+        max_output=None if call.max_output is None else min(call.max_output, MOST),
+        choices=call.choices,
+        prompts=call.prompts,
+        needs=",".join(sorted(needs)) if needs else "",
+        media=call.media,
+        raised=raised,
+        draw=round(draw, DIGITS),
+        budget=round(budget, DIGITS),
+        pools=_busy(fleet, monotonic),
+    )
+
+
+def _busy(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
+    found: dict[str, PoolState] = {}
+    for name, pool in fleet.pools.items():
+        outstanding = available = 0
+        for state in pool.replicas:
+            outstanding += state.outstanding
+            available += state.available(monotonic)
+        count = len(pool.replicas)
+        if outstanding or available < count:
+            found[name] = (outstanding, available, count)
+    return found
