@@ -16,17 +16,13 @@ from gateway.core.catalog import Deployment
 from gateway.core.cost import cost, counterfactuals
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.estimate import Estimate
+from gateway.core.liability import Seen, most_output, most_output_of_whole
 from gateway.core.policy import Plan
 from gateway.core.pricing import PriceBook
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
 from gateway.core.tenancy import Principal
 from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
-
-# Tokens that an upstream may have generated between its last sign of life and our hanging up: a fast engine's
-# speed for one stream, and what may lie in buffers on the way.
-UNSEEN_TOKENS_PER_SECOND = 200
-UNSEEN_TOKENS = 32
 
 _OUTCOMES: Mapping[FailureKind, Outcome] = {
     FailureKind.CONNECT: Outcome.CONNECT_ERROR,
@@ -59,6 +55,7 @@ class Attempt:
     __slots__ = (
         "_request",
         "at",
+        "blocked_seconds",
         "deployment",
         "estimate",
         "finish_reason",
@@ -70,11 +67,13 @@ class Attempt:
         "number",
         "pool",
         "price",
+        "quiet_until",
         "reported_model",
         "sent_at",
         "stale",
         "state",
         "status",
+        "text_bytes",
         "text_tokens",
         "upstream_request_id",
     )
@@ -103,10 +102,13 @@ class Attempt:
         self.at = 0
         self.sent_at = 0.0
         self.last_seen_at = 0.0
+        self.quiet_until = 0.0
+        self.blocked_seconds = 0.0
         self.first_token_at: float | None = None
         self.held_nano = 0
         self.status = 0
         self.text_tokens = 0
+        self.text_bytes = 0
         self.finish_reason: str | None = None
         self.reported_model: str | None = None
         self.upstream_request_id: str | None = None
@@ -118,7 +120,7 @@ class Attempt:
         """
         self.at = int(at * 1_000_000)
         self.price = self._request.prices.price_of(self.deployment, self.at)
-        self.sent_at = self.last_seen_at = monotonic
+        self.sent_at = self.last_seen_at = self.quiet_until = monotonic
         self.held_nano = held_nano
 
     def under_estimate(self) -> UnderEstimate:
@@ -181,14 +183,30 @@ class Attempt:
         plan = self._request.plan
         return plan.decision if plan.candidates[0] is self.deployment else "failover"
 
+    def teach_pace(self, tokens: int) -> None:
+        """The answer is complete, and its usage says that it has `tokens`."""
+        written_from = self.quiet_until if self._request.call.stream else self.sent_at
+        seconds = self.last_seen_at - written_from
+        if self.blocked_seconds <= seconds / 2:  # else it was the client's pace
+            self.pool.pace.learn(tokens, self.text_tokens, seconds)
+
     def _most_nano(self, outcome: Outcome, now: float) -> int:
         """What an attempt without usage may have cost at most."""
         if outcome is Outcome.PRESUMED:
             return self.held_nano  # nobody was there to see how long the upstream went on
-        call = self._request.call
+        call, pace = self._request.call, self.pool.pace
+        cap = self.estimate.output * call.choices
+        seen = Seen(
+            pieces=self.text_tokens,
+            text_bytes=self.text_bytes,
+            watched_seconds=self.last_seen_at - self.quiet_until - self.blocked_seconds,
+            silent_seconds=self.quiet_until - self.sent_at + self.blocked_seconds + now - self.last_seen_at,
+        )
+        if outcome is Outcome.SUCCESS:
+            output = most_output_of_whole(seen, pace, call, cap)
+        else:
+            output = most_output(seen, pace, call, self.deployment, cap)
         input_rate, output_rate = self.price.dearest(call.service_tier)
-        unseen = UNSEEN_TOKENS + int((now - self.last_seen_at) * UNSEEN_TOKENS_PER_SECOND)
-        output = min(self.text_tokens + unseen * call.choices, self.estimate.output * call.choices)
         most = -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
         return min(self.held_nano, most)
 

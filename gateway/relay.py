@@ -192,6 +192,8 @@ class _Exchange:
                 self._response.abort()
             if self._record is None:
                 # Our own defect, not a known way out. What was sent must be in the ledger all the same.
+                if self._reader is not None:
+                    self._take_notes(self._reader)
                 self._book(Outcome.UPSTREAM_ERROR, attempt.under_estimate())
 
     def tell(self) -> None:
@@ -233,7 +235,7 @@ class _Exchange:
         if answer.usage is not None:
             metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
         else:
-            attempt.text_tokens = max(len(body) // 16, 1)
+            attempt.text_tokens, attempt.text_bytes = max(len(body) // 16, 1), len(body)
             metered = attempt.under_estimate()
         record = self._succeeded(metered)
         headers = self._answer_headers()
@@ -248,6 +250,8 @@ class _Exchange:
         sink, attempt, clock = self._sink, self._attempt, self._relay._clock
         while chunk := await response.next_chunk():
             attempt.last_seen_at = clock.monotonic()
+            if not reader.text_events:
+                attempt.quiet_until = attempt.last_seen_at
             passed = _feed(reader, chunk)
             if not passed:
                 continue
@@ -258,6 +262,7 @@ class _Exchange:
                 # The books are closed before the client reads [DONE] and asks what it cost.
                 self._end_of_stream()
             await sink.send(passed)
+            attempt.blocked_seconds += clock.monotonic() - attempt.last_seen_at
             if reader.done:
                 break
         else:
@@ -321,6 +326,8 @@ class _Exchange:
             output = record.usage.output_tokens
             speed = output / seconds if call.stream and seconds > 0 and output > 1 else None
             attempt.pool.learn_speed(attempt.first_token_at - attempt.sent_at, speed)
+        if isinstance(metered, Exact):
+            attempt.teach_pace(record.usage.output_tokens)
         if isinstance(metered, Exact) and not call.media.bytes:
             attempt.pool.learn_tokenizer(call.text_bytes, record.usage.input_tokens)
         return record
@@ -371,7 +378,7 @@ class _Exchange:
 
     def _take_notes(self, reader: StreamReader) -> None:
         attempt = self._attempt
-        attempt.text_tokens = reader.text_events
+        attempt.text_tokens, attempt.text_bytes = reader.text_events, reader.text_bytes
         attempt.finish_reason = reader.finish_reason
         attempt.reported_model = reader.model
 

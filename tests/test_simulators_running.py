@@ -82,6 +82,7 @@ def test_process_takes_every_knob_on_its_command_line():
         max_model_len=4096,
         max_concurrency=8,
         max_num_seqs=4,
+        bills_to_the_end=True,
         prompt_caching=False,
         healthy=False,
         error_rate=0.25,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from gateway.core.breaker import FAILURES_TO_OPEN, Breaker
 from gateway.core.catalog import Deployment, Replica
 from gateway.core.errors import UpstreamFailure
+from gateway.core.liability import Pace
 
 # How much one new observation moves a learned average.
 SMOOTHING = 0.1
@@ -41,6 +42,7 @@ class Pool:
         "answer_headers",
         "bytes_per_token",
         "deployment",
+        "pace",
         "replicas",
         "tokens_per_second",
         "ttft_seconds",
@@ -53,6 +55,7 @@ class Pool:
             (b"x-tollway-zone", deployment.zone.encode()),
         )
         self.replicas = replicas
+        self.pace = Pace()
         self._turn = 0
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
         self.ttft_seconds: float | None = None
@@ -131,6 +134,7 @@ def _pool(deployment: Deployment, previous: Pool | None) -> Pool:
     states = {state.replica: state for state in previous.replicas} if previous else {}
     pool = Pool(deployment, tuple(states.get(item) or ReplicaState(item) for item in deployment.replicas))
     if previous is not None:
+        pool.pace = previous.pace
         pool.bytes_per_token = previous.bytes_per_token
         pool.ttft_seconds = previous.ttft_seconds
         pool.tokens_per_second = previous.tokens_per_second

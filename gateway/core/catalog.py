@@ -47,6 +47,14 @@ class Provider(enum.StrEnum):
     COMPATIBLE = "openai-compatible"
 
 
+class StopsWhenLeft(enum.StrEnum):
+    """Which answers an upstream stops to generate, and to bill, once the connection is closed."""
+
+    NEVER = "never"
+    STREAMS = "streams"
+    ALWAYS = "always"
+
+
 class Objective(enum.StrEnum):
     COST = "cost"
     LATENCY = "latency"
@@ -164,6 +172,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     image_rule: ImageRule
     replicas: tuple[Replica, ...]
     headers: tuple[tuple[bytes, bytes], ...]
+    stops_when_left: StopsWhenLeft = StopsWhenLeft.NEVER
     health: Health | None = None
     retires_at: float | None = None
     retires_on: datetime.date | None = None

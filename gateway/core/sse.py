@@ -20,8 +20,10 @@ _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 _USAGE_MEMBER = re.compile(rb'(,\s*)?"usage"\s*:\s*\{')
 _COMMA = re.compile(rb"\s*,")
-# The members that carry the answer, where they are not empty.
-_PIECE = re.compile(rb'"(?:content|text|arguments|refusal|reasoning(?:_content)?)"\s*:\s*"(?!")')
+# The members that carry the answer, where they are not empty, and what stands in them.
+_PIECE = re.compile(
+    rb'"(?:content|text|arguments|refusal|reasoning(?:_content)?)"\s*:\s*"(?!")([^"\\]*(?:\\.[^"\\]*)*)'
+)
 
 _NOTHING = msgspec.Raw()
 _NO_ERROR = frozenset({b"", b"null"})
@@ -52,7 +54,7 @@ class StreamReader:
 
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
     `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_events` (pieces of
-    the answer that were seen: each is at least one output token).
+    the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON).
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class StreamReader:
         "finish_reason",
         "model",
         "service_tier",
+        "text_bytes",
         "text_events",
         "usage",
     )
@@ -79,6 +82,7 @@ class StreamReader:
         self.done = False
         self.failure: str | None = None
         self.text_events = 0
+        self.text_bytes = 0
 
     @property
     def complete(self) -> bool:
@@ -97,7 +101,7 @@ class StreamReader:
         if self._hide_usage and b'"usage":null' in chunk:
             chunk = chunk.replace(b',"usage":null', b"")
         if self._started and self.failure is None and self._is_plain(chunk):
-            self.text_events += len(_PIECE.findall(chunk))
+            self._count(chunk)
             return chunk
         return b"".join([self._read(event) for event in _events(chunk)])
 
@@ -106,6 +110,11 @@ class StreamReader:
         held, self._held = self._held, b""
         data = _data_of(held)
         return self._read(held) if data is not None and _is_whole(data) else b""
+
+    def _count(self, text: bytes) -> None:
+        pieces = _PIECE.findall(text)
+        self.text_events += len(pieces)
+        self.text_bytes += sum(map(len, pieces))
 
     def _is_plain(self, chunk: bytes) -> bool:
         if self._hide_usage:
@@ -161,7 +170,7 @@ class StreamReader:
                 self.failure = "the engine aborted the generation"
                 return b""
         if chunk.choices:
-            self.text_events += len(_PIECE.findall(event))
+            self._count(event)
         if chunk.usage is None:
             return _NULL_USAGE.sub(b"", event) if self._hide_usage else event
         self.usage = chunk.usage

@@ -44,6 +44,7 @@ Serves = Literal[
 ]
 Modality = Literal["text", "image", "audio", "video", "file"]
 Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
+StopsWhenLeft = Literal["never", "streams", "always"]
 Detector = Literal["email", "credit_card", "iban", "jp_my_number", "us_ssn", "secret"]
 
 STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
@@ -235,6 +236,11 @@ class Deployment(Section):
     proxy: ProxyUrl | None = Field(default=None, description="URL of a forward proxy")
     headers: Annotated[dict[HeaderName, HeaderValue], AllowBlank] = Field(
         default={}, description="extra headers of each upstream request"
+    )
+    stops_when_left: StopsWhenLeft | None = Field(
+        default=None,
+        description="answers that the upstream stops to generate and to bill when their connection closes; "
+        "left out: always for vllm, streams for openai and azure, never for the others",
     )
     health: Health = Field(default=Health(), description="active probe of each replica")
     max_connections: Count = Field(default=1024, description="most connections to one server")

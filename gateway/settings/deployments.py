@@ -28,6 +28,13 @@ INPUT_SHARE: Final = Decimal("0.2")
 _VLLM_IDLE_SECONDS: Final = 4.0
 _IDLE_SECONDS: Final = 60.0
 
+# vLLM aborts what nobody waits for. OpenAI and Azure stop a stream, and finish an answer in one piece.
+_STOPS_WHEN_LEFT: Final = {
+    "vllm": catalog.StopsWhenLeft.ALWAYS,
+    "openai": catalog.StopsWhenLeft.STREAMS,
+    "azure": catalog.StopsWhenLeft.STREAMS,
+}
+
 # Image tokens: published tile rules at their largest (openai: 2048x768 is eight tiles; llama 4: 16 tiles).
 _GPT_4O_IMAGE: Final = catalog.ImageRule(low=85, high=85 + 8 * 170)
 _GPT_4O_MINI_IMAGE: Final = catalog.ImageRule(low=2833, high=2833 + 8 * 5667)
@@ -69,6 +76,7 @@ def build_deployment(
         image_rule=_image_rule(given),
         replicas=tuple(_replica(url, given, networks[given.zone]) for url in _urls(given)),
         headers=_headers(given),
+        stops_when_left=_stops_when_left(given),
         health=_health(given),
         retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
         retires_on=given.retires_on,
@@ -142,6 +150,12 @@ def _headers(given: schema.Deployment) -> tuple[tuple[bytes, bytes], ...]:
             headers["authorization"] = f"Bearer {secret}"
     headers |= {name: value.get_secret_value() for name, value in given.headers.items()}
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in headers.items())
+
+
+def _stops_when_left(given: schema.Deployment) -> catalog.StopsWhenLeft:
+    if given.stops_when_left is not None:
+        return catalog.StopsWhenLeft(given.stops_when_left)
+    return _STOPS_WHEN_LEFT.get(given.provider, catalog.StopsWhenLeft.NEVER)
 
 
 def _health(given: schema.Deployment) -> catalog.Health | None:

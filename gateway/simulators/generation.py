@@ -73,6 +73,8 @@ class Generation:
         self._connection.wake()
 
     def _observe_end(self) -> None:
+        if self._connection.lost and self._state.knobs.bills_to_the_end:
+            self._attempt.completion_tokens = self._job.tokens
         if self._connection.lost and self._job.fault not in faults.CLOSED_BY_US:
             self._job.recorder.disconnected()
         held = self._job.prompt.tokens + self._attempt.completion_tokens

@@ -76,6 +76,9 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_num_seqs: Annotated[
         int, Meta(ge=0, description="Requests generating at once; the others wait their turn. 0: no limit.")
     ] = 0
+    bills_to_the_end: Annotated[
+        bool, Meta(description="A client that leaves does not stop it: the whole answer is generated.")
+    ] = False
     prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
     healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
     error_rate: Annotated[

@@ -21,7 +21,6 @@ from e2e.harness import (
     running,
     simulators,
 )
-from gateway.attempts import UNSEEN_TOKENS_PER_SECOND
 from gateway.simulators import Attempt, ErrorKind, Knobs
 
 ONE_USD = 10**9
@@ -142,16 +141,21 @@ async def test_fifty_clients_spend_one_dollar_and_not_a_nano_dollar_more(tmp_pat
         assert_out_of_money(await harness.post(chat(stream=True, model="scout", max_tokens=16)))
 
 
-async def test_clients_that_hang_up_cannot_spend_more_than_the_dollar_either(tmp_path: Path) -> None:
-    """What a cut-off stream may have cost unseen is kept back, so the upstream's own bill stays within.
-
-    That holds for streams of up to UNSEEN_TOKENS_PER_SECOND.
-    """
-    changes = budget(1) | {"deployments": DEAR_TOKENS}
-    knobs = Knobs(output_tokens=400, tokens_per_second=UNSEEN_TOKENS_PER_SECOND)
+@pytest.mark.parametrize("tokens_per_second", [200, 4_000, 0])
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_clients_that_hang_up_cannot_spend_more_than_the_dollar_either(
+    tmp_path: Path, tokens_per_second: float, goes_on: bool
+) -> None:
+    """What a cut-off stream may have cost unseen is kept back, so the upstream's own bill stays within:
+    however fast it writes, and where it does not care who still listens if the file says so."""
+    stops = "never" if goes_on else "always"
+    dear = {name: given | {"stops_when_left": stops} for name, given in DEAR_TOKENS.items()}
+    changes = budget(1) | {"deployments": dear}
+    knobs = Knobs(output_tokens=400, tokens_per_second=tokens_per_second, bills_to_the_end=goes_on)
     random = Random(2)
     async with running(tmp_path, changes, external=knobs, replicas=[knobs] * 2) as harness:
-        for _ in range(10):
+        await asyncio.gather(*(harness.post(chat(stream=True, max_tokens=40)) for _ in range(2)))
+        for _ in range(12):
             await asyncio.gather(*(hang_up_after(harness, random.randrange(1, 60)) for _ in range(15)))
         for simulator in harness.simulators:
             simulator.set_knobs(tokens_per_second=0)
@@ -165,9 +169,31 @@ async def test_clients_that_hang_up_cannot_spend_more_than_the_dollar_either(tmp
         assert spent == sum(row["cost_nano_usd"] for row in await harness.rows())
 
 
-async def hang_up_after(harness: Harness, events: int) -> None:
+async def test_a_line_that_is_cancelled_does_not_keep_its_whole_hold(tmp_path: Path) -> None:
+    knobs = Knobs(output_tokens=100_000, tokens_per_second=200)
+    async with running(tmp_path, budget(100), external=knobs) as harness:
+        await harness.post(chat(stream=True, max_tokens=40))
+        await hang_up_after(harness, 60, max_tokens=16_384)
+        await harness.settled()
+        [_, row] = await harness.rows()
+        assert row["outcome"] == "client_disconnect"
+        assert 0 < row["unseen_nano_usd"] < row["held_nano_usd"] / 4
+
+
+async def test_an_answer_that_came_whole_without_usage_keeps_what_its_bytes_may_cost(tmp_path: Path) -> None:
+    knobs = Knobs(output_tokens=200, error_rate=1.0, error_kind=ErrorKind.NO_USAGE)
+    async with running(tmp_path, budget(100), external=knobs) as harness:
+        for stream in (False, True):
+            await harness.post(chat(stream=stream, max_tokens=16_384))
+        rows = await harness.rows()
+        for row, attempt in zip(rows, harness.external.attempts(), strict=True):
+            billed = attempt.prompt_tokens * 2_500 + attempt.completion_tokens * 10_000
+            assert billed <= row["cost_nano_usd"] + row["unseen_nano_usd"] < row["held_nano_usd"] / 4
+
+
+async def hang_up_after(harness: Harness, events: int, max_tokens: int = 400) -> None:
     async with await harness.raw() as client:
-        await client.request(chat(stream=True, max_tokens=400))
+        await client.request(chat(stream=True, max_tokens=max_tokens))
         await client.read_while(lambda received: received.count(b"\n\n") < events and not has_ended(received))
 
 

@@ -20,13 +20,14 @@ BUDGET = {
         "search": {"budgets": [{"usd": 100, "per": "day"}], "limits": {"concurrent": SLOTS}},
     }
 }
-PACED = Knobs(output_tokens=TOKENS, tokens_per_second=1500, ttft_ms=5, ttft_jitter_ms=5)
+NANO_PER_TOKEN = {"gpt-4o": (2_500, 10_000), "scout": (300, 1_200)}
+PACED = Knobs(output_tokens=TOKENS, tokens_per_second=4000, ttft_ms=5, ttft_jitter_ms=5)
 SOMETIMES_FAILING = {
     ErrorKind.SERVER_ERROR: Knobs(
-        output_tokens=TOKENS, tokens_per_second=1500, error_rate=0.2, error_kind=ErrorKind.SERVER_ERROR
+        output_tokens=TOKENS, tokens_per_second=4000, error_rate=0.2, error_kind=ErrorKind.SERVER_ERROR
     ),
     ErrorKind.RESET_MID: Knobs(
-        output_tokens=TOKENS, tokens_per_second=1500, error_rate=0.2, error_kind=ErrorKind.RESET_MID
+        output_tokens=TOKENS, tokens_per_second=4000, error_rate=0.2, error_kind=ErrorKind.RESET_MID
     ),
 }
 
@@ -43,6 +44,7 @@ async def test_every_attempt_is_in_the_ledger_once(tmp_path: Path, failure: Erro
         assert {row["outcome"] for row in rows} >= {"success", "client_disconnect"}
         assert_booked_once(rows, harness.attempts())
         assert_nothing_is_billed_that_was_not_made(rows, harness.attempts())
+        assert_what_may_be_billed_is_kept_back(rows, harness.attempts())
         metrics = await harness.metrics()
         assert metrics.nano("budget_held_usd") == 0
         assert metrics.sum("replica_inflight") == 0
@@ -95,6 +97,16 @@ def assert_nothing_is_billed_that_was_not_made(rows: Iterable[Json], attempts: I
         if attempt is not None and not row["estimated"] and row["outcome"] == "success":
             assert row["input_tokens"] == attempt.prompt_tokens
             assert row["output_tokens"] == attempt.completion_tokens
+
+
+def assert_what_may_be_billed_is_kept_back(rows: Iterable[Json], attempts: Iterable[Attempt]) -> None:
+    made = {attempt.attempt_id: attempt for attempt in attempts}
+    for row in rows:
+        attempt = made.get(row["attempt_id"])
+        if attempt is not None and row["estimated"]:
+            prompt, output = NANO_PER_TOKEN[row["deployment"]]
+            billed = attempt.prompt_tokens * prompt + attempt.completion_tokens * output
+            assert billed <= row["cost_nano_usd"] + row["unseen_nano_usd"]
 
 
 async def assert_all_slots_are_free(harness: Harness) -> None:

@@ -1,0 +1,136 @@
+"""What a broken attempt may have cost: never less than was generated, and no more than its hold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.builders import chat, deployment, parsed
+from gateway.core.catalog import StopsWhenLeft
+from gateway.core.liability import (
+    LEAST_TOKENS_PER_SECOND,
+    MEASURED_PIECES,
+    NOTICE_SECONDS,
+    SILENT_TOKENS,
+    Pace,
+    Seen,
+    most_output,
+    most_output_of_whole,
+)
+
+CAP = 100_000
+STREAM = parsed(chat(stream=True))
+WHOLE = parsed(chat())
+STOPS = deployment(stops_when_left=StopsWhenLeft.ALWAYS)
+LEAST_UNSEEN = int(NOTICE_SECONDS * LEAST_TOKENS_PER_SECOND)
+
+
+def seen(pieces: int = 0, silent: float = 0.0, watched: float = 1.0, text_bytes: int | None = None) -> Seen:
+    size = pieces * 5 if text_bytes is None else text_bytes
+    return Seen(pieces=pieces, text_bytes=size, watched_seconds=watched, silent_seconds=silent)
+
+
+def measured(tokens_per_second: float = 100.0, tokens_per_piece: float = 1.0) -> Pace:
+    pace = Pace()
+    pieces = 100
+    tokens = int(pieces * tokens_per_piece)
+    pace.learn(tokens, pieces, tokens / tokens_per_second)
+    return pace
+
+
+def test_a_pool_that_was_never_measured_keeps_everything_that_was_held():
+    assert most_output(seen(3), Pace(), STREAM, STOPS, CAP) == CAP
+
+
+def test_a_stream_that_was_watched_long_enough_measures_itself():
+    few, enough = (
+        most_output(seen(pieces), Pace(), STREAM, STOPS, CAP)
+        for pieces in (MEASURED_PIECES - 1, MEASURED_PIECES)
+    )
+    assert few == CAP
+    assert enough == MEASURED_PIECES * 5 + SILENT_TOKENS + LEAST_UNSEEN
+
+
+def test_pieces_that_all_came_in_one_moment_may_be_of_any_speed():
+    assert most_output(seen(50, watched=0.0, silent=1.0), Pace(), STREAM, STOPS, 25_000) == 25_000
+
+
+@pytest.mark.parametrize("when", StopsWhenLeft)
+@pytest.mark.parametrize("call", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_an_upstream_that_goes_on_keeps_everything_that_was_held(when, call):
+    goes_on = when is StopsWhenLeft.NEVER or (when is StopsWhenLeft.STREAMS and not call.stream)
+    found = most_output(seen(), measured(), call, deployment(stops_when_left=when), CAP)
+    assert (found == CAP) == goes_on
+
+
+def test_unless_the_file_says_otherwise_an_upstream_goes_on():
+    assert most_output(seen(), measured(), STREAM, deployment(), CAP) == CAP
+
+
+def test_a_fast_pool_leaves_more_unseen_than_a_slow_one():
+    found = [most_output(seen(silent=1.0), measured(speed), STREAM, STOPS, CAP) for speed in (10, 4000, 9000)]
+    assert found == sorted(found)
+    assert found[1] > 2 * 4000 * (1 + NOTICE_SECONDS)
+
+
+def test_a_stream_that_is_faster_than_its_pool_ever_was_counts_by_its_own_speed():
+    own = most_output(seen(500, watched=0.05, silent=1.0), measured(100), STREAM, STOPS, CAP)
+    assert own >= 500 + 10_000
+
+
+def test_pieces_count_as_many_tokens_as_this_pool_has_shown_and_never_more_than_their_bytes():
+    plain, packed = (
+        most_output(seen(100), measured(tokens_per_piece=each), STREAM, STOPS, CAP) for each in (1, 3)
+    )
+    tiny = most_output(seen(100, text_bytes=120), measured(tokens_per_piece=3), STREAM, STOPS, CAP)
+    assert plain == 100 + SILENT_TOKENS + LEAST_UNSEEN
+    assert packed == 300 + SILENT_TOKENS + LEAST_UNSEEN
+    assert tiny == 120 + SILENT_TOKENS + LEAST_UNSEEN
+
+
+def test_each_choice_may_go_on_unseen():
+    both = parsed(chat(stream=True, n=2))
+    assert most_output(seen(), measured(), both, STOPS, CAP) == 2 * (SILENT_TOKENS + LEAST_UNSEEN)
+
+
+def test_spoken_output_is_bound_by_no_text():
+    spoken = parsed(chat(stream=True, modalities=["text", "audio"]))
+    assert most_output(seen(), measured(), spoken, STOPS, CAP) == CAP
+    assert most_output_of_whole(seen(), measured(), spoken, CAP) == CAP
+
+
+def test_an_answer_that_came_whole_has_no_more_tokens_than_bytes():
+    assert most_output_of_whole(seen(text_bytes=900), Pace(), WHOLE, CAP) == 900 + SILENT_TOKENS
+    assert most_output_of_whole(seen(text_bytes=CAP), Pace(), WHOLE, CAP) == CAP
+
+
+def test_a_pool_forgets_its_worst_slowly():
+    pace = measured(5000)
+    for _ in range(10):
+        pace.learn(100, 100, 1.0)
+    assert pace.tokens_per_second is not None
+    assert pace.tokens_per_second > 4000
+    for _ in range(1000):
+        pace.learn(100, 100, 1.0)
+    assert pace.tokens_per_second == pytest.approx(100, rel=0.01)
+
+
+@given(
+    speed=st.floats(1, 50_000),
+    first=st.floats(0, 5),
+    watched=st.floats(0, 5),
+    blind=st.floats(0, 5),
+    notice=st.floats(0, NOTICE_SECONDS),
+    packed=st.integers(1, 8),
+)
+def test_an_engine_of_any_steady_speed_never_makes_more_than_is_kept_back(
+    speed: float, first: float, watched: float, blind: float, notice: float, packed: int
+):
+    """It writes `packed` tokens a piece: watched for a while, then unread, until it notices."""
+    pieces = int(watched * speed / packed)
+    what = seen(pieces, silent=first + blind, watched=watched, text_bytes=pieces * packed * 4)
+    made = pieces * packed + int((blind + notice) * speed)
+    if pieces >= MEASURED_PIECES:
+        pace = measured(speed / 2, tokens_per_piece=packed)
+    else:
+        pace = measured(speed, tokens_per_piece=packed)
+    assert most_output(what, pace, STREAM, STOPS, 10**7) >= made
