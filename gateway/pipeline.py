@@ -4,8 +4,7 @@ receive, authenticate, parse once, classify, plan, hold, forward or stream, mete
 """
 
 import asyncio
-import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -14,11 +13,12 @@ import structlog
 from gateway.attempts import Request
 from gateway.classify import Classifier
 from gateway.core.admission import Hold
-from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS, Call, parse_call
+from gateway.core.call import Call, parse_call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, Unavailable
 from gateway.core.estimate import ask_for
-from gateway.core.policy import Moment, Plan, Planner, Policy
+from gateway.core.facts import Moment, local_time, tags_of
+from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.recorded import RecordedFacts, recorded_facts
 from gateway.core.tenancy import Principal
@@ -77,7 +77,7 @@ class Pipeline:
             call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
             model = find_model(rules.planner.policy, principal, call.model)
             privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
-            moment = self._moment(principal, rules.time_zone, prices)
+            moment = self._moment(principal, rules.time_zone, prices, inbound.header)
             plan = rules.planner.plan(call, principal, model, privacy, moment)
             facts = _facts(call, principal, plan, rules.planner, moment)
             inbound.watch()
@@ -92,7 +92,7 @@ class Pipeline:
                 call=call,
                 plan=plan,
                 policy_version=rules.planner.policy.version,
-                tags=_tags(call, inbound.header(b"x-tollway-tags")),
+                tags=tags_of(call, inbound.header(b"x-tollway-tags")),
                 facts=facts,
                 started=started,
                 prices=prices,
@@ -135,7 +135,13 @@ class Pipeline:
                 "The usage ledger cannot keep up. Retry shortly.", retry_after_seconds=LEDGER_WAIT_SECONDS
             ) from exc
 
-    def _moment(self, principal: Principal, zone: ZoneInfo, prices: PriceBook) -> Moment:
+    def _moment(
+        self,
+        principal: Principal,
+        zone: ZoneInfo,
+        prices: PriceBook,
+        header: Callable[[bytes], str | None],
+    ) -> Moment:
         now = self._clock.now()
         return Moment(
             now=now,
@@ -144,6 +150,7 @@ class Pipeline:
             budget_used=lambda: self._admission.used_share(principal),
             local_time=lambda: local_time(now, zone),
             prices=prices,
+            header=header,
         )
 
 
@@ -157,19 +164,6 @@ def find_model(policy: Policy, principal: Principal, name: str) -> Model:
     return model
 
 
-def local_time(now: float, zone: ZoneInfo) -> Mapping[str, int]:
-    """What the variable `time` of rules holds at `now` (UTC seconds)."""
-    local = datetime.datetime.fromtimestamp(now, zone)
-    return {
-        "year": local.year,
-        "month": local.month,
-        "day": local.day,
-        "weekday": local.isoweekday(),
-        "hour": local.hour,
-        "minute": local.minute,
-    }
-
-
 def _facts(call: Call, principal: Principal, plan: Plan, planner: Planner, moment: Moment) -> RecordedFacts:
     return recorded_facts(
         call,
@@ -179,15 +173,3 @@ def _facts(call: Call, principal: Principal, plan: Plan, planner: Planner, momen
         draw=moment.random,
         budget=moment.budget_used(),
     )
-
-
-def _tags(call: Call, header: str | None) -> Mapping[str, str]:
-    """Tags of the `x-tollway-tags: k=v,...` header over those of the body's `metadata`."""
-    if header is None:
-        return call.tags
-    tags = dict(call.tags)
-    for pair in header.split(",")[:MAX_TAGS]:
-        name, found, value = pair.partition("=")
-        if found and name.strip():
-            tags[name.strip()[:MAX_TAG_LENGTH]] = value.strip()[:MAX_TAG_LENGTH]
-    return tags

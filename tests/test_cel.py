@@ -22,7 +22,7 @@ FACTS: dict[str, Any] = {
     "tags": {"ticket": "A-1"},
     "budget": {"used": 0.5},
     "pool": {"llama": {"outstanding": 3, "available": 1, "replicas": 2}},
-    "time": {"year": 2026, "month": 11, "day": 23, "weekday": 1, "hour": 8, "minute": 30},
+    "time": {"year": 2026, "month": 11, "day": 23, "weekday": 1, "hour": 8, "minute": 30, "days_left": 7},
 }
 
 
@@ -91,7 +91,10 @@ def test_only_the_variables_that_the_rules_name_are_handed_over():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("featur == 'a'", "column 1: undeclared reference to 'featur'; known are model, feature, team, key"),
+        (
+            "featur == 'a'",
+            "column 1: undeclared reference to 'featur'; did you mean 'feature'? known are model",
+        ),
         ("stream && promt_tokens > 3", "column 11: undeclared reference to 'promt_tokens'"),
         ("feature == 3", "column 9: found no matching overload for '_==_' applied to '(string, int)'"),
         ("prompt_tokens > '3'", "column 15: found no matching overload for '_>_' applied to '(int, string)'"),
@@ -116,6 +119,42 @@ def test_what_does_not_compile_is_told_with_its_column(source: str, message: str
 def test_an_unknown_variable_is_an_error_and_not_a_rule_that_never_matches():
     for source in ("budgets.used > 0.8", "Feature == 'a'", "user == 'me'", "request.size() > 1"):
         assert "undeclared reference" in error(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("budget.usde > 0.8", "column 1: budget has no 'usde'; did you mean 'used'? known are used"),
+        (
+            'stream || time["hours"] > 8',
+            "column 11: time has no 'hours'; did you mean 'hour'? known are year",
+        ),
+        (
+            'pool["lama"].outstanding > 1',
+            "column 1: pool has no 'lama'; did you mean 'llama'? known are llama",
+        ),
+        ("pool.llama.waiting > 1", "column 1: pool has no 'waiting'; known are outstanding, available"),
+    ],
+)
+def test_a_misspelt_name_within_a_variable_is_an_error_too(source: str, message: str):
+    with pytest.raises(ConditionError) as caught:
+        CelCompiler(pools=("llama",)).check(source)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'feature == "budget.usde"',
+        "stream // budget.usde",
+        'tags.time == "x" && tags["pool"] == "y"',
+        "budget.size() == 1",
+        'budget["used"] > 0.5',
+        "pool.exists(name, pool[name].outstanding > 3)",
+    ],
+)
+def test_what_only_looks_like_a_misspelt_name_is_none(source: str):
+    CelCompiler(pools=("llama",)).check(source)
 
 
 # --- the first that holds ---

@@ -1,18 +1,29 @@
-"""Conditions of rules in CEL, type-checked when they are compiled."""
+"""Conditions of rules in CEL, type-checked when they are compiled.
 
+Plain comparisons, which most rules are made of, are evaluated without the engine (core/conditions.py).
+"""
+
+import difflib
+import itertools
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import structlog
 from cel_expr_python import cel
 
+from gateway.core import conditions
 from gateway.core.catalog import Rule, RuleSet
+from gateway.core.facts import BUDGET_NAMES, POOL_NAMES, TIME_NAMES, VARIABLES
 
 _log = structlog.get_logger("tollway.cel")
 
-_POSITION = re.compile(r"<input>:(\d+):(\d+): (.*)")
-_CONTAINER = re.compile(r" \(in container '[^']*'\)")
+_POSITION: Final = re.compile(r"<input>:(\d+):(\d+): (.*)")
+_CONTAINER: Final = re.compile(r" \(in container '[^']*'\)")
+_UNDECLARED: Final = re.compile(r"undeclared reference to '(\w+)'")
+
+# Takes facts by variable, and gives the number of the first rule that holds; 0 for none.
+_FirstMatch = Callable[[Mapping[str, object]], int]
 
 
 class ConditionError(Exception):
@@ -22,7 +33,8 @@ class ConditionError(Exception):
 class CelCompiler:
     """Compiles expressions over the declared variables of a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, pools: Iterable[str] | None = None) -> None:
+        """`pools`: the deployments that `pool` knows; None when they are not known here."""
         kinds = cel.Type
         counts = kinds.Map(kinds.STRING, kinds.INT)
         self._types: dict[str, Any] = {
@@ -42,39 +54,80 @@ class CelCompiler:
             "time": counts,
         }
         self._environment = cel.NewEnv(variables=self._types)
+        self._pools = None if pools is None else tuple(pools)
 
     @property
     def variables(self) -> list[str]:
         return list(self._types)
 
     def check(self, source: str) -> None:
-        """Raises ConditionError when `source` does not compile, or its result is no boolean."""
+        """Raises ConditionError when `source` does not compile, or its result is no boolean.
+
+        A name within `budget`, `time` or `pool` that no request will ever have is an error as well.
+        """
         kind = self._compile(source).return_type()
         if kind != cel.Type.BOOL:
             raise ConditionError(f"must be true or false, but this is of type {kind.name().lower()}")
+        for root, levels in self._names_within().items():
+            for names, column in conditions.selections(source, root):
+                for name, known in zip(names, levels, strict=False):
+                    if known is not None and name not in known:
+                        raise ConditionError(f"column {column}: {root} has no '{name}'{_hint(name, known)}")
+
+    def plain(self, source: str) -> conditions.Condition | None:
+        """`source` as a plain condition; None when only the engine can evaluate it."""
+        return conditions.parse(source, self._is_always_there)
 
     def rule_set(self, rules: tuple[Rule, ...]) -> RuleSet:
-        """All rules as one expression that gives the number of the first that holds: one run, not many."""
+        """All rules as one function: plain ones are compared, each run of others is one run of the engine."""
+        steps: list[_FirstMatch] = []
+        used: list[str] = []
+        for condition, group in itertools.groupby(rules, key=lambda rule: self.plain(rule.when)):
+            members = tuple(group)
+            if condition is not None:
+                steps.append(_plain_step(members[0].number, condition))
+            else:
+                steps.append(self._engine_step(members))
+            used += self._used(members)
+        variables = tuple(name for name in self._types if name in used)
+        return RuleSet(rules, variables, steps[0] if len(steps) == 1 else _first_of(tuple(steps)))
+
+    def _names_within(self) -> Mapping[str, tuple[tuple[str, ...] | None, ...]]:
+        """For each variable with known names those of its levels; None: any."""
+        return {"budget": (BUDGET_NAMES,), "time": (TIME_NAMES,), "pool": (self._pools, POOL_NAMES)}
+
+    def _is_always_there(self, path: tuple[str, ...]) -> bool:
+        root, *names = path
+        if not names:
+            return root in VARIABLES
+        levels = self._names_within().get(root)
+        if levels is None or len(names) != len(levels):
+            return False
+        return all(known is not None and name in known for name, known in zip(names, levels, strict=True))
+
+    def _used(self, rules: Iterable[Rule]) -> tuple[str, ...]:
+        """The variables that `rules` name. Each costs a conversion, so the engine gets no others."""
+        text = "\n".join(rule.when for rule in rules)
+        return tuple(name for name in self._types if re.search(rf"\b{name}\b", text))
+
+    def _engine_step(self, rules: tuple[Rule, ...]) -> _FirstMatch:
+        """One expression that gives the number of the first of `rules` that holds: one run, not many."""
         chain = "0"
         for rule in reversed(rules):
             chain = f"({rule.when}\n) ? {rule.number} : ({chain})"
-        text = "\n".join(rule.when for rule in rules)
-        # Each variable costs a conversion, so only those that the text names are handed over.
-        used = tuple(name for name in self._types if re.search(rf"\b{name}\b", text))
-        return RuleSet(rules, used, self._first_match(self._compile(chain), rules))
-
-    def _first_match(self, chain: Any, rules: tuple[Rule, ...]) -> Callable[[Mapping[str, object]], int]:
-        evaluate = chain.eval
+        evaluate = self._compile(chain).eval
         singly = [(rule.number, self._compile(rule.when)) for rule in rules]
+        used = self._used(rules)
 
         def first_match(facts: Mapping[str, object]) -> int:
-            number = evaluate(data=facts).value()
+            named = {name: facts[name] for name in used}
+            number = evaluate(data=named).value()
             if isinstance(number, int):
                 return number
             # An error (a map without that key) in one rule is no match, and must not hide the rules after it.
             _log.debug("rule.not_evaluated", reason=str(number)[:200])
             for number, expression in singly:
-                if expression.eval(data=facts).value() is True:
+                if expression.eval(data=named).value() is True:
                     return number
             return 0
 
@@ -87,11 +140,34 @@ class CelCompiler:
             raise ConditionError(_explain(str(exc), self.variables)) from exc
 
 
+def _plain_step(number: int, condition: conditions.Condition) -> _FirstMatch:
+    holds = conditions.compiled(condition)
+    return lambda facts: number if holds(facts) else 0
+
+
+def _first_of(steps: tuple[_FirstMatch, ...]) -> _FirstMatch:
+    def first_match(facts: Mapping[str, object]) -> int:
+        for step in steps:
+            if number := step(facts):
+                return number
+        return 0
+
+    return first_match
+
+
 def _explain(error: str, variables: list[str]) -> str:
     found = _POSITION.search(error)
     if found is None:
         return error.splitlines()[0]
     message = _CONTAINER.sub("", found[3])
-    if "undeclared reference" in message:
-        message += f"; known are {', '.join(variables)}"
+    if unknown := _UNDECLARED.search(message):
+        message += _hint(unknown[1], variables)
     return f"column {found[2]}: {message}"
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where a name is near, and what is known."""
+    listed = tuple(known)
+    near = difflib.get_close_matches(name.lower(), listed, n=1, cutoff=0.6)
+    meant = f"; did you mean '{near[0]}'?" if near else ";"
+    return f"{meant} known are {', '.join(listed)}"

@@ -20,6 +20,9 @@ MAX_CHOICES = 128
 MAX_TAGS = 16
 MAX_TAG_LENGTH = 512
 
+# What `reasoning_effort` says when no reasoning is asked for.
+_NO_EFFORT = (None, "none")
+
 # Bytes of a prompt for each token, before anything was learned: English text and Japanese text in UTF-8
 # both come out near four with the o200k and Llama 4 vocabularies.
 BYTES_PER_TOKEN = 4
@@ -104,6 +107,7 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
     options = _stream_options(body, stream)
     modalities, media = _contents(api, body, max_messages)
     prompts = _prompts(api, body)
+    choices = _choices(body)
     call = Call(
         api=api,
         model=model,
@@ -111,9 +115,9 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
         include_usage=bool(options.pop("include_usage", False)),
         stream_options=options,
         max_output=_max_output(api, body),
-        choices=_choices(body) * (prompts if api is Api.COMPLETIONS else 1),
+        choices=choices * (prompts if api is Api.COMPLETIONS else 1),
         modalities=modalities,
-        needs=_needs(body),
+        needs=_needs(body, choices),
         media=media,
         service_tier=_optional(body, "service_tier", str, "a string"),
         tags=_tags(body),
@@ -229,11 +233,12 @@ def _prompts(api: Api, body: Mapping[str, Any]) -> int:
     return len(prompt)
 
 
-def _needs(body: Mapping[str, Any]) -> frozenset[Capability]:
+def _needs(body: Mapping[str, Any], choices: int) -> frozenset[Capability]:
     tools = body.get("tools") or body.get("functions")
     form = body.get("response_format")
     logprobs = body.get("logprobs")
-    if not tools and not form and not logprobs:
+    reasons = body.get("reasoning_effort") not in _NO_EFFORT or bool(body.get("reasoning"))
+    if not tools and not form and not logprobs and not reasons and choices == 1:
         return NOTHING
     if tools is not None and not isinstance(tools, list):
         raise _wrong_type("tools", "an array")
@@ -246,6 +251,10 @@ def _needs(body: Mapping[str, Any]) -> frozenset[Capability]:
         needs.add(Capability.JSON_SCHEMA)
     if logprobs:
         needs.add(Capability.LOGPROBS)
+    if reasons:
+        needs.add(Capability.REASONING)
+    if choices > 1:
+        needs.add(Capability.CHOICES)
     return frozenset(needs)
 
 

@@ -21,6 +21,13 @@ class Capability(enum.StrEnum):
     TOOLS = "tools"
     JSON_SCHEMA = "json_schema"
     LOGPROBS = "logprobs"
+    CHOICES = "n"
+    REASONING = "reasoning"
+
+
+# Asked of a deployment only where some deployment of the model has it: every OpenAI-like API reads `n`, and
+# files that never mention it mean no restriction.
+DECLARED_CAPABILITIES = frozenset({Capability.CHOICES, Capability.REASONING})
 
 
 class Api(enum.StrEnum):
@@ -58,6 +65,7 @@ class StopsWhenLeft(enum.StrEnum):
 class Objective(enum.StrEnum):
     COST = "cost"
     LATENCY = "latency"
+    QUALITY = "quality"
     ORDER = "order"
     WEIGHTS = "weights"
 
@@ -157,7 +165,12 @@ class ImageRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """One priced destination. `model` is the name that the upstream is asked for."""
+    """One priced destination. `model` is the name that the upstream is asked for.
+
+    From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
+    forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
+    million. `lines` are those of the file on which its fields stand.
+    """
 
     name: str
     provider: Provider
@@ -176,19 +189,34 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     health: Health | None = None
     retires_at: float | None = None
     retires_on: datetime.date | None = None
+    successors: tuple[str, ...] = ()
+    license_conflict: str | None = None
+    marginal_rate: int | None = None
+    lines: Mapping[str, int] = {}
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """When `when` holds, `use` replaces the model's list, in this order. `number` counts from 1."""
+    """When `when` holds, `use` replaces the model's list, and `prefer` orders it. `number` counts from 1.
+
+    `refuse`: the request is refused with this message instead. `sticky`: with weights, a session or user
+    stays with one deployment.
+    """
 
     number: int
     line: int
     when: str
     use: tuple[str, ...]
+    prefer: Objective = Objective.ORDER
+    weights: Mapping[str, float] = {}
+    sticky: bool = False
+    refuse: str | None = None
 
 
 class RuleSet(msgspec.Struct, frozen=True):
-    """The rules of one model. `first_match` takes the `variables` and gives a rule number, or 0 for none."""
+    """The rules of one model. `first_match` takes facts by variable and gives a rule number, 0 for none.
+
+    It looks at no other facts than `variables`.
+    """
 
     rules: tuple[Rule, ...]
     variables: tuple[str, ...]
@@ -196,11 +224,19 @@ class RuleSet(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A name that clients send, and the deployments that may answer it."""
+    """A name that clients send, and the deployments that may answer it.
+
+    `quality` ranks them for the objective of that name. `marginal`: where more tokens on running servers cost
+    less than their price, they are compared by that.
+    """
 
     name: str
     use: tuple[Deployment, ...]
     prefer: Objective
     weights: Mapping[str, float] = {}
+    sticky: bool = False
+    quality: Mapping[str, float] = {}
+    marginal: bool = False
     rules: RuleSet | None = None
     created: int = 0
+    line: int | None = None

@@ -6,6 +6,7 @@ GatewayError                 the client gets an error envelope (web/envelope.py 
  ├─ InvalidApiKey            401
  ├─ PermissionDenied         403  the key may not use this feature
  ├─ PrivacyViolation         403  the privacy class allows no deployment of the model
+ ├─ RefusedByRule            403  a rule of the model refuses this request
  ├─ NotFound                 404  unknown route
  │   └─ ModelNotFound        404  unknown model, or one the key may not use
  ├─ MethodNotAllowed         405
@@ -67,6 +68,12 @@ class PrivacyViolation(GatewayError):
     status = 403
     type = "permission_error"
     code = "privacy_policy_violation"
+
+
+class RefusedByRule(GatewayError):
+    status = 403
+    type = "permission_error"
+    code = "refused_by_rule"
 
 
 class NotFound(GatewayError):

@@ -4,46 +4,29 @@ Hard constraints come first and nothing after them can widen the result: rules n
 left, the objective sorts it, and retry and failover only ever draw from the resulting list.
 """
 
-import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
-from gateway.core.catalog import Deployment, Model, Objective, Rule, RuleSet
-from gateway.core.errors import (
-    GatewayError,
-    InvalidRequest,
-    PrivacyViolation,
-    Unavailable,
-    UnsupportedModality,
+from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.constraints import (
+    ClassZones,
+    Constraint,
+    Excluded,
+    checked_capabilities,
+    refusal,
+    retired_reason,
+    size_reason,
+    static_reason,
 )
+from gateway.core.errors import GatewayError, RefusedByRule
 from gateway.core.estimate import Estimate, estimate
-from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.facts import Facts, Moment
+from gateway.core.ordering import Sorting, in_order
+from gateway.core.retirement import Era, LineUp, era_at, line_up
 from gateway.core.tenancy import Principal
-
-
-class Constraint(enum.StrEnum):
-    """Why a deployment was removed, in the order in which the constraints are checked."""
-
-    ENDPOINT = "endpoint"
-    MODALITY = "modality"
-    CAPABILITY = "capability"
-    PRIVACY = "privacy"
-    RULE = "rule"
-    RETIRED = "retired"
-    CONTEXT = "context"
-    OUTPUT = "output"
-    HEALTH = "health"
-
-
-class Excluded(msgspec.Struct, frozen=True):
-    """A deployment that may not answer, and the constraint that removed it."""
-
-    deployment: str
-    constraint: Constraint
-    detail: str
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +41,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule | None
 
 
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision that nothing may answer: the `error` says why, `excluded` has each reason."""
+
+    model: Model
+    privacy: str
+    error: GatewayError
+    excluded: tuple[Excluded, ...]
+    rule: Rule | None
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that routing depends on; one immutable value for each version of the file."""
 
@@ -68,24 +61,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     raise_to: Mapping[str, str]
     models: Mapping[str, Model]
     deployments: Mapping[str, Deployment]
+    zone_lines: Mapping[str, int] = {}
 
     def most_sensitive(self, *classes: str) -> str:
         """The most sensitive of `classes`. Raises ValueError for an unknown class."""
         return self.classes[max(self.classes.index(name) for name in classes)]
 
 
-class Moment(msgspec.Struct, frozen=True):
-    """The circumstances of one decision: clock (UTC seconds and monotonic), and lazily read facts."""
+class _Filtered(msgspec.Struct, frozen=True):
+    """What the constraints over closed sets leave of a model, and who stands for whom."""
 
-    now: float
-    monotonic: float
-    random: float
-    budget_used: Callable[[], float]
-    local_time: Callable[[], Mapping[str, int]]
-    prices: PriceBook = NO_VERSIONS
+    eligible: tuple[Deployment, ...]
+    excluded: tuple[Excluded, ...]
+    line_up: LineUp
 
 
-_Eligible = tuple[tuple[Deployment, ...], tuple[Excluded, ...]]
 _StaticKey = tuple[str, str, str, frozenset[str], frozenset[str]]
 
 
@@ -95,22 +85,39 @@ class Planner:
     def __init__(self, policy: Policy, fleet: Fleet) -> None:
         self.policy = policy
         self.fleet = fleet
-        self._static: dict[_StaticKey, _Eligible] = {}
+        self._era = Era(0.0, 0.0, frozenset())  # of no length, so the first request begins the right one
+        self._static: dict[_StaticKey, _Filtered] = {}
 
     def plan(self, call: Call, principal: Principal, model: Model, privacy: str, moment: Moment) -> Plan:
         """Candidates in order, with estimates. Raises the GatewayError that says what removed the last."""
-        eligible, excluded = self._by_static_constraints(call, model, privacy)
+        decision = self.decide(call, principal, model, privacy, moment)
+        if isinstance(decision, Refused):
+            raise decision.error
+        return decision
+
+    def decide(
+        self, call: Call, principal: Principal, model: Model, privacy: str, moment: Moment
+    ) -> Plan | Refused:
+        """The plan, or why there is none, with the reason for each deployment that may not answer."""
+        filtered = self._by_static_constraints(call, model, privacy, moment.now)
+        eligible, excluded = filtered.eligible, filtered.excluded
         rule = None
         if model.rules is not None:
-            rule = self._matching_rule(model.rules, _Facts(call, principal, privacy, moment, self.fleet))
+            number = model.rules.first_match(Facts(call, principal, privacy, moment, self.fleet))
+            rule = model.rules.rules[number - 1] if number else None
         if rule is not None:
-            eligible, excluded = _apply_rule(rule, eligible, excluded)
-        kept, estimates, dropped = self._by_circumstances(call, eligible, moment)
+            eligible, dropped = _narrowed(rule, filtered)
+            excluded += dropped
+        kept, estimates, dropped = self._by_circumstances(call, eligible, moment.monotonic)
         excluded += dropped
         if not kept:
-            raise _refusal(model, privacy, excluded, self._retry_after(eligible, moment.monotonic))
-        if rule is None and len(kept) > 1:
-            kept, estimates = self._sorted(model, kept, estimates, moment)
+            error = self._error(model, privacy, rule, excluded, eligible, moment.monotonic)
+            return Refused(model=model, privacy=privacy, error=error, excluded=excluded, rule=rule)
+        by = model if rule is None else rule
+        if len(kept) > 1 and by.prefer is not Objective.ORDER:
+            sorting = Sorting(call, principal, model, self.fleet, moment, filtered.line_up)
+            pairs = in_order(by, sorting, list(zip(kept, estimates, strict=True)))
+            kept, estimates = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
         return Plan(
             model=model,
             privacy=privacy,
@@ -121,33 +128,41 @@ class Planner:
             rule=rule,
         )
 
-    def _by_static_constraints(self, call: Call, model: Model, privacy: str) -> _Eligible:
+    def _by_static_constraints(self, call: Call, model: Model, privacy: str, now: float) -> _Filtered:
+        if not self._era.contains(now):
+            self._era = era_at(now, self.policy.deployments.values())
+            self._static = {}
         key = (model.name, call.api, privacy, call.modalities, call.needs)
         found = self._static.get(key)
         if found is None:
             found = self._static[key] = self._filter(call, model, privacy)
         return found
 
-    def _filter(self, call: Call, model: Model, privacy: str) -> _Eligible:
-        zones = self.policy.zones[privacy]
+    def _filter(self, call: Call, model: Model, privacy: str) -> _Filtered:
+        policy = self.policy
+        allowed = ClassZones(privacy, policy.zones[privacy], policy.zone_lines.get(privacy))
+        serving = line_up(model, self._era, policy.deployments)
+        checked = checked_capabilities(serving.deployments)
         eligible, excluded = [], []
-        for deployment in model.use:
-            reason = _static_reason(deployment, call, privacy, zones)
+        for deployment in serving.deployments:
+            reason = static_reason(deployment, call, allowed, checked)
+            if reason is None and deployment.name in self._era.retired:
+                reason = retired_reason(deployment)
             if reason is None:
                 eligible.append(deployment)
             else:
                 excluded.append(reason)
-        return tuple(eligible), tuple(excluded)
+        return _Filtered(tuple(eligible), tuple(excluded), serving)
 
     def _by_circumstances(
-        self, call: Call, eligible: tuple[Deployment, ...], moment: Moment
+        self, call: Call, eligible: tuple[Deployment, ...], monotonic: float
     ) -> tuple[tuple[Deployment, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
         kept, estimates, dropped = [], [], []
         for deployment in eligible:
             pool = self.fleet.pools[deployment.name]
             expected = estimate(call, deployment, pool.bytes_per_token)
-            reason = _size_reason(deployment, call, expected, moment.now)
-            if reason is None and not pool.is_available(moment.monotonic):
+            reason = size_reason(deployment, call, expected)
+            if reason is None and not pool.is_available(monotonic):
                 reason = Excluded(deployment.name, Constraint.HEALTH, "no replica is available")
             if reason is None:
                 kept.append(deployment)
@@ -156,144 +171,36 @@ class Planner:
                 dropped.append(reason)
         return tuple(kept), tuple(estimates), tuple(dropped)
 
-    @staticmethod
-    def _matching_rule(rules: RuleSet, facts: "_Facts") -> Rule | None:
-        number = rules.first_match({name: _FACTS[name](facts) for name in rules.variables})
-        return rules.rules[number - 1] if number else None
-
-    def _sorted(
+    def _error(
         self,
         model: Model,
-        kept: tuple[Deployment, ...],
-        estimates: tuple[Estimate, ...],
-        moment: Moment,
-    ) -> tuple[tuple[Deployment, ...], tuple[Estimate, ...]]:
-        if model.prefer is Objective.ORDER:
-            return kept, estimates
-        pairs = list(zip(kept, estimates, strict=True))
-        if model.prefer is Objective.COST:
-            pairs.sort(key=lambda pair: _expected_cost(pair, moment))
-        elif model.prefer is Objective.LATENCY:
-            pairs.sort(key=lambda pair: self.fleet.pools[pair[0].name].expected_seconds(_likely(pair[1])))
-        else:
-            pairs = _drawn(pairs, model.weights, moment.random)
-        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
-
-    def _retry_after(self, eligible: tuple[Deployment, ...], now: float) -> float:
+        privacy: str,
+        rule: Rule | None,
+        excluded: tuple[Excluded, ...],
+        eligible: tuple[Deployment, ...],
+        monotonic: float,
+    ) -> GatewayError:
+        if rule is not None and rule.refuse is not None:
+            return RefusedByRule(rule.refuse)
         waits = [
-            state.breaker.retry_after_seconds(now)
+            state.breaker.retry_after_seconds(monotonic)
             for deployment in eligible
             for state in self.fleet.pools[deployment.name].replicas
         ]
-        return max(min(waits, default=1.0), 1.0)
+        return refusal(model.name, privacy, excluded, max(min(waits, default=1.0), 1.0))
 
 
-class _Facts(msgspec.Struct, frozen=True, gc=False):
-    """What the variables of rules are computed from; each only when a rule names it."""
-
-    call: Call
-    principal: Principal
-    privacy: str
-    moment: Moment
-    fleet: Fleet
-
-    def pool(self) -> dict[str, dict[str, int]]:
-        now = self.moment.monotonic
-        return {
-            name: {
-                "outstanding": pool.outstanding,
-                "available": sum(state.available(now) for state in pool.replicas),
-                "replicas": len(pool.replicas),
-            }
-            for name, pool in self.fleet.pools.items()
-        }
-
-
-_FACTS: Mapping[str, Callable[[_Facts], object]] = {
-    "model": lambda facts: facts.call.model,
-    "feature": lambda facts: facts.principal.feature,
-    "team": lambda facts: facts.principal.team,
-    "key": lambda facts: facts.principal.key,
-    "privacy": lambda facts: facts.privacy,
-    "modalities": lambda facts: [str(item) for item in facts.call.modalities],
-    "tools": lambda facts: "tools" in facts.call.needs,
-    "stream": lambda facts: facts.call.stream,
-    "prompt_tokens": lambda facts: facts.call.prompt_tokens,
-    "max_output_tokens": lambda facts: facts.call.max_output or 0,
-    "tags": lambda facts: dict(facts.call.tags),
-    "budget": lambda facts: {"used": facts.moment.budget_used()},
-    "pool": lambda facts: facts.pool(),
-    "time": lambda facts: dict(facts.moment.local_time()),
-}
-
-
-def _static_reason(
-    deployment: Deployment, call: Call, privacy: str, zones: frozenset[str]
-) -> Excluded | None:
-    name = deployment.name
-    if call.api not in deployment.serves:
-        return Excluded(name, Constraint.ENDPOINT, f"does not serve {call.api}")
-    if missing := call.modalities - deployment.accepts:
-        return Excluded(name, Constraint.MODALITY, f"does not accept {_listed(missing)}")
-    if lacking := call.needs - deployment.supports:
-        return Excluded(name, Constraint.CAPABILITY, f"does not support {_listed(lacking)}")
-    if deployment.zone not in zones:
-        return Excluded(name, Constraint.PRIVACY, f"zone {deployment.zone} is not allowed for {privacy}")
-    return None
-
-
-def _size_reason(deployment: Deployment, call: Call, expected: Estimate, now: float) -> Excluded | None:
-    name = deployment.name
-    if deployment.retires_at is not None and now >= deployment.retires_at:
-        return Excluded(name, Constraint.RETIRED, f"retired on {deployment.retires_on}")
-    if expected.prompt > deployment.context_tokens * call.prompts:
-        return Excluded(
-            name,
-            Constraint.CONTEXT,
-            f"about {expected.prompt} prompt tokens, and its context is {deployment.context_tokens}",
-        )
-    if (call.max_output or 0) > deployment.max_output_tokens:
-        return Excluded(
-            name,
-            Constraint.OUTPUT,
-            f"{call.max_output} output tokens asked, at most {deployment.max_output_tokens} possible",
-        )
-    return None
-
-
-def _apply_rule(rule: Rule, eligible: tuple[Deployment, ...], excluded: tuple[Excluded, ...]) -> _Eligible:
-    by_name = {deployment.name: deployment for deployment in eligible}
-    kept = tuple(by_name[name] for name in rule.use if name in by_name)
+def _narrowed(rule: Rule, filtered: _Filtered) -> tuple[tuple[Deployment, ...], tuple[Excluded, ...]]:
+    """What `rule` leaves of the eligible deployments, in its order, and what it removes."""
+    by_name = {deployment.name: deployment for deployment in filtered.eligible}
+    use = filtered.line_up.standing_for(rule.use) if filtered.line_up.place_of else rule.use
+    says = "refuses" if rule.refuse is not None else "leaves it out"
     dropped = tuple(
-        Excluded(name, Constraint.RULE, f"rule {rule.number} (line {rule.line}) leaves it out")
+        Excluded(name, Constraint.RULE, f"rule {rule.number} (line {rule.line}) {says}", rule.line)
         for name in by_name
-        if name not in rule.use
+        if name not in use
     )
-    return kept, excluded + dropped
-
-
-def _likely(expected: Estimate) -> int:
-    """Output tokens to compare deployments by: typical answers are far shorter than their cap."""
-    return min(expected.output, 256)
-
-
-def _expected_cost(pair: tuple[Deployment, Estimate], moment: Moment) -> int:
-    deployment, expected = pair
-    rates = moment.prices.price_of(deployment, int(moment.now * 1_000_000)).standard
-    return expected.prompt * rates.input + _likely(expected) * rates.output
-
-
-def _drawn(
-    pairs: list[tuple[Deployment, Estimate]], weights: Mapping[str, float], random: float
-) -> list[tuple[Deployment, Estimate]]:
-    """Put the deployment that `random` in [0, 1) falls on first; the others follow by weight."""
-    ordered = sorted(pairs, key=lambda pair: -weights.get(pair[0].name, 0.0))
-    point = random * sum(weights.get(pair[0].name, 0.0) for pair in ordered)
-    for index, pair in enumerate(ordered):
-        point -= weights.get(pair[0].name, 0.0)
-        if point < 0:
-            return [pair, *ordered[:index], *ordered[index + 1 :]]
-    return ordered
+    return tuple(by_name[name] for name in use if name in by_name), dropped
 
 
 def _decision(
@@ -309,47 +216,3 @@ def _decision(
         return "only"
     # Of several reasons, privacy is the one that people ask about.
     return f"only-{Constraint.PRIVACY if Constraint.PRIVACY in removed else removed[-1]}"
-
-
-def _listed(items: frozenset[enum.StrEnum] | frozenset[str]) -> str:
-    return ", ".join(sorted(str(item) for item in items))
-
-
-def _refusal(  # noqa: PLR0911  # one return for each constraint, in the order in which they are named
-    model: Model, privacy: str, excluded: tuple[Excluded, ...], retry_after_seconds: float
-) -> GatewayError:
-    """The error for an empty plan. What a retry or a change can mend is named first: health, then privacy."""
-    why = "; ".join(f"{item.deployment}: {item.detail}" for item in excluded)
-    seen = {item.constraint for item in excluded}
-    name = model.name
-    if Constraint.HEALTH in seen:
-        return Unavailable(
-            f"No deployment of model '{name}' can answer now ({why}).",
-            retry_after_seconds=retry_after_seconds,
-        )
-    if Constraint.PRIVACY in seen:
-        return PrivacyViolation(
-            f"Requests of privacy class '{privacy}' may not go to any deployment of '{name}' that could "
-            f"answer this one ({why})."
-        )
-    if Constraint.CONTEXT in seen:
-        return InvalidRequest(
-            f"This request is too long for every deployment of '{name}' ({why}).",
-            param="messages",
-            code="context_length_exceeded",
-        )
-    if Constraint.OUTPUT in seen:
-        return InvalidRequest(
-            f"Too many output tokens for every deployment of '{name}' ({why}).",
-            param="max_completion_tokens",
-            code="invalid_value",
-        )
-    if Constraint.MODALITY in seen:
-        return UnsupportedModality(f"No deployment of '{name}' reads this content ({why}).", param="messages")
-    if Constraint.CAPABILITY in seen:
-        return InvalidRequest(
-            f"No deployment of '{name}' can do this ({why}).", code="unsupported_capability"
-        )
-    if Constraint.RETIRED in seen:
-        return InvalidRequest(f"Model '{name}' is retired ({why}).", param="model", code="model_retired")
-    return InvalidRequest(f"Model '{name}' does not serve this endpoint ({why}).", param="model")

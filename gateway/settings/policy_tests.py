@@ -1,10 +1,8 @@
 """Run the file's `policy_tests`: each sample request is planned as in service, without any upstream."""
 
-import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
 import orjson
 
@@ -13,7 +11,8 @@ from gateway.core.call import BYTES_PER_TOKEN, Call, Media
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.detect import find_text
 from gateway.core.errors import GatewayError, ModelNotFound, PermissionDenied
-from gateway.core.policy import Moment, Plan, Planner
+from gateway.core.facts import Moment, local_time
+from gateway.core.policy import Plan, Planner
 from gateway.core.tenancy import Principal
 from gateway.settings.build import Built
 from gateway.settings.tenancy import Expectation, PolicyTest, SampleRequest
@@ -59,7 +58,7 @@ def _decide(sample: SampleRequest, built: Built, planner: Planner) -> Plan:
         found = built.detectors.scan(find_text(call.body).pieces)
         privacy = policy.most_sensitive(privacy, *(policy.raise_to[name] for name in found))
     now = time.time()
-    moment = Moment(now, time.monotonic(), 0.0, lambda: 0.0, lambda: _local(now, built.tenancy.time_zone))
+    moment = Moment(now, time.monotonic(), 0.0, lambda: 0.0, lambda: local_time(now, built.tenancy.time_zone))
     return planner.plan(call, principal, policy.models[sample.model], privacy, moment)
 
 
@@ -146,15 +145,3 @@ def _wanted(expect: Expectation) -> str:
         name: value for name, value in expect.model_dump().items() if value not in (None, ())
     }
     return ", ".join(f"{name} {value}" for name, value in stated.items()) or "a decision"
-
-
-def _local(now: float, zone: ZoneInfo) -> Mapping[str, int]:
-    moment = datetime.datetime.fromtimestamp(now, zone)
-    return {
-        "year": moment.year,
-        "month": moment.month,
-        "day": moment.day,
-        "weekday": moment.isoweekday(),
-        "hour": moment.hour,
-        "minute": moment.minute,
-    }

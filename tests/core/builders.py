@@ -25,8 +25,9 @@ from gateway.core.catalog import (
     RuleSet,
 )
 from gateway.core.endpoint import Endpoint
+from gateway.core.facts import Moment
 from gateway.core.money import nano_from_usd
-from gateway.core.policy import Moment, Planner, Policy
+from gateway.core.policy import Planner, Policy
 from gateway.core.tenancy import Budget, Limits, Principal, Scope
 from gateway.core.windows import Per
 

@@ -24,6 +24,7 @@ from core.builders import (
 from gateway.adapters.cel import CelCompiler
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
+from gateway.core.constraints import Constraint
 from gateway.core.errors import (
     FailureKind,
     GatewayError,
@@ -33,7 +34,7 @@ from gateway.core.errors import (
     UnsupportedModality,
     UpstreamFailure,
 )
-from gateway.core.policy import Constraint, Plan, Planner
+from gateway.core.policy import Plan, Planner
 from gateway.core.tenancy import Principal
 
 PAYER = principal()

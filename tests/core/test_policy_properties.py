@@ -14,9 +14,10 @@ from core.builders import CLASSES, NOVEMBER, ZONES, chat, deployment, model, mom
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
+from gateway.core.constraints import Constraint
 from gateway.core.errors import GatewayError, PrivacyViolation
 from gateway.core.estimate import estimate
-from gateway.core.policy import Constraint, Plan, Planner, Policy
+from gateway.core.policy import Plan, Planner, Policy
 
 PAYER = principal()
 NAMES = ("a", "b", "c", "d")
@@ -208,6 +209,7 @@ def test_every_constraint_is_checked_by_the_property_above():
         "CAPABILITY",
         "PRIVACY",
         "RULE",
+        "LICENSE",
         "RETIRED",
         "CONTEXT",
         "OUTPUT",

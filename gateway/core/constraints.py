@@ -1,0 +1,149 @@
+"""Hard constraints: what removes a deployment from a request, each reason with its line of the file."""
+
+import enum
+
+import msgspec
+
+from gateway.core.call import Call
+from gateway.core.catalog import DECLARED_CAPABILITIES, Capability, Deployment
+from gateway.core.errors import (
+    GatewayError,
+    InvalidRequest,
+    PrivacyViolation,
+    Unavailable,
+    UnsupportedModality,
+)
+from gateway.core.estimate import Estimate
+
+
+class Constraint(enum.StrEnum):
+    """Why a deployment was removed, in the order in which the constraints are checked."""
+
+    ENDPOINT = "endpoint"
+    MODALITY = "modality"
+    CAPABILITY = "capability"
+    PRIVACY = "privacy"
+    LICENSE = "license"
+    RETIRED = "retired"
+    RULE = "rule"
+    CONTEXT = "context"
+    OUTPUT = "output"
+    HEALTH = "health"
+
+
+class Excluded(msgspec.Struct, frozen=True):
+    """A deployment that may not answer, and the constraint that removed it.
+
+    `line`: where the file says so; None where it does not (health), or the file is not known.
+    """
+
+    deployment: str
+    constraint: Constraint
+    detail: str
+    line: int | None = None
+
+
+class ClassZones(msgspec.Struct, frozen=True):
+    """The zones that requests of one privacy class may reach, and the line that says so."""
+
+    privacy: str
+    zones: frozenset[str]
+    line: int | None = None
+
+
+def checked_capabilities(deployments: tuple[Deployment, ...]) -> frozenset[Capability]:
+    """The capabilities that deployments of one model are asked for."""
+    always = frozenset(Capability) - DECLARED_CAPABILITIES
+    return always.union(*(item.supports for item in deployments))
+
+
+def static_reason(
+    deployment: Deployment, call: Call, allowed: ClassZones, checked: frozenset[Capability]
+) -> Excluded | None:
+    """The first constraint over closed sets that `deployment` fails: it always fails it for such calls."""
+    name, lines = deployment.name, deployment.lines
+    if call.api not in deployment.serves:
+        detail = f"does not serve {call.api}"
+        return Excluded(name, Constraint.ENDPOINT, detail, lines.get("serves"))
+    if missing := call.modalities - deployment.accepts:
+        detail = f"does not accept {_listed(missing)}"
+        return Excluded(name, Constraint.MODALITY, detail, lines.get("accepts"))
+    if lacking := (call.needs & checked) - deployment.supports:
+        detail = f"does not support {_listed(lacking)}"
+        return Excluded(name, Constraint.CAPABILITY, detail, lines.get("supports"))
+    if deployment.zone not in allowed.zones:
+        detail = f"zone {deployment.zone} is not allowed for {allowed.privacy}"
+        return Excluded(name, Constraint.PRIVACY, detail, allowed.line or lines.get("zone"))
+    if deployment.license_conflict is not None:
+        return Excluded(name, Constraint.LICENSE, deployment.license_conflict, lines.get("license"))
+    return None
+
+
+def retired_reason(deployment: Deployment) -> Excluded:
+    """Says that `deployment` has retired, and who has taken its place."""
+    detail = f"retired on {deployment.retires_on}"
+    if deployment.successors:
+        detail += f"; {', '.join(deployment.successors)} took its place"
+    return Excluded(deployment.name, Constraint.RETIRED, detail, deployment.lines.get("retires_on"))
+
+
+def size_reason(deployment: Deployment, call: Call, expected: Estimate) -> Excluded | None:
+    """Why the request is too large for `deployment`."""
+    name, lines = deployment.name, deployment.lines
+    if expected.prompt > deployment.context_tokens * call.prompts:
+        detail = f"about {expected.prompt} prompt tokens, and its context is {deployment.context_tokens}"
+        return Excluded(name, Constraint.CONTEXT, detail, lines.get("context_tokens"))
+    if (call.max_output or 0) > deployment.max_output_tokens:
+        detail = f"{call.max_output} output tokens asked, at most {deployment.max_output_tokens} possible"
+        return Excluded(name, Constraint.OUTPUT, detail, lines.get("max_output_tokens"))
+    return None
+
+
+def _listed(items: frozenset[enum.StrEnum] | frozenset[str]) -> str:
+    return ", ".join(sorted(str(item) for item in items))
+
+
+def refusal(  # noqa: PLR0911  # one return for each constraint, in the order in which they are named
+    name: str, privacy: str, excluded: tuple[Excluded, ...], retry_after_seconds: float
+) -> GatewayError:
+    """The error when no deployment of the model `name` is left.
+
+    What a retry or a change can mend is named first: health, then privacy.
+    """
+    why = "; ".join(f"{item.deployment}: {item.detail}" for item in excluded)
+    seen = {item.constraint for item in excluded}
+    if Constraint.HEALTH in seen:
+        return Unavailable(
+            f"No deployment of model '{name}' can answer now ({why}).",
+            retry_after_seconds=retry_after_seconds,
+        )
+    if Constraint.PRIVACY in seen:
+        return PrivacyViolation(
+            f"Requests of privacy class '{privacy}' may not go to any deployment of '{name}' that could "
+            f"answer this one ({why})."
+        )
+    if Constraint.CONTEXT in seen:
+        return InvalidRequest(
+            f"This request is too long for every deployment of '{name}' ({why}).",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    if Constraint.OUTPUT in seen:
+        return InvalidRequest(
+            f"Too many output tokens for every deployment of '{name}' ({why}).",
+            param="max_completion_tokens",
+            code="invalid_value",
+        )
+    if Constraint.MODALITY in seen:
+        return UnsupportedModality(f"No deployment of '{name}' reads this content ({why}).", param="messages")
+    if Constraint.CAPABILITY in seen:
+        return InvalidRequest(
+            f"No deployment of '{name}' can do this ({why}).", code="unsupported_capability"
+        )
+    if Constraint.LICENSE in seen:
+        return InvalidRequest(
+            f"Licences forbid the use of '{name}' here ({why}).", param="model", code="license_forbids"
+        )
+    if Constraint.RETIRED in seen:
+        return InvalidRequest(f"Model '{name}' is retired ({why}).", param="model", code="model_retired")
+    return InvalidRequest(f"Model '{name}' does not serve this endpoint ({why}).", param="model")

@@ -1,0 +1,111 @@
+"""Put the deployments that are left into order: by cost, latency, quality, the file's order, or by shares."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.core.balancing import Fleet
+from gateway.core.call import Call
+from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.estimate import Estimate
+from gateway.core.facts import Moment
+from gateway.core.retirement import LineUp
+from gateway.core.tenancy import Principal
+
+Pair = tuple[Deployment, Estimate]
+
+# Typical answers are far shorter than their cap, so deployments are compared by this many tokens at most.
+LIKELY_OUTPUT_TOKENS = 256
+
+
+class Sorting(msgspec.Struct, frozen=True, gc=False):
+    """What an objective is applied to: the request, who stands for whom, and how fast each one is."""
+
+    call: Call
+    principal: Principal
+    model: Model
+    fleet: Fleet
+    moment: Moment
+    line_up: LineUp
+
+    def shares(self, given: Mapping[str, float]) -> Mapping[str, float]:
+        """Weights or ratings of the file, handed on from the retired ones."""
+        return self.line_up.shares(given) if self.line_up.place_of else given
+
+
+def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair]:
+    """`pairs` as the objective of a model, or of one of its rules, wants them. Ties keep their order."""
+    prefer = by.prefer
+    if prefer is Objective.COST:
+        pairs.sort(key=lambda pair: expected_cost(pair[0], pair[1], sorting.model, sorting.moment))
+    elif prefer is Objective.LATENCY:
+        pairs.sort(key=lambda pair: expected_seconds(pair[0], pair[1], sorting.fleet))
+    elif prefer is Objective.QUALITY:
+        quality = sorting.shares(sorting.model.quality)
+        pairs.sort(
+            key=lambda pair: (
+                -quality.get(pair[0].name, 0.0),
+                expected_cost(pair[0], pair[1], sorting.model, sorting.moment),
+            )
+        )
+    elif prefer is Objective.WEIGHTS:
+        weights = sorting.shares(by.weights)
+        unit = _unit(sorting) if by.sticky else None
+        if unit is None:
+            return _drawn(pairs, weights, sorting.moment.random)
+        pairs.sort(key=lambda pair: -_affinity(unit, pair[0].name, weights.get(pair[0].name, 0.0)))
+    return pairs
+
+
+def expected_cost(deployment: Deployment, expected: Estimate, model: Model, moment: Moment) -> int:
+    """What the request may cost there, for comparing, in millionths of a nano-USD."""
+    if model.marginal and deployment.marginal_rate is not None:
+        return (expected.prompt + _likely(expected)) * deployment.marginal_rate
+    rates = moment.prices.price_of(deployment, int(moment.now * 1_000_000)).standard
+    return expected.prompt * rates.input + _likely(expected) * rates.output
+
+
+def expected_seconds(deployment: Deployment, expected: Estimate, fleet: Fleet) -> float:
+    """Time to the last token, as observed so far."""
+    return fleet.pools[deployment.name].expected_seconds(_likely(expected))
+
+
+def _likely(expected: Estimate) -> int:
+    return min(expected.output, LIKELY_OUTPUT_TOKENS)
+
+
+# --- shares ---
+
+
+def _drawn(pairs: list[Pair], weights: Mapping[str, float], random: float) -> list[Pair]:
+    """Put the deployment that `random` in [0, 1) falls on first; the others follow by weight."""
+    ordered = sorted(pairs, key=lambda pair: -weights.get(pair[0].name, 0.0))
+    point = random * sum(weights.get(pair[0].name, 0.0) for pair in ordered)
+    for index, pair in enumerate(ordered):
+        point -= weights.get(pair[0].name, 0.0)
+        if point < 0:
+            return [pair, *ordered[:index], *ordered[index + 1 :]]
+    return ordered
+
+
+def _unit(sorting: Sorting) -> str | None:
+    """Who is to stay with one deployment: a session, else a key's user. None: nothing says who it is."""
+    key = sorting.principal.key
+    session = sorting.moment.header(b"x-tollway-session")
+    if session:
+        return f"{sorting.model.name}\0{key}\0session\0{session}"
+    user = sorting.call.body.get("safety_identifier") or sorting.call.body.get("user")
+    return f"{sorting.model.name}\0{key}\0user\0{user}" if user and isinstance(user, str) else None
+
+
+def _affinity(unit: str, deployment: str, weight: float) -> float:
+    """How much `unit` is drawn to `deployment`: over many units, each is first in proportion to its weight.
+
+    Each deployment is judged by itself, so one that comes, goes or changes its share moves only the units
+    that this concerns (rendezvous hashing with weights).
+    """
+    digest = hashlib.blake2b(f"{unit}\0{deployment}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    point = ((int.from_bytes(digest) >> 11) + 0.5) / 2**53  # as many bits as a float holds, so never 0 or 1
+    return -weight / math.log(point) if weight else 0.0

@@ -1,0 +1,86 @@
+"""Who serves when: a deployment that has retired gives its place to its successors.
+
+Between two retirements nothing changes, so what was worked out holds for the whole era.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from gateway.core.catalog import Deployment, Model
+
+
+class Era(msgspec.Struct, frozen=True):
+    """A time from `begins` to before `ends` (UTC seconds) in which the deployments `retired` have retired."""
+
+    begins: float
+    ends: float
+    retired: frozenset[str]
+
+    def contains(self, now: float) -> bool:
+        return self.begins <= now < self.ends
+
+
+def era_at(now: float, deployments: Iterable[Deployment]) -> Era:
+    """The era in which `now` (UTC seconds) lies."""
+    ends = {item.name: item.retires_at for item in deployments if item.retires_at is not None}
+    return Era(
+        begins=max((at for at in ends.values() if at <= now), default=float("-inf")),
+        ends=min((at for at in ends.values() if at > now), default=float("inf")),
+        retired=frozenset(name for name, at in ends.items() if at <= now),
+    )
+
+
+class LineUp(msgspec.Struct, frozen=True):
+    """The deployments of one model in one era, each retired one followed by those that took its place.
+
+    `place_of` has for each of the model's own the names that stand in its place, itself if it still serves.
+    """
+
+    deployments: tuple[Deployment, ...]
+    place_of: Mapping[str, tuple[str, ...]]
+
+    def standing_for(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names` of the file as they are to be read in this era, each once."""
+        return tuple(dict.fromkeys(one for name in names for one in self.place_of.get(name, (name,))))
+
+    def shares(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """`weights` of the file, with what a retired deployment had given to the first in its place."""
+        found: dict[str, float] = {}
+        for name, weight in weights.items():
+            heir = self.place_of.get(name, (name,))[:1]
+            for one in heir:
+                found[one] = found.get(one, 0.0) + weight
+        return found
+
+
+def line_up(model: Model, era: Era, deployments: Mapping[str, Deployment]) -> LineUp:
+    """Who serves `model` in `era`."""
+    if era.retired.isdisjoint(item.name for item in model.use):
+        return LineUp(model.use, {})
+    met: dict[str, Deployment] = {}
+    place_of = {
+        item.name: tuple(dict.fromkeys(_serving(item, era, deployments, met, frozenset())))
+        for item in model.use
+    }
+    return LineUp(tuple(met.values()), place_of)
+
+
+def _serving(
+    item: Deployment,
+    era: Era,
+    deployments: Mapping[str, Deployment],
+    met: dict[str, Deployment],
+    before: frozenset[str],
+) -> list[str]:
+    """`item`, or those that took its place; everybody on the way is added to `met`."""
+    met.setdefault(item.name, item)
+    if item.name not in era.retired:
+        return [item.name]
+    before |= {item.name}
+    return [
+        name
+        for successor in item.successors
+        if successor in deployments and successor not in before
+        for name in _serving(deployments[successor], era, deployments, met, before)
+    ]
