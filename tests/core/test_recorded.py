@@ -18,7 +18,7 @@ def test_nothing_of_the_prompt_is_kept_but_its_size() -> None:
     call = parsed(chat(SECRET, tools=[{"type": "function", "function": {"name": SECRET}}], n=2))
     kept = facts(call, Fleet([deployment()]))
     assert SECRET.encode() not in msgspec.json.encode(kept)
-    assert (kept.text_bytes, kept.needs, kept.choices) == (call.text_bytes, "tools", 2)
+    assert (kept.text_bytes, kept.needs, kept.choices) == (call.text_bytes, "n,tools", 2)
 
 
 def test_an_ordinary_request_takes_few_bytes() -> None:
