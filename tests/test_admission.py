@@ -268,28 +268,28 @@ def test_a_further_attempt_after_midnight_is_held_in_the_new_day():
 
 def test_litellm_18730_663_tokens_do_not_pass_a_limit_of_100_a_minute():
     stage = Stage(scope(tokens=100))
-    too_long = stage.refused(prompt_tokens=663, output_is_explicit=False, rate_tokens=919)
+    too_long = stage.refused(prompt_tokens=663, output_is_explicit=False)
     assert isinstance(too_long, LimitExceeded)
     assert math.isinf(too_long.retry_after_seconds)
-    assert math.isinf(stage.refused(prompt_tokens=20, rate_tokens=663).retry_after_seconds)  # type: ignore[union-attr]
-    hold = stage.admit(prompt_tokens=20, output_is_explicit=False, output_tokens=643, rate_tokens=276)
+    assert math.isinf(stage.refused(prompt_tokens=20, output_tokens=643).retry_after_seconds)  # type: ignore[union-attr]
+    hold = stage.admit(prompt_tokens=20, output_is_explicit=False, output_tokens=643)
     assert hold.output_tokens == 80
-    assert isinstance(stage.refused(prompt_tokens=1, rate_tokens=1), LimitExceeded)
+    assert isinstance(stage.refused(tokens=1), LimitExceeded)
 
 
 def test_litellm_18730_tokens_beyond_the_reservation_are_a_debt_that_has_to_drain():
     stage = Stage(scope(tokens=100))
-    stage.settle(stage.admit(rate_tokens=50), 0, tokens=663)
-    error = stage.refused(rate_tokens=1)
+    stage.settle(stage.admit(tokens=50), 0, tokens=663)
+    error = stage.refused(tokens=1)
     assert isinstance(error, LimitExceeded)
     assert error.retry_after_seconds == pytest.approx((663 + 1 - 100) * 0.6)
     stage.clock.forward(error.retry_after_seconds)
-    assert stage.admit(rate_tokens=1)
+    assert stage.admit(tokens=1)
 
 
 def test_litellm_29191_a_default_estimate_does_not_refuse_the_first_request_of_a_small_limit():
     stage = Stage(scope(tokens=100))
-    assert stage.admit(output_is_explicit=False, prompt_tokens=10, output_tokens=16_384, rate_tokens=266)
+    assert stage.admit(output_is_explicit=False, prompt_tokens=10, output_tokens=16_384)
 
 
 def test_litellm_27639_reservations_never_leak_into_phantom_refusals():
@@ -400,7 +400,7 @@ def test_new_api_5235_missing_usage_refunds_nothing_of_the_rate_and_not_all_of_t
     stage = Stage(budget(10 * R, tokens=1100))
     stage.settle(stage.admit(), 300_000, unseen=R - 300_000, tokens=None)
     assert stage.counters() == (300_000, 0, R - 300_000)
-    assert isinstance(stage.refused(rate_tokens=1), LimitExceeded)
+    assert isinstance(stage.refused(tokens=1), LimitExceeded)
 
 
 def test_new_api_5288_missing_usage_does_not_charge_the_whole_hold():
@@ -442,8 +442,8 @@ def test_an_ended_request_does_not_give_its_place_in_the_minute_back():
 def test_tokens_that_were_not_used_are_given_back():
     stage = Stage(scope(tokens=1100))
     stage.settle(stage.admit(), 0, tokens=100)
-    assert stage.admit(rate_tokens=1000)
-    assert isinstance(stage.refused(rate_tokens=1), LimitExceeded)
+    assert stage.admit(tokens=1000)
+    assert isinstance(stage.refused(tokens=1), LimitExceeded)
 
 
 def test_the_headers_show_the_tightest_limit_of_each_kind():

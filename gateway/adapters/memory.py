@@ -18,7 +18,7 @@ from gateway.core.admission import (
     fit_output,
     fit_rate,
     hold_nano,
-    rate_units,
+    least_output,
 )
 from gateway.core.counters import BudgetCounter
 from gateway.core.errors import BudgetExceeded, LimitExceeded
@@ -72,7 +72,8 @@ class _ScopeState:
             if wait > 0:
                 return too_fast(self.label, "requests_per_minute", self.requests.per_minute, wait)
         if self.tokens is not None:
-            wait = self.tokens.wait_seconds(self.tokens_at, rate_units(self.tokens, ask), now)
+            least = ask.rate_tokens(least_output(ask, self.tokens.per_minute))
+            wait = self.tokens.wait_seconds(self.tokens_at, least, now)
             if wait > 0:
                 return too_fast(self.label, "tokens_per_minute", self.tokens.per_minute, wait)
         return None
@@ -81,33 +82,38 @@ class _ScopeState:
 class _Account:
     """All that one principal's requests count against, found by one look-up."""
 
-    __slots__ = ("budgets", "hard", "limited", "scopes", "shadows", "tokens_per_minute")
+    __slots__ = ("budgets", "by_tokens", "hard", "limited", "open", "scopes", "shadows")
 
     def __init__(self, scopes: tuple[_ScopeState, ...]) -> None:
         self.scopes = scopes
         limited = [scope for scope in scopes if scope.limits.any]
         self.limited = tuple(scope for scope in limited if not scope.limits.shadow)
         self.shadows = tuple(scope for scope in limited if scope.limits.shadow)
-        self.tokens_per_minute = min(
-            (scope.tokens.per_minute for scope in self.limited if scope.tokens is not None), default=None
-        )
+        # Requests in flight are counted where no limit asks for it too: one may come with the next reload.
+        self.open = tuple(scope for scope in scopes if not scope.limits.shadow)
+        self.by_tokens = tuple((scope, scope.tokens) for scope in self.limited if scope.tokens is not None)
         self.budgets = tuple(budget for scope in scopes for budget in scope.budgets)
         self.hard = tuple(budget for budget in self.budgets if not budget.budget.soft)
 
 
 class _Grant:
-    """What a hold took, and where: the store's side of a Hold. `scopes` are those whose limits it took."""
+    """What a hold took, and where: the store's side of a Hold. `scopes` are those in which it has a place.
 
-    __slots__ = ("account", "scopes", "windows")
+    `tokens` are the limits that it took tokens from, as they were then.
+    """
+
+    __slots__ = ("account", "scopes", "tokens", "windows")
 
     def __init__(
         self,
         account: _Account,
         scopes: tuple[_ScopeState, ...],
+        tokens: tuple[tuple[_ScopeState, GcraLimit], ...],
         windows: tuple[tuple[BudgetCounter, Window], ...],
     ) -> None:
         self.account = account
         self.scopes = scopes
+        self.tokens = tokens
         self.windows = windows
 
 
@@ -169,11 +175,11 @@ class MemoryAdmission:
         for state in account.limited:
             if (refusal := state.refusal(ask, now)) is not None:
                 raise refusal
-        output_tokens = _fit(account, ask, self._clock.now())
-        limited = account.limited
+        output_tokens = _fit(account, ask, _fit_rates(account, ask, now), self._clock.now())
+        taken = account.open
         if account.shadows:
-            limited += self._in_shadow(account, ask, now)
-        return _take(account, limited, ask, output_tokens, now)
+            taken += self._in_shadow(account, ask, now)
+        return _take(account, taken, ask, output_tokens, now)
 
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
         """Settle an attempt's money and hold again for the next one; request limits stay taken.
@@ -184,14 +190,17 @@ class MemoryAdmission:
         grant = _grant(hold)
         _settle_money(grant, hold.nano, settlement, now)
         hold.nano = 0
+        # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
+        most = hold.output_tokens if grant.tokens else hold.ask.output_tokens
         try:
-            hold.output_tokens = _fit(grant.account, hold.ask, now)
+            hold.output_tokens = _fit(grant.account, hold.ask, most, now)
         except BudgetExceeded:
-            hold.token = _Grant(grant.account, grant.scopes, ())
+            hold.token = _Grant(grant.account, grant.scopes, grant.tokens, ())
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
         hold.nano = hold_nano(hold.ask, hold.output_tokens)
-        hold.token = _Grant(grant.account, grant.scopes, _hold_money(grant.account, hold.nano))
+        windows = _hold_money(grant.account, hold.nano)
+        hold.token = _Grant(grant.account, grant.scopes, grant.tokens, windows)
         return hold
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
@@ -202,12 +211,13 @@ class MemoryAdmission:
         now = self._clock.monotonic()
         grant = _grant(hold)
         _settle_money(grant, hold.nano, settlement, self._clock.now())
-        used = settlement.rate_tokens
         for state in grant.scopes:
             state.in_flight -= 1
-            if state.tokens is not None and used is not None:
-                state.tokens_at = state.tokens.correct(
-                    state.tokens_at, rate_units(state.tokens, hold.ask), used, hold.admitted_at, now
+        used = settlement.rate_tokens
+        if used is not None:
+            for state, limit in grant.tokens:
+                state.tokens_at = limit.correct(
+                    state.tokens_at, hold.rate_tokens, used, hold.admitted_at, now
                 )
 
     def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
@@ -271,11 +281,16 @@ class MemoryAdmission:
         return tuple(taken)
 
 
-def _fit(account: _Account, ask: Ask, now: float) -> int:
-    """The output cap that fits into the tightest budget and a minute's tokens. Raises BudgetExceeded."""
+def _fit_rates(account: _Account, ask: Ask, now: float) -> int:
+    """The output cap that fits into what is left of every limit of tokens."""
     output_tokens = ask.output_tokens
-    if account.tokens_per_minute is not None:
-        output_tokens = fit_rate(ask, account.tokens_per_minute)
+    for state, limit in account.by_tokens:
+        output_tokens = min(output_tokens, fit_rate(ask, limit.remaining(state.tokens_at, now)))
+    return output_tokens
+
+
+def _fit(account: _Account, ask: Ask, output_tokens: int, now: float) -> int:
+    """The output cap, at most `output_tokens`, that fits into the tightest budget. Raises BudgetExceeded."""
     for counter in account.budgets:
         counter.roll(now)
     if not account.hard:
@@ -299,11 +314,13 @@ _left = operator.attrgetter("left")
 
 
 def _take(
-    account: _Account, limited: tuple[_ScopeState, ...], ask: Ask, output_tokens: int, now: float
+    account: _Account, taken: tuple[_ScopeState, ...], ask: Ask, output_tokens: int, now: float
 ) -> Hold:
     nano = hold_nano(ask, output_tokens)
+    units = ask.rate_tokens(output_tokens)
     requests = tokens = None
-    for state in limited:
+    by_tokens = account.by_tokens
+    for state in taken:
         state.in_flight += 1
         told = not state.limits.shadow
         if state.requests is not None:
@@ -311,17 +328,20 @@ def _take(
             if told:
                 requests = _tighter(requests, state.requests, state.requests_at, now)
         if state.tokens is not None:
-            state.tokens_at = state.tokens.take(state.tokens_at, rate_units(state.tokens, ask), now)
+            state.tokens_at = state.tokens.take(state.tokens_at, units, now)
             if told:
                 tokens = _tighter(tokens, state.tokens, state.tokens_at, now)
+            else:
+                by_tokens += ((state, state.tokens),)
     return Hold(
         ask=ask,
         output_tokens=output_tokens,
+        rate_tokens=units,
         nano=nano,
         admitted_at=now,
         requests=requests,
         tokens=tokens,
-        token=_Grant(account, limited, _hold_money(account, nano)),
+        token=_Grant(account, taken, by_tokens, _hold_money(account, nano)),
     )
 
 

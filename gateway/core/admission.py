@@ -21,6 +21,8 @@ LONGEST_DEBT_SECONDS = 3600.0
 DEFAULT_CAP_SHARE = 4
 DEFAULT_CAP_FLOOR_TOKENS = 1024
 CAP_FLOOR_TOKENS = 16
+# Of a limit of few tokens per minute a default cap may be lowered to this part before a request has to wait.
+SMALL_LIMIT_SHARE = 8
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -28,8 +30,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `prompt_nano` is the most that its prompt can cost. `output_nano_per_million` is the dearest candidate's
     rate times `choices`. `output_tokens` is the cap wanted for each of the `choices`, explicit when the
-    client named it. `rate_tokens` is what counts against tokens per minute, `prompt_tokens` its part that is
-    the prompt.
+    client named it. `prompt_tokens` are as likely, not as the most that they can be.
     """
 
     principal: Principal
@@ -39,7 +40,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output_is_explicit: bool
     choices: int
     prompt_tokens: int
-    rate_tokens: int
+
+    def rate_tokens(self, output_tokens: int) -> int:
+        """What counts against tokens per minute with this output cap: prompt and bound of the output."""
+        return self.prompt_tokens + output_tokens * self.choices
 
 
 class RateView(msgspec.Struct, frozen=True, gc=False):
@@ -53,12 +57,14 @@ class RateView(msgspec.Struct, frozen=True, gc=False):
 class Hold(msgspec.Struct, kw_only=True, eq=False):
     """A reservation that was granted. `output_tokens` is the cap that fits; `nano` is what is held.
 
+    `rate_tokens` is what was taken of tokens per minute, whose caps every further attempt keeps.
     `admitted_at` is by the store's clock of rates; `token` belongs to the store. `open` turns False when it
     is settled: settling twice does nothing.
     """
 
     ask: Ask
     output_tokens: int
+    rate_tokens: int
     nano: int
     admitted_at: float
     requests: RateView | None
@@ -124,23 +130,31 @@ def clamp_clock(drained_at: float, now: float, most_seconds: float = SECONDS_PER
     return min(drained_at, now + most_seconds)
 
 
-def rate_units(limit: GcraLimit, ask: Ask) -> int:
-    """What `ask` takes from a limit of tokens per minute.
+def least_output(ask: Ask, per_minute: int) -> int:
+    """The least output cap with which `ask` is let through a limit of tokens per minute rather than wait.
 
-    The part that nobody asked for, the default output cap, must not refuse a first request by itself. The
-    prompt may, and so may the least output that is of use.
+    The part that nobody asked for, the default output cap, must not refuse a first request of a small limit
+    by itself. The prompt may, and so may the least output that is of use.
     """
     if ask.output_is_explicit:
-        return ask.rate_tokens
-    least = ask.prompt_tokens + min(ask.output_tokens, CAP_FLOOR_TOKENS) * ask.choices
-    return max(least, min(ask.rate_tokens, limit.per_minute))
+        return ask.output_tokens
+    useful = min(DEFAULT_CAP_FLOOR_TOKENS, per_minute // (SMALL_LIMIT_SHARE * ask.choices))
+    fitting = (per_minute - ask.prompt_tokens) // ask.choices
+    return min(ask.output_tokens, max(CAP_FLOOR_TOKENS, min(useful, fitting)))
 
 
-def fit_rate(ask: Ask, tokens_per_minute: int) -> int:
-    """The output cap with which `ask` uses no more than a minute's tokens; an explicit cap is kept."""
+def fit_rate(ask: Ask, free_tokens: int) -> int:
+    """The output cap with which `ask`, which has its least, takes no more than `free_tokens`.
+
+    An explicit cap is kept; a default cap takes at most a share, so that others need not wait for it.
+    """
     if ask.output_is_explicit:
         return ask.output_tokens
-    return min(ask.output_tokens, max((tokens_per_minute - ask.prompt_tokens) // ask.choices, 0))
+    return max(min(ask.output_tokens, _share((free_tokens - ask.prompt_tokens) // ask.choices)), 0)
+
+
+def _share(room_tokens: int) -> int:
+    return min(max(room_tokens // DEFAULT_CAP_SHARE, DEFAULT_CAP_FLOOR_TOKENS), room_tokens)
 
 
 def fit_output(ask: Ask, room_nano: int) -> int | None:
@@ -151,11 +165,7 @@ def fit_output(ask: Ask, room_nano: int) -> int | None:
     if ask.output_nano_per_million == 0 or ask.output_tokens == 0:
         return ask.output_tokens if ask.prompt_nano <= room_nano else None
     affordable = (room_nano - ask.prompt_nano) * 1_000_000 // ask.output_nano_per_million
-    if ask.output_is_explicit:
-        wanted = ask.output_tokens
-    else:
-        share = affordable // DEFAULT_CAP_SHARE
-        wanted = min(ask.output_tokens, max(share, DEFAULT_CAP_FLOOR_TOKENS))
+    wanted = ask.output_tokens if ask.output_is_explicit else min(ask.output_tokens, _share(affordable))
     cap = min(wanted, affordable)
     return cap if cap >= min(ask.output_tokens, CAP_FLOOR_TOKENS) else None
 

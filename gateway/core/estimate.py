@@ -31,9 +31,6 @@ ROUNDING_NANO = 3
 # What the API itself gives a completion for which the client names no cap.
 COMPLETION_DEFAULT_TOKENS = 16
 
-# Counts against tokens per minute when the client names no output cap; the settlement corrects it.
-TYPICAL_OUTPUT_TOKENS = 256
-
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request on one deployment: `prompt` as likely, `prompt_bound` as the most it can be."""
@@ -100,7 +97,6 @@ def ask_for(
         output_tokens = max(output_tokens, expected.output)
     if prompt_nano or output_rate:
         prompt_nano += ROUNDING_NANO
-    likely_output = output_tokens if call.max_output else min(output_tokens, TYPICAL_OUTPUT_TOKENS)
     return Ask(
         principal=principal,
         prompt_nano=prompt_nano,
@@ -109,5 +105,4 @@ def ask_for(
         output_is_explicit=call.max_output is not None,
         choices=call.choices,
         prompt_tokens=estimates[0].prompt,
-        rate_tokens=estimates[0].prompt + likely_output * call.choices,
     )

@@ -47,7 +47,7 @@ class Budget(Section):
 class Limits(Section):
     requests_per_minute: Count | None = Field(default=None, description="most requests a minute")
     tokens_per_minute: Count | None = Field(
-        default=None, description="most tokens a minute, prompt and output"
+        default=None, description="most tokens a minute, prompt and output cap"
     )
     concurrent: Count | None = Field(default=None, description="most requests at the same time")
     shadow: Flag = Field(default=False, description="only count what would have been refused")

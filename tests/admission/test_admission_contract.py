@@ -103,7 +103,7 @@ def test_every_scope_has_its_say_and_a_refusal_takes_nothing(stores: Any, poor: 
             assert {(view.spent_nano, view.held_nano) for view in await stage.views()} == {(0, 0)}
             hold = await stage.store.admit(ask(payer, prompt_nano=1, output_tokens=0))
             assert hold.requests.remaining == 99
-            assert hold.tokens.remaining == 1_000_000 - 1_100
+            assert hold.tokens.remaining == 1_000_000 - 100
 
     run(scenario)
 
@@ -135,21 +135,21 @@ def test_tokens_a_minute_with_debt_and_credit(stores: Any) -> None:
 
     async def scenario() -> None:
         async with stores.stage(triage) as stage:
-            first = await stage.store.admit(ask(payer, rate_tokens=5_000))
+            first = await stage.store.admit(ask(payer, tokens=5_000))
             with pytest.raises(LimitExceeded) as refused:
-                await stage.store.admit(ask(payer, rate_tokens=2_000))
+                await stage.store.admit(ask(payer, tokens=2_000))
             assert refused.value.limit == "tokens_per_minute"
             assert refused.value.retry_after_seconds == pytest.approx(10, abs=0.01)
             # Used at once: everything beyond 1,000 comes back.
             stage.store.settle(first, Settlement(spent_nano=0, rate_tokens=1_000))
             await stage.settled()
-            second = await stage.store.admit(ask(payer, rate_tokens=5_000))
+            second = await stage.store.admit(ask(payer, tokens=5_000))
             assert second.tokens.remaining == 0
             # Used more: the rest is a debt.
             stage.store.settle(second, Settlement(spent_nano=0, rate_tokens=8_000))
             await stage.settled()
             with pytest.raises(LimitExceeded) as refused:
-                await stage.store.admit(ask(payer, rate_tokens=1))
+                await stage.store.admit(ask(payer, tokens=1))
             assert refused.value.retry_after_seconds == pytest.approx(30, abs=0.05)
 
     run(scenario)
@@ -160,15 +160,15 @@ def test_a_late_refund_gives_back_only_what_has_not_drained(stores: Any) -> None
 
     async def scenario() -> None:
         async with stores.stage(triage) as stage:
-            hold = await stage.store.admit(ask(payer, rate_tokens=6_000))
+            hold = await stage.store.admit(ask(payer, tokens=6_000))
             await stage.forward(40)
-            other = await stage.store.admit(ask(payer, rate_tokens=3_000))
+            other = await stage.store.admit(ask(payer, tokens=3_000))
             stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=0))
             stage.store.settle(other, NOTHING)
             await stage.settled()
             # 4,000 have drained and 3,000 came: of the 6,000 only the 2,000 that had not drained come back.
             await stage.forward(2)  # until slices that were returned no longer count
-            again = await stage.store.admit(ask(payer, rate_tokens=3_000))
+            again = await stage.store.admit(ask(payer, tokens=3_000))
             assert again.tokens.remaining == pytest.approx(200, abs=1)
 
     run(scenario)
@@ -180,11 +180,38 @@ def test_a_request_larger_than_the_limit_is_told_so(stores: Any) -> None:
     async def scenario() -> None:
         async with stores.stage(triage) as stage:
             with pytest.raises(LimitExceeded) as refused:
-                await stage.store.admit(ask(payer, rate_tokens=1_001))
+                await stage.store.admit(ask(payer, tokens=1_001))
             assert refused.value.retry_after_seconds == float("inf")
             # Unless only the cap that nobody asked for made it so large.
-            hold = await stage.store.admit(ask(payer, rate_tokens=5_000, output_is_explicit=False))
-            assert hold.tokens.remaining == 0
+            hold = await stage.store.admit(ask(payer, output_tokens=5_000, output_is_explicit=False))
+            assert (hold.output_tokens, hold.tokens.remaining) == (900, 0)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+def test_answers_without_a_cap_take_no_more_than_a_minutes_tokens(stores: Any, choices: int) -> None:
+    """Every one of them may be as long as its cap, so together the caps must fit."""
+    payer = principal(triage := scope(tokens=60_000))
+
+    async def scenario() -> None:
+        async with stores.stage(triage) as stage:
+            holds = []
+            with pytest.raises(LimitExceeded):
+                while True:
+                    uncapped = ask(payer, output_tokens=16_384, output_is_explicit=False, choices=choices)
+                    holds.append(await stage.store.admit(uncapped))
+            most = sum(100 + hold.output_tokens * choices for hold in holds)
+            assert most == sum(hold.rate_tokens for hold in holds) <= 60_000
+            assert len(holds) > 8 // choices, "one of them does not take all"
+            assert min(hold.output_tokens for hold in holds) >= 1_024
+            # All of it is used, most of it at the last moment: what is admitted later has to wait for it.
+            await stage.forward(30)
+            for hold in holds:
+                stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=hold.rate_tokens))
+            await stage.settled()
+            with pytest.raises(LimitExceeded):
+                await stage.store.admit(ask(payer, tokens=45_000))
 
     run(scenario)
 
@@ -286,7 +313,7 @@ def test_a_renewal_without_room_gives_everything_back(stores: Any) -> None:
             view = await stage.view()
             assert (view.spent_nano, view.held_nano) == (USUAL, 0)
             free = await stage.store.admit(ask(payer, prompt_nano=0, output_tokens=0))
-            assert free.tokens.remaining == 10_000 - 100 - 1_100
+            assert free.tokens.remaining == 10_000 - 100 - 100
 
     run(scenario)
 

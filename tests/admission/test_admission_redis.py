@@ -1,6 +1,7 @@
 """What only a shared store does: many workers, leases of holds, settling exactly once, one round trip."""
 
 import asyncio
+import itertools
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -8,11 +9,12 @@ import pytest
 import redis
 from core.builders import ToldClock, ask, principal, scope
 
-from admission.stores import PATIENT, RedisStores, ready, run
+from admission.stores import PATIENT, MemoryStores, RedisStores, ready, run
 from gateway.adapters.clock import SystemClock
 from gateway.adapters.redis import Link, RedisAdmission, Scripts, parse_target
 from gateway.core.admission import Settlement, fit_output, hold_nano
 from gateway.core.errors import BudgetExceeded, LimitExceeded
+from gateway.core.tenancy import Principal
 from gateway.core.windows import Per
 
 USUAL = 1_100_000
@@ -216,6 +218,39 @@ def test_the_server_computes_caps_as_the_core_does(shared: RedisStores, explicit
                         assert (hold.output_tokens, hold.nano) == (expected, hold_nano(given, expected))
                         stage.store.settle(hold, Settlement(spent_nano=0))
                         await stage.store.flush()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+def test_the_server_fits_caps_into_tokens_as_memory_does(shared: RedisStores, choices: int) -> None:
+    prompts, wanted = (1, 90, 700), (3, 16, 900, 1_023, 1_025, 16_384)
+
+    async def outcome(stage: Any, payer: Principal, prompt: int, output: int) -> object:
+        given = ask(
+            payer,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            output_is_explicit=False,
+            choices=choices,
+        )
+        try:
+            hold = await stage.store.admit(given)
+        except LimitExceeded as refused:
+            return round(refused.retry_after_seconds, 3)
+        stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=None))
+        return hold.output_tokens, hold.rate_tokens, hold.tokens.remaining
+
+    async def scenario() -> None:
+        for per_minute in (50, 1_000, 9_999, 200_000):
+            triage = scope(tokens=per_minute)
+            payer = principal(triage)
+            async with shared.stage(triage) as stage, MemoryStores().stage(triage) as memory:
+                for prompt, output in itertools.product(prompts, wanted):
+                    expected = await outcome(memory, payer, prompt, output)
+                    assert await outcome(stage, payer, prompt, output) == pytest.approx(expected, abs=0.002)
+                    await memory.forward(2)
+                    await stage.forward(2)
 
     run(scenario)
 

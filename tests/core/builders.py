@@ -209,8 +209,11 @@ def principal(*scopes: Scope, **changes: Any) -> Principal:
     return Principal(scopes=tuple(scopes), **(fields | changes))
 
 
-def ask(payer: Principal, **changes: Any) -> Ask:
-    """A reservation of 100 prompt tokens and a default cap of 1,000 at one micro-USD a token."""
+def ask(payer: Principal, *, tokens: int | None = None, **changes: Any) -> Ask:
+    """A reservation of 100 prompt tokens and a cap of 1,000 at one micro-USD a token.
+
+    `tokens`: of so many prompt tokens instead, and no output.
+    """
     fields: dict[str, Any] = {
         "prompt_nano": 100_000,
         "output_nano_per_million": 1_000_000_000,
@@ -218,8 +221,9 @@ def ask(payer: Principal, **changes: Any) -> Ask:
         "output_is_explicit": True,
         "choices": 1,
         "prompt_tokens": 100,
-        "rate_tokens": 1_100,
     }
+    if tokens is not None:
+        fields |= {"prompt_tokens": tokens, "output_tokens": 0}
     return Ask(principal=payer, **(fields | changes))
 
 

@@ -17,7 +17,7 @@ from gateway.core.admission import (
     fit_output,
     fit_rate,
     hold_nano,
-    rate_units,
+    least_output,
 )
 
 NOW = 50_000.0
@@ -152,49 +152,59 @@ def asking(**changes: object) -> Ask:
     return ask(PAYER, **changes)
 
 
-def test_an_explicit_cap_counts_in_full():
-    assert rate_units(GcraLimit(100), asking(output_is_explicit=True, rate_tokens=500)) == 500
+def test_prompt_and_the_bound_of_every_choice_count():
+    assert asking(prompt_tokens=20, choices=3).rate_tokens(1000) == 3020
 
 
-def test_a_default_cap_counts_no_more_than_a_minute_holds():
-    wanting = asking(output_is_explicit=False, prompt_tokens=20, rate_tokens=276)
-    assert rate_units(GcraLimit(100), wanting) == 100
-    assert rate_units(GcraLimit(10_000), wanting) == 276
+def test_an_explicit_cap_counts_in_full_and_is_kept():
+    wanting = asking(output_is_explicit=True, output_tokens=1000)
+    assert least_output(wanting, 100) == 1000
+    assert fit_rate(wanting, 100) == 1000
 
 
-def test_a_prompt_that_is_larger_than_the_limit_counts_in_full_whatever_its_cap():
-    wanting = asking(output_is_explicit=False, prompt_tokens=663, rate_tokens=919)
-    assert rate_units(GcraLimit(100), wanting) > 100
+def test_a_default_cap_refuses_no_first_request_of_a_small_limit():
+    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
+    assert least_output(wanting, 100) == CAP_FLOOR_TOKENS
+    assert fit_rate(wanting, 100) == 80
 
 
-def test_the_default_cap_is_lowered_to_what_a_minute_holds_for_all_choices():
-    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=1000, choices=2)
-    assert fit_rate(wanting, 100) == 40
-    assert fit_rate(wanting, 100_000) == 1000
-    assert fit_rate(asking(output_is_explicit=True, output_tokens=1000), 100) == 1000
+def test_a_request_waits_rather_than_get_a_cap_below_what_is_useful():
+    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
+    assert least_output(wanting, 200_000) == DEFAULT_CAP_FLOOR_TOKENS
+    assert least_output(wanting, 800) == 100
+    assert least_output(asking(output_is_explicit=False, output_tokens=50), 200_000) == 50
+
+
+def test_a_prompt_that_is_larger_than_the_limit_never_fits_whatever_its_cap():
+    wanting = asking(output_is_explicit=False, prompt_tokens=663)
+    assert wanting.rate_tokens(least_output(wanting, 100)) > 100
+
+
+def test_a_default_cap_takes_a_share_of_the_tokens_that_are_free():
+    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
+    assert fit_rate(wanting, 200_000) == 16_384
+    assert fit_rate(wanting, 40_020) == 10_000
+    assert fit_rate(wanting, 2_020) == DEFAULT_CAP_FLOOR_TOKENS
+    assert fit_rate(asking(output_is_explicit=False, prompt_tokens=20, choices=2), 120) == 50
 
 
 @given(
     st.integers(1, 10_000),
+    st.integers(0, 10_000),
     st.integers(1, 2000),
     st.integers(0, 2000),
     st.integers(1, 5),
-    st.integers(0, 256),
 )
-def test_a_default_cap_that_is_admitted_uses_no_more_than_a_minutes_tokens(
-    per_minute: int, prompt: int, output: int, choices: int, typical: int
+def test_a_default_cap_that_is_admitted_takes_no_more_than_what_is_free(
+    per_minute: int, taken: int, prompt: int, output: int, choices: int
 ):
-    wanting = asking(
-        output_is_explicit=False,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        choices=choices,
-        rate_tokens=prompt + min(typical, output) * choices,
-    )
-    if rate_units(GcraLimit(per_minute), wanting) <= per_minute:
-        cap = fit_rate(wanting, per_minute)
-        assert prompt + cap * choices <= per_minute
-        assert cap >= min(output, CAP_FLOOR_TOKENS)
+    wanting = asking(output_is_explicit=False, prompt_tokens=prompt, output_tokens=output, choices=choices)
+    least = least_output(wanting, per_minute)
+    free = max(per_minute - taken, 0)
+    if wanting.rate_tokens(least) <= free:
+        cap = fit_rate(wanting, free)
+        assert wanting.rate_tokens(cap) <= free
+        assert least <= cap <= output
 
 
 # --- output caps that fit ---

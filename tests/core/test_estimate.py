@@ -16,7 +16,6 @@ from gateway.core.estimate import (
     AUDIO_BYTES_PER_TOKEN,
     TEMPLATE_TOKENS,
     TOOLS_TEMPLATE_TOKENS,
-    TYPICAL_OUTPUT_TOKENS,
     Estimate,
     ask_for,
     estimate,
@@ -155,15 +154,12 @@ def test_a_service_tier_that_may_be_dearer_is_held_for():
     assert asked(chat(service_tier="default"), tiered).output_nano_per_million == 10 * 10**9
 
 
-def test_tokens_per_minute_count_a_typical_answer_where_no_cap_was_named():
-    likely = estimated().prompt
-    assert asked(chat(), deployment()).rate_tokens == likely + TYPICAL_OUTPUT_TOKENS
-    assert (
-        asked(chat(n=2), deployment()).rate_tokens == estimated(chat(n=2)).prompt + 2 * TYPICAL_OUTPUT_TOKENS
-    )
-    capped = chat(max_tokens=1000)
-    assert asked(capped, deployment()).rate_tokens == estimated(capped).prompt + 1000
-    assert asked(capped, deployment()).prompt_tokens == estimated(capped).prompt
+def test_tokens_per_minute_count_the_likely_prompt_and_the_bound_of_every_choice():
+    two = asked(chat(n=2), deployment())
+    assert two.rate_tokens(500) == estimated(chat(n=2)).prompt + 2 * 500
+    capped = asked(chat(max_tokens=1000), deployment())
+    assert capped.output_is_explicit
+    assert capped.rate_tokens(capped.output_tokens) == estimated(chat(max_tokens=1000)).prompt + 1000
 
 
 def test_litellm_25874_own_gpus_are_not_free():

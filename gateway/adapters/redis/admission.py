@@ -138,7 +138,8 @@ class RedisAdmission:
         for _ in range(TRIES):
             plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
-            reply = await self.ask("admit", plan, packed_ask(ask, plan, grant_id, self._lease), grant_id)
+            packed = packed_ask(ask, grant_id, self._lease, ask.output_tokens)
+            reply = await self.ask("admit", plan, packed, grant_id)
             kind = reply[0]
             if kind == ADMITTED:
                 return self._granted(ask, plan, grant_id, admitted(reply))
@@ -162,7 +163,9 @@ class RedisAdmission:
         used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
         numbers = [b"%d" % n for n in (settlement.spent_nano, settlement.unseen_nano, used)]
         try:
-            plan, grant_id, reply = await self._renew(hold.ask, old.id.encode(), *numbers)
+            # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
+            most = hold.ask.output_tokens if old.plan.tokens_per_minute is None else hold.output_tokens
+            plan, grant_id, reply = await self._renew(hold.ask, most, old.id.encode(), *numbers)
         except StoreAway as exc:
             # What the attempt used must arrive, whatever became of the call; a second time is ignored.
             self.settle(hold, settlement)
@@ -177,14 +180,14 @@ class RedisAdmission:
         self.known.learn(plan, reply.counters, reply.now)
         self._open.pop(old.id, None)
         hold.output_tokens, hold.nano = reply.output_tokens, reply.nano
-        hold.token = self._grant(hold.ask, plan, grant_id, reply)
+        hold.token = self._grant(hold.rate_tokens, plan, grant_id, reply)
         return hold
 
-    async def _renew(self, ask: Ask, old: bytes, *spending: bytes) -> tuple[Plan, str, Admitted]:
+    async def _renew(self, ask: Ask, most: int, old: bytes, *spending: bytes) -> tuple[Plan, str, Admitted]:
         for _ in range(TRIES):
             plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
-            packed = packed_ask(ask, plan, grant_id, self._lease)
+            packed = packed_ask(ask, grant_id, self._lease, most)
             reply = await self.ask("renew", plan, packed, grant_id, old, *spending)
             if reply[0] == ADMITTED:
                 return plan, grant_id, admitted(reply)
@@ -229,11 +232,11 @@ class RedisAdmission:
 
     # --- for leased admission ---
 
-    async def hold_money(self, ask: Ask) -> Hold:
+    async def hold_money(self, ask: Ask, most_output: int) -> Hold:
         """Hold money for a further attempt of a request that was admitted elsewhere; no rate is taken."""
         try:
             # No hold has an empty name, so nothing is settled.
-            plan, grant_id, reply = await self._renew(ask, b"", b"0", b"0", b"%d" % _NOT_KNOWN)
+            plan, grant_id, reply = await self._renew(ask, most_output, b"", b"0", b"0", b"%d" % _NOT_KNOWN)
         except StoreAway as exc:
             raise unavailable() from exc
         return self._granted(ask, plan, grant_id, reply)
@@ -283,18 +286,21 @@ class RedisAdmission:
         if reply.shadowed and self._shadowed is not None:
             for scope, limit in shadowed_limits(plan, reply.shadowed):
                 self._shadowed(scope, limit)
+        rate_tokens = ask.rate_tokens(reply.output_tokens)
         return Hold(
             ask=ask,
             output_tokens=reply.output_tokens,
+            rate_tokens=rate_tokens,
             nano=reply.nano,
             admitted_at=reply.now / MICROSECONDS,
             requests=reply.requests,
             tokens=reply.tokens,
-            token=self._grant(ask, plan, grant_id, reply),
+            token=self._grant(rate_tokens, plan, grant_id, reply),
         )
 
-    def _grant(self, ask: Ask, plan: Plan, grant_id: str, reply: Admitted) -> Grant:
-        grant = Grant(grant_id, self.recovery.epoch, plan, reply, self._clock.monotonic(), ask)
+    def _grant(self, rate_tokens: int, plan: Plan, grant_id: str, reply: Admitted) -> Grant:
+        since = self._clock.monotonic()
+        grant = Grant(grant_id, self.recovery.epoch, plan, reply, since, rate_tokens)
         self._open[grant_id] = grant
         return grant
 

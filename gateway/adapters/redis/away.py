@@ -8,7 +8,16 @@ the counters are back.
 import msgspec
 
 from gateway.adapters.redis.plans import Plan
-from gateway.core.admission import Ask, GcraLimit, Hold, RateView, Settlement, fit_rate, hold_nano, rate_units
+from gateway.core.admission import (
+    Ask,
+    GcraLimit,
+    Hold,
+    RateView,
+    Settlement,
+    fit_rate,
+    hold_nano,
+    least_output,
+)
 from gateway.core.errors import Unavailable
 from gateway.core.refusals import too_fast, too_many_at_once
 from gateway.core.tenancy import Limits
@@ -54,15 +63,13 @@ class Away:
             most = _part(item.concurrent, workers)
             if most is not None and self._bucket(label).in_flight >= most:
                 raise too_many_at_once(label, most)
-        view = self.take_rates(ask, plan, workers, now)
+        view, cap = self.take_rates(ask, plan, workers, now)
         for label in places:
             self._bucket(label).in_flight += 1
-        cap = ask.output_tokens
-        if plan.tokens_per_minute is not None:
-            cap = fit_rate(ask, plan.tokens_per_minute)
         return Hold(
             ask=ask,
             output_tokens=cap,
+            rate_tokens=ask.rate_tokens(cap),
             nano=hold_nano(ask, cap),
             admitted_at=now,
             requests=view,
@@ -70,17 +77,23 @@ class Away:
             token=AwayGrant(plan, places),
         )
 
-    def take_rates(self, ask: Ask, plan: Plan, workers: int, now: float) -> RateView | None:
-        """Take from this worker's part of each rate, or from none. Raises LimitExceeded."""
+    def take_rates(self, ask: Ask, plan: Plan, workers: int, now: float) -> tuple[RateView | None, int]:
+        """Take from this worker's part of each rate, or from none; with the output cap that fits.
+
+        Raises LimitExceeded.
+        """
+        cap = ask.output_tokens
         limited = [(label, _shared(item, workers)) for label, item in plan.limits if not item.shadow]
         for label, (requests, tokens) in limited:
             bucket = self._bucket(label)
             if requests and (wait := requests.wait_seconds(bucket.requests_at, 1, now)):
                 raise too_fast(label, "requests_per_minute", requests.per_minute, wait)
             if tokens:
-                wait = tokens.wait_seconds(bucket.tokens_at, _units(tokens, ask), now)
+                least = least_output(ask, tokens.per_minute)
+                wait = tokens.wait_seconds(bucket.tokens_at, _units(tokens, ask, least), now)
                 if wait:
                     raise too_fast(label, "tokens_per_minute", tokens.per_minute, wait)
+                cap = min(cap, max(fit_rate(ask, tokens.remaining(bucket.tokens_at, now)), least))
         view = None
         for label, (requests, tokens) in limited:
             bucket = self._bucket(label)
@@ -90,8 +103,8 @@ class Away:
                 if view is None or left < view.remaining:
                     view = RateView(requests.per_minute, left, bucket.requests_at - now)
             if tokens:
-                bucket.tokens_at = tokens.take(bucket.tokens_at, _units(tokens, ask), now)
-        return view
+                bucket.tokens_at = tokens.take(bucket.tokens_at, _units(tokens, ask, cap), now)
+        return view, cap
 
     def settle(self, grant: AwayGrant) -> None:
         for label in grant.places:
@@ -123,6 +136,6 @@ def _shared(limits: Limits, workers: int) -> tuple[GcraLimit | None, GcraLimit |
     return GcraLimit(requests) if requests else None, GcraLimit(tokens) if tokens else None
 
 
-def _units(limit: GcraLimit, ask: Ask) -> int:
+def _units(limit: GcraLimit, ask: Ask, output_tokens: int) -> int:
     # A request that fits into the whole limit must not be refused for ever by a part of it.
-    return min(rate_units(limit, ask), limit.per_minute)
+    return min(ask.rate_tokens(output_tokens), limit.per_minute)

@@ -6,7 +6,6 @@ import msgspec
 
 from gateway.adapters.redis.plans import Plan, windows_of
 from gateway.adapters.redis.replies import Admitted, shadowed_limits
-from gateway.core.admission import Ask, GcraLimit, rate_units
 
 
 class Registered(Protocol):
@@ -29,7 +28,7 @@ class Grant(msgspec.Struct, frozen=True, eq=False):
     plan: Plan
     reply: Admitted
     since: float  # monotonic seconds
-    ask: Ask
+    rate_tokens: int
 
     def record(self) -> list[object]:
         """The packed hold of the Lua functions: nano, admitted, budgets, slots, tokens."""
@@ -39,8 +38,7 @@ class Grant(msgspec.Struct, frozen=True, eq=False):
             if limits.concurrent and (label, "concurrent") not in taken:
                 slots.append(label)
             if limits.tokens_per_minute and (label, "tokens_per_minute") not in taken:
-                units = rate_units(GcraLimit(limits.tokens_per_minute), self.ask)
-                tokens.append([label, limits.tokens_per_minute, units])
+                tokens.append([label, limits.tokens_per_minute, self.rate_tokens])
         return [self.reply.nano, self.reply.now, self.windows(), slots, tokens]
 
     def windows(self) -> list[list[object]]:

@@ -45,10 +45,10 @@ class _Demand:
     def __init__(self) -> None:
         self.requests = self.nano = self.tokens = self.peak = 0
 
-    def add(self, ask: Ask, nano: int) -> None:
+    def add(self, hold: Hold) -> None:
         self.requests += 1
-        self.nano += nano
-        self.tokens += ask.rate_tokens
+        self.nano += hold.nano
+        self.tokens += hold.rate_tokens
 
 
 class _Moved(msgspec.Struct, frozen=True, eq=False):
@@ -116,7 +116,7 @@ class LeasedAdmission:
         if held is not None:
             hold = held.take(ask, self._clock.monotonic())
             if hold is not None:
-                self._demand(principal).add(ask, hold.nano)
+                self._demand(principal).add(hold)
                 return hold
         try:
             hold = await self.exact.admit(ask)
@@ -127,7 +127,7 @@ class LeasedAdmission:
             hold = await self.exact.admit(ask)
         except Unavailable:
             hold = self._admit_away(ask, self._slices.get(principal))
-        self._demand(principal).add(ask, hold.nano)
+        self._demand(principal).add(hold)
         return hold
 
     def _admit_away(self, ask: Ask, held: Slice | None) -> Hold:
@@ -137,7 +137,10 @@ class LeasedAdmission:
         if held is None or hold is None:
             raise unavailable()
         try:
-            hold.requests = self.exact.away.take_rates(ask, held.plan, self.exact.upkeep.workers, now)
+            workers = self.exact.upkeep.workers
+            hold.requests, hold.output_tokens = self.exact.away.take_rates(ask, held.plan, workers, now)
+            # Nothing was taken from the slice's own: what is used is a debt there when the server is back.
+            hold.rate_tokens = 0
         except LimitExceeded:
             self.settle(hold, NOTHING_USED)
             raise
@@ -151,9 +154,9 @@ class LeasedAdmission:
         if isinstance(token, Slice):
             token.book(hold.nano, settlement)
             hold.nano = 0
-            nano = token.hold_again(hold.ask)
+            nano = token.hold_again(hold.ask, hold.output_tokens)
             if nano is not None:
-                hold.nano, hold.output_tokens = nano, hold.ask.output_tokens
+                hold.nano = nano
                 return hold
             place = token
             if place.is_retired:
@@ -165,20 +168,21 @@ class LeasedAdmission:
             hold.nano = 0
             hold.token = place
         try:
-            money = await self._hold_money(hold.ask)
+            most = hold.ask.output_tokens if place.plan.tokens_per_minute is None else hold.output_tokens
+            money = await self._hold_money(hold.ask, most)
         except BaseException:
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
         hold.nano, hold.output_tokens, hold.token = money.nano, money.output_tokens, _Moved(place, money)
         return hold
 
-    async def _hold_money(self, ask: Ask) -> Hold:
+    async def _hold_money(self, ask: Ask, most_output: int) -> Hold:
         try:
-            return await self.exact.hold_money(ask)
+            return await self.exact.hold_money(ask, most_output)
         except BudgetExceeded as refusal:
             if not self.return_slices(refusal.scope):
                 raise
-            return await self.exact.hold_money(ask)
+            return await self.exact.hold_money(ask, most_output)
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
         """Replace the hold by what was used. Only the first call of a hold does anything."""
@@ -195,7 +199,7 @@ class LeasedAdmission:
         else:
             place = token.place
             self.exact.settle(token.money, msgspec.structs.replace(settlement, rate_tokens=None))
-        place.leave(hold.ask, settlement.rate_tokens, hold.admitted_at, self._clock.monotonic())
+        place.leave(hold, settlement.rate_tokens, self._clock.monotonic())
         if place.is_done:
             self.exact.report_slice(place)
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from gateway.core.admission import CAP_FLOOR_TOKENS, Ask, fit_rate
+from gateway.core.admission import Ask
 from gateway.core.tenancy import Budget, Limits, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per, Window, part_seconds, window_at
 from gateway.ports import BudgetView
@@ -109,9 +109,11 @@ def _limit_row(label: str, limits: Limits) -> list[object]:
     ]
 
 
-def packed_ask(ask: Ask, plan: Plan, name: str, lease: int) -> bytes:
-    """`ask` as the Lua functions read it, to be held as `name` for `lease` microseconds."""
-    per_minute = plan.tokens_per_minute
+def packed_ask(ask: Ask, name: str, lease: int, most_output: int) -> bytes:
+    """`ask` as the Lua functions read it, to be held as `name` for `lease` microseconds.
+
+    `most_output` is a cap on its output cap.
+    """
     return _encode(
         (
             name,
@@ -119,10 +121,10 @@ def packed_ask(ask: Ask, plan: Plan, name: str, lease: int) -> bytes:
             ask.output_nano_per_million,
             ask.output_tokens,
             int(ask.output_is_explicit),
-            ask.rate_tokens,
+            ask.prompt_tokens,
             lease,
-            ask.prompt_tokens + min(ask.output_tokens, CAP_FLOOR_TOKENS) * ask.choices,
-            ask.output_tokens if per_minute is None else fit_rate(ask, per_minute),
+            ask.choices,
+            most_output,
         )
     )
 

@@ -85,14 +85,15 @@ class Slice:
             return None
         if self._limited and self.in_flight >= self._places:
             return None
-        per_minute = self.plan.tokens_per_minute
+        units = ask.rate_tokens(ask.output_tokens)
         if with_rates:
             if now >= self._rates_until or (self._has_rates[0] and self._requests < 1):
                 return None
-            if per_minute is not None:
-                if ask.rate_tokens > per_minute or ask.rate_tokens > self._tokens:
+            if self.plan.tokens_per_minute is not None:
+                # A slice is a tenth of what was free, so a default cap takes no more than its share.
+                if units > self._tokens:
                     return None
-                self._tokens -= ask.rate_tokens
+                self._tokens -= units
             self._requests -= 1
         self.free -= nano
         self.held += nano
@@ -101,6 +102,7 @@ class Slice:
         return Hold(
             ask=ask,
             output_tokens=ask.output_tokens,
+            rate_tokens=units,
             nano=nano,
             admitted_at=now,
             requests=_shown(leased.requests_view, self._requests),
@@ -131,26 +133,26 @@ class Slice:
         self.unseen += unseen
         self.free += nano - spent - unseen
 
-    def hold_again(self, ask: Ask) -> int | None:
+    def hold_again(self, ask: Ask, output_tokens: int) -> int | None:
         """Nano-USD held for a further attempt of an admitted request; None when there is not enough."""
-        nano = hold_nano(ask, ask.output_tokens)
+        nano = hold_nano(ask, output_tokens)
         if self.is_retired or not self._affords(ask, nano):
             return None
         self.free -= nano
         self.held += nano
         return nano
 
-    def leave(self, ask: Ask, used: int | None, admitted_at: float, now: float) -> None:
+    def leave(self, hold: Hold, used: int | None, now: float) -> None:
         """A request has ended: its place is free, and its tokens are corrected."""
         self.in_flight -= 1
         per_minute = self.plan.tokens_per_minute
         if per_minute is None or used is None:
             return
-        more = used - ask.rate_tokens
+        more = used - hold.rate_tokens
         if more >= 0:
             self._debt += more
         elif not self.is_retired:
-            self._tokens += max(-more - (now - admitted_at) * per_minute / 60, 0.0)
+            self._tokens += max(-more - (now - hold.admitted_at) * per_minute / 60, 0.0)
 
     @property
     def is_done(self) -> bool:

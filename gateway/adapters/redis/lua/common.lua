@@ -202,13 +202,18 @@ local function settle_money(state, held, nano, spent, unseen, now)
   end
 end
 
--- An ask is {hold, prompt_nano, nano_per_million, output_tokens, explicit, rate_tokens, lease, least_tokens,
--- rate_cap}: the tokens that its prompt and the least useful output take, and the cap of a minute's tokens.
+-- An ask is {hold, prompt_nano, nano_per_million, output_tokens, explicit, prompt_tokens, lease, choices,
+-- most_output}: the last is a cap on its output cap.
 -- Nano-USD of the ask with this cap, rounded up: core/admission.hold_nano.
 local function hold_nano(ask, cap)
   local rest = math.fmod(ask[3], SECOND)
   local part = cap * rest
   return ask[2] + cap * quotient(ask[3], SECOND) + quotient(part + SECOND - 1, SECOND)
+end
+
+-- The part of what is left that a cap which nobody asked for may take.
+local function share(room)
+  return math.min(math.max(quotient(room, 4), 1024), room)
 end
 
 -- The cap that fits into `room`, or nil: core/admission.fit_output. The division by the rate runs digit by
@@ -228,18 +233,29 @@ local function fit(ask, room)
     affordable = affordable * 10 + quotient(rest, rate)
     rest = math.fmod(rest, rate)
   end
-  if ask[5] == 0 then
-    wanted = math.min(wanted, math.max(quotient(affordable, 4), 1024))
-  end
+  if ask[5] == 0 then wanted = math.min(wanted, share(affordable)) end
   local cap = math.min(wanted, affordable)
   if cap >= math.min(ask[4], 16) then return cap end
   return nil
 end
 
--- What an ask takes of tokens per minute: core/admission.rate_units.
-local function rate_units(ask, per_minute)
-  if ask[5] == 1 then return ask[6] end
-  return math.max(ask[8], math.min(ask[6], per_minute))
+-- What an ask with this output cap takes of tokens per minute.
+local function rate_units(ask, cap)
+  return ask[6] + cap * ask[8]
+end
+
+-- The least output cap with which an ask need not wait: core/admission.least_output.
+local function least_output(ask, per_minute)
+  if ask[5] == 1 then return ask[4] end
+  local useful = math.min(1024, math.floor(per_minute / (8 * ask[8])))
+  local fitting = math.floor((per_minute - ask[6]) / ask[8])
+  return math.min(ask[4], math.max(16, math.min(useful, fitting)))
+end
+
+-- The output cap that takes no more than `free` tokens: core/admission.fit_rate.
+local function fit_rate(ask, free)
+  if ask[5] == 1 then return ask[4] end
+  return math.max(math.min(ask[4], share(math.floor((free - ask[6]) / ask[8]))), 0)
 end
 
 -- The index of the tightest hard budget, or nil without any.
