@@ -1,6 +1,7 @@
 """Floor 4: the object graph. Everything is built here, from a checked configuration, and nowhere else."""
 
 import asyncio
+import functools
 import gc
 import itertools
 import random
@@ -28,6 +29,7 @@ from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
 from gateway.core.pricing import PriceBook
 from gateway.identity import Authenticator
+from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline, Rulebook
 from gateway.ports import BudgetView, Upstream
 from gateway.relay import Relay
@@ -106,7 +108,7 @@ class Gateway:
             DataPlane(self.pipeline, request_ids()),
             data_socket,
             drain_seconds=server.drain_seconds,
-            protocol=DataProtocol,
+            protocol=functools.partial(DataProtocol, outbox=Outbox()),
         )
         token = server.admin.token
         admin = admin_app(

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import uvicorn
 
@@ -43,14 +43,14 @@ class Listening:
         listener: socket.socket,
         *,
         drain_seconds: float,
-        protocol: type[asyncio.Protocol] | None = None,
+        protocol: Callable[..., asyncio.Protocol] | None = None,
     ) -> None:
         """`app` is an ASGI application, or what `protocol` takes instead of one."""
         config = uvicorn.Config(
             app,
             interface="asgi3",
             loop="none",
-            http=protocol or "httptools",
+            http=cast("Any", protocol) or "httptools",
             ws="none",
             lifespan="off",
             log_config=None,

@@ -19,6 +19,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from gateway.core.errors import InvalidRequest
+from gateway.outbox import Outbox
 from gateway.web.exchange import Exchange, Handler, refusal
 from gateway.web.limits import Limits, RequestTimeout
 from gateway.web.reading import RequestReader
@@ -45,6 +46,7 @@ class DataProtocol(asyncio.Protocol):
         "_is_stopping",
         "_lingering_since",
         "_loop",
+        "_outbox",
         "_reader",
         "_refusal",
         "_server_fields",
@@ -55,6 +57,7 @@ class DataProtocol(asyncio.Protocol):
         "_unread_bytes",
         "_unread_since",
         "_waiting",
+        "_written_in",
         "is_congested",
     )
 
@@ -64,9 +67,14 @@ class DataProtocol(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        outbox: Outbox,
     ) -> None:
+        """`outbox` is shared by all connections of the server."""
         self._handler = cast("Handler", config.loaded_app)
         self._state = server_state
+        self._outbox = outbox
+        self._written_in = -1
         self._loop = _loop or asyncio.get_running_loop()
         now = self._loop.time()
         self._reader = RequestReader(self, self.limits, self._take, self._pause_reading, now)
@@ -133,6 +141,7 @@ class DataProtocol(asyncio.Protocol):
         """The server drains: close when idle, else after the answer under way."""
         self._is_stopping = True
         if self._active is None:
+            self._outbox.flush()
             self._transport.close()
         else:
             self._active.keep_alive = False
@@ -149,10 +158,16 @@ class DataProtocol(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue `data` for the client, if it is still there."""
-        if not self._transport.is_closing():
-            self._transport.write(data)
-        else:
+        outbox, transport = self._outbox, self._transport
+        if transport.is_closing():
             self.is_congested = True
+        elif self._written_in != outbox.turn:
+            self._written_in = outbox.turn
+            outbox.write(self._loop, transport, data)
+        else:
+            # Whoever writes on and on must hear of a congestion before the turn is over.
+            outbox.flush()
+            transport.write(data)
 
     async def drained(self) -> None:
         """Return once the client has read enough for more to be written, or has gone."""
@@ -194,6 +209,7 @@ class DataProtocol(asyncio.Protocol):
             # Its name only: the text of an error could hold the prompt.
             _log.error("handler.defect", kind=type(exc).__name__)
         except asyncio.CancelledError:
+            self._outbox.flush()
             self._transport.abort()  # the time to stop is over, also for what the client has yet to read
             raise
         finally:
@@ -251,6 +267,7 @@ class DataProtocol(asyncio.Protocol):
         self._waiting.clear()
         if self._transport.is_closing():
             return
+        self._outbox.flush()
         if not is_midway and reader.began_at is None and reader.arriving is None:
             self._transport.close()
         else:
@@ -260,6 +277,7 @@ class DataProtocol(asyncio.Protocol):
     def _cut_off(self, exchange: Exchange) -> None:
         """End the connection in a way that half an answer cannot pass for a whole one."""
         self._is_deaf = True
+        self._outbox.flush()
         if exchange.is_old and exchange.started and not self._transport.is_closing():
             # No length and no chunks: only a reset differs from the proper end.
             own = self._transport.get_extra_info("socket")

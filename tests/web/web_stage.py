@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import re
 import socket
@@ -13,6 +14,7 @@ import orjson
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import GatewayError
+from gateway.outbox import Outbox
 from gateway.web.exchange import Exchange
 from gateway.web.limits import Limits
 from gateway.web.listening import Listening, listen
@@ -346,7 +348,12 @@ class Stage:
         Limited.limits = limits
         self.handlers = Handlers()
         self.listener = listen("127.0.0.1", 0)
-        self.listening = Listening(self, self.listener, drain_seconds=drain_seconds, protocol=Limited)
+        self.listening = Listening(
+            self,
+            self.listener,
+            drain_seconds=drain_seconds,
+            protocol=functools.partial(Limited, outbox=Outbox()),
+        )
         self.port = self.listening.port
         self.complaints: list[dict[str, Any]] = []
         self._earlier: list[object] = []

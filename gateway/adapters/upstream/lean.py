@@ -4,13 +4,13 @@ import asyncio
 
 from gateway.adapters.upstream.connection import Connection
 from gateway.adapters.upstream.dial import Dialer
-from gateway.adapters.upstream.outbox import Outbox
 from gateway.adapters.upstream.pool import Pool
 from gateway.adapters.upstream.resolve import Lookup, Resolver, system_lookup
 from gateway.adapters.upstream.response import Failure, LeanResponse
 from gateway.adapters.upstream.tls import TlsContexts
 from gateway.core.endpoint import Endpoint
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.outbox import Outbox
 from gateway.ports import UpstreamRequest
 
 _CLOSED = Failure(FailureKind.CONNECT, "the client is closed")

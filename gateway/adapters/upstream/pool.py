@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.adapters.upstream.connection import Connection
-from gateway.adapters.upstream.outbox import Outbox
 from gateway.adapters.upstream.request_head import RequestHead
 from gateway.core.endpoint import Endpoint
+from gateway.outbox import Outbox
 
 
 class Pool:

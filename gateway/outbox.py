@@ -1,4 +1,4 @@
-"""Writes of one turn of the event loop, made together at its end.
+"""Floor 2: writes of one turn of the event loop, made together at its end, to clients and to upstreams.
 
 A system call leaves the processor's caches and predictors to the kernel, and the Python code after it runs
 slowly for a while. With many requests at once, their preparation then runs back to back, and the calls after
@@ -9,20 +9,23 @@ import asyncio
 
 
 class Outbox:
-    """One for each client. Holds a turn's writes only, each bounded by its caller."""
+    """One for each server or client. Holds a turn's writes only, each bounded by its caller."""
 
-    __slots__ = ("_pending",)
+    __slots__ = ("_pending", "turn")
 
     def __init__(self) -> None:
+        self.turn = 0  # grows with every flush
         self._pending: list[tuple[asyncio.Transport, bytes]] = []
 
     def write(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, data: bytes) -> None:
         """Write `data` to `transport` before the loop waits for events again."""
         if not self._pending:
-            loop.call_soon(self._flush)
+            loop.call_soon(self.flush)
         self._pending.append((transport, data))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write everything now: what comes next on a connection would overtake it, such as its close."""
+        self.turn += 1
         pending, self._pending = self._pending, []
         for transport, data in pending:
             if not transport.is_closing():
