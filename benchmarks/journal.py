@@ -73,7 +73,7 @@ class Subject:
             between = time.thread_time()
             for one in finals[window]:
                 self.appended += 1
-                self.journal.append(one, self.appended)
+                self.journal.append([(one, self.appended)])
             seconds["intend"] += between - begun
             seconds["append"] += time.thread_time() - between
         self.journal.release(self.appended)

@@ -54,8 +54,12 @@ class Gateway:
         self._clock = SystemClock()
         self._built = built
         self._upstream = _upstream(server.upstream_client)
+        outbox = Outbox()
         self._ledger: JournaledLedger = open_journaled_ledger(
-            settings.ledger.get_secret_value(), folder=server.journal_dir, sync=server.journal_sync
+            settings.ledger.get_secret_value(),
+            folder=server.journal_dir,
+            sync=server.journal_sync,
+            outbox=outbox,
         )
         self._admission = open_admission(
             state=settings.state.get_secret_value(),
@@ -108,7 +112,7 @@ class Gateway:
             DataPlane(self.pipeline, request_ids()),
             data_socket,
             drain_seconds=server.drain_seconds,
-            protocol=functools.partial(DataProtocol, outbox=Outbox()),
+            protocol=functools.partial(DataProtocol, outbox=outbox),
         )
         token = server.admin.token
         admin = admin_app(

@@ -6,26 +6,37 @@ it; measured at 32 connections, a request takes a quarter less time. A request a
 """
 
 import asyncio
+from collections.abc import Callable
 
 
 class Outbox:
     """One for each server or client. Holds a turn's writes only, each bounded by its caller."""
 
-    __slots__ = ("_pending", "turn")
+    __slots__ = ("_first", "_pending", "turn")
 
     def __init__(self) -> None:
         self.turn = 0  # grows with every flush
+        self._first: list[Callable[[], None]] = []
         self._pending: list[tuple[asyncio.Transport, bytes]] = []
 
     def write(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, data: bytes) -> None:
         """Write `data` to `transport` before the loop waits for events again."""
-        if not self._pending:
+        if not self._pending and not self._first:
             loop.call_soon(self.flush)
         self._pending.append((transport, data))
+
+    def before(self, callback: Callable[[], None]) -> None:
+        """Call `callback` ahead of this turn's writes."""
+        if not self._pending and not self._first:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._first.append(callback)
 
     def flush(self) -> None:
         """Write everything now: what comes next on a connection would overtake it, such as its close."""
         self.turn += 1
+        first, self._first = self._first, []
+        for callback in first:
+            callback()
         pending, self._pending = self._pending, []
         for transport, data in pending:
             if not transport.is_closing():

@@ -62,7 +62,7 @@ class Worker(RuleBasedStateMachine):
         for name in ending:
             self.under_way.remove(name)
             self.appended += 1
-            self.journal.append(final(name), self.appended)
+            self.journal.append([(final(name), self.appended)])
             self.ended.add(name)
             self.queue.append(name)
 

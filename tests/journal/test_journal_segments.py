@@ -48,7 +48,7 @@ def test_an_intent_without_an_end_is_presumed_and_an_end_is_final(
 ) -> None:
     journal.intend(intent(1))
     journal.intend(intent(2))
-    journal.append(final(1), 1)
+    journal.append([(final(1), 1)])
     crash(journal)
     assert found_dead(folder) == [final(1), intent(2)]
 
@@ -65,7 +65,7 @@ def test_a_segment_goes_once_all_in_it_has_ended_and_is_committed(
 ) -> None:
     for number in range(1, 101):
         journal.intend(intent(number))
-        journal.append(final(number), number)
+        journal.append([(final(number), number)])
     many = len(segments(folder))
     assert many > 10
     journal.release(0)
@@ -85,10 +85,10 @@ def test_an_intent_keeps_its_segment_until_its_end_is_written(
     journal.intend(intent("long"))
     for number in range(1, 31):
         journal.intend(intent(number))
-        journal.append(final(number), number)
+        journal.append([(final(number), number)])
     journal.release(30)
     assert len(segments(folder)) == 2
-    journal.append(final("long"), 31)
+    journal.append([(final("long"), 31)])
     journal.release(30)  # the end is in a younger segment, which stays until it is committed
     assert len(segments(folder)) == 1
     crash(journal)
@@ -102,10 +102,10 @@ def test_a_long_answer_does_not_keep_everything(journal: Journal, folder: Journa
         for _ in range(3):
             number += 1
             journal.intend(intent(number))
-            journal.append(final(number), number)
+            journal.append([(final(number), number)])
         if batch >= 30:
             number += 1
-            journal.append(final(f"long-{batch - 30}"), number)
+            journal.append([(final(f"long-{batch - 30}"), number)])
         journal.release(number)
         assert journal.total_bytes() < SMALL.total_bytes
         assert journal.has_room()
@@ -121,7 +121,7 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
     while journal.has_room():
         number += 1
         journal.intend(intent(number))
-        journal.append(final(number), number)
+        journal.append([(final(number), number)])
     assert "MiB wait to be committed" in (journal.problem() or "")
     journal.intend(intent("admitted before"))  # what was admitted is still written down
     journal.release(number)
@@ -146,7 +146,7 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
     assert journal.has_room()
     assert journal.problem() is None
     journal.intend(intent("later"))
-    journal.append(final("later"), 1)
+    journal.append([(final("later"), 1)])
     crash(journal)
     found = outcomes(folder)
     assert found["req_1:1"] == "presumed"
@@ -158,8 +158,8 @@ def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: Jou
     journal.intend(intent(1))
     journal.intend(intent(2))
     disk.left_bytes = 10
-    journal.append(final(1), 1)
-    journal.append(final(2), 2)
+    journal.append([(final(1), 1)])
+    journal.append([(final(2), 2)])
     assert not journal.has_room()
     disk.left_bytes = 100_000
     journal.release(0)
@@ -171,13 +171,13 @@ def test_an_end_that_was_written_late_keeps_its_segment_too(folder: JournalFolde
     journal, disk = with_quota(folder, 100_000)
     journal.intend(intent(1))
     disk.left_bytes = 0
-    journal.append(final(1), 1)
+    journal.append([(final(1), 1)])
     disk.left_bytes = 100_000
     journal.release(0)
     for number in range(2, 21):
         journal.intend(intent(number))
     for number in range(2, 21):  # ends in younger segments
-        journal.append(final(number), number)
+        journal.append([(final(number), number)])
     journal.release(0)
     crash(journal)
     assert set(outcomes(folder).values()) == {"success"}
@@ -188,7 +188,7 @@ def test_an_end_that_is_committed_needs_no_place_on_the_disk(folder: JournalFold
     journal, disk = with_quota(folder, 100_000)
     journal.intend(intent(1))
     disk.left_bytes = 0
-    journal.append(final(1), 1)
+    journal.append([(final(1), 1)])
     journal.release(1)
     journal.close(1)
     assert segments(folder) == []
@@ -208,7 +208,7 @@ def test_a_torn_write_that_cannot_be_cut_off_hurts_nobody_else(folder: JournalFo
     disk.left_bytes = 100_000
     journal.release(0)
     journal.intend(intent(3))
-    journal.append(final(3), 1)
+    journal.append([(final(3), 1)])
     crash(journal)
     assert outcomes(folder) == {"req_1:1": "presumed", "req_3:1": "success"}
 
@@ -217,9 +217,9 @@ def test_a_worker_that_closes_leaves_what_the_ledger_does_not_have(
     journal: Journal, folder: JournalFolder
 ) -> None:
     journal.intend(intent(1))
-    journal.append(final(1), 1)
+    journal.append([(final(1), 1)])
     journal.intend(intent(2))
-    journal.append(final(2), 2)
+    journal.append([(final(2), 2)])
     journal.close(1)
     assert outcomes(folder) == {"req_1:1": "success", "req_2:1": "success"}
 

@@ -54,7 +54,7 @@ class Home:
         for number in range(sent):
             journal.intend(intent(f"{journal._claim.worker}-{number}"))
         for number in range(ended):
-            journal.append(final(f"{journal._claim.worker}-{number}"), number + 1)
+            journal.append([(final(f"{journal._claim.worker}-{number}"), number + 1)])
         crash(journal)
 
     def rows(self) -> dict[str, str]:

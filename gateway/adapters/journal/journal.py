@@ -1,7 +1,7 @@
 """The journal of one living worker: what it is about to send, and how that ended.
 
 Rules:
-- An intent is with the kernel before its request is sent, a final record before it waits for the database.
+- An intent is with the kernel before its request is sent, a final record before its client can know.
 - A segment goes once every intent in it has a final record and every final record in it is committed. What is
   still under way in an old segment is copied ahead when the journal has grown large.
 - A write that fails changes nothing: an intent is refused with its request, a final record is written later.
@@ -10,6 +10,7 @@ Everything runs on the event loop's thread, but for `sync`.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -72,19 +73,20 @@ class Journal:
             ) from exc
         segment.open[record.attempt_id] = frame
 
-    def append(self, record: UsageRecord, number: int) -> None:
-        """Write how `record`'s attempt ended. `number` grows with each; `release` speaks of the same one."""
-        frame = final_frame(record)
-        attempt_id = record.attempt_id
+    def append(self, ended: Sequence[tuple[UsageRecord, int]]) -> None:
+        """Write how attempts ended, in one write. Their numbers grow; `release` speaks of the same ones."""
+        frames = [final_frame(record) for record, _ in ended]
         try:
-            segment = self._put(frame)
+            segment = self._put(b"".join(frames))
         except OSError as exc:
             self._note_failure(exc)
-            self._unwritten.append(_Unwritten(number, attempt_id, frame))
+            for (record, number), frame in zip(ended, frames, strict=True):
+                self._unwritten.append(_Unwritten(number, record.attempt_id, frame))
             return
-        segment.last_final = number
-        if segment.open.pop(attempt_id, None) is None:
-            self._close_elsewhere(attempt_id)
+        for record, number in ended:
+            segment.last_final = number
+            if segment.open.pop(record.attempt_id, None) is None:
+                self._close_elsewhere(record.attempt_id)
 
     def release(self, committed: int) -> None:
         """Final records up to number `committed` are in the ledger: try what failed, remove what is done."""

@@ -15,6 +15,7 @@ from gateway.adapters.journal.replay import Replay
 from gateway.adapters.ledger import LedgerUnavailable, LedgerWriter
 from gateway.core.errors import Unavailable
 from gateway.core.record import UsageRecord
+from gateway.outbox import Outbox
 
 _log = structlog.get_logger("tollway.journal")
 
@@ -44,18 +45,22 @@ class JournaledLedger:
         folder: JournalFolder,
         *,
         sync: Sync = "off",
+        outbox: Outbox | None = None,
         files: Files | None = None,
         limits: JournalLimits | None = None,
         upkeep: Upkeep | None = None,
     ) -> None:
+        """`outbox` is that of the answers: how an attempt ended is noted before its client can know it."""
         self._writer = writer
         self._folder = folder
         self._sync = sync
+        self._outbox = outbox or Outbox()
         self._files = files
         self._limits = limits
         self._upkeep = upkeep or Upkeep()
         self._journal: Journal | None = None
         self._appended = 0
+        self._ended: list[tuple[UsageRecord, int]] = []
         self._problem: str | None = None
         self._stop = asyncio.Event()
         self._room = asyncio.Event()
@@ -104,13 +109,18 @@ class JournaledLedger:
         """
         if self._journal is None:
             raise Unavailable("The gateway is shutting down. Retry elsewhere.", retry_after_seconds=1.0)
+        if self._ended:
+            self._note_ended()  # in the order of events, so that a number is never skipped
         self._journal.intend(record)
 
     def append(self, record: UsageRecord) -> None:
         """Take a final record. Never blocks for long, and never drops."""
         self._appended += 1
         if self._journal is not None:
-            self._journal.append(record, self._appended)
+            if not self._ended:
+                # Those of one turn of the loop take one write, ahead of their answers' last bytes.
+                self._outbox.before(self._note_ended)
+            self._ended.append((record, self._appended))
         self._writer.append(record)
 
     async def flush(self) -> None:
@@ -152,7 +162,13 @@ class JournaledLedger:
             claim.give_up()
             raise
 
+    def _note_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        if ended and self._journal is not None:
+            self._journal.append(ended)
+
     def _leave(self, committed: int) -> None:
+        self._note_ended()
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.close(committed)
