@@ -263,3 +263,31 @@ def test_a_retired_deployment_is_built_and_the_planner_leaves_it_out(tmp_path: P
     gpt = made.policy.deployments["gpt-4o"]
     assert gpt.retires_at is not None
     assert gpt.retires_at <= datetime.datetime.combine(TODAY, datetime.time(), datetime.UTC).timestamp()
+
+
+def test_lines_successors_and_licences_come_from_the_whole_file(tmp_path: Path):
+    made = built(
+        tmp_path,
+        ("successor: null", "successor: llama-4-scout"),
+        ("org: {", "org: {licensee_eu_domiciled: true, license_conflicts: forbid, "),
+    )
+    gpt, llama = (made.policy.deployments[name] for name in ("gpt-4o", "llama-4-scout"))
+    assert gpt.successors == ("llama-4-scout",)
+    assert (gpt.lines["zone"], gpt.lines["accepts"], gpt.lines["retires_on"]) == (29, 31, 36)
+    assert llama.license_conflict is not None
+    assert llama.marginal_rate == 0
+    assert made.policy.zone_lines == {"public": 16, "internal": 17, "confidential": 18, "restricted": 19}
+    assert made.policy.models["auto"].line == 55
+
+
+def test_a_model_as_successor_means_the_deployments_that_it_uses(tmp_path: Path):
+    made = built(tmp_path, ("successor: null", "successor: auto"))
+    assert made.policy.deployments["gpt-4o"].successors == ("llama-4-scout",)
+
+
+def test_a_misspelt_pool_in_a_rule_is_told_with_its_line(tmp_path: Path):
+    (found,) = problems(tmp_path, ("budget.used > 0.8", 'pool["llama-4-scot"].outstanding > 8'))
+    assert str(found).endswith(
+        "tollway.yaml:59: models.auto.rules[1].when: column 1: pool has no 'llama-4-scot'; "
+        "did you mean 'llama-4-scout'? known are gpt-4o, llama-4-scout"
+    )

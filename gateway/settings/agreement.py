@@ -3,11 +3,14 @@
 import datetime
 from typing import Final
 
+from gateway.core.licenses import TERMS, conflict
 from gateway.settings.findings import Findings
+from gateway.settings.kinds import exact_number
 from gateway.settings.places import Place
 from gateway.settings.references import Check
 
 SHORTEST_SAFE_SECRET: Final = 16  # characters
+RETIREMENT_NOTICE_DAYS: Final = 30
 _NEEDS_KEY: Final = frozenset({"openai", "azure"})
 _NEEDS_BASE_URL: Final = frozenset({"openai", "azure", "openai-compatible"})
 _GENERATES: Final = frozenset({"chat", "completions", "responses", "audio", "images", "videos", "realtime"})
@@ -130,18 +133,45 @@ def check_secrets(root: Place, findings: Findings) -> None:
         )
 
 
+def check_licenses(root: Place, findings: Findings) -> None:
+    """Says where a licence withholds its rights; whether its weights are then used is the file's choice."""
+    org = root["org"]
+    users = exact_number(org["monthly_users"].text)
+    forbids = org["license_conflicts"].text == "forbid"
+    then = (
+        "the deployment is not used" if forbids else "it is used all the same (org.license_conflicts: warn)"
+    )
+    for _, deployment in root["deployments"].entries():
+        license_name = deployment["license"]
+        if license_name.text is None:
+            continue
+        if license_name.text not in TERMS:
+            hint = license_name.hint(TERMS)
+            findings.warn(license_name, f"no terms of this licence are known, so none are checked{hint}")
+            continue
+        found = conflict(
+            license_name.text,
+            eu_domiciled=org["licensee_eu_domiciled"].text == "true",
+            monthly_users=None if users is None else int(users),
+        )
+        if found is not None:
+            findings.warn(license_name, f"{found}: {then}")
+
+
 def check_retirement(root: Place, findings: Findings, today: datetime.date) -> None:
     for _, deployment in root["deployments"].entries():
         retires_on, successor = deployment["retires_on"], deployment["successor"]
         if successor.exists and not retires_on.exists:
             findings.warn(successor, "has no effect without retires_on")
         try:
-            is_past = datetime.date.fromisoformat(retires_on.text or "") < today
+            days = (datetime.date.fromisoformat(retires_on.text or "") - today).days
         except ValueError:
             continue
-        if is_past:
-            named = f"its successor is {successor.quoted}" if successor.text else "it names no successor"
+        named = f"its successor is {successor.quoted}" if successor.text else "it names no successor"
+        if days < 0:
             findings.warn(retires_on, f"is in the past, so this deployment is not used; {named}")
+        elif days <= RETIREMENT_NOTICE_DAYS:
+            findings.warn(retires_on, f"is its last day, {days} days from now; {named}")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -150,4 +180,5 @@ CHECKS: tuple[Check, ...] = (
     check_token_bounds,
     check_budgets,
     check_secrets,
+    check_licenses,
 )

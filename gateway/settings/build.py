@@ -5,14 +5,18 @@ any other problem of the file: all at once, with line and path.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from zoneinfo import ZoneInfo
+
+from msgspec import structs
 
 from gateway.adapters.cel import CelCompiler, ConditionError
 from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.core import catalog
 from gateway.core.detect import Detectors
+from gateway.core.licenses import conflict
 from gateway.core.money import nano_from_usd
 from gateway.core.policy import Policy
 from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
@@ -58,6 +62,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
         raise_to=found,
         models=models,
         deployments=deployments,
+        zone_lines=_zone_lines(loaded, settings.privacy.classes),
     )
     scopes = _scopes(settings, zone)
     return (
@@ -95,11 +100,44 @@ def _deployments(
         if given.provider == "litellm" or not _has_address(given):
             continue  # not in force yet, which the loading has said; models that use it say it again
         try:
-            deployments[name] = build_deployment(name, given, networks, prices, zone)
+            deployment = build_deployment(name, given, networks, prices, zone)
+            deployments[name] = _in_its_file(deployment, given, loaded, settings)
         except DeploymentError as error:
             path = ("deployments", name, *error.field.split("."))
             report(loaded.problem(path, error.message))
     return deployments
+
+
+def _in_its_file(
+    deployment: catalog.Deployment, given: schema.Deployment, loaded: Loaded, settings: Settings
+) -> catalog.Deployment:
+    """The deployment with what the rest of the file says about it."""
+    org = settings.org
+    forbidden = None
+    if org.license_conflicts == "forbid" and given.license is not None:
+        forbidden = conflict(
+            given.license,
+            eu_domiciled=bool(org.licensee_eu_domiciled),
+            monthly_users=org.monthly_users,
+        )
+    marginal = None if given.cost is None else nano_from_usd(given.cost.marginal_usd_per_million_tokens)
+    where = ("deployments", deployment.name)
+    return structs.replace(
+        deployment,
+        successors=_successors(deployment.name, given, settings),
+        license_conflict=forbidden,
+        marginal_rate=marginal,
+        lines={field: loaded.line_of((*where, field)) for field in schema.Deployment.model_fields},
+    )
+
+
+def _successors(name: str, given: schema.Deployment, settings: Settings) -> tuple[str, ...]:
+    """The deployments that take the place of `name`: the one that it names, or those of the model."""
+    if given.successor is None:
+        return ()
+    if given.successor in settings.deployments:
+        return (given.successor,)
+    return tuple(item for item in settings.models[given.successor].use if item != name)
 
 
 def _has_address(given: schema.Deployment) -> bool:
@@ -112,7 +150,9 @@ def _models(
     deployments: dict[str, catalog.Deployment],
     report: Callable[[Problem], None],
 ) -> dict[str, catalog.Model]:
-    compiler = CelCompiler()
+    # A pool that is not in force yet has no facts, so nothing can be said about its name either.
+    is_whole = len(deployments) == len(settings.deployments)
+    compiler = CelCompiler(pools=deployments if is_whole else None)
     models = {}
     for name, given in settings.models.items():
         rules = []
@@ -123,16 +163,43 @@ def _models(
             except ConditionError as error:
                 report(loaded.problem(path, str(error)))
                 continue
-            rules.append(catalog.Rule(index + 1, loaded.line_of(path), rule.when, rule.use))
+            rules.append(_rule(index + 1, loaded.line_of(path), rule))
         models[name] = catalog.Model(
             name=name,
             use=tuple(deployments[item] for item in given.use if item in deployments),
             prefer=catalog.Objective(given.prefer),
-            weights={item: float(share) for item, share in given.weights.items()},
+            weights=_shares(given.weights),
+            sticky=given.sticky,
+            quality=_shares(given.quality),
+            marginal=given.local_cost == "marginal",
             rules=compiler.rule_set(tuple(rules)) if rules else None,
             created=int(time.time()),
+            line=loaded.line_of(("models", name, "use")),
         )
     return models
+
+
+def _rule(number: int, line: int, given: schema.Rule) -> catalog.Rule:
+    return catalog.Rule(
+        number,
+        line,
+        given.when,
+        given.use,
+        prefer=catalog.Objective(given.prefer),
+        weights=_shares(given.weights),
+        sticky=given.sticky,
+        refuse=given.refuse,
+    )
+
+
+def _shares(given: Mapping[str, Decimal]) -> dict[str, float]:
+    return {name: float(share) for name, share in given.items()}
+
+
+def _zone_lines(loaded: Loaded, classes: Iterable[str]) -> dict[str, int]:
+    """The line of each class in `privacy.zones`; none when the file says nothing about privacy."""
+    zones = loaded.root["privacy"]["zones"]
+    return {name: zones[name].line for name in classes if zones[name].node is not None}
 
 
 def _scopes(settings: Settings, zone: ZoneInfo) -> dict[tuple[str, str], Scope]:

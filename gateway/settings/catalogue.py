@@ -12,6 +12,7 @@ from gateway.settings.kinds import (
     Count,
     Date,
     FilePath,
+    Flag,
     HeaderName,
     HeaderValue,
     Name,
@@ -45,6 +46,7 @@ Serves = Literal[
 Modality = Literal["text", "image", "audio", "video", "file"]
 Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
 StopsWhenLeft = Literal["never", "streams", "always"]
+Prefer = Literal["cost", "latency", "quality", "order", "weights"]
 Detector = Literal["email", "credit_card", "iban", "jp_my_number", "us_ssn", "secret"]
 
 STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
@@ -133,6 +135,10 @@ class PoolCost(Section):
     saturation_tokens_per_second: Amount | None = Field(
         default=None,
         description="tokens/s of one replica under full load; the transfer price is derived from it",
+    )
+    marginal_usd_per_million_tokens: Usd = Field(
+        default=Decimal(0),
+        description="USD that a million more tokens cost on GPUs that run anyway, such as their power",
     )
 
 
@@ -250,18 +256,42 @@ class Deployment(Section):
 class Rule(Section):
     when: Text = Field(description="CEL condition")
     use: tuple[Name, ...] = Field(
-        description="deployments that remain, in this order; part of the model's `use`", min_length=1
+        default=(),
+        description="deployments that remain, part of the model's `use`; required unless it refuses",
+    )
+    prefer: Prefer = Field(
+        default="order", description="how to choose among those that remain; order is that of this `use`"
+    )
+    weights: Annotated[dict[Name, Share], AllowBlank] = Field(
+        default={}, description="share of each deployment of this `use`, with `prefer: weights`"
+    )
+    sticky: Flag = Field(
+        default=False, description="with `prefer: weights`: a session or user stays with one deployment"
+    )
+    refuse: Text | None = Field(
+        default=None, description="message with which the request is refused, instead of `use`"
     )
 
 
 class Model(Section):
     use: tuple[Name, ...] = Field(description="deployments that may answer", min_length=1)
-    prefer: Literal["cost", "latency", "order", "weights"] = Field(
+    prefer: Prefer = Field(
         default="order", description="how to choose among those allowed; order is that of `use`"
     )
     weights: Annotated[dict[Name, Share], AllowBlank] = Field(
         default={}, description="share of each deployment of `use`, with `prefer: weights`"
     )
+    sticky: Flag = Field(
+        default=False, description="with `prefer: weights`: a session or user stays with one deployment"
+    )
+    quality: Annotated[dict[Name, Share], AllowBlank] = Field(
+        default={}, description="rating of each deployment, with `prefer: quality`: the best first"
+    )
+    local_cost: Literal["amortised", "marginal"] = Field(
+        default="amortised",
+        description="what own GPUs count for when costs are compared: their transfer price, or only what "
+        "more tokens add (`cost.marginal_usd_per_million_tokens`)",
+    )
     rules: tuple[Rule, ...] = Field(
-        default=(), description="the first whose `when` holds narrows or reorders `use`"
+        default=(), description="the first whose `when` holds narrows or reorders `use`, or refuses"
     )

@@ -201,6 +201,19 @@ def _date(value: object) -> datetime.date:
     raise refusal("must be a date written as 2027-01-14")
 
 
+def _local_time(value: object) -> datetime.datetime:
+    if isinstance(value, datetime.datetime) and value.tzinfo is None:
+        return value
+    if isinstance(value, str) and re.fullmatch(
+        r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?)?", value, re.ASCII
+    ):
+        try:
+            return datetime.datetime.fromisoformat(value)
+        except ValueError:
+            raise refusal("is no moment of the calendar") from None
+    raise refusal("must be a time written as 2027-01-14 18:30")
+
+
 def _time_zone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -239,4 +252,5 @@ Share = Annotated[
 Seconds = Annotated[float, BeforeValidator(_seconds), _number_schema(exclusiveMinimum=0)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Date = Annotated[datetime.date, BeforeValidator(_date)]
+LocalTime = Annotated[datetime.datetime, BeforeValidator(_local_time)]
 TimeZone = Annotated[str, BeforeValidator(nonempty), AfterValidator(_time_zone)]

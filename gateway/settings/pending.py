@@ -43,9 +43,6 @@ PENDING: Final[tuple[Pending, ...]] = (
     Pending(
         "deployments.*.serves.*", "requests to it are refused", but=("chat", "completions", "embeddings")
     ),
-    Pending("deployments.*.supports.*", "no request is checked for it", only=("n", "reasoning")),
-    Pending("deployments.*.successor", "requests after retires_on fail with an error that says so"),
-    Pending("deployments.*.license", "no request is refused or warned about for its licence"),
     Pending("features.*.capture", "nothing is kept", only=("true",)),
 )
 

@@ -36,6 +36,10 @@ class Place:
         return isinstance(self.node, Table)
 
     @property
+    def is_list(self) -> bool:
+        return isinstance(self.node, Items)
+
+    @property
     def text(self) -> str | None:
         """The text here; None where there is none, or a variable of it is not set."""
         if isinstance(self.node, Scalar) and not self.node.is_blank:

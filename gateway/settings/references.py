@@ -118,7 +118,10 @@ def check_models(root: Place, findings: Findings) -> None:
             deployments.require(used, findings)
         for rule in model["rules"].items():
             _check_rule_narrows(name, model, rule, findings)
-        _check_weights(model, findings)
+            _check_rule_decides(rule, findings)
+            _check_weights(rule, "the rule's", findings)
+        _check_weights(model, "the model's", findings)
+        _check_quality(model, findings)
 
 
 def _check_rule_narrows(name: str, model: Place, rule: Place, findings: Findings) -> None:
@@ -129,17 +132,48 @@ def _check_rule_narrows(name: str, model: Place, rule: Place, findings: Findings
             findings.error(used, f"a rule can only narrow: {used.quoted} is not in models.{name}.use{hint}")
 
 
-def _check_weights(model: Place, findings: Findings) -> None:
-    weights, used = model["weights"], model["use"].texts()
-    prefer = model["prefer"].text
+def _check_rule_decides(rule: Place, findings: Findings) -> None:
+    if not rule.is_mapping:
+        return
+    refuses, uses = rule["refuse"].exists, any(rule["use"].items())
+    if refuses and rule["use"].exists:
+        findings.error(rule["use"], "cannot stand beside refuse: a rule either refuses or says who remains")
+    elif not refuses and not uses and (not rule["use"].exists or rule["use"].is_list):
+        findings.error(rule["use"], "must not be empty: name the deployments that remain, or write refuse")
+    for key in ("prefer", "weights", "sticky"):
+        if refuses and rule[key].exists:
+            findings.error(rule[key], "has no effect beside refuse")
+
+
+def _check_quality(model: Place, findings: Findings) -> None:
+    quality, used = model["quality"], model["use"].texts()
+    ruled = any(rule["prefer"].text == "quality" for rule in model["rules"].items())
+    if model["prefer"].text != "quality" and not ruled:
+        if quality.exists:
+            findings.error(quality, "is only used with prefer: quality")
+        return
+    for name, rating in quality.entries():
+        if used and name not in used:
+            findings.error(rating, "is not in the model's `use`")
+    missing = [item.raw for item in model["use"].items() if item.text and item.text not in quality]
+    if missing and (quality.is_mapping or not quality.exists):
+        findings.error(quality, f"has no rating for {', '.join(missing)}: give one for each of `use`")
+
+
+def _check_weights(owner: Place, whose: str, findings: Findings) -> None:
+    """`owner` is a model or a rule."""
+    weights, used = owner["weights"], owner["use"].texts()
+    prefer = owner["prefer"].text
     if prefer != "weights":
-        if weights.exists and (prefer is not None or not model["prefer"].exists):
-            findings.error(weights, "is only used with prefer: weights")
+        if prefer is not None or not owner["prefer"].exists:
+            for place in (weights, owner["sticky"]):
+                if place.exists and place.text != "false":
+                    findings.error(place, "is only used with prefer: weights")
         return
     for name, weight in weights.entries():
         if used and name not in used:
-            findings.error(weight, "is not in the model's `use`")
-    missing = [item.raw for item in model["use"].items() if item.text and item.text not in weights]
+            findings.error(weight, f"is not in {whose} `use`")
+    missing = [item.raw for item in owner["use"].items() if item.text and item.text not in weights]
     if missing and (weights.is_mapping or not weights.exists):
         findings.error(weights, f"has no weight for {', '.join(missing)}: give one for each of `use`")
     if weights.keys() and all(exact_number(weight.text) == 0 for _, weight in weights.entries()):
@@ -170,6 +204,7 @@ def check_policy_tests(root: Place, findings: Findings) -> None:
         ("request.feature", names_of(root, "features", "feature")),
         ("request.key", names_of(root, "keys", "key")),
         ("request.privacy", classes_of(root)),
+        ("request.down.*", deployments),
         ("expect.deployment", deployments),
         ("expect.order.*", deployments),
         ("expect.never.*", deployments),
@@ -179,6 +214,9 @@ def check_policy_tests(root: Place, findings: Findings) -> None:
         for place in root.find(f"policy_tests.*.{pattern}"):
             names.require(place, findings)
     for test in root["policy_tests"].items():
+        for name, count in test["request"]["outstanding"].entries():
+            if deployments.lacks(name):
+                findings.error(count, "no deployment has this name")
         if test["expect"].is_mapping and not test["expect"].keys():
             findings.error(test["expect"], "expects nothing: name what must come out, such as deployment")
 

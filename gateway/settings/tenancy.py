@@ -1,5 +1,6 @@
 """Schema of who asks and who pays: `org`, `teams`, `features`, `keys`, and the `policy_tests`."""
 
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,10 +12,12 @@ from gateway.settings.kinds import (
     Count,
     Date,
     Flag,
+    LocalTime,
     Name,
     Percent,
     Secret,
     Section,
+    Share,
     Text,
     TimeZone,
 )
@@ -69,6 +72,10 @@ class Org(Payer):
     monthly_users: Count | None = Field(
         default=None, description="monthly active users, for licences that ask"
     )
+    license_conflicts: Literal["warn", "forbid"] = Field(
+        default="warn",
+        description="where a licence withholds its rights: only warn at load, or never use the deployment",
+    )
 
 
 class Team(Payer):
@@ -112,6 +119,18 @@ class SampleRequest(Section):
     prompt_tokens: Count | None = Field(default=None, description="length of the prompt, tokens")
     max_output_tokens: Count | None = Field(default=None, description="cap on the output, tokens")
     tags: Annotated[dict[Name, Text], AllowBlank] = Field(default={}, description="tags of the request")
+    session: Text | None = Field(default=None, description="x-tollway-session of the request")
+    user: Text | None = Field(default=None, description="user that the client names")
+    at: LocalTime | None = Field(
+        default=None, description="when it is sent, in `org.timezone`; left out: now"
+    )
+    budget_used: Share = Field(
+        default=Decimal(0), description="share that is used of the fullest budget, 1 being all of it"
+    )
+    outstanding: Annotated[dict[Name, Count], AllowBlank] = Field(
+        default={}, description="requests under way at deployments"
+    )
+    down: tuple[Name, ...] = Field(default=(), description="deployments of which no replica is available")
 
 
 class Expectation(Section):

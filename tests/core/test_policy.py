@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.builders import (
@@ -16,12 +17,14 @@ from core.builders import (
     names,
     parsed,
     planner,
+    policy,
     price,
     principal,
     rates,
     scope,
 )
 from gateway.adapters.cel import CelCompiler
+from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
 from gateway.core.constraints import Constraint
@@ -34,7 +37,7 @@ from gateway.core.errors import (
     UnsupportedModality,
     UpstreamFailure,
 )
-from gateway.core.policy import Plan, Planner
+from gateway.core.policy import Plan, Planner, Refused
 from gateway.core.tenancy import Principal
 
 PAYER = principal()
@@ -494,3 +497,247 @@ def test_a_plan_says_what_it_is_a_plan_for():
     item = model(local())
     found = plan(item, None, "restricted", payer=principal(scope()))
     assert (found.model, found.privacy) == (item, "restricted")
+
+
+# --- reasons and their lines ---
+
+
+def test_each_reason_has_the_line_of_the_file_that_gives_it():
+    lines = {"accepts": 31, "supports": 32, "zone": 29, "context_tokens": 33, "retires_on": 35, "license": 36}
+    for constraint, (wanting, body, privacy) in WANTING.items():
+        found = plan(model(msgspec.structs.replace(wanting, lines=lines), local()), body, privacy)
+        (reason,) = found.excluded
+        field = {
+            "modality": "accepts",
+            "capability": "supports",
+            "privacy": "zone",
+            "context": "context_tokens",
+        }
+        field |= {"retired": "retires_on"}
+        assert reason.line == lines.get(field.get(str(constraint), ""))
+
+
+def test_what_privacy_forbids_is_said_by_the_line_of_the_class_where_there_is_one():
+    item = model(deployment(lines={"zone": 29}), local())
+    rules_of = msgspec.structs.replace(policy(item), zone_lines={"confidential": 17})
+    plans = Planner(rules_of, Fleet(rules_of.deployments.values()))
+    assert plan(item, None, "confidential", plans=plans).excluded[0].line == 17
+    assert plan(item, None, "restricted", plans=plans).excluded[0].line == 29
+
+
+def test_a_refused_request_has_the_same_reasons_as_a_planned_one():
+    wanting, body, privacy = WANTING[Constraint.MODALITY]
+    item = model(wanting)
+    found = planner(item).decide(parsed(body), PAYER, item, privacy, moment())
+    assert isinstance(found, Refused)
+    assert [(one.deployment, one.constraint) for one in found.excluded] == [("other", Constraint.MODALITY)]
+    assert isinstance(found.error, UnsupportedModality)
+
+
+# --- capabilities that a file need not mention ---
+
+
+@pytest.mark.parametrize(
+    ("capability", "members"),
+    [
+        (Capability.CHOICES, {"n": 2}),
+        (Capability.REASONING, {"reasoning_effort": "high"}),
+    ],
+)
+def test_n_and_reasoning_are_asked_for_where_a_deployment_of_the_model_has_them(
+    capability: Capability, members: dict[str, Any]
+):
+    able, plain = deployment(supports=frozenset({capability})), local(supports=frozenset())
+    assert why(plan(model(plain, able), chat(**members))) == {"llama": Constraint.CAPABILITY}
+    assert names(plan(model(plain), chat(**members)).candidates) == ["llama"]
+
+
+def test_one_choice_and_no_effort_ask_for_nothing():
+    plain, able = local(supports=frozenset()), deployment()
+    found = plan(model(plain, able), chat(n=1, reasoning_effort="none"))
+    assert names(found.candidates) == ["llama", "gpt-4o"]
+
+
+# --- licences ---
+
+
+def test_a_deployment_whose_licence_is_withheld_is_never_a_candidate():
+    withheld = local(license_conflict="no rights in the EU", lines={"license": 48})
+    found = plan(model(withheld, deployment()))
+    assert why(found) == {"llama": Constraint.LICENSE}
+    assert (found.excluded[0].detail, found.excluded[0].line) == ("no rights in the EU", 48)
+    assert refusal(model(withheld)).code == "license_forbids"
+
+
+# --- successors ---
+
+OLD = deployment("old", retires_at=NOVEMBER, successors=("new",))
+NEW = deployment("new")
+
+
+def of(item: Model, *others: Deployment) -> Planner:
+    """A planner for `item` whose policy knows `others` as well."""
+    return planner(item, model(*others, name="others"))
+
+
+def test_a_successor_takes_the_place_from_the_moment_of_retirement_on():
+    item = model(OLD, local())
+    plans = of(item, NEW)
+    before = plan(item, plans=plans, now=NOVEMBER - 0.001)
+    after = plan(item, plans=plans, now=NOVEMBER)
+    assert names(before.candidates) == ["old", "llama"]
+    assert names(after.candidates) == ["new", "llama"]
+    assert after.excluded[0].detail == "retired on None; new took its place"
+    again = plan(item, plans=plans, now=NOVEMBER - 1)  # the clock was set back
+    assert names(again.candidates) == ["old", "llama"]
+
+
+def test_a_successor_has_to_pass_every_constraint_itself():
+    outside = deployment("outside")
+    item = model(local("old", retires_at=NOVEMBER, successors=("outside",)), local())
+    found = plan(item, None, "confidential", plans=of(item, outside))
+    assert names(found.candidates) == ["llama"]
+    assert why(found) == {"old": Constraint.RETIRED, "outside": Constraint.PRIVACY}
+
+
+def test_successors_of_successors_are_found_and_a_circle_ends():
+    middle = deployment("middle", retires_at=NOVEMBER, successors=("new", "old"))
+    first = deployment("old", retires_at=NOVEMBER, successors=("middle",))
+    item = model(first)
+    assert names(plan(item, plans=of(item, middle, NEW)).candidates) == ["new"]
+    round_about = deployment("middle", retires_at=NOVEMBER, successors=("old",))
+    assert refusal(item, plans=of(item, round_about)).code == "model_retired"
+
+
+def test_a_successor_that_the_model_already_has_is_there_once():
+    item = model(OLD, NEW)
+    assert names(plan(item).candidates) == ["new"]
+
+
+def test_a_rule_that_names_the_retired_one_means_its_successor():
+    item = model(OLD, local(), rules=rules(("true", ("llama", "old"))))
+    assert names(plan(item, plans=of(item, NEW)).candidates) == ["llama", "new"]
+    only = model(OLD, local(), rules=rules(("true", ("old",))))
+    found = plan(only, plans=of(only, NEW))
+    assert names(found.candidates) == ["new"]
+    assert why(found) == {"old": Constraint.RETIRED, "llama": Constraint.RULE}
+
+
+def test_a_successor_takes_over_the_share_and_the_rating():
+    item = model(OLD, local(), prefer=Objective.WEIGHTS, weights={"old": 3.0, "llama": 1.0})
+    plans = of(item, NEW)
+    first = Counter(plan(item, plans=plans, random=n / 100).candidates[0].name for n in range(100))
+    assert first == {"new": 75, "llama": 25}
+    rated = msgspec.structs.replace(item, prefer=Objective.QUALITY, quality={"old": 0.9, "llama": 0.7})
+    assert names(plan(rated, plans=of(rated, NEW)).candidates) == ["new", "llama"]
+
+
+# --- what else a rule can do ---
+
+
+def one_rule(**fields: Any) -> RuleSet:
+    return COMPILER.rule_set((Rule(1, 41, "true", fields.pop("use", ()), **fields),))
+
+
+def test_a_rule_can_refuse_in_its_own_words():
+    item = model(local(), deployment(), rules=one_rule(refuse="Not before Monday."))
+    error = refusal(item)
+    assert (error.code, error.status, error.message) == ("refused_by_rule", 403, "Not before Monday.")
+    found = planner(item).decide(parsed(chat()), PAYER, item, "internal", moment())
+    assert {one.detail for one in found.excluded} == {"rule 1 (line 41) refuses"}
+
+
+def test_a_rule_can_have_an_objective_of_its_own():
+    item = model(deployment(), local(), rules=one_rule(use=("gpt-4o", "llama"), prefer=Objective.COST))
+    assert names(plan(item).candidates) == ["llama", "gpt-4o"]
+
+
+def test_a_canary_is_a_rule_with_shares():
+    canary = one_rule(
+        use=("llama", "gpt-4o"), prefer=Objective.WEIGHTS, weights={"llama": 95.0, "gpt-4o": 5.0}
+    )
+    item = model(local(), deployment(), rules=canary)
+    first = Counter(plan(item, random=n / 100).candidates[0].name for n in range(100))
+    assert first == {"llama": 95, "gpt-4o": 5}
+    assert plan(item).decision == "rule-1"
+
+
+# --- quality, marginal cost ---
+
+
+def test_quality_puts_the_best_rated_first_and_cost_breaks_ties():
+    item = msgspec.structs.replace(
+        model(deployment("dear"), deployment("best"), local(), prefer=Objective.QUALITY),
+        quality={"dear": 0.8, "best": 0.9, "llama": 0.8},
+    )
+    assert names(plan(item).candidates) == ["best", "llama", "dear"]
+
+
+def test_own_gpus_that_run_anyway_can_count_for_what_more_tokens_add():
+    dear_at_full_cost = local(price=price(rates("90", "90")), marginal_rate=0)
+    item = model(deployment(), dear_at_full_cost, prefer=Objective.COST)
+    assert names(plan(item).candidates) == ["gpt-4o", "llama"]
+    assert names(plan(msgspec.structs.replace(item, marginal=True)).candidates) == ["llama", "gpt-4o"]
+
+
+# --- sticky shares ---
+
+SHARED = msgspec.structs.replace(
+    model(local("a"), local("b"), local("c"), prefer=Objective.WEIGHTS, weights={"a": 1, "b": 2, "c": 5}),
+    sticky=True,
+)
+
+
+def order_for(item: Model, *, session: str | None = None, user: str | None = None, random: float = 0.0):
+    headers = {b"x-tollway-session": session}
+    at = msgspec.structs.replace(moment(random=random), header=headers.get)
+    call = parsed(chat(**({"user": user} if user else {})))
+    return names(planner(item).plan(call, PAYER, item, "internal", at).candidates)
+
+
+def test_a_session_or_a_user_stays_with_its_deployment():
+    for number in range(20):
+        orders = {tuple(order_for(SHARED, session=f"s{number}", random=draw / 7)) for draw in range(7)}
+        assert len(orders) == 1
+        assert order_for(SHARED, user=f"u{number}") == order_for(SHARED, user=f"u{number}", random=0.9)
+
+
+def test_without_a_session_or_a_user_each_request_is_drawn_by_itself():
+    assert {order_for(SHARED, random=draw / 10)[0] for draw in range(10)} == {"a", "b", "c"}
+
+
+def test_sticky_shares_are_in_proportion_over_many_sessions():
+    first = Counter(order_for(SHARED, session=f"s{number}")[0] for number in range(2000))
+    assert {name: round(8 * count / 2000, 0) for name, count in first.items()} == {"a": 1, "b": 2, "c": 5}
+
+
+def test_a_share_that_grows_moves_only_sessions_towards_it():
+    grown = msgspec.structs.replace(SHARED, weights={"a": 2, "b": 2, "c": 5})
+    moved = [
+        (before, after)
+        for number in range(500)
+        if (before := order_for(SHARED, session=f"s{number}")[0])
+        != (after := order_for(grown, session=f"s{number}")[0])
+    ]
+    assert moved
+    assert {after for _, after in moved} == {"a"}
+
+
+def test_when_one_is_down_only_its_own_sessions_go_elsewhere():
+    for number in range(100):
+        order = order_for(SHARED, session=f"s{number}")
+        without = msgspec.structs.replace(SHARED, use=tuple(i for i in SHARED.use if i.name != order[0]))
+        assert order_for(without, session=f"s{number}") == order[1:]
+
+
+# --- tags of the header ---
+
+
+def test_rules_see_the_tags_of_the_header_over_those_of_the_body():
+    item = model(
+        local(), deployment(), rules=rules(('tags.ticket == "B" && tags.locale == "ja"', ("gpt-4o",)))
+    )
+    headers = {b"x-tollway-tags": "ticket=B, locale = ja"}
+    at = msgspec.structs.replace(moment(), header=headers.get)
+    call = parsed(chat(metadata={"ticket": "A"}))
+    assert planner(item).plan(call, PAYER, item, "internal", at).decision == "rule-1"

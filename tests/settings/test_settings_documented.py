@@ -34,6 +34,7 @@ _WORDS = {
     Address: "URL",
     Path: "path",
     datetime.date: "date",
+    datetime.datetime: "date and time",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from gateway.settings import Loaded
 
 Rule = tuple[str, str, list[str], list[str]]
-_OF_THE_EXAMPLE = ("deployments.gpt-4o.serves[1]: ", "deployments.llama-4-scout.license: ")
+_OF_THE_EXAMPLE = ("deployments.gpt-4o.serves[1]: ",)
 
 
 def _rules() -> list[Rule]:
