@@ -214,7 +214,7 @@ def _rulebook(built: Built, fleet: Fleet) -> Rulebook:
     server = built.settings.server
     return Rulebook(
         planner=Planner(built.policy, fleet),
-        classifier=Classifier(built.policy, built.detectors),
+        classifier=Classifier(built.policy, built.screenings),
         authenticator=Authenticator(built.tenancy),
         time_zone=built.tenancy.time_zone,
         org=built.settings.org.name,

@@ -15,12 +15,13 @@ from gateway.classify import Classifier
 from gateway.core.admission import Hold
 from gateway.core.call import Call, parse_call
 from gateway.core.catalog import Api, Model
-from gateway.core.errors import GatewayError, ModelNotFound, Unavailable
+from gateway.core.errors import GatewayError, ModelNotFound, PrivacyViolation, Unavailable
 from gateway.core.estimate import ask_for
 from gateway.core.facts import Moment, local_time, tags_of
 from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.recorded import RecordedFacts, recorded_facts
+from gateway.core.screening import Classified, why
 from gateway.core.tenancy import Principal
 from gateway.identity import Authenticator
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
@@ -76,9 +77,10 @@ class Pipeline:
             principal = rules.authenticator.authenticate(inbound, self._clock.now())
             call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
             model = find_model(rules.planner.policy, principal, call.model)
-            privacy = await rules.classifier.classify(call, principal, inbound.header(b"x-tollway-privacy"))
+            named = inbound.header(b"x-tollway-privacy")
+            classified = await rules.classifier.classify(call, principal, named)
             moment = self._moment(principal, rules.time_zone, prices, inbound.header)
-            plan = rules.planner.plan(call, principal, model, privacy, moment)
+            plan = _plan(rules.planner, call, principal, model, classified, moment)
             facts = _facts(call, principal, plan, rules.planner, moment)
             inbound.watch()
             hold = await self._hold(call, principal, plan, prices)
@@ -113,7 +115,17 @@ class Pipeline:
         models = self.rulebook.planner.policy.models
         return [model for name, model in models.items() if principal.may_use(name)]
 
-    def find_model(self, principal: Principal, name: str) -> Model:
+    def _plan(
+    planner: Planner, call: Call, principal: Principal, model: Model, classified: Classified, moment: Moment
+) -> Plan:
+    try:
+        return planner.plan(call, principal, model, classified.privacy, moment)
+    except PrivacyViolation as error:
+        message = f"{error.message} {why(classified, principal.feature)}"
+        raise PrivacyViolation(message.rstrip(), param=error.param) from error
+
+
+def find_model(self, principal: Principal, name: str) -> Model:
         """As `find_model`, under the policy in force."""
         return find_model(self.rulebook.planner.policy, principal, name)
 

@@ -71,9 +71,10 @@ def test_privacy_is_as_written(example: Built):
     assert policy.default_class == "internal"
     assert policy.zones["internal"] == {"local", "external"}
     assert policy.zones["restricted"] == {"local"}
-    assert set(policy.raise_to.values()) == {"confidential"}
-    assert set(policy.raise_to) == {"email", "credit_card", "iban", "jp_my_number", "us_ssn", "secret"}
-    assert example.detectors is not None
+    screening = example.screenings.standard
+    assert set(screening.raise_to.values()) == {"confidential"}
+    assert set(screening.raise_to) == {"email", "credit_card", "iban", "jp_my_number", "us_ssn", "secret"}
+    assert screening.detectors is not None
 
 
 def test_a_key_finds_its_principal_and_pays_with_feature_team_and_org(example: Built):
@@ -186,8 +187,9 @@ def test_of_several_finds_the_most_sensitive_class_counts(tmp_path: Path):
             "    - {find: [iban], raise_to: public}",
         ),
     )
-    assert made.policy.raise_to["email"] == made.policy.raise_to["iban"] == "restricted"
-    assert made.policy.raise_to["us_ssn"] == "confidential"
+    raise_to = made.screenings.standard.raise_to
+    assert raise_to["email"] == raise_to["iban"] == "restricted"
+    assert raise_to["us_ssn"] == "confidential"
 
 
 def test_a_file_that_looks_for_nothing_has_no_detectors(tmp_path: Path):
@@ -195,7 +197,7 @@ def test_a_file_that_looks_for_nothing_has_no_detectors(tmp_path: Path):
         "  detect:\n    - {find: [email, credit_card, iban, jp_my_number, us_ssn, secret], "
         "raise_to: confidential}\n"
     )
-    assert built(tmp_path, (detect, "")).detectors is None
+    assert built(tmp_path, (detect, "")).screenings.standard.detectors is None
 
 
 # --- what only the building can find ---

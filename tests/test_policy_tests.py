@@ -37,7 +37,7 @@ def test_the_examples_own_test_holds(tmp_path: Path):
         ("key: triage-app", "deployment: llama-4-scout"),
         ("feature: literature-triage, key: triage-app", "deployment: llama-4-scout"),
         ("needs: [logprobs]", "order: [gpt-4o]"),
-        ("modalities: [text, image]", "order: [llama-4-scout, gpt-4o]"),
+        ("modalities: [text, image]", "order: [llama-4-scout], privacy: restricted"),
         ("modalities: [audio]", "refused: unsupported_modality"),
         ("needs: [logprobs], privacy: restricted", "refused: privacy_policy_violation"),
         ("max_output_tokens: 16384", "order: [gpt-4o]"),

@@ -58,7 +58,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     default_class: str
     zones: Mapping[str, frozenset[str]]
-    raise_to: Mapping[str, str]
     models: Mapping[str, Model]
     deployments: Mapping[str, Deployment]
     zone_lines: Mapping[str, int] = {}

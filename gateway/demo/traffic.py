@@ -16,7 +16,6 @@ import orjson
 from gateway.core.call import parse_call
 from gateway.core.catalog import Api
 from gateway.core.cost import cost
-from gateway.core.detect import find_text
 from gateway.core.tenancy import Principal
 from gateway.core.usage import Usage, WireUsage, usage_from_wire
 from gateway.demo.failure import DemoFailed
@@ -34,7 +33,7 @@ class Visit(msgspec.Struct, frozen=True):
     status: int | None
 
 
-class Classified(msgspec.Struct, frozen=True):
+class Class(msgspec.Struct, frozen=True):
     """A request's privacy class, and in words what made it so."""
 
     privacy: str
@@ -47,7 +46,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     sample: Sample
     status: int
     request_id: str
-    classified: Classified
+    classified: Class
     deployment: str
     zone: str
     decision: str
@@ -120,22 +119,21 @@ class Client:
             raise DemoFailed(f"/metrics answered {response.status_code}")
         return response.text
 
-    async def _classify(self, sample: Sample, raw: bytes) -> Classified:
+    async def _classify(self, sample: Sample, raw: bytes) -> Class:
         """The gateway's own classifier, asked once more: no header tells a client what was found."""
         rules = self._stage.gateway.pipeline.rulebook
         call = parse_call(Api.CHAT, raw, rules.max_messages)
         principal = _principal(self._stage, sample.feature)
-        privacy = await rules.classifier.classify(call, principal, sample.privacy)
-        detectors = self._stage.built.detectors
-        found = detectors.scan(find_text(call.body).pieces) if detectors else frozenset()
-        if found:
-            return Classified(privacy, f"found {', '.join(sorted(found))}")
-        if privacy != principal.floor:
-            return Classified(privacy, f"header {_PRIVACY_HEADER}")
-        return Classified(privacy, "its feature's class")
+        classified = await rules.classifier.classify(call, principal, sample.privacy)
+        if classified.raised_by:
+            found = sorted(item.by for item in classified.raised_by)
+            return Class(classified.privacy, f"found {', '.join(found)}")
+        if classified.privacy != principal.floor:
+            return Class(classified.privacy, f"header {_PRIVACY_HEADER}")
+        return Class(classified.privacy, "its feature's class")
 
     def _outcome(
-        self, sample: Sample, classified: Classified, response: httpx.Response, seconds: float
+        self, sample: Sample, classified: Class, response: httpx.Response, seconds: float
     ) -> Outcome:
         headers = response.headers
         body = _body(response)

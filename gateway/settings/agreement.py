@@ -19,6 +19,8 @@ _LISTS_OF_DISTINCT: Final = (
     "privacy.classes",
     "privacy.zones.*",
     "privacy.detect.*.find",
+    "privacy.detectors.*.words",
+    "privacy.detectors.*.allow",
     "zones.*.cidrs",
     "deployments.*.serves",
     "deployments.*.accepts",

@@ -1,4 +1,4 @@
-"""From settings to what the pipeline reads: policy, tenancy and detectors, in the core's values.
+"""From settings to what the pipeline reads: policy, tenancy and screenings, in the core's values.
 
 What can only be known here (a condition that does not compile, a price that nobody lists) is reported like
 any other problem of the file: all at once, with line and path.
@@ -15,10 +15,10 @@ from msgspec import structs
 from gateway.adapters.cel import CelCompiler, ConditionError
 from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.core import catalog
-from gateway.core.detect import Detectors
 from gateway.core.licenses import conflict
 from gateway.core.money import nano_from_usd
 from gateway.core.policy import Policy
+from gateway.core.screening import Screenings
 from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
 from gateway.core.windows import Per
 from gateway.identity import digest
@@ -28,6 +28,7 @@ from gateway.settings.deployments import DeploymentError, build_deployment, end_
 from gateway.settings.load import Loaded
 from gateway.settings.problems import Problem
 from gateway.settings.schema import Settings
+from gateway.settings.screening import build_screenings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Built:
     settings: Settings
     policy: Policy
     tenancy: Tenancy
-    detectors: Detectors | None
+    screenings: Screenings
     scopes: tuple[Scope, ...]
     version: str
 
@@ -51,15 +52,14 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
     problems: list[Problem] = []
     deployments = _deployments(loaded, settings, prices, zone, problems.append)
     models = _models(loaded, settings, deployments, problems.append)
+    screenings = build_screenings(loaded, settings, problems.append)
     if problems:
         return None, problems
-    found = _raises(settings.privacy)
     policy = Policy(
         version=loaded.version,
         classes=settings.privacy.classes,
         default_class=settings.privacy.default,
         zones={name: frozenset(zones) for name, zones in settings.privacy.zones.items()},
-        raise_to=found,
         models=models,
         deployments=deployments,
         zone_lines=_zone_lines(loaded, settings.privacy.classes),
@@ -70,21 +70,12 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             settings=settings,
             policy=policy,
             tenancy=_tenancy(settings, scopes, zone),
-            detectors=Detectors(tuple(found)) if found else None,
+            screenings=screenings,
             scopes=tuple(scope for scope in scopes.values() if scope.budgets or _limited(scope)),
             version=loaded.version,
         ),
         [],
     )
-
-
-def _raises(privacy: schema.Privacy) -> dict[str, str]:
-    """For each detector the most sensitive class that the file raises its finds to."""
-    found: dict[str, str] = {}
-    for item in privacy.detect:
-        for name in item.find:
-            found[name] = max(found.get(name, item.raise_to), item.raise_to, key=privacy.classes.index)
-    return found
 
 
 def _deployments(

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
+from gateway.settings.detectors import Detection, Detector, Media
 from gateway.settings.kinds import (
     BLANK,
     AllowBlank,
@@ -47,7 +48,6 @@ Modality = Literal["text", "image", "audio", "video", "file"]
 Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
 StopsWhenLeft = Literal["never", "streams", "always"]
 Prefer = Literal["cost", "latency", "quality", "order", "weights"]
-Detector = Literal["email", "credit_card", "iban", "jp_my_number", "us_ssn", "secret"]
 
 STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
 HOME_ZONE: Final = "local"
@@ -59,11 +59,6 @@ class Zone(Section):
     )
 
 
-class Detection(Section):
-    find: tuple[Detector, ...] = Field(description="detectors, of which any one suffices", min_length=1)
-    raise_to: Name = Field(description="class that the request is raised to at least")
-
-
 class Privacy(Section):
     classes: tuple[Name, ...] = Field(
         default=STANDARD_CLASSES, description="privacy classes, least to most sensitive", min_length=1
@@ -73,6 +68,10 @@ class Privacy(Section):
         description="for each class the zones that its requests may reach; an empty list allows none"
     )
     detect: tuple[Detection, ...] = Field(default=(), description="content that raises the class")
+    detectors: Annotated[dict[Name, Detector], AllowBlank] = Field(
+        default={}, description="detectors of your own, and allow-lists of built-in ones, by name"
+    )
+    media: Media = Field(default=Media(), description="content that no detector reads")
 
 
 def default_privacy(zones: dict[str, Any]) -> Privacy:

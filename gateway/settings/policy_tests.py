@@ -9,10 +9,10 @@ import orjson
 from gateway.core.balancing import Fleet
 from gateway.core.call import BYTES_PER_TOKEN, Call, Media
 from gateway.core.catalog import Api, Capability, Modality
-from gateway.core.detect import find_text
 from gateway.core.errors import GatewayError, ModelNotFound, PermissionDenied
 from gateway.core.facts import Moment, local_time
 from gateway.core.policy import Plan, Planner
+from gateway.core.screening import screen
 from gateway.core.tenancy import Principal
 from gateway.settings.build import Built
 from gateway.settings.tenancy import Expectation, PolicyTest, SampleRequest
@@ -54,9 +54,7 @@ def _decide(sample: SampleRequest, built: Built, planner: Planner) -> Plan:
     privacy = principal.floor
     if sample.privacy is not None:
         privacy = policy.most_sensitive(privacy, sample.privacy)
-    if built.detectors is not None:
-        found = built.detectors.scan(find_text(call.body).pieces)
-        privacy = policy.most_sensitive(privacy, *(policy.raise_to[name] for name in found))
+    privacy = screen(call, built.screenings.of(principal.feature), privacy).privacy
     now = time.time()
     moment = Moment(now, time.monotonic(), 0.0, lambda: 0.0, lambda: local_time(now, built.tenancy.time_zone))
     return planner.plan(call, principal, policy.models[sample.model], privacy, moment)

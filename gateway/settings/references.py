@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.core.detect import DETECTOR_NAMES
 from gateway.settings.catalogue import STANDARD_CLASSES
 from gateway.settings.findings import Findings
 from gateway.settings.kinds import exact_number
 from gateway.settings.places import Place
+from gateway.settings.problems import did_you_mean
 
 Check = Callable[[Place, Findings], None]
 
@@ -48,18 +50,44 @@ def classes_of(root: Place) -> Names:
     return Names("privacy class", frozenset(place.texts()) or None, place.literals())
 
 
+def detectors_of(root: Place) -> Names:
+    """The detectors, built-in or declared."""
+    place = root["privacy"]["detectors"]
+    declared = frozenset(DETECTOR_NAMES) | frozenset(place.keys())
+    return Names("detector", declared if place.is_mapping or not place.exists else None, declared)
+
+
 def check_privacy(root: Place, findings: Findings) -> None:
     privacy = root["privacy"]
     classes = classes_of(root)
     zones = names_of(root, "zones", "zone")
     for allowed in root.find("privacy.zones.*.*"):
         zones.require(allowed, findings)
-    for detection in privacy["detect"].items():
-        classes.require(detection["raise_to"], findings)
+    _check_detection(root, classes, findings)
     classes.require(privacy["default"], findings)
     if privacy.exists and not privacy["default"].exists and classes.lacks("internal"):
         findings.error(privacy, "default is required when no class is called internal: name one of `classes`")
     _check_each_class_has_zones(privacy, classes, findings)
+
+
+def _check_detection(root: Place, classes: Names, findings: Findings) -> None:
+    privacy = root["privacy"]
+    detectors = detectors_of(root)
+    for detection in privacy["detect"].items():
+        classes.require(detection["raise_to"], findings)
+        for name in detection["find"].items():
+            detectors.require(name, findings)
+    for pattern in ("privacy.media.*", "features.*.media.*"):
+        for place in root.find(pattern):
+            classes.require(place, findings)
+    found = {item.text for detection in privacy["detect"].items() for item in detection["find"].items()}
+    for switches in root.find("features.*.detect"):
+        for switched, place in switches.entries():
+            if detectors.lacks(switched):
+                near = did_you_mean(switched, sorted(detectors.shown))
+                findings.error(place, f"no detector is called {switched!r}{f'; {near}' if near else ''}")
+            elif switched not in found and None not in found:
+                findings.error(place, "nothing says what its finds raise to: list it in privacy.detect")
 
 
 def _check_each_class_has_zones(privacy: Place, classes: Names, findings: Findings) -> None:

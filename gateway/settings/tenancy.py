@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gateway.settings.catalogue import Capability, Modality
+from gateway.settings.detectors import Media
 from gateway.settings.kinds import (
     AllowBlank,
     BudgetUsd,
@@ -87,6 +88,10 @@ class Feature(Payer):
     privacy: Name | None = Field(
         default=None, description="least class of its requests; left out: privacy.default"
     )
+    detect: Annotated[dict[Name, Flag], AllowBlank] = Field(
+        default={}, description="detectors that are switched on (true) or off (false) for it"
+    )
+    media: Media = Field(default=Media(), description="as `privacy.media`, for this feature")
     capture: Flag = Field(default=False, description="keep prompts and outputs of this feature")
 
 

@@ -146,7 +146,6 @@ def policy(*models: Model) -> Policy:
         classes=CLASSES,
         default_class="internal",
         zones=ZONES,
-        raise_to={},
         models={one.name: one for one in models},
         deployments=deployments,
     )

@@ -138,7 +138,6 @@ def test_every_candidate_passes_every_hard_constraint_and_none_is_left_out_witho
         classes=CLASSES,
         default_class="internal",
         zones=ZONES,
-        raise_to={},
         models={"auto": plain, "ruled": with_rule},
         deployments={item.name: item for item in use},
     )
@@ -187,7 +186,6 @@ def test_when_only_forbidden_zones_could_answer_the_refusal_is_privacy_and_never
         classes=CLASSES,
         default_class="internal",
         zones=ZONES,
-        raise_to={},
         models={"auto": item},
         deployments={one.name: one for one in outside},
     )

@@ -66,6 +66,7 @@ privacy:
     internal: [local, external]
     confidential: [local]
     restricted: [local]
+  media: {image: internal}
   detect:
     - {find: [email, credit_card, iban, jp_my_number, us_ssn, secret], raise_to: confidential}
 deployments:

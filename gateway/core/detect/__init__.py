@@ -8,12 +8,13 @@ was there. Time is linear in the text, whatever the text.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from gateway.core.detect.cards import has_credit_card
-from gateway.core.detect.engine import PatternSet
-from gateway.core.detect.fold import NEEDS_FOLDING, NEEDS_UNESCAPING, fold, unescape
+from gateway.core.detect.cards import credit_card_spans, has_credit_card
+from gateway.core.detect.detector import AllowList, Detector, allowing
+from gateway.core.detect.engine import BadExpression, PatternSet
+from gateway.core.detect.fold import NEEDS_COMPOSING, NEEDS_FOLDING, NEEDS_UNESCAPING, compose, fold, unescape
 from gateway.core.detect.ids import (
     DIGITS_TRIGGER,
     IBAN_TRIGGER,
@@ -21,28 +22,55 @@ from gateway.core.detect.ids import (
     has_iban,
     has_jp_my_number,
     has_us_ssn,
+    iban_spans,
+    jp_my_number_spans,
+    us_ssn_spans,
 )
-from gateway.core.detect.strings import EMAIL_TRIGGER, SECRET_TRIGGER, has_email, has_secret
+from gateway.core.detect.places import Found, find_in
+from gateway.core.detect.strings import (
+    EMAIL_TRIGGER,
+    SECRET_TRIGGER,
+    email_spans,
+    has_email,
+    has_secret,
+    secret_spans,
+)
 from gateway.core.detect.text import FoundText, find_text
 
-__all__ = ["DETECTOR_NAMES", "Detectors", "FoundText", "find_text"]
+__all__ = [
+    "BUILT_IN",
+    "DETECTOR_NAMES",
+    "SEPARATORS_MATTER",
+    "AllowList",
+    "BadExpression",
+    "Detector",
+    "Detectors",
+    "Found",
+    "FoundText",
+    "allowing",
+    "find_text",
+]
 
+BUILT_IN: Mapping[str, Detector] = MappingProxyType(
+    {
+        "email": Detector(EMAIL_TRIGGER, has_email, email_spans),
+        "credit_card": Detector(DIGITS_TRIGGER, has_credit_card, credit_card_spans),
+        "iban": Detector(IBAN_TRIGGER, has_iban, iban_spans),
+        "jp_my_number": Detector(DIGITS_TRIGGER, has_jp_my_number, jp_my_number_spans),
+        "us_ssn": Detector(SSN_TRIGGER, has_us_ssn, us_ssn_spans),
+        "secret": Detector(SECRET_TRIGGER, has_secret, secret_spans),
+    }
+)
+DETECTOR_NAMES = tuple(BUILT_IN)
+# In the others, spaces, dots and dashes only group the digits.
+SEPARATORS_MATTER = frozenset({"email", "secret"})
 
-class _Detector(NamedTuple):
-    trigger: str
-    found_in: Callable[[bytes], bool]
-
-
-_DETECTORS = {
-    "email": _Detector(EMAIL_TRIGGER, has_email),
-    "credit_card": _Detector(DIGITS_TRIGGER, has_credit_card),
-    "iban": _Detector(IBAN_TRIGGER, has_iban),
-    "jp_my_number": _Detector(DIGITS_TRIGGER, has_jp_my_number),
-    "us_ssn": _Detector(SSN_TRIGGER, has_us_ssn),
-    "secret": _Detector(SECRET_TRIGGER, has_secret),
-}
-DETECTOR_NAMES = tuple(_DETECTORS)
 _SPELLINGS = (NEEDS_FOLDING, NEEDS_UNESCAPING)
+_FIRST = len(_SPELLINGS) + 1
+# An expression that occurs in no text.
+_NEVER = r"[^\x{0}-\x{10ffff}]"
+# A text that needs unescaping: the engine finds nothing at all when a set is too large for its memory.
+_PROBE = rb"\u0041"
 
 # How far a value that is split over two pieces can reach into each of them.
 _REACH = 4_096
@@ -56,11 +84,21 @@ class Detectors:
 
     __slots__ = ("_enabled", "_names", "_triggers")
 
-    def __init__(self, names: Iterable[str]) -> None:
-        """Raises ValueError for a name that is not one of DETECTOR_NAMES."""
+    def __init__(self, names: Iterable[str], defined: Mapping[str, Detector] = BUILT_IN) -> None:
+        """`defined` are all detectors by name. Raises ValueError for a name that is not one of them, and
+        BadExpression when they are too large together."""
         self._names = tuple(dict.fromkeys(names))
-        self._enabled = tuple(_detector(name) for name in self._names)
-        self._triggers = PatternSet((*_SPELLINGS, *(detector.trigger for detector in self._enabled)))
+        self._enabled = tuple(_detector(name, defined) for name in self._names)
+        composing = any(detector.composed for detector in self._enabled)
+        self._triggers = PatternSet(
+            (
+                *_SPELLINGS,
+                NEEDS_COMPOSING if composing else _NEVER,
+                *(detector.trigger for detector in self._enabled),
+            )
+        )
+        if self._triggers.matches(_PROBE) is None:
+            raise BadExpression("the detectors together are too large: shorten the lists of words")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,14 +115,26 @@ class Detectors:
         triggered = self._triggers.matches(raw)
         if triggered is None:
             return _NOTHING
-        if 0 in triggered or 1 in triggered:
-            raw = _views(_respelled(pieces, 1 in triggered))
-            triggered = self._triggers.matches(raw) or []
-        return frozenset(
-            self._names[index - len(_SPELLINGS)]
-            for index in triggered
-            if index >= len(_SPELLINGS) and self._enabled[index - len(_SPELLINGS)].found_in(raw)
-        )
+        if min(triggered) >= _FIRST:
+            return frozenset(self._found(raw, triggered))
+        written = [
+            index for index in triggered if index >= _FIRST and self._enabled[index - _FIRST].as_written
+        ]
+        found = frozenset(self._found(raw, written))
+        raw = _views(_respelled(pieces, escaped=1 in triggered, composed=2 in triggered))
+        return found.union(self._found(raw, self._triggers.matches(raw) or ()))
+
+    def _found(self, raw: bytes, triggered: Iterable[int]) -> Iterator[str]:
+        for index in triggered:
+            if index >= _FIRST and self._enabled[index - _FIRST].found_in(raw):
+                yield self._names[index - _FIRST]
+
+    def places(self, text: str) -> list[Found]:
+        """Where in `text` the detectors find values, first come first; of overlapping ones the union.
+
+        What `scan` finds only in an escaped or composed spelling, or across pieces, has no place here.
+        """
+        return find_in(text, zip(self._names, self._enabled, strict=True))
 
 
 def _views(pieces: Sequence[str]) -> bytes:
@@ -95,7 +145,9 @@ def _views(pieces: Sequence[str]) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _respelled(pieces: Sequence[str], escaped: bool) -> list[str]:
+def _respelled(pieces: Sequence[str], *, escaped: bool, composed: bool) -> list[str]:
+    if composed:
+        pieces = [compose(piece) for piece in pieces]
     read = [fold(piece) for piece in pieces]
     # Beside the first reading, not instead of it: an escape may be a backslash that digits follow.
     return read + [fold(unescape(piece)) for piece in pieces] if escaped else read
@@ -105,10 +157,10 @@ def _ends(piece: str) -> str:
     return piece if len(piece) <= _WHOLE else f"{piece[:_REACH]}\n{piece[-_REACH:]}"
 
 
-def _detector(name: str) -> _Detector:
-    detector = _DETECTORS.get(name)
+def _detector(name: str, defined: Mapping[str, Detector]) -> Detector:
+    detector = defined.get(name)
     if detector is None:
-        near = difflib.get_close_matches(name, DETECTOR_NAMES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(DETECTOR_NAMES)}"
+        near = difflib.get_close_matches(name, defined, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(defined)}"
         raise ValueError(f"unknown detector {name!r}: {hint}")
     return detector

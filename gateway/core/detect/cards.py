@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import ean13_holds, luhn_holds
+from gateway.core.detect.engine import Span
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
 # them. Each rest is what follows the first four digits.
@@ -92,6 +93,26 @@ def has_credit_card(text: bytes) -> bool:
         return False
     # Digests are long enough to hold a card's digits by chance, and too common to look for them first.
     return _has_card_in(_DIGEST.sub(b"x", text))
+
+
+def credit_card_spans(text: bytes) -> Iterator[Span]:
+    """Where `text`, in which `has_credit_card` holds, has card numbers: first and last offset of each."""
+    blanked = _DIGEST.sub(_blank, _MACHINE_NUMBER.sub(_blank, text))
+    for pattern in (_ANYWHERE, _ALONE, _SPELLED):
+        end = 0
+        for match in pattern.finditer(blanked):
+            span = match.start(), match.end(match.lastindex or 0)
+            if span[0] >= end and _is_card(_digits_between(blanked, span)):
+                yield span
+                end = span[1]
+
+
+def _blank(match: re.Match[bytes]) -> bytes:
+    return b"x" * len(match[0])
+
+
+def _digits_between(text: bytes, span: Span) -> bytes:
+    return text[span[0] : span[1]].translate(None, _SEPARATORS)
 
 
 def _has_card_in(text: bytes) -> bool:

@@ -114,7 +114,21 @@ _FOLDABLE_RUN = re.compile(
 _HEX_CODE = re.compile("[0-9a-fA-F]{4}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+# Kana at half width or with their mark apart, and characters that stand for a group of others: all that one
+# character, or one and a mark, can be composed from.
+_COMPOSABLE = re.compile(
+    "[\uff61-\uff9f][\uff9e\uff9f]?|[\u3041-\u30fe][\u3099\u309a]|[\u3200-\u33ff\uf900-\ufaff]"
+)
+_IDEOGRAPHIC = r"[\x{3040}-\x{9fff}\x{ac00}-\x{d7af}]"
+
 NEEDS_FOLDING = _needs_folding(_TABLE)
+# Beyond that, for words that are not ASCII.
+NEEDS_COMPOSING = (
+    r"[\x{ff61}-\x{ff9f}\x{3200}-\x{33ff}\x{f900}-\x{faff}\x{3099}\x{309a}]|"
+    + _IDEOGRAPHIC
+    + _re2_class(point for point, text in _TABLE.items() if not text)
+    + _IDEOGRAPHIC
+)
 NEEDS_UNESCAPING = r"\\u[0-9a-fA-F]{4}"
 
 
@@ -129,6 +143,27 @@ def fold(text: str) -> str:
             dense = runs == _MOST_RUNS
         slices.append(part.translate(_TABLE_WITH_ASCII) if dense else result)
     return "".join(slices)
+
+
+def fold_with_origins(text: str) -> tuple[str, list[int]]:
+    """`text` folded, and for each of its characters the index in `text` that it came from."""
+    characters: list[str] = []
+    origins: list[int] = []
+    for index, character in enumerate(text):
+        replaced = _TABLE.get(ord(character), character)
+        characters.append(replaced)
+        origins += [index] * len(replaced)
+    return "".join(characters), origins
+
+
+def compose(text: str) -> str:
+    """`text` with kana at full width and compatibility characters of Chinese and Japanese spelled out."""
+    return _COMPOSABLE.sub(_composed, text)
+
+
+def _composed(match: re.Match[str]) -> str:
+    # One character or two: normalisation cannot be made to take long.
+    return unicodedata.normalize("NFKC", match[0])
 
 
 def _fold_run(run: re.Match[str]) -> str:

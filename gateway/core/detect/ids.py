@@ -6,7 +6,7 @@ from itertools import groupby
 
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import iban_holds, my_number_holds
-from gateway.core.detect.engine import Pattern
+from gateway.core.detect.engine import Pattern, Span
 from gateway.core.detect.ibans import bban_expressions
 
 _SEPARATORS = b" .-"
@@ -44,6 +44,18 @@ def _iban_candidates(upper: bytes) -> Iterator[bytes]:
             yield head + bban[0].translate(None, _SEPARATORS)
 
 
+def iban_spans(text: bytes) -> Iterator[Span]:
+    """Where `text` has IBANs: first and last offset of each."""
+    upper = text.upper()
+    end = 0
+    for match in _IBAN_HEAD.finditer(upper):
+        head, rest = match.groups()
+        bban = _BBAN_PATTERNS[head[:2]].match(rest)
+        if bban and match.start() >= end and iban_holds(head + bban[0].translate(None, _SEPARATORS)):
+            end = match.end() + bban.end()
+            yield match.start(), end
+
+
 # Longer runs are swallowed whole: no position in them can begin twelve digits that stand alone.
 _MY_NUMBER = re.compile(
     rb"[0-9]{13,}|"
@@ -77,9 +89,20 @@ def has_jp_my_number(text: bytes) -> bool:
         return False
     found = dict.fromkeys(_MY_NUMBER.findall(text))
     numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if candidate)
-    return any_passes(
-        (n for n in numbers if not (_MINUTE.match(n) or _YEARS_OR_FILLER.match(n))), my_number_holds
-    )
+    return any_passes((n for n in numbers if _may_be_my_number(n)), my_number_holds)
+
+
+def jp_my_number_spans(text: bytes) -> Iterator[Span]:
+    """Where `text` has individual numbers: first and last offset of each."""
+    for match in _MY_NUMBER.finditer(text):
+        if match[1]:
+            number = match[1].translate(None, _SEPARATORS)
+            if _may_be_my_number(number) and my_number_holds(number):
+                yield match.span(1)
+
+
+def _may_be_my_number(number: bytes) -> bool:
+    return not (_MINUTE.match(number) or _YEARS_OR_FILLER.match(number))
 
 
 _AREA = "(?:00[1-9]|0[1-9][0-9]|[1-578][0-9]{2}|6[0-57-9][0-9]|66[0-57-9])"
@@ -115,3 +138,26 @@ def has_us_ssn(text: bytes) -> bool:
     Security Administration, "The SSN Numbering Scheme" and the randomization rules of 2011.
     """
     return _SSN.occurs_in(text)
+
+
+_SSN_ALONE = re.compile(
+    "|".join(
+        rf"(?<![0-9])(?<![0-9]{separator}){_AREA}{separator}{_GROUP}{separator}{_SERIAL}"
+        rf"(?![0-9])(?!{separator}[0-9])"
+        for separator in (r"\-", r"\.", " ")
+    ).encode()
+)
+_NINE_DIGITS = re.compile(rf"(?<![0-9]){_AREA}{_GROUP}{_SERIAL}(?![0-9])".encode())
+_SSN_NAMED = Pattern(_SSN_WORD)
+
+
+def us_ssn_spans(text: bytes) -> Iterator[Span]:
+    """Where `text` has US social security numbers: first and last offset of each.
+
+    Nine digits in one go count anywhere in a text that has a word for them.
+    """
+    for match in _SSN_ALONE.finditer(text):
+        yield match.span()
+    if _SSN_NAMED.occurs_in(text):
+        for match in _NINE_DIGITS.finditer(text):
+            yield match.span()

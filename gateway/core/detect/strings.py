@@ -1,6 +1,9 @@
 """What a pattern alone proves: e-mail addresses and credentials."""
 
-from gateway.core.detect.engine import Pattern
+import re
+from collections.abc import Iterator
+
+from gateway.core.detect.engine import Finder, Pattern, Span
 
 # Letters and digits beyond ASCII, without the punctuation of Chinese and Japanese.
 _WORLD = r"\x{80}-\x{2fff}\x{3040}-\x{10ffff}"
@@ -25,6 +28,30 @@ def has_email(text: bytes) -> bool:
     scripts.
     """
     return _EMAIL.occurs_in(text)
+
+
+# What a whole address is: Chinese, Japanese and Korean need no space before or after it, so their letters
+# belong to it only where they stand right beside the sign.
+_NEAR = r"\x{80}-\x{2fff}"
+_FAR = r"\x{3040}-\x{10ffff}"
+_LETTER = f"[0-9A-Za-z{_NEAR}]"
+_WHOLE_LOCAL = (
+    rf"(?:[0-9A-Za-z_+{_NEAR}][0-9A-Za-z_+\-.'~=!#$*/?^`{{|}}{_NEAR}]*|"
+    rf"[0-9A-Za-z_+{_WORLD}][{_LOCAL}t]*[{_FAR}]|[{_FAR}])"
+)
+_WHOLE_DOMAIN = (
+    rf"(?:{_LETTER}[0-9A-Za-z.\-{_NEAR}]*\.[A-Za-z{_NEAR}]{{2}}{_LETTER}*(?:[.\-]+{_LETTER}+)*|"
+    rf"[0-9A-Za-z{_WORLD}][0-9A-Za-z.\-{_WORLD}]*\.[A-Za-z{_WORLD}]{{2}}[0-9A-Za-z{_WORLD}]*)"
+)
+_WHOLE_EMAIL = Finder(f"{_WHOLE_LOCAL}{_AT}{_WHOLE_DOMAIN}")
+_REPOSITORY_USER = re.compile(rb"git(?:@|%40|&#64;)")
+
+
+def email_spans(text: bytes) -> Iterator[Span]:
+    """Where `text` has e-mail addresses: first and last offset of each."""
+    for start, end in _WHOLE_EMAIL.spans(text):
+        if not _REPOSITORY_USER.match(text, start):
+            yield start, end
 
 
 _PREFIXED = (
@@ -66,6 +93,11 @@ _NAMED = (
 )
 _BEARER = r"(?i:bearer[ \t]{1,3})"
 _SECRET = Pattern("|".join((*_PREFIXED, f"(?:{_NAMED}|{_BEARER})(?:{_mixed_value()})")))
+_WHOLE_PREFIXED = Finder("|".join(_PREFIXED))
+_WHOLE_NAMED = Finder(f"(?:{_NAMED}|{_BEARER})({_mixed_value()})")
+_REST_OF_TOKEN = re.compile(rb"[0-9A-Za-z_\-.+/=~]*")
+_REST_OF_VALUE = re.compile(rb"""[^\s"'\\,;<>()\[\]{}]*""")
+_PEM_HEAD, _PEM_END = b"-----BEGIN ", re.compile(rb"-----END [^-]*-----")
 SECRET_TRIGGER = (
     r"sk-[0-9A-Za-z]|A[KS]IA[0-9A-Z]|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AIza|[sr]k_live_|hf_|npm_|"
     r"PRIVATE KEY|eyJ|(?i:passw(?:or)?d|passphrase|pwd|secret|token|key)"
@@ -83,3 +115,20 @@ def has_secret(text: bytes) -> bool:
     api_key. Source: the issuers' documentation of their formats, RFC 7468 (PEM), RFC 7519 (JWT).
     """
     return _SECRET.occurs_in(text)
+
+
+def secret_spans(text: bytes) -> Iterator[Span]:
+    """Where `text` has credentials: first and last offset of each; a private key reaches to its end line."""
+    for start, end in _WHOLE_PREFIXED.spans(text):
+        if text.startswith(_PEM_HEAD, start):
+            foot = _PEM_END.search(text, end)
+            yield start, foot.end() if foot else len(text)
+        else:
+            yield start, _end_of(_REST_OF_TOKEN, text, end)
+    for start, end in _WHOLE_NAMED.spans(text):
+        yield start, _end_of(_REST_OF_VALUE, text, end)
+
+
+def _end_of(rest: re.Pattern[bytes], text: bytes, at: int) -> int:
+    match = rest.match(text, at)
+    return match.end() if match else at
