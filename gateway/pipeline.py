@@ -115,17 +115,7 @@ class Pipeline:
         models = self.rulebook.planner.policy.models
         return [model for name, model in models.items() if principal.may_use(name)]
 
-    def _plan(
-    planner: Planner, call: Call, principal: Principal, model: Model, classified: Classified, moment: Moment
-) -> Plan:
-    try:
-        return planner.plan(call, principal, model, classified.privacy, moment)
-    except PrivacyViolation as error:
-        message = f"{error.message} {why(classified, principal.feature)}"
-        raise PrivacyViolation(message.rstrip(), param=error.param) from error
-
-
-def find_model(self, principal: Principal, name: str) -> Model:
+    def find_model(self, principal: Principal, name: str) -> Model:
         """As `find_model`, under the policy in force."""
         return find_model(self.rulebook.planner.policy, principal, name)
 
@@ -164,6 +154,16 @@ def find_model(self, principal: Principal, name: str) -> Model:
             prices=prices,
             header=header,
         )
+
+
+def _plan(
+    planner: Planner, call: Call, principal: Principal, model: Model, classified: Classified, moment: Moment
+) -> Plan:
+    try:
+        return planner.plan(call, principal, model, classified.privacy, moment)
+    except PrivacyViolation as error:
+        message = f"{error.message} {why(classified, principal.feature)}"
+        raise PrivacyViolation(message.rstrip(), param=error.param) from error
 
 
 def find_model(policy: Policy, principal: Principal, name: str) -> Model:

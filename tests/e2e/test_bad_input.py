@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -597,3 +598,17 @@ def test_no_bytes_give_a_server_error(
             return await client.read_to_end()
 
     assert b"HTTP/1.1 5" not in runner.run(scenario())
+
+
+async def test_an_image_that_nothing_reads_is_refused_with_what_to_set(
+    tmp_path: Path, harness: Harness
+) -> None:
+    look = {"model": "gpt-4o", "messages": [{"role": "user", "content": image_parts("What is this?")}]}
+    unread = {"privacy": {"media": None}}
+    async with running(tmp_path, unread) as strict:
+        refused = await strict.post(look)
+        assert_refused(refused, 403, "privacy_policy_violation")
+        assert "features.search.media.image or privacy.media.image" in refused.json()["error"]["message"]
+        assert (await strict.post(look | {"model": "scout"})).status_code == 200
+        assert strict.external.attempts() == []
+    assert (await harness.post(look)).status_code == 200
