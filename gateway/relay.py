@@ -12,7 +12,7 @@ import structlog
 from gateway.attempts import Attempt, Request, metered_failure, outcome_of, settlement_of
 from gateway.core.admission import Hold, RateView, Settlement
 from gateway.core.answer import read_answer, read_error
-from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.balancing import Blame, Fleet, ReplicaState
 from gateway.core.call import Call, encode_call
 from gateway.core.catalog import Api, Deployment, Provider
 from gateway.core.envelope import envelope
@@ -71,13 +71,14 @@ class Relay:
         """Answer through `sink`, or raise the GatewayError that says why no candidate did."""
         settlement = _NOTHING_USED
         failure: UpstreamFailure | None = None
+        blame = Blame()
         try:
             for attempt in self._attempts(request, fleet):
                 try:
                     if settlement.spent_nano or settlement.unseen_nano:
                         renewed, settlement = settlement, _NOTHING_USED
                         hold = await self._admission.renew(hold, renewed)
-                    exchange = _Exchange(self, request, hold, attempt, inbound, sink)
+                    exchange = _Exchange(self, request, hold, attempt, blame, inbound, sink)
                     try:
                         await exchange.run()
                         return
@@ -135,6 +136,7 @@ class _Exchange:
 
     __slots__ = (
         "_attempt",
+        "_blame",
         "_content_type",
         "_hold",
         "_inbound",
@@ -149,12 +151,20 @@ class _Exchange:
     )
 
     def __init__(
-        self, relay: Relay, request: Request, hold: Hold, attempt: Attempt, inbound: Inbound, sink: Sink
+        self,
+        relay: Relay,
+        request: Request,
+        hold: Hold,
+        attempt: Attempt,
+        blame: Blame,
+        inbound: Inbound,
+        sink: Sink,
     ) -> None:
         self._relay = relay
         self._request = request
         self._hold = hold
         self._attempt = attempt
+        self._blame = blame
         self._inbound = inbound
         self._sink = sink
         self._response: UpstreamResponse | None = None
@@ -343,7 +353,7 @@ class _Exchange:
         if outcome is Outcome.RATE_LIMITED:
             attempt.state.breaker.succeeded()  # it is alive, only busy: not its fault
         elif not failure.stale:
-            attempt.state.failed(failure, now)
+            self._blame.failed(attempt.state, failure, now)
         _log.warning(
             "attempt.failed",
             attempt_id=attempt.id,

@@ -1,6 +1,6 @@
 """Choose a replica: available means healthy and not tripped; the least outstanding one wins."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.core.breaker import FAILURES_TO_OPEN, Breaker
 from gateway.core.catalog import Deployment, Replica
@@ -31,7 +31,33 @@ class ReplicaState:
         return self.is_up and self.breaker.allows(now)
 
     def failed(self, failure: UpstreamFailure, now: float) -> None:
-        self.breaker.failed(now, weight=FAILURES_TO_OPEN if failure.never_sent else 1)
+        weight = FAILURES_TO_OPEN if failure.never_sent else 1
+        self.breaker.failed(now, weight=weight, answered=failure.answered)
+
+
+class Blame:
+    """Whose failures they are, over the attempts of one request.
+
+    What goes wrong alike on two servers is wrong with the request. It counts against neither:
+    one poisonous request that is sent again and again would take every server away from everyone else.
+    """
+
+    __slots__ = ("_counted", "_own")
+
+    def __init__(self) -> None:
+        self._counted: list[tuple[ReplicaState, UpstreamFailure]] = []
+        self._own: UpstreamFailure | None = None
+
+    def failed(self, state: ReplicaState, failure: UpstreamFailure, now: float) -> None:
+        if self._own is not None and failure.is_like(self._own):
+            return
+        for other, before in self._counted:
+            if other is not state and failure.is_like(before):
+                other.breaker.forgive()
+                self._own = failure
+                return
+        state.failed(failure, now)
+        self._counted.append((state, failure))
 
 
 class Pool:
@@ -72,7 +98,11 @@ class Pool:
                 return True
         return False
 
-    def take(self, now: float, tried: Iterable[ReplicaState] = ()) -> ReplicaState | None:
+    def answers(self, now: float) -> bool:
+        """A replica is available, or at least there and answering, if badly: the last resort."""
+        return self.is_available(now) or any(state.is_up and state.breaker.answers for state in self.replicas)
+
+    def take(self, now: float, tried: Sequence[ReplicaState] = ()) -> ReplicaState | None:
         """Choose and count at once, so that requests of the same moment spread out. None: nothing available.
 
         Replicas in `tried` are not chosen again. The caller gives back through `give_back`.
@@ -89,6 +119,15 @@ class Pool:
         if best is not None:
             best.outstanding += 1
             best.breaker.start(now)
+        elif not tried:
+            best = self._take_last_resort()
+        return best
+
+    def _take_last_resort(self) -> ReplicaState | None:
+        answering = [state for state in self.replicas if state.is_up and state.breaker.answers]
+        best = min(answering, key=lambda state: state.outstanding, default=None)
+        if best is not None:
+            best.outstanding += 1
         return best
 
     @staticmethod

@@ -10,15 +10,23 @@ class Breaker:
 
     Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
     Never a 4xx, and never a client that went away.
+
+    `answers`: it is open, and what opened it were all answers of a server that is there. Such a one is the
+    last resort, since it may be the requests that it cannot bear.
     """
 
-    __slots__ = ("_failures", "_open_until", "_pause_seconds", "_trial_until")
+    __slots__ = ("_answers_only", "_failures", "_open_until", "_pause_seconds", "_trial_until")
 
     def __init__(self) -> None:
         self._failures = 0
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._open_until = 0.0
         self._trial_until = 0.0
+        self._answers_only = True
+
+    @property
+    def answers(self) -> bool:
+        return self._open_until > 0 and self._answers_only
 
     def allows(self, now: float) -> bool:
         if not self._open_until:
@@ -34,10 +42,18 @@ class Breaker:
         self._failures = 0
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._open_until = self._trial_until = 0.0
+        self._answers_only = True
 
-    def failed(self, now: float, *, weight: int = 1) -> None:
+    def forgive(self) -> None:
+        """The last failure counted turned out to be that of the request."""
+        self._failures = max(self._failures - 1, 0)
+        if self._failures < FAILURES_TO_OPEN:
+            self._open_until = self._trial_until = 0.0
+
+    def failed(self, now: float, *, weight: int = 1, answered: bool = False) -> None:
         """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
         self._failures += weight
+        self._answers_only &= answered
         if self._failures < FAILURES_TO_OPEN:
             return
         if self._open_until:

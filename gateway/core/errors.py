@@ -190,6 +190,8 @@ _TIMEOUTS = frozenset(
         FailureKind.TOTAL_TIMEOUT,
     }
 )
+_ANSWERED = frozenset({FailureKind.STATUS, FailureKind.BODY, FailureKind.ABORTED})
+_CAUSED_BY_REQUESTS = _ANSWERED | {FailureKind.RESET, FailureKind.PROTOCOL}
 _NEVER_SENT = frozenset({FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT})
 
 
@@ -209,6 +211,17 @@ class UpstreamFailure(Exception):
     @property
     def is_timeout(self) -> bool:
         return self.kind in _TIMEOUTS
+
+    @property
+    def answered(self) -> bool:
+        """True when the upstream is there and said something, only not what was asked for."""
+        return self.kind in _ANSWERED
+
+    def is_like(self, other: "UpstreamFailure") -> bool:
+        """True when one request may well have caused both, on two servers."""
+        if self.kind is not other.kind or self.kind not in _CAUSED_BY_REQUESTS:
+            return False
+        return self.kind is not FailureKind.STATUS or self.detail == other.detail
 
     @property
     def never_sent(self) -> bool:

@@ -4,11 +4,11 @@ Hard constraints come first and nothing after them can widen the result: rules n
 left, the objective sorts it, and retry and failover only ever draw from the resulting list.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from gateway.core.balancing import Fleet
+from gateway.core.balancing import Fleet, Pool
 from gateway.core.call import Call
 from gateway.core.catalog import Deployment, Model, Objective, Rule
 from gateway.core.constraints import (
@@ -107,7 +107,9 @@ class Planner:
         if rule is not None:
             eligible, dropped = _narrowed(rule, filtered)
             excluded += dropped
-        kept, estimates, dropped = self._by_circumstances(call, eligible, moment.monotonic)
+        kept, estimates, dropped = self._by_circumstances(call, eligible, moment.monotonic, Pool.is_available)
+        if not kept and dropped:
+            kept, estimates, dropped = self._by_circumstances(call, eligible, moment.monotonic, Pool.answers)
         excluded += dropped
         if not kept:
             error = self._error(model, privacy, rule, excluded, eligible, moment.monotonic)
@@ -154,14 +156,18 @@ class Planner:
         return _Filtered(tuple(eligible), tuple(excluded), serving)
 
     def _by_circumstances(
-        self, call: Call, eligible: tuple[Deployment, ...], monotonic: float
+        self,
+        call: Call,
+        eligible: tuple[Deployment, ...],
+        monotonic: float,
+        is_healthy: Callable[[Pool, float], bool],
     ) -> tuple[tuple[Deployment, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
         kept, estimates, dropped = [], [], []
         for deployment in eligible:
             pool = self.fleet.pools[deployment.name]
             expected = estimate(call, deployment, pool.bytes_per_token)
             reason = size_reason(deployment, call, expected)
-            if reason is None and not pool.is_available(monotonic):
+            if reason is None and not is_healthy(pool, monotonic):
                 reason = Excluded(deployment.name, Constraint.HEALTH, "no replica is available")
             if reason is None:
                 kept.append(deployment)

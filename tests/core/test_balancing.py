@@ -12,6 +12,7 @@ from gateway.core.balancing import (
     LEARN_FROM_TOKENS,
     LEAST_BYTES_PER_TOKEN,
     MOST_BYTES_PER_TOKEN,
+    Blame,
     Fleet,
     Pool,
     ReplicaState,
@@ -124,6 +125,71 @@ def test_a_pool_is_available_while_one_replica_is():
     item = pool(2)
     item.replicas[0].is_up = False
     assert item.is_available(NOW)
+
+
+# --- whose failure it is ---
+
+
+STATUS_500 = UpstreamFailure(FailureKind.STATUS, "status 500")
+STATUS_503 = UpstreamFailure(FailureKind.STATUS, "status 503")
+LATE = UpstreamFailure(FailureKind.FIRST_BYTE_TIMEOUT, "late")
+
+
+def blamed(*failures: UpstreamFailure, times: int = FAILURES_TO_OPEN) -> list[bool]:
+    """Which replicas are available after requests that failed so on the first, the second, ... of them."""
+    item = pool(len(failures))
+    for _ in range(times):
+        blame = Blame()
+        for state, failure in zip(item.replicas, failures, strict=True):
+            blame.failed(state, failure, NOW)
+    return [state.available(NOW) for state in item.replicas]
+
+
+@pytest.mark.parametrize("failure", [STATUS_500, BROKEN, UpstreamFailure(FailureKind.ABORTED, "x")])
+def test_what_fails_alike_on_two_replicas_is_the_request_s_fault(failure: UpstreamFailure):
+    assert blamed(failure, failure) == [True, True]
+    assert blamed(failure, failure, failure) == [True, True, True]
+
+
+def test_what_fails_on_one_replica_only_is_its_own_fault():
+    assert blamed(STATUS_500) == [False]
+    assert blamed(STATUS_500, STATUS_503) == [False, False]
+    assert blamed(STATUS_500, BROKEN, STATUS_500) == [True, False, True]
+
+
+@pytest.mark.parametrize("failure", [REFUSED, LATE])
+def test_a_server_that_does_not_answer_is_at_fault_however_many_others_do_the_same(failure: UpstreamFailure):
+    assert blamed(failure, failure) == [False, False]
+
+
+def test_two_tries_on_the_same_replica_are_no_second_opinion():
+    item = pool(1)
+    blame = Blame()
+    for _ in range(FAILURES_TO_OPEN):
+        blame.failed(item.replicas[0], STATUS_500, NOW)
+    assert not item.replicas[0].available(NOW)
+
+
+def test_a_pool_whose_replicas_all_answer_badly_is_a_last_resort():
+    item = pool(2)
+    for state in item.replicas:
+        for _ in range(FAILURES_TO_OPEN):
+            state.failed(STATUS_500, NOW)
+    assert not item.is_available(NOW)
+    assert item.answers(NOW)
+    assert {taken(item), taken(item)} == set(item.replicas)
+    assert item.take(NOW, item.replicas[:1]) is None
+
+
+@pytest.mark.parametrize("gone", ["down", "refused"])
+def test_a_replica_that_is_not_there_is_no_last_resort(gone: str):
+    item = pool(1)
+    state = item.replicas[0]
+    for _ in range(FAILURES_TO_OPEN):
+        state.failed(REFUSED if gone == "refused" else STATUS_500, NOW)
+    state.is_up = gone != "down"
+    assert not item.answers(NOW)
+    assert item.take(NOW) is None
 
 
 # --- learning ---

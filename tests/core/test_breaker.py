@@ -91,6 +91,29 @@ def test_starting_a_request_while_closed_changes_nothing():
     assert breaker.allows(NOW)
 
 
+def test_it_is_opened_by_answers_only_when_all_that_opened_it_were_answers():
+    answered, mixed = Breaker(), Breaker()
+    for number in range(FAILURES_TO_OPEN):
+        assert not answered.answers
+        answered.failed(NOW, answered=True)
+        mixed.failed(NOW, answered=number > 0)
+    assert answered.answers
+    assert not mixed.answers
+    mixed.succeeded()
+    mixed.failed(NOW, weight=FAILURES_TO_OPEN, answered=True)
+    assert mixed.answers
+
+
+def test_a_failure_that_is_forgiven_does_not_open_it():
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(NOW)
+    breaker.forgive()
+    assert breaker.allows(NOW)
+    breaker.failed(NOW)
+    assert not breaker.allows(NOW)
+
+
 @pytest.mark.parametrize("weight", [1, 2, 3, 10])
 def test_it_opens_as_soon_as_the_weights_reach_the_bound(weight: int):
     breaker = Breaker()

@@ -485,6 +485,18 @@ def test_health_is_never_remembered():
     assert len(plan(item, plans=plans).candidates) == 2
 
 
+def test_where_all_that_is_left_answers_badly_it_is_asked_all_the_same_and_only_then():
+    ill, well = local(), deployment()
+    plans = planner(model(ill, well))
+    trouble = UpstreamFailure(FailureKind.STATUS, "status 500")
+    for _ in range(3):
+        plans.fleet.pools["llama"].replicas[0].failed(trouble, 1000.0)
+    assert names(plan(model(ill, well), plans=plans).candidates) == ["gpt-4o"]
+    assert names(plan(model(ill, well), None, "restricted", plans=plans).candidates) == ["llama"]
+    plans.fleet.pools["llama"].replicas[0].is_up = False
+    assert isinstance(refusal(model(ill, well), None, "restricted", plans=plans), Unavailable)
+
+
 def test_the_most_sensitive_class_is_the_one_furthest_up():
     rules_of = planner(model(local())).policy
     assert rules_of.most_sensitive("internal") == "internal"

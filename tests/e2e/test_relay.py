@@ -405,6 +405,24 @@ async def test_with_no_replica_left_the_client_is_told_when_to_retry(tmp_path: P
         assert int(response.headers["retry-after"]) >= 1
 
 
+async def test_failing_answers_do_not_shut_the_only_candidate_for_everyone(tmp_path: Path) -> None:
+    async with running(tmp_path) as harness:
+        harness.external.set_knobs(fail_next=5, error_kind=ErrorKind.SERVER_ERROR)
+        failed = [await harness.post(chat()) for _ in range(5)]
+        assert {response.status_code for response in failed} == {502}
+        assert (await harness.post(chat())).status_code == 200
+
+
+async def test_a_poisonous_request_takes_no_replica_away_from_others(tmp_path: Path) -> None:
+    async with running(tmp_path) as harness:
+        for replica in harness.replicas:
+            replica.set_knobs(fail_next=4, error_kind=ErrorKind.SERVER_ERROR)
+        poisoned = [await harness.post(chat(model="scout")) for _ in range(4)]
+        assert {response.status_code for response in poisoned} == {502}
+        assert (await harness.metrics()).sum("replica_up", deployment="scout") == 2
+        assert (await harness.post(chat(model="scout"))).status_code == 200
+
+
 # An upstream that refuses
 
 
