@@ -9,6 +9,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import httpx
 import structlog
@@ -17,6 +18,7 @@ from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
 from gateway.adapters.clock import SystemClock
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
+from gateway.adapters.ledger.policies import InForce, PolicyText
 from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
 from gateway.adapters.opening import open_admission
@@ -33,8 +35,12 @@ from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline, Rulebook
 from gateway.ports import BudgetView, Upstream
 from gateway.relay import Relay
+from gateway.rollout.archive import PolicyArchive
+from gateway.rollout.config_file import ConfigFile
+from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result, told
 from gateway.settings.build import Built
 from gateway.web.admin import admin_app
+from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
 from gateway.web.data_plane import DataPlane
 from gateway.web.listening import Listening, listen
 from gateway.web.protocol import DataProtocol
@@ -48,7 +54,8 @@ ADMIN_DRAIN_SECONDS = 1.0
 class Gateway:
     """A whole gateway in the running event loop: `start`, then `stop`. Raises PortTaken when made."""
 
-    def __init__(self, built: Built) -> None:
+    def __init__(self, built: Built, file: ConfigFile | None = None) -> None:
+        """`file` is what `built` was read from; without it there is nothing to reload."""
         settings = built.settings
         server = settings.server
         self._clock = SystemClock()
@@ -106,6 +113,8 @@ class Gateway:
             self._telemetry.budget_alerted,
             httpx.AsyncClient(),
         )
+        self._archive = PolicyArchive(settings.ledger.get_secret_value())
+        self.reloader = None if file is None else Reloader(file, built, self.adopt, self._count_reload)
         self._stopping = False
         data_socket, admin_socket = _listeners(built)
         self._data = Listening(
@@ -121,6 +130,7 @@ class Gateway:
             metrics_content_type=CONTENT_TYPE,
             ready=self.unready_reasons,
             version=__version__,
+            routers=() if self.reloader is None else (reload_router(partial(answer_reload, self.reloader)),),
         )
         self._admin = Listening(admin, admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
 
@@ -147,6 +157,10 @@ class Gateway:
             await self._prober.watch(self.pipeline.rulebook.planner.fleet)
             await self._admin.start()
             await self._data.start()
+            self._archive.start()
+            self._keep(built, How.START)
+            if self.reloader is not None:
+                self.reloader.start()
         except BaseException:
             await self.stop()
             raise
@@ -156,19 +170,39 @@ class Gateway:
         """Drain: no new requests, open ones finish within `drain_seconds`, then the ledger is flushed."""
         self._stopping = True
         _log.info("gateway.stopping")
+        if self.reloader is not None:
+            await self.reloader.close()
         await self._data.stop()
         await self._prober.close()
         await self._upstream.close()
         await self._alerts.close()
         await self._price_watch.close()
+        await self._archive.close()
         await self._admission.close()
         await self._ledger.close()
         await self._admin.stop()
         _log.info("gateway.stopped")
 
+    async def adopt(self, built: Built, how: How) -> None:
+        """Serve `built` from now on; requests under way finish under the policy that they began with.
+
+        Nothing awaits in between, so no request sees half of it. What was learned of replicas that stay is
+        kept. Settings that need a restart must be as they were.
+        """
+        fleet = Fleet(built.policy.deployments.values(), self.pipeline.rulebook.planner.fleet.pools)
+        rulebook = _rulebook(built, fleet)
+        self._admission.configure(built.scopes, built.tenancy.time_zone)
+        self._telemetry.configure(_names(built))
+        self._alerts.configure(built.scopes)
+        self._built = built
+        self.pipeline.rulebook = rulebook
+        self._keep(built, how)
+        await self._prober.watch(fleet)
+
     async def flush(self) -> None:
-        """Return once the ledger holds everything that ended so far."""
+        """Return once the ledger holds everything that ended so far, and every version that served."""
         await self._ledger.flush()
+        await self._archive.flush()
 
     async def refresh_prices(self) -> None:
         """Take up the prices that the ledger holds now. Raises LedgerUnavailable."""
@@ -183,12 +217,35 @@ class Gateway:
             reasons.append("ledger: the queue is full")
         return reasons
 
+    def _keep(self, built: Built, how: How) -> None:
+        at = int(self._clock.now() * 1_000_000)
+        text = PolicyText(version=built.version, text=built.kept.text, whole=built.kept.whole, kept_at=at)
+        self._archive.note(text, InForce(at=at, version=built.version, how=how))
+
+    def _count_reload(self, result: Result) -> None:
+        self._telemetry.reloaded(result, in_force=result.in_force)
+
     def _adopt_prices(self, book: PriceBook) -> None:
         self.pipeline.prices = book
 
     async def _spent_in_windows(self, views: Sequence[BudgetView]) -> list[tuple[int, int]]:
         url = self._built.settings.ledger.get_secret_value()
         return await asyncio.to_thread(spent_in_windows, url, views)
+
+
+async def answer_reload(reloader: Reloader) -> ReloadAnswer:
+    """A reload in the words of the admin API. Raises ReloadRefusal."""
+    try:
+        done = await reloader.reload(How.ADMIN)
+    except ReloadRefused as refused:
+        problems = [ToldProblem.model_validate(told(problem)) for problem in refused.problems]
+        raise ReloadRefusal(reloader.version, problems, refused.settings) from refused
+    return ReloadAnswer(
+        version=done.version,
+        previous=done.previous,
+        changed=done.result is Result.APPLIED,
+        warnings=[ToldProblem.model_validate(told(problem)) for problem in done.warnings],
+    )
 
 
 def tune_garbage_collector() -> None:

@@ -20,6 +20,7 @@ from gateway.commands.prices import prices_app
 
 if TYPE_CHECKING:
     from gateway.adapters.ledger import UsageRow
+    from gateway.rollout.config_file import ConfigFile
     from gateway.settings.build import Built
     from gateway.settings.problems import Problem
 
@@ -97,19 +98,21 @@ def check(file: FileArgument = DEFAULT_FILE) -> None:
 
 @app.command()
 def serve(config: ConfigOption = DEFAULT_FILE) -> None:
-    """Run the gateway until SIGTERM or SIGINT; open streams may finish first."""
+    """Run the gateway until SIGTERM or SIGINT; open streams may finish first. SIGHUP reloads the file."""
     from gateway.adapters.ledger import LedgerUnavailable
     from gateway.adapters.logs import configure_logs
+    from gateway.rollout.config_file import ConfigFile
     from gateway.web.listening import PortTaken
 
-    built, problems = _build(config)
-    _print(problems)
-    if built is None or any(problem.blocks_serving for problem in problems):
+    file = ConfigFile(config, os.environ)
+    found = file.read()
+    _print(found.problems)
+    if found.built is None:
         typer.echo(f"{config}: cannot be served as it is.", err=True)
         raise typer.Exit(1)
-    configure_logs(built.settings.server.log_level)
+    configure_logs(found.built.settings.server.log_level)
     try:
-        run_on_uvloop(_serve(built))
+        run_on_uvloop(_serve(found.built, file))
     except (PortTaken, LedgerUnavailable) as exc:
         typer.echo(f"tollway serve: {exc}", err=True)
         raise typer.Exit(1) from exc
@@ -174,12 +177,14 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-async def _serve(built: "Built") -> None:
+async def _serve(built: "Built", file: "ConfigFile") -> None:
     from gateway.app import Gateway, tune_garbage_collector
 
     stop = stop_signal()
-    gateway = Gateway(built)
+    gateway = Gateway(built, file)
     await gateway.start()
+    if gateway.reloader is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
     tune_garbage_collector()
     typer.echo(f"tollway {__version__} serves {gateway.data_url}/v1 (admin {gateway.admin_url})", err=True)
     try:

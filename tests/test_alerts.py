@@ -135,3 +135,21 @@ def test_a_webhook_is_tried_again_and_given_up(
         await stage.alerts.close()
 
     asyncio.run(scenario())
+
+
+def test_budgets_of_a_new_configuration_are_watched_and_what_was_told_stays_told() -> None:
+    async def scenario() -> None:
+        stage = Stage(Store())
+        stage.store.spent = 600
+        await stage.alerts.look()
+        budget = Budget(1_000, Per.DAY, alert_at=(50, 60))
+        stage.alerts.configure([Scope(kind="feature", name="triage", budgets=(budget,))])
+        await stage.alerts.look()
+        assert stage.told == [50, 60]
+        stage.alerts.configure([])
+        stage.store.spent = 1_000
+        await stage.alerts.look()
+        assert stage.told == [50, 60]
+        await stage.alerts.close()
+
+    asyncio.run(scenario())

@@ -250,6 +250,29 @@ def test_another_fleet_takes_the_place_of_the_first():
     with_stage([], check)
 
 
+def test_a_replica_that_stays_is_not_disturbed_when_the_fleet_changes_around_it():
+    async def check(stage: Stage) -> None:
+        await stage.prober.watch(stage.fleet)
+        await stage.upstream.played.wait()
+        stays = stage.fleet.pools["llama"].deployment
+        changed = Fleet([stays, local("other", health=QUICK)], stage.fleet.pools)
+        await stage.prober.watch(changed)
+        await asyncio.sleep(0)
+        assert stage.upstream.cancelled == 0
+        assert len(stage.upstream.requests) == 2
+
+    with_stage([], check)
+
+
+def test_a_replica_that_is_no_longer_probed_is_not_down_for_ever():
+    async def check(stage: Stage) -> None:
+        await stage.prober.watch(stage.fleet)
+        await stage.prober.watch(Fleet([local(health=None)], stage.fleet.pools))
+        assert stage.state.is_up
+
+    with_stage([], check, up=False)
+
+
 def test_closing_ends_every_task_and_may_be_done_twice_or_before_anything_began():
     async def check(stage: Stage) -> None:
         await stage.prober.close()

@@ -51,19 +51,22 @@ class BudgetAlerts:
         self._org = org
         self._alerted = alerted
         self._client = client
-        self._watched = {
-            (scope.kind, scope.name, budget.per, budget.rolling): budget
-            for scope in scopes
-            for budget in scope.budgets
-            if budget.alert_at
-        }
+        self._watched = _watched(scopes)
         self._told: dict[tuple[str, str, str, int], float] = {}
         self._waiting: asyncio.Queue[_Alert] = asyncio.Queue(MAX_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_started = False
 
     def start(self) -> None:
-        if self._watched:
+        self._is_started = True
+        if self._watched and not self._tasks:
             self._tasks = [asyncio.create_task(self._look_again()), asyncio.create_task(self._post_all())]
+
+    def configure(self, scopes: Iterable[Scope]) -> None:
+        """Watch the budgets of a new configuration. What was told stays told."""
+        self._watched = _watched(scopes)
+        if self._is_started:
+            self.start()
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -149,6 +152,15 @@ class BudgetAlerts:
                 _log.error("alerts.given_up", error=error, name=alert.body["name"])
                 return
             await asyncio.sleep(pause)
+
+
+def _watched(scopes: Iterable[Scope]) -> dict[tuple[str, str, Per, bool], Budget]:
+    return {
+        (scope.kind, scope.name, budget.per, budget.rolling): budget
+        for scope in scopes
+        for budget in scope.budgets
+        if budget.alert_at
+    }
 
 
 def _seconds(view: BudgetView) -> float:

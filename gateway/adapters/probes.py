@@ -18,26 +18,27 @@ MAX_HEALTH_BYTES = 64 * 1024
 
 
 class HealthProber:
-    """Keeps `is_up` of each replica. `watch` starts over with another fleet, `close` ends all tasks."""
+    """Keeps `is_up` of each replica. `watch` goes on with another fleet, `close` ends all tasks."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[tuple[ReplicaState, Health], asyncio.Task[None]] = {}
 
     async def watch(self, fleet: Fleet) -> None:
-        """Probe the replicas of `fleet` from now on, instead of those before."""
-        await self.close()
-        self._tasks = [
-            asyncio.create_task(self._probe_for_ever(state, health), name=f"probe {state.replica.name}")
-            for state, health in _probed(fleet)
-        ]
+        """Probe the replicas of `fleet` from now on; those that are in it as before are not disturbed."""
+        wanted = dict.fromkeys(_probed(fleet))
+        _trust_the_others(fleet)
+        gone = [self._tasks.pop(one) for one in list(self._tasks) if one not in wanted]
+        for one in wanted:
+            if one not in self._tasks:
+                state, health = one
+                probing = self._probe_for_ever(state, health)
+                self._tasks[one] = asyncio.create_task(probing, name=f"probe {state.replica.name}")
+        await _end(gone)
 
     async def close(self) -> None:
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        tasks, self._tasks = list(self._tasks.values()), {}
+        await _end(tasks)
 
     async def _probe_for_ever(self, state: ReplicaState, health: Health) -> None:
         timeouts = 0
@@ -85,6 +86,21 @@ def _note(state: ReplicaState, problem: str | None) -> None:
         _log.info("replica.up", replica=state.replica.name)
     else:
         _log.warning("replica.down", replica=state.replica.name, problem=problem)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _trust_the_others(fleet: Fleet) -> None:
+    """A replica that is no longer probed would stay as the last probe left it, for ever."""
+    for pool in fleet.pools.values():
+        if pool.deployment.health is None:
+            for state in pool.replicas:
+                state.is_up = True
 
 
 def _probed(fleet: Fleet) -> Iterator[tuple[ReplicaState, Health]]:

@@ -172,7 +172,7 @@ class Fleet:
 def _pool(deployment: Deployment, previous: Pool | None) -> Pool:
     states = {state.replica: state for state in previous.replicas} if previous else {}
     pool = Pool(deployment, tuple(states.get(item) or ReplicaState(item) for item in deployment.replicas))
-    if previous is not None:
+    if previous is not None and previous.deployment.model == deployment.model:
         pool.pace = previous.pace
         pool.bytes_per_token = previous.bytes_per_token
         pool.ttft_seconds = previous.ttft_seconds

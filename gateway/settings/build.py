@@ -25,6 +25,7 @@ from gateway.identity import digest
 from gateway.settings import catalogue as schema
 from gateway.settings import tenancy as payers
 from gateway.settings.deployments import DeploymentError, build_deployment, end_of_day, parse_networks
+from gateway.settings.kept import KeptText, kept_text
 from gateway.settings.load import Loaded
 from gateway.settings.problems import Problem
 from gateway.settings.schema import Settings
@@ -41,6 +42,7 @@ class Built:
     screenings: Screenings
     scopes: tuple[Scope, ...]
     version: str
+    kept: KeptText
 
 
 def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Problem]]:
@@ -73,6 +75,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             screenings=screenings,
             scopes=tuple(scope for scope in scopes.values() if scope.budgets or _limited(scope)),
             version=loaded.version,
+            kept=kept_text(loaded.text, loaded.root, settings),
         ),
         [],
     )

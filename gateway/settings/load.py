@@ -1,5 +1,6 @@
 """The one way from a file and an environment to settings, or else to everything that is wrong in it."""
 
+import codecs
 import datetime
 import hashlib
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ class Loaded:
     """One version of the file. `settings` is None exactly when there are errors.
 
     `text` is the file as it stands, with variables not replaced; `version` is the first 12 hex digits of the
-    SHA-256 of its bytes.
+    SHA-256 of its bytes, a byte order mark not counted.
     """
 
     file: str
@@ -127,5 +128,10 @@ def _root(node: source.Node | None) -> Place:
     return Place((), node.line if node else 1, node)
 
 
-def _version(content: bytes) -> str:
+def version_of(content: bytes) -> str:
+    """The version of a file with this content (UTF-8, without a byte order mark)."""
     return hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
+
+
+def _version(content: bytes) -> str:
+    return version_of(content.removeprefix(codecs.BOM_UTF8))

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from gateway.settings.kinds import Count, FilePath, PortNumber, Seconds, Secret, Section
+from gateway.settings.kinds import Count, FilePath, Flag, PortNumber, Seconds, Secret, Section
 from gateway.settings.urls import Host
 
 # Without a secret of the operator there is nothing to derive from. Keys are 256 random bits, so a public
@@ -52,6 +52,9 @@ class Server(Section):
     prices_refresh_seconds: Seconds = Field(
         default=10.0,
         description="between two looks for prices entered with `tollway prices`, seconds",
+    )
+    watch: Flag = Field(
+        default=True, description="look at this file each second, and take it over when it has changed"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"

@@ -30,8 +30,7 @@ from sqlalchemy import create_engine, select
 from gateway.adapters.ledger.tables import usage_record
 from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.app import Gateway
-from gateway.settings.build import Built, build
-from gateway.settings.load import load
+from gateway.rollout.config_file import ConfigFile
 from gateway.simulators import Attempt, Knobs, Simulator, openai_simulator, vllm_simulator
 
 Json = dict[str, Any]
@@ -48,6 +47,8 @@ PNG_URL = (
 )
 
 PATIENCE_SECONDS = 20.0
+CONFIG = "tollway.yaml"
+PRICES = PriceCatalogue()
 
 STANDARD: Json = yaml.safe_load("""
 server:
@@ -137,14 +138,10 @@ def _merged(base: Any, changes: Any) -> Any:
     return merged
 
 
-def built(folder: Path, text: str, environ: Mapping[str, str]) -> Built:
-    path = folder / "tollway.yaml"
+def config_file(folder: Path, text: str, environ: Mapping[str, str]) -> ConfigFile:
+    path = folder / CONFIG
     path.write_text(text)
-    loaded = load(path, environ)
-    found, problems = build(loaded, PriceCatalogue())
-    assert found is not None, [str(problem) for problem in problems]
-    assert not loaded.blocking, [str(problem) for problem in loaded.blocking]
-    return found
+    return ConfigFile(path, environ, PRICES)
 
 
 def read_rows(ledger: Path) -> list[Json]:
@@ -195,8 +192,10 @@ class Harness:
         ledger: Path,
         external: Simulator,
         replicas: Sequence[Simulator],
+        config: Path,
     ) -> None:
         self.gateway = gateway
+        self.config = config
         self.ledger = ledger
         self.external = external
         self.replicas = list(replicas)
@@ -268,6 +267,15 @@ class Harness:
         response = await self.http.get(f"{self.gateway.admin_url}/metrics", headers=headers)
         assert response.status_code == 200
         return Metrics(response.text)
+
+    async def admin(self, method: str, path: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+        return await self.http.request(method, f"{self.gateway.admin_url}{path}", headers=headers)
+
+    async def reload(self, changes: Mapping[str, Any] | str) -> httpx.Response:
+        """Put `changes` to STANDARD, or a whole text, into the file and ask for a reload."""
+        self.config.write_text(changes if isinstance(changes, str) else config_text(changes))
+        return await self.admin("POST", "/admin/v1/reload")
 
     async def held_nano(self) -> int:
         return (await self.metrics()).nano("budget_held_usd")
@@ -408,9 +416,12 @@ async def gateway_over(
         "EXTERNAL": external.url,
         **{f"REPLICA_{number}": replica.url for number, replica in enumerate(replicas, 1)},
     }
-    gateway = Gateway(built(folder, config_text(changes), environ))
+    file = config_file(folder, config_text(changes), environ)
+    found = file.read()
+    assert found.built is not None, [str(problem) for problem in found.problems]
+    gateway = Gateway(found.built, file)
     await gateway.start()
-    harness = Harness(gateway, ledger, external, replicas)
+    harness = Harness(gateway, ledger, external, replicas, file.path)
     try:
         yield harness
     finally:

@@ -124,6 +124,21 @@ RETIRES = _gauge(
 LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be committed to the ledger, in rows.")
 BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
+RELOADS = _counter(
+    "config_reloads_total",
+    "result",
+    "Reloads of the configuration by result: applied, unchanged, invalid or restart_required.",
+)
+RELOAD_OK = _gauge(
+    "config_last_reload_successful",
+    "",
+    "1 when the last reload, or the start, brought the file into force; 0 while an older version serves on.",
+)
+RELOAD_TIME = _gauge(
+    "config_last_reload_success_timestamp_seconds",
+    "",
+    "When the file was last brought into force, in seconds since 1970.",
+)
 
 FAMILIES = (
     REQUESTS,
@@ -150,4 +165,7 @@ FAMILIES = (
     LEDGER_LAG,
     BUILD,
     POLICY,
+    RELOADS,
+    RELOAD_OK,
+    RELOAD_TIME,
 )

@@ -37,6 +37,9 @@ class Counted:
         "limit_rejections",
         "overhead",
         "refusals",
+        "reload_ok",
+        "reloaded_at",
+        "reloads",
         "requests",
         "requests_refused",
         "shadow_rejections",
@@ -55,6 +58,9 @@ class Counted:
         self.limit_rejections: dict[tuple[str, ...], int] = {}
         self.shadow_rejections: dict[tuple[str, ...], int] = {}
         self.budget_alerts: dict[tuple[str, ...], int] = {}
+        self.reloads: dict[tuple[str, ...], int] = {}
+        self.reload_ok = True
+        self.reloaded_at = 0.0
 
 
 def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> Iterator[Metric]:
@@ -78,6 +84,9 @@ def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> I
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
+    yield _counters(families.RELOADS, counted.reloads)
+    yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
+    yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
 
 
 def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iterator[Metric]:

@@ -64,6 +64,7 @@ class PrometheusTelemetry:
         self._clock = clock
         self._version = version
         self._counted = Counted(overhead=Histogram(OVERHEAD_SECONDS))
+        self._counted.reloaded_at = clock.now()
         # By the names as they come, which on the request path are nearly always configured ones.
         self._attempts = self._counted.attempts
         self._requests: dict[tuple[str, str, str, str, str, bool], RequestSeries] = {}
@@ -152,6 +153,16 @@ class PrometheusTelemetry:
         key = (kind, name, window, str(percent))
         counted = self._counted.budget_alerts
         counted[key] = counted.get(key, 0) + 1
+
+    # --- the configuration ---
+
+    def reloaded(self, result: str, *, in_force: bool) -> None:
+        """A reload ended; `in_force`: what the file says is what serves."""
+        counted = self._counted
+        counted.reloads[result,] = counted.reloads.get((result,), 0) + 1
+        counted.reload_ok = in_force
+        if in_force:
+            counted.reloaded_at = self._clock.now()
 
     # --- a scrape ---
 

@@ -1,0 +1,1 @@
+"""Brings another version of the configuration into force, and tells beforehand what it would change."""

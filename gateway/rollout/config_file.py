@@ -1,0 +1,53 @@
+"""The configuration file that a gateway was started with, to be read again at any time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.adapters.price_catalogue import PriceCatalogue
+from gateway.settings.build import Built, build
+from gateway.settings.load import load
+from gateway.settings.problems import Problem
+
+# Device, inode, size and time of change: what a write or a rename changes at least one of.
+Mark = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One reading of the file. `built` is None when it cannot be served; `problems` then say why.
+
+    Otherwise `problems` are warnings.
+    """
+
+    built: Built | None
+    problems: list[Problem]
+
+
+class ConfigFile:
+    """`environ` is where `${VAR}` comes from, each time that the file is read."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str], prices: PriceCatalogue | None = None) -> None:
+        self.path = path
+        self._environ = environ
+        self._prices = prices or PriceCatalogue()
+        self.read_mark: Mark | None = None  # as it was when it was last read
+
+    def read(self) -> Candidate:
+        """What the file asks for now. Blocks; never raises for what is in the file."""
+        self.read_mark = self.mark()
+        loaded = load(self.path, self._environ)
+        built, errors = build(loaded, self._prices)
+        if built is None:
+            return Candidate(None, errors)
+        if loaded.blocking:
+            return Candidate(None, loaded.blocking)
+        return Candidate(built, loaded.warnings)
+
+    def mark(self) -> Mark | None:
+        """Changes when the file does; None while there is none. A symbolic link is followed."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

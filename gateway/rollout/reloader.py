@@ -1,0 +1,177 @@
+"""Reload: read the file again and bring it into force, whole or not at all.
+
+What serves is always exactly one version of the file. So a file with an error changes nothing, and neither
+does one that asks for something which only a restart can bring: the answer names it.
+"""
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from gateway.rollout.config_file import Candidate, ConfigFile
+from gateway.settings.build import Built
+from gateway.settings.problems import Problem, dotted
+from gateway.settings.restart import needs_restart
+
+_log = structlog.get_logger("tollway.reload")
+
+WATCH_SECONDS = 1.0
+
+
+class How(enum.StrEnum):
+    """What brought a version into force."""
+
+    START = "start"
+    SIGNAL = "signal"
+    WATCH = "watch"
+    ADMIN = "admin"
+
+
+class Result(enum.StrEnum):
+    """How a reload ended, as the metric counts it."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    INVALID = "invalid"
+    RESTART_REQUIRED = "restart_required"
+
+    @property
+    def in_force(self) -> bool:
+        """Whether what the file says is what serves."""
+        return self in (Result.APPLIED, Result.UNCHANGED)
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """`version` is in force, where `previous` was."""
+
+    version: str
+    previous: str
+    warnings: list[Problem]
+
+    @property
+    def result(self) -> Result:
+        return Result.UNCHANGED if self.version == self.previous else Result.APPLIED
+
+
+class ReloadRefused(Exception):
+    """The version from before goes on serving. `problems` of the file, or `settings` that need a restart."""
+
+    def __init__(self, result: Result, problems: list[Problem], settings: list[str]) -> None:
+        super().__init__(result)
+        self.result = result
+        self.problems = problems
+        self.settings = settings
+
+
+class Reloader:
+    """Reloads one at a time. `adopt` brings a checked version into force; `counted` is told each result."""
+
+    def __init__(
+        self,
+        file: ConfigFile,
+        built: Built,
+        adopt: Callable[[Built, How], Awaitable[None]],
+        counted: Callable[[Result], None],
+        *,
+        watch_seconds: float = WATCH_SECONDS,
+    ) -> None:
+        self._file = file
+        self._built = built
+        self._adopt = adopt
+        self._counted = counted
+        self._watch_seconds = watch_seconds
+        self._turn = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+        self._signalled: set[asyncio.Task[None]] = set()
+
+    @property
+    def version(self) -> str:
+        """The version in force."""
+        return self._built.version
+
+    def start(self) -> None:
+        """Watch the file, if it says so."""
+        self._watching = asyncio.create_task(self._watch(), name="config-watch")
+
+    async def close(self) -> None:
+        tasks = {*self._signalled, *([self._watching] if self._watching else [])}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def reload(self, how: How) -> Reloaded:
+        """Bring the file as it is now into force. Raises ReloadRefused; then nothing has changed."""
+        async with self._turn:
+            # On a thread: checking a file takes longer than a stream should wait for its next token.
+            candidate = await asyncio.to_thread(self._file.read)
+            try:
+                built = self._accepted(candidate)
+            except ReloadRefused as refusal:
+                self._note_refusal(refusal, how)
+                raise
+            done = Reloaded(version=built.version, previous=self._built.version, warnings=candidate.problems)
+            await self._adopt(built, how)
+            self._built = built
+            self._counted(done.result)
+            _log.info("config.reloaded", how=how, version=done.version, previous=done.previous)
+            return done
+
+    def reload_soon(self, how: How = How.SIGNAL) -> None:
+        """As `reload`, for a signal handler: the log and the metric tell how it went."""
+        task = asyncio.create_task(self._try(how), name="config-reload")
+        self._signalled.add(task)
+        task.add_done_callback(self._signalled.discard)
+
+    def _accepted(self, candidate: Candidate) -> Built:
+        built = candidate.built
+        if built is None:
+            raise ReloadRefused(Result.INVALID, candidate.problems, [])
+        if settings := needs_restart(self._built.settings, built.settings):
+            raise ReloadRefused(Result.RESTART_REQUIRED, [], settings)
+        return built
+
+    def _note_refusal(self, refusal: ReloadRefused, how: How) -> None:
+        self._counted(refusal.result)
+        _log.warning(
+            "config.reload_refused",
+            how=how,
+            reason=refusal.result,
+            still_serving=self._built.version,
+            problems=[str(problem) for problem in refusal.problems],
+            settings=refusal.settings,
+        )
+
+    async def _try(self, how: How) -> None:
+        try:
+            await self.reload(how)
+        except ReloadRefused:
+            return  # told where it was found
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._watch_seconds)
+            if self._built.settings.server.watch and await self._has_settled():
+                await self._try(How.WATCH)
+
+    async def _has_settled(self) -> bool:
+        """Whether the file has changed since it was last read, and is not being written any more."""
+        mark = self._file.mark()
+        if mark is None or mark == self._file.read_mark:
+            return False
+        await asyncio.sleep(self._watch_seconds)
+        return mark == self._file.mark()
+
+
+def told(problem: Problem) -> dict[str, object]:
+    """A problem as the admin API shows it."""
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "path": dotted(problem.path),
+        "message": problem.message,
+        "severity": problem.severity,
+    }

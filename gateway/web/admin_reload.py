@@ -1,0 +1,93 @@
+"""`POST /admin/v1/reload`: bring the configuration file as it is now into force."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import orjson
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from gateway.core.envelope import envelope
+from gateway.core.errors import GatewayError, InvalidRequest
+
+
+class ToldProblem(BaseModel):
+    """One error or warning of the file. `line` counts from 1; null where the file cannot be read."""
+
+    file: str
+    line: int | None
+    path: str
+    message: str
+    severity: Literal["error", "warning"]
+
+
+class ReloadAnswer(BaseModel):
+    """`version` is in force now. `changed` is false when it was already."""
+
+    version: str
+    previous: str
+    changed: bool
+    warnings: list[ToldProblem]
+
+
+class ReloadRefusal(Exception):
+    """Nothing has changed, and `version` goes on serving.
+
+    `problems` are the file's errors; `settings` are those that differ and only change with a restart.
+    """
+
+    def __init__(self, version: str, problems: list[ToldProblem], settings: list[str]) -> None:
+        super().__init__(version)
+        self.version = version
+        self.problems = problems
+        self.settings = settings
+
+
+def reload_router(reload: Callable[[], Awaitable[ReloadAnswer]]) -> APIRouter:
+    """`reload` raises ReloadRefusal."""
+    router = APIRouter()
+
+    @router.post(
+        "/admin/v1/reload",
+        summary="Read the configuration file again and bring it into force, whole or not at all",
+        response_model=ReloadAnswer,
+        responses={
+            409: {"description": "Settings differ that only a restart can change: `settings` names them"},
+            422: {"description": "The file has errors: `problems` lists them; the version before serves on"},
+        },
+    )
+    async def post_reload() -> Response | ReloadAnswer:
+        try:
+            return await reload()
+        except ReloadRefusal as refusal:
+            return _refused(refusal)
+
+    return router
+
+
+def _refused(refusal: ReloadRefusal) -> Response:
+    error = _error(refusal)
+    body = orjson.loads(envelope(error)) | {
+        "version": refusal.version,
+        "problems": [problem.model_dump() for problem in refusal.problems],
+        "settings": refusal.settings,
+    }
+    return Response(orjson.dumps(body), status_code=error.status, media_type="application/json")
+
+
+def _error(refusal: ReloadRefusal) -> GatewayError:
+    serving = f"Version {refusal.version} goes on serving."
+    if refusal.settings:
+        named = ", ".join(refusal.settings)
+        error = InvalidRequest(
+            f"Only a restart can change {named}. {serving} Take those changes back, or restart.",
+            code="restart_required",
+        )
+        error.status = 409
+    else:
+        error = InvalidRequest(
+            f"The configuration file has {len(refusal.problems)} error(s), listed in 'problems'. {serving}",
+            code="invalid_configuration",
+        )
+        error.status = 422
+    return error
