@@ -573,6 +573,17 @@ def test_a_limit_in_shadow_and_a_budget_alert_are_counted_by_kind_and_name() -> 
     assert only(subject, "budget_alerts_total") == (labels, 1.0)
 
 
+def test_reloads_are_counted_by_result_and_the_last_one_decides_whether_the_file_is_in_force() -> None:
+    subject = telemetry()
+    assert only(subject, "config_last_reload_successful") == ({}, 1.0)
+    subject.reloaded("invalid", in_force=False)
+    assert only(subject, "config_reloads_total") == ({"result": "invalid"}, 1.0)
+    assert only(subject, "config_last_reload_successful") == ({}, 0.0)
+    subject.reloaded("applied", in_force=True)
+    assert only(subject, "config_last_reload_successful") == ({}, 1.0)
+    assert only(subject, "config_last_reload_success_timestamp_seconds") == ({}, NOW)
+
+
 # --- the list of metrics, and its description ---
 
 
@@ -596,6 +607,7 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     )
     subject.shadowed("key:app", "concurrent")
     subject.budget_alerted("org", "acme", "month", 80)
+    subject.reloaded("applied", in_force=True)
     exported = {
         family.name + ("_total" if family.type == "counter" else ""): (
             family.type,
