@@ -18,6 +18,7 @@ from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
 from gateway.adapters.clock import SystemClock
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
+from gateway.adapters.ledger.patience import patiently
 from gateway.adapters.ledger.policies import InForce, PolicyText
 from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
@@ -67,6 +68,7 @@ class Gateway:
             folder=server.journal_dir,
             sync=server.journal_sync,
             outbox=outbox,
+            queue_rows=server.ledger_queue_rows,
         )
         self._admission = open_admission(
             state=settings.state.get_secret_value(),
@@ -116,6 +118,7 @@ class Gateway:
         self._archive = PolicyArchive(settings.ledger.get_secret_value())
         self.reloader = None if file is None else Reloader(file, built, self.adopt, self._count_reload)
         self._stopping = False
+        self._waiting_for: str | None = None
         data_socket, admin_socket = _listeners(built)
         self._data = Listening(
             DataPlane(self.pipeline, request_ids()),
@@ -143,24 +146,27 @@ class Gateway:
         return f"http://{_authority(self._built.settings.server.admin.host, self._admin.port)}"
 
     async def start(self) -> None:
-        """Open the ledger, take up what was spent in the open windows, and listen.
+        """Listen, open the ledger, and take up the prices and what was spent in the open windows.
 
-        In this order: what dead workers left behind is part of the ledger first. Raises LedgerUnavailable.
+        In this order: what dead workers left behind is part of the ledger first. While its database is away
+        `readyz` says so and requests are told to come back; how to answer them is not known yet. Raises
+        LedgerUnusable when waiting would not help.
         """
         built = self._built
-        await self._ledger.start()
         try:
             self._admission.configure(built.scopes, built.tenancy.time_zone)
-            await self._price_watch.start()
-            await self._admission.start()
-            self._alerts.start()
-            await self._prober.watch(self.pipeline.rulebook.planner.fleet)
             await self._admin.start()
+            await self._prober.watch(self.pipeline.rulebook.planner.fleet)
             await self._data.start()
+            await patiently(self._ledger.start, self._note_waiting)
+            await patiently(self._price_watch.start, self._note_waiting)
+            await patiently(self._admission.start, self._note_waiting)
+            self._alerts.start()
             self._archive.start()
             self._keep(built, How.START)
             if self.reloader is not None:
                 self.reloader.start()
+            self.pipeline.opened.set()
         except BaseException:
             await self.stop()
             raise
@@ -211,10 +217,12 @@ class Gateway:
     def unready_reasons(self) -> list[str]:
         """Why new requests should go elsewhere; empty when they should not."""
         reasons = ["shutting down"] if self._stopping else []
-        if (problem := self._ledger.problem()) is not None:
+        if (problem := self._waiting_for or self._ledger.problem()) is not None:
             reasons.append(problem)
+        elif not self.pipeline.opened.is_set():
+            reasons.append("starting")
         elif not self._ledger.has_room():
-            reasons.append("ledger: the queue is full")
+            reasons.append(f"ledger: {self._ledger.lag_rows()} rows wait for a database that does not answer")
         return reasons
 
     def _keep(self, built: Built, how: How) -> None:
@@ -224,6 +232,11 @@ class Gateway:
 
     def _count_reload(self, result: Result) -> None:
         self._telemetry.reloaded(result, in_force=result.in_force)
+
+    def _note_waiting(self, problem: str | None) -> None:
+        if problem is not None and self._waiting_for is None:  # one line for each change of state
+            _log.warning("gateway.waiting", problem=problem, data=self.data_url, admin=self.admin_url)
+        self._waiting_for = problem
 
     def _adopt_prices(self, book: PriceBook) -> None:
         self.pipeline.prices = book

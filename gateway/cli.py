@@ -20,6 +20,7 @@ from gateway.commands.prices import prices_app
 
 if TYPE_CHECKING:
     from gateway.adapters.ledger import UsageRow
+    from gateway.app import Gateway
     from gateway.rollout.config_file import ConfigFile
     from gateway.settings.build import Built
     from gateway.settings.problems import Problem
@@ -182,7 +183,8 @@ async def _serve(built: "Built", file: "ConfigFile") -> None:
 
     stop = stop_signal()
     gateway = Gateway(built, file)
-    await gateway.start()
+    if not await _started(gateway, stop):
+        return
     if gateway.reloader is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
     tune_garbage_collector()
@@ -191,6 +193,19 @@ async def _serve(built: "Built", file: "ConfigFile") -> None:
         await stop.wait()
     finally:
         await gateway.stop()
+
+
+async def _started(gateway: "Gateway", stop: asyncio.Event) -> bool:
+    """Whether it has started; it has not when it was told to stop while it still waited for something."""
+    starting, stopping = asyncio.ensure_future(gateway.start()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if starting.done():
+        starting.result()
+        return True
+    starting.cancel()
+    await asyncio.wait({starting})
+    return False
 
 
 def _usage_json(row: "UsageRow") -> dict[str, object]:

@@ -60,6 +60,8 @@ class Pipeline:
     ) -> None:
         self.rulebook = rulebook
         self.prices = NO_VERSIONS
+        # Until it is set, the spending of budgets, or the prices, are not known yet.
+        self.opened = asyncio.Event()
         self._admission = admission
         self._ledger = ledger
         self._relay = relay
@@ -120,7 +122,7 @@ class Pipeline:
         return find_model(self.rulebook.planner.policy, principal, name)
 
     async def _hold(self, call: Call, principal: Principal, plan: Plan, prices: PriceBook) -> Hold:
-        if not self._ledger.has_room():
+        if not (self._ledger.has_room() and self.opened.is_set()):
             await self._wait_for_ledger()
         at = int(self._clock.now() * 1_000_000)
         return await self._admission.admit(
@@ -131,10 +133,12 @@ class Pipeline:
         # Slower is better than forgetting: nothing is sent that could not be written down.
         try:
             async with asyncio.timeout(LEDGER_WAIT_SECONDS):
+                await self.opened.wait()
                 await self._ledger.wait_for_room()
         except TimeoutError as exc:
             raise Unavailable(
-                "The usage ledger cannot keep up. Retry shortly.", retry_after_seconds=LEDGER_WAIT_SECONDS
+                "The usage ledger is away or cannot keep up. Retry shortly.",
+                retry_after_seconds=LEDGER_WAIT_SECONDS,
             ) from exc
 
     def _moment(

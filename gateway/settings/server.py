@@ -41,13 +41,18 @@ class Server(Section):
     )
     journal_dir: FilePath | None = Field(
         default=None,
-        description="folder of the journal that survives kill -9; left out: `<file>.journal` beside an "
-        "SQLite ledger, else `tollway.journal`",
+        description="folder of the journal that survives kill -9, and of rows that a stop could not save; "
+        "left out: `<file>.journal` beside an SQLite ledger, else `tollway.journal`",
     )
     journal_sync: Literal["off", "batch"] = Field(
         default="off",
         description="`off`: the journal survives a crash of the gateway; `batch`: also a power cut, but for "
         "the last tenth of a second",
+    )
+    ledger_queue_rows: Count = Field(
+        default=50_000,
+        description="most rows that may wait for the ledger's database before requests have to wait too; "
+        "1.2 KB of memory each",
     )
     prices_refresh_seconds: Seconds = Field(
         default=10.0,

@@ -6,23 +6,20 @@ dispatch, most often while its connection was being opened; then it is presumed.
 """
 
 import asyncio
-import os
 import random
 import re
 import signal
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import orjson
 import pytest
-from e2e.harness import ADMIN_TOKEN, APP_KEY, NARROW_KEY, Metrics, chat, config_text, read_rows, simulators
+from e2e.harness import APP_KEY, chat, read_rows, simulators
 
-from gateway.simulators import Knobs, Simulator
+from gateway.simulators import Knobs
+from journal.served import Served
 from journal.stage import until
 
 ROUNDS = 20
@@ -36,59 +33,6 @@ CHANGES = {
     "server": {"log_level": "error"},
     "org": {"budgets": [{"usd": 1000, "per": "lifetime"}]},
 }
-_SERVES = re.compile(r"serves (\S+)/v1 \(admin (\S+)\)")
-
-
-class Served:
-    """A gateway in a process of its own, on one ledger and configuration over all its lives."""
-
-    def __init__(self, folder: Path, hosted: Simulator, pool: list[Simulator]) -> None:
-        self.ledger = folder / "ledger.db"
-        self.journal = folder / "ledger.db.journal"
-        self._log = folder / "log"
-        self._config = folder / "tollway.yaml"
-        self._config.write_text(config_text(CHANGES))
-        self._environ = {
-            **os.environ,
-            "ADMIN_TOKEN": ADMIN_TOKEN,
-            "APP_KEY": APP_KEY,
-            "NARROW_KEY": NARROW_KEY,
-            "LEDGER": f"sqlite:///{self.ledger}",
-            "EXTERNAL": hosted.url,
-            **{f"REPLICA_{number}": replica.url for number, replica in enumerate(pool, 1)},
-        }
-        self.data_url = self.admin_url = ""
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        """From its start until it is killed, or stopped when nobody killed it."""
-        with self._log.open("wb") as log:
-            command = "from gateway.cli import main; main()"
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", command, "serve", "--config", str(self._config)),
-                env=self._environ,
-                stderr=log,
-            )
-        try:
-            await until(lambda: process.returncode is not None or self._is_up())
-            assert process.returncode is None, self._log.read_text()
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
-
-    def _is_up(self) -> bool:
-        found = _SERVES.search(self._log.read_text())
-        if found:
-            self.data_url, self.admin_url = found.groups()
-        return found is not None
-
-    async def spent_nano(self) -> int:
-        async with httpx.AsyncClient() as client:
-            headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-            answer = await client.get(f"{self.admin_url}/metrics", headers=headers)
-        return Metrics(answer.text).nano("budget_spent_usd", scope="org")
 
 
 class Client:
@@ -142,7 +86,7 @@ async def load(served: Served, process: asyncio.subprocess.Process, seconds: flo
 async def scenario(folder: Path, chance: random.Random) -> None:
     answered: list[str] = []
     async with simulators(HOSTED, [POOL, POOL]) as (hosted, pool):
-        served = Served(folder, hosted, pool)
+        served = Served(folder, hosted, pool, CHANGES)
         for _ in range(ROUNDS):
             async with served.running() as process:
                 await check_spending(served)

@@ -78,9 +78,23 @@ class PostgresServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
+    def freeze_everything(self) -> None:
+        """As `freeze`, and those who serve open connections stand still too."""
+        self.freeze()
+        for pid in self._serving():
+            os.kill(pid, signal.SIGSTOP)
+
     def thaw(self) -> None:
+        """After either."""
         assert self._process is not None
+        for pid in self._serving():
+            os.kill(pid, signal.SIGCONT)
         self._process.send_signal(signal.SIGCONT)
+
+    def _serving(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{ROLE}@/{database}?host={quote(str(self._folder), safe='')}"

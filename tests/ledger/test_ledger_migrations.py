@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ledger_records import FULL, make, run
 
 from gateway.adapters import ledger
 from gateway.adapters.ledger import LedgerUnavailable, open_ledger, upgrade, usage_by
-from gateway.adapters.ledger.engine import open_writer
+from gateway.adapters.ledger.engine import BUSY_TIMEOUT_SECONDS, open_writer
 from gateway.adapters.ledger.migrate import HEAD, REVISIONS, VERSION_TABLE
 from gateway.adapters.ledger.rows import row_of
 from gateway.adapters.ledger.tables import COLUMNS, metadata
@@ -90,11 +91,22 @@ def test_an_up_to_date_database_is_opened_while_somebody_writes(sqlite: Database
 def test_several_processes_may_start_on_a_new_database_at_once(sqlite: Database) -> None:
     code = f"from gateway.adapters.ledger import upgrade; upgrade({sqlite.url!r})"
     started = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)
     ]
     for process in started:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
+    assert sqlite.rows() == []
+
+
+def test_a_lock_on_a_new_file_that_outlasts_sqlites_own_patience_is_waited_for(sqlite: Database) -> None:
+    sqlite.path.parent.mkdir()
+    with closing(sqlite3.connect(sqlite.path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        release = threading.Timer(1.5 * BUSY_TIMEOUT_SECONDS, other.execute, ["ROLLBACK"])
+        release.start()
+        upgrade(sqlite.url)
+        release.join()
     assert sqlite.rows() == []
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import make_url
 
 from gateway.adapters.journal.folder import JournalFolder
 from gateway.adapters.journal.ledger import JournaledLedger, Sync
-from gateway.adapters.ledger import open_ledger
+from gateway.adapters.ledger import WriterLimits, open_ledger
+from gateway.adapters.ledger.address import SqliteAddress, parse
 from gateway.outbox import Outbox
 
 __all__ = ["JournaledLedger", "open_journaled_ledger"]
@@ -19,24 +20,33 @@ _FOLDER = Path("tollway.journal")
 
 
 def open_journaled_ledger(
-    url: str, *, folder: Path | None = None, sync: Sync = "off", outbox: Outbox | None = None
+    url: str,
+    *,
+    folder: Path | None = None,
+    sync: Sync = "off",
+    queue_rows: int = WriterLimits().queue_rows,
+    outbox: Outbox | None = None,
 ) -> JournaledLedger:
     """The ledger at `url` behind a journal, not yet started. Raises LedgerUnavailable for a wrong URL.
 
     Without `folder` the journal stands beside an SQLite file, as `<file>.journal/`, and for any other
     database in `tollway.journal/`. Gateways that write to the same ledger may share a folder.
     """
-    writer = open_ledger(url)
-    return JournaledLedger(writer, journal_folder(url, folder), sync=sync, outbox=outbox)
+    beside_file = folder is None and isinstance(parse(url), SqliteAddress)
+    journal = journal_folder(url, folder)
+    spill_folder = None if beside_file else journal.path
+    writer = open_ledger(url, spill_folder=spill_folder, limits=WriterLimits(queue_rows=queue_rows))
+    return JournaledLedger(writer, journal, sync=sync, outbox=outbox)
 
 
 def journal_folder(url: str, configured: Path | None) -> JournalFolder:
     """Where the journals of the ledger at `url` are."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        file = Path(parsed.database or "")
+    address = parse(url)
+    if isinstance(address, SqliteAddress):
+        file = address.path
         # By its name alone: a ledger that is moved together with its journal is still the same one.
         return JournalFolder(configured or file.with_name(f"{file.name}.journal"), _name(file.name))
+    parsed = make_url(url)
     place = f"{parsed.host}:{parsed.port}/{parsed.database}"
     return JournalFolder(configured or _FOLDER, _name(place))
 

@@ -12,7 +12,7 @@ from gateway.adapters.journal.files import Files
 from gateway.adapters.journal.folder import Claim, JournalFolder
 from gateway.adapters.journal.journal import Journal, JournalLimits
 from gateway.adapters.journal.replay import Replay
-from gateway.adapters.ledger import LedgerUnavailable, LedgerWriter
+from gateway.adapters.ledger import LedgerUnavailable, LedgerUnusable, LedgerWriter
 from gateway.core.errors import Unavailable
 from gateway.core.record import UsageRecord
 from gateway.outbox import Outbox
@@ -70,7 +70,8 @@ class JournaledLedger:
         """Open the database, put into it what dead workers left behind, and begin a journal.
 
         When it returns, the ledger knows every attempt that a worker sent before it died. Raises
-        LedgerUnavailable when the database or the folder cannot be used.
+        LedgerUnavailable when the database cannot be used now: it may then be called again, or `close`.
+        Raises LedgerUnusable when the folder cannot be used.
         """
         await self._writer.start()
         try:
@@ -80,7 +81,7 @@ class JournaledLedger:
             self._journal = self._begin(claim)
         except OSError as exc:
             await self._writer.close()
-            raise LedgerUnavailable(f"journal {self._folder.path}: {exc.strerror or exc}") from exc
+            raise LedgerUnusable(f"journal {self._folder.path}: {exc.strerror or exc}") from exc
         except BaseException:
             await self._writer.close()
             raise
@@ -88,6 +89,7 @@ class JournaledLedger:
             asyncio.create_task(self._tend(self._journal), name="journal-upkeep"),
             asyncio.create_task(self._watch_peers(), name="journal-peers"),
         ]
+        self._room.set()
 
     def has_room(self) -> bool:
         """False while the queue, or the journal, stands at its bound or cannot be written."""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from gateway.adapters.ledger.address import SqliteAddress, parse
-from gateway.adapters.ledger.errors import LedgerUnavailable
+from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.adapters.ledger.migrate import upgrade
 from gateway.adapters.ledger.reports import Dimension, UsageRow, usage_by
 from gateway.adapters.ledger.spill import Spill
@@ -17,6 +17,7 @@ from gateway.adapters.ledger.writer import LedgerWriter, WriterLimits
 __all__ = [
     "Dimension",
     "LedgerUnavailable",
+    "LedgerUnusable",
     "LedgerWriter",
     "UsageRow",
     "WriterLimits",

@@ -1,5 +1,6 @@
 """Opening a ledger in an SQLite file: one place for pragmas and the words of a refusal."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from gateway.adapters.ledger.address import SqliteAddress, parse
-from gateway.adapters.ledger.errors import LedgerUnavailable
+from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 
 # A locked database is asked again by the writer, which can also say so; this is only for short overlaps.
 BUSY_TIMEOUT_SECONDS = 1.0
@@ -15,6 +16,34 @@ PAGE_CACHE_KIB = 16 * 1024
 # 16 MB of log before it is folded into the file: four times the default, since index pages are written once
 # for many rows then. Saves a fifth of the processor time of a row.
 CHECKPOINT_PAGES = 4000
+
+
+# What another process, or room on the disk, may end. Everything else stays as it is.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+
+
+def unavailable(path: Path, error: Exception) -> LedgerUnavailable:
+    """SQLAlchemy's `error` on the file at `path`, in the words of the ledger."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    kind = LedgerUnusable if code is not None and code & 0xFF not in _PASSING else LedgerUnavailable
+    return kind(f"ledger {path}: {cause}")
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else holds a lock that this one needed."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def sqlite_path(url: str) -> Path:
@@ -60,9 +89,7 @@ def create_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise LedgerUnavailable(
-            f"ledger {path}: cannot make the folder {path.parent}: {exc.strerror}"
-        ) from exc
+        raise LedgerUnusable(f"ledger {path}: cannot make the folder {path.parent}: {exc.strerror}") from exc
 
 
 def _prepare_writer(connection: Any, _record: Any) -> None:

@@ -1,6 +1,7 @@
 """Bring a ledger database to the revision that this version of Tollway writes."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,20 @@ from sqlalchemy import Connection, column, inspect, select, table
 from sqlalchemy.exc import DatabaseError
 
 from gateway.adapters.ledger.address import Address
-from gateway.adapters.ledger.engine import create_folder, open_reader, open_writer, sqlite_path
-from gateway.adapters.ledger.errors import LedgerUnavailable
+from gateway.adapters.ledger.engine import (
+    create_folder,
+    is_busy,
+    open_reader,
+    open_writer,
+    sqlite_path,
+    unavailable,
+)
+from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 
 HEAD = "0003"  # a test holds this equal to the newest file in migrations/versions
 REVISIONS = ("0001", "0002", "0003")  # oldest first
+MIGRATION_SECONDS = 10.0  # how long another process may take for it
+BUSY_PAUSE_SECONDS = 0.05
 VERSION_TABLE = "ledger_revision"  # not Alembic's default: the database may belong to another program too
 
 
@@ -29,12 +39,19 @@ def upgrade_file(path: Path) -> None:
     Raises LedgerUnavailable when it cannot be opened or written, or was written by a newer Tollway. Safe to
     run in several processes at once: a migration holds the write lock, the next one finds nothing to do.
     """
-    try:
-        if not path.exists() or _revision_of(path) != HEAD:
-            with open_writer(path).connect() as connection:
-                _migrate(connection)
-    except DatabaseError as exc:
-        raise LedgerUnavailable(f"ledger {path}: {exc.orig}") from exc
+    deadline = time.monotonic() + MIGRATION_SECONDS
+    while True:
+        try:
+            if not path.exists() or _revision_of(path) != HEAD:
+                with open_writer(path).connect() as connection:
+                    _migrate(connection)
+            return
+        except DatabaseError as exc:
+            # SQLite does not wait for everything, such as a change of the journal mode, and another process
+            # may be migrating at this moment.
+            if not is_busy(exc) or time.monotonic() > deadline:
+                raise unavailable(path, exc) from exc
+            time.sleep(BUSY_PAUSE_SECONDS)
 
 
 def require_head(connection: Connection, path: Path) -> None:
@@ -51,7 +68,7 @@ def refuse_old(revision: str | None, place: Address | Path) -> None:
 def refuse_newer(revision: str | None, place: Address | Path) -> None:
     """Raise LedgerUnavailable when this version of Tollway does not know `revision`. None is an empty one."""
     if revision is not None and revision not in REVISIONS:
-        raise LedgerUnavailable(
+        raise LedgerUnusable(
             f"ledger {place}: is at revision {revision}, this Tollway knows up to {HEAD}; "
             "it was written by a newer version: upgrade Tollway or restore a backup"
         )

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 
 from gateway.adapters.ledger.address import PostgresAddress
-from gateway.adapters.ledger.errors import LedgerUnavailable
+from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.adapters.ledger.migrate import HEAD, VERSION_TABLE, postgres_script, refuse_newer, refuse_old
 
 if TYPE_CHECKING:  # its classes take no parameters at run time
@@ -52,6 +52,14 @@ ROW_FAULTS = (
 )
 
 
+# Mistakes of the URL or of the role's set-up.
+_UNUSABLE = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+
 async def connect(
     address: PostgresAddress,
     *,
@@ -74,7 +82,7 @@ async def connect(
                     server_settings=wanted,
                 )
         except ValueError as exc:  # a port or an sslmode that is none
-            raise LedgerUnavailable(f"ledger {address}: {exc}") from exc
+            raise LedgerUnusable(f"ledger {address}: {exc}") from exc
 
 
 async def disconnect(connection: Connection) -> None:
@@ -87,11 +95,13 @@ async def disconnect(connection: Connection) -> None:
 
 @contextmanager
 def translated(address: PostgresAddress) -> Iterator[None]:
-    """Raises LedgerUnavailable for what asyncpg and the network raise, but for the fault of a row."""
+    """Raises LedgerUnavailable or LedgerUnusable for what asyncpg raises, but for the fault of a row."""
     try:
         yield
     except ROW_FAULTS:
         raise
+    except _UNUSABLE as exc:
+        raise LedgerUnusable(f"ledger {address}: {cause(exc)}") from exc
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:
         raise LedgerUnavailable(f"ledger {address}: {cause(exc)}") from exc
 

@@ -27,6 +27,7 @@ from gateway.adapters.ledger.tables import COLUMNS
 from gateway.core.record import UsageRecord
 
 SLICE_ROWS = 1024
+ANSWER_SECONDS = 15.0  # then readyz says that the database does not answer
 SLICE_SECONDS = 60.0  # for one whole transaction, whatever its statements take by themselves
 
 _ID = COLUMNS.index("attempt_id")
@@ -124,7 +125,7 @@ class PostgresStore:
     async def _connected(self) -> Connection:
         """The connection, made anew after a failure."""
         if self._connection is None:
-            connection = await connect(self._address)
+            connection = await connect(self._address, answer_seconds=ANSWER_SECONDS)
             try:
                 with translated(self._address):
                     await migrate(connection, self._address)

@@ -19,8 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
-from gateway.adapters.ledger.engine import create_folder, open_writer
-from gateway.adapters.ledger.errors import LedgerUnavailable
+from gateway.adapters.ledger.engine import create_folder, open_writer, unavailable
 from gateway.adapters.ledger.migrate import upgrade_file
 from gateway.adapters.ledger.periods import BOUNDS, DATE_LATE_ROWS, PRUNED, Bounds
 from gateway.adapters.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
@@ -169,7 +168,7 @@ class SqliteStore:
             raise
         except SQLAlchemyError as exc:
             self._disconnect()
-            raise LedgerUnavailable(f"ledger {self._path}: {_cause(exc)}") from exc
+            raise unavailable(self._path, exc) from exc
 
     def _connected(self) -> Connection:
         """The connection, made anew after a failure: the file may have been moved or replaced meanwhile."""
@@ -179,7 +178,7 @@ class SqliteStore:
                 upgrade_file(self._path)
                 self._connection = prepared(self._engine.connect())
             except (SQLAlchemyError, OSError) as exc:
-                raise LedgerUnavailable(f"ledger {self._path}: {_cause(exc)}") from exc
+                raise unavailable(self._path, exc) from exc
         return self._connection
 
     def _disconnect(self) -> None:
@@ -214,10 +213,6 @@ def prepared(connection: Connection) -> Connection:
             cursor.execute(statement)
         cursor.close()
     return connection
-
-
-def _cause(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error)
 
 
 def _insert_row() -> str:

@@ -51,14 +51,15 @@ class LedgerWriter:
     async def start(self) -> None:
         """Open the store, replay what an earlier run could not save, and begin to write.
 
-        Raises LedgerUnavailable when the store cannot be opened.
+        Raises LedgerUnavailable when the store cannot be opened; it may then be called again, or `close`.
         """
         try:
             await self._store.open()
             await self._replay()
-        except BaseException:
-            await self._store.close()
+        except LedgerUnavailable as exc:
+            self._problem = str(exc)
             raise
+        self._problem = None
         self._task = asyncio.create_task(self._run(), name="ledger-writer")
 
     def has_room(self) -> bool:
