@@ -16,6 +16,7 @@ from gateway.adapters.ledger import LedgerUnavailable, WriterLimits, open_ledger
 from gateway.adapters.ledger.address import parse
 from gateway.adapters.ledger.months import Month, month_of
 from gateway.adapters.ledger.rows import row_of
+from gateway.adapters.ledger.tables import COLUMNS
 from gateway.adapters.ledger.writer import LedgerWriter
 
 Database = Any
@@ -260,6 +261,6 @@ def test_reports_are_the_same_from_both_databases(postgres: Database, sqlite: Da
         assert usage_by(postgres.url, dimension, since, timezone="Asia/Kathmandu") == usage_by(
             sqlite.url, dimension, since, timezone="Asia/Kathmandu"
         )
-    assert [tuple(row.values())[: len(row_of(FULL))] for row in postgres.rows()] == [
+    assert [tuple(row[column] for column in COLUMNS) for row in postgres.rows()] == [
         row_of(record) for record in records
     ]
