@@ -84,7 +84,7 @@ def through(store: Any, given: Ask) -> Request:
 async def subjects(url: str) -> tuple[dict[str, Request], list[Any]]:
     clock = SystemClock()
     given = ask(PAYER)
-    memory = MemoryAdmission(clock, UTC)
+    memory = MemoryAdmission(clock)
     memory.configure(SCOPES, UTC)
     exact_link = Link(parse_target(url), "bench-exact", Scripts(), Timing(reply_seconds=1.0))
     exact = RedisAdmission(exact_link, clock, UTC, quarantine_seconds=0.0)

@@ -242,6 +242,8 @@ class Gateway:
         self.pipeline.prices = book
 
     async def _spent_in_windows(self, views: Sequence[BudgetView]) -> list[tuple[int, int]]:
+        # What has ended is in the ledger before it is asked.
+        await self._ledger.flush()
         url = self._built.settings.ledger.get_secret_value()
         return await asyncio.to_thread(spent_in_windows, url, views)
 

@@ -43,7 +43,7 @@ class Stage:
 
     def __init__(self, *scopes: Scope, zone: ZoneInfo = UTC) -> None:
         self.clock = ToldClock()
-        self.store = MemoryAdmission(self.clock, zone)
+        self.store = MemoryAdmission(self.clock)
         self.store.configure(scopes, zone)
         self.payer = principal(*scopes)
 
@@ -589,7 +589,7 @@ class Admissions(RuleBasedStateMachine):
         self.clock = ToldClock()
         self.limits = {"feature": 6 * R, "team": 9 * R}
         self.concurrent = 6
-        self.store = MemoryAdmission(self.clock, TOKYO)
+        self.store = MemoryAdmission(self.clock)
         self.open: list[Open] = []
         self.window = dict.fromkeys(LABELS, Window(0.0, 0.0))
         self.spent: dict[tuple[str, Window], int] = {}

@@ -22,7 +22,7 @@ def open_admission(
 ) -> AnyAdmission:
     """Not started yet. In memory every request is admitted exactly, without any round trip."""
     if state == "memory":
-        return MemoryAdmission(clock, zone, spent_in_windows=spent_in_windows, shadowed=shadowed)
+        return MemoryAdmission(clock, spent_in_windows=spent_in_windows, shadowed=shadowed)
     link = Link(parse_target(state), org, Scripts(), Timing())
     exact = RedisAdmission(link, clock, zone, spent_in_windows=spent_in_windows, shadowed=shadowed)
     return exact if mode == "exact" else LeasedAdmission(exact, link, clock)

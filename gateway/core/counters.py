@@ -37,6 +37,10 @@ class BudgetCounter:
         self.window = self._window(now)
         self.set(budget, 0, 0, now)
 
+    @property
+    def counted_as(self) -> str:
+        return self.budget.counted_as(self.zone)
+
     def set(self, budget: Budget, spent: int, unseen: int, now: float) -> None:
         """Take a changed limit, or what the ledger says was spent."""
         self.budget = budget
@@ -48,6 +52,10 @@ class BudgetCounter:
         self.spent = spent
         self.unseen = unseen
         self.left = self.limit - spent - self.held - unseen
+
+    def add(self, spent: int, unseen: int, now: float) -> None:
+        """Count what was spent before this counter began."""
+        self.set(self.budget, self.spent + spent, self.unseen + unseen, now)
 
     def roll(self, now: float) -> None:
         """Bring the window to `now`. Holds of a window that has ended settle into nothing.

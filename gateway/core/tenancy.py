@@ -48,6 +48,11 @@ class Budget(msgspec.Struct, frozen=True):
         """The name of its kind of window; a scope has at most one budget for each."""
         return f"rolling_{self.per}" if self.rolling else str(self.per)
 
+    def counted_as(self, zone: ZoneInfo) -> str:
+        """The name of its counters in a scope: calendar windows of another time zone are other windows."""
+        everywhere = self.rolling or self.per is Per.LIFETIME
+        return self.window if everywhere else f"{self.window}@{zone.key}"
+
     def limit_at(self, now: float) -> int:
         """The limit in force at `now` (UTC seconds), in nano-USD."""
         limit = self.nano_usd
@@ -88,6 +93,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     floor: str
     models: frozenset[str] | None
     scopes: tuple[Scope, ...]
+
+    @property
+    def labels(self) -> tuple[str, str, str, str]:
+        """The labels of all that it belongs to, with or without limits."""
+        return f"key:{self.key}", f"feature:{self.feature}", f"team:{self.team}", f"org:{self.org}"
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models

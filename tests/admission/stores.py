@@ -11,7 +11,7 @@ import redis
 import uvloop
 from core.builders import ToldClock
 
-from gateway.adapters.memory import MemoryAdmission
+from gateway.adapters.memory import MemoryAdmission, SpentInWindows
 from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
 from gateway.adapters.redis.link import Timing
 from gateway.core.admission import Ask, Hold
@@ -101,15 +101,28 @@ class RedisStage(Stage):
 Spent = Callable[[Sequence[BudgetView]], list[tuple[int, int]]]
 
 
+def _from(spent: Spent | None) -> SpentInWindows:
+    """A ledger that says what `spent` says, or that nothing was."""
+
+    async def from_ledger(views: Sequence[BudgetView]) -> list[tuple[int, int]]:
+        return [(0, 0)] * len(views) if spent is None else spent(views)
+
+    return from_ledger
+
+
 class MemoryStores:
     """Makes stages in memory."""
 
     @asynccontextmanager
     async def stage(
-        self, *scopes: Scope, zone: ZoneInfo = UTC, now: float | None = None
+        self, *scopes: Scope, zone: ZoneInfo = UTC, now: float | None = None, spent: "Spent | None" = None
     ) -> AsyncIterator[Stage]:
         clock = ToldClock() if now is None else ToldClock(now)
-        store = MemoryAdmission(clock, zone, shadowed=lambda *what: stage.shadowed.append(what))
+        store = MemoryAdmission(
+            clock,
+            spent_in_windows=_from(spent),
+            shadowed=lambda *what: stage.shadowed.append(what),
+        )
         stage = Stage(store, clock)
         store.configure(scopes, zone)
         yield stage
@@ -135,9 +148,6 @@ class RedisStores:
         clock = clock or (ToldClock() if now is None else ToldClock(now))
         org = org or secrets.token_hex(6)
 
-        async def from_ledger(views: Sequence[BudgetView]) -> list[tuple[int, int]]:
-            return [(0, 0)] * len(views) if spent is None else spent(views)
-
         link = Link(parse_target(self.url), org, Scripts(TOLD_CLOCK), timing)
         store = self.store(
             link,
@@ -146,7 +156,7 @@ class RedisStores:
                 link,
                 clock,
                 zone,
-                spent_in_windows=from_ledger,
+                spent_in_windows=_from(spent),
                 shadowed=lambda *what: stage.shadowed.append(what),
                 quarantine_seconds=0.0,
             ),

@@ -205,7 +205,8 @@ def principal(*scopes: Scope, **changes: Any) -> Principal:
         "floor": "internal",
         "models": None,
     }
-    return Principal(scopes=tuple(scopes), **(fields | changes))
+    named = {scope.kind: scope.name for scope in scopes}
+    return Principal(scopes=tuple(scopes), **(fields | named | changes))
 
 
 def ask(payer: Principal, *, tokens: int | None = None, **changes: Any) -> Ask:

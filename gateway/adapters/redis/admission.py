@@ -4,10 +4,11 @@ The numbers live in Redis. Here are only plans, the holds that are open, and wha
 """
 
 import asyncio
+import contextlib
 import itertools
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from gateway.adapters.memory import Shadowed, SpentInWindows
 from gateway.adapters.redis.away import Away, AwayGrant, spending, unavailable
 from gateway.adapters.redis.connection import StoreAway
+from gateway.adapters.redis.covering import Covering
 from gateway.adapters.redis.grants import Grant, Registered
 from gateway.adapters.redis.known import Known
 from gateway.adapters.redis.link import Link
@@ -74,23 +76,26 @@ class RedisAdmission:
         self.known = Known(clock, zone)
         self.away = Away()
         self._shadowed = shadowed
-        self._lease = int(lease_seconds * MICROSECONDS)
+        self.lease = int(lease_seconds * MICROSECONDS)
         self.worker = secrets.token_hex(6)
         self._count = itertools.count(1)
         self._open: dict[str, Registered] = {}
         self._settler = Settler(link, self.worker)
-        self.recovery = Recovery(link, self, self._lease, spent_in_windows, quarantine_seconds)
+        self.recovery = Recovery(link, self, self.lease, spent_in_windows, quarantine_seconds)
+        self.covering = Covering(link, self, spent_in_windows)
         self.upkeep = Upkeep(link, self, clock, lease_seconds)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Connect and take over the counters. A server that is away keeps nobody from starting."""
         self._link.connected = self.recovery.greet
-        runs = (self._link.run(), self._settler.run(), self.recovery.run(), self.upkeep.run())
-        self._tasks = [asyncio.create_task(run) for run in runs]
+        owned = (self._link, self._settler, self.recovery, self.covering, self.upkeep)
+        self._tasks = [asyncio.create_task(item.run()) for item in owned]
+        self.covering.want(self.known.scopes, self.known.zone)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self.recovery.opened.wait()
+                await self.covering.done.wait()
         except TimeoutError:
             _log.warning("redis.not_ready", problem=self.problem())
 
@@ -106,8 +111,24 @@ class RedisAdmission:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        """Adopt the scopes of a new configuration. What was counted stays, here and for other workers."""
+        """Adopt the scopes of a configuration. What was counted stays, here and for other workers."""
         self.known.configure(scopes, zone)
+        self.upkeep.seats_are_due = True
+
+    async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+        """Adopt a new configuration while serving: budgets that it brings begin with what the ledger says.
+
+        A ledger or server that cannot be asked now is asked later.
+        """
+        new = self.known.uncounted(scopes, zone)
+        before = frozenset(self._open)
+        if new:
+            self.covering.want(new, zone)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.covering.done.wait(), START_SECONDS)
+        self.configure(scopes, zone)
+        if before:
+            self.covering.want(new, zone, after=before)
 
     async def flush(self) -> None:
         """Return once every settlement so far is in the counters."""
@@ -138,7 +159,7 @@ class RedisAdmission:
         for _ in range(TRIES):
             plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
-            packed = packed_ask(ask, grant_id, self._lease, ask.output_tokens)
+            packed = packed_ask(ask, grant_id, self.lease, ask.output_tokens)
             reply = await self.ask("admit", plan, packed, grant_id)
             kind = reply[0]
             if kind == ADMITTED:
@@ -187,7 +208,7 @@ class RedisAdmission:
         for _ in range(TRIES):
             plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
-            packed = packed_ask(ask, grant_id, self._lease, most)
+            packed = packed_ask(ask, grant_id, self.lease, most)
             reply = await self.ask("renew", plan, packed, grant_id, old, *spending)
             if reply[0] == ADMITTED:
                 return plan, grant_id, admitted(reply)

@@ -17,6 +17,9 @@ class Registered(Protocol):
     @property
     def since(self) -> float: ...
 
+    @property
+    def plan(self) -> Plan: ...
+
     def record(self) -> list[object]: ...
 
 

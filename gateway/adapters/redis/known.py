@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
+from msgspec.structs import replace
+
 from gateway.adapters.redis.plans import Plan, PlannedBudget, counters_of, make_plan
 from gateway.adapters.redis.replies import MICROSECONDS
-from gateway.core.tenancy import Principal, Scope
+from gateway.core.tenancy import Budget, Limits, Principal, Scope
 from gateway.ports import BudgetView, Clock
 
 Counters = tuple[int, int, int, int]
@@ -17,8 +19,9 @@ class Known:
 
     def __init__(self, clock: Clock, zone: ZoneInfo) -> None:
         self._clock = clock
-        self._zone = zone
-        self._scopes: tuple[Scope, ...] = ()
+        self.zone = zone
+        self.scopes: tuple[Scope, ...] = ()
+        self._by_label: dict[str, Scope] = {}
         self._plans: dict[Principal, Plan] = {}
         self._all: Plan | None = None
         # Seconds that the server's clock is ahead of ours.
@@ -26,10 +29,30 @@ class Known:
         self._counters: dict[str, Counters] = {}
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        self._scopes = tuple(scopes)
-        self._zone = zone
+        self.scopes = tuple(scopes)
+        self.zone = zone
+        self._by_label = {scope.label: scope for scope in self.scopes}
         self._plans.clear()
         self._all = None
+
+    def uncounted(self, scopes: Iterable[Scope], zone: ZoneInfo) -> list[Scope]:
+        """Those of `scopes` with budgets that nothing has been counted for here, and only these budgets."""
+        names = {budget.name for budget in self.plan_of_all().budgets}
+        new: dict[str, list[Budget]] = {}
+        for budget in make_plan(scopes, zone, self.now()).budgets:
+            if budget.name not in names:
+                new.setdefault(budget.scope.label, []).append(budget.budget)
+        return [
+            replace(scope, budgets=tuple(new[scope.label]), limits=Limits())
+            for scope in scopes
+            if scope.label in new
+        ]
+
+    def lacking_places(self, plan: Plan) -> list[str]:
+        """The scopes that limit concurrency now and did not when `plan` was made."""
+        had = {label for label, limits in plan.limits if limits.concurrent}
+        scopes = [self._by_label[label] for label in plan.labels if label in self._by_label]
+        return [scope.label for scope in scopes if scope.limits.concurrent and scope.label not in had]
 
     def now(self) -> float:
         """UTC seconds of the server's clock, as far as it is known."""
@@ -40,14 +63,17 @@ class Known:
         plan = self._plans.get(principal)
         now = self.now()
         if plan is None or not plan.start <= now < plan.end:
-            plan = self._plans[principal] = make_plan(principal.scopes, self._zone, now)
+            labels = principal.labels
+            # The scopes as they are configured now, for requests too that came before.
+            scopes = [self._by_label[label] for label in labels if label in self._by_label]
+            plan = self._plans[principal] = make_plan(scopes, self.zone, now, labels)
         return plan
 
     def plan_of_all(self) -> Plan:
         """The plan that holds every configured budget."""
         now = self.now()
         if self._all is None or not self._all.start <= now < self._all.end:
-            self._all = make_plan(self._scopes, self._zone, now)
+            self._all = make_plan(self.scopes, self.zone, now)
         return self._all
 
     def learn(self, plan: Plan, counters: list[int], now: int) -> None:

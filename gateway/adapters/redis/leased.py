@@ -6,7 +6,7 @@ asks the server (`RedisAdmission`, which also decides whatever a slice cannot).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -97,6 +97,12 @@ class LeasedAdmission:
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
         self.return_slices()
         self.exact.configure(scopes, zone)
+
+    async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+        """As `RedisAdmission.reconfigure`; slices are taken anew."""
+        self.return_slices()
+        await self.exact.reconfigure(scopes, zone)
+        self.return_slices()
 
     async def flush(self) -> None:
         await self.exact.flush()

@@ -27,10 +27,11 @@ class PlannedBudget(msgspec.Struct, frozen=True, gc=False):
     budget: Budget
     limit: int
     window: Window
+    zone: ZoneInfo
 
     @property
     def name(self) -> str:
-        return f"{self.scope.label}|{self.budget.window}"
+        return f"{self.scope.label}|{self.budget.counted_as(self.zone)}"
 
     def row(self) -> list[object]:
         rolls, lasting = self.budget.rolling, math.isinf(self.window.end)
@@ -70,7 +71,7 @@ class PlannedBudget(msgspec.Struct, frozen=True, gc=False):
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """`packed` holds from `start` until before `end`, UTC seconds of the server's clock.
 
-    `tokens_per_minute` is the tightest such limit.
+    `tokens_per_minute` is the tightest such limit. `labels` are those of the principal, if it is for one.
     """
 
     packed: bytes
@@ -79,9 +80,10 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     budgets: tuple[PlannedBudget, ...]
     start: float
     end: float
+    labels: tuple[str, ...] = ()
 
 
-def make_plan(scopes: Iterable[Scope], zone: ZoneInfo, now: float) -> Plan:
+def make_plan(scopes: Iterable[Scope], zone: ZoneInfo, now: float, labels: tuple[str, ...] = ()) -> Plan:
     """The plan for `now` (UTC seconds)."""
     limits, budgets = [], []
     start, end = 0.0, math.inf
@@ -91,12 +93,12 @@ def make_plan(scopes: Iterable[Scope], zone: ZoneInfo, now: float) -> Plan:
         for budget in scope.budgets:
             window = window_at(Per.LIFETIME if budget.rolling else budget.per, now, zone)
             start, end = max(start, window.start), min(end, window.end, budget.limit_until(now))
-            budgets.append(PlannedBudget(scope, budget, budget.limit_at(now), window))
+            budgets.append(PlannedBudget(scope, budget, budget.limit_at(now), window, zone))
     rows = [_limit_row(label, item) for label, item in limits]
     until = 0 if math.isinf(end) else math.ceil(end)
     packed = _encode([int(start), until, rows, [budget.row() for budget in budgets]])
     tokens = [item.tokens_per_minute for _, item in limits if item.tokens_per_minute and not item.shadow]
-    return Plan(packed, min(tokens, default=None), tuple(limits), tuple(budgets), start, end)
+    return Plan(packed, min(tokens, default=None), tuple(limits), tuple(budgets), start, end, labels)
 
 
 def _limit_row(label: str, limits: Limits) -> list[object]:

@@ -19,6 +19,9 @@ CALLS = (
     "hello",
     "adopt",
     "restore",
+    "cover",
+    "unclaim",
+    "seat",
 )
 _FILES = ("common", "admit", "settle", "renew", "lease", "upkeep", "recovery")
 

@@ -34,6 +34,8 @@ class Upkeep:
         self._lease_seconds = lease_seconds
         # Monotonic seconds of each hold's last heartbeat.
         self._beaten: dict[str, float] = {}
+        # After a reload: limits may ask for places that nobody asked for before.
+        self.seats_are_due = False
         # Workers that were alive when they were last counted, this one included.
         self.workers = 1
 
@@ -49,6 +51,8 @@ class Upkeep:
 
     async def tick(self) -> None:
         """Renew leases, clear expired holds, look at all budgets. Raises StoreAway."""
+        if self.seats_are_due:
+            await self.seat()
         await self.heartbeat()
         await self.sweep()
         await self.look()
@@ -68,6 +72,15 @@ class Upkeep:
         for at in range(0, len(due), HEARTBEAT_ITEMS):
             await self._link.call("heartbeat", lease, _encode(due[at : at + HEARTBEAT_ITEMS]))
         self._beaten = beaten
+
+    async def seat(self) -> None:
+        """Give open holds their place in scopes that limit concurrency only since a reload."""
+        admission, lease = self._admission, b"%d" % int(self._lease_seconds * MICROSECONDS)
+        found = [(grant.id, admission.known.lacking_places(grant.plan)) for grant in admission.open_grants()]
+        rows = [row for row in found if row[1]]
+        for at in range(0, len(rows), HEARTBEAT_ITEMS):
+            await self._link.call("seat", lease, _encode(rows[at : at + HEARTBEAT_ITEMS]))
+        self.seats_are_due = False
 
     async def sweep(self) -> int:
         """Count holds whose lease has ended as unseen; returns how many there were."""

@@ -31,17 +31,10 @@ local function adopt(keys, args)
   return pack(ADMITTED, now)
 end
 
--- restore: args epoch, packed plan of all budgets, packed list of {budget, start, spent, unseen}: what the
--- ledger has more than this server had counted just before the ledger was asked. What was counted since
--- then stays on top, so that a settlement on its way is never forgotten; nothing is ever lowered.
--- Replies {1, now}, or {5} when another worker did it already.
-local function restore(keys, args)
-  local plan, now = cmsgpack.unpack(args[2]), clock(keys)
-  if stale(plan, now) then return pack(STALE, now) end
-  local values = read(keys[1], plan)
-  if values[1] ~= args[1] or not values[2] then return pack(FORGOTTEN) end
-  local budgets = open_all(keys[1], plan, values, now)
-  for i, row in ipairs(cmsgpack.unpack(args[3])) do
+-- Rows are {budget, start, spent, unseen} in the order of the plan's budgets. What was counted since they were
+-- computed stays on top, so that a settlement on its way is never forgotten; nothing is ever lowered.
+local function raise_to(keys, budgets, rows, now)
+  for i, row in ipairs(rows) do
     local b = budgets[i]
     advance(keys[1], b)
     if b.part > 0 or b.w == row[2] then
@@ -49,6 +42,28 @@ local function restore(keys, args)
       settle_money(keys[1], held, 0, math.max(row[3], 0), math.max(row[4], 0), now)
     end
   end
+end
+
+-- restore: args epoch, packed plan of all budgets, packed rows: what the ledger has more than this server had
+-- counted just before the ledger was asked. Opens the budgets. Replies {1, now}, or {5} when another worker
+-- did it already.
+local function restore(keys, args)
+  local plan, now = cmsgpack.unpack(args[2]), clock(keys)
+  if stale(plan, now) then return pack(STALE, now) end
+  local values = read(keys[1], plan)
+  if values[1] ~= args[1] or not values[2] then return pack(FORGOTTEN) end
+  raise_to(keys, open_all(keys[1], plan, values, now), cmsgpack.unpack(args[3]), now)
   redis.call('HDEL', keys[1], 'closed')
+  return pack(ADMITTED, now)
+end
+
+-- cover: args epoch, packed plan of some budgets, packed rows, as restore has them, for budgets that this server
+-- did not count all along. Only who holds the claim may call it. Replies {1, now}.
+local function cover(keys, args)
+  local plan, now = cmsgpack.unpack(args[2]), clock(keys)
+  if stale(plan, now) then return pack(STALE, now) end
+  local values = read(keys[1], plan)
+  if values[1] ~= args[1] then return pack(FORGOTTEN) end
+  raise_to(keys, open_all(keys[1], plan, values, now), cmsgpack.unpack(args[3]), now)
   return pack(ADMITTED, now)
 end

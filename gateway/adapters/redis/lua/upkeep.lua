@@ -51,3 +51,29 @@ local function claim(keys, args)
   local done = redis.call('SET', keys[8] .. args[1], 1, 'NX', 'EX', args[2])
   return pack(ADMITTED, clock(keys), done and 1 or 0)
 end
+
+-- unclaim: args name. Gives back what `claim` gave. Replies {1, now}.
+local function unclaim(keys, args)
+  redis.call('DEL', keys[8] .. args[1])
+  return pack(ADMITTED, clock(keys))
+end
+
+-- seat: args lease, packed list of {hold, scopes}: open holds that get a place in scopes which had no limit on
+-- them when they were taken. Replies {1, now}.
+local function seat(keys, args)
+  local now = clock(keys)
+  local due = text(now + tonumber(args[1]))
+  for _, item in ipairs(cmsgpack.unpack(args[2])) do
+    local packed = redis.call('HGET', keys[2], item[1])
+    if packed then
+      local record, has = cmsgpack.unpack(packed), {}
+      for _, scope in ipairs(record[4]) do has[scope] = true end
+      for _, scope in ipairs(item[2]) do
+        if not has[scope] then record[4][#record[4] + 1] = scope end
+      end
+      redis.call('HSET', keys[2], item[1], cmsgpack.pack(record))
+      keep_places(keys, item[1], record, due)
+    end
+  end
+  return pack(ADMITTED, now)
+end
