@@ -256,7 +256,8 @@ class _Exchange:
     async def _relay_stream(self, response: UpstreamResponse) -> None:
         if not self._content_type.startswith(b"text/event-stream"):
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
-        self._reader = reader = StreamReader(hide_usage=not self._request.call.include_usage)
+        call = self._request.call
+        self._reader = reader = StreamReader(hide_usage=not call.include_usage, choices=call.choices)
         sink, attempt, clock = self._sink, self._attempt, self._relay._clock
         while chunk := await response.next_chunk():
             attempt.last_seen_at = clock.monotonic()

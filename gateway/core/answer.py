@@ -3,35 +3,14 @@
 import msgspec
 
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.core.usage import WireUsage
+from gateway.core.observed import BROKEN_JSON, Observed, observe
 
 
-class _Choice(msgspec.Struct, gc=False):
-    finish_reason: str | None = None
-
-
-class Answer(msgspec.Struct, gc=False):
-    """The few fields of a chat completion, completion or embedding answer that the gateway reads."""
-
-    id: str | None = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: WireUsage | None = None
-    service_tier: str | None = None
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self.choices[0].finish_reason if self.choices else None
-
-
-_decode = msgspec.json.Decoder(Answer).decode
-
-
-def read_answer(body: bytes) -> Answer:
+def read_answer(body: bytes) -> Observed:
     """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED)."""
     try:
-        answer = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        answer = observe(body)
+    except BROKEN_JSON as exc:
         raise UpstreamFailure(FailureKind.BODY, "the answer is not the JSON that was expected") from exc
     if any(choice.finish_reason == "abort" for choice in answer.choices or ()):
         raise UpstreamFailure(FailureKind.ABORTED, "the engine aborted the generation")
@@ -66,7 +45,7 @@ def read_error(status: int, body: bytes) -> WireError:
     fallback = f"The upstream answered with status {status}."
     try:
         error = _decode_error(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except BROKEN_JSON:
         return WireError(fallback, None, None, None)
     if isinstance(error, str):
         return WireError(error, None, None, None)

@@ -5,13 +5,13 @@ Rules:
 - Events are passed byte for byte. Two exceptions, when the gateway asked for usage and the client did not:
   the usage event is left out, and `"usage": null` is cut from the others.
 - Most events say nothing but a piece of text; a few byte searches tell them from the rest, which are parsed.
-- An event that cannot be parsed is passed on: the reader must never break what it only reads.
+- An event that cannot be parsed is passed on, once another one follows it: the reader must never break what
+  it only reads. With nothing behind it it was cut off, and the client is spared half a JSON.
 """
 
 import re
 
-import msgspec
-
+from gateway.core.observed import BROKEN_JSON, Observed, observe
 from gateway.core.usage import WireUsage
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -25,25 +25,6 @@ _PIECE = re.compile(
     rb'"(?:content|text|arguments|refusal|reasoning(?:_content)?)"\s*:\s*"(?!")([^"\\]*(?:\\.[^"\\]*)*)'
 )
 
-_NOTHING = msgspec.Raw()
-_NO_ERROR = frozenset({b"", b"null"})
-
-
-class _WireChoice(msgspec.Struct, gc=False):
-    finish_reason: str | None = None
-
-
-class _WireChunk(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    choices: list[_WireChoice] | None = None
-    usage: WireUsage | None = None
-    service_tier: str | None = None
-    error: msgspec.Raw = _NOTHING  # `Raw | None` would take nothing but null
-
-
-_decode_chunk = msgspec.json.Decoder(_WireChunk).decode
-
 
 class EventTooLarge(Exception):
     """One event has more than MAX_EVENT_BYTES: not a stream of tokens."""
@@ -52,12 +33,17 @@ class EventTooLarge(Exception):
 class StreamReader:
     """Reads one stream. `feed` returns what may be passed to the client now.
 
+    `choices` are those that the answer will have.
+
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
     `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_events` (pieces of
     the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON).
     """
 
     __slots__ = (
+        "_choices",
+        "_doubtful",
+        "_finished",
         "_held",
         "_hide_usage",
         "_started",
@@ -71,9 +57,12 @@ class StreamReader:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool) -> None:
+    def __init__(self, *, hide_usage: bool, choices: int = 1) -> None:
         self._hide_usage = hide_usage
+        self._choices = choices
+        self._finished: set[int] = set()
         self._held = b""
+        self._doubtful = b""
         self._started = False
         self.usage: WireUsage | None = None
         self.model: str | None = None
@@ -87,7 +76,7 @@ class StreamReader:
     @property
     def complete(self) -> bool:
         """True when the upstream said everything it meant to say."""
-        return self.failure is None and (self.done or self.finish_reason is not None)
+        return self.failure is None and (self.done or len(self._finished) >= self._choices)
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the body and return the whole events, as the client should see them.
@@ -103,13 +92,12 @@ class StreamReader:
         if self._started and self.failure is None and self._is_plain(chunk):
             self._count(chunk)
             return chunk
-        return b"".join([self._read(event) for event in _events(chunk)])
+        return b"".join([self._released(event) for event in _events(chunk)])
 
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""
         held, self._held = self._held, b""
-        data = _data_of(held)
-        return self._read(held) if data is not None and _is_whole(data) else b""
+        return b"" if _data_of(held) is None else self._released(held)
 
     def _count(self, text: bytes) -> None:
         pieces = _PIECE.findall(text)
@@ -123,6 +111,10 @@ class StreamReader:
             has_usage = b'"usage":{' in chunk or b'"usage": {' in chunk
         return not (
             has_usage
+            or self._doubtful
+            # Closed and balanced, unless the last event was cut off or the text itself has braces.
+            or not chunk.endswith((b"}\n\n", b"}\r\n\r\n"))
+            or chunk.count(b"{") != chunk.count(b"}")
             or b'"finish_reason":"' in chunk
             or b'"finish_reason": "' in chunk
             or b"[DONE]" in chunk
@@ -142,7 +134,14 @@ class StreamReader:
             raise EventTooLarge
         return buffered[:end]
 
-    def _read(self, event: bytes) -> bytes:
+    def _released(self, event: bytes) -> bytes:
+        """What may go out now that `event` is there: what was doubtful before it, and itself if it is not."""
+        read = self._read(event)
+        before, self._doubtful = self._doubtful, event if read is None else b""
+        return before + read if read is not None else before
+
+    def _read(self, event: bytes) -> bytes | None:
+        """The event as the client should see it; None when it is broken JSON."""
         if self.failure is not None:
             return b""
         data = _data_of(event)
@@ -152,20 +151,22 @@ class StreamReader:
             self.done = True
             return event
         try:
-            chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return event
+            chunk = observe(data)
+        except BROKEN_JSON:
+            return None
         return self._learn(event, chunk)
 
-    def _learn(self, event: bytes, chunk: _WireChunk) -> bytes:
+    def _learn(self, event: bytes, chunk: Observed) -> bytes:
         self._started = True
         self.model = chunk.model or self.model
         self.service_tier = chunk.service_tier or self.service_tier
-        if bytes(chunk.error) not in _NO_ERROR:
+        if chunk.has_error:
             self.failure = "the upstream sent an error event"
             return b""
         for choice in chunk.choices or ():
-            self.finish_reason = choice.finish_reason or self.finish_reason
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+                self._finished.add(choice.index)
             if choice.finish_reason == "abort":
                 self.failure = "the engine aborted the generation"
                 return b""
@@ -199,14 +200,6 @@ def _data_of(event: bytes) -> bytes | None:
         return event[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
-
-
-def _is_whole(data: bytes) -> bool:
-    try:
-        _decode_chunk(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return data == b"[DONE]"
-    return True
 
 
 def _without_usage(event: bytes) -> bytes:

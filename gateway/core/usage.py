@@ -56,14 +56,18 @@ class UnderEstimate(msgspec.Struct, frozen=True, gc=False):
 Metered = Exact | UnderEstimate
 
 
+# Some servers write their counts as 12.0.
+_Count = int | float
+
+
 class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = 0
-    audio_tokens: int | None = 0
-    image_tokens: int | None = 0
+    cached_tokens: _Count | None = 0
+    audio_tokens: _Count | None = 0
+    image_tokens: _Count | None = 0
 
 
 class _MultimodalTokens(msgspec.Struct, gc=False):
-    image: int | None = 0
+    image: _Count | None = 0
 
 
 class _VllmPromptDetails(_PromptDetails, gc=False):
@@ -71,15 +75,15 @@ class _VllmPromptDetails(_PromptDetails, gc=False):
 
 
 class _CompletionDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = 0
-    audio_tokens: int | None = 0
+    reasoning_tokens: _Count | None = 0
+    audio_tokens: _Count | None = 0
 
 
 class WireUsage(msgspec.Struct, gc=False):
     """The `usage` object of chat/completions, completions and embeddings, with vLLM's extra details."""
 
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
+    prompt_tokens: _Count | None = 0
+    completion_tokens: _Count | None = 0
     prompt_tokens_details: _VllmPromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -109,8 +113,8 @@ def usage_from_wire(wire: WireUsage) -> Usage:
     )
 
 
-def _clamp(value: int | None, ceiling: int) -> int:
-    return min(max(value or 0, 0), ceiling)
+def _clamp(value: _Count | None, ceiling: int) -> int:
+    return int(min(max(value or 0, 0), ceiling))
 
 
 def usage_as_dict(usage: Usage) -> dict[str, Any]:

@@ -41,13 +41,51 @@ def test_an_answer_may_leave_everything_out(body: bytes):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>Bad gateway</html>", b"[]", b'"ok"', b"null", b'{"choices":', b'{"id":"\xff"}']
+    "body", [b"", b"<html>Bad gateway</html>", b"[]", b'"ok"', b"null", b'{"choices":', b'{"model":"\xff"}']
 )
 def test_what_is_no_json_object_is_no_answer(body: bytes):
     with pytest.raises(UpstreamFailure) as caught:
         read_answer(body)
     assert caught.value.kind is FailureKind.BODY
     assert not caught.value.never_sent
+
+
+USAGE = b'"usage":{"prompt_tokens":9,"completion_tokens":2}'
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'"id":5',
+        b'"model":7',
+        b'"model":["x"]',
+        b'"service_tier":{"name":"flex"}',
+        b'"choices":5',
+        b'"choices":[5,"x",null]',
+        b'"choices":[{"index":"0","finish_reason":3}]',
+        b'"error":{}',
+    ],
+)
+def test_an_answer_is_one_however_odd_what_is_only_observed(odd: bytes):
+    answer = read_answer(b"{" + odd + b"," + USAGE + b"}")
+    assert answer.finish_reason is None
+    assert answer.usage is not None
+    assert usage_from_wire(answer.usage).input_tokens == 9
+
+
+def test_counts_may_be_written_as_fractions_without_a_fraction():
+    answer = read_answer(b'{"usage":{"prompt_tokens":12.0,"completion_tokens":3e0}}')
+    assert answer.usage is not None
+    used = usage_from_wire(answer.usage)
+    assert (used.input_tokens, used.output_tokens) == (12, 3)
+    assert isinstance(used.input_text, int)
+
+
+@pytest.mark.parametrize("usage", [b"5", b'"many"', b'{"prompt_tokens":"many"}', b"[1]"])
+def test_usage_that_cannot_be_read_is_as_good_as_none(usage: bytes):
+    answer = read_answer(b'{"choices":[{"finish_reason":"stop"}],"usage":' + usage + b"}")
+    assert answer.usage is None
+    assert answer.finish_reason == "stop"
 
 
 def test_an_aborted_generation_is_a_failure_even_with_status_200():

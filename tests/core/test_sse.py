@@ -138,6 +138,9 @@ def test_a_half_event_is_held_back(golden: Golden, hide_usage: bool):
     for event in golden.events:
         at += len(event.wire)
         ends.append(at)
+    for number, event in enumerate(golden.events):
+        if b"not json at all" in event.wire:  # it waits for another one to follow
+            ends[number] = ends[number + 1]
     whole = [expected(golden._replace(events=golden.events[:n]), hide_usage) for n in range(len(ends) + 1)]
     for at in range(len(golden.wire)):
         passed = StreamReader(hide_usage=hide_usage).feed(golden.wire[:at])
@@ -244,10 +247,72 @@ def test_text_that_speaks_of_usage_errors_and_ends_changes_nothing():
     ids=lambda event: repr(event[:40]),
 )
 def test_what_cannot_be_read_is_passed_on(event: bytes):
-    passed, reader = read([VLLM_STREAM.events[0].wire, event], hide_usage=False)
-    assert passed == VLLM_STREAM.events[0].wire + event
+    passed, reader = read([VLLM_STREAM.events[0].wire, event, b": next\n\n"], hide_usage=False)
+    assert passed == VLLM_STREAM.events[0].wire + event + b": next\n\n"
     assert reader.failure is None
     assert reader.text_events == 0
+
+
+BROKEN_EVENTS = [
+    b'data: {"id":"x","obj\n\n',
+    b'data: {"choices":[{"index":0,"delta":{"content":"half\n\n',
+    b'data: {"choices":[{"index":0,"delta":{"content":"half"}}\n\n',
+    b"data: not json\n\n",
+]
+
+
+@hiding
+@pytest.mark.parametrize("cut_off", BROKEN_EVENTS, ids=repr)
+def test_an_event_that_was_cut_off_never_reaches_the_client_as_the_last_one(cut_off: bytes, hide_usage: bool):
+    before = VLLM_STREAM.events[0].wire + b"data: " + delta(b'"a"') + b"}\n\n"
+    for chunks in ([before + cut_off], [before, cut_off], [before, cut_off[:9], cut_off[9:]]):
+        passed, reader = read(chunks, hide_usage=hide_usage)
+        assert passed == before
+        assert not reader.complete
+
+
+@pytest.mark.parametrize("cut_off", BROKEN_EVENTS, ids=repr)
+def test_a_broken_event_in_the_middle_is_the_client_s_to_judge(cut_off: bytes):
+    first, after = VLLM_STREAM.events[0].wire, b"data: " + delta(b'"a"') + b"}\n\n"
+    passed, reader = read([first, cut_off, after, DONE.wire], hide_usage=True)
+    assert passed == first + cut_off + after + DONE.wire
+    assert reader.complete
+
+
+@pytest.mark.parametrize("said", [b'"{"', b'"}}"', b'"{}"'])
+def test_braces_in_the_text_change_nothing(said: bytes):
+    first, event = VLLM_STREAM.events[0].wire, b"data: " + delta(said) + b"}\n\n"
+    reader = StreamReader(hide_usage=True)
+    assert [reader.feed(first), reader.feed(event), reader.feed(event)] == [first, event, event]
+    assert reader.text_events == 2
+
+
+def finish(index: int) -> bytes:
+    return b'data: {"choices":[{"index":%d,"delta":{},"finish_reason":"stop"}]}\n\n' % index
+
+
+def test_a_stream_is_complete_when_each_of_its_choices_is():
+    reader = StreamReader(hide_usage=True, choices=3)
+    for index in (1, 1, 0):
+        reader.feed(finish(index))
+        assert not reader.complete
+    reader.feed(finish(2))
+    assert reader.complete
+
+
+def test_done_completes_a_stream_whatever_its_choices_said():
+    reader = StreamReader(hide_usage=True, choices=3)
+    reader.feed(finish(0) + DONE.wire)
+    assert reader.complete
+
+
+@pytest.mark.parametrize("odd", [b'"id":5', b'"service_tier":7', b'"model":{}', b'"usage":5'])
+def test_an_event_is_read_however_odd_what_is_only_observed(odd: bytes):
+    event = b"data: {" + odd + b',"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+    passed, reader = read([event], hide_usage=False)
+    assert passed == event
+    assert reader.complete
+    assert reader.text_events == 1
 
 
 def test_an_event_without_an_end_is_too_large_at_the_bound(monkeypatch: pytest.MonkeyPatch):

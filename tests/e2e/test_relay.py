@@ -310,6 +310,7 @@ async def test_a_stream_that_breaks_ends_in_one_error_event(tmp_path: Path, kind
         response = await harness.post(chat(stream=True))
         streamed = Streamed(response.content)
         assert response.status_code == 200
+        assert len(streamed.chunks) > 1  # all of it is JSON
         assert len(streamed.errors) == 1
         assert set(streamed.errors[0]) == {"message", "type", "param", "code"}
         assert streamed.events[-1].startswith(b'data: {"error"')
