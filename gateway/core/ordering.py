@@ -67,6 +67,13 @@ def expected_cost(deployment: Deployment, expected: Estimate, model: Model, mome
     return expected.prompt * rates.input + _likely(expected) * rates.output
 
 
+def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: Moment) -> int:
+    """What an answer of usual length costs there at its price, in nano-USD."""
+    rates = moment.prices.price_of(deployment, int(moment.now * 1_000_000)).standard
+    millionths = expected.prompt * rates.input + _likely(expected) * call.choices * rates.output
+    return -(-millionths // 1_000_000)
+
+
 def expected_seconds(deployment: Deployment, expected: Estimate, fleet: Fleet) -> float:
     """Time to the last token, as observed so far."""
     return fleet.pools[deployment.name].expected_seconds(_likely(expected))

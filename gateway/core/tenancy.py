@@ -83,7 +83,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An authenticated key acting for one feature. Compared and hashed by identity: one object per pair.
 
     `scopes` are those of key, feature, team and org that have a limit or a budget.
-    `floor` is the least privacy class that this pair's requests have. `models` None: all models.
+    `floor` is the least privacy class that this pair's requests have, and `floor_from` the place in the file
+    that says so. `models` None: all models.
     """
 
     key: str
@@ -93,6 +94,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     floor: str
     models: frozenset[str] | None
     scopes: tuple[Scope, ...]
+    floor_from: str = "privacy.default"
 
     @property
     def labels(self) -> tuple[str, str, str, str]:
@@ -114,8 +116,13 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tenancy(msgspec.Struct, frozen=True, kw_only=True):
-    """All keys by digest. Looking a digest up tells nothing about other keys' secrets."""
+    """All keys by digest. Looking a digest up tells nothing about other keys' secrets.
+
+    `keyless` has a principal for each feature, and for none (""), that samples are decided for where no key
+    is named. Nothing authenticates as one.
+    """
 
     keys: dict[bytes, KeyEntry]
     pepper: bytes
     time_zone: ZoneInfo
+    keyless: dict[str, Principal] = {}

@@ -257,7 +257,38 @@ def _tenancy(settings: Settings, scopes: dict[tuple[str, str], Scope], zone: Zon
             expires_at=None if key.expires_on is None else end_of_day(key.expires_on, zone),
         )
         keys[entry.digest] = entry
-    return Tenancy(keys=keys, pepper=pepper, time_zone=zone)
+    keyless = {name: _keyless(settings, name) for name in ("", *settings.features)}
+    return Tenancy(keys=keys, pepper=pepper, time_zone=zone, keyless=keyless)
+
+
+def _keyless(settings: Settings, feature_name: str) -> Principal:
+    feature = settings.features.get(feature_name)
+    floor, floor_from = _floor(settings, None, feature_name)
+    return Principal(
+        key="",
+        feature=feature_name,
+        team=feature.team if feature else "",
+        org=settings.org.name,
+        floor=floor,
+        floor_from=floor_from,
+        models=None,
+        scopes=(),
+    )
+
+
+def _floor(settings: Settings, key_name: str | None, feature_name: str) -> tuple[str, str]:
+    """The least class of a key's requests for a feature, and the place in the file that says so."""
+    privacy = settings.privacy
+    floor, place = privacy.default, "privacy.default"
+    feature = settings.features.get(feature_name)
+    if feature is not None and feature.privacy is not None:
+        floor, place = feature.privacy, f"features.{feature_name}.privacy"
+    key = None if key_name is None else settings.keys[key_name]
+    if key is not None and key.privacy is not None:
+        rank = privacy.classes.index
+        if rank(key.privacy) > rank(floor):
+            floor, place = key.privacy, f"keys.{key_name}.privacy"
+    return floor, place
 
 
 def _principal(
@@ -270,15 +301,14 @@ def _principal(
         scopes["team", feature.team],
         scopes["org", settings.org.name],
     )
-    floor = feature.privacy or settings.privacy.default
-    if key.privacy is not None:
-        floor = max(floor, key.privacy, key=settings.privacy.classes.index)
+    floor, floor_from = _floor(settings, key_name, feature_name)
     return Principal(
         key=key_name,
         feature=feature_name,
         team=feature.team,
         org=settings.org.name,
         floor=floor,
+        floor_from=floor_from,
         models=None if key.models is None else frozenset(key.models),
         scopes=tuple(scope for scope in payers_of_request if scope.budgets or _limited(scope)),
     )

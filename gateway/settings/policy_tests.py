@@ -1,127 +1,113 @@
-"""Run the file's `policy_tests`: each sample request is planned as in service, without any upstream."""
+"""Run policy tests: each sample request is decided as in service, without any upstream.
 
+They stand in the file itself under `policy_tests`, and in files of their own (`*.policy-test.yaml`) that have
+that one section.
+"""
+
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-import orjson
-
-from gateway.core.balancing import Fleet
-from gateway.core.call import BYTES_PER_TOKEN, Call, Media
-from gateway.core.catalog import Api, Capability, Modality
-from gateway.core.errors import GatewayError, ModelNotFound, PermissionDenied
-from gateway.core.facts import Moment, local_time
-from gateway.core.policy import Plan, Planner
-from gateway.core.screening import screen
-from gateway.core.tenancy import Principal
+from gateway.explain import Explanation
 from gateway.settings.build import Built
-from gateway.settings.tenancy import Expectation, PolicyTest, SampleRequest
+from gateway.settings.load import Loaded, load_policy_tests
+from gateway.settings.problems import Problem
+from gateway.settings.samples import explain_sample
+from gateway.settings.tenancy import Expectation, PolicyTest
+
+PATTERN: Final = "*.policy-test.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A test whose decision came out differently."""
+    """An expectation that does not hold, and the decision that came out instead."""
 
     test: str
     expected: str
     found: str
+    explanation: Explanation
 
     def __str__(self) -> str:
         return f"policy test '{self.test}' failed: expected {self.expected}, found {self.found}"
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A test and where it stands."""
+
+    test: PolicyTest
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one test; it passed when there are no failures."""
+
+    located: Located
+    failures: tuple[Failure, ...]
+    seconds: float
+
+
 def run_policy_tests(built: Built) -> list[Failure]:
-    """Every expectation that does not hold, in the order of the file."""
-    planner = Planner(built.policy, Fleet(built.policy.deployments.values()))
-    return [failure for test in built.settings.policy_tests for failure in _run(test, built, planner)]
+    """Every expectation of the file's own tests that does not hold, in its order. Not for a running loop."""
+    outcomes = run_tests(built, [Located(test, "", 0) for test in built.settings.policy_tests])
+    return [failure for outcome in outcomes for failure in outcome.failures]
 
 
-def _run(test: PolicyTest, built: Built, planner: Planner) -> list[Failure]:
-    decision: Plan | GatewayError
-    try:
-        decision = _decide(test.request, built, planner)
-    except GatewayError as error:
-        decision = error
-    return [Failure(test.name, wanted, found) for wanted, found in _differences(test.expect, decision, built)]
+def run_tests(built: Built, tests: Iterable[Located]) -> list[Outcome]:
+    """The outcome of each of `tests`, in their order. Not for a running loop."""
+    return asyncio.run(_run_all(built, tests))
 
 
-def _decide(sample: SampleRequest, built: Built, planner: Planner) -> Plan:
-    policy = built.policy
-    principal = _principal(sample, built)
-    if sample.key is not None and not principal.may_use(sample.model):
-        raise ModelNotFound(f"the key '{sample.key}' may not use the model '{sample.model}'")
-    call = _call(sample)
-    privacy = principal.floor
-    if sample.privacy is not None:
-        privacy = policy.most_sensitive(privacy, sample.privacy)
-    privacy = screen(call, built.screenings.of(principal.feature), privacy).privacy
-    now = time.time()
-    moment = Moment(now, time.monotonic(), 0.0, lambda: 0.0, lambda: local_time(now, built.tenancy.time_zone))
-    return planner.plan(call, principal, policy.models[sample.model], privacy, moment)
+def find_tests(
+    loaded: Loaded, built: Built, files: Iterable[Path], environ: Mapping[str, str]
+) -> tuple[list[Located], list[Problem]]:
+    """The tests of the file itself and of `files`, and what is wrong with those."""
+    own = built.settings.policy_tests
+    found = [
+        Located(test, loaded.file, loaded.line_of(("policy_tests", index))) for index, test in enumerate(own)
+    ]
+    problems: list[Problem] = []
+    for path in files:
+        tests = load_policy_tests(path, loaded.root, environ)
+        problems += tests.errors
+        found += [Located(test, tests.file, line) for test, line in zip(tests.tests, tests.lines, strict=True)]
+    return found, problems
 
 
-def _principal(sample: SampleRequest, built: Built) -> Principal:
-    """The key that the sample names, else any key of its feature, else one made up for the feature.
+def files_beside(config: Path) -> list[Path]:
+    """The test files in the folder of `config`."""
+    return sorted(config.parent.glob(PATTERN))
 
-    Raises PermissionDenied when the key may not act for the feature.
-    """
-    for entry in built.tenancy.keys.values():
-        if sample.key in (None, entry.name):
-            feature = sample.feature or entry.default.feature
-            if (principal := entry.by_feature.get(feature)) is not None:
-                return principal
-    feature_name = sample.feature or ""
-    if sample.key is not None:
-        raise PermissionDenied(f"the key '{sample.key}' may not act for the feature '{feature_name}'")
-    settings = built.settings
-    feature_settings = settings.features.get(feature_name)
-    return Principal(
-        key="",
-        feature=feature_name,
-        team=feature_settings.team if feature_settings else "",
-        org=settings.org.name,
-        floor=(feature_settings.privacy if feature_settings else None) or settings.privacy.default,
-        models=None,
-        scopes=(),
+
+async def _run_all(built: Built, tests: Iterable[Located]) -> list[Outcome]:
+    return [await _run(built, located) for located in tests]
+
+
+async def _run(built: Built, located: Located) -> Outcome:
+    started = time.monotonic()
+    test = located.test
+    explanation = await explain_sample(built, test.request)
+    failures = tuple(
+        Failure(test.name, expected, found, explanation)
+        for expected, found in _differences(test.expect, explanation)
     )
+    return Outcome(located, failures, time.monotonic() - started)
 
 
-def _call(sample: SampleRequest) -> Call:
-    text = sample.text or "sample"
-    body = {"messages": [{"role": "user", "content": text}]}
-    rest = orjson.dumps(body)
-    if sample.prompt_tokens is not None:
-        # Only its length is looked at: the longest text that counts as so many tokens.
-        length = sample.prompt_tokens * BYTES_PER_TOKEN - 1
-        rest = rest.ljust(length, b" ")[:length]
-    return Call(
-        api=Api.CHAT,
-        model=sample.model,
-        stream=sample.stream,
-        include_usage=False,
-        stream_options={},
-        max_output=sample.max_output_tokens,
-        choices=1,
-        modalities=frozenset({Modality.TEXT, *map(Modality, sample.modalities)}),
-        needs=frozenset(Capability(item) for item in sample.needs if item in set(Capability)),
-        media=Media(),
-        service_tier=None,
-        tags=dict(sample.tags),
-        rest=rest,
-        body=body,
-    )
-
-
-def _differences(expect: Expectation, decision: Plan | GatewayError, built: Built) -> list[tuple[str, str]]:
-    if isinstance(decision, GatewayError):
-        found = f"refused with {decision.code} ({decision.message})"
-        if expect.refused == decision.code:
+def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
+    if came.refused is not None:
+        if expect.refused == came.refused.code:
             return []
         wanted = f"refused with {expect.refused}" if expect.refused else _wanted(expect)
-        return [(wanted, found)]
-    names = tuple(deployment.name for deployment in decision.candidates)
+        return [(wanted, f"refused with {came.refused.code} ({came.refused.message})")]
+    names = tuple(came.order)
     order = f"the order {', '.join(names)}"
-    found_zones = ", ".join(sorted({deployment.zone for deployment in decision.candidates}))
+    zones = sorted({item.zone for item in came.candidates if item.kept})
     differences = []
     if expect.refused is not None:
         differences.append((f"refused with {expect.refused}", order))
@@ -131,10 +117,10 @@ def _differences(expect: Expectation, decision: Plan | GatewayError, built: Buil
         differences.append((f"the order {', '.join(expect.order) or '(none)'}", order))
     if unwanted := [name for name in expect.never if name in names]:
         differences.append((f"never {', '.join(unwanted)}", order))
-    if expect.privacy is not None and decision.privacy != expect.privacy:
-        differences.append((f"privacy class {expect.privacy}", decision.privacy))
-    if expect.zone is not None and {item.zone for item in decision.candidates} != {expect.zone}:
-        differences.append((f"only zone {expect.zone}", f"zones {found_zones}"))
+    if expect.privacy is not None and came.privacy is not None and came.privacy.privacy != expect.privacy:
+        differences.append((f"privacy class {expect.privacy}", came.privacy.privacy))
+    if expect.zone is not None and zones != [expect.zone]:
+        differences.append((f"only zone {expect.zone}", f"zones {', '.join(zones)}"))
     return differences
 
 
