@@ -16,6 +16,7 @@ import typer
 
 from gateway import __version__
 from gateway.commands.ledger import ledger_app
+from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(prices_app, name="prices")
+app.add_typer(policy_app, name="policy")
 
 
 class OutputFormat(enum.StrEnum):

@@ -10,15 +10,21 @@ import msgspec
 
 from gateway.classify import Classifier
 from gateway.core.call import Call
-from gateway.core.catalog import Deployment, Model, Modality, Objective, Rule
+from gateway.core.catalog import Deployment, Modality, Model, Objective, Rule
 from gateway.core.constraints import Constraint, Excluded
-from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
+from gateway.core.errors import (
+    GatewayError,
+    InvalidApiKey,
+    InvalidRequest,
+    PermissionDenied,
+    PrivacyViolation,
+)
 from gateway.core.estimate import Estimate, estimate
 from gateway.core.facts import Moment
 from gateway.core.money import NANO_PER_USD
 from gateway.core.ordering import likely_nano
 from gateway.core.policy import Plan, Planner, Refused
-from gateway.core.screening import UNREADABLE, Classified
+from gateway.core.screening import UNREADABLE, Classified, why
 from gateway.core.tenancy import Principal, Tenancy
 from gateway.pipeline import find_model
 
@@ -81,7 +87,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision, for people and programs. `order` are the candidates; `refused` is set when there are none.
+    """One decision. `order` are the candidates; `refused` is set when there are none.
 
     `decision` is what `x-tollway-decision` would say. `privacy` is None when the request does not get so far.
     """
@@ -136,7 +142,7 @@ class Explainer:
             candidates=self._judged(question.call, decision, at),
             order=[item.name for item in decision.candidates] if isinstance(decision, Plan) else [],
             decision=decision.decision if isinstance(decision, Plan) else None,
-            refused=_refusal(decision.error) if isinstance(decision, Refused) else None,
+            refused=_refusal(decision.error, decided) if isinstance(decision, Refused) else None,
         )
 
     async def decide(self, question: Question, principal: Principal, moment: Moment) -> Decided:
@@ -201,18 +207,19 @@ class Explainer:
         return judged
 
     def _judge(
-        self, call: Call, deployment: Deployment, moment: Moment, why: Excluded | tuple[str, int | None]
+        self, call: Call, deployment: Deployment, moment: Moment, verdict: Excluded | tuple[str, int | None]
     ) -> Judged:
         pool = self._planner.fleet.pools[deployment.name]
         expected: Estimate = estimate(call, deployment, pool.bytes_per_token)
-        is_removed = isinstance(why, Excluded)
+        removed = verdict if isinstance(verdict, Excluded) else None
+        reason, line = (verdict.detail, verdict.line) if isinstance(verdict, Excluded) else verdict
         return Judged(
             deployment=deployment.name,
             zone=deployment.zone,
-            kept=not is_removed,
-            reason=why.detail if isinstance(why, Excluded) else why[0],
-            line=why.line if isinstance(why, Excluded) else why[1],
-            constraint=why.constraint if isinstance(why, Excluded) else None,
+            kept=removed is None,
+            reason=reason,
+            line=line,
+            constraint=removed.constraint if removed else None,
             estimated_cost_usd=likely_nano(call, deployment, expected, moment) / NANO_PER_USD,
             estimated_seconds=pool.expected_seconds(expected.output) or None,
         )
@@ -235,5 +242,8 @@ def _found(by: str) -> str:
     return by if by == UNREADABLE else f"detector {by}"
 
 
-def _refusal(error: GatewayError) -> Refusal:
-    return Refusal(error.status, error.code, error.message)
+def _refusal(error: GatewayError, decided: Decided | None = None) -> Refusal:
+    message = error.message
+    if isinstance(error, PrivacyViolation) and decided is not None:
+        message = f"{message} {why(decided.classified, decided.principal.feature)}".rstrip()
+    return Refusal(error.status, error.code, message)

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from gateway.settings.build import Built
+    from gateway.settings.load import Loaded
 
 DEFAULT_FILE = Path("tollway.yaml")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
@@ -21,16 +22,22 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 def built(config: Path) -> "Built":
     """What the file asks for. Prints every error and exits when it is not valid."""
+    return loaded_and_built(config)[1]
+
+
+def loaded_and_built(config: Path) -> "tuple[Loaded, Built]":
+    """The file with its lines, and what it asks for. Prints every error and exits when it is not valid."""
     from gateway.adapters.price_catalogue import PriceCatalogue  # noqa: PLC0415
     from gateway.settings.build import build  # noqa: PLC0415
     from gateway.settings.load import load  # noqa: PLC0415
 
-    found, problems = build(load(config, os.environ), PriceCatalogue())
+    loaded = load(config, os.environ)
+    found, problems = build(loaded, PriceCatalogue())
     if found is None:
         for problem in problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1)
-    return found
+    return loaded, found
 
 
 def month(text: str) -> dt.date:

@@ -6,18 +6,21 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
 from gateway.settings import addresses, agreement, pending, phrases, references, source
 from gateway.settings.findings import Findings
+from gateway.settings.kinds import Section
 from gateway.settings.places import Place
 from gateway.settings.problems import KeyPath, Problem, Severity, in_file_order
 from gateway.settings.schema import Settings
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 VERSION_DIGITS: Final = 12
+
+_Kind = TypeVar("_Kind", bound=Section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +61,31 @@ def load(path: Path, environ: Mapping[str, str], *, today: datetime.date | None 
     `today` decides which deployments have retired; left out: the present day in UTC.
     """
     file = str(path)
+    content, text, problem = read_text(path)
+    if problem is not None:
+        return _refused(file, content, text, problem)
+    return _loaded(file, content, text, environ, today or datetime.datetime.now(datetime.UTC).date())
+
+
+def read_text(path: Path) -> tuple[bytes, str, Problem | None]:
+    """The bytes of a file, its text as far as it can be shown, and why it cannot be read."""
+    file = str(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a usable path"
-        return _refused(file, b"", "", Problem(None, (), f"cannot be read: {reason}", file))
+        return b"", "", Problem(None, (), f"cannot be read: {reason}", file)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         shown = content.decode("utf-8", "replace")
-        return _refused(file, content, shown, Problem(line, (), "is not UTF-8: save the file as UTF-8", file))
+        return content, shown, Problem(line, (), "is not UTF-8: save the file as UTF-8", file)
     if len(content) > MAX_FILE_BYTES:
         too_large = f"is larger than {MAX_FILE_BYTES // 2**20} MiB"
-        return _refused(file, content, text, Problem(1, (), too_large, file))
-    return _loaded(file, content, text, environ, today or datetime.datetime.now(datetime.UTC).date())
+        return content, text, Problem(1, (), too_large, file)
+    return content, text, None
 
 
 def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], today: datetime.date) -> Loaded:
@@ -86,7 +98,7 @@ def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], to
     if tree.root is None or not root.is_mapping:
         shape = Problem(root.line, (), "must be a mapping of sections, such as `server:`", file)
         return _refused(file, content, text, *(tree.problems or [shape]))
-    settings, wrong = _validated(tree.root, tree.unresolved, file)
+    settings, wrong = validated(Settings, tree.root, tree.unresolved, file)
     # What is already known to be wrong by itself need not agree with anything else.
     broken = {problem.path for problem in wrong}
     crossed = [problem for problem in _cross_checked(file, root, today) if problem.path not in broken]
@@ -96,12 +108,13 @@ def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], to
     return Loaded(file, None if errors else settings, errors, warnings, text, _version(content), root)
 
 
-def _validated(
-    node: source.Node, unresolved: frozenset[KeyPath], file: str
-) -> tuple[Settings | None, list[Problem]]:
+def validated(
+    kind: type[_Kind], node: source.Node, unresolved: frozenset[KeyPath], file: str
+) -> tuple[_Kind | None, list[Problem]]:
+    """`node` as a section of `kind`, or what is wrong with it."""
     root = _root(node)
     try:
-        return Settings.model_validate(source.plain(node)), []
+        return kind.model_validate(source.plain(node)), []
     except ValidationError as error:
         found = list(phrases.in_plain_words(error, root))
     # A variable that is not set is reported as such; that its place is empty then is no second error.

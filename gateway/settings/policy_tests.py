@@ -9,16 +9,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from gateway.explain import Explanation
+from gateway.explain import Explanation, Refusal
 from gateway.settings.build import Built
-from gateway.settings.load import Loaded, load_policy_tests
+from gateway.settings.load import Loaded
+from gateway.settings.policy_test_files import Located, read_tests
 from gateway.settings.problems import Problem
 from gateway.settings.samples import explain_sample
-from gateway.settings.tenancy import Expectation, PolicyTest
-
-PATTERN: Final = "*.policy-test.yaml"
+from gateway.settings.tenancy import Expectation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +30,6 @@ class Failure:
 
     def __str__(self) -> str:
         return f"policy test '{self.test}' failed: expected {self.expected}, found {self.found}"
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A test and where it stands."""
-
-    test: PolicyTest
-    file: str
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +62,10 @@ def find_tests(
     ]
     problems: list[Problem] = []
     for path in files:
-        tests = load_policy_tests(path, loaded.root, environ)
-        problems += tests.errors
-        found += [Located(test, tests.file, line) for test, line in zip(tests.tests, tests.lines, strict=True)]
+        located, wrong = read_tests(path, loaded.root, environ)
+        found += located
+        problems += wrong
     return found, problems
-
-
-def files_beside(config: Path) -> list[Path]:
-    """The test files in the folder of `config`."""
-    return sorted(config.parent.glob(PATTERN))
 
 
 async def _run_all(built: Built, tests: Iterable[Located]) -> list[Outcome]:
@@ -101,14 +85,11 @@ async def _run(built: Built, located: Located) -> Outcome:
 
 def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
     if came.refused is not None:
-        if expect.refused == came.refused.code:
-            return []
-        wanted = f"refused with {expect.refused}" if expect.refused else _wanted(expect)
-        return [(wanted, f"refused with {came.refused.code} ({came.refused.message})")]
+        return _of_the_class(expect, came) + _of_a_refusal(expect, came.refused)
     names = tuple(came.order)
     order = f"the order {', '.join(names)}"
     zones = sorted({item.zone for item in came.candidates if item.kept})
-    differences = []
+    differences = _of_the_class(expect, came)
     if expect.refused is not None:
         differences.append((f"refused with {expect.refused}", order))
     if expect.deployment is not None and names[0] != expect.deployment:
@@ -117,11 +98,25 @@ def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]
         differences.append((f"the order {', '.join(expect.order) or '(none)'}", order))
     if unwanted := [name for name in expect.never if name in names]:
         differences.append((f"never {', '.join(unwanted)}", order))
-    if expect.privacy is not None and came.privacy is not None and came.privacy.privacy != expect.privacy:
-        differences.append((f"privacy class {expect.privacy}", came.privacy.privacy))
     if expect.zone is not None and zones != [expect.zone]:
         differences.append((f"only zone {expect.zone}", f"zones {', '.join(zones)}"))
     return differences
+
+
+def _of_a_refusal(expect: Expectation, refused: Refusal) -> list[tuple[str, str]]:
+    """What was expected of candidates, where there are none."""
+    found = f"refused with {refused.code} ({refused.message})"
+    if expect.refused not in (None, refused.code):
+        return [(f"refused with {expect.refused}", found)]
+    if expect.deployment or expect.order or expect.zone:
+        return [(_wanted(expect), found)]
+    return []
+
+
+def _of_the_class(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
+    if expect.privacy is None or came.privacy is None or came.privacy.privacy == expect.privacy:
+        return []
+    return [(f"privacy class {expect.privacy}", came.privacy.privacy)]
 
 
 def _wanted(expect: Expectation) -> str:

@@ -225,7 +225,9 @@ def check_tenancy(root: Place, findings: Findings) -> None:
             names.require(place, findings)
 
 
-def check_policy_tests(root: Place, findings: Findings) -> None:
+def check_policy_tests(root: Place, findings: Findings, tests: Place | None = None) -> None:
+    """The names in the policy tests of `root`, or in those of another file, `tests`."""
+    tests = tests or root
     deployments = names_of(root, "deployments", "deployment")
     for pattern, names in (
         ("request.model", names_of(root, "models", "model")),
@@ -239,9 +241,9 @@ def check_policy_tests(root: Place, findings: Findings) -> None:
         ("expect.privacy", classes_of(root)),
         ("expect.zone", names_of(root, "zones", "zone")),
     ):
-        for place in root.find(f"policy_tests.*.{pattern}"):
+        for place in tests.find(f"policy_tests.*.{pattern}"):
             names.require(place, findings)
-    for test in root["policy_tests"].items():
+    for test in tests["policy_tests"].items():
         for name, count in test["request"]["outstanding"].entries():
             if deployments.lacks(name):
                 findings.error(count, "no deployment has this name")

@@ -1,0 +1,166 @@
+"""`tollway policy`: explain one decision, run the policy tests."""
+# ruff: noqa: PLC0415  # each command loads only what it needs
+
+import asyncio
+import datetime as dt
+import enum
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from gateway.commands.options import DEFAULT_FILE, loaded_and_built
+
+if TYPE_CHECKING:
+    from gateway.settings.build import Built
+    from gateway.settings.load import Loaded
+    from gateway.settings.policy_tests import Outcome
+
+policy_app = typer.Typer(help="Try, test and prove routing rules before they serve.", no_args_is_help=True)
+
+
+class Form(enum.StrEnum):
+    """How a result is printed; json is stable."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
+FormOption = Annotated[Form, typer.Option("--format", help="How to print it.")]
+
+
+@policy_app.command()
+def explain(
+    file: FileArgument = DEFAULT_FILE,
+    key: Annotated[str | None, typer.Option(help="The key that asks, by its name.")] = None,
+    feature: Annotated[str | None, typer.Option(help="The feature that is charged.")] = None,
+    request: Annotated[
+        str | None, typer.Option(help="JSON file with the request's body; - for input.")
+    ] = None,
+    curl: Annotated[str | None, typer.Option(help="The curl command that would send it.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="'name: value', as often as needed.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of a body: the model.")] = None,
+    text: Annotated[str, typer.Option(help="The prompt.")] = "sample",
+    modality: Annotated[list[str] | None, typer.Option(help="image, audio, video or file.")] = None,
+    need: Annotated[
+        list[str] | None, typer.Option(help="tools, json_schema, logprobs, n, reasoning.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="It streams.")] = False,
+    max_output_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the output.")] = None,
+    at: Annotated[
+        dt.datetime | None, typer.Option(help="When, in the org's time zone; left out: now.")
+    ] = None,
+    budget_used: Annotated[float, typer.Option(min=0, help="Used share of the fullest budget.")] = 0.0,
+    outstanding: Annotated[list[str] | None, typer.Option(help="NAME=N requests under way there.")] = None,
+    down: Annotated[list[str] | None, typer.Option(help="A deployment without available replicas.")] = None,
+    form: FormOption = Form.TEXT,
+) -> None:
+    """How one request is decided: what raised its class, each deployment with the reason and its line."""
+    from gateway.commands import asking, telling
+    from gateway.settings import samples
+
+    _, built = loaded_and_built(file)
+    if request is not None:
+        asked = asking.read_request(request)
+    elif curl is not None:
+        asked = asking.read_curl(curl)
+    elif model is not None:
+        members: dict[str, Any] = asking.members_for(_among(need, asking.NEEDS, "--need"))
+        members |= {"stream": True} if stream else {}
+        members |= {"max_completion_tokens": max_output_tokens} if max_output_tokens else {}
+        modalities = _among(modality, asking.MODALITIES, "--modality")
+        asked = asking.Asked(asking.body_of(model, text, modalities, members))
+    else:
+        raise typer.BadParameter("give the request: --request FILE, --curl LINE or --model NAME")
+    for line in header or ():
+        asked.headers |= asking.header(line)
+    question = asking.question(asked, built.tenancy, key, feature, built.settings.server.max_messages)
+    given = samples.Circumstances(
+        now=None if at is None else at.replace(tzinfo=built.tenancy.time_zone).timestamp(),
+        budget_used=budget_used,
+        outstanding=_counts(outstanding, built),
+        down=tuple(_among(down, built.policy.deployments, "--down")),
+    )
+    found = asyncio.run(samples.explain(built, question, given))
+    if form is Form.JSON:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        typer.echo("\n".join(telling.in_words(found)))
+
+
+@policy_app.command()
+def test(
+    file: FileArgument = DEFAULT_FILE,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Further test files; left out: *.policy-test.yaml beside the configuration."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
+    form: FormOption = Form.TEXT,
+) -> None:
+    """Run the file's policy_tests and those of separate files. Exit 1 when one fails."""
+    from gateway.commands import telling
+
+    loaded, built = loaded_and_built(file)
+    outcomes = outcomes_of(loaded, built, files)
+    failed = sum(bool(outcome.failures) for outcome in outcomes)
+    if junit is not None:
+        junit.write_bytes(telling.junit(outcomes))
+    if form is Form.JSON:
+        typer.echo(msgspec.json.format(msgspec.json.encode([_told(item) for item in outcomes])).decode())
+    else:
+        for outcome in outcomes:
+            typer.echo("\n".join(telling.of_outcome(outcome)))
+        typer.echo(f"{len(outcomes) - failed} of {len(outcomes)} policy tests passed.")
+    raise typer.Exit(1 if failed else 0)
+
+
+def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) -> "list[Outcome]":
+    """The outcomes of the file's own tests and of `files` (None: those beside it).
+
+    Prints what is wrong with a file and exits.
+    """
+    from gateway.settings.policy_test_files import files_beside
+    from gateway.settings.policy_tests import find_tests, run_tests
+
+    chosen = files or files_beside(Path(loaded.file))
+    tests, problems = find_tests(loaded, built, chosen, os.environ)
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        raise typer.Exit(1)
+    return run_tests(built, tests)
+
+
+def _told(outcome: "Outcome") -> dict[str, object]:
+    located = outcome.located
+    return {
+        "name": located.test.name,
+        "file": located.file,
+        "line": located.line,
+        "passed": not outcome.failures,
+        "failures": [{"expected": item.expected, "found": item.found} for item in outcome.failures],
+        "explanation": outcome.failures[0].explanation if outcome.failures else None,
+    }
+
+
+def _among(given: list[str] | None, known: Any, option: str) -> list[str]:
+    for name in given or ():
+        if name not in known:
+            raise typer.BadParameter(f"use one of {', '.join(known)}", param_hint=option)
+    return given or []
+
+
+def _counts(given: list[str] | None, built: "Built") -> dict[str, int]:
+    found = {}
+    for item in given or ():
+        name, _, count = item.rpartition("=")
+        if name not in built.policy.deployments or not count.isdecimal():
+            known = ", ".join(built.policy.deployments)
+            raise typer.BadParameter(f"write NAME=N, NAME being one of {known}", param_hint="--outstanding")
+        found[name] = int(count)
+    return found
