@@ -13,6 +13,7 @@ from functools import partial
 
 import httpx
 import structlog
+from fastapi import APIRouter
 
 from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
@@ -31,6 +32,7 @@ from gateway.classify import Classifier
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
 from gateway.core.pricing import PriceBook
+from gateway.explain import Explainer, Explanation, Question
 from gateway.identity import Authenticator
 from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline, Rulebook
@@ -41,6 +43,7 @@ from gateway.rollout.config_file import ConfigFile
 from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result, told
 from gateway.settings.build import Built
 from gateway.web.admin import admin_app
+from gateway.web.admin_explain import explain_router
 from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
 from gateway.web.data_plane import DataPlane
 from gateway.web.listening import Listening, listen
@@ -133,7 +136,7 @@ class Gateway:
             metrics_content_type=CONTENT_TYPE,
             ready=self.unready_reasons,
             version=__version__,
-            routers=() if self.reloader is None else (reload_router(partial(answer_reload, self.reloader)),),
+            routers=self._routers(),
         )
         self._admin = Listening(admin, admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
 
@@ -224,6 +227,18 @@ class Gateway:
         elif not self._ledger.has_room():
             reasons.append(f"ledger: {self._ledger.lag_rows()} rows wait for a database that does not answer")
         return reasons
+
+    async def explain(self, question: Question) -> Explanation:
+        """How a request would be decided now."""
+        rules = self.pipeline.rulebook
+        explainer = Explainer(rules.planner, rules.classifier, self._built.tenancy)
+        return await explainer.explain(question, self.pipeline.moment)
+
+    def _routers(self) -> list[APIRouter]:
+        routers = [explain_router(self.explain, lambda: self.pipeline.rulebook.max_messages)]
+        if self.reloader is not None:
+            routers.append(reload_router(partial(answer_reload, self.reloader)))
+        return routers
 
     def _keep(self, built: Built, how: How) -> None:
         at = int(self._clock.now() * 1_000_000)

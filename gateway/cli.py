@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.app import Gateway
     from gateway.rollout.config_file import ConfigFile
     from gateway.settings.build import Built
+    from gateway.settings.load import Loaded
     from gateway.settings.problems import Problem
 
 app = typer.Typer(
@@ -82,20 +83,22 @@ def version() -> None:
 @app.command()
 def check(file: FileArgument = DEFAULT_FILE) -> None:
     """Validate a configuration and run its policy tests. Exit 1 with every error."""
-    from gateway.settings.policy_tests import run_policy_tests
+    from gateway.commands.policy import outcomes_of
 
-    built, problems = _build(file)
+    loaded, built, problems = _load_and_build(file)
     _print(problems)
     if built is None:
         errors = sum(problem.severity == "error" for problem in problems)
         typer.echo(f"{file}: {_counted(errors, 'error')}.", err=True)
         raise typer.Exit(1)
-    failures = run_policy_tests(built)
-    for failure in failures:
-        typer.echo(f"{file}: {failure}", err=True)
-    if failures:
+    outcomes = outcomes_of(loaded, built, None)
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            typer.echo(f"{outcome.located.file}:{outcome.located.line}: {failure}", err=True)
+    if any(outcome.failures for outcome in outcomes):
+        typer.echo(f"{file}: 'tollway policy test {file}' says why.", err=True)
         raise typer.Exit(1)
-    passed = _counted(len(built.settings.policy_tests), "policy test")
+    passed = _counted(len(outcomes), "policy test")
     typer.echo(f"{file}: valid (version {built.version}), {passed} passed.")
 
 
@@ -248,13 +251,17 @@ def print_usage(rows: "Sequence[UsageRow]", by: str) -> None:
 
 def _build(file: Path) -> "tuple[Built | None, list[Problem]]":
     """What the file asks for, or None, with all errors and warnings."""
+    return _load_and_build(file)[1:]
+
+
+def _load_and_build(file: Path) -> "tuple[Loaded, Built | None, list[Problem]]":
     from gateway.adapters.price_catalogue import PriceCatalogue
     from gateway.settings.build import build
     from gateway.settings.load import load
 
     loaded = load(file, os.environ)
     built, errors = build(loaded, PriceCatalogue())
-    return built, [*errors, *loaded.warnings]
+    return loaded, built, [*errors, *loaded.warnings]
 
 
 def _print(problems: "list[Problem]") -> None:

@@ -190,7 +190,7 @@ class Explainer:
         if classified.raised_by:
             raised_by = ", ".join(dict.fromkeys(_found(item.by) for item in classified.raised_by))
         elif classified.privacy != principal.floor:
-            raised_by = PRIVACY_HEADER
+            raised_by = f"header {PRIVACY_HEADER}"
         else:
             raised_by = principal.floor_from
         return Privacy(classified.privacy, raised_by)

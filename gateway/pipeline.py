@@ -17,7 +17,7 @@ from gateway.core.call import Call, parse_call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, PrivacyViolation, Unavailable
 from gateway.core.estimate import ask_for
-from gateway.core.facts import Moment, local_time, tags_of
+from gateway.core.facts import Moment, local_time, no_header, tags_of
 from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.recorded import RecordedFacts, recorded_facts
@@ -120,6 +120,10 @@ class Pipeline:
     def find_model(self, principal: Principal, name: str) -> Model:
         """As `find_model`, under the policy in force."""
         return find_model(self.rulebook.planner.policy, principal, name)
+
+    def moment(self, principal: Principal) -> Moment:
+        """The circumstances of a decision now, for explaining one."""
+        return self._moment(principal, self.rulebook.time_zone, self.prices, no_header)
 
     async def _hold(self, call: Call, principal: Principal, plan: Plan, prices: PriceBook) -> Hold:
         if not (self._ledger.has_room() and self.opened.is_set()):

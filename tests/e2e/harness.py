@@ -268,9 +268,9 @@ class Harness:
         assert response.status_code == 200
         return Metrics(response.text)
 
-    async def admin(self, method: str, path: str) -> httpx.Response:
+    async def admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
         headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-        return await self.http.request(method, f"{self.gateway.admin_url}{path}", headers=headers)
+        return await self.http.request(method, f"{self.gateway.admin_url}{path}", headers=headers, json=body)
 
     async def reload(self, changes: Mapping[str, Any] | str) -> httpx.Response:
         """Put `changes` to STANDARD, or a whole text, into the file and ask for a reload."""
