@@ -54,6 +54,7 @@ class Attempt:
 
     __slots__ = (
         "_request",
+        "address",
         "at",
         "blocked_seconds",
         "deployment",
@@ -99,6 +100,7 @@ class Attempt:
         self.deployment: Deployment = pool.deployment
         self.estimate = estimate
         self.price = self.deployment.price
+        self.address = ""
         self.at = 0
         self.sent_at = 0.0
         self.last_seen_at = 0.0
@@ -122,6 +124,10 @@ class Attempt:
         self.price = self._request.prices.price_of(self.deployment, self.at)
         self.sent_at = self.last_seen_at = self.quiet_until = monotonic
         self.held_nano = held_nano
+
+    def went_to(self, address: str) -> None:
+        """Bytes are about to go out to `address`, `ip:port`."""
+        self.address = address
 
     def under_estimate(self) -> UnderEstimate:
         """Usage of an attempt that broke: its prompt as estimated, and the pieces of text that were seen."""
@@ -175,6 +181,7 @@ class Attempt:
             tags=request.tags,
             policy_version=request.policy_version,
             facts=request.facts,
+            address=self.address,
         )
 
     @property

@@ -1,6 +1,6 @@
 """Floor 1: the seams of the gateway. A Protocol stands here only where two implementations are real."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,11 +15,16 @@ from gateway.core.windows import Per, Window
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+def _to_nobody(_address: str) -> None:
+    """For requests whose address nobody asks for."""
+
+
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One HTTP request to one endpoint. `headers` leave out host and content-length: the client adds them.
 
     `target` is path and query as sent on the wire. Header names are lower case. `fresh` asks for a new
-    connection instead of a pooled one.
+    connection instead of a pooled one. `sent_to` is told the address, `ip:port`, right before the first byte
+    goes out to it.
     """
 
     endpoint: Endpoint
@@ -28,6 +33,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Headers
     body: bytes
     fresh: bool = False
+    sent_to: Callable[[str], None] = _to_nobody
 
 
 class UpstreamResponse(Protocol):

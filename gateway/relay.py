@@ -231,6 +231,7 @@ class _Exchange:
             headers=headers,
             body=encode_call(call, deployment.model, _cap_field(call, deployment), cap),
             fresh=attempt.fresh,
+            sent_to=attempt.went_to,
         )
 
     # --- what comes back ---

@@ -31,6 +31,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `dispatched_model` the one the upstream was asked for, `reported_model` the one it said it used.
     `counterfactual_nano_usd` maps each other deployment of the model's `use` list to what this usage would
     have cost there. `unseen_nano_usd` is what a broken attempt may have cost beyond `cost_nano_usd`.
+    `address` is the one that the bytes went to, `ip:port`; empty when none went out.
     `ttft_ms` is None when no token came. `facts` are what the plan depended on beside these columns.
     """
 
@@ -69,3 +70,4 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tags: Mapping[str, str]
     policy_version: str
     facts: RecordedFacts = NOTHING_RECORDED
+    address: str = ""

@@ -69,6 +69,7 @@ FULL = UsageRecord(
         budget=0.125,
         pools={"llama-4-scout": (3, 1, 2)},
     ),
+    address="127.0.0.1:9101",
 )
 
 

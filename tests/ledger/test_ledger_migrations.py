@@ -57,7 +57,7 @@ def test_rows_of_the_first_version_are_added_up_when_the_second_one_opens_it(sql
 
     first_version()
     records = [make(n, at=FULL.at + n * 3_600_000_000, cost_nano_usd=n) for n in range(1, 60)]
-    known = len(COLUMNS) - 1  # `facts` came later
+    known = len(COLUMNS) - 2  # `facts` and `address` came later
     marks = ", ".join("?" * known)
     with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         rows = [row_of(record)[:known] for record in records]

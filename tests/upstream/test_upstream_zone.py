@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import socket
 
+import msgspec
 import pytest
 from upstream_stage import Stage, answers_always, with_length
 
@@ -35,6 +36,26 @@ async def test_outside_is_refused_before_a_byte(
     assert "127.0.0.1" in failure.detail
     assert failure.never_sent
     assert stage.server.peers == []
+
+
+async def test_the_caller_is_told_the_address_before_the_request_goes_there(stage: Stage) -> None:
+    stage.server.plays(answers_always(OK))
+    told: list[tuple[str, int]] = []
+    request = msgspec.structs.replace(
+        stage.request(),
+        sent_to=lambda address: told.append((address, sum(peer.requests for peer in stage.server.peers))),
+    )
+    response = await stage.upstream.send(request)
+    assert told == [(response.peer, 0)]
+    assert await response.read(10) == b"ok"
+
+
+async def test_nobody_is_told_of_an_address_outside_the_zone(stage: Stage) -> None:
+    told: list[str] = []
+    endpoint = stage.endpoint(host="upstream.test", networks=_networks("10.0.0.0/8"))
+    request = msgspec.structs.replace(stage.request(endpoint), sent_to=told.append)
+    await stage.fails(FailureKind.ZONE, stage.upstream.send(request))
+    assert told == []
 
 
 async def test_only_inside_addresses_are_used(stage: Stage) -> None:

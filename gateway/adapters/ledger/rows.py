@@ -109,6 +109,7 @@ def _row(record: UsageRecord) -> Row:
         _encode(tags).decode() if tags else "{}",
         record.policy_version,
         _encode(record.facts).decode(),
+        record.address,
     )
 
 
@@ -132,7 +133,7 @@ def _texts_fit(record: UsageRecord, row: Row) -> bool:
         f"{record.model}{record.dispatched_model}{record.reported_model}{record.endpoint}"
         f"{record.deployment}{record.replica}{record.zone}{record.privacy}{record.modalities}"
         f"{record.decision}{record.finish_reason}{record.service_tier}{record.price_version}"
-        f"{record.upstream_request_id}{record.policy_version}"
+        f"{record.upstream_request_id}{record.policy_version}{record.address}"
     )
     if len(whole) > TEXT_CHARACTERS and not _each_is_short(row):
         return False

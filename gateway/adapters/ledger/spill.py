@@ -21,7 +21,7 @@ from gateway.adapters.ledger.tables import COLUMNS
 from gateway.core.record import UsageRecord
 
 # What files of an earlier version lack.
-ADDED_LATER = {"facts": "{}"}
+ADDED_LATER = {"facts": "{}", "address": ""}
 
 _encode = msgspec.json.Encoder(enc_hook=ascii).encode  # even a field of a wrong type leaves a trace
 _decode = msgspec.json.Decoder(dict[str, str | int | float | None]).decode

@@ -82,6 +82,7 @@ usage_record = Table(
     _text("tags"),  # JSON: name -> value
     _text("policy_version"),
     Column("facts", Text, nullable=False, server_default="{}"),  # JSON: a core.recorded.RecordedFacts
+    Column("address", Text, nullable=False, server_default=""),  # ip:port that the bytes went to
     # Only corrections have other values here than these, so the writer leaves the three out.
     Column("kind", Text, nullable=False, server_default="usage"),  # usage | reversal | correction
     _optional_text("corrects"),  # attempt_id of the row that this one reverses or replaces
@@ -154,6 +155,23 @@ policy_in_force = Table(
     _key("at"),  # UTC microseconds
     Column("version", Text, primary_key=True),
     _text("how"),  # start | signal | watch | admin
+)
+
+# The hash chains of `adapters/audit`, one for each process that writes; `seq` counts from 1.
+audit_entry = Table(
+    "audit_entry",
+    metadata,
+    Column("chain", Text, primary_key=True),
+    _key("seq"),
+    _integer("at"),  # UTC microseconds
+    _text("kind"),
+    _text("payload"),  # JSON
+    _text("hash"),  # hexadecimal SHA-256 over all of the above and the hash before
+    _text("signature"),  # hexadecimal Ed25519 over the hash
+)
+# Where each chain ends: what is cut off an end is missed here.
+audit_head = Table(
+    "audit_head", metadata, Column("chain", Text, primary_key=True), _integer("seq"), _text("hash")
 )
 
 # Immutable: a new price is a new row. Rates in nano-USD per million tokens.

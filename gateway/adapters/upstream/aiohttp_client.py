@@ -81,7 +81,7 @@ class AiohttpUpstream:
         if is_literal(endpoint.host) and endpoint.proxy is None:
             await self._resolver.addresses(endpoint)  # aiohttp asks no resolver about a literal address
         total = asyncio.get_running_loop().time() + endpoint.timeouts.total_seconds
-        exchange = Exchange(endpoint, total)
+        exchange = Exchange(endpoint, total, request.sent_to)
         if request.fresh:
             session.connector.drop_idle()
         try:

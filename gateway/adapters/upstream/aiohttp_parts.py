@@ -8,6 +8,7 @@ import asyncio
 import functools
 import socket
 import ssl
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, cast
 
@@ -39,13 +40,15 @@ class Exchange:
         "kind",
         "peer",
         "reused",
+        "sent_to",
         "timer",
         "total",
         "transport",
     )
 
-    def __init__(self, endpoint: Endpoint, total: float) -> None:
+    def __init__(self, endpoint: Endpoint, total: float, sent_to: Callable[[str], None]) -> None:
         self.endpoint = endpoint
+        self.sent_to = sent_to
         self.total = total  # loop time
         self.kind = FailureKind.CONNECT_TIMEOUT
         self.timer = asyncio.timeout(None)
@@ -84,6 +87,7 @@ class Exchange:
         networks = self.endpoint.networks
         if networks is not None and not inside(unwrapped(peername[0]), networks):
             raise UpstreamFailure(FailureKind.ZONE, f"reached {peername[0]}, outside the zone")
+        self.sent_to(self.peer)
         if body_bytes < _PIECE_BYTES:
             self.enter(FailureKind.FIRST_BYTE_TIMEOUT, self.timeouts.first_byte_seconds)
         else:

@@ -44,6 +44,7 @@ class LeanUpstream:
             connection = pool.idle.pop()
         else:
             connection, reused = await self._connection(pool, started, fresh=request.fresh)
+        request.sent_to(connection.peer)
         response = connection.start(head, request.body, head_only=request.method == b"HEAD", started=started)
         response.waiter = waiter = loop.create_future()
         try:
