@@ -20,7 +20,7 @@ from gateway.core.estimate import ask_for
 from gateway.core.facts import Moment, local_time, no_header, tags_of
 from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
-from gateway.core.recorded import RecordedFacts, recorded_facts
+from gateway.core.recorded import recorded_facts
 from gateway.core.screening import Classified, why
 from gateway.core.tenancy import Principal
 from gateway.identity import Authenticator
@@ -83,7 +83,7 @@ class Pipeline:
             classified = await rules.classifier.classify(call, principal, named)
             moment = self._moment(principal, rules.time_zone, prices, inbound.header)
             plan = _plan(rules.planner, call, principal, model, classified, moment)
-            facts = _facts(call, principal, plan, rules.planner, moment)
+            facts = recorded_facts(call, principal, classified, named, moment, rules.planner.fleet)
             inbound.watch()
             hold = await self._hold(call, principal, plan, prices)
             self._telemetry.planned(
@@ -182,14 +182,3 @@ def find_model(policy: Policy, principal: Principal, name: str) -> Model:
             f"The model '{name[:100]}' does not exist or you do not have access to it.", param="model"
         )
     return model
-
-
-def _facts(call: Call, principal: Principal, plan: Plan, planner: Planner, moment: Moment) -> RecordedFacts:
-    return recorded_facts(
-        call,
-        planner.fleet,
-        raised=plan.privacy != principal.floor,
-        monotonic=moment.monotonic,
-        draw=moment.random,
-        budget=moment.budget_used(),
-    )

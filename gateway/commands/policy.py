@@ -1,4 +1,4 @@
-"""`tollway policy`: explain one decision, run the policy tests."""
+"""`tollway policy`: explain one decision, run the policy tests; `rollout` has what comes after."""
 # ruff: noqa: PLC0415  # each command loads only what it needs
 
 import asyncio
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from gateway.commands import rollout
 from gateway.commands.options import DEFAULT_FILE, loaded_and_built
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.settings.policy_tests import Outcome
 
 policy_app = typer.Typer(help="Try, test and prove routing rules before they serve.", no_args_is_help=True)
+policy_app.command()(rollout.history)
+policy_app.command()(rollout.rollback)
 
 
 class Form(enum.StrEnum):

@@ -25,7 +25,8 @@ def no_header(_: bytes) -> str | None:
 class Moment(msgspec.Struct, frozen=True):
     """The circumstances of one decision: clock (UTC seconds and monotonic), and lazily read facts.
 
-    `header` gives a header of the request by its name in lower case.
+    `header` gives a header of the request by its name in lower case. `unit` is told for a request of the past
+    only, whose session and user are not known any more.
     """
 
     now: float
@@ -35,6 +36,7 @@ class Moment(msgspec.Struct, frozen=True):
     local_time: Callable[[], Mapping[str, int]]
     prices: PriceBook = NO_VERSIONS
     header: Callable[[bytes], str | None] = no_header
+    unit: str | None = None
 
 
 class Facts(dict[str, object]):

@@ -18,6 +18,7 @@ Pair = tuple[Deployment, Estimate]
 
 # Typical answers are far shorter than their cap, so deployments are compared by this many tokens at most.
 LIKELY_OUTPUT_TOKENS = 256
+UNIT_BYTES = 5
 
 
 class Sorting(msgspec.Struct, frozen=True, gc=False):
@@ -52,10 +53,11 @@ def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair
         )
     elif prefer is Objective.WEIGHTS:
         weights = sorting.shares(by.weights)
-        unit = _unit(sorting) if by.sticky else None
+        unit = unit_of(sorting.call, sorting.principal, sorting.moment) if by.sticky else None
         if unit is None:
             return _drawn(pairs, weights, sorting.moment.random)
-        pairs.sort(key=lambda pair: -_affinity(unit, pair[0].name, weights.get(pair[0].name, 0.0)))
+        place = f"{sorting.model.name}\0{unit}"
+        pairs.sort(key=lambda pair: -_affinity(place, pair[0].name, weights.get(pair[0].name, 0.0)))
     return pairs
 
 
@@ -97,14 +99,20 @@ def _drawn(pairs: list[Pair], weights: Mapping[str, float], random: float) -> li
     return ordered
 
 
-def _unit(sorting: Sorting) -> str | None:
-    """Who is to stay with one deployment: a session, else a key's user. None: nothing says who it is."""
-    key = sorting.principal.key
-    session = sorting.moment.header(b"x-tollway-session")
+def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
+    """Who is to stay with one deployment: a session, else a key's user. None: nothing says who it is.
+
+    A short digest, which can be kept: it tells units apart and names nobody.
+    """
+    if moment.unit is not None:
+        return moment.unit
+    session = moment.header(b"x-tollway-session")
     if session:
-        return f"{sorting.model.name}\0{key}\0session\0{session}"
-    user = sorting.call.body.get("safety_identifier") or sorting.call.body.get("user")
-    return f"{sorting.model.name}\0{key}\0user\0{user}" if user and isinstance(user, str) else None
+        return _digest(f"{principal.key}\0session\0{session}", UNIT_BYTES).hex()
+    user = call.body.get("safety_identifier") or call.body.get("user")
+    if user and isinstance(user, str):
+        return _digest(f"{principal.key}\0user\0{user}", UNIT_BYTES).hex()
+    return None
 
 
 def _affinity(unit: str, deployment: str, weight: float) -> float:
@@ -113,6 +121,10 @@ def _affinity(unit: str, deployment: str, weight: float) -> float:
     Each deployment is judged by itself, so one that comes, goes or changes its share moves only the units
     that this concerns (rendezvous hashing with weights).
     """
-    digest = hashlib.blake2b(f"{unit}\0{deployment}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = _digest(f"{unit}\0{deployment}", 8)
     point = ((int.from_bytes(digest) >> 11) + 0.5) / 2**53  # as many bits as a float holds, so never 0 or 1
     return -weight / math.log(point) if weight else 0.0
+
+
+def _digest(text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()

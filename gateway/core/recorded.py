@@ -10,9 +10,16 @@ import msgspec
 
 from gateway.core.balancing import Fleet
 from gateway.core.call import NO_MEDIA, Call, Media
+from gateway.core.catalog import Modality
+from gateway.core.facts import Moment
+from gateway.core.ordering import unit_of
+from gateway.core.screening import Classified
+from gateway.core.tenancy import Principal
 
 MOST = 2**53  # exact in JSON everywhere
 DIGITS = 6
+
+_MODALITIES = frozenset(Modality)  # content of these kinds is known from the row itself
 
 # Outstanding attempts, available replicas, and all replicas of a pool.
 PoolState = tuple[int, int, int]
@@ -22,8 +29,9 @@ class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """`draw` in [0, 1) is what a split by weights went by. `budget` is the share used of the fullest budget.
 
     `pools` leaves out those that were idle and whole. `text_bytes` 0: nothing of this was recorded.
-    `needs` are capabilities in alphabetical order, with commas. `raised`: the caller or a detector asked for
-    the row's privacy class, which is above the floor of key and feature; else they asked for that or less.
+    `needs` are capabilities in alphabetical order, with commas, as are `finds`: what in the text raised the
+    request to its privacy class. `named` is the class of the caller's header. `unit` tells apart whom sticky
+    shares keep together.
     """
 
     text_bytes: int = 0
@@ -32,7 +40,9 @@ class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     prompts: int = 1
     needs: str = ""
     media: Media = NO_MEDIA
-    raised: bool = False
+    named: str = ""
+    finds: str = ""
+    unit: str | None = None
     draw: float = 0.0
     budget: float = 0.0
     pools: Mapping[str, PoolState] = {}
@@ -42,9 +52,9 @@ NOTHING_RECORDED = RecordedFacts()
 
 
 def recorded_facts(
-    call: Call, fleet: Fleet, *, raised: bool, monotonic: float, draw: float, budget: float
+    call: Call, principal: Principal, classified: Classified, named: str | None, moment: Moment, fleet: Fleet
 ) -> RecordedFacts:
-    """The facts of `call` as it is planned at `monotonic` seconds."""
+    """The facts of `call` as it is planned at `moment`. `named` is the class that the caller named."""
     needs = call.needs
     return RecordedFacts(
         text_bytes=call.text_bytes,
@@ -53,11 +63,19 @@ def recorded_facts(
         prompts=call.prompts,
         needs=",".join(sorted(needs)) if needs else "",
         media=call.media,
-        raised=raised,
-        draw=round(draw, DIGITS),
-        budget=round(budget, DIGITS),
-        pools=_busy(fleet, monotonic),
+        named=named or "",
+        finds=_finds(classified),
+        unit=unit_of(call, principal, moment),
+        draw=round(moment.random, DIGITS),
+        budget=round(moment.budget_used(), DIGITS),
+        pools=_busy(fleet, moment.monotonic),
     )
+
+
+def _finds(classified: Classified) -> str:
+    if not classified.raised_by:
+        return ""
+    return ",".join(sorted(item.by for item in classified.raised_by if item.by not in _MODALITIES))
 
 
 def _busy(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:

@@ -1,17 +1,21 @@
 """What is kept of a request so that another policy can be tried on it: sizes and circumstances, no words."""
 
+from typing import Any
+
 import msgspec
 
-from core.builders import chat, deployment, local, parsed
+from core.builders import chat, deployment, local, moment, parsed, principal
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.recorded import MOST, RecordedFacts, recorded_facts
+from gateway.core.screening import Classified, Raise
 
 SECRET = "the merger closes on Friday"
 
 
-def facts(call: Call, fleet: Fleet) -> RecordedFacts:
-    return recorded_facts(call, fleet, raised=False, monotonic=1000.0, draw=0.123456789, budget=1 / 3)
+def facts(call: Call, fleet: Fleet, *raised_by: Raise, named: str | None = None, **at: Any) -> RecordedFacts:
+    now = msgspec.structs.replace(moment(random=0.123456789, budget_used=1 / 3), **at)
+    return recorded_facts(call, principal(), Classified("internal", raised_by), named, now, fleet)
 
 
 def test_nothing_of_the_prompt_is_kept_but_its_size() -> None:
@@ -45,3 +49,25 @@ def test_a_pool_that_is_idle_and_whole_is_left_out_and_one_that_is_down_is_not()
 
 def test_a_cap_of_any_size_fits_into_the_row() -> None:
     assert facts(parsed(chat(max_tokens=2**63)), Fleet([deployment()])).max_output == MOST
+
+
+def test_what_asked_for_the_class_is_kept_by_its_name_and_media_are_told_by_the_row_itself() -> None:
+    raised_by = (
+        Raise("iban", "confidential"),
+        Raise("email", "confidential"),
+        Raise("image", "confidential"),
+    )
+    kept = facts(parsed(chat()), Fleet([deployment()]), *raised_by, named="internal")
+    assert (kept.finds, kept.named) == ("email,iban", "internal")
+
+
+def test_a_session_or_a_user_is_kept_as_a_short_digest_that_differs_by_key() -> None:
+    fleet = Fleet([deployment()])
+    named = {b"x-tollway-session": "s-1"}
+    of_session = facts(parsed(chat()), fleet, header=named.get).unit
+    of_user = facts(parsed(chat(user="ann@example.com")), fleet).unit
+    assert of_session is not None
+    assert of_user is not None
+    assert len({of_session, of_user, None}) == 3
+    assert len(of_session) == len(of_user) == 10
+    assert facts(parsed(chat()), fleet).unit is None

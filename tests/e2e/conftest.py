@@ -7,11 +7,20 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
+from gateway.rollout.reloader import Reloader
+
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield runner
+
+
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways look at their file a hundred times a second."""
+    defaults = dict(Reloader.__init__.__kwdefaults__)
+    monkeypatch.setattr(Reloader.__init__, "__kwdefaults__", defaults | {"watch_seconds": 0.01})
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ On leaving, no task may be left over, no exception unseen, and the gateway must 
 import asyncio
 import base64
 import copy
+import hashlib
 import json
 import re
 import socket
@@ -468,6 +469,11 @@ def unseen_exceptions() -> Iterator[list[Json]]:
         yield seen
     finally:
         loop.set_exception_handler(previous)
+
+
+def version(text: str) -> str:
+    """The version of a file with this text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def image_parts(text: str) -> list[Json]:

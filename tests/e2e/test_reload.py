@@ -1,29 +1,22 @@
 """Reload: another version comes into force whole, at once, and without touching what is under way."""
 
 import asyncio
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from structlog.testing import capture_logs
 
 from gateway.adapters.ledger.policies import read_policies
 from gateway.app import Gateway
-from gateway.rollout import reloader
 from gateway.rollout.reloader import How
 from gateway.simulators import Knobs
 
-from .harness import Harness, Json, Streamed, chat, config_text, running, until
+from .harness import Harness, Json, Streamed, chat, config_text, running, until, version
 
 TO_GPT: Json = {"models": {"auto": {"use": ["gpt-4o"]}}}
 BROKEN = config_text(TO_GPT).replace("use:", "usse:")
 SLOW = Knobs(ttft_ms=100, tokens_per_second=100)
-
-
-def version(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 async def deployment_of(harness: Harness, **more: Any) -> str:
@@ -194,12 +187,6 @@ async def test_another_model_behind_the_same_name_is_learned_anew(tmp_path: Path
 
 
 # --- what brings it about ---
-
-
-@pytest.fixture
-def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = dict(reloader.Reloader.__init__.__kwdefaults__)
-    monkeypatch.setattr(reloader.Reloader.__init__, "__kwdefaults__", defaults | {"watch_seconds": 0.01})
 
 
 async def serves(gateway: Gateway, text: str) -> None:
