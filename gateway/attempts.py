@@ -17,10 +17,12 @@ from gateway.core.cost import cost, counterfactuals
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.estimate import Estimate
 from gateway.core.liability import Seen, most_output, most_output_of_whole
+from gateway.core.masking import Masked
 from gateway.core.policy import Plan
 from gateway.core.pricing import PriceBook
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
+from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
 
@@ -35,7 +37,10 @@ _OUTCOMES: Mapping[FailureKind, Outcome] = {
 
 
 class Request(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """A request that was admitted: the facts that all its attempts share. `started` is monotonic seconds."""
+    """A request that was admitted: the facts that all its attempts share. `started` is monotonic seconds.
+
+    `stand_in` is what is sent in its place, except to the zones that get the request as it is.
+    """
 
     id: str
     org: str
@@ -47,6 +52,17 @@ class Request(msgspec.Struct, kw_only=True, eq=False, gc=False):
     facts: RecordedFacts
     started: float
     prices: PriceBook
+    stand_in: StandIn | None = None
+
+    def masked_in(self, zone: str) -> Masked | None:
+        """What a deployment in `zone` gets in place of the body; None where it gets the body itself."""
+        stand_in = self.stand_in
+        return None if stand_in is None or zone in stand_in.zones else stand_in.masked
+
+    def privacy_in(self, zone: str) -> str:
+        """The class of what a deployment in `zone` gets."""
+        stand_in = self.stand_in
+        return self.plan.privacy if stand_in is None or zone not in stand_in.zones else stand_in.privacy
 
 
 class Attempt:
@@ -158,7 +174,7 @@ class Attempt:
             deployment=deployment.name,
             replica=self.state.replica.name,
             zone=deployment.zone,
-            privacy=plan.privacy,
+            privacy=request.privacy_in(deployment.zone),
             modalities=_listed(call.modalities),
             decision=self.decision,
             stream=call.stream,

@@ -100,6 +100,7 @@ class Pipeline:
                 facts=facts,
                 started=started,
                 prices=prices,
+                stand_in=classified.stand_in,
             )
             call.body = {}  # the prompt is no longer needed as a value: free it while the upstream works
             await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)

@@ -5,6 +5,7 @@ attempt is recorded on its way out, whatever that way is.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 
 import structlog
@@ -27,6 +28,7 @@ from gateway.core.errors import (
 )
 from gateway.core.money import usd_text
 from gateway.core.record import Outcome, UsageRecord
+from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sse import EventTooLarge, StreamReader, error_event
 from gateway.core.usage import NO_USAGE, Exact, Metered, usage_from_wire
 from gateway.ports import (
@@ -140,6 +142,7 @@ class _Exchange:
         "_content_type",
         "_hold",
         "_inbound",
+        "_masked",
         "_processing_ms",
         "_reader",
         "_record",
@@ -167,6 +170,7 @@ class _Exchange:
         self._blame = blame
         self._inbound = inbound
         self._sink = sink
+        self._masked = request.masked_in(attempt.deployment.zone)
         self._response: UpstreamResponse | None = None
         self._reader: StreamReader | None = None
         self._record: UsageRecord | None = None
@@ -222,17 +226,28 @@ class _Exchange:
             (b"x-tollway-attempt", attempt.id.encode()),
         ]
         if (key := self._inbound.header(b"idempotency-key")) is not None:
-            headers.append((b"idempotency-key", key.encode("latin-1")))
+            headers.append((b"idempotency-key", self._outward(key)))
         cap = min(self._hold.output_tokens, attempt.estimate.output)
         return UpstreamRequest(
             endpoint=replica.endpoint,
             method=b"POST",
             target=replica.target(call.api),
             headers=headers,
-            body=encode_call(call, deployment.model, _cap_field(call, deployment), cap),
+            body=encode_call(
+                call,
+                deployment.model,
+                _cap_field(call, deployment),
+                cap,
+                None if self._masked is None else self._masked.rest,
+            ),
             fresh=attempt.fresh,
             sent_to=attempt.went_to,
         )
+
+    def _outward(self, idempotency_key: str) -> bytes:
+        """A key that the client made up may hold what was masked. Its digest tells repetitions as well."""
+        key = idempotency_key.encode("latin-1")
+        return key if self._masked is None else hashlib.sha256(key).hexdigest().encode()
 
     # --- what comes back ---
 
@@ -252,13 +267,14 @@ class _Exchange:
         headers = self._answer_headers()
         headers.append((b"x-tollway-cost-usd", usd_text(record.cost_nano_usd).encode()))
         self._settle_early()
+        if self._masked is not None:
+            body = Restorer(self._masked).answer(body)
         await self._sink.answer(200, headers, body)
 
     async def _relay_stream(self, response: UpstreamResponse) -> None:
         if not self._content_type.startswith(b"text/event-stream"):
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
-        call = self._request.call
-        self._reader = reader = StreamReader(hide_usage=not call.include_usage, choices=call.choices)
+        self._reader = reader = self._new_reader()
         sink, attempt, clock = self._sink, self._attempt, self._relay._clock
         while chunk := await response.next_chunk():
             attempt.last_seen_at = clock.monotonic()
@@ -281,6 +297,14 @@ class _Exchange:
             await self._unterminated()
         await sink.end()
         await self._drain(response)
+
+    def _new_reader(self) -> StreamReader:
+        call = self._request.call
+        hide_usage = not call.include_usage
+        if self._masked is None:
+            return StreamReader(hide_usage=hide_usage, choices=call.choices)
+        restorer = Restorer(self._masked)
+        return RestoringReader(restorer, hide_usage=hide_usage, choices=call.choices)
 
     async def _unterminated(self) -> None:
         """The body ended without [DONE]: fine if the answer was finished, a broken stream otherwise."""
@@ -420,6 +444,8 @@ class _Exchange:
         ]
         if self._processing_ms is not None:
             headers.append((b"openai-processing-ms", self._processing_ms))
+        if self._masked is not None:
+            headers.append((b"x-tollway-masked", b"%d" % len(self._masked.originals)))
         if self._hold.is_capped:
             headers.append((b"x-tollway-output-cap", str(self._hold.output_tokens).encode()))
         _add_rate(headers, b"requests", self._hold.requests)

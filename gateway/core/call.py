@@ -63,7 +63,8 @@ NO_MEDIA = Media()
 class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """Facts of one request. `rest` is the re-encoded body without `model`, `stream_options` and output caps.
 
-    `body` is the parsed body, kept until it is classified. `max_output` is None when the client named no cap.
+    `body` is the parsed body, kept until it is classified. `growth` is by how many bytes `rest` is shorter
+    than another body that may be sent in its place. `max_output` is None when the client named no cap.
     `stream_options` are the client's own, without `include_usage`. `prompts` are read each by itself (a list
     in completions and embeddings); `choices` are all that is generated for them.
     """
@@ -83,11 +84,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
     rest: bytes
     body: Mapping[str, Any]
     prompts: int = 1
+    growth: int = 0
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of JSON that are read as text. No tokenizer makes more tokens than bytes."""
-        return len(self.rest) - self.media.bytes
+        """Bytes of JSON that are read as text, at most. No tokenizer makes more tokens than bytes."""
+        return len(self.rest) - self.media.bytes + self.growth
 
     @property
     def prompt_tokens(self) -> int:
@@ -130,17 +132,21 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
     return call
 
 
-def encode_call(call: Call, model: str, cap_field: str | None, cap: int) -> bytes:
-    """The body for one upstream: `rest` with the deployment's model name, output cap and stream options."""
+def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: bytes | None = None) -> bytes:
+    """The body for one upstream: `rest` with the deployment's model name, output cap and stream options.
+
+    `rest` is what goes out in place of the call's own.
+    """
     head: dict[str, Any] = {"model": model}
     if cap_field is not None:
         head[cap_field] = cap
     if call.stream:
         head["stream_options"] = {**call.stream_options, "include_usage": True}
     encoded = orjson.dumps(head)
-    if len(call.rest) == 2:
+    rest = call.rest if rest is None else rest
+    if len(rest) == 2:
         return encoded
-    return encoded[:-1] + b"," + call.rest[1:]
+    return encoded[:-1] + b"," + rest[1:]
 
 
 def _decode(raw: bytes) -> dict[str, Any]:

@@ -1,18 +1,37 @@
 """How sensitive a request is: its floor, what the caller says, what is found, and what nothing can read.
 
-Each of these can only raise the class. `screen` is pure and does not wait; where a text is long, the caller
-runs it beside the event loop.
+Each of these can only raise the class. Where a feature allows masking, the class is that of what is left when
+the values are replaced: the masked body is looked through like any other, so a value that was overlooked
+keeps the request at home. `screen` is pure and does not wait; where a text is long, the caller runs it beside
+the event loop.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from gateway.core.call import Call
 from gateway.core.catalog import Modality
 from gateway.core.detect import Detectors, find_text
+from gateway.core.masking import Masked, mask
 
 UNREADABLE = "token ids"
+
+# A longer text is not masked: what is found in it keeps it at home.
+MOST_MASKED_BYTES = 1024 * 1024
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+class Masking(msgspec.Struct, frozen=True, kw_only=True):
+    """Which values are replaced before a request leaves, and where it does not leave.
+
+    `detectors` find the values. `home` has for each class the zones that get a request of that class as it
+    is: those of our own that the class may reach.
+    """
+
+    detectors: Detectors
+    home: Mapping[str, frozenset[str]]
 
 
 class Screening(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,13 +39,15 @@ class Screening(msgspec.Struct, frozen=True, kw_only=True):
 
     `classes` are ordered, least to most sensitive. `raise_to` says for each detector what a find raises the
     request to, `media` what content of a kind counts as; kinds that it does not name, and input that hides
-    its text, count as the most sensitive class. `detectors` None: nothing is looked for.
+    its text, count as the most sensitive class. `detectors` None: nothing is looked for. `masking` None:
+    nothing is replaced; its detectors are among `detectors`.
     """
 
     classes: tuple[str, ...]
     detectors: Detectors | None = None
     raise_to: Mapping[str, str] = {}
     media: Mapping[Modality, str] = {}
+    masking: Masking | None = None
 
     def media_class(self, modality: Modality) -> str:
         return self.media.get(modality, self.classes[-1])
@@ -49,43 +70,88 @@ class Raise(msgspec.Struct, frozen=True):
     to: str
 
 
+class StandIn(msgspec.Struct, frozen=True):
+    """What is sent in place of a request, except to `zones`, which get it as it is: of class `privacy`."""
+
+    masked: Masked
+    zones: frozenset[str]
+    privacy: str
+
+
 class Classified(msgspec.Struct, frozen=True):
-    """The class of one request, and what raised it that far; nothing did when it is that of its floor."""
+    """The class that a request is planned with, and what raised it that far: nothing, when it is its floor.
+
+    With a `stand_in` it is the class of that.
+    """
 
     privacy: str
     raised_by: tuple[Raise, ...] = ()
+    stand_in: StandIn | None = None
 
 
 def screen(call: Call, screening: Screening, floor: str) -> Classified:
     """The class of `call`, which is `floor` at least."""
-    classes = screening.classes
-    if floor == classes[-1]:
+    masking = screening.masking
+    if masking is None and floor == screening.classes[-1]:
         return Classified(floor)
-    raises = [*_media(call, screening), *_finds(call, screening)]
+    media = _media(call, screening)
+    found, unreadable = _finds(call, call.body, screening)
+    whole = _highest(screening, floor, [*media, *_raises(screening, found), *unreadable])
+    if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
+        return whole
+    return _masked(call, screening, masking, floor, whole.privacy)
+
+
+def _masked(call: Call, screening: Screening, masking: Masking, floor: str, privacy: str) -> Classified:
+    """The class of what is left of `call`, which is of class `privacy`, when its values are replaced."""
+    classes = screening.classes
+    if call.text_bytes > MOST_MASKED_BYTES:
+        return Classified(classes[-1], (Raise("mask", classes[-1]),))
+    masked = mask(call, masking.detectors)
+    left, _ = _finds(call, masked.body, screening)
+    # What could not be replaced must not leave, whatever a find of it raises to.
+    overlooked = [Raise(name, classes[-1]) for name in sorted(left.intersection(masking.detectors.names))]
+    raises = [*_media(call, screening), *_raises(screening, left), *overlooked]
+    classified = _highest(screening, floor, raises)
+    call.growth = max(len(masked.rest) - len(call.rest), 0)
+    stand_in = StandIn(masked, masking.home[privacy], privacy)
+    return Classified(classified.privacy, classified.raised_by, stand_in)
+
+
+def _media(call: Call, screening: Screening) -> list[Raise]:
+    return [
+        Raise(modality, screening.media_class(modality))
+        for modality in sorted(call.modalities)
+        if modality is not Modality.TEXT
+    ]
+
+
+def _finds(
+    call: Call, body: Mapping[str, object], screening: Screening
+) -> tuple[frozenset[str], list[Raise]]:
+    """The detectors that find something in `body`, and what follows when it hides its text."""
+    if screening.detectors is None:
+        return _NOTHING, []
+    # The options of the stream travel beside the body, and go out as well.
+    text = find_text({**body, "stream_options": call.stream_options} if call.stream_options else body)
+    if text.unreadable:
+        # Token ids hide the text from every detector, so nothing can be ruled out.
+        return _NOTHING, [Raise(UNREADABLE, screening.classes[-1])]
+    return screening.detectors.scan(text.pieces), []
+
+
+def _raises(screening: Screening, found: Iterable[str]) -> list[Raise]:
+    return [Raise(name, screening.raise_to[name]) for name in sorted(found) if name in screening.raise_to]
+
+
+def _highest(screening: Screening, floor: str, raises: list[Raise]) -> Classified:
+    classes = screening.classes
     if not raises:
         return Classified(floor)
     rank = max(classes.index(item.to) for item in raises)
     if rank <= classes.index(floor):
         return Classified(floor)
     return Classified(classes[rank], tuple(item for item in raises if item.to == classes[rank]))
-
-
-def _media(call: Call, screening: Screening) -> Iterator[Raise]:
-    if len(call.modalities) > 1 or Modality.TEXT not in call.modalities:
-        for modality in sorted(call.modalities - {Modality.TEXT}):
-            yield Raise(modality, screening.media_class(modality))
-
-
-def _finds(call: Call, screening: Screening) -> Iterator[Raise]:
-    if screening.detectors is None:
-        return
-    text = find_text(call.body)
-    if text.unreadable:
-        # Token ids hide the text from every detector, so nothing can be ruled out.
-        yield Raise(UNREADABLE, screening.classes[-1])
-        return
-    for name in screening.detectors.scan(text.pieces):
-        yield Raise(name, screening.raise_to[name])
 
 
 def why(classified: Classified, feature: str) -> str:
@@ -99,6 +165,8 @@ def why(classified: Classified, feature: str) -> str:
                 f"{item.by} content counts as '{item.to}' because no detector reads it (to change that, set "
                 f"features.{feature}.media.{item.by} or privacy.media.{item.by} to a class)"
             )
+        elif item.by == "mask":
+            said.append("it is too long to be masked")
         elif item.by == UNREADABLE:
             said.append(f"token ids count as '{item.to}' because no detector reads them")
         else:

@@ -92,12 +92,12 @@ class StreamReader:
         if self._started and self.failure is None and self._is_plain(chunk):
             self._count(chunk)
             return chunk
-        return b"".join([self._released(event) for event in _events(chunk)])
+        return b"".join([self._released(event) for event in split_events(chunk)])
 
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""
         held, self._held = self._held, b""
-        return b"" if _data_of(held) is None else self._released(held)
+        return b"" if data_of(held) is None else self._released(held)
 
     def _count(self, text: bytes) -> None:
         pieces = _PIECE.findall(text)
@@ -144,7 +144,7 @@ class StreamReader:
         """The event as the client should see it; None when it is broken JSON."""
         if self.failure is not None:
             return b""
-        data = _data_of(event)
+        data = data_of(event)
         if data is None:
             return event
         if data == b"[DONE]":
@@ -185,7 +185,7 @@ def error_event(envelope: bytes) -> bytes:
     return b"data: " + envelope + b"\n\n"
 
 
-def _events(chunk: bytes) -> list[bytes]:
+def split_events(chunk: bytes) -> list[bytes]:
     """Split whole events, each with its blank line."""
     events, start = [], 0
     for boundary in _BOUNDARY.finditer(chunk):
@@ -194,7 +194,7 @@ def _events(chunk: bytes) -> list[bytes]:
     return events
 
 
-def _data_of(event: bytes) -> bytes | None:
+def data_of(event: bytes) -> bytes | None:
     """The joined `data:` lines of an event; None for a comment or an event without data."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
         return event[6:-2]

@@ -19,6 +19,7 @@ _LISTS_OF_DISTINCT: Final = (
     "privacy.classes",
     "privacy.zones.*",
     "privacy.detect.*.find",
+    "features.*.mask",
     "privacy.detectors.*.words",
     "privacy.detectors.*.allow",
     "zones.*.cidrs",

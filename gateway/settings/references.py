@@ -77,6 +77,8 @@ def _check_detection(root: Place, classes: Names, findings: Findings) -> None:
         classes.require(detection["raise_to"], findings)
         for name in detection["find"].items():
             detectors.require(name, findings)
+    for place in root.find("features.*.mask.*"):
+        detectors.require(place, findings)
     for pattern in ("privacy.media.*", "features.*.media.*"):
         for place in root.find(pattern):
             classes.require(place, findings)

@@ -1,6 +1,6 @@
 """From settings to what requests are looked through for: detectors, allow-lists, and switches of features."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,9 @@ from gateway.core.detect import (
     allowing,
 )
 from gateway.core.detect.custom import regex_detector, words_detector
-from gateway.core.screening import Screening, Screenings
+from gateway.core.screening import Masking, Screening, Screenings
 from gateway.settings import detectors as schema
+from gateway.settings.catalogue import HOME_ZONE, Privacy
 from gateway.settings.load import Loaded
 from gateway.settings.problems import KeyPath, Problem
 from gateway.settings.schema import Settings
@@ -47,20 +48,29 @@ class _Builder:
         return Screenings(
             self._screening(standard, {}),
             {
-                name: self._screening(_switched(standard, everything, feature.detect), _media(feature.media))
+                name: self._screening(
+                    _switched(standard, everything, feature.detect), _media(feature.media), feature.mask
+                )
                 for name, feature in self._settings.features.items()
-                if feature.detect or _media(feature.media)
+                if feature.detect or feature.mask or _media(feature.media)
             },
         )
 
-    def _screening(self, raise_to: Mapping[str, str], media: Mapping[Modality, str]) -> Screening:
+    def _screening(
+        self, raise_to: Mapping[str, str], media: Mapping[Modality, str], mask: Sequence[str] = ()
+    ) -> Screening:
         privacy = self._settings.privacy
         return Screening(
             classes=privacy.classes,
-            detectors=self._detectors(frozenset(raise_to)),
+            detectors=self._detectors(frozenset((*raise_to, *mask))),
             raise_to=raise_to,
             media={**_media(privacy.media), **media},
+            masking=self._masking(mask),
         )
+
+    def _masking(self, names: Sequence[str]) -> Masking | None:
+        detectors = self._detectors(frozenset(names))
+        return None if detectors is None else Masking(detectors=detectors, home=_home(self._settings.privacy))
 
     def _detectors(self, names: frozenset[str]) -> Detectors | None:
         """One instance for each set of names: compiling costs time, and memory as long as it serves."""
@@ -153,6 +163,12 @@ def _switched(
     """`standard` with the detectors of a feature switched on and off."""
     kept = {name: to for name, to in standard.items() if switches.get(name, True)}
     return kept | {name: everything[name] for name, on in switches.items() if on}
+
+
+def _home(privacy: Privacy) -> dict[str, frozenset[str]]:
+    """Our own zones among those of each class: `local`, and what the most sensitive class may reach."""
+    own = {HOME_ZONE, *privacy.zones[privacy.classes[-1]]}
+    return {name: frozenset(own.intersection(zones)) for name, zones in privacy.zones.items()}
 
 
 def _media(media: schema.Media) -> dict[Modality, str]:

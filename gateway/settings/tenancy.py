@@ -92,6 +92,10 @@ class Feature(Payer):
         default={}, description="detectors that are switched on (true) or off (false) for it"
     )
     media: Media = Field(default=Media(), description="as `privacy.media`, for this feature")
+    mask: tuple[Name, ...] = Field(
+        default=(),
+        description="detectors whose finds are replaced before a request leaves, and restored in the answer",
+    )
     capture: Flag = Field(default=False, description="keep prompts and outputs of this feature")
 
 

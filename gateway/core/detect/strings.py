@@ -96,7 +96,7 @@ _SECRET = Pattern("|".join((*_PREFIXED, f"(?:{_NAMED}|{_BEARER})(?:{_mixed_value
 _WHOLE_PREFIXED = Finder("|".join(_PREFIXED))
 _WHOLE_NAMED = Finder(f"(?:{_NAMED}|{_BEARER})({_mixed_value()})")
 _REST_OF_TOKEN = re.compile(rb"[0-9A-Za-z_\-.+/=~]*")
-_REST_OF_VALUE = re.compile(rb"""[^\s"'\\,;<>()\[\]{}]*""")
+_REST_OF_VALUE = re.compile(rb"""[^\s"'\\,;]*""")
 _PEM_HEAD, _PEM_END = b"-----BEGIN ", re.compile(rb"-----END [^-]*-----")
 SECRET_TRIGGER = (
     r"sk-[0-9A-Za-z]|A[KS]IA[0-9A-Z]|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AIza|[sr]k_live_|hf_|npm_|"

@@ -85,7 +85,7 @@ def _read_members(
         if kind is str:
             if key in _CONTENT_KEYS:
                 content.append(value)
-            elif value not in _KNOWN_WORDS and not _is_payload(parent, key, value):
+            elif value not in _KNOWN_WORDS and not is_payload(parent, key, value):
                 aside.append(value)
         elif kind is dict or kind is list:
             nested.append((key, value))
@@ -116,7 +116,8 @@ def _read_items(
     stack += nested
 
 
-def _is_payload(parent: str | None, key: str, value: str) -> bool:
+def is_payload(parent: str | None, key: str, value: str) -> bool:
+    """Whether the string behind `key` is the base64 of a media part, which no model reads as text."""
     if key not in _MEDIA_KEYS:
         return False
     if key == "data":
