@@ -272,4 +272,4 @@ def test_built_in_detectors_all_say_where_their_values_are() -> None:
     assert text.keys() == BUILT_IN.keys()
     for name, value in text.items():
         raw = f"this: {value} ".encode()
-        assert list(BUILT_IN[name].spans(raw))[0] == (6, 6 + len(value))
+        assert next(BUILT_IN[name].spans(raw)) == (6, 6 + len(value))
