@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench lock clean
+.PHONY: help install demo test check format bench bench-ledger bench-admission lock clean
 
 help:            ## What can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
 install: $(STAMP) ## A virtual environment with every dependency, by hash
 
@@ -38,6 +38,13 @@ format: $(STAMP) ## Put the code into its standard form
 
 bench: $(STAMP)  ## Ratios against nginx, SMG and vllm-router in one interleaved run
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-ledger: $(STAMP) ## Rows a second into SQLite and PostgreSQL, and how fast reports are
+	$(BIN)/python -m benchmarks.ledger_writer $(ARGS)
+	$(BIN)/python -m benchmarks.ledger_writer --postgres $(ARGS)
+
+bench-admission: $(STAMP) ## What an admission costs in memory, Redis exact and Redis leased
+	$(BIN)/python -m benchmarks.admission $(ARGS)
 
 lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -1,6 +1,6 @@
 """How fast the ledger takes rows, and what a row costs the processor that it shares with the gateway.
 
-    python benchmarks/ledger_writer.py [--rows 200000] [--seconds 3] [--random-ids] [--postgres [URL]]
+    python -m benchmarks.ledger_writer [--rows 200000] [--seconds 3] [--random-ids] [--postgres [URL]]
 
 `--postgres` writes to PostgreSQL: to the database of URL, or to a server of its own for the time being, with
 the server's defaults (fsync on). Otherwise to an SQLite file in the current folder.
@@ -33,11 +33,15 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "ledger"))
+
+from ledger_records import FULL
+from postgres_server import postgres_server
+
 from gateway.adapters.ledger import LedgerWriter, WriterLimits, open_ledger, usage_by
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.usage import Usage
 
-USAGE = Usage(input_text=350, input_cached=128, output_text=120)
+SAMPLE = msgspec.structs.replace(FULL, unseen_nano_usd=0, tags={"ticket": "A-1"})
 DAY = 24 * 3600 * 1_000_000  # microseconds
 SPINS = 2500  # about 50 us
 
@@ -50,41 +54,8 @@ def records(count: int, random_ids: bool) -> Iterator[UsageRecord]:
 def record(random_ids: bool) -> UsageRecord:
     at = time.time_ns() // 1000
     request_id = f"req_{secrets.token_hex(16)}" if random_ids else f"req_{time.time_ns():016x}"
-    return UsageRecord(
-        attempt_id=f"{request_id}:1",
-        request_id=request_id,
-        at=at,
-        org="acme",
-        team="research",
-        feature="literature-triage",
-        key="triage-app",
-        model="auto",
-        dispatched_model="meta-llama/Llama-4-Scout-17B-16E-Instruct",
-        reported_model="meta-llama/Llama-4-Scout-17B-16E-Instruct",
-        endpoint="chat",
-        deployment="llama-4-scout",
-        replica="http://127.0.0.1:9101/v1",
-        zone="local",
-        privacy="internal",
-        modalities="text",
-        decision="cost",
-        stream=False,
-        status=200,
-        outcome=Outcome.SUCCESS,
-        finish_reason="stop",
-        usage=USAGE,
-        estimated=False,
-        service_tier=None,
-        price_version="config-1",
-        cost_nano_usd=1_234_567,
-        counterfactual_nano_usd={"gpt-4o": 9_876_543},
-        held_nano_usd=5_000_000,
-        ttft_ms=12.25,
-        duration_ms=345.5,
-        upstream_request_id=f"chatcmpl-{request_id}",
-        tags={"ticket": "A-1"},
-        policy_version="3f2a",
-    )
+    own = {"attempt_id": f"{request_id}:1", "request_id": request_id, "at": at}
+    return msgspec.structs.replace(SAMPLE, **own, upstream_request_id=f"chatcmpl-{request_id}")
 
 
 class Place:
@@ -227,9 +198,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.ExitStack() as stack:
         url = options.postgres
         if url == "own":
-            sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "ledger"))
-            from postgres_server import postgres_server  # noqa: PLC0415
-
             url = stack.enter_context(postgres_server()).url()
         place = Place(folder, url)
         print(json.dumps(uvloop.run(measure_append(place, options.random_ids))))

@@ -18,11 +18,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(client): a rule that only this client can keep")
 
 
-@pytest.fixture(params=_STAGES, ids="-".join)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test runs for each client and loop; one that is marked `only`, for that client's."""
+    if "stage" not in metafunc.fixturenames:
+        return
+    only = metafunc.definition.get_closest_marker("only")
+    stages = [one for one in _STAGES if only is None or one[0] == only.args[0]]
+    metafunc.parametrize("stage", stages, indirect=True, ids="-".join)
+
+
+@pytest.fixture
 def stage(request: pytest.FixtureRequest) -> Stage:
-    only = request.node.get_closest_marker("only")
-    if only is not None and request.param[0] != only.args[0]:
-        pytest.skip(f"of the {only.args[0]} client only")
     return Stage(*request.param)
 
 
