@@ -1,10 +1,13 @@
-"""`tollway ledger`: close periods, delete old rows, make the totals anew. Safe while gateways run.
+"""`tollway ledger`: see where it stands, close periods, delete old rows, make the totals anew.
 
-Imports stand inside the commands: each loads only what it needs.
+Safe while gateways run. Imports stand inside the commands: each loads only what it needs.
 """
 # ruff: noqa: PLC0415
 
-from typing import Annotated
+import datetime as dt
+import enum
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -20,45 +23,100 @@ from gateway.commands.options import (
 )
 from gateway.core.money import usd_text
 
-ledger_app = typer.Typer(help="Close periods, delete old rows, rebuild totals.", no_args_is_help=True)
+ledger_app = typer.Typer(
+    help="See where the ledger stands, close periods, delete old rows, rebuild totals.", no_args_is_help=True
+)
+
+
+class Form(enum.StrEnum):
+    """How a result is printed; json is stable."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 MonthArgument = Annotated[
     str, typer.Argument(metavar="MONTH", help="A month of the org's calendar: 2026-10.")
 ]
 BeforeOption = Annotated[str, typer.Option(metavar="MONTH", help="The first month to keep: 2026-01.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+FormOption = Annotated[Form, typer.Option("--format", help="How to print it.")]
 
 
 @ledger_app.command()
-def close(period: MonthArgument, config: ConfigOption = DEFAULT_FILE) -> None:
-    """Close a month and all before it. What comes later for it becomes a correction in the open month."""
+def status(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
+    """What is closed and deleted, how many rows there are and what they cost."""
+    from gateway.adapters.ledger.retention import status as status_of
+
+    found = built(config)
+    with told("ledger status"):
+        now = status_of(found.settings.ledger.get_secret_value())
+    closed, pruned = (_day(at, found.tenancy.time_zone) for at in (now.closed_before, now.pruned_before))
+    _print(
+        form,
+        {
+            "closed_before": closed,
+            "pruned_before": pruned,
+            "rows": now.rows,
+            "corrections": now.corrections,
+            "cost_usd": usd_text(now.nano_usd),
+        },
+        f"{now.rows:,} rows, {now.corrections:,} of them corrections; {usd_text(now.nano_usd)} USD in all. "
+        f"Closed before: {closed or 'nothing'}. Deleted before: {pruned or 'nothing'}.",
+    )
+
+
+@ledger_app.command()
+def close(
+    period: MonthArgument,
+    yes: YesOption = False,
+    config: ConfigOption = DEFAULT_FILE,
+    form: FormOption = Form.TEXT,
+) -> None:
+    """Close a month and all before it. What comes later for it becomes a correction in the open month.
+
+    Cannot be undone.
+    """
     from gateway.adapters.ledger.retention import PeriodRefused
     from gateway.adapters.ledger.retention import close as close_period
 
     found = built(config)
-    before = microseconds(month_after(month(period)), found.tenancy.time_zone)
+    first = month_after(month(period))
+    before = microseconds(first, found.tenancy.time_zone)
+    if not yes:
+        typer.confirm(f"Close {period} and everything before it for good?", abort=True, err=True)
     with told("ledger close", PeriodRefused):
         close_period(found.settings.ledger.get_secret_value(), before, now=now_microseconds())
-    typer.echo(f"Closed up to and including {period}.")
+    _print(form, {"closed_before": first.isoformat()}, f"Closed up to and including {period}.")
 
 
 @ledger_app.command()
-def prune(before: BeforeOption, yes: YesOption = False, config: ConfigOption = DEFAULT_FILE) -> None:
+def prune(
+    before: BeforeOption,
+    yes: YesOption = False,
+    config: ConfigOption = DEFAULT_FILE,
+    form: FormOption = Form.TEXT,
+) -> None:
     """Delete the rows of closed months and keep their totals. Cannot be undone."""
     from gateway.adapters.ledger.retention import PeriodRefused
     from gateway.adapters.ledger.retention import prune as prune_period
 
     found = built(config)
-    end = microseconds(month(before), found.tenancy.time_zone)
+    first = month(before)
+    end = microseconds(first, found.tenancy.time_zone)
     if not yes:
         typer.confirm(f"Delete every row before {before} for good?", abort=True, err=True)
     with told("ledger prune", PeriodRefused):
         deleted = prune_period(found.settings.ledger.get_secret_value(), end, now=now_microseconds())
-    typer.echo(f"Deleted {deleted:,} rows before {before}; their totals stay.")
+    _print(
+        form,
+        {"pruned_before": first.isoformat(), "rows_deleted": deleted},
+        f"Deleted {deleted:,} rows before {before}; their totals stay.",
+    )
 
 
 @ledger_app.command()
-def rebuild(config: ConfigOption = DEFAULT_FILE) -> None:
+def rebuild(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
     """Make all totals anew from the rows, and say whether they had been right."""
     from gateway.adapters.ledger.retention import rebuild as rebuild_totals
 
@@ -67,4 +125,17 @@ def rebuild(config: ConfigOption = DEFAULT_FILE) -> None:
         done = rebuild_totals(url)
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
     same = "as before" if before == after else f"they had said {before} USD"
-    typer.echo(f"Totals of {done.rows:,} rows rebuilt: {after} USD, {same}.")
+    _print(
+        form,
+        {"rows": done.rows, "cost_usd_before": before, "cost_usd": after},
+        f"Totals of {done.rows:,} rows rebuilt: {after} USD, {same}.",
+    )
+
+
+def _print(form: Form, values: dict[str, Any], text: str) -> None:
+    typer.echo(json.dumps(values) if form is Form.JSON else text)
+
+
+def _day(at: int | None, zone: dt.tzinfo) -> str | None:
+    """The day on which a period ends, in the org's zone."""
+    return None if at is None else dt.datetime.fromtimestamp(at / 1_000_000, zone).date().isoformat()

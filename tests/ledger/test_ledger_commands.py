@@ -61,7 +61,10 @@ def test_a_month_is_closed_deleted_and_its_totals_stay(config: Path, sqlite: Dat
         1,
         "tollway ledger prune: ledger: only closed periods can be deleted; close it first\n",
     )
-    assert tollway(config, "ledger", "close", "2026-01").stdout == "Closed up to and including 2026-01.\n"
+    assert (
+        tollway(config, "ledger", "close", "2026-01", "--yes").stdout
+        == "Closed up to and including 2026-01.\n"
+    )
     done = tollway(config, "ledger", "prune", "--before", "2026-02", "--yes")
     assert done.stdout == "Deleted 4 rows before 2026-02; their totals stay.\n", done.output
     assert usage_by(sqlite.url, "org")[0].attempts == 10
@@ -70,16 +73,35 @@ def test_a_month_is_closed_deleted_and_its_totals_stay(config: Path, sqlite: Dat
 
 
 def test_deleting_asks_first(config: Path, sqlite: Database) -> None:
-    tollway(config, "ledger", "close", "2026-01")
+    tollway(config, "ledger", "close", "2026-01", "--yes")
     assert tollway(config, "ledger", "prune", "--before", "2026-02").exit_code == 1
     assert len(sqlite.rows()) == 10
+
+
+def test_closing_asks_first(config: Path) -> None:
+    assert tollway(config, "ledger", "close", "2026-01").exit_code == 1
+    assert "Closed before: nothing." in tollway(config, "ledger", "status").stdout
+
+
+def test_what_was_done_is_told_as_json_too(config: Path) -> None:
+    def told(*words: str) -> Any:
+        return json.loads(tollway(config, "ledger", *words, "--format", "json").stdout)
+
+    state = {"closed_before": None, "pruned_before": None, "rows": 10, "corrections": 0}
+    assert told("status") == state | {"cost_usd": "10.000000000"}
+    assert told("close", "2026-01", "--yes") == {"closed_before": "2026-02-01"}
+    assert told("prune", "--before", "2026-02", "--yes") == {"pruned_before": "2026-02-01", "rows_deleted": 4}
+    state = {"closed_before": "2026-02-01", "pruned_before": "2026-02-01", "rows": 6, "corrections": 0}
+    assert told("status") == state | {"cost_usd": "10.000000000"}
+    totals = {"cost_usd_before": "10.000000000", "cost_usd": "10.000000000"}
+    assert told("rebuild") == {"rows": 6} | totals
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["ledger", "close", "October"], "write a month as 2026-10"),
-        (["ledger", "close", "2199-01"], "has not ended yet"),
+        (["ledger", "close", "2199-01", "--yes"], "has not ended yet"),
         (["prices", "set", "vllm", "scout", "--from", "2026-01-01", "--input", "cheap"], "must be a number"),
         (["prices", "set", "vllm", "scout", "--from", "2026-01-01", "--input", "-1"], "must be >= 0"),
         (["prices", "import", "/nowhere.csv"], "No such file"),

@@ -23,6 +23,34 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     nano_usd_after: int
 
 
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the ledger stands. Moments in UTC microseconds, None: nothing is closed, or deleted."""
+
+    closed_before: int | None
+    pruned_before: int | None
+    rows: int
+    corrections: int
+    nano_usd: int
+
+
+def status(url: str) -> Status:
+    """What is closed and deleted, and what the ledger holds, deleted rows' totals included.
+
+    Raises LedgerUnavailable.
+    """
+    with upkeep(url) as begin, begin(alone=False) as ledger:
+        bounds = _bounds(ledger)
+        counts = "SELECT count(*), count(corrects) FROM usage_record"
+        ((rows, corrections),) = ledger.run(counts)
+        return Status(
+            closed_before=bounds.closed,
+            pruned_before=bounds.pruned,
+            rows=rows,
+            corrections=corrections,
+            nano_usd=_total(ledger),
+        )
+
+
 def close(url: str, before: int, *, now: int) -> None:
     """Close everything before `before`: what comes later for it becomes a correction in the open period.
 
