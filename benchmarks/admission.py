@@ -115,7 +115,7 @@ def itself(exact: RedisAdmission, given: Ask) -> Callable[[], list[Any]]:
         *head,
         exact.recovery.epoch,
         plan.packed,
-        packed_ask(given, plan, exact.next_id(), 30_000_000),
+        packed_ask(given, exact.next_id(), 30_000_000, given.output_tokens),
     ]
 
 
