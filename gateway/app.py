@@ -19,6 +19,7 @@ from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
 from gateway.adapters.clock import SystemClock
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
+from gateway.adapters.ledger import LedgerUnavailable
 from gateway.adapters.ledger.patience import patiently
 from gateway.adapters.ledger.policies import InForce, PolicyText
 from gateway.adapters.ledger.price_watch import PriceWatch
@@ -42,6 +43,7 @@ from gateway.rollout.archive import PolicyArchive
 from gateway.rollout.config_file import ConfigFile
 from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result, told
 from gateway.settings.build import Built
+from gateway.settings.problems import Problem
 from gateway.web.admin import admin_app
 from gateway.web.admin_explain import explain_router
 from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
@@ -53,6 +55,8 @@ _log = structlog.get_logger("tollway.app")
 
 MIB = 1024 * 1024
 ADMIN_DRAIN_SECONDS = 1.0
+# How long a reload waits for the ledger to say what its new budgets have spent.
+BUDGET_SECONDS = 10.0
 
 
 class Gateway:
@@ -195,18 +199,27 @@ class Gateway:
     async def adopt(self, built: Built, how: How) -> None:
         """Serve `built` from now on; requests under way finish under the policy that they began with.
 
-        Nothing awaits in between, so no request sees half of it. What was learned of replicas that stay is
-        kept. Settings that need a restart must be as they were.
+        Budgets first, because those that are new ask the ledger what was spent. After that nothing awaits
+        in between, so no request sees half of it. What was learned of replicas that stay is
+        kept. Settings that need a restart must be as they were. Raises ReloadRefused.
         """
+        await self._adopt_budgets(built)
         fleet = Fleet(built.policy.deployments.values(), self.pipeline.rulebook.planner.fleet.pools)
         rulebook = _rulebook(built, fleet)
-        self._admission.configure(built.scopes, built.tenancy.time_zone)
         self._telemetry.configure(_names(built))
         self._alerts.configure(built.scopes)
         self._built = built
         self.pipeline.rulebook = rulebook
         self._keep(built, how)
         await self._prober.watch(fleet)
+
+    async def _adopt_budgets(self, built: Built) -> None:
+        try:
+            async with asyncio.timeout(BUDGET_SECONDS):
+                await self._admission.reconfigure(built.scopes, built.tenancy.time_zone)
+        except (LedgerUnavailable, TimeoutError) as exc:
+            why = f"it cannot say what new budgets have spent ({exc or 'no answer'}); reload when it can"
+            raise ReloadRefused(Result.INVALID, [Problem(None, (), why, file="ledger")], []) from exc
 
     async def flush(self) -> None:
         """Return once the ledger holds everything that ended so far, and every version that served."""

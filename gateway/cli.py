@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway import __version__
+from gateway.commands.budgets import budgets
 from gateway.commands.ledger import ledger_app
 from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(budgets)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")

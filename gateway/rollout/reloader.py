@@ -73,7 +73,7 @@ class Reloader:
         self,
         file: ConfigFile,
         built: Built,
-        adopt: Callable[[Built, How], Awaitable[None]],
+        adopt: Callable[[Built, How], Awaitable[None]],  # may raise ReloadRefused
         counted: Callable[[Result], None],
         *,
         watch_seconds: float = WATCH_SECONDS,
@@ -110,11 +110,12 @@ class Reloader:
             candidate = await asyncio.to_thread(self._file.read)
             try:
                 built = self._accepted(candidate)
+                previous = self._built.version
+                await self._adopt(built, how)
             except ReloadRefused as refusal:
                 self._note_refusal(refusal, how)
                 raise
-            done = Reloaded(version=built.version, previous=self._built.version, warnings=candidate.problems)
-            await self._adopt(built, how)
+            done = Reloaded(version=built.version, previous=previous, warnings=candidate.problems)
             self._built = built
             self._counted(done.result)
             _log.info("config.reloaded", how=how, version=done.version, previous=done.previous)

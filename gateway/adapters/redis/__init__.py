@@ -2,8 +2,20 @@
 
 from gateway.adapters.redis.addresses import Target, parse_target
 from gateway.adapters.redis.admission import RedisAdmission
+from gateway.adapters.redis.connection import StoreAway
 from gateway.adapters.redis.leased import LeasedAdmission
 from gateway.adapters.redis.link import Link, Timing
+from gateway.adapters.redis.peeking import peek_budgets
 from gateway.adapters.redis.scripts import Scripts
 
-__all__ = ["LeasedAdmission", "Link", "RedisAdmission", "Scripts", "Target", "Timing", "parse_target"]
+__all__ = [
+    "LeasedAdmission",
+    "Link",
+    "RedisAdmission",
+    "Scripts",
+    "StoreAway",
+    "Target",
+    "Timing",
+    "parse_target",
+    "peek_budgets",
+]

@@ -14,6 +14,7 @@ CALLS = (
     "heartbeat",
     "sweep",
     "look",
+    "peek",
     "claim",
     "lease",
     "hello",

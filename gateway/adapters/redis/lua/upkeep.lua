@@ -46,6 +46,13 @@ local function look(keys, args)
   return pack(ADMITTED, now, values[1], shown(budgets), presumed, redis.call('ZCARD', keys[7]))
 end
 
+-- peek: args packed plan. Replies {1, now, counters} and writes nothing: for those who only want to know.
+local function peek(keys, args)
+  local plan, now = cmsgpack.unpack(args[1]), clock(keys)
+  if stale(plan, now) then return pack(STALE, now) end
+  return pack(ADMITTED, now, shown(open_all(keys[1], plan, read(keys[1], plan), now)))
+end
+
 -- claim: args name, seconds. Replies {1, now, 1} to the first worker that asks within these seconds, else 0.
 local function claim(keys, args)
   local done = redis.call('SET', keys[8] .. args[1], 1, 'NX', 'EX', args[2])
