@@ -239,6 +239,8 @@ class Gateway:
             reasons.append("starting")
         elif not self._ledger.has_room():
             reasons.append(f"ledger: {self._ledger.lag_rows()} rows wait for a database that does not answer")
+        if (problem := self._prober.problem()) is not None:
+            reasons.append(problem)
         return reasons
 
     async def explain(self, question: Question) -> Explanation:

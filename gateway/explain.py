@@ -221,7 +221,7 @@ class Explainer:
             line=line,
             constraint=removed.constraint if removed else None,
             estimated_cost_usd=likely_nano(call, deployment, expected, moment) / NANO_PER_USD,
-            estimated_seconds=pool.expected_seconds(expected.output) or None,
+            estimated_seconds=pool.expected_seconds(expected.output, moment.monotonic) or None,
         )
 
 

@@ -227,8 +227,8 @@ class Telemetry(Protocol):
         """An attempt ended and was recorded."""
         ...
 
-    def answered(self, record: UsageRecord) -> None:
-        """A request ended with this attempt."""
+    def answered(self, record: UsageRecord, seconds: float) -> None:
+        """A request ended with this attempt, `seconds` after it had arrived."""
         ...
 
 

@@ -213,7 +213,8 @@ class _Exchange:
     def tell(self) -> None:
         """The request ends with this attempt."""
         if self._record is not None:
-            self._relay._telemetry.answered(self._record)
+            seconds = self._relay._clock.monotonic() - self._request.started
+            self._relay._telemetry.answered(self._record, seconds)
 
     # --- what goes out ---
 
@@ -361,7 +362,9 @@ class _Exchange:
             seconds = attempt.last_seen_at - attempt.first_token_at
             output = record.usage.output_tokens
             speed = output / seconds if call.stream and seconds > 0 and output > 1 else None
-            attempt.pool.learn_speed(attempt.first_token_at - attempt.sent_at, speed)
+            attempt.pool.learn_speed(
+                attempt.first_token_at - attempt.sent_at, speed, self._relay._clock.monotonic()
+            )
         if isinstance(metered, Exact):
             attempt.teach_pace(record.usage.output_tokens)
         if isinstance(metered, Exact) and not call.media.bytes:

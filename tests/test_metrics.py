@@ -172,6 +172,11 @@ def only(subject: PrometheusTelemetry, name: str) -> tuple[dict[str, str], float
     return dict(labels), value
 
 
+def answered(subject: PrometheusTelemetry, one: UsageRecord) -> None:
+    """A request that ended with its first attempt."""
+    subject.answered(one, one.duration_ms / 1000)
+
+
 def test_it_is_a_telemetry() -> None:
     port: Telemetry = telemetry()
     assert port is not None
@@ -186,7 +191,7 @@ def test_request_with_a_failover_counts_once_and_its_attempts_twice() -> None:
     failed = record(deployment="llama-4-scout", outcome=Outcome.UPSTREAM_ERROR, cost_nano_usd=0)
     subject.attempted(failed)
     subject.attempted(record())
-    subject.answered(record())
+    answered(subject, record())
     assert only(subject, "requests_total") == (
         {
             "model": "auto",
@@ -207,10 +212,16 @@ def test_request_with_a_failover_counts_once_and_its_attempts_twice() -> None:
     )
 
 
+def test_a_request_lasts_as_long_as_the_client_waited_not_as_its_last_attempt() -> None:
+    subject = telemetry()
+    subject.answered(record(ttft_ms=200.0, duration_ms=1200.0), 7.5)
+    assert only(subject, "request_duration_seconds_sum")[1] == pytest.approx(7.5)
+
+
 def test_streamed_and_whole_answers_share_the_request_counter() -> None:
     subject = telemetry()
-    subject.answered(record(stream=True))
-    subject.answered(record(stream=False))
+    answered(subject, record(stream=True))
+    answered(subject, record(stream=False))
     assert only(subject, "requests_total")[1] == 2.0
     assert values(subject, "request_duration_seconds_count") == {
         frozenset({("deployment", "gpt-4o"), ("stream", "true")}): 1.0,
@@ -220,7 +231,7 @@ def test_streamed_and_whole_answers_share_the_request_counter() -> None:
 
 def test_stream_gives_first_token_and_mean_gap() -> None:
     subject = telemetry()
-    subject.answered(record(ttft_ms=200.0, duration_ms=1200.0, usage=Usage(output_text=11)))
+    answered(subject, record(ttft_ms=200.0, duration_ms=1200.0, usage=Usage(output_text=11)))
     assert only(subject, "time_to_first_token_seconds_sum")[1] == pytest.approx(0.2)
     assert only(subject, "inter_token_seconds_sum")[1] == pytest.approx(0.1)
     assert only(subject, "request_duration_seconds_sum")[1] == pytest.approx(1.2)
@@ -228,7 +239,7 @@ def test_stream_gives_first_token_and_mean_gap() -> None:
 
 def test_reasoning_that_the_client_never_sees_makes_no_gap() -> None:
     subject = telemetry()
-    subject.answered(record(usage=Usage(output_text=1, output_reasoning=500)))
+    answered(subject, record(usage=Usage(output_text=1, output_reasoning=500)))
     assert only(subject, "time_to_first_token_seconds_count")[1] == 1.0
     assert values(subject, "inter_token_seconds_count") == {frozenset({("deployment", "gpt-4o")}): 0.0}
 
@@ -236,7 +247,7 @@ def test_reasoning_that_the_client_never_sees_makes_no_gap() -> None:
 @pytest.mark.parametrize("changed", [{"stream": False}, {"ttft_ms": None}])
 def test_answer_without_a_first_token_of_its_own_is_not_timed(changed: Mapping[str, object]) -> None:
     subject = telemetry()
-    subject.answered(record(**changed))
+    answered(subject, record(**changed))
     assert only(subject, "time_to_first_token_seconds_count")[1] == 0.0
 
 
@@ -333,7 +344,7 @@ def test_unconfigured_names_become_other_and_take_no_memory() -> None:
         )
         subject.planned(f"m{number}", f"d{number}", "cost", 0.001)
         subject.attempted(strange)
-        subject.answered(strange)
+        answered(subject, strange)
         subject.refused(InvalidApiKey("no"), PRINCIPAL, f"m{number}")
     assert only(subject, "cost_usd_total") == (
         {"deployment": "other", "feature": "other", "team": "other"},
@@ -426,7 +437,7 @@ def test_sums_agree_with_the_records_to_the_nano_dollar_and_the_token(rows: list
     tokens: dict[str, int] = defaultdict(int)
     for row in rows:
         subject.attempted(row)
-        subject.answered(row)
+        answered(subject, row)
         there = ("deployment", allowed(row.deployment, NAMES.deployments))
         feature = ("feature", allowed(row.feature, NAMES.features))
         cost[frozenset({there, feature, ("team", allowed(row.team, NAMES.teams))})] += row.cost_nano_usd
@@ -601,7 +612,7 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     subject = telemetry(budgets=(view,), fleet=Fleet([deployment(retires_at=NOW)]))
     subject.planned("auto", "gpt-4o", "cost", 0.001)
     subject.attempted(record())
-    subject.answered(record())
+    answered(subject, record())
     subject.refused(
         LimitExceeded("no", scope="key:app", limit="concurrent", retry_after_seconds=1.0), PRINCIPAL, "auto"
     )
@@ -651,7 +662,7 @@ def test_three_calls_of_a_request_take_microseconds() -> None:
         for _ in range(500):
             subject.planned("auto", "gpt-4o", "cost", 0.0001)
             subject.attempted(one)
-            subject.answered(one)
+            answered(subject, one)
         best = min(best, (time.perf_counter() - started) / 500)
     # About 1.8 us on the machine that it was written on; the slack is for slow and busy ones.
     assert best < 20e-6

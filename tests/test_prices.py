@@ -102,6 +102,10 @@ def test_a_chat_model_that_is_priced_for_reading_only_has_no_price():
     assert found.rates is None
 
 
+def test_the_entry_that_explains_the_others_is_no_model():
+    assert PriceCatalogue().find("openai", "sample_spec") is None
+
+
 def test_the_catalogue_says_which_edition_it_is():
     assert CATALOGUE.version.startswith("litellm-1.")
 

@@ -19,7 +19,9 @@ SLOW = "slow"  # an answer that does not come in time
 REFUSED = UpstreamFailure(FailureKind.CONNECT, "refused")
 TOO_LARGE = UpstreamFailure(FailureKind.BODY, "larger than the limit")
 
-Step = int | str | UpstreamFailure | tuple[int, UpstreamFailure]
+DEFECT = RuntimeError("a defect of the client")
+
+Step = int | str | Exception | tuple[int, UpstreamFailure]
 
 
 class Answer:
@@ -67,7 +69,7 @@ class ScriptedUpstream:
         step = self._steps[len(self.before) - 1]
         if step == SLOW:
             await self._for_ever()
-        if isinstance(step, UpstreamFailure):
+        if isinstance(step, Exception):
             raise step
         status, failure = step if isinstance(step, tuple) else (int(step), None)
         return Answer(self, status, failure)
@@ -284,3 +286,23 @@ def test_closing_ends_every_task_and_may_be_done_twice_or_before_anything_began(
         assert others == set()
 
     with_stage([], check)
+
+
+def test_a_defect_is_logged_once_said_to_whoever_asks_and_does_not_end_the_watch():
+    async def check(stage: Stage) -> None:
+        problems: list[str | None] = []
+        sends = stage.upstream.send
+
+        async def send(request: UpstreamRequest) -> UpstreamResponse:
+            problems.append(stage.prober.problem())
+            return await sends(request)
+
+        stage.upstream.send = send  # type: ignore[method-assign]
+        with structlog.testing.capture_logs() as logs:
+            assert await stage.play() == [True, True, False, True]
+        assert [entry["event"] for entry in logs].count("replica.probe_failed") == 1
+        said = "health probes: failing for 127.0.0.1:9101"
+        assert problems == [None, said, said, None, None]
+        assert stage.prober.problem() is None
+
+    with_stage([DEFECT, DEFECT, 503, 200], check)

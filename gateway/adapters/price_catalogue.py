@@ -10,6 +10,7 @@ import msgspec
 from gateway.core.catalog import Rates
 
 _FILE = "model_prices_and_context_window_backup.json"
+_SAMPLE = "sample_spec"  # an entry that explains the others, with sentences where they have numbers
 _TIERS = ("priority", "flex")
 _NANO_PER_USD_PER_TOKEN = 10**15  # USD a token -> nano-USD a million tokens
 
@@ -66,6 +67,7 @@ class PriceCatalogue:
                 raise RuntimeError("the package litellm is not installed; it carries the price catalogue")
             raw = (Path(spec.origin).parent / _FILE).read_bytes()
             self._entries = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+            self._entries.pop(_SAMPLE, None)
         return self._entries
 
 

@@ -23,6 +23,7 @@ class HealthProber:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._tasks: dict[tuple[ReplicaState, Health], asyncio.Task[None]] = {}
+        self._broken: set[str] = set()
 
     async def watch(self, fleet: Fleet) -> None:
         """Probe the replicas of `fleet` from now on; those that are in it as before are not disturbed."""
@@ -40,21 +41,39 @@ class HealthProber:
         tasks, self._tasks = list(self._tasks.values()), {}
         await _end(tasks)
 
+    def problem(self) -> str | None:
+        """Why replicas are not watched as they should be, for `readyz`; None when all is well."""
+        if not self._broken:
+            return None
+        return f"health probes: failing for {', '.join(sorted(self._broken))}"
+
     async def _probe_for_ever(self, state: ReplicaState, health: Health) -> None:
-        timeouts = 0
-        while True:
-            try:
-                async with asyncio.timeout(health.timeout_seconds):
-                    problem = await self._probe(state, health)
-                timeouts = 0
-            except TimeoutError:
-                timeouts += 1
-                problem = "no answer in time" if timeouts >= TIMEOUTS_TO_DOWN else None
-                if problem is None:
-                    await asyncio.sleep(health.interval_seconds)
-                    continue
-            _note(state, problem)
-            await asyncio.sleep(health.interval_seconds)
+        name, timeouts = state.replica.name, 0
+        try:
+            while True:
+                try:
+                    timeouts = await self._probe_once(state, health, timeouts)
+                    self._broken.discard(name)
+                except Exception:
+                    # Our own defect. A replica that nobody watches must neither go unnoticed nor be given up.
+                    if name not in self._broken:
+                        _log.exception("replica.probe_failed", replica=name)
+                    self._broken.add(name)
+                await asyncio.sleep(health.interval_seconds)
+        finally:
+            self._broken.discard(name)
+
+    async def _probe_once(self, state: ReplicaState, health: Health, timeouts: int) -> int:
+        """The number of time-outs in a row, this probe included."""
+        try:
+            async with asyncio.timeout(health.timeout_seconds):
+                problem = await self._probe(state, health)
+        except TimeoutError:
+            if timeouts + 1 >= TIMEOUTS_TO_DOWN:
+                _note(state, "no answer in time")
+            return timeouts + 1
+        _note(state, problem)
+        return 0
 
     async def _probe(self, state: ReplicaState, health: Health) -> str | None:
         """None when the replica is well, else what is wrong."""

@@ -12,6 +12,8 @@ SMOOTHING = 0.1
 INITIAL_BYTES_PER_TOKEN = 4.0
 # A learned ratio outside these bounds is an upstream's mistake, not a tokenizer.
 LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 1.0, 12.0
+# A pool that was not measured for so long may have become another one: it is tried again, and learned anew.
+MEASURED_FOR_SECONDS = 60.0
 # Below this a prompt is mostly chat template, which says nothing about the tokenizer.
 LEARN_FROM_TOKENS = 50
 
@@ -64,10 +66,12 @@ class Pool:
     """The replicas of one deployment, and what its answers have taught us."""
 
     __slots__ = (
+        "_anew",
         "_turn",
         "answer_headers",
         "bytes_per_token",
         "deployment",
+        "measured_at",
         "pace",
         "replicas",
         "tokens_per_second",
@@ -83,7 +87,9 @@ class Pool:
         self.replicas = replicas
         self.pace = Pace()
         self._turn = 0
+        self._anew = False
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
+        self.measured_at = 0.0
         self.ttft_seconds: float | None = None
         self.tokens_per_second: float | None = None
 
@@ -119,6 +125,8 @@ class Pool:
         if best is not None:
             best.outstanding += 1
             best.breaker.start(now)
+            if self._is_out_of_date(now):
+                self.measured_at, self._anew = now, True  # this one tries; the others wait and see
         elif not tried:
             best = self._take_last_resort()
         return best
@@ -139,7 +147,15 @@ class Pool:
     def give_back(state: ReplicaState) -> None:
         state.outstanding -= 1
 
-    def learn_speed(self, ttft_seconds: float, tokens_per_second: float | None) -> None:
+    def _is_out_of_date(self, now: float) -> bool:
+        return self.ttft_seconds is not None and now - self.measured_at > MEASURED_FOR_SECONDS
+
+    def learn_speed(self, ttft_seconds: float, tokens_per_second: float | None, now: float) -> None:
+        """Averages over recent answers; what was known before a long pause counts no more."""
+        if self._anew:
+            self._anew = False
+            self.ttft_seconds = self.tokens_per_second = None
+        self.measured_at = now
         self.ttft_seconds = _smooth(self.ttft_seconds, ttft_seconds)
         if tokens_per_second is not None:
             self.tokens_per_second = _smooth(self.tokens_per_second, tokens_per_second)
@@ -151,9 +167,9 @@ class Pool:
         ratio = min(max(text_bytes / tokens, LEAST_BYTES_PER_TOKEN), MOST_BYTES_PER_TOKEN)
         self.bytes_per_token = _smooth(self.bytes_per_token, ratio)
 
-    def expected_seconds(self, output_tokens: int) -> float:
-        """Time to the last token as observed so far; 0 for a pool that was never used, so it gets tried."""
-        if self.ttft_seconds is None:
+    def expected_seconds(self, output_tokens: int, now: float) -> float:
+        """Time to the last token as observed of late; 0 where nothing is known, so that it gets tried."""
+        if self.ttft_seconds is None or self._is_out_of_date(now):
             return 0.0
         return self.ttft_seconds + output_tokens / (self.tokens_per_second or 50.0)
 
@@ -175,6 +191,7 @@ def _pool(deployment: Deployment, previous: Pool | None) -> Pool:
     if previous is not None and previous.deployment.model == deployment.model:
         pool.pace = previous.pace
         pool.bytes_per_token = previous.bytes_per_token
+        pool.measured_at = previous.measured_at
         pool.ttft_seconds = previous.ttft_seconds
         pool.tokens_per_second = previous.tokens_per_second
     return pool

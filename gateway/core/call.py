@@ -4,6 +4,7 @@ The prompt is not interpreted. What goes upstream is always re-encoded from the 
 gateway and the upstream can never read two different values for one duplicated key.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,12 @@ _NO_EFFORT = (None, "none")
 # Bytes of a prompt for each token, before anything was learned: English text and Japanese text in UTF-8
 # both come out near four with the o200k and Llama 4 vocabularies.
 BYTES_PER_TOKEN = 4
+
+# Integers from here on are read as floats; below zero, those beyond half of it.
+LARGEST_EXACT = 2.0**64
+_LONG_INTEGERS = re.compile(rb"(?<![\d.])-?\d{19,}(?![\d.eE])")
+# Large members that hold text, or schemas, in which a number is the same however it is written.
+_WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
 _PART_MODALITIES = {
     "text": Modality.TEXT,
@@ -105,6 +112,7 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
         raise InvalidRequest("You must provide a `model` parameter.", param="model")
     if not isinstance(model, str) or not model:
         raise _wrong_type("model", "a non-empty string")
+    _check_numbers(body, raw)
     stream = _optional(body, "stream", bool, "a boolean") or False
     options = _stream_options(body, stream)
     modalities, media = _contents(api, body, max_messages)
@@ -161,6 +169,38 @@ def _decode(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     return body
+
+
+def _check_numbers(body: Mapping[str, Any], raw: bytes) -> None:
+    """Integers beyond 64 bits were read as floats, and would reach the upstream as other numbers."""
+    for name, value in body.items():
+        if name not in _WITHOUT_NUMBERS and _is_huge(value) and _has_long_integer(raw):
+            raise InvalidRequest(
+                f"Invalid '{name}': a number beyond 64 bits. Expected a value that is exact in JSON.",
+                param=name,
+                code="invalid_value",
+            )
+
+
+def _has_long_integer(raw: bytes) -> bool:
+    """Fractions may be huge and are forwarded as they are; only an integer must be exact."""
+    return any(
+        len(written) > 20 or not -LARGEST_EXACT / 2 <= int(written) < LARGEST_EXACT
+        for written in _LONG_INTEGERS.findall(raw)
+    )
+
+
+def _is_huge(value: Any) -> bool:
+    pending = [value]
+    while pending:  # a stack, since the body may be nested deeper than calls can be
+        value = pending.pop()
+        if isinstance(value, float) and not -LARGEST_EXACT / 2 <= value < LARGEST_EXACT:
+            return True
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return False
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:

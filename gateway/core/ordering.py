@@ -42,7 +42,7 @@ def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair
     if prefer is Objective.COST:
         pairs.sort(key=lambda pair: expected_cost(pair[0], pair[1], sorting.model, sorting.moment))
     elif prefer is Objective.LATENCY:
-        pairs.sort(key=lambda pair: expected_seconds(pair[0], pair[1], sorting.fleet))
+        pairs.sort(key=lambda pair: expected_seconds(pair[0], pair[1], sorting))
     elif prefer is Objective.QUALITY:
         quality = sorting.shares(sorting.model.quality)
         pairs.sort(
@@ -76,9 +76,10 @@ def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: 
     return -(-millionths // 1_000_000)
 
 
-def expected_seconds(deployment: Deployment, expected: Estimate, fleet: Fleet) -> float:
-    """Time to the last token, as observed so far."""
-    return fleet.pools[deployment.name].expected_seconds(_likely(expected))
+def expected_seconds(deployment: Deployment, expected: Estimate, sorting: Sorting) -> float:
+    """Time to the last token, as observed of late."""
+    pool = sorting.fleet.pools[deployment.name]
+    return pool.expected_seconds(_likely(expected), sorting.moment.monotonic)
 
 
 def _likely(expected: Estimate) -> int:

@@ -4,6 +4,7 @@ import datetime
 from typing import Final
 
 from gateway.core.licenses import TERMS, conflict
+from gateway.identity import MAX_SECRET_LENGTH
 from gateway.settings.findings import Findings
 from gateway.settings.kinds import exact_number
 from gateway.settings.places import Place
@@ -126,6 +127,8 @@ def check_secrets(root: Place, findings: Findings) -> None:
             findings.error(secret, f"is the same as that of keys.{other.path[1]} on line {other.line}")
         else:
             first[secret.text] = secret
+        if len(secret.text) > MAX_SECRET_LENGTH:
+            findings.error(secret, f"is longer than the {MAX_SECRET_LENGTH} characters that a key may have")
     for pattern in ("keys.*.secret", "server.admin.token", "server.key_pepper"):
         for secret in root.find(pattern):
             if secret.text and len(secret.text) < SHORTEST_SAFE_SECRET:

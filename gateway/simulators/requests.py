@@ -164,7 +164,7 @@ def _check_bounds(name: str, value: Any, least: float, most: float, noun: str) -
     message = (
         f"Invalid '{name}': {noun} {side} value. Expected a value {sign} {bound}, but got {value} instead."
     )
-    raise invalid(message, name, f"{noun}_{side.replace(' ', '_')}_value")
+    raise invalid(message, name, f"{noun}_{side.removesuffix('imum').replace(' ', '_')}_value")
 
 
 def _stream_options(document: Json) -> Json:

@@ -85,6 +85,15 @@ class Listening:
         # uvicorn cancels what is left but does not wait: their last act, booking, must still happen.
         if tasks := set(self._server.server_state.tasks):
             await asyncio.wait(tasks, timeout=CANCELLED_WAIT_SECONDS)
+        # An answer may be complete and yet unread: then nobody is left to cancel, and its client could keep
+        # the connection for ever.
+        for connection in list(self._server.server_state.connections):
+            _transport_of(connection).abort()
+
+
+def _transport_of(connection: Any) -> asyncio.Transport:
+    transport: asyncio.Transport = connection.transport
+    return transport
 
 
 class _Server(uvicorn.Server):

@@ -146,6 +146,11 @@ class DataProtocol(asyncio.Protocol):
         else:
             self._active.keep_alive = False
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """For the server, which closes what is left in the end."""
+        return self._transport
+
     # --- what exchanges use ---
 
     def server_fields(self) -> bytes:

@@ -11,6 +11,7 @@ from gateway.core.balancing import (
     INITIAL_BYTES_PER_TOKEN,
     LEARN_FROM_TOKENS,
     LEAST_BYTES_PER_TOKEN,
+    MEASURED_FOR_SECONDS,
     MOST_BYTES_PER_TOKEN,
     Blame,
     Fleet,
@@ -217,17 +218,30 @@ def test_what_is_learned_stays_within_its_bounds_whatever_upstreams_report(repor
 
 def test_a_pool_that_was_never_used_is_expected_to_be_quick_so_that_it_gets_tried():
     item = pool(1)
-    assert item.expected_seconds(1000) == 0.0
-    item.learn_speed(0.5, 100.0)
-    assert item.expected_seconds(200) == pytest.approx(2.5)
+    assert item.expected_seconds(1000, NOW) == 0.0
+    item.learn_speed(0.5, 100.0, NOW)
+    assert item.expected_seconds(200, NOW) == pytest.approx(2.5)
 
 
 def test_an_answer_that_did_not_stream_teaches_only_its_time():
     item = pool(1)
-    item.learn_speed(0.5, None)
+    item.learn_speed(0.5, None, NOW)
     assert item.ttft_seconds == 0.5
     assert item.tokens_per_second is None
-    assert item.expected_seconds(50) == pytest.approx(1.5)
+    assert item.expected_seconds(50, NOW) == pytest.approx(1.5)
+
+
+def test_a_pool_that_was_slow_long_ago_is_tried_again_by_one_request_and_learned_anew():
+    item = pool(1)
+    item.learn_speed(9.0, 5.0, NOW)
+    item.give_back(taken(item, NOW))
+    assert item.expected_seconds(100, NOW + MEASURED_FOR_SECONDS) > 9
+    later = NOW + MEASURED_FOR_SECONDS + 1
+    assert item.expected_seconds(100, later) == 0.0
+    taken(item, later)
+    assert item.expected_seconds(100, later) > 9  # the others wait for what this one learns
+    item.learn_speed(0.2, 100.0, later + 1)
+    assert item.expected_seconds(100, later + 1) == pytest.approx(1.2)
 
 
 # --- reload ---

@@ -427,3 +427,20 @@ def test_known_names_with_any_values_are_parsed_or_refused_but_nothing_else(memb
     except InvalidRequest:
         return
     assert json.loads(encode_call(call, "u", "max_tokens", 1))["model"] == "u"
+
+
+# --- numbers ---
+
+
+@pytest.mark.parametrize("name", ["seed", "logit_bias", "metadata", "stop_token_ids"])
+def test_an_integer_that_would_reach_the_upstream_as_another_number_is_refused(name: str):
+    value = {"seed": "%s", "stop_token_ids": "[[%s]]"}.get(name, '{"a": %s}') % (2**64 + 1)
+    raw = orjson.dumps(chat())[:-1] + f',"{name}":{value}}}'.encode()
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(raw)
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0.7, 1e18, 1e300])
+def test_every_other_number_goes_on_as_it_came(number: float):
+    assert orjson.loads(parsed(chat(seed=number)).rest)["seed"] == number

@@ -378,8 +378,8 @@ def test_cost_puts_the_cheapest_for_this_request_first():
 def test_latency_puts_the_quickest_first_and_tries_what_was_never_used():
     item = model(local("slow"), local("quick"), local("new"), prefer=Objective.LATENCY)
     plans = planner(item)
-    plans.fleet.pools["slow"].learn_speed(2.0, 10.0)
-    plans.fleet.pools["quick"].learn_speed(0.2, 100.0)
+    plans.fleet.pools["slow"].learn_speed(2.0, 10.0, 1000.0)
+    plans.fleet.pools["quick"].learn_speed(0.2, 100.0, 1000.0)
     found = plan(item, plans=plans)
     assert names(found.candidates) == ["new", "quick", "slow"]
     assert found.decision == "latency"

@@ -110,13 +110,12 @@ class PrometheusTelemetry:
             else:
                 self._add_elsewhere(elsewhere, name, nano)
 
-    def answered(self, record: UsageRecord) -> None:
+    def answered(self, record: UsageRecord, seconds: float) -> None:
         stream = record.stream
         key = (record.model, record.deployment, record.feature, record.team, record.outcome, stream)
         series = self._requests.get(key) or self._request_series(key)
         series.requests += 1
-        duration_ms = record.duration_ms
-        series.duration.observe(duration_ms * 0.001)
+        series.duration.observe(seconds)
         ttft_ms = record.ttft_ms
         # A whole answer comes at once: its first token tells nothing that the duration does not.
         if not stream or ttft_ms is None:
@@ -125,7 +124,7 @@ class PrometheusTelemetry:
         # Tokens that the client never sees have no gap between them.
         gaps = record.usage.output_text + record.usage.output_audio - 1
         if gaps > 0:
-            series.inter_token.observe((duration_ms - ttft_ms) * 0.001 / gaps)
+            series.inter_token.observe((record.duration_ms - ttft_ms) * 0.001 / gaps)
 
     def refused(self, error: GatewayError, principal: Principal | None, model: str | None) -> None:
         names, counted = self._names, self._counted
