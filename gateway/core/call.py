@@ -33,6 +33,8 @@ LARGEST_EXACT = 2.0**64
 _LONG_INTEGERS = re.compile(rb"(?<![\d.])-?\d{19,}(?![\d.eE])")
 # Large members that hold text, or schemas, in which a number is the same however it is written.
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
+# Members of a content part that may be an address themselves; in others it is the `url` inside.
+_ADDRESSES = frozenset({"image_url", "audio_url", "video_url", "file_url", "url"})
 
 _PART_MODALITIES = {
     "text": Modality.TEXT,
@@ -54,7 +56,7 @@ class Media(msgspec.Struct, frozen=True, gc=False):
     """Binary parts of a prompt: how many, and how many bytes of JSON they take.
 
     `file_bytes` are those of files, of video, and of audio that is named by its address: nothing about them
-    bounds how many tokens they unfold to.
+    bounds how many tokens they unfold to. `is_remote`: some part is an address that the upstream would fetch.
     """
 
     images_low: int = 0
@@ -62,6 +64,7 @@ class Media(msgspec.Struct, frozen=True, gc=False):
     audio_bytes: int = 0
     file_bytes: int = 0
     bytes: int = 0
+    is_remote: bool = False
 
 
 NO_MEDIA = Media()
@@ -380,6 +383,7 @@ def _modalities(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozen
     if wants_audio:
         found.add(Modality.AUDIO)
     low = high = audio_bytes = file_bytes = total = 0
+    is_remote = False
     for where, part in parts:
         kind = part.get("type")
         modality = _PART_MODALITIES.get(kind) if isinstance(kind, str) else None
@@ -393,6 +397,7 @@ def _modalities(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozen
         if modality is Modality.TEXT:
             continue
         found.add(modality)
+        is_remote = is_remote or _is_remote(part)
         size = _payload_bytes(part)
         total += size
         if modality is Modality.IMAGE:
@@ -402,7 +407,18 @@ def _modalities(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozen
             audio_bytes += size
         else:
             file_bytes += size
-    return frozenset(found), Media(low, high, audio_bytes, file_bytes, total)
+    return frozenset(found), Media(low, high, audio_bytes, file_bytes, total, is_remote)
+
+
+def _is_remote(part: Mapping[str, Any]) -> bool:
+    """True when content is named by an address instead of being there; whatever is no `data:` URL is one."""
+    for name, value in part.items():
+        address = value.get("url") if isinstance(value, dict) else value if name in _ADDRESSES else None
+        if isinstance(address, str) and address[:5].lower() != "data:":
+            return True
+        if isinstance(value, dict) and isinstance(value.get("file_url"), str):
+            return True
+    return False
 
 
 def _payload_bytes(part: Mapping[str, Any]) -> int:

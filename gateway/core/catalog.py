@@ -186,6 +186,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...]
     headers: tuple[tuple[bytes, bytes], ...]
     stops_when_left: StopsWhenLeft = StopsWhenLeft.NEVER
+    fetches_urls: bool = False
     health: Health | None = None
     retires_at: float | None = None
     retires_on: datetime.date | None = None

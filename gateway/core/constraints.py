@@ -44,11 +44,15 @@ class Excluded(msgspec.Struct, frozen=True):
 
 
 class ClassZones(msgspec.Struct, frozen=True):
-    """The zones that requests of one privacy class may reach, and the line that says so."""
+    """The zones that requests of one privacy class may reach, and the line that says so.
+
+    `may_leave`: they may reach every zone that any class may, so an upstream may fetch for them anywhere.
+    """
 
     privacy: str
     zones: frozenset[str]
     line: int | None = None
+    may_leave: bool = True
 
 
 def checked_capabilities(deployments: tuple[Deployment, ...]) -> frozenset[Capability]:
@@ -76,7 +80,17 @@ def static_reason(
         return Excluded(name, Constraint.PRIVACY, detail, allowed.line or lines.get("zone"))
     if deployment.license_conflict is not None:
         return Excluded(name, Constraint.LICENSE, deployment.license_conflict, lines.get("license"))
-    return None
+    return _remote_reason(deployment, allowed) if call.media.is_remote else None
+
+
+def _remote_reason(deployment: Deployment, allowed: ClassZones) -> Excluded | None:
+    """Content that is named by its address: who fetches it inside the network may be sent anywhere there, and
+    for a class that must not leave the fetch itself would."""
+    if deployment.fetches_urls and allowed.may_leave:
+        return None
+    why = "fetches no URLs" if not deployment.fetches_urls else f"may fetch no URLs for {allowed.privacy}"
+    detail = f"{why}; send the content itself, as a data: URL"
+    return Excluded(deployment.name, Constraint.MODALITY, detail, deployment.lines.get("fetches_urls"))
 
 
 def retired_reason(deployment: Deployment) -> Excluded:

@@ -75,7 +75,7 @@ class _Filtered(msgspec.Struct, frozen=True):
     line_up: LineUp
 
 
-_StaticKey = tuple[str, str, str, frozenset[str], frozenset[str]]
+_StaticKey = tuple[str, str, str, frozenset[str], frozenset[str], bool]
 
 
 class Planner:
@@ -133,7 +133,7 @@ class Planner:
         if not self._era.contains(now):
             self._era = era_at(now, self.policy.deployments.values())
             self._static = {}
-        key = (model.name, call.api, privacy, call.modalities, call.needs)
+        key = (model.name, call.api, privacy, call.modalities, call.needs, call.media.is_remote)
         found = self._static.get(key)
         if found is None:
             found = self._static[key] = self._filter(call, model, privacy)
@@ -141,7 +141,9 @@ class Planner:
 
     def _filter(self, call: Call, model: Model, privacy: str) -> _Filtered:
         policy = self.policy
-        allowed = ClassZones(privacy, policy.zones[privacy], policy.zone_lines.get(privacy))
+        zones = policy.zones[privacy]
+        may_leave = all(zones >= others for others in policy.zones.values())
+        allowed = ClassZones(privacy, zones, policy.zone_lines.get(privacy), may_leave)
         serving = line_up(model, self._era, policy.deployments)
         checked = checked_capabilities(serving.deployments)
         eligible, excluded = [], []

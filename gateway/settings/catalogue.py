@@ -242,6 +242,11 @@ class Deployment(Section):
     headers: Annotated[dict[HeaderName, HeaderValue], AllowBlank] = Field(
         default={}, description="extra headers of each upstream request"
     )
+    fetches_urls: Flag | None = Field(
+        default=None,
+        description="whether it may be sent http(s) addresses of images, audio, video and files to fetch; "
+        "left out: true for openai and azure, which fetch from outside, false for the others",
+    )
     stops_when_left: StopsWhenLeft | None = Field(
         default=None,
         description="answers that the upstream stops to generate and to bill when their connection closes; "

@@ -76,6 +76,7 @@ def build_deployment(
         image_rule=_image_rule(given),
         replicas=tuple(_replica(url, given, networks[given.zone]) for url in _urls(given)),
         headers=_headers(given),
+        fetches_urls=_fetches_urls(given),
         stops_when_left=_stops_when_left(given),
         health=_health(given),
         retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
@@ -150,6 +151,11 @@ def _headers(given: schema.Deployment) -> tuple[tuple[bytes, bytes], ...]:
             headers["authorization"] = f"Bearer {secret}"
     headers |= {name: value.get_secret_value() for name, value in given.headers.items()}
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in headers.items())
+
+
+def _fetches_urls(given: schema.Deployment) -> bool:
+    # Own servers would fetch from inside the network, wherever a prompt tells them to.
+    return given.provider in ("openai", "azure") if given.fetches_urls is None else given.fetches_urls
 
 
 def _stops_when_left(given: schema.Deployment) -> catalog.StopsWhenLeft:

@@ -444,3 +444,32 @@ def test_an_integer_that_would_reach_the_upstream_as_another_number_is_refused(n
 @pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0.7, 1e18, 1e300])
 def test_every_other_number_goes_on_as_it_came(number: float):
     assert orjson.loads(parsed(chat(seed=number)).rest)["seed"] == number
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("part", "is_remote"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, False),
+        ({"type": "image_url", "image_url": {"url": "DATA:image/png;base64,AAAA"}}, False),
+        ({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, True),
+        ({"type": "image_url", "image_url": {"url": " http://169.254.169.254/latest"}}, True),
+        ({"type": "image_url", "image_url": {"url": "HTTP:/metadata"}}, True),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, True),
+        ({"type": "image_url", "image_url": "http://10.0.0.1/"}, True),
+        ({"type": "input_image", "image_url": "http://10.0.0.1/"}, True),
+        ({"type": "input_image", "image_url": "data:image/png;base64,AAAA"}, False),
+        ({"type": "audio_url", "audio_url": {"url": "http://10.0.0.1/a.wav"}}, True),
+        ({"type": "video_url", "video_url": {"url": "http://10.0.0.1/a.mp4"}}, True),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, False),
+        ({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}, False),
+        ({"type": "file", "file": {"file_url": "http://10.0.0.1/a.pdf"}}, True),
+        ({"type": "input_file", "file_url": "http://10.0.0.1/a.pdf"}, True),
+        ({"type": "text", "text": "see https://example.com/a.png"}, False),
+    ],
+    ids=lambda item: orjson.dumps(item).decode() if isinstance(item, dict) else str(item),
+)
+def test_content_that_is_named_by_an_address_is_told_from_content_that_is_there(part: Any, is_remote: bool):
+    assert parsed(chat([{"type": "text", "text": "look"}, part])).media.is_remote is is_remote

@@ -753,3 +753,29 @@ def test_rules_see_the_tags_of_the_header_over_those_of_the_body():
     at = msgspec.structs.replace(moment(), header=headers.get)
     call = parsed(chat(metadata={"ticket": "A"}))
     assert planner(item).plan(call, PAYER, item, "internal", at).decision == "rule-1"
+
+
+# --- addresses ---
+
+REMOTE = chat([{"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}}])
+INLINE = chat([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}])
+
+
+def test_an_address_goes_only_to_a_deployment_that_may_fetch():
+    own, hosted = local(), deployment(fetches_urls=True)
+    assert names(plan(model(own, hosted), REMOTE).candidates) == ["gpt-4o"]
+    assert names(plan(model(own, hosted), INLINE).candidates) == ["llama", "gpt-4o"]
+
+
+def test_where_nobody_may_fetch_the_refusal_says_what_to_send_instead():
+    error = refusal(model(local()), REMOTE)
+    assert isinstance(error, UnsupportedModality)
+    assert (error.status, error.code) == (400, "unsupported_modality")
+    assert "data: URL" in error.message
+
+
+def test_for_a_class_that_must_not_leave_not_even_a_deployment_that_may_fetch_does():
+    fetching = local(fetches_urls=True)
+    assert names(plan(model(fetching), REMOTE, "internal").candidates) == ["llama"]
+    assert names(plan(model(fetching), INLINE, "confidential").candidates) == ["llama"]
+    assert isinstance(refusal(model(fetching), REMOTE, "confidential"), UnsupportedModality)
