@@ -211,6 +211,7 @@ class Gateway:
         self._built = built
         self.pipeline.rulebook = rulebook
         self._keep(built, how)
+        self._price_watch.refresh_soon()
         await self._prober.watch(fleet)
 
     async def _adopt_budgets(self, built: Built) -> None:

@@ -82,6 +82,7 @@ class PriceBook:
         for one in sorted(versions, key=attrgetter("effective_from", "entered_at", "version")):
             by_model[one.provider, one.model].append(one)
         self._versions = dict(by_model)
+        self._last_start = max((found[-1].effective_from for found in by_model.values()), default=0)
         self._histories = {name: _history(found) for name, found in by_model.items()}
 
     def __iter__(self) -> Iterator[PriceVersion]:
@@ -104,7 +105,9 @@ class PriceBook:
     def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
         """The price at `at`, and those that begin before a request held then can have been sent."""
         price = self.price_of(deployment, at)
-        history = self._histories.get((deployment.provider, deployment.model)) if self._histories else None
+        if at >= self._last_start:  # nearly always: nothing has been entered for a time to come
+            return (price,)
+        history = self._histories.get((deployment.provider, deployment.model))
         if history is None:
             return (price,)
         first, last = (bisect_right(history.starts, moment) for moment in (at, at + HORIZON))

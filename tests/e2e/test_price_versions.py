@@ -7,6 +7,7 @@ from typing import Any
 from gateway.adapters.ledger.price_versions import enter_prices
 from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceVersion
+from gateway.rollout.reloader import How
 from gateway.simulators import Knobs
 
 from .harness import Harness, Json, chat, running, until
@@ -79,6 +80,14 @@ async def test_a_price_entered_ahead_comes_into_force_by_the_clock_alone(tmp_pat
         assert row["price_version"] == name
         assert priced(row, nano)
     assert rows[-1]["price_version"] == "soon"
+
+
+async def test_a_reload_takes_up_what_was_entered(tmp_path: Path) -> None:
+    async with running(tmp_path, {"server": {"prices_refresh_seconds": 3600}}) as harness:
+        enter(harness, version("reloaded"))
+        await harness.gateway.adopt(harness.gateway._built, How.ADMIN)
+        await adopted(harness, 1)
+        assert (await ask(harness))["price_version"] == "reloaded"
 
 
 async def test_prices_entered_before_the_start_hold_from_the_first_request_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -24,6 +25,7 @@ class PriceWatch:
         self._refresh_seconds = refresh_seconds
         self._known: list[object] = []
         self._problem: str | None = None
+        self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -40,6 +42,10 @@ class PriceWatch:
             self._adopt(book)
             _log.info("prices.adopted", versions=len(versions))
 
+    def refresh_soon(self) -> None:
+        """Look now instead of at the next turn, without waiting for it."""
+        self._wanted.set()
+
     async def close(self) -> None:
         task, self._task = self._task, None
         if task is not None:
@@ -48,7 +54,10 @@ class PriceWatch:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._refresh_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_seconds):
+                    await self._wanted.wait()
+            self._wanted.clear()
             try:
                 await self.refresh()
             except LedgerUnavailable as exc:
