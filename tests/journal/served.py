@@ -32,9 +32,9 @@ class Served:
         self.ledger = folder / "ledger.db"
         self.journal = folder / "ledger.db.journal"
         self._log = folder / "log"
-        self._config = folder / "tollway.yaml"
-        self._config.write_text(config_text(changes))
-        self._environ = {
+        self.config = folder / "tollway.yaml"
+        self.config.write_text(config_text(changes))
+        self.environ = {
             **os.environ,
             "ADMIN_TOKEN": ADMIN_TOKEN,
             "APP_KEY": APP_KEY,
@@ -51,8 +51,8 @@ class Served:
         with self._log.open("wb") as log:
             command = "from gateway.cli import main; main()"
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", command, "serve", "--config", str(self._config)),
-                env=self._environ,
+                *(sys.executable, "-c", command, "serve", "--config", str(self.config)),
+                env=self.environ,
                 stderr=log,
             )
         try:
