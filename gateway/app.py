@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import httpx
 import structlog
@@ -26,7 +27,7 @@ from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
 from gateway.adapters.opening import open_admission
 from gateway.adapters.probes import HealthProber
-from gateway.adapters.prometheus import CONTENT_TYPE, Names, PrometheusTelemetry, Sources
+from gateway.adapters.prometheus import CONTENT_TYPE, FamilySamples, Names, PrometheusTelemetry, Sources
 from gateway.adapters.upstream.choosing import ChoosingUpstream
 from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.classify import Classifier
@@ -48,7 +49,7 @@ from gateway.web.admin import admin_app
 from gateway.web.admin_explain import explain_router
 from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
 from gateway.web.data_plane import DataPlane
-from gateway.web.listening import Listening, listen
+from gateway.web.listening import Listening, listen, url_of
 from gateway.web.protocol import DataProtocol
 
 _log = structlog.get_logger("tollway.app")
@@ -58,12 +59,19 @@ ADMIN_DRAIN_SECONDS = 1.0
 # How long a reload waits for the ledger to say what its new budgets have spent.
 BUDGET_SECONDS = 10.0
 
+Listeners: TypeAlias = tuple[socket.socket, socket.socket]  # of the data port and of the admin port
+
 
 class Gateway:
     """A whole gateway in the running event loop: `start`, then `stop`. Raises PortTaken when made."""
 
-    def __init__(self, built: Built, file: ConfigFile | None = None) -> None:
-        """`file` is what `built` was read from; without it there is nothing to reload."""
+    def __init__(
+        self, built: Built, file: ConfigFile | None = None, listeners: Listeners | None = None
+    ) -> None:
+        """`file` is what `built` was read from; without it there is nothing to reload.
+
+        `listeners` are sockets for the two ports; left out: they are opened as `built` says.
+        """
         settings = built.settings
         server = settings.server
         self._clock = SystemClock()
@@ -126,7 +134,7 @@ class Gateway:
         self.reloader = None if file is None else Reloader(file, built, self.adopt, self._count_reload)
         self._stopping = False
         self._waiting_for: str | None = None
-        data_socket, admin_socket = _listeners(built)
+        data_socket, admin_socket = listeners or _listeners(built)
         self._data = Listening(
             DataPlane(self.pipeline, request_ids()),
             data_socket,
@@ -146,25 +154,28 @@ class Gateway:
 
     @property
     def data_url(self) -> str:
-        return f"http://{_authority(self._built.settings.server.data.host, self._data.port)}"
+        return url_of(self._built.settings.server.data.host, self._data.port)
 
     @property
     def admin_url(self) -> str:
-        return f"http://{_authority(self._built.settings.server.admin.host, self._admin.port)}"
+        return url_of(self._built.settings.server.admin.host, self._admin.port)
 
-    async def start(self) -> None:
+    async def start(self, *, joins: bool = False) -> None:
         """Listen, open the ledger, and take up the prices and what was spent in the open windows.
 
         In this order: what dead workers left behind is part of the ledger first. While its database is away
         `readyz` says so and requests are told to come back; how to answer them is not known yet. Raises
         LedgerUnusable when waiting would not help.
+
+        `joins` others that serve already: it then takes no requests before it can answer them.
         """
         built = self._built
         try:
             self._admission.configure(built.scopes, built.tenancy.time_zone)
             await self._admin.start()
             await self._prober.watch(self.pipeline.rulebook.planner.fleet)
-            await self._data.start()
+            if not joins:
+                await self._data.start()
             await patiently(self._ledger.start, self._note_waiting)
             await patiently(self._price_watch.start, self._note_waiting)
             await patiently(self._admission.start, self._note_waiting)
@@ -174,10 +185,25 @@ class Gateway:
             if self.reloader is not None:
                 self.reloader.start()
             self.pipeline.opened.set()
+            if joins:
+                await self._data.start()
         except BaseException:
             await self.stop()
             raise
-        _log.info("gateway.started", data=self.data_url, admin=self.admin_url, policy=built.version)
+        _log.info("gateway.started", data=self.data_url, policy=built.version)
+
+    async def start_unless(self, stop: asyncio.Event, *, joins: bool = False) -> bool:
+        """As `start`. False when it was told to stop while it still waited for something."""
+        starting = asyncio.ensure_future(self.start(joins=joins))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            starting.result()
+            return True
+        starting.cancel()
+        await asyncio.wait({starting})
+        return False
 
     async def stop(self) -> None:
         """Drain: no new requests, open ones finish within `drain_seconds`, then the ledger is flushed."""
@@ -243,6 +269,10 @@ class Gateway:
         if (problem := self._prober.problem()) is not None:
             reasons.append(problem)
         return reasons
+
+    def metrics(self) -> list[FamilySamples]:
+        """Every metric at this moment, to be added up with those of other workers."""
+        return self._telemetry.samples()
 
     async def explain(self, question: Question) -> Explanation:
         """How a request would be decided now."""
@@ -335,7 +365,7 @@ def _names(built: Built) -> Names:
     )
 
 
-def _listeners(built: Built) -> tuple[socket.socket, socket.socket]:
+def _listeners(built: Built) -> Listeners:
     server = built.settings.server
     data = listen(server.data.host, server.data.port)
     try:
@@ -356,7 +386,3 @@ def _aiohttp() -> Upstream:
     from gateway.adapters.upstream.aiohttp_client import AiohttpUpstream  # noqa: PLC0415
 
     return AiohttpUpstream()
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -22,7 +22,6 @@ from gateway.commands.prices import prices_app
 
 if TYPE_CHECKING:
     from gateway.adapters.ledger import UsageRow
-    from gateway.app import Gateway
     from gateway.rollout.config_file import ConfigFile
     from gateway.settings.build import Built
     from gateway.settings.load import Loaded
@@ -58,6 +57,9 @@ UntilOption = Annotated[datetime | None, typer.Option(help="To before this momen
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")]
 AdminPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Admin port; 0 takes a free one.")]
+WorkersOption = Annotated[
+    int, typer.Option(min=1, max=256, help="Processes that share the data port; more than one needs Redis.")
+]
 SecondsOption = Annotated[float | None, typer.Option(min=0, help="Stop by itself after this long.")]
 
 
@@ -106,12 +108,13 @@ def check(file: FileArgument = DEFAULT_FILE) -> None:
 
 
 @app.command()
-def serve(config: ConfigOption = DEFAULT_FILE) -> None:
+def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> None:
     """Run the gateway until SIGTERM or SIGINT; open streams may finish first. SIGHUP reloads the file."""
     from gateway.adapters.ledger import LedgerUnavailable
     from gateway.adapters.logs import configure_logs
     from gateway.rollout.config_file import ConfigFile
     from gateway.web.listening import PortTaken
+    from gateway.workers.crew import WorkersFailed
 
     file = ConfigFile(config, os.environ)
     found = file.read()
@@ -119,12 +122,23 @@ def serve(config: ConfigOption = DEFAULT_FILE) -> None:
     if found.built is None:
         typer.echo(f"{config}: cannot be served as it is.", err=True)
         raise typer.Exit(1)
+    if workers > 1 and found.built.settings.state.get_secret_value() == "memory":
+        where = f"{config}:{found.loaded.line_of(('state',))}"
+        typer.echo(
+            f"tollway serve: {workers} workers need a state that they share: set `state: redis://...` "
+            f"({where}) to a Redis or Valkey server, or leave --workers out.",
+            err=True,
+        )
+        raise typer.Exit(1)
     configure_logs(found.built.settings.server.log_level)
     try:
-        run_on_uvloop(_serve(found.built, file))
-    except (PortTaken, LedgerUnavailable) as exc:
+        if workers == 1:
+            run_on_uvloop(_serve(found.built, file))
+        else:
+            run_on_uvloop(_supervise(found.loaded, found.built, workers))
+    except (PortTaken, LedgerUnavailable, WorkersFailed) as exc:
         typer.echo(f"tollway serve: {exc}", err=True)
-        raise typer.Exit(1) from exc
+        raise typer.Exit(getattr(exc, "exit_code", 1)) from exc
 
 
 @app.command()
@@ -191,7 +205,7 @@ async def _serve(built: "Built", file: "ConfigFile") -> None:
 
     stop = stop_signal()
     gateway = Gateway(built, file)
-    if not await _started(gateway, stop):
+    if not await gateway.start_unless(stop):
         return
     if gateway.reloader is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
@@ -203,17 +217,17 @@ async def _serve(built: "Built", file: "ConfigFile") -> None:
         await gateway.stop()
 
 
-async def _started(gateway: "Gateway", stop: asyncio.Event) -> bool:
-    """Whether it has started; it has not when it was told to stop while it still waited for something."""
-    starting, stopping = asyncio.ensure_future(gateway.start()), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if starting.done():
-        starting.result()
-        return True
-    starting.cancel()
-    await asyncio.wait({starting})
-    return False
+async def _supervise(loaded: "Loaded", built: "Built", workers: int) -> None:
+    from gateway.workers.supervisor import Supervisor
+
+    stop = stop_signal()
+    supervisor = Supervisor(loaded, built.settings, workers)
+
+    def announce() -> None:
+        urls = f"{supervisor.data_url}/v1 (admin {supervisor.admin_url})"
+        typer.echo(f"tollway {__version__} serves {urls} with {workers} workers", err=True)
+
+    await supervisor.run(stop, announce)
 
 
 def _usage_json(row: "UsageRow") -> dict[str, object]:

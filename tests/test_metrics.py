@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.adapters.prometheus import Names, PrometheusTelemetry, Sources
-from gateway.adapters.prometheus.families import FAMILIES
+from gateway.adapters.prometheus.families import FAMILIES, WORKER_FAMILIES
 from gateway.adapters.prometheus.series import Histogram
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Deployment, ImageRule, Price, Provider, Rates, Replica
@@ -639,14 +639,16 @@ def documented() -> dict[str, tuple[str, list[str]]]:
 def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
     described = documented()
     ours = {name: row for name, row in described.items() if name.startswith("tollway_")}
-    assert ours == {family.name: (family.kind, list(family.labels)) for family in FAMILIES}
+    assert ours == {
+        family.name: (family.kind, list(family.labels)) for family in (*FAMILIES, *WORKER_FAMILIES)
+    }
     exported = {name for name in read(telemetry()) if name.startswith("process_")}
     assert {name for name in described if name.startswith("process_")} == exported
 
 
 def test_queries_of_the_documentation_use_metrics_that_exist() -> None:
     used = set(re.findall(r"tollway_\w+", DOCS.read_text()))
-    known = {family.name for family in FAMILIES}
+    known = {family.name for family in (*FAMILIES, *WORKER_FAMILIES)}
     known |= {f"{family.name}_bucket" for family in FAMILIES if family.kind == "histogram"}
     assert used <= known
 

@@ -9,8 +9,11 @@ import structlog
 _SECRET_FIELDS = frozenset({"authorization", "api_key", "secret", "token", "password", "cookie"})
 
 
-def configure_logs(level: str) -> None:
-    """Set up structlog for the process; `level` is the least one that is written."""
+def configure_logs(level: str, *, worker: int | None = None) -> None:
+    """Set up structlog for the process; `level` is the least one that is written.
+
+    Every line of one of several workers carries its number.
+    """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     terminal = sys.stderr.isatty()
     # Plain tracebacks: the pretty ones print local variables, and those hold keys and prompts.
@@ -21,6 +24,7 @@ def configure_logs(level: str) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _unchanged if worker is None else _numbered(worker),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redact,
             structlog.processors.format_exc_info if not terminal else _unchanged,
@@ -30,6 +34,16 @@ def configure_logs(level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _numbered(worker: int) -> structlog.typing.Processor:
+    def number(
+        _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event.setdefault("worker", worker)  # the supervisor's lines are about one, and its own has none
+        return event
+
+    return number
 
 
 def _unchanged(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.settings.build import Built, build
-from gateway.settings.load import load
+from gateway.settings.load import Loaded, load
 from gateway.settings.problems import Problem
 
 # Device, inode, size and time of change: what a write or a rename changes at least one of.
@@ -22,6 +22,7 @@ class Candidate:
 
     built: Built | None
     problems: list[Problem]
+    loaded: Loaded
 
 
 class ConfigFile:
@@ -33,16 +34,27 @@ class ConfigFile:
         self._prices = prices or PriceCatalogue()
         self.read_mark: Mark | None = None  # as it was when it was last read
 
-    def read(self) -> Candidate:
-        """What the file asks for now. Blocks; never raises for what is in the file."""
-        self.read_mark = self.mark()
-        loaded = load(self.path, self._environ)
+    def read(self, text: str | None = None) -> Candidate:
+        """What the file asks for now. Blocks; never raises for what is in the file.
+
+        `text` is what another process has read out of it; left out: what it holds now.
+        """
+        mark = self.mark()
+        if text is None or self._holds(text):
+            self.read_mark = mark
+        loaded = load(self.path, self._environ, text=text)
         built, errors = build(loaded, self._prices)
         if built is None:
-            return Candidate(None, errors)
+            return Candidate(None, errors, loaded)
         if loaded.blocking:
-            return Candidate(None, loaded.blocking)
-        return Candidate(built, loaded.warnings)
+            return Candidate(None, loaded.blocking, loaded)
+        return Candidate(built, loaded.warnings, loaded)
+
+    def _holds(self, text: str) -> bool:
+        try:
+            return self.path.read_bytes() == text.encode()
+        except OSError:
+            return False
 
     def mark(self) -> Mark | None:
         """Changes when the file does; None while there is none. A symbolic link is followed."""

@@ -80,6 +80,7 @@ class Reloader:
     ) -> None:
         self._file = file
         self._built = built
+        self.text: str | None = None  # of the version in force, as its file stood; None before a reload
         self._adopt = adopt
         self._counted = counted
         self._watch_seconds = watch_seconds
@@ -117,6 +118,7 @@ class Reloader:
                 raise
             done = Reloaded(version=built.version, previous=previous, warnings=candidate.problems)
             self._built = built
+            self.text = candidate.loaded.text
             self._counted(done.result)
             _log.info("config.reloaded", how=how, version=done.version, previous=done.previous)
             return done

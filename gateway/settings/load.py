@@ -55,15 +55,25 @@ class Loaded:
         return Problem(self.line_of(path), path, message, self.file, severity, blocks_serving)
 
 
-def load(path: Path, environ: Mapping[str, str], *, today: datetime.date | None = None) -> Loaded:
+def load(
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    today: datetime.date | None = None,
+    text: str | None = None,
+) -> Loaded:
     """The file at `path` with `${VAR}` from `environ`. Never raises for what is in the file.
 
-    `today` decides which deployments have retired; left out: the present day in UTC.
+    `today` decides which deployments have retired; left out: the present day in UTC. `text` is what the
+    file held when it was read before; left out: it is read now.
     """
     file = str(path)
-    content, text, problem = read_text(path)
-    if problem is not None:
-        return _refused(file, content, text, problem)
+    if text is None:
+        content, text, problem = read_text(path)
+        if problem is not None:
+            return _refused(file, content, text, problem)
+    else:
+        content = text.encode()
     return _loaded(file, content, text, environ, today or datetime.datetime.now(datetime.UTC).date())
 
 

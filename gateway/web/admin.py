@@ -55,8 +55,9 @@ def admin_app(
     ready: Callable[[], Sequence[str]],
     version: str,
     routers: Sequence[APIRouter] = (),
+    has_schema: bool = True,
 ) -> FastAPI:
-    """The ASGI application of the admin port.
+    """The ASGI application of the admin port. Without a schema /openapi.json is left to the `routers`.
 
     `ready` gives the reasons why no traffic should come here yet; none means ready. `routers` are further
     parts of the admin API; the token guards them like everything else.
@@ -64,6 +65,7 @@ def admin_app(
     app = FastAPI(
         title="Tollway admin API",
         version=version,
+        openapi_url="/openapi.json" if has_schema else None,
         docs_url=None,  # FastAPI's pages load scripts from other people's servers
         redoc_url=None,
         redirect_slashes=False,  # the redirect would be made of the client's Host header

@@ -18,8 +18,7 @@ class PortTaken(RuntimeError):
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket; port 0 takes a free one. Raises PortTaken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(_family(host), socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -27,11 +26,53 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
-        raise PortTaken(
-            f"cannot listen on {host}:{port}: {exc.strerror}. Choose another port or stop what uses it."
-        ) from exc
+        raise _taken(host, port, exc) from exc
     listener.setblocking(False)
     return listener
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A bound TCP socket that does not listen, and whose port `join` can listen on; port 0 takes a free one.
+
+    The port is free of every other program when this returns. Raises PortTaken.
+    """
+    if port:
+        # Any program of this user could share such a port. Only a socket that does not share finds it taken.
+        listen(host, port).close()
+    return _bind(host, port)
+
+
+def join(host: str, port: int) -> socket.socket:
+    """One of several sockets on a reserved port. The kernel gives it its share once it listens."""
+    return _bind(host, port)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    shared = socket.socket(_family(host), socket.SOCK_STREAM)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        shared.bind((host, port))
+    except OSError as exc:
+        shared.close()
+        raise _taken(host, port, exc) from exc
+    shared.setblocking(False)
+    return shared
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _taken(host: str, port: int, exc: OSError) -> PortTaken:
+    return PortTaken(
+        f"cannot listen on {host}:{port}: {exc.strerror}. Choose another port or stop what uses it."
+    )
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a client reaches what listens there."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Listening:
@@ -67,6 +108,7 @@ class Listening:
 
     @property
     def port(self) -> int:
+        """Of a TCP listener."""
         port: int = self._listener.getsockname()[1]
         return port
 

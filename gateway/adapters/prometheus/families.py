@@ -140,6 +140,13 @@ RELOAD_TIME = _gauge(
     "When the file was last brought into force, in seconds since 1970.",
 )
 
+WORKER_UP = _gauge(
+    "worker_up", "worker", "With several workers: 1 when the worker takes requests, 0 when it does not."
+)
+WORKER_RESTARTS = _counter(
+    "worker_restarts_total", "worker", "With several workers: times that the worker was started again."
+)
+
 FAMILIES = (
     REQUESTS,
     ATTEMPTS,
@@ -169,3 +176,5 @@ FAMILIES = (
     RELOAD_OK,
     RELOAD_TIME,
 )
+# Beside those, of the process that watches over several workers.
+WORKER_FAMILIES = (WORKER_UP, WORKER_RESTARTS)

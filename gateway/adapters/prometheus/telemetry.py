@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
+from gateway.adapters.prometheus.across import FamilySamples, samples_of
 from gateway.adapters.prometheus.families import FAMILIES
 from gateway.adapters.prometheus.names import NONE, OTHER, Names
 from gateway.adapters.prometheus.scrape import Counted, Sources, collect
@@ -173,6 +174,10 @@ class PrometheusTelemetry:
         """
         snapshot = _Snapshot(list(self.registry.collect()))
         return await asyncio.to_thread(generate_latest, snapshot)
+
+    def samples(self) -> list[FamilySamples]:
+        """The same numbers, to be added up with those of other workers."""
+        return samples_of(self.registry.collect())
 
     def collect(self) -> Iterator[Metric]:
         """Every family of FAMILIES, for the registry."""

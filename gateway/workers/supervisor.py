@@ -1,0 +1,167 @@
+"""The process behind `tollway serve --workers N`."""
+
+import asyncio
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from gateway import __version__
+from gateway.adapters.prometheus import CONTENT_TYPE
+from gateway.adapters.prometheus.across import exposition_of, samples_of, summed
+from gateway.settings.load import Loaded
+from gateway.settings.schema import Settings
+from gateway.web.admin import admin_app
+from gateway.web.listening import Listening, listen, reserve, url_of
+from gateway.workers.crew import Crew, Worker, WorkersFailed
+from gateway.workers.front import forwarding
+from gateway.workers.lifeline import Orders
+
+_log = structlog.get_logger("tollway.supervisor")
+
+LOOK_SECONDS = 1.0  # also the most that a metric can lose when a worker is killed
+ANSWER_SECONDS = 2.0
+ADMIN_DRAIN_SECONDS = 1.0
+# After the streams: what the gateway's own bounds allow for ledger, shared state and what was cut off.
+CLOSING_SECONDS = 25.0
+
+EXIT_NOT_IN_ORDER = 1
+
+
+class Supervisor:
+    """`run` it once. Raises PortTaken when made."""
+
+    def __init__(self, loaded: Loaded, settings: Settings, count: int) -> None:
+        self._file = loaded.file
+        self._text = loaded.text
+        self._server = settings.server
+        self._admin_socket = listen(settings.server.admin.host, settings.server.admin.port)
+        try:
+            self._reserved = reserve(settings.server.data.host, settings.server.data.port)
+        except BaseException:
+            self._admin_socket.close()
+            raise
+        self._folder = Path(tempfile.mkdtemp(prefix="tollway-"))
+        workers = [Worker(number, self._folder / f"{number}.sock") for number in range(1, count + 1)]
+        self._crew = Crew(workers, self._orders, self._learn)
+        token = settings.server.admin.token
+        app = admin_app(
+            token=None if token is None else token.get_secret_value(),
+            metrics=self.metrics,
+            metrics_content_type=CONTENT_TYPE,
+            ready=self.unready_reasons,
+            version=__version__,
+            routers=[forwarding(self._serving, self._look)],
+            has_schema=False,
+        )
+        self._admin = Listening(app, self._admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        self._stopping = False
+
+    @property
+    def data_url(self) -> str:
+        return url_of(self._server.data.host, _port(self._reserved))
+
+    @property
+    def admin_url(self) -> str:
+        return url_of(self._server.admin.host, self._admin.port)
+
+    async def run(self, stop: asyncio.Event, announce: Callable[[], None]) -> None:
+        """Serve until `stop`. `announce` is called once all workers take requests.
+
+        Raises WorkersFailed when they cannot serve, or did not stop in order.
+        """
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._crew.reload)
+        await self._admin.start()
+        work = asyncio.create_task(self._work(announce), name="supervisor")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        ends: set[asyncio.Future[Any]] = {stopping, work, self._crew.failed}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            in_order = await self._stop(work)
+        if self._crew.failed.done():
+            raise self._crew.failed.result()
+        if not in_order:
+            raise WorkersFailed("not every worker stopped in time; see the lines above", EXIT_NOT_IN_ORDER)
+
+    async def metrics(self) -> bytes:
+        """The sum over all workers, the dead ones included, in Prometheus' text format."""
+        await self._look()
+        own = [*samples_of(self._process.collect()), *samples_of(self._crew.own_metrics())]
+        every = summed([own, self._crew.metrics()])
+        return await asyncio.to_thread(exposition_of, every)
+
+    def unready_reasons(self) -> list[str]:
+        """Why no worker takes requests; empty as long as one does."""
+        if self._stopping:
+            return ["shutting down"]
+        reasons = [worker.unready() for worker in self._crew.workers]
+        return [] if not all(reasons) else [reason for some in reasons for reason in some]
+
+    async def _work(self, announce: Callable[[], None]) -> None:
+        """Start the workers, and keep looking at how they are."""
+        watching = asyncio.create_task(self._watch(), name="watch")
+        try:
+            await self._crew.start()
+            if not self._crew.failed.done():
+                announce()
+            await watching
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            began = time.monotonic()
+            await self._look()
+            await asyncio.sleep(max(0.0, began + LOOK_SECONDS - time.monotonic()))
+
+    def _learn(self, text: str) -> None:
+        """The next worker that starts gets what the others have in force, whatever the file holds by then."""
+        self._text = text
+
+    async def _look(self) -> None:
+        await self._crew.look(ANSWER_SECONDS)
+
+    async def _stop(self, work: "asyncio.Task[None]") -> bool:
+        """Whether every worker ended in order."""
+        self._stopping = True
+        _log.info("supervisor.stopping")
+        work.cancel()
+        await asyncio.wait({work})
+        self._reserved.close()
+        in_order = await self._crew.stop(self._server.drain_seconds + CLOSING_SECONDS)
+        await self._admin.stop()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        _log.info("supervisor.stopped")
+        return in_order
+
+    def _orders(self, worker: Worker) -> Orders:
+        return Orders(
+            number=worker.number,
+            file=self._file,
+            text=self._text,
+            data_port=_port(self._reserved),
+            joins=any(other.serving for other in self._crew.workers),
+            admin_path=str(worker.admin_path),
+        )
+
+    def _serving(self) -> list[tuple[int, Path]]:
+        """Where admin requests can go, the workers that are ready first."""
+        serving = [worker for worker in self._crew.workers if worker.serving is not None]
+        serving.sort(key=lambda worker: bool(worker.unready()))
+        return [(worker.number, worker.admin_path) for worker in serving]
+
+
+def _port(bound: socket.socket) -> int:
+    port: int = bound.getsockname()[1]
+    return port

@@ -1,0 +1,125 @@
+"""A worker's process: a gateway on a shared data port, for as long as its supervisor lives.
+
+python -m gateway.workers.worker FD      FD is the worker's end of the lifeline
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from gateway.adapters.ledger import LedgerUnavailable
+from gateway.adapters.logs import configure_logs
+from gateway.app import Gateway, tune_garbage_collector
+from gateway.rollout.config_file import ConfigFile
+from gateway.settings.build import Built
+from gateway.web.listening import PortTaken, join
+from gateway.workers.lifeline import (
+    FINAL,
+    Ask,
+    Condition,
+    Failed,
+    InForce,
+    Lifeline,
+    Orders,
+    Started,
+    ToWorker,
+    workers_end,
+)
+
+_log = structlog.get_logger("tollway.worker")
+
+
+def main() -> None:
+    """Run until the supervisor says to stop, or has gone."""
+    own = socket.socket(fileno=int(sys.argv[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(_work(own)))
+
+
+async def _work(own: socket.socket) -> int:
+    """The exit code of the process."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what serves is not read yet
+    lifeline = await workers_end(own)
+    orders = await lifeline.receive()
+    if not isinstance(orders, Orders):
+        return 0
+    try:
+        file = ConfigFile(Path(orders.file), os.environ)
+        built = _built(file, orders)
+        configure_logs(built.settings.server.log_level, worker=orders.number)
+        gateway = Gateway(built, file, _listeners(built, orders))
+        reporting = asyncio.create_task(_report(gateway, lifeline, stop), name="lifeline")
+        if await gateway.start_unless(stop, joins=orders.joins):
+            await _serve(gateway, lifeline, stop)
+    except (PortTaken, LedgerUnavailable, _Refused) as exc:
+        lifeline.send(Failed(str(exc)))
+        await lifeline.close()
+        return 1
+    reporting.cancel()
+    await asyncio.wait({reporting})
+    lifeline.send(_condition(gateway, FINAL))
+    await lifeline.close()
+    return 0
+
+
+async def _serve(gateway: Gateway, lifeline: Lifeline[ToWorker], stop: asyncio.Event) -> None:
+    if gateway.reloader is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
+    tune_garbage_collector()
+    lifeline.send(Started())
+    try:
+        await stop.wait()
+    finally:
+        await gateway.stop()
+
+
+async def _report(gateway: Gateway, lifeline: Lifeline[ToWorker], stop: asyncio.Event) -> None:
+    """Answer the supervisor until it has gone, and then stop."""
+    told: str | None = None
+    while (message := await lifeline.receive()) is not None:
+        if isinstance(message, Ask):
+            text = gateway.reloader.text if gateway.reloader is not None else None
+            if text is not None and text is not told:
+                lifeline.send(InForce(text))
+                told = text
+            lifeline.send(_condition(gateway, message.number))
+    _log.warning("worker.supervisor_gone")
+    stop.set()
+
+
+def _condition(gateway: Gateway, number: int) -> Condition:
+    return Condition(number, gateway.unready_reasons(), gateway.metrics())
+
+
+class _Refused(Exception):
+    """The configuration that the supervisor accepted is not accepted here."""
+
+
+def _built(file: ConfigFile, orders: Orders) -> Built:
+    found = file.read(orders.text)
+    if found.built is None:
+        raise _Refused("; ".join(map(str, found.problems)))
+    return found.built
+
+
+def _listeners(built: Built, orders: Orders) -> tuple[socket.socket, socket.socket]:
+    admin = socket.socket(socket.AF_UNIX)
+    with suppress(FileNotFoundError):  # left behind by a worker that was killed
+        Path(orders.admin_path).unlink()
+    admin.bind(orders.admin_path)
+    admin.setblocking(False)
+    return join(built.settings.server.data.host, orders.data_port), admin
+
+
+if __name__ == "__main__":
+    main()
