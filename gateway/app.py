@@ -19,6 +19,7 @@ from fastapi import APIRouter
 from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
 from gateway.adapters.clock import SystemClock
+from gateway.adapters.entities import EntityService
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
 from gateway.adapters.ledger import LedgerUnavailable
 from gateway.adapters.ledger.patience import patiently
@@ -38,13 +39,14 @@ from gateway.explain import Explainer, Explanation, Question
 from gateway.identity import Authenticator
 from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline, Rulebook
-from gateway.ports import BudgetView, Upstream
+from gateway.ports import BudgetView, EntityFinder, Upstream
 from gateway.relay import Relay
 from gateway.rollout.archive import PolicyArchive
 from gateway.rollout.config_file import ConfigFile
 from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result, told
 from gateway.settings.build import Built
 from gateway.settings.problems import Problem
+from gateway.settings.screening import recognizer_settings
 from gateway.web.admin import admin_app
 from gateway.web.admin_explain import explain_router
 from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
@@ -96,7 +98,10 @@ class Gateway:
             shadowed=lambda scope, limit: self._telemetry.shadowed(scope, limit),  # noqa: PLW0108
         )
         self._prober = HealthProber(self._upstream)
-        rulebook = _rulebook(built, Fleet(built.policy.deployments.values()))
+        self._entities = EntityService(
+            lambda sighting: self._telemetry.entities_looked_for(sighting)  # noqa: PLW0108
+        )
+        rulebook = _rulebook(built, Fleet(built.policy.deployments.values()), self._entities)
         self._telemetry = PrometheusTelemetry(
             names=_names(built),
             sources=Sources(
@@ -172,6 +177,7 @@ class Gateway:
         built = self._built
         try:
             self._admission.configure(built.scopes, built.tenancy.time_zone)
+            self._entities.configure(recognizer_settings(built.settings))
             await self._admin.start()
             await self._prober.watch(self.pipeline.rulebook.planner.fleet)
             if not joins:
@@ -212,6 +218,7 @@ class Gateway:
         if self.reloader is not None:
             await self.reloader.close()
         await self._data.stop()
+        await self._entities.close()
         await self._prober.close()
         await self._upstream.close()
         await self._alerts.close()
@@ -231,7 +238,8 @@ class Gateway:
         """
         await self._adopt_budgets(built)
         fleet = Fleet(built.policy.deployments.values(), self.pipeline.rulebook.planner.fleet.pools)
-        rulebook = _rulebook(built, fleet)
+        rulebook = _rulebook(built, fleet, self._entities)
+        self._entities.configure(recognizer_settings(built.settings))
         self._telemetry.configure(_names(built))
         self._alerts.configure(built.scopes)
         self._built = built
@@ -343,11 +351,11 @@ def request_ids() -> Callable[[], str]:
     return lambda: f"{prefix}{next(count):08x}"
 
 
-def _rulebook(built: Built, fleet: Fleet) -> Rulebook:
+def _rulebook(built: Built, fleet: Fleet, entities: EntityFinder) -> Rulebook:
     server = built.settings.server
     return Rulebook(
         planner=Planner(built.policy, fleet),
-        classifier=Classifier(built.policy, built.screenings),
+        classifier=Classifier(built.policy, built.screenings, entities),
         authenticator=Authenticator(built.tenancy),
         time_zone=built.tenancy.time_zone,
         org=built.settings.org.name,

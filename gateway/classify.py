@@ -5,8 +5,16 @@ import asyncio
 from gateway.core.call import Call
 from gateway.core.errors import InvalidRequest
 from gateway.core.policy import Policy
-from gateway.core.screening import Classified, Screenings, screen
+from gateway.core.screening import (
+    Classified,
+    Screenings,
+    asks_for_entities,
+    screen,
+    text_for_entities,
+    with_entities,
+)
 from gateway.core.tenancy import Principal
+from gateway.ports import EntityFinder, Sighting
 
 # Scanning this much text takes about as long as forwarding a request; beyond it the loop would feel it.
 INLINE_BYTES = 64 * 1024
@@ -15,9 +23,11 @@ INLINE_BYTES = 64 * 1024
 class Classifier:
     """The privacy class of requests under one policy."""
 
-    def __init__(self, policy: Policy, screenings: Screenings) -> None:
+    def __init__(self, policy: Policy, screenings: Screenings, entities: EntityFinder | None = None) -> None:
+        """Without `entities` there is no second stage, whatever the screenings ask for."""
         self._policy = policy
         self._screenings = screenings
+        self._entities = entities
 
     async def classify(self, call: Call, principal: Principal, named: str | None) -> Classified:
         """The most sensitive of the key's and feature's floor, the caller's header, and what was found.
@@ -27,8 +37,13 @@ class Classifier:
         floor = principal.floor if named is None else self._raised(principal.floor, named)
         screening = self._screenings.of(principal.feature)
         if call.text_bytes <= INLINE_BYTES:
-            return screen(call, screening, floor)
-        return await asyncio.to_thread(screen, call, screening, floor)
+            classified = screen(call, screening, floor)
+        else:
+            classified = await asyncio.to_thread(screen, call, screening, floor)
+        if self._entities is None or not asks_for_entities(classified, screening):
+            return classified
+        sighting = await self._entities.look(text_for_entities(call, classified))
+        return classified if sighting is Sighting.CLEAR else with_entities(classified, screening, sighting)
 
     def _raised(self, floor: str, named: str) -> str:
         policy = self._policy

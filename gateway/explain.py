@@ -24,7 +24,7 @@ from gateway.core.facts import Moment
 from gateway.core.money import NANO_PER_USD
 from gateway.core.ordering import likely_nano
 from gateway.core.policy import Plan, Planner, Refused
-from gateway.core.screening import UNREADABLE, Classified, why
+from gateway.core.screening import ENTITIES, UNREADABLE, Classified, why
 from gateway.core.tenancy import Principal, Tenancy
 from gateway.pipeline import find_model
 
@@ -239,7 +239,7 @@ def _found(by: str) -> str:
     """What a class was raised by, in words."""
     if by in set(Modality):
         return f"{by} content"
-    return by if by == UNREADABLE else f"detector {by}"
+    return by if by == UNREADABLE or by.startswith(ENTITIES) else f"detector {by}"
 
 
 def _refusal(error: GatewayError, decided: Decided | None = None) -> Refusal:

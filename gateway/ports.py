@@ -1,5 +1,6 @@
 """Floor 1: the seams of the gateway. A Protocol stands here only where two implementations are real."""
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -229,6 +230,25 @@ class Telemetry(Protocol):
 
     def answered(self, record: UsageRecord, seconds: float) -> None:
         """A request ended with this attempt, `seconds` after it had arrived."""
+        ...
+
+
+class Sighting(enum.StrEnum):
+    """What the second stage says of a text. All but CLEAR count as found: nothing could be ruled out."""
+
+    CLEAR = "clear"
+    FOUND = "found"
+    LATE = "late"  # not within the deadline
+    AWAY = "away"  # the recogniser is not running, or not ready yet
+    BUSY = "busy"  # as many texts are with it as may be
+    TOO_LONG = "too_long"
+
+
+class EntityFinder(Protocol):
+    """Looks for named entities, beside the event loop."""
+
+    async def look(self, text: str) -> Sighting:
+        """Answers within its deadline, whatever happens. Never raises."""
         ...
 
 

@@ -619,6 +619,7 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     subject.shadowed("key:app", "concurrent")
     subject.budget_alerted("org", "acme", "month", 80)
     subject.reloaded("applied", in_force=True)
+    subject.entities_looked_for("late")
     exported = {
         family.name + ("_total" if family.type == "counter" else ""): (
             family.type,

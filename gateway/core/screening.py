@@ -16,6 +16,7 @@ from gateway.core.detect import Detectors, find_text
 from gateway.core.masking import Masked, mask
 
 UNREADABLE = "token ids"
+ENTITIES = "named entities"
 
 # A longer text is not masked: what is found in it keeps it at home.
 MOST_MASKED_BYTES = 1024 * 1024
@@ -34,13 +35,19 @@ class Masking(msgspec.Struct, frozen=True, kw_only=True):
     home: Mapping[str, frozenset[str]]
 
 
+class EntityRule(msgspec.Struct, frozen=True):
+    """Named entities raise a request to `raise_to`, and so does not knowing whether there are any."""
+
+    raise_to: str
+
+
 class Screening(msgspec.Struct, frozen=True, kw_only=True):
     """What the requests of one feature are looked through for.
 
     `classes` are ordered, least to most sensitive. `raise_to` says for each detector what a find raises the
     request to, `media` what content of a kind counts as; kinds that it does not name, and input that hides
     its text, count as the most sensitive class. `detectors` None: nothing is looked for. `masking` None:
-    nothing is replaced; its detectors are among `detectors`.
+    nothing is replaced; its detectors are among `detectors`. `entities` None: there is no second stage.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +55,7 @@ class Screening(msgspec.Struct, frozen=True, kw_only=True):
     raise_to: Mapping[str, str] = {}
     media: Mapping[Modality, str] = {}
     masking: Masking | None = None
+    entities: EntityRule | None = None
 
     def media_class(self, modality: Modality) -> str:
         return self.media.get(modality, self.classes[-1])
@@ -100,6 +108,30 @@ def screen(call: Call, screening: Screening, floor: str) -> Classified:
     if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
         return whole
     return _masked(call, screening, masking, floor, whole.privacy)
+
+
+def asks_for_entities(classified: Classified, screening: Screening) -> bool:
+    """Whether the second stage could change the class."""
+    rule, rank = screening.entities, screening.classes.index
+    return rule is not None and rank(classified.privacy) < rank(rule.raise_to)
+
+
+def text_for_entities(call: Call, classified: Classified) -> str:
+    """What the second stage reads: what would leave."""
+    body = call.body if classified.stand_in is None else classified.stand_in.masked.body
+    return "\n".join(find_text(body).pieces)
+
+
+def with_entities(classified: Classified, screening: Screening, sighting: str) -> Classified:
+    """`classified` after the second stage could not rule entities out; `sighting` says why."""
+    rule, rank = screening.entities, screening.classes.index
+    if rule is None:
+        return classified
+    stand_in = classified.stand_in
+    if stand_in is not None and screening.masking is not None:
+        privacy = max(stand_in.privacy, rule.raise_to, key=rank)
+        stand_in = StandIn(stand_in.masked, screening.masking.home[privacy], privacy)
+    return Classified(rule.raise_to, (Raise(f"{ENTITIES} ({sighting})", rule.raise_to),), stand_in)
 
 
 def _masked(call: Call, screening: Screening, masking: Masking, floor: str, privacy: str) -> Classified:
@@ -167,6 +199,8 @@ def why(classified: Classified, feature: str) -> str:
             )
         elif item.by == "mask":
             said.append("it is too long to be masked")
+        elif item.by.startswith(ENTITIES):
+            said.append(f"{item.by}: there are some, or nobody could say in time")
         elif item.by == UNREADABLE:
             said.append(f"token ids count as '{item.to}' because no detector reads them")
         else:

@@ -21,6 +21,7 @@ _LISTS_OF_DISTINCT: Final = (
     "privacy.zones.*",
     "privacy.detect.*.find",
     "features.*.mask",
+    "privacy.entities.find",
     "privacy.detectors.*.words",
     "privacy.detectors.*.allow",
     "zones.*.cidrs",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gateway.settings.detectors import Detection, Detector, Media
+from gateway.settings.detectors import Detection, Detector, Entities, Media
 from gateway.settings.kinds import (
     BLANK,
     AllowBlank,
@@ -72,6 +72,9 @@ class Privacy(Section):
         default={}, description="detectors of your own, and allow-lists of built-in ones, by name"
     )
     media: Media = Field(default=Media(), description="content that no detector reads")
+    entities: Entities | None = Field(
+        default=None, description="second stage: named entities, for the features that ask for it"
+    )
 
 
 def default_privacy(zones: dict[str, Any]) -> Privacy:

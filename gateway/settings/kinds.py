@@ -173,6 +173,13 @@ def _amount(*, positive: bool, digits: int, what: str) -> Callable[[object], Dec
     return parse
 
 
+def _probability(value: object) -> Decimal:
+    number = exact_number(value)
+    if number is None:
+        raise refusal("must be a number from 0 to 1")
+    return _within(number, Decimal(0), Decimal(1))
+
+
 def _seconds(value: object) -> float:
     number = Decimal(str(value)) if isinstance(value, float) else exact_number(value)
     if number is None or not number.is_finite():
@@ -248,6 +255,11 @@ Amount = Annotated[
 ]
 Share = Annotated[
     Decimal, BeforeValidator(_amount(positive=False, digits=12, what="a number")), _number_schema(minimum=0)
+]
+Probability = Annotated[
+    Decimal,
+    BeforeValidator(_probability),
+    _number_schema(minimum=0, maximum=1),
 ]
 Seconds = Annotated[float, BeforeValidator(_seconds), _number_schema(exclusiveMinimum=0)]
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -77,6 +77,10 @@ def _check_detection(root: Place, classes: Names, findings: Findings) -> None:
         classes.require(detection["raise_to"], findings)
         for name in detection["find"].items():
             detectors.require(name, findings)
+    classes.require(privacy["entities"]["raise_to"], findings)
+    for place in root.find("features.*.entities"):
+        if place.text == "true" and not privacy["entities"].exists:
+            findings.error(place, "there is no second stage: add privacy.entities")
     for place in root.find("features.*.mask.*"):
         detectors.require(place, findings)
     for pattern in ("privacy.media.*", "features.*.media.*"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway.adapters.entities import RecognizerSettings
 from gateway.core.catalog import Modality
 from gateway.core.detect import (
     BUILT_IN,
@@ -15,7 +16,7 @@ from gateway.core.detect import (
     allowing,
 )
 from gateway.core.detect.custom import regex_detector, words_detector
-from gateway.core.screening import Masking, Screening, Screenings
+from gateway.core.screening import EntityRule, Masking, Screening, Screenings
 from gateway.settings import detectors as schema
 from gateway.settings.catalogue import HOME_ZONE, Privacy
 from gateway.settings.load import Loaded
@@ -49,15 +50,22 @@ class _Builder:
             self._screening(standard, {}),
             {
                 name: self._screening(
-                    _switched(standard, everything, feature.detect), _media(feature.media), feature.mask
+                    _switched(standard, everything, feature.detect),
+                    _media(feature.media),
+                    feature.mask,
+                    feature.entities,
                 )
                 for name, feature in self._settings.features.items()
-                if feature.detect or feature.mask or _media(feature.media)
+                if feature.detect or feature.mask or feature.entities is not None or _media(feature.media)
             },
         )
 
     def _screening(
-        self, raise_to: Mapping[str, str], media: Mapping[Modality, str], mask: Sequence[str] = ()
+        self,
+        raise_to: Mapping[str, str],
+        media: Mapping[Modality, str],
+        mask: Sequence[str] = (),
+        entities: bool | None = None,
     ) -> Screening:
         privacy = self._settings.privacy
         return Screening(
@@ -66,7 +74,14 @@ class _Builder:
             raise_to=raise_to,
             media={**_media(privacy.media), **media},
             masking=self._masking(mask),
+            entities=self._entities(entities),
         )
+
+    def _entities(self, switched: bool | None) -> EntityRule | None:
+        given = self._settings.privacy.entities
+        if given is None or not (given.by_default if switched is None else switched):
+            return None
+        return EntityRule(given.raise_to)
 
     def _masking(self, names: Sequence[str]) -> Masking | None:
         detectors = self._detectors(frozenset(names))
@@ -169,6 +184,24 @@ def _home(privacy: Privacy) -> dict[str, frozenset[str]]:
     """Our own zones among those of each class: `local`, and what the most sensitive class may reach."""
     own = {HOME_ZONE, *privacy.zones[privacy.classes[-1]]}
     return {name: frozenset(own.intersection(zones)) for name, zones in privacy.zones.items()}
+
+
+def recognizer_settings(settings: Settings) -> RecognizerSettings | None:
+    """What the second stage runs; None when no feature asks for it."""
+    given = settings.privacy.entities
+    if given is None:
+        return None
+    if not given.by_default and not any(feature.entities for feature in settings.features.values()):
+        return None
+    return RecognizerSettings(
+        find=given.find,
+        language=given.language,
+        model=given.model,
+        min_score=float(given.min_score),
+        deadline_seconds=given.deadline_ms / 1000,
+        queue=given.queue,
+        command=given.command,
+    )
 
 
 def _media(media: schema.Media) -> dict[Modality, str]:

@@ -92,6 +92,9 @@ class Feature(Payer):
         default={}, description="detectors that are switched on (true) or off (false) for it"
     )
     media: Media = Field(default=Media(), description="as `privacy.media`, for this feature")
+    entities: Flag | None = Field(
+        default=None, description="whether `privacy.entities` is for it; left out: as its `by_default`"
+    )
     mask: tuple[Name, ...] = Field(
         default=(),
         description="detectors whose finds are replaced before a request leaves, and restored in the answer",

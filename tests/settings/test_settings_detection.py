@@ -130,3 +130,30 @@ def test_a_switch_for_a_detector_that_raises_to_nothing(changed: Changed, read: 
     switched = "privacy: internal, detect: {iban: true}, budgets"
     [problem] = problems(read(text.replace(FEATURE, switched)))
     assert "nothing says what its finds raise to: list it in privacy.detect" in problem
+
+
+def test_a_feature_that_asks_for_a_second_stage_that_is_not_there(changed: Changed) -> None:
+    [problem] = problems(changed(FEATURE, "privacy: internal, entities: true, budgets"))
+    assert "there is no second stage: add privacy.entities" in problem
+
+
+def test_a_second_stage_raises_to_a_class_there_is(changed: Changed) -> None:
+    [problem] = problems(changed(DETECT, DETECT + "  entities: {find: [PERSON], raise_to: secret}\n"))
+    assert "no privacy class is called 'secret'" in problem
+
+
+def test_a_mask_names_detectors(changed: Changed) -> None:
+    [problem] = problems(changed(FEATURE, "privacy: internal, mask: [emial], budgets"))
+    assert "no detector is called 'emial'; did you mean 'email'?" in problem
+
+
+def test_a_masked_detector_need_not_raise_anything(changed: Changed, read: Read) -> None:
+    text = changed(DETECT, "    - {find: [email], raise_to: confidential}\n").text
+    masking = "privacy: internal, mask: [iban], budgets"
+    found = screenings(read(text.replace(FEATURE, masking))).of("literature-triage")
+    assert found.masking is not None
+    assert found.masking.detectors.names == ("iban",)
+    assert found.masking.home["internal"] == {"local"}
+    assert found.raise_to.keys() == {"email"}
+    assert found.detectors is not None
+    assert set(found.detectors.names) == {"email", "iban"}

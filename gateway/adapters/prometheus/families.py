@@ -124,6 +124,11 @@ RETIRES = _gauge(
 LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be committed to the ledger, in rows.")
 BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
+ENTITY_LOOKS = _counter(
+    "entity_looks_total",
+    "result",
+    "Texts shown to the named-entity recogniser by result; all but clear count as found.",
+)
 RELOADS = _counter(
     "config_reloads_total",
     "result",
@@ -172,6 +177,7 @@ FAMILIES = (
     LEDGER_LAG,
     BUILD,
     POLICY,
+    ENTITY_LOOKS,
     RELOADS,
     RELOAD_OK,
     RELOAD_TIME,

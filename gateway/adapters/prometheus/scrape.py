@@ -32,6 +32,7 @@ class Counted:
         "budget_alerts",
         "decisions",
         "duration",
+        "entity_looks",
         "first_token",
         "inter_token",
         "limit_rejections",
@@ -58,6 +59,7 @@ class Counted:
         self.limit_rejections: dict[tuple[str, ...], int] = {}
         self.shadow_rejections: dict[tuple[str, ...], int] = {}
         self.budget_alerts: dict[tuple[str, ...], int] = {}
+        self.entity_looks: dict[tuple[str, ...], int] = {}
         self.reloads: dict[tuple[str, ...], int] = {}
         self.reload_ok = True
         self.reloaded_at = 0.0
@@ -84,6 +86,7 @@ def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> I
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
+    yield _counters(families.ENTITY_LOOKS, counted.entity_looks)
     yield _counters(families.RELOADS, counted.reloads)
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})

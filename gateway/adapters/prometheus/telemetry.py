@@ -154,6 +154,11 @@ class PrometheusTelemetry:
         counted = self._counted.budget_alerts
         counted[key] = counted.get(key, 0) + 1
 
+    def entities_looked_for(self, result: str) -> None:
+        """The second stage of detection has looked at a text, or could not."""
+        counted = self._counted.entity_looks
+        counted[result,] = counted.get((result,), 0) + 1
+
     # --- the configuration ---
 
     def reloaded(self, result: str, *, in_force: bool) -> None:
