@@ -106,6 +106,21 @@ async def test_a_client_that_does_not_read_cannot_hold_the_server(runner: asynci
         await stage.until(lambda: not stage.state.connections)
 
 
+async def test_a_client_that_does_not_read_what_was_complete_cannot_hold_the_server(
+    runner: asyncio.Runner,
+) -> None:
+    async with serving(drain_seconds=1.0) as stage, stage.client(receive_buffer_bytes=4096) as client:
+        connections = stage.state.connections
+        stage.handlers.unsent_bytes = lambda: sum(
+            connection.transport.get_write_buffer_size() for connection in connections
+        )
+        await client.send(get("/unread"))
+        await stage.until(lambda: stage.handlers.served and not stage.state.tasks)
+        assert stage.handlers.unsent_bytes()
+        await stage.stop()
+        await stage.until(lambda: not connections)
+
+
 async def test_a_client_that_lingers_cannot_hold_the_server(runner: asyncio.Runner) -> None:
     async with serving(drain_seconds=1.0) as stage, stage.client() as client:
         await client.send(b"garbage\r\n\r\n")

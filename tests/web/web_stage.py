@@ -188,6 +188,7 @@ class Handlers:
         self.raised: list[type[BaseException]] = []
         self.go = asyncio.Event()
         self.waiting = asyncio.Event()
+        self.unsent_bytes: Callable[[], int] = lambda: 0
 
     async def handle(self, exchange: Exchange) -> None:
         self.served.append((exchange.method, exchange.path))
@@ -243,6 +244,14 @@ class Handlers:
         for number in range(int(count)):
             await exchange.send(b"%c" % (97 + number % 26) * int(size))
             self.sent_bytes += int(size)
+        await exchange.end()
+
+    async def do_unread(self, exchange: Exchange) -> None:
+        """Ends as soon as the client is behind."""
+        await exchange.start(200, PLAIN)
+        while not self.unsent_bytes():
+            await exchange.send(b"x" * 1000)
+            await asyncio.sleep(0)
         await exchange.end()
 
     async def do_slow_stream(self, exchange: Exchange) -> None:
