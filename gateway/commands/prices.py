@@ -23,6 +23,8 @@ prices_app = typer.Typer(help="Prices over time: immutable, each from a date on.
 
 FIELDS = ("provider", "model", "tier", "from", "version")
 RATES = ("input", "cached_input", "output", "input_audio", "output_audio")
+# What responses say as their `service_tier`; `standard` is what they call default.
+TIERS = ("standard", "batch", "flex", "priority", "scale")
 _SURPLUS = None  # where csv puts what stands beyond the last column
 
 
@@ -67,15 +69,15 @@ def _listed(one: "PriceVersion", zone: dt.tzinfo) -> dict[str, str]:
 
 @prices_app.command("set")
 def set_price(
-    provider: str,
-    model: str,
+    provider: Annotated[str, typer.Argument(help="As the deployment has it: openai, azure, vllm ...")],
+    model: Annotated[str, typer.Argument(help="As the deployment has it, not the name that clients send.")],
     since: FromOption,
     input: Annotated[str, typer.Option(help="USD per million tokens.")],  # the option's name
     output: Usd = None,
     cached_input: Usd = None,
     input_audio: Usd = None,
     output_audio: Usd = None,
-    tier: Annotated[str, typer.Option(help="standard, batch, flex or priority.")] = "standard",
+    tier: Annotated[str, typer.Option(help=f"One of {', '.join(TIERS)}.")] = "standard",
     version: Annotated[
         str | None, typer.Option(help="Its name on the rows; left out: from the date.")
     ] = None,
@@ -154,6 +156,8 @@ def _check_columns(row: Mapping[str, Any]) -> None:
         raise ValueError(f"unknown column {unknown[0]}; known are {', '.join((*FIELDS, *RATES))}")
     if _SURPLUS in row:
         raise ValueError("has more values than the first line has columns")
+    if (row.get("tier") or "standard") not in TIERS:
+        raise ValueError(f"unknown tier {row['tier']}; known are {', '.join(TIERS)}")
     if not row.get("provider") or not row.get("model"):
         raise ValueError("needs provider and model, as the deployment has them")
 

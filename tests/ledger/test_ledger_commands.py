@@ -169,6 +169,10 @@ HEAD = "provider,model,tier,from,version,input,output\n"
         ("provider,from,input\nvllm,2026-02-01,1\n", "prices.csv:2: needs provider and model"),
         (HEAD + "vllm,scout,,2026-02-01,,0.3,1,5\n", "prices.csv:2: has more values"),
         (HEAD + "vllm,scout,,2026-02-01,,NaN,1\n", "prices.csv:2: a price must be >= 0"),
+        (
+            HEAD + "vllm,scout,default,2026-02-01,,1,1\n",
+            "csv:2: unknown tier default; known are standard",
+        ),
         ("provider,model,input\nvllm,scout,1\n", "prices.csv:2: column from is missing"),
     ],
 )

@@ -73,6 +73,13 @@ def test_prices_come_back_as_they_were_entered_and_never_change(database: Databa
     assert len(list(read_prices(database.url))) == 3
 
 
+def test_prices_may_be_entered_before_the_first_gateway_starts(database: Database) -> None:
+    enter_prices(database.url, [version()])
+    write(database, make(1))
+    assert list(read_prices(database.url)) == [version()]
+    assert database.attempts() == [make(1).attempt_id]
+
+
 def test_repricing_reverses_and_books_anew_and_a_second_time_changes_nothing(database: Database) -> None:
     count = PAGE_ROWS + 3
     write(database, *(make(n, cost_nano_usd=10) for n in range(count)), make(count, deployment="other"))

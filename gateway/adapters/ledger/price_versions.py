@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import select
 
+from gateway.adapters.ledger.making import make_if_absent
 from gateway.adapters.ledger.reading import reading
 from gateway.adapters.ledger.tables import price_version
 from gateway.adapters.ledger.upkeep import Upkeep, upkeep
@@ -29,10 +30,11 @@ class PriceChanged(Exception):
 
 
 def enter_prices(url: str, versions: Iterable[PriceVersion]) -> None:
-    """Enter all or none of `versions`; the same again changes nothing.
+    """Enter all or none of `versions`; the same again changes nothing. Makes the ledger where there is none.
 
     Raises PriceChanged when one is there with other rates, LedgerUnavailable.
     """
+    make_if_absent(url)
     with upkeep(url) as begin, begin(alone=False) as ledger:
         for one in versions:
             for token_type, nano in msgspec.structs.asdict(one.rates).items():
