@@ -1,4 +1,4 @@
-"""`tollway policy`: explain one decision, run the policy tests; `rollout` has what comes after."""
+"""`tollway policy`: explain, test and prove; `rollout` has what comes after."""
 # ruff: noqa: PLC0415  # each command loads only what it needs
 
 import asyncio
@@ -120,6 +120,25 @@ def test(
             typer.echo("\n".join(telling.of_outcome(outcome)))
         typer.echo(f"{len(outcomes) - failed} of {len(outcomes)} policy tests passed.")
     raise typer.Exit(1 if failed else 0)
+
+
+@policy_app.command()
+def prove(
+    file: FileArgument = DEFAULT_FILE,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for findings as well.")] = False,
+    form: FormOption = Form.TEXT,
+) -> None:
+    """Show that no request of a class can reach a zone it must not. Exit 1 with a request that can."""
+    from gateway.commands import telling
+    from gateway.proof import prove
+
+    _, built = loaded_and_built(file)
+    proof = prove(built)
+    if form is Form.JSON:
+        typer.echo(msgspec.json.format(msgspec.json.encode(proof)).decode())
+    else:
+        typer.echo("\n".join(telling.of_proof(proof, str(file))))
+    raise typer.Exit(0 if proof.proven and not (strict and proof.findings) else 1)
 
 
 def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) -> "list[Outcome]":

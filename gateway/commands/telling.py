@@ -1,11 +1,13 @@
 """Decisions and test outcomes in words, and test outcomes as JUnit XML."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as Xml  # only written, never read
 
 if TYPE_CHECKING:
     from gateway.explain import Explanation, Judged
+    from gateway.proof.results import Hole, Proof
     from gateway.settings.policy_tests import Outcome
 
 
@@ -58,6 +60,38 @@ def of_outcome(outcome: "Outcome") -> list[str]:
         lines += [f"      expected  {failure.expected}", f"      got       {failure.found}"]
     why = in_words(outcome.failures[0].explanation)
     return [*lines, "      why", *(f"        {line}" if line else "" for line in why)]
+
+
+def of_proof(proof: "Proof", file: str) -> list[str]:
+    """The lines that tell what was proven, or what stands against it."""
+    lines = [line for hole in proof.holes for line in _of_hole(hole, file)]
+    for title, rules in (
+        ("can never hold", proof.unreachable_rules),
+        ("never decides", proof.shadowed_rules),
+        ("only refuses", proof.dead_ends),
+    ):
+        lines += [
+            f"{file}:{item.line}: rule {item.rule} of {item.model} {title}: {item.reason}" for item in rules
+        ]
+    lines += [
+        f"{file}: feature {item.feature} can never use model {item.model}: {item.reason}"
+        for item in proof.unusable_models
+    ]
+    if proof.proven:
+        looked = f"{proof.cases:,} plans in {proof.seconds:.1f} s"
+        return [*lines, f"{file}: proven: no class reaches a zone that it must not ({looked})."]
+    return [*lines, f"{file}: NOT PROVEN: {len(proof.holes)} way(s) into a forbidden zone."]
+
+
+def _of_hole(hole: "Hole", file: str) -> list[str]:
+    where = file if hole.line is None else f"{file}:{hole.line}"
+    return [
+        f"{where}: a request of class {hole.privacy} can reach {hole.deployment} in zone {hole.zone}",
+        f"  path     {hole.path}",
+        f"  key      {hole.key or '(any)'}, feature {hole.feature or '(any)'}",
+        *(f"  header   {name}: {value}" for name, value in hole.request["headers"].items()),
+        f"  body     {json.dumps(hole.request['body'])}",
+    ]
 
 
 def junit(outcomes: Sequence["Outcome"]) -> bytes:

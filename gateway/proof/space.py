@@ -1,0 +1,171 @@
+"""The finite space of requests that a policy can tell apart."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.call import NO_MEDIA, Call
+from gateway.core.catalog import Api, Capability, Modality, Model, RuleSet
+from gateway.core.conditions import Condition, could_hold
+from gateway.core.facts import Moment
+from gateway.core.policy import Plan, Planner, Policy, Refused
+from gateway.core.tenancy import Principal, Tenancy
+
+# Beyond this many plans for one model, capabilities are tried singly and all together, not in every mix.
+MOST_CASES: Final = 50_000
+NO_RULE: Final = 0
+
+Modalities = frozenset[Modality]
+Needs = frozenset[Capability]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of request, as far as constraints look at it."""
+
+    api: Api
+    modalities: Modalities
+    needs: Needs
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One point of the space: who asks for which kind at which class, and the rule that is taken to hold."""
+
+    model: Model
+    principal: Principal
+    privacy: str
+    kind: Kind
+    rule: int
+
+
+class Space:
+    """Enumerates the requests to one model."""
+
+    def __init__(
+        self, policy: Policy, tenancy: Tenancy, model: Model, plain: Callable[[str], Condition | None]
+    ) -> None:
+        """`plain` reads a condition; None for one that may hold or not, whatever is known."""
+        self._policy = policy
+        self.model = model
+        self.principals = [item for item in principals(tenancy) if item.may_use(model.name)]
+        rules = model.rules.rules if model.rules else ()
+        self.conditions = [plain(rule.when) for rule in rules]
+
+    def classes(self, principal: Principal) -> tuple[str, ...]:
+        """The classes that a request of `principal` can have."""
+        classes = self._policy.classes
+        return classes[classes.index(principal.floor) :]
+
+    def cases(self, kinds: Iterable[Kind], *, for_each_principal: bool = False) -> Iterator[Case]:
+        """Every class and rule that can be met with each of `kinds`, once, with somebody who meets it.
+
+        `for_each_principal`: once for each of those who do.
+        """
+        met: set[tuple[str, int, Kind]] = set()
+        listed = tuple(kinds)
+        for principal in self.principals:
+            if for_each_principal:
+                met = set()
+            for privacy in self.classes(principal):
+                chosen: dict[tuple[Modalities, bool], list[int]] = {}
+                for kind in listed:
+                    seen = (kind.modalities, Capability.TOOLS in kind.needs)
+                    if seen not in chosen:
+                        chosen[seen] = self.possible_rules(principal, privacy, *seen)
+                    for rule in chosen[seen]:
+                        point = (privacy, rule, kind)
+                        if point not in met:
+                            met.add(point)
+                            yield Case(self.model, principal, privacy, kind, rule)
+
+    def possible_rules(
+        self, principal: Principal, privacy: str, modalities: Modalities, tools: bool
+    ) -> list[int]:
+        """The numbers of the rules that can be the first to hold; NO_RULE when it can be none."""
+        known = known_facts(self.model, principal, privacy, modalities, tools)
+        possible = []
+        for number, condition in enumerate(self.conditions, 1):
+            verdict = None if condition is None else could_hold(condition, known)
+            if verdict is not False:
+                possible.append(number)
+            if verdict:
+                return possible
+        return [*possible, NO_RULE]
+
+    def kinds(self) -> list[Kind]:
+        """All kinds of request to the endpoints that some deployment of the file serves."""
+        apis = sorted({api for item in self._policy.deployments.values() for api in item.serves})
+        needs = list(_subsets(tuple(Capability)))
+        mixes = list(_subsets(tuple(item for item in Modality if item is not Modality.TEXT)))
+        rules = len(self.conditions) + 1
+        if len(apis) * len(mixes) * len(needs) * rules * len(self._policy.classes) > MOST_CASES:
+            needs = [frozenset(), *(frozenset({item}) for item in Capability), frozenset(Capability)]
+        return [
+            Kind(api, mix | {Modality.TEXT}, need)
+            for api in apis
+            for mix in (mixes if api is Api.CHAT else [frozenset[Modality]()])
+            for need in needs
+        ]
+
+    def simple_kinds(self) -> list[Kind]:
+        """Text alone, and with one modality more, asking for nothing special."""
+        mixes = [frozenset({Modality.TEXT}), *(frozenset({Modality.TEXT, item}) for item in Modality)]
+        return [kind for kind in self.kinds() if not kind.needs and kind.modalities in mixes]
+
+
+def principals(tenancy: Tenancy) -> list[Principal]:
+    """Whoever can ask: each key for each of its features, and a key of any feature that is yet to be made."""
+    known = [item for entry in tenancy.keys.values() for item in entry.by_feature.values()]
+    features = [item for name, item in tenancy.keyless.items() if name]
+    return [*known, *(features or tenancy.keyless.values())]
+
+
+def known_facts(
+    model: Model, principal: Principal, privacy: str, modalities: Modalities, tools: bool
+) -> Mapping[str, Any]:
+    """The variables that a case decides."""
+    return {
+        "model": model.name,
+        "feature": principal.feature,
+        "team": principal.team,
+        "key": principal.key,
+        "privacy": privacy,
+        "modalities": [str(item) for item in modalities],
+        "tools": tools,
+    }
+
+
+def decide(planner: Planner, case: Case, moment: Moment) -> Plan | Refused:
+    """What the planner says, with the rule of the case taken to hold."""
+    model = case.model
+    if model.rules is not None:
+        rule = case.rule
+        forced = RuleSet(model.rules.rules, (), lambda _: rule)
+        model = msgspec.structs.replace(model, rules=forced)
+    return planner.decide(call_of(case), case.principal, model, case.privacy, moment)
+
+
+def call_of(case: Case) -> Call:
+    kind = case.kind
+    return Call(
+        api=kind.api,
+        model=case.model.name,
+        stream=False,
+        include_usage=False,
+        stream_options={},
+        max_output=None,
+        choices=1,
+        modalities=kind.modalities,
+        needs=kind.needs,
+        media=NO_MEDIA,
+        service_tier=None,
+        tags={},
+        rest=b'{"messages":[]}',
+        body={},
+    )
+
+
+def _subsets(items: tuple[Any, ...]) -> Iterator[frozenset[Any]]:
+    for size in range(len(items) + 1):
+        yield from map(frozenset, itertools.combinations(items, size))
