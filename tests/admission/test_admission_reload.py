@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from core.builders import ask, principal, scope
 
-from admission.stores import UTC, MemoryStores, run
+from admission.stores import UTC, LeasedStores, MemoryStores, RedisStores, run
 from gateway.core.admission import Settlement
 from gateway.core.errors import BudgetExceeded, LimitExceeded
 from gateway.core.windows import Per
@@ -216,10 +216,12 @@ def test_a_limit_that_comes_with_a_reload_counts_what_is_in_flight(stores: Any) 
     run(scenario)
 
 
-def test_a_worker_that_brings_a_budget_asks_the_ledger_before_it_serves(stores: Any) -> None:
+@pytest.mark.parametrize("kind", [RedisStores, LeasedStores])
+def test_a_worker_that_brings_a_budget_asks_the_ledger_before_it_serves(
+    redis_url: str, kind: type[RedisStores]
+) -> None:
     """A rollout starts it beside workers whose configuration has no such budget."""
-    if isinstance(stores, MemoryStores):
-        pytest.skip("memory belongs to one process")
+    stores = kind(redis_url)
     before, after = scope(requests=1_000), scope(requests=1_000, budgets={Per.DAY: 10 * USUAL})
     ledger = Ledger()
 

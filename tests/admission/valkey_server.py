@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 START_SECONDS = 20.0
 
@@ -26,6 +27,13 @@ def program() -> Path:
     matching = [path for path in folder.rglob("*") if path.is_file() and os.access(path, os.X_OK)]
     named = [path for path in matching if machine in str(path) and platform.system().lower() in str(path)]
     return (named or matching)[0]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 class ValkeyServer:
@@ -46,12 +54,24 @@ class ValkeyServer:
 
     def start(self, *options: str) -> None:
         """Start and wait until it answers. `options` are command-line options."""
-        if not self.port:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
+        self.port = self.port or free_port()
         command = [program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder]
         command += ["--unixsocket", self.socket_path, "--save", "", "--appendonly", "no", *options]
+        self._launch(command)
+
+    def start_sentinel(self, service: str, master: "ValkeyServer") -> None:
+        """Start as a Sentinel that watches `master` under the name `service`, alone."""
+        self.port = self.port or free_port()
+        config = self._folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n"
+            f"sentinel monitor {service} 127.0.0.1 {master.port} 1\n"
+            f"sentinel down-after-milliseconds {service} 300\n"
+            f"sentinel failover-timeout {service} 3000\n"
+        )
+        self._launch([program(), config, "--sentinel"])
+
+    def _launch(self, command: list[Any]) -> None:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
@@ -87,10 +107,17 @@ class ValkeyServer:
 
 
 @contextmanager
-def valkey_server() -> Iterator[ValkeyServer]:
+def valkey_server(*options: str) -> Iterator[ValkeyServer]:
+    with idle_server() as server:
+        server.start(*options)
+        yield server
+
+
+@contextmanager
+def idle_server() -> Iterator[ValkeyServer]:
+    """One that is not started yet."""
     with tempfile.TemporaryDirectory(prefix="tollway-valkey-") as folder:
         server = ValkeyServer(Path(folder))
-        server.start()
         try:
             yield server
         finally:

@@ -5,6 +5,7 @@ and cannot join the commands of independent tasks, so bytes are written here dir
 """
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import cast
@@ -141,8 +142,18 @@ async def connect(
                 )
             await _log_in(connection, target)
     except (OSError, TimeoutError) as exc:
-        raise StoreAway(f"cannot connect to {target.shown}", never_sent=True) from exc
+        raise StoreAway(f"cannot connect to {target.shown}: {_reason(exc)}", never_sent=True) from exc
     return connection
+
+
+def _reason(error: OSError) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not accepted ({error.verify_message})"
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return error.strerror or str(error) or type(error).__name__
 
 
 async def _log_in(connection: Connection, target: Target) -> None:
