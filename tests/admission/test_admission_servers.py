@@ -17,7 +17,7 @@ import trustme
 from core.builders import ask, principal, scope
 
 from admission.stores import UTC, ready, run
-from admission.valkey_server import ValkeyServer, idle_server, valkey_server
+from admission.valkey_server import ValkeyServer, free_port, idle_server, valkey_server
 from gateway.adapters.clock import SystemClock
 from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
 from gateway.adapters.redis.link import Timing
@@ -200,7 +200,9 @@ def test_sentinel_and_a_failover_in_which_spending_was_lost(leased: bool) -> Non
 
 @pytest.mark.parametrize("leased", [False, True])
 def test_a_cluster_whose_other_node_holds_the_org(leased: bool) -> None:
-    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", "--cluster-port")
+    # Else the bus has the port 10,000 above the server's, which may be none.
+    bus, other_bus = str(free_port()), str(free_port())
 
     async def scenario(asked: ValkeyServer, owner: ValkeyServer) -> None:
         with redis.Redis(port=owner.port) as client:
@@ -209,11 +211,11 @@ def test_a_cluster_whose_other_node_holds_the_org(leased: bool) -> None:
                 await spends_three_and_no_more(store)
             assert client.exists(f"tollway:{{{org}}}:state")
 
-    with valkey_server(*options) as first, valkey_server(*options) as second:
+    with valkey_server(*options, bus) as first, valkey_server(*options, other_bus) as second:
         for server, slots in ((first, (0, 8191)), (second, (8192, 16383))):
             with redis.Redis(port=server.port) as client:
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
-                client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
         wait_until(first, lambda client: b"8192-16383" in client.execute_command("CLUSTER", "NODES"))
         run(lambda: scenario(first, second))
 
