@@ -21,6 +21,7 @@ from gateway.workers.restarts import DEATHS, LONGEST_PAUSE_SECONDS, WITHIN_SECON
 _log = structlog.get_logger("tollway.supervisor")
 
 EXIT_KEEPS_DYING = 3
+SILENCE_SECONDS = 10.0
 
 
 class WorkersFailed(Exception):
@@ -50,23 +51,22 @@ class Worker:
 
     def unready(self) -> list[str]:
         """Why it wants no requests, as far as is known."""
-        told = self.process.condition if self.process is not None else None
-        reasons = told.unready if told is not None else []
+        process = self.process
+        reasons = process.unready if process is not None else []
         if self.serving is None:
             reasons = reasons or [self.absence]
+        elif (silence := time.monotonic() - self.serving.heard_at) > SILENCE_SECONDS:
+            reasons = [f"has not answered for {silence:.0f} s"]
         return [f"worker {self.number}: {reason}" for reason in reasons]
 
     def metrics(self) -> list[FamilySamples]:
         """What its processes have counted, the dead ones included."""
-        process = self.process
-        if process is None or process.condition is None:
-            return self.left
-        return summed([self.left, process.condition.metrics])
+        return self.left if self.process is None else summed([self.left, self.process.metrics])
 
     def bury(self) -> None:
         """Its process has ended."""
-        if self.process is not None and self.process.condition is not None:
-            self.left = summed([self.left, lasting(self.process.condition.metrics)])
+        if self.process is not None:
+            self.left = summed([self.left, lasting(self.process.metrics)])
         self.process = None
 
 
@@ -123,10 +123,11 @@ class Crew:
             if worker.process is not None:
                 worker.process.signal(number)
 
-    async def look(self, timeout_seconds: float) -> None:
+    async def look(self, timeout_seconds: float, *, with_metrics: bool) -> None:
         """Ask all workers how they are. Who does not answer in time stays as it was."""
+        processes = [worker.process for worker in self.workers if worker.process is not None]
         await asyncio.gather(
-            *(worker.process.ask(timeout_seconds) for worker in self.workers if worker.process is not None)
+            *(process.ask(timeout_seconds, with_metrics=with_metrics) for process in processes)
         )
 
     def metrics(self) -> list[FamilySamples]:

@@ -29,9 +29,10 @@ class Orders(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Wants a Condition with this number."""
+    """Wants a Condition with this number. Metrics are asked for less often: thousands take milliseconds."""
 
     number: int
+    with_metrics: bool
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -51,11 +52,11 @@ class InForce(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """How the worker is: why it wants no requests, and all its metrics."""
+    """How the worker is: why it wants no requests, and, when they were asked for, all its metrics."""
 
     number: int
     unready: list[str]
-    metrics: list[FamilySamples]
+    metrics: list[FamilySamples] | None
 
 
 ToWorker: TypeAlias = Orders | Ask

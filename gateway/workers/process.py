@@ -5,9 +5,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gateway.adapters.prometheus import FamilySamples
 from gateway.workers.lifeline import (
     Ask,
     Condition,
@@ -34,13 +36,16 @@ class WorkerProcess:
         self._lifeline = lifeline
         self._learned = learned
         self._asked = 0
-        self._answers: dict[int, asyncio.Future[Condition | None]] = {}
+        self._answers: dict[int, asyncio.Future[None]] = {}
         self._news = asyncio.Event()  # it has started, or it never will
         self._reading = asyncio.create_task(self._read(), name="lifeline")
         self._is_gone = False
         self.is_started = False
         self.failure: str | None = None
-        self.condition: Condition | None = None  # the last that it told
+        # What it told last, and when.
+        self.unready: list[str] = []
+        self.metrics: list[FamilySamples] = []
+        self.heard_at = time.monotonic()
 
     @classmethod
     async def spawn(cls, orders: Orders, learned: Callable[[str], None]) -> "WorkerProcess":
@@ -82,17 +87,16 @@ class WorkerProcess:
         await self._lifeline.close()
         return code
 
-    async def ask(self, timeout_seconds: float) -> Condition | None:
-        """How it is now; None when it does not say in time."""
+    async def ask(self, timeout_seconds: float, *, with_metrics: bool) -> None:
+        """Have it tell how it is now. One that does not in time stays as it was."""
         if self._is_gone:
-            return None
+            return
         self._asked += 1
         number = self._asked
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        self._lifeline.send(Ask(number))
+        self._lifeline.send(Ask(number, with_metrics))
         try:
             await asyncio.wait({answer}, timeout=timeout_seconds)
-            return answer.result() if answer.done() else None
         finally:
             del self._answers[number]
 
@@ -112,6 +116,12 @@ class WorkerProcess:
                 if not answer.done():
                     answer.set_result(None)
 
+    def _note(self, condition: Condition) -> None:
+        self.heard_at = time.monotonic()
+        self.unready = condition.unready
+        if condition.metrics is not None:
+            self.metrics = condition.metrics
+
     def _take(self, message: ToSupervisor) -> None:
         match message:
             case Started():
@@ -122,9 +132,9 @@ class WorkerProcess:
             case InForce(text):
                 self._learned(text)
             case Condition(number):
-                self.condition = message
+                self._note(message)
                 if (answer := self._answers.get(number)) is not None and not answer.done():
-                    answer.set_result(message)
+                    answer.set_result(None)
 
 
 def described(code: int) -> str:

@@ -1,6 +1,7 @@
 """The process behind `tollway serve --workers N`."""
 
 import asyncio
+import itertools
 import shutil
 import signal
 import socket
@@ -26,7 +27,8 @@ from gateway.workers.lifeline import Orders
 
 _log = structlog.get_logger("tollway.supervisor")
 
-LOOK_SECONDS = 1.0  # also the most that a metric can lose when a worker is killed
+LOOK_SECONDS = 1.0
+METRICS_EVERY = 5  # looks: the most that a metric can lose when a worker is killed
 ANSWER_SECONDS = 2.0
 ADMIN_DRAIN_SECONDS = 1.0
 # After the streams: what the gateway's own bounds allow for ledger, shared state and what was cut off.
@@ -96,7 +98,7 @@ class Supervisor:
 
     async def metrics(self) -> bytes:
         """The sum over all workers, the dead ones included, in Prometheus' text format."""
-        await self._look()
+        await self._look(with_metrics=True)
         own = [*samples_of(self._process.collect()), *samples_of(self._crew.own_metrics())]
         every = summed([own, self._crew.metrics()])
         return await asyncio.to_thread(exposition_of, every)
@@ -120,17 +122,17 @@ class Supervisor:
             watching.cancel()
 
     async def _watch(self) -> None:
-        while True:
+        for turn in itertools.count():
             began = time.monotonic()
-            await self._look()
+            await self._look(with_metrics=turn % METRICS_EVERY == 0)
             await asyncio.sleep(max(0.0, began + LOOK_SECONDS - time.monotonic()))
 
     def _learn(self, text: str) -> None:
         """The next worker that starts gets what the others have in force, whatever the file holds by then."""
         self._text = text
 
-    async def _look(self) -> None:
-        await self._crew.look(ANSWER_SECONDS)
+    async def _look(self, *, with_metrics: bool = False) -> None:
+        await self._crew.look(ANSWER_SECONDS, with_metrics=with_metrics)
 
     async def _stop(self, work: "asyncio.Task[None]") -> bool:
         """Whether every worker ended in order."""

@@ -67,7 +67,7 @@ async def _work(own: socket.socket) -> int:
         return 1
     reporting.cancel()
     await asyncio.wait({reporting})
-    lifeline.send(_condition(gateway, FINAL))
+    lifeline.send(_condition(gateway, FINAL, with_metrics=True))
     await lifeline.close()
     return 0
 
@@ -92,13 +92,13 @@ async def _report(gateway: Gateway, lifeline: Lifeline[ToWorker], stop: asyncio.
             if text is not None and text is not told:
                 lifeline.send(InForce(text))
                 told = text
-            lifeline.send(_condition(gateway, message.number))
+            lifeline.send(_condition(gateway, message.number, with_metrics=message.with_metrics))
     _log.warning("worker.supervisor_gone")
     stop.set()
 
 
-def _condition(gateway: Gateway, number: int) -> Condition:
-    return Condition(number, gateway.unready_reasons(), gateway.metrics())
+def _condition(gateway: Gateway, number: int, *, with_metrics: bool) -> Condition:
+    return Condition(number, gateway.unready_reasons(), gateway.metrics() if with_metrics else None)
 
 
 class _Refused(Exception):
