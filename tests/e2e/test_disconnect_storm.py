@@ -14,20 +14,20 @@ from gateway.simulators import Attempt, ErrorKind, Knobs
 STREAMS = 500
 AT_ONCE = 50
 SLOTS = 2 * AT_ONCE  # a client that has left may come back before its slot does
-TOKENS = 60
+TOKENS = 100
 BUDGET = {
     "features": {
         "search": {"budgets": [{"usd": 100, "per": "day"}], "limits": {"concurrent": SLOTS}},
     }
 }
 NANO_PER_TOKEN = {"gpt-4o": (2_500, 10_000), "scout": (300, 1_200)}
-PACED = Knobs(output_tokens=TOKENS, tokens_per_second=4000, ttft_ms=5, ttft_jitter_ms=5)
+PACED = Knobs(output_tokens=TOKENS, tokens_per_second=2000, ttft_ms=5, ttft_jitter_ms=5)
 SOMETIMES_FAILING = {
     ErrorKind.SERVER_ERROR: Knobs(
-        output_tokens=TOKENS, tokens_per_second=4000, error_rate=0.2, error_kind=ErrorKind.SERVER_ERROR
+        output_tokens=TOKENS, tokens_per_second=2000, error_rate=0.2, error_kind=ErrorKind.SERVER_ERROR
     ),
     ErrorKind.RESET_MID: Knobs(
-        output_tokens=TOKENS, tokens_per_second=4000, error_rate=0.2, error_kind=ErrorKind.RESET_MID
+        output_tokens=TOKENS, tokens_per_second=2000, error_rate=0.2, error_kind=ErrorKind.RESET_MID
     ),
 }
 
