@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-ledger bench-admission lock clean
+.PHONY: help install demo test chaos check format bench bench-ledger bench-admission lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -25,6 +25,9 @@ demo: $(STAMP)   ## The main job on simulators: no key, no GPU (ARGS="--seconds 
 
 test: $(STAMP)   ## All tests (ARGS="tests/core -x" narrows)
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
+	PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
 
 check: $(STAMP)  ## Style, types and the floors of the house
 	$(BIN)/ruff format --check .

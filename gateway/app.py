@@ -90,10 +90,12 @@ class Gateway:
         self._admission = open_admission(
             state=settings.state.get_secret_value(),
             mode=settings.admission,
+            lease_seconds=settings.lease_seconds,
             org=settings.org.name,
             clock=self._clock,
             zone=built.tenancy.time_zone,
             spent_in_windows=self._spent_in_windows,
+            books=self._ledger,
             # Telemetry reads the store and the store tells telemetry: one of them has to wait for the other.
             shadowed=lambda scope, limit: self._telemetry.shadowed(scope, limit),  # noqa: PLW0108
         )

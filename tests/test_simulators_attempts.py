@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.simulators import Kind, Knobs, Simulator, openai_simulator, vllm_simulator
+from gateway.simulators import ErrorKind, Kind, Knobs, Simulator, openai_simulator, vllm_simulator
 
 MODELS = {Kind.OPENAI: "gpt-4o", Kind.VLLM: "meta-llama/Llama-4-Scout-17B-16E-Instruct"}
 both_kinds = pytest.mark.parametrize("kind", list(Kind))
@@ -164,6 +164,18 @@ async def test_disconnect_while_generating_stops_it_and_counts_what_was_made(kin
     assert 5 <= made <= 200
     assert attempt.completion_tokens == made
     assert not attempt.usage_sent
+
+
+@both_kinds
+@asynchronous
+async def test_disconnect_ahead_of_the_reset_that_would_have_come_is_one_too(kind):
+    knobs = Knobs(ttft_ms=5000, error_kind=ErrorKind.RESET_MID, fail_next=1)
+    async with Simulator(kind, knobs) as sim:
+        writer = await send_raw(sim, json.dumps(chat(sim, stream=True)).encode())
+        await until(sim.attempts)
+        writer.close()
+        (attempt,) = await sim.settled()
+    assert attempt.outcome == "disconnected"
 
 
 @both_kinds

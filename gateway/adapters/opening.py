@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from gateway.adapters.memory import MemoryAdmission, Shadowed, SpentInWindows
-from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, Timing, parse_target
+from gateway.adapters.redis import Books, LeasedAdmission, Link, RedisAdmission, Scripts, Timing, parse_target
 from gateway.ports import Clock
 
 AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
@@ -14,15 +14,25 @@ def open_admission(
     *,
     state: str,
     mode: Literal["exact", "leased"],
+    lease_seconds: float,
     org: str,
     clock: Clock,
     zone: ZoneInfo,
     spent_in_windows: SpentInWindows,
     shadowed: Shadowed,
+    books: Books,
 ) -> AnyAdmission:
     """Not started yet. In memory every request is admitted exactly, without any round trip."""
     if state == "memory":
         return MemoryAdmission(clock, spent_in_windows=spent_in_windows, shadowed=shadowed)
     link = Link(parse_target(state), org, Scripts(), Timing())
-    exact = RedisAdmission(link, clock, zone, spent_in_windows=spent_in_windows, shadowed=shadowed)
-    return exact if mode == "exact" else LeasedAdmission(exact, link, clock)
+    exact = RedisAdmission(
+        link,
+        clock,
+        zone,
+        spent_in_windows=spent_in_windows,
+        shadowed=shadowed,
+        lease_seconds=lease_seconds,
+        books=books,
+    )
+    return exact if mode == "exact" else LeasedAdmission(exact, link, clock, lease_seconds=lease_seconds)

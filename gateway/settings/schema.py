@@ -26,6 +26,12 @@ class Settings(Section):
     admission: Literal["exact", "leased"] = Field(
         default="exact", description="ask the shared state for each request, or lease parts of budgets ahead"
     )
+    lease_seconds: float = Field(
+        default=30,
+        ge=2,
+        le=3600,
+        description="how long the shared state keeps what a worker holds after its last sign of life",
+    )
     zones: Annotated[dict[Name, Zone], AllowBlank] = Field(default={}, description="where bytes can end up")
     privacy: Privacy = Field(
         default_factory=lambda set_so_far: default_privacy(set_so_far.get("zones", {})),

@@ -75,7 +75,8 @@ class Generation:
     def _observe_end(self) -> None:
         if self._connection.lost and self._state.knobs.bills_to_the_end:
             self._attempt.completion_tokens = self._job.tokens
-        if self._connection.lost and self._job.fault not in faults.CLOSED_BY_US:
+        closed_by_us = self._job.fault in faults.CLOSED_BY_US and not self._attempt.is_running
+        if self._connection.lost and not closed_by_us:
             self._job.recorder.disconnected()
         held = self._job.prompt.tokens + self._attempt.completion_tokens
         seconds = time.monotonic() - self._job.recorder.received_at

@@ -12,7 +12,7 @@ import uvloop
 from core.builders import ToldClock
 
 from gateway.adapters.memory import MemoryAdmission, SpentInWindows
-from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
+from gateway.adapters.redis import Books, LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
 from gateway.adapters.redis.link import Timing
 from gateway.core.admission import Ask, Hold
 from gateway.core.tenancy import Scope
@@ -144,6 +144,7 @@ class RedisStores:
         clock: ToldClock | None = None,
         spent: Spent | None = None,
         timing: Timing = PATIENT,
+        books: Books | None = None,
     ) -> AsyncIterator[RedisStage]:
         clock = clock or (ToldClock() if now is None else ToldClock(now))
         org = org or secrets.token_hex(6)
@@ -159,6 +160,7 @@ class RedisStores:
                 spent_in_windows=_from(spent),
                 shadowed=lambda *what: stage.shadowed.append(what),
                 quarantine_seconds=0.0,
+                books=books,
             ),
         )
         store.configure(scopes, zone)

@@ -114,6 +114,28 @@ def test_flush_returns_when_the_rows_are_committed(database: Database) -> None:
     run(scenario())
 
 
+def test_a_halt_commits_what_came_before_it_and_nothing_after(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        for number in range(3):
+            writer.append(make(number))
+        writer.halt()
+        writer.append(make(3))
+        await writer.flush()
+        assert [row["attempt_id"] for row in database.rows()] == [make(n).attempt_id for n in range(3)]
+        assert writer.lag_rows() == 1
+        writer.go_on()
+        await writer.flush()
+        assert len(database.rows()) == 4
+        writer.halt()
+        writer.append(make(4))
+        await writer.close()
+
+    run(scenario())
+    assert len(database.rows()) == 5
+
+
 def test_a_cancelled_flush_leaves_the_others_waiting_rightly(database: Database) -> None:
     async def scenario() -> None:
         writer = database.writer()

@@ -61,6 +61,7 @@ class JournaledLedger:
         self._journal: Journal | None = None
         self._appended = 0
         self._ended: list[tuple[UsageRecord, int]] = []
+        self._halted = False
         self._problem: str | None = None
         self._stop = asyncio.Event()
         self._room = asyncio.Event()
@@ -128,6 +129,20 @@ class JournaledLedger:
     async def flush(self) -> None:
         """Return once everything appended so far is committed. Raises LedgerUnavailable."""
         await self._writer.flush()
+
+    async def take_over(self) -> None:
+        """Bring in what workers that died have left; when a peer does it just now, return after it."""
+        await self._wait_and_replay()
+
+    def halt(self) -> None:
+        """Commit nothing that is appended from now on, until `go_on`: it waits in queue and journal."""
+        self._halted = True
+        self._writer.halt()
+
+    def go_on(self) -> None:
+        """End a halt."""
+        self._halted = False
+        self._writer.go_on()
 
     async def close(self) -> None:
         """Flush and stop. What the database did not take is in the writer's spill file or stays journalled.
@@ -229,6 +244,8 @@ class JournaledLedger:
         try:
             while True:
                 await asyncio.sleep(self._upkeep.peers_seconds)
+                if self._halted:
+                    continue  # the rows would wait, and with them whoever wants to replay
                 try:
                     await self._replay_dead()
                 except (OSError, LedgerUnavailable) as exc:

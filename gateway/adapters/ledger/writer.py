@@ -39,6 +39,7 @@ class LedgerWriter:
         self._limits = limits or WriterLimits()
         self._pending: list[UsageRecord] = []  # oldest first, the slice that is being written included
         self._committed = 0
+        self._halt_at: int | None = None  # rows beyond this number wait
         self._idle = False
         self._hurried = 0  # flushes under way
         self._wake = asyncio.Event()
@@ -83,9 +84,11 @@ class LedgerWriter:
     async def flush(self) -> None:
         """Return once everything appended so far is committed, however long the store is away.
 
+        During a halt: everything appended before it.
+
         Raises LedgerUnavailable when the writer has stopped, or stops meanwhile.
         """
-        goal = self._committed + len(self._pending)
+        goal = self._committed + self._writable()
         self._hurried += 1
         self._hurry.set()
         try:
@@ -99,6 +102,15 @@ class LedgerWriter:
             self._hurried -= 1
             if not self._hurried:
                 self._hurry.clear()
+
+    def halt(self) -> None:
+        """Commit nothing that is appended from now on; it waits in the queue until `go_on`."""
+        self._halt_at = self._committed + len(self._pending)
+
+    def go_on(self) -> None:
+        """End a halt."""
+        self._halt_at = None
+        self._wake.set()
 
     async def close(self) -> None:
         """Flush and stop. What a store that is away has not taken in time goes to the spill file.
@@ -143,10 +155,16 @@ class LedgerWriter:
         self._wake.set()
 
     async def _first_row(self) -> None:
-        if not self._pending:
+        while not self._writable():
             self._wake.clear()
             self._idle = True
             await self._wake.wait()
+
+    def _writable(self) -> int:
+        """How many rows of the queue may be committed now."""
+        if self._halt_at is None:
+            return len(self._pending)
+        return min(self._halt_at - self._committed, len(self._pending))
 
     async def _linger(self) -> None:
         try:
@@ -161,9 +179,9 @@ class LedgerWriter:
         Under load an incomplete last slice stays for the next round, where it will be part of a cheaper one.
         """
         size = self._store.slice_rows
-        rest = len(self._pending)
+        rest = self._writable()
         while rest > 0:
-            await self._write_slice(self._pending[:size])
+            await self._write_slice(self._pending[: min(size, self._writable())])
             rest -= size
             if 0 < rest < size and not self._hurried:
                 return
@@ -212,6 +230,7 @@ class LedgerWriter:
             self._progress.set_result(None)
 
     async def _drain(self) -> None:
+        self.go_on()
         try:
             async with asyncio.timeout(self._limits.close_timeout_seconds):
                 while self._pending:  # appends may go on while requests end

@@ -21,10 +21,10 @@ from gateway.adapters.redis.grants import Grant, Registered
 from gateway.adapters.redis.known import Known
 from gateway.adapters.redis.link import Link
 from gateway.adapters.redis.plans import Plan, packed_ask
-from gateway.adapters.redis.recovery import Recovery
+from gateway.adapters.redis.recovery import QUARANTINE_SECONDS, Books, Recovery
 from gateway.adapters.redis.replies import (
     ADMITTED,
-    CLOSED,
+    FORGOTTEN,
     MICROSECONDS,
     NO_BUDGET,
     NO_LIMIT,
@@ -69,7 +69,8 @@ class RedisAdmission:
         spent_in_windows: SpentInWindows | None = None,
         shadowed: Shadowed | None = None,
         lease_seconds: float = LEASE_SECONDS,
-        quarantine_seconds: float = 1.0,
+        quarantine_seconds: float = QUARANTINE_SECONDS,
+        books: Books | None = None,
     ) -> None:
         self._link = link
         self._clock = clock
@@ -81,7 +82,9 @@ class RedisAdmission:
         self._count = itertools.count(1)
         self._open: dict[str, Registered] = {}
         self._settler = Settler(link, self.worker)
-        self.recovery = Recovery(link, self, self.lease, spent_in_windows, quarantine_seconds)
+        self.recovery = Recovery(
+            link, self, self._settler, self.lease, spent_in_windows, quarantine_seconds, books
+        )
         self.covering = Covering(link, self, spent_in_windows)
         self.upkeep = Upkeep(link, self, clock, lease_seconds)
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,7 +104,7 @@ class RedisAdmission:
 
     async def close(self) -> None:
         """Send the last settlements, as far as the server takes them, and disconnect."""
-        drained = asyncio.create_task(self._settler.drain())
+        drained = asyncio.create_task(self._drain_and_leave())
         if (lost := self._link.lost) is not None:
             # What does not arrive expires as presumed.
             await asyncio.wait({drained, lost}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -109,6 +112,12 @@ class RedisAdmission:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _drain_and_leave(self) -> None:
+        # What is held back while spending is rebuilt must not arrive now; those holds expire as presumed.
+        await self._settler.drain()
+        with contextlib.suppress(StoreAway):
+            await self._link.call("leave", self.worker.encode())
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
         """Adopt the scopes of a configuration. What was counted stays, here and for other workers."""
@@ -229,8 +238,7 @@ class RedisAdmission:
         grant = _grant(hold)
         self._open.pop(grant.id, None)
         used = _NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
-        kept = grant.windows() if grant.epoch != self.recovery.epoch else None
-        self._settler.add((grant.id, settlement.spent_nano, settlement.unseen_nano, used, kept, None))
+        self._settler.add((grant.id, settlement.spent_nano, settlement.unseen_nano, used, grant, None))
 
     def _settle_away(self, grant: AwayGrant, settlement: Settlement) -> None:
         windows = spending(grant, settlement)
@@ -270,7 +278,13 @@ class RedisAdmission:
         """Settle what a slice has spent, and give back what it does not hold."""
         if item.in_flight == 0:
             self._open.pop(item.id, None)
-        self._settler.add(item.report(self._clock.monotonic(), self.recovery.epoch))
+        self._settler.add(item.report(self._clock.monotonic()))
+
+    def report_slices(self) -> None:
+        """Settle what slices that were given back have spent since."""
+        for item in self.open_grants():
+            if isinstance(item, Slice):
+                self.report_slice(item)
 
     # --- within ---
 
@@ -279,8 +293,9 @@ class RedisAdmission:
 
     async def ask(self, call: str, plan: Plan, packed: bytes, grant_id: str, *more: bytes) -> list[object]:
         self._settler.send_now()
+        epoch = self.recovery.epoch
         try:
-            return await self._link.call(call, self.recovery.epoch, plan.packed, packed, *more)
+            reply = await self._link.call(call, epoch, plan.packed, packed, *more)
         except StoreAway as exc:
             if not exc.never_sent:
                 self._abandon(grant_id)
@@ -288,6 +303,9 @@ class RedisAdmission:
         except asyncio.CancelledError:
             self._abandon(grant_id)
             raise
+        if reply[0] == FORGOTTEN and epoch == self.recovery.epoch:
+            self._link.drop("the counters are not the ones that were known")
+        return reply
 
     def _abandon(self, grant_id: str) -> None:
         """A hold that may have been taken and that nobody will use."""
@@ -298,8 +316,6 @@ class RedisAdmission:
         if reply[0] == STALE and isinstance(reply[1], int | float):
             self.known.learn_clock(int(reply[1]))
             return
-        if reply[0] != CLOSED:
-            self._link.drop("the counters are not the ones that were known")
         raise StoreAway("the counters are being rebuilt", never_sent=True)
 
     def _granted(self, ask: Ask, plan: Plan, grant_id: str, reply: Admitted) -> Hold:

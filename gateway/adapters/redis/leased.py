@@ -80,7 +80,7 @@ class LeasedAdmission:
         self._task: asyncio.Task[None] | None = None
         self.upkeep = exact.upkeep
         self.recovery = exact.recovery
-        exact.recovery.forgotten = self._forget_all
+        exact.recovery.forgotten = self.return_slices
 
     async def start(self) -> None:
         await self.exact.start()
@@ -283,12 +283,6 @@ class LeasedAdmission:
     def _retire(self, item: Slice) -> None:
         item.is_retired = True
         self.exact.report_slice(item)
-
-    def _forget_all(self) -> None:
-        """A new epoch: the counters know nothing of our slices."""
-        for item in self._slices.values():
-            item.forget()
-        self._slices.clear()
 
     def _demand(self, principal: Principal) -> _Demand:
         demand = self._demands.get(principal)

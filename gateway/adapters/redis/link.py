@@ -19,7 +19,8 @@ from gateway.core.breaker import Breaker
 
 _log = structlog.get_logger("tollway.redis")
 
-LONGEST_PAUSE_SECONDS = 2.0
+# Shorter than recovery.QUARANTINE_SECONDS: whoever lives has come back by then.
+LONGEST_PAUSE_SECONDS = 0.5
 # The first run of a library compiles it, so setting up may take longer than a request may wait.
 SETUP_SECONDS = 2.0
 
@@ -47,7 +48,7 @@ class Link:
         self._redirect: Endpoint | None = None
         self._heads: dict[str, list[bytes]] = {}
         tag = f"tollway:{{{org}}}"
-        names = ("state", "holds", "due", "presumed", "worker:", "slots:", "alive", "claim:")
+        names = ("state", "holds", "due", "presumed", "worker:", "slots:", "alive", "claim:", "ready")
         self._keys = [f"{tag}:{name}".encode() for name in names]
         self.identity = ""
         self.problem: str | None = "not connected yet"

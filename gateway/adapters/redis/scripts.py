@@ -19,10 +19,12 @@ CALLS = (
     "lease",
     "hello",
     "adopt",
+    "stand",
     "restore",
     "cover",
     "unclaim",
     "seat",
+    "leave",
 )
 _FILES = ("common", "admit", "settle", "renew", "lease", "upkeep", "recovery")
 

@@ -6,11 +6,14 @@ whose reply was lost is simply sent again.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 import structlog
 
 from gateway.adapters.redis.connection import StoreAway
+from gateway.adapters.redis.grants import Registered
 from gateway.adapters.redis.link import Link, unpack
 from gateway.adapters.redis.resp import Reply, ServerError
 
@@ -26,8 +29,11 @@ _APPLIED = 1
 
 # What stays of a slice: nano-USD (-1: nothing, it ends), places, corrections of rates.
 Left = tuple[int, int, list[tuple[str, float]]]
-# hold, spent nano-USD, unseen nano-USD, tokens used (-1: not known), what a lost hold was counted in, left
-Item = tuple[str, int, int, int, list[list[object]] | None, Left | None]
+Windows = list[list[object]]
+# What a hold was counted in, should the server have lost it: by the hold, or told at once.
+Origin: TypeAlias = "Registered | Windows | None"
+# hold, spent nano-USD, unseen nano-USD, tokens used (-1: not known), origin, left
+Item: TypeAlias = "tuple[str, int, int, int, Origin, Left | None]"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -45,6 +51,10 @@ class Settler:
         self._broken = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        # While spending is rebuilt from the ledger: settlements of rows that the ledger does not have yet.
+        self._held_back: deque[Item] | None = None
+        # The counters that the server has now; a hold of others was lost with them.
+        self.epoch = b""
 
     @property
     def waiting(self) -> int:
@@ -53,6 +63,9 @@ class Settler:
 
     def add(self, item: Item) -> None:
         """Settle, with this tick's others."""
+        if self._held_back is not None:
+            self._held_back.append(item)
+            return
         self._unsent.append(item)
         self._waiting_items += 1
         self._idle.clear()
@@ -62,13 +75,24 @@ class Settler:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._send_tick)
 
+    def hold_back(self) -> None:
+        """Send nothing that is added from now on, until `go_on`."""
+        if self._held_back is None:
+            self._held_back = deque(maxlen=MAX_WAITING_ITEMS)
+
+    def go_on(self) -> None:
+        """Send what was held back, and all that comes."""
+        items, self._held_back = self._held_back, None
+        for item in items or ():
+            self.add(item)
+
     def send_now(self) -> None:
         """Send what this tick has added, so that a command that follows finds it settled."""
         if self._unsent:
             self._send_all()
 
     async def drain(self) -> None:
-        """Return once everything added so far is confirmed."""
+        """Return once everything added so far is confirmed, but for what is held back."""
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -102,7 +126,14 @@ class Settler:
         return batch
 
     def _packed(self, number: int, items: list[Item]) -> tuple[bytes, bytes, bytes]:
-        return self._worker, b"%d" % number, _encode(items)
+        return self._worker, b"%d" % number, _encode([self._row(item) for item in items])
+
+    def _row(self, item: Item) -> Sequence[object]:
+        hold, spent, unseen, used, origin, left = item
+        if origin is None or isinstance(origin, list):
+            return item
+        kept = origin.windows() if origin.epoch != self.epoch else None
+        return hold, spent, unseen, used, kept, left
 
     def _replied(self, number: int, future: "asyncio.Future[Reply]") -> None:
         if future.cancelled():

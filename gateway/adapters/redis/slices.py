@@ -158,26 +158,22 @@ class Slice:
     def is_done(self) -> bool:
         return self.is_retired and self.in_flight == 0
 
-    def report(self, now: float, current_epoch: bytes) -> Item:
+    def report(self, now: float) -> Item:
         """What to settle: at `retire` all but what requests in flight hold, at the end the rest."""
         spent, unseen = self.spent - self._reported[0], self.unseen - self._reported[1]
         self._reported = (self.spent, self.unseen)
         stays = ENDED if self.in_flight == 0 else self.held
         corrections = self._corrections(now)
-        kept = windows_of(self.plan, self.leased.counters) if self.epoch != current_epoch else None
-        return (self.id, spent, unseen, NOT_KNOWN, kept, (stays, self.in_flight, corrections))
-
-    def forget(self) -> None:
-        """The server has lost it, and the ledger tells what was spent; only requests in flight go on."""
-        self.is_retired = True
-        self._reported = (self.spent, self.unseen)
-        self._requests, self._tokens, self._debt = 0, 0.0, 0.0
+        return (self.id, spent, unseen, NOT_KNOWN, self, (stays, self.in_flight, corrections))
 
     def record(self) -> list[object]:
         """The packed hold of the Lua functions, to register it again."""
         slots = [label for label, item in self.plan.limits if item.concurrent]
         now = self.leased.now
-        return [self.held, now, windows_of(self.plan, self.leased.counters), slots, [], self.in_flight]
+        return [self.held, now, self.windows(), slots, [], self.in_flight]
+
+    def windows(self) -> list[list[object]]:
+        return windows_of(self.plan, self.leased.counters)
 
     def _corrections(self, now: float) -> list[tuple[str, float]]:
         """Debts of tokens, and credit for what is left of rates and has not drained, in microseconds."""

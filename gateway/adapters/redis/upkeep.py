@@ -104,6 +104,9 @@ class Upkeep:
             self._admission.known.learn_clock(cast("int", reply[1]))
         elif reply[0] == ADMITTED:
             self._admission.known.learn(plan, cast("list[int]", reply[3]), cast("int", reply[1]))
-            self.workers = max(cast("int", reply[5]), 1)
-            if cast("str | bool", reply[2]) != self._admission.recovery.epoch.decode():
+            recovery = self._admission.recovery
+            if cast("str | bool", reply[2]) != recovery.epoch.decode():
                 self._link.drop("the counters are not the ones that were known")
+            elif recovery.opened.is_set():
+                # A server that has just lost everything does not know who lives; then the last count stays.
+                self.workers = max(cast("int", reply[5]), 1)

@@ -14,6 +14,8 @@
 -- KEYS[6] {org}:slots:   prefix of sorted sets, one for each scope with a concurrency limit: hold -> lease end
 -- KEYS[7] {org}:alive    sorted set: worker -> until when it counts as alive
 -- KEYS[8] {org}:claim:   prefix of one string for what only one worker should do
+-- KEYS[9] {org}:ready    hash, while spending is being rebuilt: worker -> how many workers it knows of, and
+--                        turn: how often that changed (recovery.lua)
 -- The braces put all keys of an org into one hash slot, so a cluster keeps them on one node.
 
 local MINUTE = 60000000
