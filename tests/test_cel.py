@@ -218,3 +218,22 @@ def test_the_same_rules_answer_each_request_for_itself():
 def test_text_from_a_request_is_never_read_as_an_expression():
     assert first_match("feature == 'x'", feature="x' || true || feature == 'x") == 0
     assert first_match("tags.ticket == 'x'", tags={"ticket": "' || true"}) == 0
+
+
+@pytest.mark.parametrize("count", [1, 20, 200])
+def test_any_number_of_rules_is_tried_in_order(count: int):
+    conditions = [f"size(modalities) + {number} == {count + 1}" for number in range(count)]
+    assert first_match(*conditions) == count
+    assert first_match(*conditions, modalities=[]) == 0
+
+
+def test_a_condition_as_deep_as_the_engine_allows_can_stand_beside_others():
+    deep = "stream"
+    while True:
+        deeper = f"(stream || {deep})"
+        try:
+            COMPILER.check(f"[{deeper}][0]")
+        except ConditionError:
+            break
+        deep = deeper
+    assert first_match(f"[{deep}][0]", "size(modalities) == 2") == 2

@@ -87,7 +87,7 @@ class CelCompiler:
             if condition is not None:
                 steps.append(_plain_step(members[0].number, condition))
             else:
-                steps.append(self._engine_step(members))
+                steps += self._engine_steps(members)
             used += self._used(members)
         variables = tuple(name for name in self._types if name in used)
         return RuleSet(rules, variables, steps[0] if len(steps) == 1 else _first_of(tuple(steps)))
@@ -110,12 +110,30 @@ class CelCompiler:
         text = "\n".join(rule.when for rule in rules)
         return tuple(name for name in self._types if re.search(rf"\b{name}\b", text))
 
-    def _engine_step(self, rules: tuple[Rule, ...]) -> _FirstMatch:
-        """One expression that gives the number of the first of `rules` that holds: one run, not many."""
+    def _engine_steps(self, rules: tuple[Rule, ...]) -> list[_FirstMatch]:
+        """One expression that gives the number of the first of `rules` that holds: one run, not many.
+
+        The engine bounds how deep an expression nests, so a long list takes several.
+        """
+        if len(rules) == 1:
+            return [self._single_step(rules[0])]
         chain = "0"
         for rule in reversed(rules):
             chain = f"({rule.when}\n) ? {rule.number} : ({chain})"
-        evaluate = self._compile(chain).eval
+        try:
+            compiled = self._compile(chain)
+        except ConditionError:
+            middle = len(rules) // 2
+            return self._engine_steps(rules[:middle]) + self._engine_steps(rules[middle:])
+        return [self._chained_step(compiled.eval, rules)]
+
+    def _single_step(self, rule: Rule) -> _FirstMatch:
+        evaluate, used, number = self._compile(rule.when).eval, self._used([rule]), rule.number
+        return lambda facts: (
+            number if evaluate(data={name: facts[name] for name in used}).value() is True else 0
+        )
+
+    def _chained_step(self, evaluate: Callable[..., Any], rules: tuple[Rule, ...]) -> _FirstMatch:
         singly = [(rule.number, self._compile(rule.when)) for rule in rules]
         used = self._used(rules)
 

@@ -121,7 +121,7 @@ def parse(source: str, always_there: Callable[[tuple[str, ...]], bool]) -> Condi
     reader = _Reader(tokens(source), set())
     try:
         condition = reader.any_of()
-    except _NotPlainError:
+    except (_NotPlainError, RecursionError):
         return None
     if reader.at != len(reader.tokens) or not all(always_there(path) for path in reader.paths):
         return None
