@@ -42,6 +42,7 @@ deployments = st.builds(
     context_tokens=st.sampled_from([300, 100_000]),
     max_output_tokens=st.sampled_from([50, 5000]),
     retires_at=st.sampled_from([None, None, NOVEMBER, NOVEMBER + 1]),
+    license_conflict=st.sampled_from([None, None, None, "not for us"]),
     replicas=st.integers(1, 2),
 )
 
@@ -91,6 +92,7 @@ def passes(item: Deployment, call: Call, privacy: str, fleet: Fleet) -> bool:
         and call.api in item.serves
         and call.modalities <= item.accepts
         and call.needs <= item.supports
+        and item.license_conflict is None
         and (item.retires_at is None or item.retires_at > NOVEMBER)
         and expected.prompt <= item.context_tokens
         and (call.max_output is None or call.max_output <= item.max_output_tokens)
