@@ -73,7 +73,7 @@ def set_price(
     model: Annotated[str, typer.Argument(help="As the deployment has it, not the name that clients send.")],
     since: FromOption,
     input: Annotated[str, typer.Option(help="USD per million tokens.")],  # the option's name
-    output: Usd = None,
+    output: Annotated[str, typer.Option(help="USD per million tokens; 0 for embeddings.")],
     cached_input: Usd = None,
     input_audio: Usd = None,
     output_audio: Usd = None,
@@ -192,7 +192,9 @@ def _rates(row: Mapping[str, Any]) -> dict[str, int]:
     given = {name: nano_from_usd(one) for name, one in usd.items()}
     if "input" not in given:
         raise ValueError("needs an input price")
-    output = given.get("output", 0)
+    if "output" not in given:  # left out by mistake, all that models write would be free
+        raise ValueError("needs an output price; 0 for a model that only embeds")
+    output = given["output"]
     inputs = dict.fromkeys(("cached_input", "input_audio"), given["input"])
     return {**inputs, "output": output, "output_audio": output, **given}
 

@@ -33,6 +33,8 @@ features: {{triage: {{team: research}}}}
 keys: {{app: {{secret: key-of-the-app-0123456789, feature: triage}}}}
 """
 
+SET = ["prices", "set", "vllm", "scout"]
+
 
 @pytest.fixture
 def config(sqlite: Database, tmp_path: Path) -> Path:
@@ -102,8 +104,14 @@ def test_what_was_done_is_told_as_json_too(config: Path) -> None:
     [
         (["ledger", "close", "October"], "write a month as 2026-10"),
         (["ledger", "close", "2199-01", "--yes"], "has not ended yet"),
-        (["prices", "set", "vllm", "scout", "--from", "2026-01-01", "--input", "cheap"], "must be a number"),
-        (["prices", "set", "vllm", "scout", "--from", "2026-01-01", "--input", "-1"], "must be >= 0"),
+        (
+            [*SET, "--from", "2026-01-01", "--input", "cheap", "--output", "1"],
+            "must be a number",
+        ),
+        (
+            [*SET, "--from", "2026-01-01", "--input", "-1", "--output", "1"],
+            "must be >= 0",
+        ),
         (["prices", "import", "/nowhere.csv"], "No such file"),
     ],
 )
@@ -137,7 +145,20 @@ def test_prices_are_set_listed_imported_and_applied(config: Path, sqlite: Databa
 
 
 def test_prices_are_listed_as_json_too(config: Path) -> None:
-    words = ["prices", "set", "vllm", "scout", "--from", "2026-02-01", "--input", "0.30", "--version", "deal"]
+    words = [
+        "prices",
+        "set",
+        "vllm",
+        "scout",
+        "--from",
+        "2026-02-01",
+        "--input",
+        "0.30",
+        "--output",
+        "0",
+        "--version",
+        "deal",
+    ]
     tollway(config, *words)
     assert json.loads(tollway(config, "prices", "list", "--format", "json").stdout) == [
         {
@@ -173,6 +194,7 @@ HEAD = "provider,model,tier,from,version,input,output\n"
             HEAD + "vllm,scout,default,2026-02-01,,1,1\n",
             "csv:2: unknown tier default; known are standard",
         ),
+        ("provider,model,from,input\nvllm,scout,2026-02-01,1\n", "prices.csv:2: needs an output price"),
         ("provider,model,input\nvllm,scout,1\n", "prices.csv:2: column from is missing"),
     ],
 )
@@ -188,5 +210,7 @@ def test_a_wrong_line_of_a_price_file_is_named_and_nothing_is_entered(
 
 
 def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> None:
-    done = tollway(config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1")
+    done = tollway(
+        config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1", "--output", "1"
+    )
     assert "no deployment of this configuration is vllm/scuot" in done.stderr

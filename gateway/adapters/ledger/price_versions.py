@@ -47,7 +47,7 @@ def _enter(ledger: Upkeep, one: PriceVersion, token_type: str, nano: int) -> Non
     ((kept,),) = ledger.run(_FIND, *key)
     if kept != nano:
         raise PriceChanged(
-            f"prices: version {one.version} of {one.provider}/{one.model} ({one.tier}) has another "
+            f"version {one.version} of {one.provider}/{one.model} ({one.tier}) has another "
             f"{token_type} price already; prices never change: give the new one a version of its own"
         )
 
