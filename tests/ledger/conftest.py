@@ -30,6 +30,11 @@ class _Database:
     spill_folder: Path
     spill_name: str
 
+    @property
+    def patient_url(self) -> str:
+        """For what is to wait for others as long as it does in service."""
+        return self.url.replace(IMPATIENT, "lock_timeout=10s")
+
     def writer(self, **limits: Any) -> LedgerWriter:
         settings = {"linger_seconds": 0.005, "retry_seconds": 0.005, "retry_ceiling_seconds": 0.02}
         return open_ledger(

@@ -149,21 +149,23 @@ def test_only_what_is_over_can_be_closed_and_only_what_is_closed_deleted(databas
 def test_a_gateway_that_writes_meanwhile_loses_nothing(database: Database, tmp_path: Path) -> None:
     import asyncio
 
+    url = database.patient_url
+
     async def scenario() -> None:
         writer = database.writer()
         await writer.start()
         for record in spread(300):
             writer.append(record)
         await writer.flush()
-        await asyncio.to_thread(close, database.url, MARCH, now=NOW)
-        work = asyncio.create_task(asyncio.to_thread(prune, database.url, MARCH, now=NOW))
+        await asyncio.to_thread(close, url, MARCH, now=NOW)
+        work = asyncio.create_task(asyncio.to_thread(prune, url, MARCH, now=NOW))
         number = 1000
         while not work.done():
             writer.append(make(number, at=APRIL + number))
             number += 1
             await asyncio.sleep(0.001)
         await work
-        await asyncio.to_thread(rebuild, database.url)
+        await asyncio.to_thread(rebuild, url)
         await writer.close()
         assert usage_by(database.url, "org")[0].attempts == 300 + number - 1000
 
