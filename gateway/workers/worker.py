@@ -65,6 +65,8 @@ async def _work(own: socket.socket) -> int:
         lifeline.send(Failed(str(exc)))
         await lifeline.close()
         return 1
+    if reporting.done():
+        _clean_up(Path(orders.admin_path))
     reporting.cancel()
     await asyncio.wait({reporting})
     lifeline.send(_condition(gateway, FINAL, with_metrics=True))
@@ -95,6 +97,13 @@ async def _report(gateway: Gateway, lifeline: Lifeline[ToWorker], stop: asyncio.
             lifeline.send(_condition(gateway, message.number, with_metrics=message.with_metrics))
     _log.warning("worker.supervisor_gone")
     stop.set()
+
+
+def _clean_up(admin_path: Path) -> None:
+    """What a supervisor that was killed could not remove; the last worker finds the folder empty."""
+    admin_path.unlink(missing_ok=True)
+    with suppress(OSError):
+        admin_path.parent.rmdir()
 
 
 def _condition(gateway: Gateway, number: int, *, with_metrics: bool) -> Condition:
