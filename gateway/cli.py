@@ -38,7 +38,6 @@ app.command()(budgets)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")
-app.add_typer(policy_app, name="policy")
 
 
 class OutputFormat(enum.StrEnum):

@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from gateway.commands import rollout
+from gateway.commands.diff import diff
 from gateway.commands.options import DEFAULT_FILE, loaded_and_built
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 policy_app = typer.Typer(help="Try, test and prove routing rules before they serve.", no_args_is_help=True)
 policy_app.command()(rollout.history)
 policy_app.command()(rollout.rollback)
+policy_app.command()(diff)
 
 
 class Form(enum.StrEnum):

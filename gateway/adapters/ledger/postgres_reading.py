@@ -30,6 +30,17 @@ class PostgresReading:
         with translated(self._address):
             return [tuple(row) for row in self._loop.run(self._connection.fetch(statement, *values))]
 
+    def batches(self, query: Query, rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        statement, values = compiled(query)
+        with translated(self._address):
+            cursor = self._loop.run(_cursor(self._connection, statement, values))
+            while found := self._loop.run(cursor.fetch(rows)):
+                yield [tuple(row) for row in found]
+
+
+async def _cursor(connection: Connection, statement: str, values: list[Any]) -> Any:
+    return await connection.cursor(statement, *values)
+
 
 def compiled(query: Query) -> tuple[str, list[Any]]:
     """The SQL of `query` with numbered parameters, and their values."""
