@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from chaos.upstream import Seen, read_seen
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
+_COMPLAINT = re.compile(r'"level": "(error|critical)"|Traceback')
 _ROOT = Path(__file__).parents[2]
 
 
@@ -88,7 +90,7 @@ class GatewayHouse:
     def complaints(self) -> list[str]:
         """What it logged as an error, and every traceback."""
         text = self.log.read_text()
-        return [line[:300] for line in text.splitlines() if '"error"' in line[:80] or "Traceback" in line]
+        return [line[:300] for line in text.splitlines() if _COMPLAINT.search(line)]
 
     def _tail(self, begins: int) -> bytes:
         return self.log.read_bytes()[begins:]

@@ -67,6 +67,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     load: Load
     storm: Storm
     books: Books
+    left: Shared
     presumed: int
     logged: list[str]
 
@@ -121,6 +122,7 @@ async def _chaos(
         load=load,
         storm=storm,
         books=books,
+        left=shared,
         presumed=books.outcomes["presumed"],
         logged=[line for house in houses for line in house.complaints()],
     )
@@ -252,7 +254,7 @@ async def ledger_url(options: Options) -> AsyncIterator[str]:
 
 
 def report(result: Result) -> str:
-    load, books, options = result.load, result.books, result.options
+    load, books, options, left = result.load, result.books, result.options, result.left
     statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))
     lines = [
         f"{load.sent:,} requests in {result.seconds:.0f} s over {GATEWAYS} gateways "
@@ -267,7 +269,8 @@ def report(result: Result) -> str:
             f"{account.cost:,} + {account.unseen:,} unseen"
             for account in books.accounts
         ),
-        f"overspend: {books.overspend} nano-USD; left held: 0 unless named here; "
+        f"overspend: {books.overspend} nano-USD; left: {left.holds} holds, "
+        f"{sum(counter.held for counter in left.counters.values())} nano-USD held, {left.places} places; "
         f"{len(books.problems)} disagreements",
         *result.logged,
         *books.problems,
