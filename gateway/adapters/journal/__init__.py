@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from gateway.adapters.journal.folder import JournalFolder
 from gateway.adapters.journal.ledger import JournaledLedger, Sync
-from gateway.adapters.ledger import WriterLimits, open_ledger
+from gateway.adapters.ledger import AuditTrail, WriterLimits, open_ledger
 from gateway.adapters.ledger.address import SqliteAddress, parse
 from gateway.outbox import Outbox
 
@@ -26,6 +26,7 @@ def open_journaled_ledger(
     sync: Sync = "off",
     queue_rows: int = WriterLimits().queue_rows,
     outbox: Outbox | None = None,
+    trail: AuditTrail | None = None,
 ) -> JournaledLedger:
     """The ledger at `url` behind a journal, not yet started. Raises LedgerUnavailable for a wrong URL.
 
@@ -35,7 +36,8 @@ def open_journaled_ledger(
     beside_file = folder is None and isinstance(parse(url), SqliteAddress)
     journal = journal_folder(url, folder)
     spill_folder = None if beside_file else journal.path
-    writer = open_ledger(url, spill_folder=spill_folder, limits=WriterLimits(queue_rows=queue_rows))
+    limits = WriterLimits(queue_rows=queue_rows)
+    writer = open_ledger(url, spill_folder=spill_folder, limits=limits, trail=trail)
     return JournaledLedger(writer, journal, sync=sync, outbox=outbox)
 
 

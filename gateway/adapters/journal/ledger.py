@@ -1,9 +1,9 @@
 """The `Ledger` port with a memory that survives kill -9: a journal in front of the database's writer."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -13,6 +13,7 @@ from gateway.adapters.journal.folder import Claim, JournalFolder
 from gateway.adapters.journal.journal import Journal, JournalLimits
 from gateway.adapters.journal.replay import Replay
 from gateway.adapters.ledger import LedgerUnavailable, LedgerUnusable, LedgerWriter
+from gateway.core.audit import Kind
 from gateway.core.errors import Unavailable
 from gateway.core.record import UsageRecord
 from gateway.outbox import Outbox
@@ -125,6 +126,10 @@ class JournaledLedger:
                 self._outbox.before(self._note_ended)
             self._ended.append((record, self._appended))
         self._writer.append(record)
+
+    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+        """Enter something that is no attempt into the audit log, if there is one."""
+        self._writer.note(kind, particulars)
 
     async def flush(self) -> None:
         """Return once everything appended so far is committed. Raises LedgerUnavailable."""

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from gateway.adapters.ledger.address import SqliteAddress, parse
+from gateway.adapters.ledger.audit.trail import AuditTrail
 from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.adapters.ledger.migrate import upgrade
 from gateway.adapters.ledger.reports import Dimension, UsageRow, usage_by
@@ -15,6 +16,7 @@ from gateway.adapters.ledger.store import SqliteStore
 from gateway.adapters.ledger.writer import LedgerWriter, WriterLimits
 
 __all__ = [
+    "AuditTrail",
     "Dimension",
     "LedgerUnavailable",
     "LedgerUnusable",
@@ -31,20 +33,28 @@ SPILL_FOLDER = Path("tollway-ledger")
 
 
 def open_ledger(
-    url: str, *, spill_folder: Path | None = None, limits: WriterLimits | None = None
+    url: str,
+    *,
+    spill_folder: Path | None = None,
+    limits: WriterLimits | None = None,
+    trail: AuditTrail | None = None,
 ) -> LedgerWriter:
     """A writer for the database at `url`, not yet started.
 
     Spill files stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
-    directory, unless told otherwise. Raises LedgerUnavailable when `url` names no database that the ledger
+    directory, unless told otherwise. `trail` is the audit log's chain of this process. Raises LedgerUnavailable when `url` names no database that the ledger
     can live in.
     """
     address = parse(url)
     if isinstance(address, SqliteAddress):
         path = address.path
-        return LedgerWriter(SqliteStore(path), Spill(spill_folder or path.parent, path.name), limits)
+        return LedgerWriter(
+            SqliteStore(path, trail), Spill(spill_folder or path.parent, path.name), limits, trail
+        )
     # Imported only where it is used: the driver takes a twentieth of a second.
     from gateway.adapters.ledger.postgres_store import PostgresStore  # noqa: PLC0415
 
     name = re.sub(r"[^\w.-]", "_", address.database)
-    return LedgerWriter(PostgresStore(address), Spill(spill_folder or SPILL_FOLDER, name), limits)
+    return LedgerWriter(
+        PostgresStore(address, trail), Spill(spill_folder or SPILL_FOLDER, name), limits, trail
+    )

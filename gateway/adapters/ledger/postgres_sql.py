@@ -4,11 +4,21 @@ Rows come by COPY into a temporary table, from where the server itself keeps ids
 inserts, and adds up.
 """
 
+import itertools
+import re
+
 from gateway.adapters.ledger.periods import DATE_LATE_ROWS
 from gateway.adapters.ledger.rollups import keep_rollups_on_postgres
 from gateway.adapters.ledger.tables import ALL_COLUMNS, COLUMNS, usage_record
 
 STAGED = "staged"
+
+
+def numbered(statement: str) -> str:
+    """`statement` with numbered parameters in place of question marks."""
+    numbers = itertools.count(1)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+
 
 # Booleans arrive as 0 and 1, as everywhere in `rows`.
 _BOOLEANS = frozenset(

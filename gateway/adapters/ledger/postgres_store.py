@@ -7,6 +7,15 @@ import asyncio
 from collections.abc import Sequence
 
 from gateway.adapters.ledger.address import PostgresAddress
+from gateway.adapters.ledger.audit.trail import (
+    HEADS,
+    INSERT_ENTRY,
+    SET_HEAD,
+    AuditTrail,
+    Draft,
+    entry_values,
+    head_values,
+)
 from gateway.adapters.ledger.months import Month, create_partition, month_of, months_of
 from gateway.adapters.ledger.periods import BOUNDS, PRUNED, Bounds
 from gateway.adapters.ledger.postgres import (
@@ -20,7 +29,7 @@ from gateway.adapters.ledger.postgres import (
     migrate,
     translated,
 )
-from gateway.adapters.ledger.postgres_sql import CLAIM_ATTEMPTS, DATE_LATE, KEEP_ROLLUPS, STAGE, STAGED, TAKE
+from gateway.adapters.ledger.postgres_sql import CLAIM_ATTEMPTS, DATE_LATE, KEEP_ROLLUPS, STAGE, STAGED, TAKE, numbered
 from gateway.adapters.ledger.rows import Row, careful_row_of, row_of
 from gateway.adapters.ledger.store import Refused
 from gateway.adapters.ledger.tables import COLUMNS
@@ -38,8 +47,10 @@ class PostgresStore:
 
     slice_rows = SLICE_ROWS
 
-    def __init__(self, address: PostgresAddress) -> None:
+    def __init__(self, address: PostgresAddress, trail: AuditTrail | None = None) -> None:
+        """With a `trail` each transaction also holds the receipts of its rows."""
         self._address = address
+        self._trail = trail
         self._connection: Connection | None = None
         self._partitions: set[Month] = set()
 
@@ -85,30 +96,40 @@ class PostgresStore:
         try:
             with translated(self._address):
                 async with asyncio.timeout(SLICE_SECONDS):
-                    return await self._insert_over(connection, rows)
+                    return await self._commit(connection, rows)
         except ROW_FAULTS:
             raise
         except BaseException:  # a cancelled statement too leaves the connection in an unknown state
             self._abandon()
             raise
 
-    async def _insert_over(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
-        await self._make_partitions(connection, rows)
+    async def _commit(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
+        if rows:
+            await self._make_partitions(connection, rows)
+        draft = None
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", PERIODS_LOCK)
-            bounds = Bounds(*await connection.fetchrow(BOUNDS) or (None, None))
-            fresh: dict[object, Row] = {}
-            for row in rows:
-                if bounds.takes(row):
-                    fresh.setdefault(row[_ID], row)
-            await connection.copy_records_to_table(STAGED, records=fresh.values(), columns=COLUMNS)
-            await connection.execute(CLAIM_ATTEMPTS)
-            if bounds.closed is not None and bounds.late(rows):
-                await connection.execute(create_partition(month_of(bounds.closed)))
-                await connection.execute(DATE_LATE, bounds.closed)
-            await connection.execute(TAKE)
-            for statement in KEEP_ROLLUPS:
-                await connection.execute(statement)
+            kept_out = await self._insert_over(connection, rows) if rows else []
+            if self._trail is not None:
+                draft = await _keep_receipts(connection, self._trail, rows)
+        if self._trail is not None and draft is not None:
+            self._trail.adopt(draft)
+        return kept_out
+
+    async def _insert_over(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
+        await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", PERIODS_LOCK)
+        bounds = Bounds(*await connection.fetchrow(BOUNDS) or (None, None))
+        fresh: dict[object, Row] = {}
+        for row in rows:
+            if bounds.takes(row):
+                fresh.setdefault(row[_ID], row)
+        await connection.copy_records_to_table(STAGED, records=fresh.values(), columns=COLUMNS)
+        await connection.execute(CLAIM_ATTEMPTS)
+        if bounds.closed is not None and bounds.late(rows):
+            await connection.execute(create_partition(month_of(bounds.closed)))
+            await connection.execute(DATE_LATE, bounds.closed)
+        await connection.execute(TAKE)
+        for statement in KEEP_ROLLUPS:
+            await connection.execute(statement)
         return [position for position, row in enumerate(rows) if not bounds.takes(row)]
 
     async def _make_partitions(self, connection: Connection, rows: Sequence[Row]) -> None:
@@ -142,3 +163,12 @@ class PostgresStore:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+async def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
+    draft = trail.draft(rows, () if trail.is_open else await connection.fetch(HEADS))
+    for entry in draft.entries:
+        await connection.execute(numbered(INSERT_ENTRY), *entry_values(entry))
+    if draft.entries:
+        await connection.execute(numbered(SET_HEAD), *head_values(draft.head))
+    return draft

@@ -1,7 +1,5 @@
 """`Upkeep` of a ledger in PostgreSQL."""
 
-import itertools
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,9 +40,7 @@ class PostgresUpkeep:
         self._connection = connection
 
     def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        numbers = itertools.count(1)
-        numbered = re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
-        return [tuple(row) for row in self._loop.run(self._connection.fetch(numbered, *values))]
+        return [tuple(row) for row in self._loop.run(self._connection.fetch(numbered(statement), *values))]
 
     def add(self, rows: Sequence[Row]) -> None:
         for month in months_of(rows):

@@ -19,6 +19,15 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
+from gateway.adapters.ledger.audit.trail import (
+    HEADS,
+    INSERT_ENTRY,
+    SET_HEAD,
+    AuditTrail,
+    Draft,
+    entry_values,
+    head_values,
+)
 from gateway.adapters.ledger.engine import create_folder, open_writer, unavailable
 from gateway.adapters.ledger.migrate import upgrade_file
 from gateway.adapters.ledger.periods import BOUNDS, DATE_LATE_ROWS, PRUNED, Bounds
@@ -88,8 +97,10 @@ class SqliteStore:
 
     slice_rows = SLICE_ROWS
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trail: AuditTrail | None = None) -> None:
+        """With a `trail` each transaction also holds the receipts of its rows."""
         self._path = path
+        self._trail = trail
         self._engine = open_writer(path)
         self._connection: Connection | None = None
         self._closed = False
@@ -163,7 +174,11 @@ class SqliteStore:
         connection = self._connected()
         try:
             with connection.begin():
-                return _insert_over(connection, rows)
+                kept_out = _insert_over(connection, rows) if rows else []
+                draft = None if self._trail is None else _keep_receipts(connection, self._trail, rows)
+            if self._trail is not None and draft is not None:
+                self._trail.adopt(draft)
+            return kept_out
         except _ROW_FAULTS:
             raise
         except SQLAlchemyError as exc:
@@ -202,6 +217,16 @@ def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
         run(DATE_LATE, (closed, closed, newest))
     run(KEEP_ON_SQLITE, (newest,))
     return [] if pruned is None else [n for n, row in enumerate(rows) if not bounds.takes(row)]
+
+
+def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
+    run = connection.exec_driver_sql
+    draft = trail.draft(rows, () if trail.is_open else run(HEADS).all())
+    for entry in draft.entries:
+        run(INSERT_ENTRY, entry_values(entry))
+    if draft.entries:
+        run(SET_HEAD, head_values(draft.head))
+    return draft
 
 
 def prepared(connection: Connection) -> Connection:

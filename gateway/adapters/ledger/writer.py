@@ -6,15 +6,19 @@ in the queue until they are committed: whatever fails in between, nothing is los
 
 import asyncio
 import random
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
+from gateway.adapters.ledger.audit.trail import AuditTrail
 from gateway.adapters.ledger.errors import LedgerUnavailable
 from gateway.adapters.ledger.spill import Spill
 from gateway.adapters.ledger.store import Store
+from gateway.core.audit import Kind
 from gateway.core.record import UsageRecord
 
 log = structlog.get_logger(__name__)
@@ -33,8 +37,16 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
 class LedgerWriter:
     """The `Ledger` port over a store. All methods are called on the event loop's thread."""
 
-    def __init__(self, store: Store, spill: Spill, limits: WriterLimits | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        spill: Spill,
+        limits: WriterLimits | None = None,
+        trail: AuditTrail | None = None,
+    ) -> None:
+        """`trail` is the one that `store` writes."""
         self._store = store
+        self._trail = trail
         self._spill = spill
         self._limits = limits or WriterLimits()
         self._pending: list[UsageRecord] = []  # oldest first, the slice that is being written included
@@ -81,8 +93,15 @@ class LedgerWriter:
         if self._idle:
             self._rouse()
 
+    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+        """Enter something that is no attempt into the audit log, if there is one."""
+        if self._trail is not None:
+            self._trail.note(kind, particulars)
+            if self._idle and not self._closed:
+                self._rouse()
+
     async def flush(self) -> None:
-        """Return once everything appended so far is committed, however long the store is away.
+        """Return once everything appended or noted so far is committed, however long the store is away.
 
         During a halt: everything appended before it.
 
@@ -92,7 +111,7 @@ class LedgerWriter:
         self._hurried += 1
         self._hurry.set()
         try:
-            while self._committed < goal:
+            while self._committed < goal or self._has_notes():
                 if self._task is None or self._task.done():
                     raise LedgerUnavailable(
                         "ledger: the writer has stopped; unsaved rows go to the spill file"
@@ -148,6 +167,9 @@ class LedgerWriter:
             log.exception("ledger.writer_stopped", rows=len(self._pending))
             self._announce_progress()
 
+    def _has_notes(self) -> bool:
+        return self._trail is not None and self._trail.has_notes
+
     def _rouse(self) -> None:
         if self._closed:
             self._save(self._take_pending())
@@ -155,7 +177,7 @@ class LedgerWriter:
         self._wake.set()
 
     async def _first_row(self) -> None:
-        while not self._writable():
+        while not self._writable() and not self._has_notes():
             self._wake.clear()
             self._idle = True
             await self._wake.wait()
@@ -180,6 +202,8 @@ class LedgerWriter:
         """
         size = self._store.slice_rows
         rest = self._writable()
+        if not rest and self._has_notes():
+            await self._write_slice([])
         while rest > 0:
             await self._write_slice(self._pending[: min(size, self._writable())])
             rest -= size
@@ -233,7 +257,7 @@ class LedgerWriter:
         self.go_on()
         try:
             async with asyncio.timeout(self._limits.close_timeout_seconds):
-                while self._pending:  # appends may go on while requests end
+                while self._pending or self._has_notes():  # appends may go on while requests end
                     await self.flush()
         except (TimeoutError, LedgerUnavailable):
             return
