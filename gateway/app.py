@@ -13,6 +13,7 @@ from functools import partial
 from typing import TypeAlias
 
 import httpx
+import msgspec
 import structlog
 from fastapi import APIRouter
 
@@ -22,6 +23,15 @@ from gateway.adapters.clock import SystemClock
 from gateway.adapters.entities import EntityService
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
 from gateway.adapters.ledger import LedgerUnavailable
+from gateway.adapters.ledger.audit.keys import (
+    Signer,
+    UnusableKey,
+    key_file,
+    new_seed,
+    signer_from,
+    signer_in,
+)
+from gateway.adapters.ledger.audit.trail import AuditTrail
 from gateway.adapters.ledger.patience import patiently
 from gateway.adapters.ledger.policies import InForce, PolicyText
 from gateway.adapters.ledger.price_watch import PriceWatch
@@ -32,6 +42,7 @@ from gateway.adapters.prometheus import CONTENT_TYPE, FamilySamples, Names, Prom
 from gateway.adapters.upstream.choosing import ChoosingUpstream
 from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.classify import Classifier
+from gateway.core.audit import Denial, Kind
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
 from gateway.core.pricing import PriceBook
@@ -86,6 +97,7 @@ class Gateway:
             sync=server.journal_sync,
             outbox=outbox,
             queue_rows=server.ledger_queue_rows,
+            trail=AuditTrail(_signer(built), self._clock.now, version=__version__),
         )
         self._admission = open_admission(
             state=settings.state.get_secret_value(),
@@ -124,6 +136,7 @@ class Gateway:
             telemetry=self._telemetry,
             clock=self._clock,
             random=random.random,
+            denied=self._note_denial,
         )
         self._price_watch = PriceWatch(
             settings.ledger.get_secret_value(),
@@ -248,6 +261,7 @@ class Gateway:
         self.pipeline.rulebook = rulebook
         self._keep(built, how)
         self._price_watch.refresh_soon()
+        self._ledger.note(Kind.ACT, {"act": "policy", "how": how, "version": built.version})
         await self._prober.watch(fleet)
 
     async def _adopt_budgets(self, built: Built) -> None:
@@ -300,6 +314,9 @@ class Gateway:
         at = int(self._clock.now() * 1_000_000)
         text = PolicyText(version=built.version, text=built.kept.text, whole=built.kept.whole, kept_at=at)
         self._archive.note(text, InForce(at=at, version=built.version, how=how))
+
+    def _note_denial(self, denial: Denial) -> None:
+        self._ledger.note(Kind.REFUSED, msgspec.structs.asdict(denial))
 
     def _count_reload(self, result: Result) -> None:
         self._telemetry.reloaded(result, in_force=result.in_force)
@@ -383,6 +400,20 @@ def _listeners(built: Built) -> Listeners:
     except BaseException:
         data.close()
         raise
+
+
+def _signer(built: Built) -> Signer:
+    """Raises UnusableKey when the configured key is none."""
+    settings = built.settings
+    if settings.audit.signing_key is not None:
+        return signer_from(settings.audit.signing_key.get_secret_value())
+    path = key_file(settings.ledger.get_secret_value())
+    try:
+        return signer_in(path)
+    except UnusableKey as exc:
+        # Nothing to keep it in, as in a container: entries are signed all the same, by a key nobody knows.
+        _log.warning("audit.key_not_kept", problem=str(exc), advice="set audit.signing_key")
+        return signer_from(new_seed())
 
 
 def _upstream(client: str) -> Upstream:

@@ -2,7 +2,6 @@
 # ruff: noqa: PLC0415
 
 import asyncio
-import enum
 import json
 import os
 import signal
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway import __version__
+from gateway.commands.audit import audit_app
 from gateway.commands.budgets import budgets
 from gateway.commands.ledger import ledger_app
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat
 from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
 
@@ -35,25 +36,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(budgets)
+app.add_typer(audit_app, name="audit")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")
 
-
-class OutputFormat(enum.StrEnum):
-    """How a report is printed; json is stable."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-DEFAULT_FILE = Path("tollway.yaml")
 FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 ByOption = Annotated[str, typer.Option(help="feature, team, key, model, deployment, zone, privacy, day ...")]
 SinceOption = Annotated[datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
 UntilOption = Annotated[datetime | None, typer.Option(help="To before this moment.")]
-FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")]
 AdminPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Admin port; 0 takes a free one.")]
 WorkersOption = Annotated[

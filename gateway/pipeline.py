@@ -13,6 +13,7 @@ import structlog
 from gateway.attempts import Request
 from gateway.classify import Classifier
 from gateway.core.admission import Hold
+from gateway.core.audit import Denial
 from gateway.core.call import Call, parse_call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, PrivacyViolation, Unavailable
@@ -57,7 +58,9 @@ class Pipeline:
         telemetry: Telemetry,
         clock: Clock,
         random: Callable[[], float],
+        denied: Callable[[Denial], None],
     ) -> None:
+        """`denied` is told of each request that privacy kept in."""
         self.rulebook = rulebook
         self.prices = NO_VERSIONS
         # Until it is set, the spending of budgets, or the prices, are not known yet.
@@ -68,6 +71,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._clock = clock
         self._random = random
+        self._denied = denied
 
     async def complete(self, api: Api, request_id: str, inbound: Inbound, sink: Sink) -> None:
         """Answer one request to `api`. Raises the GatewayError that the client is to see."""
@@ -106,6 +110,9 @@ class Pipeline:
             await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)
         except GatewayError as error:
             self._telemetry.refused(error, principal, model.name if model else None)
+            if isinstance(error, PrivacyViolation) and principal is not None:
+                name = model.name if model else ""
+                self._denied(Denial(request_id, principal.key, principal.feature, name, error.message))
             _log.info("request.refused", request_id=request_id, code=error.code, status=error.status)
             raise
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.commands.audit import enter
 from gateway.commands.options import (
     DEFAULT_FILE,
     ConfigOption,
@@ -87,6 +88,7 @@ def close(
         typer.confirm(f"Close {period} and everything before it for good?", abort=True, err=True)
     with told("ledger close", PeriodRefused):
         close_period(found.settings.ledger.get_secret_value(), before, now=now_microseconds())
+        enter(found, "ledger close", before=first.isoformat())
     _print(form, {"closed_before": first.isoformat()}, f"Closed up to and including {period}.")
 
 
@@ -108,6 +110,7 @@ def prune(
         typer.confirm(f"Delete every row before {before} for good?", abort=True, err=True)
     with told("ledger prune", PeriodRefused):
         deleted = prune_period(found.settings.ledger.get_secret_value(), end, now=now_microseconds())
+        enter(found, "ledger prune", before=first.isoformat(), rows=deleted)
     _print(
         form,
         {"pruned_before": first.isoformat(), "rows_deleted": deleted},
@@ -120,9 +123,10 @@ def rebuild(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -
     """Make all totals anew from the rows, and say whether they had been right."""
     from gateway.adapters.ledger.retention import rebuild as rebuild_totals
 
-    url = built(config).settings.ledger.get_secret_value()
+    found = built(config)
     with told("ledger rebuild"):
-        done = rebuild_totals(url)
+        done = rebuild_totals(found.settings.ledger.get_secret_value())
+        enter(found, "ledger rebuild", rows=done.rows)
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
     same = "as before" if before == after else f"they had said {before} USD"
     _print(

@@ -1,6 +1,7 @@
 """What the commands on the ledger share: the configuration that names it, months, and how errors are told."""
 
 import datetime as dt
+import enum
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = Path("tollway.yaml")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+
+
+class OutputFormat(enum.StrEnum):
+    """How a report is printed; json is stable."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)

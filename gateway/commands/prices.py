@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.commands.audit import enter
 from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, microseconds, now_microseconds, told
 from gateway.core.money import nano_from_usd, usd_text
 
@@ -121,6 +122,8 @@ def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFA
     span = (microseconds(since.date(), zone), microseconds(until.date(), zone))
     with told("prices reprice"):
         done = reprice(_url(found), read_prices(_url(found)), sources, *span)
+        days = {"since": since.date().isoformat(), "until": until.date().isoformat()}
+        enter(found, "prices reprice", **days, corrected=done.corrected)
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
     typer.echo(
         f"Looked at {done.rows:,} rows, corrected {done.corrected:,}: {before} USD became {after} USD."
@@ -134,6 +137,7 @@ def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> N
     versions = list(_versions(found, rows))
     with told("prices", PriceChanged):
         enter_prices(_url(found), versions)
+        enter(found, "prices enter", versions=sorted({one.version for one in versions}))
     typer.echo(f"Entered {len(versions)} price{'' if len(versions) == 1 else 's'}.")
     _advise(found, versions)
 

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from gateway.commands.audit import enter
 from gateway.commands.options import DEFAULT_FILE, ConfigOption, told
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def rollback(
 
         old = _version(version, read_policies(url))
         built = roll_back(config, old, url, os.environ)
+        enter(built, "policy rollback", version=old)
     typer.echo(f"{config}: is version {old} again.")
     if reload:
         from gateway.rollout.asking import ReloadNotDone, ask_to_reload

@@ -18,7 +18,7 @@ class Kind(enum.StrEnum):
 
     OPENED = "opened"  # payload: Opening
     ATTEMPTS = "attempts"  # payload: a list of Receipt
-    REFUSED = "refused"  # a request that privacy kept in; payload: what was asked, by whom, and why
+    REFUSED = "refused"  # a request that privacy kept in; payload: Denial
     ACT = "act"  # what an operator did; payload: the act, by whom, and its particulars
 
 
@@ -55,6 +55,16 @@ class Opening(msgspec.Struct, frozen=True):
     public_key: str
     version: str
     heads: list[Head]
+
+
+class Denial(msgspec.Struct, frozen=True):
+    """A request that privacy kept in."""
+
+    request_id: str
+    key: str
+    feature: str
+    model: str
+    message: str
 
 
 class Entry(msgspec.Struct, frozen=True):

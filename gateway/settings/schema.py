@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gateway.settings.audit import Audit
 from gateway.settings.catalogue import Deployment, Model, Privacy, Zone, default_privacy
 from gateway.settings.kinds import AllowBlank, Name, Section
 from gateway.settings.server import Server
@@ -23,6 +24,7 @@ class Settings(Section):
         json_schema_extra={"default": "sqlite:///tollway.db"},
         description="database of the ledger: sqlite:///path or postgresql://",
     )
+    audit: Audit = Field(default=Audit(), description="the log of what left, where to, and who changed what")
     admission: Literal["exact", "leased"] = Field(
         default="exact", description="ask the shared state for each request, or lease parts of budgets ahead"
     )

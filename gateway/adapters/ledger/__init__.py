@@ -42,8 +42,8 @@ def open_ledger(
     """A writer for the database at `url`, not yet started.
 
     Spill files stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
-    directory, unless told otherwise. `trail` is the audit log's chain of this process. Raises LedgerUnavailable when `url` names no database that the ledger
-    can live in.
+    directory, unless told otherwise. `trail` is this process's chain of the audit log. Raises
+    LedgerUnavailable when `url` names no database that the ledger can live in.
     """
     address = parse(url)
     if isinstance(address, SqliteAddress):

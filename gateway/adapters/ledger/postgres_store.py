@@ -29,7 +29,15 @@ from gateway.adapters.ledger.postgres import (
     migrate,
     translated,
 )
-from gateway.adapters.ledger.postgres_sql import CLAIM_ATTEMPTS, DATE_LATE, KEEP_ROLLUPS, STAGE, STAGED, TAKE, numbered
+from gateway.adapters.ledger.postgres_sql import (
+    CLAIM_ATTEMPTS,
+    DATE_LATE,
+    KEEP_ROLLUPS,
+    STAGE,
+    STAGED,
+    TAKE,
+    numbered,
+)
 from gateway.adapters.ledger.rows import Row, careful_row_of, row_of
 from gateway.adapters.ledger.store import Refused
 from gateway.adapters.ledger.tables import COLUMNS
@@ -166,7 +174,9 @@ class PostgresStore:
 
 
 async def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
-    draft = trail.draft(rows, () if trail.is_open else await connection.fetch(HEADS))
+    draft = trail.draft(
+        rows, [] if trail.is_open else [tuple(head) for head in await connection.fetch(HEADS)]
+    )
     for entry in draft.entries:
         await connection.execute(numbered(INSERT_ENTRY), *entry_values(entry))
     if draft.entries:

@@ -20,6 +20,7 @@ from gateway.adapters.ledger.postgres_sql import (
     STAGE,
     STAGED,
     TAKE,
+    numbered,
 )
 from gateway.adapters.ledger.reading import OwnLoop
 from gateway.adapters.ledger.rollups import Dialect

@@ -6,13 +6,23 @@ from typing import Any
 
 from gateway import __version__
 from gateway.adapters.ledger.audit.keys import Signer
-from gateway.adapters.ledger.audit.trail import HEADS, INSERT_ENTRY, SET_HEAD, AuditTrail, entry_values, head_values
+from gateway.adapters.ledger.audit.trail import (
+    HEADS,
+    INSERT_ENTRY,
+    SET_HEAD,
+    AuditTrail,
+    entry_values,
+    head_values,
+)
 from gateway.adapters.ledger.upkeep import upkeep
 from gateway.core.audit import Kind
 
 
 def enter_act(url: str, signer: Signer, act: str, particulars: dict[str, Any]) -> None:
-    """Enter `act` into the audit log of the ledger at `url`, in a chain of its own. Raises LedgerUnavailable."""
+    """Enter `act` into the audit log of the ledger at `url`, as a chain of its own.
+
+    Raises LedgerUnavailable.
+    """
     trail = AuditTrail(signer, time.time, version=__version__)
     trail.note(Kind.ACT, {"act": act, "by": _user(), **particulars})
     with upkeep(url) as begin, begin(alone=False) as ledger:

@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """What was read. `rows_before`: rows from before there was an audit log. `keys`: public keys that sign."""
+    """What was read. `rows_before` are rows from before there was a log, `keys` public keys that sign."""
 
     chains: int = 0
     entries: int = 0
@@ -82,7 +82,9 @@ class _Verification:
         self._pruned = self._pruned_before()
 
     def run(self) -> Verified:
-        heads = {chain: Head(chain, seq, digest) for chain, seq, digest in self._ledger.fetch(select(audit_head))}
+        heads = {
+            chain: Head(chain, seq, digest) for chain, seq, digest in self._ledger.fetch(select(audit_head))
+        }
         self._collect_anchors()
         chains: set[str] = set()
         for chain in self._chains():

@@ -1,0 +1,268 @@
+"""`tollway audit`: was the log tampered with, and where did requests of a class go?
+
+Imports stand inside the commands: each loads only what it needs.
+"""
+# ruff: noqa: PLC0415
+
+import datetime as dt
+from collections import defaultdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, built, told
+from gateway.core.record import Outcome
+
+if TYPE_CHECKING:
+    from gateway.adapters.ledger.audit.keys import Signer
+    from gateway.adapters.ledger.audit.verify import Verified
+    from gateway.core.audit import Entry, Receipt
+    from gateway.settings.build import Built
+
+audit_app = typer.Typer(
+    help="Verify the audit log, and say where requests of a privacy class went.", no_args_is_help=True
+)
+
+PublicKeyOption = Annotated[
+    list[str] | None, typer.Option("--public-key", help="Accept only signatures of this key; repeatable.")
+]
+SinceOption = Annotated[dt.datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
+UntilOption = Annotated[dt.datetime | None, typer.Option(help="To before this moment.")]
+ClassOption = Annotated[str, typer.Option("--class", metavar="CLASS", help="A privacy class.")]
+
+
+@audit_app.command()
+def verify(
+    config: ConfigOption = DEFAULT_FILE,
+    public_key: PublicKeyOption = None,
+    output: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Check every entry, signature and row. Exit 1 with what was changed, removed, moved or cut off."""
+    from gateway.adapters.ledger.audit.verify import verify as verify_log
+
+    found = built(config)
+    trusted = public_key or _trusted(found)
+    with told("audit verify"):
+        verified = verify_log(_url(found), trusted)
+    if output is OutputFormat.JSON:
+        _print_json(_verified(verified, pinned=bool(trusted)))
+    else:
+        _print_verified(verified, pinned=bool(trusted))
+    raise typer.Exit(0 if verified.ok else 1)
+
+
+@audit_app.command()
+def residency(
+    privacy: ClassOption,
+    config: ConfigOption = DEFAULT_FILE,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    public_key: PublicKeyOption = None,
+    output: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Where requests of a class went, by the address of each attempt, and whether any of them left.
+
+    Left: to a zone that the most sensitive class may not reach. Exit 1 when the log was tampered with.
+    """
+    from gateway.adapters.ledger.audit.verify import verify as verify_log
+
+    found = built(config)
+    policy = found.settings.privacy
+    if privacy not in policy.classes:
+        raise typer.BadParameter(f"is none of {', '.join(policy.classes)}", param_hint="--class")
+    home = frozenset(policy.zones.get(policy.classes[-1], ()))
+    places = _Places(privacy, home, _moment(since, found), _moment(until, found))
+    with told("audit residency"):
+        verified = verify_log(_url(found), public_key or _trusted(found), places.add)
+    answer = places.answer(verified)
+    if output is OutputFormat.JSON:
+        _print_json(answer)
+    else:
+        _print_residency(answer)
+    raise typer.Exit(0 if verified.ok else 1)
+
+
+@audit_app.command()
+def acts(
+    config: ConfigOption = DEFAULT_FILE,
+    since: SinceOption = None,
+    output: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """What operators did, when gateways started, and which requests privacy refused."""
+    from gateway.adapters.ledger.audit.verify import verify as verify_log
+
+    found = built(config)
+    entries: list[Entry] = []
+    with told("audit acts"):
+        verified = verify_log(_url(found), _trusted(found), visit_act=entries.append)
+    start = _moment(since, found) or 0
+    zone = found.tenancy.time_zone
+    rows = [_act(entry, zone) for entry in sorted(entries, key=_moment_of) if entry.at >= start]
+    if output is OutputFormat.JSON:
+        _print_json(rows)
+    else:
+        for row in rows:
+            typer.echo(f"{row['at']}  {row['kind']:<8} {msgspec.json.encode(row['particulars']).decode()}")
+    _warn(verified)
+    raise typer.Exit(0 if verified.ok else 1)
+
+
+@audit_app.command()
+def keygen() -> None:
+    """Print a new signing key and its public key, for `audit.signing_key` and for auditors."""
+    from gateway.adapters.ledger.audit.keys import new_seed, signer_from
+
+    seed = new_seed()
+    typer.echo(
+        f"signing key (keep secret):  {seed}\npublic key (for auditors):  {signer_from(seed).public_key}"
+    )
+
+
+def enter(found: "Built", act: str, **particulars: Any) -> None:
+    """Enter what a command did into the audit log. Raises LedgerUnavailable."""
+    from gateway.adapters.ledger.audit.acts import enter_act
+
+    enter_act(_url(found), signer(found), act, particulars)
+
+
+def signer(found: "Built") -> "Signer":
+    """Who signs entries of this configuration. Prints what is wrong with the key and exits."""
+    from gateway.adapters.ledger.audit.keys import UnusableKey, key_file, signer_from, signer_in
+
+    key = found.settings.audit.signing_key
+    try:
+        return signer_in(key_file(_url(found))) if key is None else signer_from(key.get_secret_value())
+    except UnusableKey as exc:
+        typer.echo(f"tollway: audit.signing_key {exc}", err=True)
+        raise typer.Exit(1) from exc
+
+
+def _trusted(found: "Built") -> list[str]:
+    """Public keys that may sign: the configured one, or the one in the key file, and `trusted_keys`."""
+    from gateway.adapters.ledger.audit.keys import key_file
+
+    settings = found.settings.audit
+    if settings.signing_key is None and not key_file(_url(found)).exists():
+        return list(settings.trusted_keys)
+    return [signer(found).public_key, *settings.trusted_keys]
+
+
+class _Places:
+    """Adds up where the attempts of a class went."""
+
+    def __init__(self, privacy: str, home: frozenset[str], since: int | None, until: int | None) -> None:
+        self._privacy = privacy
+        self._home = home
+        self._since = since
+        self._until = until
+        self._requests: set[str] = set()
+        self._unsent = 0
+        self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+
+    def add(self, receipt: "Receipt") -> None:
+        if receipt.privacy != self._privacy:
+            return
+        if (self._since or 0) > receipt.at or (self._until is not None and receipt.at >= self._until):
+            return
+        self._requests.add(receipt.request_id)
+        if receipt.address or receipt.outcome == Outcome.PRESUMED:
+            self._attempts[receipt.zone, receipt.deployment, receipt.address or "unknown"] += 1
+        else:
+            self._unsent += 1
+
+    def answer(self, verified: "Verified") -> dict[str, Any]:
+        places = [
+            {
+                "zone": zone,
+                "deployment": deployment,
+                "address": address,
+                "attempts": attempts,
+                "home": zone in self._home,
+            }
+            for (zone, deployment, address), attempts in sorted(self._attempts.items())
+        ]
+        return {
+            "class": self._privacy,
+            "left": any(not place["home"] for place in places),
+            "requests": len(self._requests),
+            "attempts": sum(self._attempts.values()),
+            "never_sent": self._unsent,
+            "home_zones": sorted(self._home),
+            "destinations": places,
+            "verified": verified.ok,
+            "findings": len(verified.findings) + verified.more_findings,
+        }
+
+
+def _print_residency(answer: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    told_answer = "YES, some left" if answer["left"] else "no, none left"
+    typer.echo(
+        f"Did any {answer['class']} request leave {', '.join(answer['home_zones']) or 'home'}? "
+        f"{told_answer}: "
+        f"{answer['requests']:,} requests, {answer['attempts']:,} attempts sent, "
+        f"{answer['never_sent']:,} never sent."
+    )
+    table = Table("zone", "deployment", "address", "attempts", "home")
+    for place in answer["destinations"]:
+        home = "yes" if place["home"] else "NO"
+        table.add_row(place["zone"], place["deployment"], place["address"], f"{place['attempts']:,}", home)
+    Console().print(table)
+    if not answer["verified"]:
+        typer.echo("The audit log does not verify: see `tollway audit verify`.", err=True)
+
+
+def _verified(verified: "Verified", *, pinned: bool) -> dict[str, Any]:
+    return {"ok": verified.ok, "pinned": pinned, **msgspec.to_builtins(verified)}
+
+
+def _print_verified(verified: "Verified", *, pinned: bool) -> None:
+    typer.echo(
+        f"{verified.entries:,} entries in {verified.chains:,} chains, {verified.receipts:,} receipts for "
+        f"{verified.rows:,} rows ({verified.rows_before:,} from before the log began)."
+    )
+    typer.echo(
+        f"Signed by {', '.join(verified.keys) or 'nobody'}{'' if pinned else ' (any key was accepted)'}."
+    )
+    _warn(verified)
+    if verified.ok:
+        typer.echo("The audit log is whole.")
+
+
+def _warn(verified: "Verified") -> None:
+    for finding in verified.findings:
+        place = f"chain {finding.chain}, entry {finding.seq}: " if finding.chain else ""
+        typer.echo(f"{place}{finding.problem}", err=True)
+    if verified.more_findings:
+        typer.echo(f"and {verified.more_findings:,} more", err=True)
+
+
+def _act(entry: "Entry", zone: dt.tzinfo) -> dict[str, Any]:
+    at = dt.datetime.fromtimestamp(entry.at / 1_000_000, zone).isoformat(timespec="seconds")
+    particulars: Any = msgspec.json.decode(entry.payload)
+    if isinstance(particulars, dict):
+        particulars.pop("heads", None)  # for verification only
+    return {"at": at, "kind": entry.kind, "chain": entry.chain, "seq": entry.seq, "particulars": particulars}
+
+
+def _moment_of(entry: "Entry") -> tuple[int, str, int]:
+    return entry.at, entry.chain, entry.seq
+
+
+def _moment(moment: dt.datetime | None, found: "Built") -> int | None:
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=found.tenancy.time_zone)
+    return int(aware.timestamp() * 1_000_000)
+
+
+def _url(found: "Built") -> str:
+    url: str = found.settings.ledger.get_secret_value()
+    return url
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
