@@ -4,6 +4,8 @@ import sys
 import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.detect import Detectors
 from gateway.core.detect.engine import Pattern
@@ -12,6 +14,8 @@ from gateway.core.detect.fold import (
     _TABLE,
     _TYPED_FOR_ASCII,
     NEEDS_FOLDING,
+    _paired,
+    _unescaped_one_by_one,
     fold,
     folded,
     unescape,
@@ -99,3 +103,27 @@ def test_combining_marks_in_an_order_that_is_slow_to_normalise_are_dropped() -> 
 )
 def test_json_escapes_are_decoded(text: str, read: str) -> None:
     assert unescape(text) == read
+
+
+@given(st.text(st.sampled_from("\\u0041d8\ud83d\udc00éカz😀\n"), max_size=60))
+def test_unescaping_reads_every_escape_and_nothing_else(text: str) -> None:
+    written = f"{text}\\u0041"
+    assert unescape(written) == _paired(_unescaped_one_by_one(written))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"\u0041", "A"),
+        (r"\\u0041", "\\A"),
+        (r"\u00", r"\u00"),
+        (r"\u00zz\u0042", r"\u00zzB"),
+        (r"\n\x41\N{BULLET}\u0043", r"\n\x41\N{BULLET}C"),
+        (r"\ud83d\ude00", "😀"),
+        (r"é\u00e9😀", "éé😀"),
+        ("\\", "\\"),
+        (r"\U00000041\u0041", r"\U00000041A"),
+    ],
+)
+def test_what_is_an_escape(written: str, read: str) -> None:
+    assert unescape(written) == read

@@ -7,8 +7,9 @@ from itertools import pairwise
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.detect import DETECTOR_NAMES, Detectors
+from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _seen, _views
 from gateway.core.detect.cards import _DIGEST, _MACHINE_NUMBER
+from gateway.core.detect.engine import Finder
 from gateway.core.detect.fold import fold
 
 ALL = Detectors(DETECTOR_NAMES)
@@ -160,3 +161,49 @@ def test_text_without_an_at_sign_holds_no_address(text: str, places: list[int]) 
 @given(st.lists(st.text(), max_size=4))
 def test_any_text_can_be_scanned_and_always_gives_the_same_answer(pieces: list[str]) -> None:
     assert ALL.scan(pieces) == ALL.scan(tuple(pieces))
+
+
+# Looking for triggers only near the seams finds all that looking everywhere does.
+
+signs = st.sampled_from(list("0123456789 .-@%&#;:=\"'\\aGBk19sStTOkenpPrR_\n１＠\u200b社号"))
+pieces_of = st.lists(
+    st.one_of(
+        st.text(signs, max_size=200),
+        st.text(signs, min_size=130, max_size=400),
+        st.sampled_from(
+            ["4111 1111 ", "1111 1111", "GB82 WEST 1234", " 5698 7654 32", "sk-", "proj-", "passw", "ord :"]
+        ),
+        st.sampled_from(
+            ["1 . " * 40, "x" * 300 + "GB", "82" + " WEST12345698765432", "bob", "@", "b.example"]
+        ),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(pieces_of)
+def test_what_is_triggered_near_the_seams_is_all_that_is_triggered(pieces: list[str]) -> None:
+    everywhere = set(ALL._triggers.matches(_views(pieces)) or ())
+    assert everywhere <= set(ALL._triggers.matches(_seen(pieces, ALL._seam)) or ())
+
+
+@settings(max_examples=300, deadline=None)
+@given(pieces_of)
+def test_and_so_is_what_is_found(pieces: list[str]) -> None:
+    patient = Detectors(DETECTOR_NAMES)
+    patient._seam = None
+    assert ALL.scan(pieces) == patient.scan(pieces)
+
+
+def test_no_trigger_matches_more_than_reaches_over_a_seam() -> None:
+    longest = {
+        "email": "&#64;",
+        "credit_card": "1" + "-.-1" * 11,
+        "iban": "GB82" + " A" * 8,
+        "us_ssn": "social security",
+        "secret": 'passphrase\\"   :',
+    }
+    for name, text in longest.items():
+        assert Finder(BUILT_IN[name].trigger).is_whole(text.encode())
+        assert len(text) < ALL._seam

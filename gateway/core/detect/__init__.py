@@ -51,14 +51,18 @@ __all__ = [
     "find_text",
 ]
 
+# More characters than any match of a built-in trigger has: the longest is twelve digits with three separators
+# before each.
+_SEAM = 64
+
 BUILT_IN: Mapping[str, Detector] = MappingProxyType(
     {
-        "email": Detector(EMAIL_TRIGGER, has_email, email_spans),
-        "credit_card": Detector(DIGITS_TRIGGER, has_credit_card, credit_card_spans),
-        "iban": Detector(IBAN_TRIGGER, has_iban, iban_spans),
-        "jp_my_number": Detector(DIGITS_TRIGGER, has_jp_my_number, jp_my_number_spans),
-        "us_ssn": Detector(SSN_TRIGGER, has_us_ssn, us_ssn_spans),
-        "secret": Detector(SECRET_TRIGGER, has_secret, secret_spans),
+        "email": Detector(EMAIL_TRIGGER, has_email, email_spans, reach=_SEAM),
+        "credit_card": Detector(DIGITS_TRIGGER, has_credit_card, credit_card_spans, reach=_SEAM),
+        "iban": Detector(IBAN_TRIGGER, has_iban, iban_spans, reach=_SEAM),
+        "jp_my_number": Detector(DIGITS_TRIGGER, has_jp_my_number, jp_my_number_spans, reach=_SEAM),
+        "us_ssn": Detector(SSN_TRIGGER, has_us_ssn, us_ssn_spans, reach=_SEAM),
+        "secret": Detector(SECRET_TRIGGER, has_secret, secret_spans, reach=_SEAM),
     }
 )
 DETECTOR_NAMES = tuple(BUILT_IN)
@@ -82,13 +86,15 @@ _NOTHING: frozenset[str] = frozenset()
 class Detectors:
     """The detectors of one configuration. Immutable, so one instance serves every thread."""
 
-    __slots__ = ("_enabled", "_names", "_triggers")
+    __slots__ = ("_enabled", "_names", "_seam", "_triggers")
 
     def __init__(self, names: Iterable[str], defined: Mapping[str, Detector] = BUILT_IN) -> None:
         """`defined` are all detectors by name. Raises ValueError for a name that is not one of them, and
         BadExpression when they are too large together."""
         self._names = tuple(dict.fromkeys(names))
         self._enabled = tuple(_detector(name, defined) for name in self._names)
+        reaches = [detector.reach for detector in self._enabled]
+        self._seam = None if None in reaches else max(filter(None, reaches), default=0)
         composing = any(detector.composed for detector in self._enabled)
         self._triggers = PatternSet(
             (
@@ -111,10 +117,10 @@ class Detectors:
         Each piece is read as lines of its own, and all of them again with nothing between, so that neither a
         boundary nor its absence hides a value.
         """
-        raw = _views(pieces)
-        triggered = self._triggers.matches(raw)
+        triggered = self._triggers.matches(_seen(pieces, self._seam))
         if triggered is None:
             return _NOTHING
+        raw = _views(pieces)
         if min(triggered) >= _FIRST:
             return frozenset(self._found(raw, triggered))
         written = [
@@ -135,6 +141,20 @@ class Detectors:
         What `scan` finds only in an escaped or composed spelling, or across pieces, has no place here.
         """
         return find_in(text, zip(self._names, self._enabled, strict=True))
+
+
+def _seen(pieces: Sequence[str], seam: int | None) -> bytes:
+    """What the triggers are looked for in: a match that is not within a piece is where two meet.
+
+    So of the second reading only what lies so near to a seam matters; with None, nobody knows how near.
+    """
+    text = "\n".join(pieces)
+    if len(pieces) > 1:
+        if seam is None:
+            return _views(pieces)
+        seams = "".join([p if len(p) <= 2 * seam else f"{p[:seam]}\n{p[-seam:]}" for p in pieces])
+        text = f"{text}\n\n{seams}"
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _views(pieces: Sequence[str]) -> bytes:

@@ -78,6 +78,7 @@ def words_detector(words: Iterable[str]) -> Detector:
 
     They are folded as the text is. Raises BadExpression when there is none, or more than MOST_WORDS.
     """
+    words = list(words)
     expressions = {_word(word): None for word in words}
     expressions.pop("", None)
     if not expressions:
@@ -87,7 +88,8 @@ def words_detector(words: Iterable[str]) -> Detector:
     expression = f"(?i:{'|'.join(expressions)})"
     composed = not expression.isascii()
     finder = Finder(expression)
-    return Detector(expression, finder.occurs_in, finder.spans, composed=composed)
+    reach = max(map(len, words)) + 3 * LONGEST_WORD
+    return Detector(expression, finder.occurs_in, finder.spans, composed=composed, reach=reach)
 
 
 def _word(word: str) -> str:

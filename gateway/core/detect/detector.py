@@ -19,6 +19,7 @@ class Detector(NamedTuple):
     `found_in` decides on folded text; `spans` says where the values are, in a text in which it holds; they
     may overlap. `as_written`: it also reads the text before folding, because its author may have meant that.
     `composed`: its characters ask for text in which kana and compatibility characters are composed.
+    `reach`: no match of the trigger has more characters; None where that is not known.
     """
 
     trigger: str
@@ -26,6 +27,7 @@ class Detector(NamedTuple):
     spans: Callable[[bytes], Iterator[Span]]
     as_written: bool = False
     composed: bool = False
+    reach: int | None = None
 
 
 class AllowList:
