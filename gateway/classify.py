@@ -18,6 +18,8 @@ from gateway.ports import EntityFinder, Sighting
 
 # Scanning this much text takes about as long as forwarding a request; beyond it the loop would feel it.
 INLINE_BYTES = 64 * 1024
+# Masking finds where each value stands, and looks through the result once more.
+INLINE_MASKED_BYTES = 8 * 1024
 
 
 class Classifier:
@@ -36,7 +38,7 @@ class Classifier:
         """
         floor = principal.floor if named is None else self._raised(principal.floor, named)
         screening = self._screenings.of(principal.feature)
-        if call.text_bytes <= INLINE_BYTES:
+        if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
             classified = screen(call, screening, floor)
         else:
             classified = await asyncio.to_thread(screen, call, screening, floor)
