@@ -194,9 +194,8 @@ def main() -> None:
         slowest = max(slowest, (_row(own, name, make), f"{name}, own detectors"))
     print()
     _print_masking()
-    print(
-        f"\nfind_text(), two messages: {_microseconds(partial(find_text, _chat(_of_size(ENGLISH, 700))), 700):.2f} us"
-    )
+    found_us = _microseconds(partial(find_text, _chat(_of_size(ENGLISH, 700))), 700)
+    print(f"\nfind_text(), two messages: {found_us:.2f} us")
     print(f"two threads against one: {_in_two_threads_at_once(detectors):.2f} times as long")
     held = slowest[0] < MOST_US_A_HOSTILE_MEGABYTE
     verdict = "holds" if held else "MISSED"
