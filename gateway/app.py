@@ -270,7 +270,7 @@ class Gateway:
                 await self._admission.reconfigure(built.scopes, built.tenancy.time_zone)
         except (LedgerUnavailable, TimeoutError) as exc:
             why = f"it cannot say what new budgets have spent ({exc or 'no answer'}); reload when it can"
-            raise ReloadRefused(Result.INVALID, [Problem(None, (), why, file="ledger")], []) from exc
+            raise ReloadRefused(Result.UNAVAILABLE, [Problem(None, (), why, file="ledger")], []) from exc
 
     async def flush(self) -> None:
         """Return once the ledger holds everything that ended so far, and every version that served."""
@@ -342,7 +342,8 @@ async def answer_reload(reloader: Reloader) -> ReloadAnswer:
         done = await reloader.reload(How.ADMIN)
     except ReloadRefused as refused:
         problems = [ToldProblem.model_validate(told(problem)) for problem in refused.problems]
-        raise ReloadRefusal(reloader.version, problems, refused.settings) from refused
+        is_passing = refused.result is Result.UNAVAILABLE
+        raise ReloadRefusal(reloader.version, problems, refused.settings, is_passing=is_passing) from refused
     return ReloadAnswer(
         version=done.version,
         previous=done.previous,

@@ -6,6 +6,7 @@ does one that asks for something which only a restart can bring: the answer name
 
 import asyncio
 import enum
+import itertools
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -19,6 +20,7 @@ from gateway.settings.restart import needs_restart
 _log = structlog.get_logger("tollway.reload")
 
 WATCH_SECONDS = 1.0
+LOOKS_BEFORE_RETRY = 10
 
 
 class How(enum.StrEnum):
@@ -37,6 +39,7 @@ class Result(enum.StrEnum):
     UNCHANGED = "unchanged"
     INVALID = "invalid"
     RESTART_REQUIRED = "restart_required"
+    UNAVAILABLE = "unavailable"  # the file is right, and something that it needs is away
 
     @property
     def in_force(self) -> bool:
@@ -85,6 +88,7 @@ class Reloader:
         self._counted = counted
         self._watch_seconds = watch_seconds
         self._turn = asyncio.Lock()
+        self._is_put_off = False
         self._watching: asyncio.Task[None] | None = None
         self._signalled: set[asyncio.Task[None]] = set()
 
@@ -114,8 +118,10 @@ class Reloader:
                 previous = self._built.version
                 await self._adopt(built, how)
             except ReloadRefused as refusal:
+                self._is_put_off = refusal.result is Result.UNAVAILABLE
                 self._note_refusal(refusal, how)
                 raise
+            self._is_put_off = False
             done = Reloaded(version=built.version, previous=previous, warnings=candidate.problems)
             self._built = built
             self.text = candidate.loaded.text
@@ -155,9 +161,12 @@ class Reloader:
             return  # told where it was found
 
     async def _watch(self) -> None:
-        while True:
+        for look in itertools.count(1):
             await asyncio.sleep(self._watch_seconds)
-            if self._built.settings.server.watch and await self._has_settled():
+            if not self._built.settings.server.watch:
+                continue
+            is_retry = self._is_put_off and look % LOOKS_BEFORE_RETRY == 0
+            if is_retry or await self._has_settled():
                 await self._try(How.WATCH)
 
     async def _has_settled(self) -> bool:

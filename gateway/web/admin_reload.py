@@ -7,8 +7,10 @@ import orjson
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from gateway.core.envelope import envelope
-from gateway.core.errors import GatewayError, InvalidRequest
+from gateway.core.envelope import envelope, retry_headers
+from gateway.core.errors import GatewayError, InvalidRequest, Unavailable
+
+RETRY_SECONDS = 5.0
 
 
 class ToldProblem(BaseModel):
@@ -34,10 +36,14 @@ class ReloadRefusal(Exception):
     """Nothing has changed, and `version` goes on serving.
 
     `problems` are the file's errors; `settings` are those that differ and only change with a restart.
+    `is_passing`: the file is right, and a later reload may bring it into force.
     """
 
-    def __init__(self, version: str, problems: list[ToldProblem], settings: list[str]) -> None:
+    def __init__(
+        self, version: str, problems: list[ToldProblem], settings: list[str], *, is_passing: bool = False
+    ) -> None:
         super().__init__(version)
+        self.is_passing = is_passing
         self.version = version
         self.problems = problems
         self.settings = settings
@@ -53,6 +59,7 @@ def reload_router(reload: Callable[[], Awaitable[ReloadAnswer]]) -> APIRouter:
         response_model=ReloadAnswer,
         responses={
             409: {"description": "Settings differ that only a restart can change: `settings` names them"},
+            503: {"description": "The file is right, but the ledger that its new budgets need is away"},
             422: {"description": "The file has errors: `problems` lists them; the version before serves on"},
         },
     )
@@ -72,11 +79,16 @@ def _refused(refusal: ReloadRefusal) -> Response:
         "problems": [problem.model_dump() for problem in refusal.problems],
         "settings": refusal.settings,
     }
-    return Response(orjson.dumps(body), status_code=error.status, media_type="application/json")
+    headers = {name.decode(): value.decode() for name, value in retry_headers(error)}
+    content = orjson.dumps(body)
+    return Response(content, status_code=error.status, media_type="application/json", headers=headers)
 
 
 def _error(refusal: ReloadRefusal) -> GatewayError:
     serving = f"Version {refusal.version} goes on serving."
+    if refusal.is_passing:
+        why = "; ".join(f"{problem.file}: {problem.message}" for problem in refusal.problems)
+        return Unavailable(f"{serving} {why}.", retry_after_seconds=RETRY_SECONDS)
     if refusal.settings:
         named = ", ".join(refusal.settings)
         error = InvalidRequest(

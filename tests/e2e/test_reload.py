@@ -237,6 +237,25 @@ async def test_a_file_that_is_not_watched_waits_to_be_asked_for(tmp_path: Path, 
         await serves(harness.gateway, config_text({**unwatched, **TO_GPT}))
 
 
+async def test_new_budgets_wait_for_the_ledger_to_say_what_was_spent_and_then_come_by_themselves(
+    tmp_path: Path, quick_watch: None
+) -> None:
+    new = {"features": {"search": {"budgets": [{"usd": 5, "per": "day"}]}}}
+    async with running(tmp_path) as harness:
+        await deployment_of(harness)
+        await harness.gateway.flush()
+        aside = harness.ledger.with_suffix(".aside")
+        harness.ledger.rename(aside)  # the writer keeps its own hold of it; nobody else can read it
+        answer = await harness.reload(new)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+        assert answer.headers["retry-after"] == "5"
+        assert await deployment_of(harness) == "scout"
+        assert (await harness.metrics()).sum("config_reloads_total", result="unavailable") >= 1
+        aside.rename(harness.ledger)
+        await serves(harness.gateway, config_text(new))
+        assert (await harness.metrics()).nano("budget_spent_usd") > 0
+
+
 # --- what is kept of it ---
 
 

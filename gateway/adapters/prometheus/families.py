@@ -132,7 +132,7 @@ ENTITY_LOOKS = _counter(
 RELOADS = _counter(
     "config_reloads_total",
     "result",
-    "Reloads of the configuration by result: applied, unchanged, invalid or restart_required.",
+    "Reloads of the configuration by result: applied, unchanged, invalid, restart_required or unavailable.",
 )
 RELOAD_OK = _gauge(
     "config_last_reload_successful",
