@@ -148,7 +148,7 @@ policy_tests:
     request: {model: split, session: s-1}
     expect: {deployment: gpt-4o}
   - name: another one stays elsewhere
-    request: {model: split, session: s-3}
+    request: {model: split, session: s-4}
     expect: {deployment: llama-4-scout}
   - name: what is refused has no candidates
     request: {model: gpt-4o, privacy: confidential}
