@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos check format bench bench-ledger bench-admission lock clean
+.PHONY: help install demo test chaos check format bench bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -48,6 +48,9 @@ bench-ledger: $(STAMP) ## Rows a second into SQLite and PostgreSQL, and how fast
 
 bench-admission: $(STAMP) ## What an admission costs in memory, Redis exact and Redis leased
 	$(BIN)/python -m benchmarks.admission $(ARGS)
+
+bench-diff: $(STAMP) ## Seconds of `policy diff` over a million rows
+	$(BIN)/python -m benchmarks.policy_diff $(ARGS)
 
 lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

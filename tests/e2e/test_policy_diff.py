@@ -17,7 +17,10 @@ from .test_rollback import BASE, serving
 NEW: Json = {
     **BASE,
     "privacy": {"zones": {"internal": ["local"]}},
-    "features": {"search": {"team": "product", "privacy": "public"}, "triage": {"team": "product"}},
+    "features": {
+        "search": {"team": "product", "privacy": "public"},
+        "triage": {"team": "product", "privacy": "public"},
+    },
     "deployments": {
         **BASE["deployments"],
         "scout": {"context_tokens": 20_000, "max_output_tokens": 100, "supports": ["json_schema"]},
@@ -128,6 +131,7 @@ async def test_the_prediction_is_what_happens(tmp_path: Path, monkeypatch: pytes
             }
         )
         assert told == pairs
+        assert 3 <= pairs["triage", "scout", "gpt-4o"] <= 25  # by sticky shares of 40 per cent
         assert {one["code"] for one in predicted["refused"]} >= {
             "model_not_found",
             "privacy_policy_violation",
