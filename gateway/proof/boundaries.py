@@ -2,21 +2,36 @@
 
 - Callers and detectors can only raise a class, so raising must never open a zone.
 - One server cannot be in two zones: what may not go to it under one name may not go to it under another.
+- A zone called `local` without networks of its own holds no hosted service and no public address.
 """
 
 import ipaddress
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.core.catalog import Model
 from gateway.explain import PRIVACY_HEADER
 from gateway.proof.results import Hole
 from gateway.settings.build import Built
-from gateway.settings.catalogue import Deployment
+from gateway.settings.catalogue import HOME_ZONE, Deployment
+
+# Domains under which models are hosted as a service.
+_HOSTED: Final = (
+    *("openai.com", "azure.com", "azure.net", "anthropic.com", "googleapis.com", "amazonaws.com"),
+    *("mistral.ai", "cohere.com", "groq.com", "together.xyz", "together.ai", "fireworks.ai", "deepinfra.com"),
+    *("openrouter.ai", "x.ai", "deepseek.com", "perplexity.ai", "huggingface.co", "replicate.com"),
+)
 
 
 def boundary_holes(built: Built) -> list[Hole]:
     """Every such contradiction, with a request that shows it."""
-    return [*_raising_opens(built), *_one_server_in_two_zones(built), *_address_of_another_zone(built)]
+    return [
+        *_raising_opens(built),
+        *_one_server_in_two_zones(built),
+        *_address_of_another_zone(built),
+        *_home_is_elsewhere(built),
+    ]
 
 
 def _raising_opens(built: Built) -> Iterator[Hole]:
@@ -81,12 +96,40 @@ def _address_of_another_zone(built: Built) -> Iterator[Hole]:
                     yield from _forbidden(built, name, given.zone, other, path)
 
 
+def _home_is_elsewhere(built: Built) -> Iterator[Hole]:
+    """Somebody else's server in the zone `local`. With `cidrs`, no connection to it would ever be made."""
+    privacy, zones = built.settings.privacy, built.settings.zones
+    if HOME_ZONE not in zones or zones[HOME_ZONE].cidrs:
+        return
+    # Those that may go nowhere else are the ones that rely on it.
+    relying = [name for name in privacy.classes if privacy.zones[name] == (HOME_ZONE,)]
+    for name, given in built.settings.deployments.items():
+        elsewhere = [host for host, _ in _servers(given) if _is_public(host)]
+        if given.zone == HOME_ZONE and elsewhere and relying:
+            path = f"{elsewhere[0]} is no server of one's own, and {name} calls it {HOME_ZONE}"
+            model = next((item.name for item in built.policy.models.values() if name in _names(item)), None)
+            line = built.policy.deployments[name].lines.get("zone")
+            if model is not None:
+                yield _hole(built, relying[0], name, model, path, line, named=relying[0])
+
+
+def _names(model: Model) -> set[str]:
+    return {item.name for item in model.use}
+
+
+def _is_public(host: str) -> bool:
+    address = _address(host)
+    if address is not None:
+        return address.is_global
+    return any(host == domain or host.endswith(f".{domain}") for domain in _HOSTED)
+
+
 def _forbidden(built: Built, deployment: str, called: str, really: str, path: str) -> Iterator[Hole]:
     """Holes for the classes that may reach zone `called` but not `really`."""
     privacy = built.settings.privacy
     line = built.policy.deployments[deployment].lines.get("zone")
     for model in built.policy.models.values():
-        if deployment not in {item.name for item in model.use}:
+        if deployment not in _names(model):
             continue
         admits = [really in privacy.zones[name] for name in privacy.classes]
         for rank, name in enumerate(privacy.classes):

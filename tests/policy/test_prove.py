@@ -329,6 +329,25 @@ def test_an_address_of_another_zone_is_a_hole(tmp_path: Path):
     assert hole.path == "52.1.2.3 lies in the cidrs of zone external, and there calls it vendor"
 
 
+OPEN_HOME = ("  local:    {cidrs: [127.0.0.0/8, 10.0.0.0/8]}", "  local:    {}")
+
+
+@pytest.mark.parametrize("host", ["api.openai.com", "us.api.openai.com", "8.8.8.8"])
+def test_a_hosted_service_that_is_called_local_is_a_hole(host: str, tmp_path: Path):
+    called = ("    zone: external\n", "    zone: local\n")
+    at = ("https://api.openai.com/v1", f"https://{host}/v1")
+    (hole,) = proof_of(tmp_path, OPEN_HOME, called, at).holes
+    assert (hole.privacy, hole.deployment, hole.line) == ("confidential", "gpt-4o", 29)
+    assert hole.path == f"{host} is no server of one's own, and gpt-4o calls it local"
+
+
+@pytest.mark.parametrize("host", ["llama.svc", "10.0.0.9", "notopenai.com"])
+def test_a_server_of_ones_own_in_the_zone_local_is_none(host: str, tmp_path: Path):
+    called = ("    zone: external\n", "    zone: local\n")
+    at = ("https://api.openai.com/v1", f"https://{host}/v1")
+    assert proof_of(tmp_path, OPEN_HOME, called, at).proven
+
+
 def test_a_policy_that_was_built_wrong_is_found_against_the_file(tmp_path: Path):
     good = built(tmp_path)
     zones = {**good.policy.zones, "confidential": frozenset({"local", "external"})}
