@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.call import Call
+from gateway.core.call import TEXT_ONLY, Call
 from gateway.core.catalog import Modality
 from gateway.core.detect import Detectors, find_text
 from gateway.core.masking import Masked, mask
 
-UNREADABLE = "token ids"
+UNREADABLE = "unreadable input"
 ENTITIES = "named entities"
 
 # A longer text is not masked: what is found in it keeps it at home.
@@ -104,6 +104,8 @@ def screen(call: Call, screening: Screening, floor: str) -> Classified:
         return Classified(floor)
     media = _media(call, screening)
     found, unreadable = _finds(call, call.body, screening)
+    if not found and not media and not unreadable:
+        return Classified(floor)
     whole = _highest(screening, floor, [*media, *_raises(screening, found), *unreadable])
     if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
         return whole
@@ -151,6 +153,8 @@ def _masked(call: Call, screening: Screening, masking: Masking, floor: str, priv
 
 
 def _media(call: Call, screening: Screening) -> list[Raise]:
+    if call.modalities == TEXT_ONLY:
+        return []
     return [
         Raise(modality, screening.media_class(modality))
         for modality in sorted(call.modalities)
@@ -166,8 +170,8 @@ def _finds(
         return _NOTHING, []
     # The options of the stream travel beside the body, and go out as well.
     text = find_text({**body, "stream_options": call.stream_options} if call.stream_options else body)
-    if text.unreadable:
-        # Token ids hide the text from every detector, so nothing can be ruled out.
+    if text.unreadable or (text.has_payload and call.modalities == TEXT_ONLY):
+        # Token ids hide the text from every detector, and so does a payload outside of a media part.
         return _NOTHING, [Raise(UNREADABLE, screening.classes[-1])]
     return screening.detectors.scan(text.pieces), []
 
@@ -202,7 +206,7 @@ def why(classified: Classified, feature: str) -> str:
         elif item.by.startswith(ENTITIES):
             said.append(f"{item.by}: there are some, or nobody could say in time")
         elif item.by == UNREADABLE:
-            said.append(f"token ids count as '{item.to}' because no detector reads them")
+            said.append(f"token ids and stray payloads count as '{item.to}' because no detector reads them")
         else:
             said.append(f"the detector {item.by} found something")
     return f"What raised the class: {'; '.join(said)}."

@@ -64,6 +64,11 @@ def test_token_ids_count_as_the_most_sensitive_class() -> None:
     assert screen(call, SCREENING, "public").raised_by == (Raise(UNREADABLE, "restricted"),)
 
 
+def test_a_payload_outside_of_a_media_part_counts_as_the_most_sensitive_class() -> None:
+    stray = {"type": "text", "text": "hi", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    assert screen(said(stray), SCREENING, "public").raised_by == (Raise(UNREADABLE, "restricted"),)
+
+
 def test_a_feature_has_its_own_screening_or_that_of_all() -> None:
     own = Screening(classes=CLASSES)
     screenings = Screenings(SCREENING, {"search": own})

@@ -69,6 +69,8 @@ class EntityStage:
         if len(self._asked) >= self.settings.queue:
             self._end_if_hanging()
             return Sighting.BUSY
+        if process.stdin.is_closing():
+            return Sighting.AWAY  # it has just ended, and nobody has noticed yet
         self._count = number = self._count + 1
         answer: asyncio.Future[Sighting] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer

@@ -45,11 +45,13 @@ class FoundText(msgspec.Struct, frozen=True, gc=False):
 
     `pieces` keep the order of the body: first what the model reads as one conversation, piece by piece, then
     all the rest (names, arguments, schemas, metadata) as one piece with a line for each. `unreadable` says
-    that some input cannot be read as text, such as token ids: count it as most restrictive.
+    that some input cannot be read as text, such as token ids: count it as most restrictive. `has_payload`:
+    the payload of a media part was left out.
     """
 
     pieces: tuple[str, ...]
     unreadable: bool = False
+    has_payload: bool = False
 
 
 def find_text(body: Mapping[str, Any]) -> FoundText:
@@ -61,21 +63,28 @@ def find_text(body: Mapping[str, Any]) -> FoundText:
     """
     content: list[str] = []
     aside: list[str] = []
+    payloads: list[str] = []
     # Last in, first out; children go on it in reverse, to keep the body's order. With each, its key.
     stack: _Stack = [(None, body if type(body) is dict else dict(body))]
     while stack:
         key, node = stack.pop()
         if type(node) is dict:
-            _read_members(key, node, content, aside, stack)
+            _read_members(key, node, content, aside, payloads, stack)
         else:
             _read_items(key, node, content, aside, stack)
     if aside:
         content.append("\n".join(aside))
-    return FoundText(tuple(content), not _TOKEN_KEYS.isdisjoint(body) and _is_unreadable(body))
+    unreadable = not _TOKEN_KEYS.isdisjoint(body) and _is_unreadable(body)
+    return FoundText(tuple(content), unreadable, bool(payloads))
 
 
 def _read_members(
-    parent: str | None, members: dict[str, Any], content: list[str], aside: list[str], stack: _Stack
+    parent: str | None,
+    members: dict[str, Any],
+    content: list[str],
+    aside: list[str],
+    payloads: list[str],
+    stack: _Stack,
 ) -> None:
     nested: _Stack = []
     for key, value in members.items():
@@ -85,8 +94,8 @@ def _read_members(
         if kind is str:
             if key in _CONTENT_KEYS:
                 content.append(value)
-            elif value not in _KNOWN_WORDS and not is_payload(parent, key, value):
-                aside.append(value)
+            elif value not in _KNOWN_WORDS:
+                (payloads if is_payload(parent, key, value) else aside).append(value)
         elif kind is dict or kind is list:
             nested.append((key, value))
         elif kind is int and abs(value) >= _SHORTEST_TELLING_NUMBER:
