@@ -7,6 +7,7 @@ from pathlib import Path
 from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.settings.build import Built, build
 from gateway.settings.load import Loaded, load
+from gateway.settings.policy_tests import find_tests, run_tests
 from gateway.settings.problems import Problem
 
 # Device, inode, size and time of change: what a write or a rename changes at least one of.
@@ -49,6 +50,20 @@ class ConfigFile:
         if loaded.blocking:
             return Candidate(None, loaded.blocking, loaded)
         return Candidate(built, loaded.warnings, loaded)
+
+    def read_tested(self) -> Candidate:
+        """As `read`; a file whose own policy tests fail cannot be served. Not for a running loop."""
+        candidate = self.read()
+        built, loaded = candidate.built, candidate.loaded
+        if built is None or not built.settings.policy_tests:
+            return candidate
+        tests, _ = find_tests(loaded, built, (), self._environ)
+        failed = [
+            loaded.problem(("policy_tests", index), str(failure))
+            for index, outcome in enumerate(run_tests(built, tests))
+            for failure in outcome.failures
+        ]
+        return Candidate(None, failed, loaded) if failed else candidate
 
     def _holds(self, text: str) -> bool:
         try:

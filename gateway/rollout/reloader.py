@@ -112,7 +112,7 @@ class Reloader:
         """Bring the file as it is now into force. Raises ReloadRefused; then nothing has changed."""
         async with self._turn:
             # On a thread: checking a file takes longer than a stream should wait for its next token.
-            candidate = await asyncio.to_thread(self._file.read)
+            candidate = await asyncio.to_thread(self._file.read_tested)
             try:
                 built = self._accepted(candidate)
                 previous = self._built.version

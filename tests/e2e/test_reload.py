@@ -96,6 +96,17 @@ async def test_a_file_with_errors_leaves_the_version_before_and_says_what_is_wro
         assert (await harness.metrics()).sum("config_last_reload_successful") == 1
 
 
+async def test_a_file_whose_own_tests_fail_leaves_the_version_before(tmp_path: Path) -> None:
+    tested = {"name": "goes out", "request": {"model": "auto"}, "expect": {"deployment": "gpt-4o"}}
+    async with running(tmp_path) as harness:
+        answer = await harness.reload({"policy_tests": [tested]})
+        assert answer.status_code == 422
+        (problem,) = problems(answer)
+        assert "policy test 'goes out' failed: expected deployment gpt-4o, found the order scout" in problem
+        assert answer.json()["problems"][0]["path"] == "policy_tests[0]"
+        assert (await harness.reload({**TO_GPT, "policy_tests": [tested]})).status_code == 200
+
+
 async def test_a_file_that_has_gone_leaves_the_version_before(tmp_path: Path) -> None:
     async with running(tmp_path) as harness:
         harness.config.unlink()
