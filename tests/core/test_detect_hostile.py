@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.detect import DETECTOR_NAMES, Detectors
+from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.core.detect import cards as cards_module
 from gateway.core.detect.candidates import MOST_FAILURES, any_passes
 from gateway.core.detect.cards import _candidates, _distinct_runs
@@ -124,5 +124,29 @@ def test_a_text_of_nothing_but_failing_cards_is_given_up_as_found(
     monkeypatch.setattr(cards_module, "_is_card", fails)
     text = " ".join(make(n) + "0" for n in range(20_000))
     assert Detectors(("credit_card",)).scan([text]) == {"credit_card"}
+    assert tested == MOST_FAILURES + 1
+    tested = 0
+    assert Detectors(("credit_card",)).scan([text + " " + "0f" * 16]) == {"credit_card"}
     # Once for the text and once more without its digests.
     assert tested == 2 * (MOST_FAILURES + 1)
+
+
+def test_private_keys_without_an_end_are_one_value_and_cost_one_search() -> None:
+    text = b"-----BEGIN PRIVATE KEY" * 20_000
+    assert list(BUILT_IN["secret"].spans(text)) == [(0, len(text))]
+
+
+def test_a_private_key_after_another_is_found_by_itself() -> None:
+    key = b"-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"
+    text = key + b" and " + key
+    assert list(BUILT_IN["secret"].spans(text)) == [(0, len(key)), (len(key) + 5, len(text))]
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_where_values_stand_is_found_in_bounded_steps(name: str) -> None:
+    """Every detector's spans lie in order within the text, whatever the text."""
+    unit = REPEATED[name]
+    text = (unit * (20_000 // len(unit))).encode("utf-8", "surrogatepass")
+    for detector in BUILT_IN.values():
+        spans = list(detector.spans(text))
+        assert all(0 <= start < end <= len(text) for start, end in spans)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import ean13_holds, luhn_holds
-from gateway.core.detect.engine import Span
+from gateway.core.detect.engine import Pattern, Span
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
 # them. Each rest is what follows the first four digits.
@@ -75,6 +75,9 @@ _DIGEST = re.compile(
     rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
 )
 
+# Whether to look for one at all.
+_MAYBE_DIGEST = Pattern("[0-9a-f]{32}|[0-9A-F]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
 _PART_BYTES = 64
 _OVERLAP_BYTES = 48  # more than the longest card with its separators
 
@@ -92,7 +95,7 @@ def has_credit_card(text: bytes) -> bool:
     if not _has_card_in(text):
         return False
     # Digests are long enough to hold a card's digits by chance, and too common to look for them first.
-    return _has_card_in(_DIGEST.sub(b"x", text))
+    return not _MAYBE_DIGEST.occurs_in(text) or _has_card_in(_DIGEST.sub(b"x", text))
 
 
 def credit_card_spans(text: bytes) -> Iterator[Span]:

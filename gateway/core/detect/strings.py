@@ -119,10 +119,14 @@ def has_secret(text: bytes) -> bool:
 
 def secret_spans(text: bytes) -> Iterator[Span]:
     """Where `text` has credentials: first and last offset of each; a private key reaches to its end line."""
+    covered = 0
     for start, end in _WHOLE_PREFIXED.spans(text):
+        if start < covered:
+            continue
         if text.startswith(_PEM_HEAD, start):
             foot = _PEM_END.search(text, end)
-            yield start, foot.end() if foot else len(text)
+            covered = foot.end() if foot else len(text)
+            yield start, covered
         else:
             yield start, _end_of(_REST_OF_TOKEN, text, end)
     for start, end in _WHOLE_NAMED.spans(text):
