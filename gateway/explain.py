@@ -129,6 +129,7 @@ class Explainer:
             return self._explanation(question, None, refused=_refusal(error))
         at = moment(principal)
         try:
+            self._check_expiry(question, at.now)
             decided = await self.decide(question, principal, at)
         except GatewayError as error:
             return self._explanation(question, principal, refused=_refusal(error))
@@ -167,6 +168,11 @@ class Explainer:
         if principal is None:
             raise PermissionDenied(f"The key '{question.key}' may not act for the feature '{feature}'.")
         return principal
+
+    def _check_expiry(self, question: Question, now: float) -> None:
+        for entry in self._tenancy.keys.values():
+            if entry.name == question.key and entry.expires_at is not None and now >= entry.expires_at:
+                raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
 
     def _keyless(self, feature: str) -> Principal:
         principal = self._tenancy.keyless.get(feature)

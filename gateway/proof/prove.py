@@ -44,11 +44,12 @@ class _Prover:
         started = time.monotonic()
         moments = list(self._moments())
         for space in self._spaces:
-            simple = space.simple_kinds()
-            self._search(space.cases(space.kinds()), moments, frozenset())
-            self._search(space.cases(simple, for_each_principal=True), moments, frozenset())
+            kinds, simple_kinds = space.kinds(), space.simple_kinds()
+            self._search(space.cases(kinds), moments, frozenset())
+            self._search(space.cases(simple_kinds, for_each_principal=True), moments, frozenset())
+            simple = list(space.cases(simple_kinds))
             for down in _outages(space.model.use, self._built.policy.deployments):
-                self._search(space.cases(simple), moments, down)
+                self._search(simple, moments, down)
         holes = [*boundary_holes(self._built), *self._holes.values()][:MOST_HOLES]
         rules = RuleReport()
         for space in self._spaces:

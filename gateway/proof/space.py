@@ -51,6 +51,7 @@ class Space:
         self.principals = [item for item in principals(tenancy) if item.may_use(model.name)]
         rules = model.rules.rules if model.rules else ()
         self.conditions = [plain(rule.when) for rule in rules]
+        self._possible: dict[tuple[Principal, str, Modalities, bool], list[int]] = {}
 
     def classes(self, principal: Principal) -> tuple[str, ...]:
         """The classes that a request of `principal` can have."""
@@ -68,12 +69,9 @@ class Space:
             if for_each_principal:
                 met = set()
             for privacy in self.classes(principal):
-                chosen: dict[tuple[Modalities, bool], list[int]] = {}
                 for kind in listed:
-                    seen = (kind.modalities, Capability.TOOLS in kind.needs)
-                    if seen not in chosen:
-                        chosen[seen] = self.possible_rules(principal, privacy, *seen)
-                    for rule in chosen[seen]:
+                    tools = Capability.TOOLS in kind.needs
+                    for rule in self.possible_rules(principal, privacy, kind.modalities, tools):
                         point = (privacy, rule, kind)
                         if point not in met:
                             met.add(point)
@@ -83,7 +81,12 @@ class Space:
         self, principal: Principal, privacy: str, modalities: Modalities, tools: bool
     ) -> list[int]:
         """The numbers of the rules that can be the first to hold; NO_RULE when it can be none."""
-        known = known_facts(self.model, principal, privacy, modalities, tools)
+        point = (principal, privacy, modalities, tools)
+        if point not in self._possible:
+            self._possible[point] = self._work_out(known_facts(self.model, *point))
+        return self._possible[point]
+
+    def _work_out(self, known: Mapping[str, Any]) -> list[int]:
         possible = []
         for number, condition in enumerate(self.conditions, 1):
             verdict = None if condition is None else could_hold(condition, known)

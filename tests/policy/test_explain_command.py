@@ -123,6 +123,14 @@ def test_a_curl_line_is_read_with_its_key_headers_and_body(curl: str):
     assert found["privacy"]["class"] == "restricted"
 
 
+def test_a_key_that_has_expired_by_then_is_refused(in_a_folder: Path):
+    expiring = ("models: [auto, gpt-4o]}", "models: [auto, gpt-4o], expires_on: 2026-12-31}")
+    (in_a_folder / "tollway.yaml").write_text(changed(expiring))
+    asked = ("--key", "triage-app", "--model", "auto", "--at")
+    assert explained(*asked, "2026-12-31T23:59:00")["order"] == ["llama-4-scout", "gpt-4o"]
+    assert explained(*asked, "2027-01-01T00:00:00")["refused"]["code"] == "invalid_api_key"
+
+
 def test_the_decision_in_words_has_everything_on_one_screen():
     text = run("--key", "triage-app", "--request", request_file(EMAIL)).stdout
     assert "Privacy class confidential, from detector email." in text
