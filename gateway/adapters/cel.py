@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 from cel_expr_python import cel
 
-from gateway.core import conditions
+from gateway.core import condition_text, conditions
 from gateway.core.catalog import Rule, RuleSet
 from gateway.core.facts import BUDGET_NAMES, POOL_NAMES, TIME_NAMES, VARIABLES
 
@@ -69,14 +69,14 @@ class CelCompiler:
         if kind != cel.Type.BOOL:
             raise ConditionError(f"must be true or false, but this is of type {kind.name().lower()}")
         for root, levels in self._names_within().items():
-            for names, column in conditions.selections(source, root):
+            for names, column in condition_text.selections(source, root):
                 for name, known in zip(names, levels, strict=False):
                     if known is not None and name not in known:
                         raise ConditionError(f"column {column}: {root} has no '{name}'{_hint(name, known)}")
 
     def plain(self, source: str) -> conditions.Condition | None:
         """`source` as a plain condition; None when only the engine can evaluate it."""
-        return conditions.parse(source, self._is_always_there)
+        return condition_text.parse(source, self._is_always_there)
 
     def rule_set(self, rules: tuple[Rule, ...]) -> RuleSet:
         """All rules as one function: plain ones are compared, each run of others is one run of the engine."""

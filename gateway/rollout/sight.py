@@ -16,7 +16,8 @@ import msgspec
 from gateway.adapters.ledger.past import PastAttempt
 from gateway.core.call import BYTES_PER_TOKEN
 from gateway.core.catalog import Model
-from gateway.core.conditions import Compared, Condition, Constant, Holds, Joined, Not, OneOf, parse
+from gateway.core.condition_text import parse
+from gateway.core.conditions import Compared, Condition, Constant, Holds, Joined, Not, OneOf
 from gateway.core.facts import POOL_NAMES, local_time
 from gateway.core.recorded import RecordedFacts
 
