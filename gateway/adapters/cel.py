@@ -82,10 +82,12 @@ class CelCompiler:
         """All rules as one function: plain ones are compared, each run of others is one run of the engine."""
         steps: list[_FirstMatch] = []
         used: list[str] = []
-        for condition, group in itertools.groupby(rules, key=lambda rule: self.plain(rule.when)):
+        plain = {rule.number: self.plain(rule.when) for rule in rules}
+        for is_plain, group in itertools.groupby(rules, key=lambda rule: plain[rule.number] is not None):
             members = tuple(group)
-            if condition is not None:
-                steps.append(_plain_step(members[0].number, condition))
+            if is_plain:
+                pairs = [(rule.number, plain[rule.number]) for rule in members]
+                steps.append(conditions.first_of([(number, item) for number, item in pairs if item]))
             else:
                 steps += self._engine_steps(members)
             used += self._used(members)
@@ -156,11 +158,6 @@ class CelCompiler:
             return self._environment.compile(source)
         except RuntimeError as exc:
             raise ConditionError(_explain(str(exc), self.variables)) from exc
-
-
-def _plain_step(number: int, condition: conditions.Condition) -> _FirstMatch:
-    holds = conditions.compiled(condition)
-    return lambda facts: number if holds(facts) else 0
 
 
 def _first_of(steps: tuple[_FirstMatch, ...]) -> _FirstMatch:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -40,17 +40,13 @@ def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair
     """`pairs` as the objective of a model, or of one of its rules, wants them. Ties keep their order."""
     prefer = by.prefer
     if prefer is Objective.COST:
-        pairs.sort(key=lambda pair: expected_cost(pair[0], pair[1], sorting.model, sorting.moment))
+        cost = cost_at(sorting)
+        pairs.sort(key=lambda pair: cost(pair[0], pair[1]))
     elif prefer is Objective.LATENCY:
         pairs.sort(key=lambda pair: expected_seconds(pair[0], pair[1], sorting))
     elif prefer is Objective.QUALITY:
-        quality = sorting.shares(sorting.model.quality)
-        pairs.sort(
-            key=lambda pair: (
-                -quality.get(pair[0].name, 0.0),
-                expected_cost(pair[0], pair[1], sorting.model, sorting.moment),
-            )
-        )
+        cost, quality = cost_at(sorting), sorting.shares(sorting.model.quality)
+        pairs.sort(key=lambda pair: (-quality.get(pair[0].name, 0.0), cost(pair[0], pair[1])))
     elif prefer is Objective.WEIGHTS:
         weights = sorting.shares(by.weights)
         unit = unit_of(sorting.call, sorting.principal, sorting.moment) if by.sticky else None
@@ -61,12 +57,19 @@ def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair
     return pairs
 
 
-def expected_cost(deployment: Deployment, expected: Estimate, model: Model, moment: Moment) -> int:
-    """What the request may cost there, for comparing, in millionths of a nano-USD."""
-    if model.marginal and deployment.marginal_rate is not None:
-        return (expected.prompt + _likely(expected)) * deployment.marginal_rate
-    rates = moment.prices.price_of(deployment, int(moment.now * 1_000_000)).standard
-    return expected.prompt * rates.input + _likely(expected) * rates.output
+def cost_at(sorting: Sorting) -> Callable[[Deployment, Estimate], int]:
+    """What the request may cost at a deployment, for comparing, in millionths of a nano-USD."""
+    price_of, at = sorting.moment.prices.price_of, int(sorting.moment.now * 1_000_000)
+    is_marginal = sorting.model.marginal
+
+    def cost(deployment: Deployment, expected: Estimate) -> int:
+        output = min(expected.output, LIKELY_OUTPUT_TOKENS)
+        if is_marginal and deployment.marginal_rate is not None:
+            return (expected.prompt + output) * deployment.marginal_rate
+        rates = price_of(deployment, at).standard
+        return expected.prompt * rates.input + output * rates.output
+
+    return cost
 
 
 def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: Moment) -> int:
