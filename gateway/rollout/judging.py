@@ -27,6 +27,7 @@ from gateway.pipeline import find_model
 from gateway.settings.build import Built
 
 _MICROSECONDS = 1_000_000
+UNMASKED = "mask"  # as a find: masking came to no end
 NOW = 0.0  # on the clock of durations, which stands still in a replay
 SEARCH_CHANGED = "what is searched for has changed, and no prompt is kept to search again"
 
@@ -186,18 +187,17 @@ class Judge:
 
     def _with_finds(self, asked: Asked, screening: Screening, least: str) -> tuple[str, ...]:
         known = self._policy.classes
-        finds = asked.facts.finds.split(",") if asked.facts.finds else []
+        finds = [_detector(name) for name in asked.facts.finds.split(",") if name]
         if UNREADABLE in finds:
             return (known[-1],)
-        is_same = self._searches_the_same(screening, asked.feature)
         raise_to = _raise_to(screening)
-        for name in finds:
-            if name in raise_to:
-                least = max(least, raise_to[name], key=known.index)
-            else:
-                is_same = False
+        is_same = self._searches_the_same(screening, asked.feature) and raise_to.keys() >= set(finds)
         if is_same and finds:
-            return (least,)
+            return (max(least, asked.privacy, key=known.index),)  # the class that these finds asked for
+        for name in finds:
+            # What would be masked anew might be nothing that is left.
+            if name in raise_to and name not in _masked_by(screening):
+                least = max(least, raise_to[name], key=known.index)
         # Nothing that was found raised it further than it was; and what was already at the top was not
         # searched at all.
         most = known.index(asked.privacy) if is_same else len(known)
@@ -217,7 +217,8 @@ class Judge:
         own, its = self._built.settings.privacy, reference.settings.privacy
         return (
             _raise_to(screening) == _raise_to(other)
-            and _masked(screening) == _masked(other)
+            and _masked_by(screening) == _masked_by(other)
+            and _home(screening) == _home(other)
             and (own.detectors, own.entities) == (its.detectors, its.entities)
         )
 
@@ -265,16 +266,29 @@ class Judge:
                 _disturb(met, outstanding, available, replicas)
 
 
+def _detector(find: str) -> str:
+    """What found it: the second stage adds how it came to that, `named entities (late)`."""
+    return ENTITIES if find.startswith(ENTITIES) else find
+
+
 def _raise_to(screening: Screening) -> dict[str, str]:
     """What a find raises a request to, by what finds it, the second stage included."""
     entities = screening.entities
-    return {**screening.raise_to, **({} if entities is None else {ENTITIES: entities.raise_to})}
+    return {
+        **screening.raise_to,
+        **({} if entities is None else {ENTITIES: entities.raise_to}),
+        **({} if screening.masking is None else {UNMASKED: screening.classes[-1]}),
+    }
 
 
-def _masked(screening: Screening) -> tuple[frozenset[str], Mapping[str, frozenset[str]]] | None:
-    """What is replaced before a request leaves, and where it stays as it is."""
-    masking = screening.masking
-    return None if masking is None else (frozenset(masking.detectors.names), masking.home)
+def _masked_by(screening: Screening) -> frozenset[str]:
+    """The detectors whose finds are replaced before a request leaves."""
+    return frozenset() if screening.masking is None else frozenset(screening.masking.detectors.names)
+
+
+def _home(screening: Screening) -> Mapping[str, frozenset[str]] | None:
+    """Where requests stay as they are."""
+    return None if screening.masking is None else screening.masking.home
 
 
 def _disturb(pool: Pool, outstanding: int, available: int, replicas: int) -> None:

@@ -231,6 +231,30 @@ def test_another_detector_makes_it_unknown_where_its_finds_would_matter(policy: 
     assert outcome(new, row(privacy="restricted", facts__named="restricted"), old) == Goes("own")
 
 
+def test_finds_of_the_second_stage_count_as_they_were_recorded_and_not_where_it_is_new(
+    policy: Policies,
+) -> None:
+    entities = {"find": ["PERSON"], "raise_to": "confidential", "by_default": True}
+    order: Json = {"models__auto__use": ["hosted", "own"]}
+    old = policy(**order, privacy__entities=entities)
+    late = row(privacy="confidential", facts__finds="named entities (late)")
+    assert outcome(old, late) == Goes("own")
+    assert outcome(old, row()) == Goes("hosted")
+    without = policy(**order)
+    assert outcome(without, late, old) == Unknown(SEARCH_CHANGED)
+    assert outcome(old, row(), without) == Unknown(SEARCH_CHANGED)
+
+
+def test_what_masking_would_leave_of_a_text_is_not_known(policy: Policies) -> None:
+    old = policy(models__auto__use=["hosted", "own"])
+    masking = policy(
+        models__auto__use=["hosted", "own"], features__triage={"team": "research", "mask": ["email"]}
+    )
+    found = row(privacy="confidential", facts__finds="email")
+    assert outcome(old, found) == Goes("own")
+    assert outcome(masking, found, old) == Unknown(SEARCH_CHANGED)
+
+
 def test_a_class_that_the_policy_does_not_know_is_not_judged(policy: Policies) -> None:
     found = outcome(policy(), row(privacy="secret"))
     assert isinstance(found, Unknown)
