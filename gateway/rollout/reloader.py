@@ -175,7 +175,8 @@ class Reloader:
         if mark is None or mark == self._file.read_mark:
             return False
         await asyncio.sleep(self._watch_seconds)
-        return mark == self._file.mark()
+        # Meanwhile somebody may have asked for it.
+        return mark == self._file.mark() and mark != self._file.read_mark
 
 
 def told(problem: Problem) -> dict[str, object]:
