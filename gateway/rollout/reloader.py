@@ -8,6 +8,7 @@ import asyncio
 import enum
 import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -111,29 +112,32 @@ class Reloader:
     async def reload(self, how: How) -> Reloaded:
         """Bring the file as it is now into force. Raises ReloadRefused; then nothing has changed."""
         async with self._turn:
-            # On a thread: checking a file takes longer than a stream should wait for its next token.
-            candidate = await asyncio.to_thread(self._file.read_tested)
-            try:
-                built = self._accepted(candidate)
-                previous = self._built.version
-                await self._adopt(built, how)
-            except ReloadRefused as refusal:
-                self._is_put_off = refusal.result is Result.UNAVAILABLE
-                self._note_refusal(refusal, how)
-                raise
-            self._is_put_off = False
-            done = Reloaded(version=built.version, previous=previous, warnings=candidate.problems)
-            self._built = built
-            self.text = candidate.loaded.text
-            self._counted(done.result)
-            _log.info("config.reloaded", how=how, version=done.version, previous=done.previous)
-            return done
+            return await self._reload(how)
 
     def reload_soon(self, how: How = How.SIGNAL) -> None:
         """As `reload`, for a signal handler: the log and the metric tell how it went."""
         task = asyncio.create_task(self._try(how), name="config-reload")
         self._signalled.add(task)
         task.add_done_callback(self._signalled.discard)
+
+    async def _reload(self, how: How) -> Reloaded:
+        # On a thread: checking a file takes longer than a stream should wait for its next token.
+        candidate = await asyncio.to_thread(self._file.read_tested)
+        try:
+            built = self._accepted(candidate)
+            previous = self._built.version
+            await self._adopt(built, how)
+        except ReloadRefused as refusal:
+            self._is_put_off = refusal.result is Result.UNAVAILABLE
+            self._note_refusal(refusal, how)
+            raise
+        self._is_put_off = False
+        done = Reloaded(version=built.version, previous=previous, warnings=candidate.problems)
+        self._built = built
+        self.text = candidate.loaded.text
+        self._counted(done.result)
+        _log.info("config.reloaded", how=how, version=done.version, previous=done.previous)
+        return done
 
     def _accepted(self, candidate: Candidate) -> Built:
         built = candidate.built
@@ -155,10 +159,8 @@ class Reloader:
         )
 
     async def _try(self, how: How) -> None:
-        try:
+        with suppress(ReloadRefused):  # told where it was found
             await self.reload(how)
-        except ReloadRefused:
-            return  # told where it was found
 
     async def _watch(self) -> None:
         for look in itertools.count(1):
@@ -167,7 +169,14 @@ class Reloader:
                 continue
             is_retry = self._is_put_off and look % LOOKS_BEFORE_RETRY == 0
             if is_retry or await self._has_settled():
-                await self._try(How.WATCH)
+                await self._take_over(is_retry=is_retry)
+
+    async def _take_over(self, *, is_retry: bool) -> None:
+        async with self._turn:
+            # Meanwhile somebody may have asked for it.
+            if is_retry or self._file.mark() != self._file.read_mark:
+                with suppress(ReloadRefused):  # told where it was found
+                    await self._reload(How.WATCH)
 
     async def _has_settled(self) -> bool:
         """Whether the file has changed since it was last read, and is not being written any more."""
@@ -175,8 +184,7 @@ class Reloader:
         if mark is None or mark == self._file.read_mark:
             return False
         await asyncio.sleep(self._watch_seconds)
-        # Meanwhile somebody may have asked for it.
-        return mark == self._file.mark() and mark != self._file.read_mark
+        return mark == self._file.mark()
 
 
 def told(problem: Problem) -> dict[str, object]:

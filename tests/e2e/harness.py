@@ -56,6 +56,7 @@ server:
   data: {port: 0}
   admin: {port: 0, token: "${ADMIN_TOKEN}"}
   drain_seconds: 1
+  watch: false
 ledger: "${LEDGER}"
 zones:
   local: {cidrs: [127.0.0.0/8]}

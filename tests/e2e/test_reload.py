@@ -204,10 +204,14 @@ async def serves(gateway: Gateway, text: str) -> None:
     await until(lambda: gateway.pipeline.rulebook.planner.policy.version == version(text))
 
 
+WATCHED: Json = {"server": {"watch": True}}
+WATCHED_TO_GPT = config_text({**WATCHED, **TO_GPT})
+
+
 async def test_a_file_that_changes_is_taken_over_by_itself(tmp_path: Path, quick_watch: None) -> None:
-    async with running(tmp_path) as harness:
-        harness.config.write_text(config_text(TO_GPT))
-        await serves(harness.gateway, config_text(TO_GPT))
+    async with running(tmp_path, WATCHED) as harness:
+        harness.config.write_text(WATCHED_TO_GPT)
+        await serves(harness.gateway, WATCHED_TO_GPT)
         assert await deployment_of(harness) == "gpt-4o"
 
 
@@ -215,44 +219,43 @@ async def test_a_file_behind_a_link_is_taken_over_when_the_link_moves(
     tmp_path: Path, quick_watch: None
 ) -> None:
     """As Kubernetes brings a changed ConfigMap."""
-    async with running(tmp_path) as harness:
+    async with running(tmp_path, WATCHED) as harness:
         next_file = tmp_path / "next.yaml"
-        next_file.write_text(config_text(TO_GPT))
+        next_file.write_text(WATCHED_TO_GPT)
         link = tmp_path / "link"
         link.symlink_to(next_file)
         link.replace(harness.config)
-        await serves(harness.gateway, config_text(TO_GPT))
+        await serves(harness.gateway, WATCHED_TO_GPT)
 
 
 async def test_a_broken_file_is_told_once_and_its_repair_is_taken_over(
     tmp_path: Path, quick_watch: None
 ) -> None:
-    async with running(tmp_path) as harness:
+    async with running(tmp_path, WATCHED) as harness:
         with capture_logs() as logs:
-            harness.config.write_text(BROKEN)
+            harness.config.write_text(WATCHED_TO_GPT.replace("use:", "usse:"))
             await until(lambda: any(entry["event"] == "config.reload_refused" for entry in logs))
             await asyncio.sleep(0.1)
         assert [entry["event"] for entry in logs].count("config.reload_refused") == 1
-        harness.config.write_text(config_text(TO_GPT))
-        await serves(harness.gateway, config_text(TO_GPT))
+        harness.config.write_text(WATCHED_TO_GPT)
+        await serves(harness.gateway, WATCHED_TO_GPT)
 
 
 async def test_a_file_that_is_not_watched_waits_to_be_asked_for(tmp_path: Path, quick_watch: None) -> None:
-    unwatched: Json = {"server": {"watch": False}}
-    async with running(tmp_path, unwatched) as harness:
-        harness.config.write_text(config_text({**unwatched, **TO_GPT}))
+    async with running(tmp_path) as harness:
+        harness.config.write_text(config_text(TO_GPT))
         await asyncio.sleep(0.1)
         assert await deployment_of(harness) == "scout"
         assert harness.gateway.reloader is not None
         harness.gateway.reloader.reload_soon(How.SIGNAL)
-        await serves(harness.gateway, config_text({**unwatched, **TO_GPT}))
+        await serves(harness.gateway, config_text(TO_GPT))
 
 
 async def test_new_budgets_wait_for_the_ledger_to_say_what_was_spent_and_then_come_by_themselves(
     tmp_path: Path, quick_watch: None
 ) -> None:
-    new = {"features": {"search": {"budgets": [{"usd": 5, "per": "day"}]}}}
-    async with running(tmp_path) as harness:
+    new = {**WATCHED, "features": {"search": {"budgets": [{"usd": 5, "per": "day"}]}}}
+    async with running(tmp_path, WATCHED) as harness:
         await deployment_of(harness)
         await harness.gateway.flush()
         aside = harness.ledger.with_suffix(".aside")

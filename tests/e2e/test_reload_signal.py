@@ -14,7 +14,7 @@ import pytest
 
 from .harness import ADMIN_TOKEN, PATIENCE_SECONDS, config_text, unused_url, version
 
-UNWATCHED = config_text({"server": {"watch": False}})
+UNWATCHED = config_text()
 
 
 class Served:
