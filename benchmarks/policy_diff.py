@@ -20,7 +20,7 @@ from gateway.adapters.ledger import upgrade
 from gateway.adapters.ledger.rows import Row, row_of
 from gateway.adapters.ledger.spans import Span
 from gateway.adapters.ledger.store import INSERT_ROW
-from gateway.adapters.logs import configure_logs
+from gateway.adapters.logs import only_errors
 from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
@@ -167,7 +167,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--alike", action="store_true")
     options = parser.parse_args()
-    configure_logs("error")  # as the command does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         old = config(folder, "old.yaml", limit=12_000, confidential="[local]")
@@ -175,7 +174,9 @@ def main() -> None:
         fill(folder / "ledger.db", rows(options.rows, old.version, alike=options.alike))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
-        found = report(replay(f"sqlite:///{folder / 'ledger.db'}", old, new, Span(0, None), lambda *_: None))
+        with only_errors():  # as the command does
+            url = f"sqlite:///{folder / 'ledger.db'}"
+            found = report(replay(url, old, new, Span(0, None), lambda *_: None))
         seconds = time.perf_counter() - started
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"{found.attempts:,} rows in {seconds:.1f} s: {found.attempts / seconds:,.0f} a second")

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -44,6 +46,21 @@ def _numbered(worker: int) -> structlog.typing.Processor:
         return event
 
     return number
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """For a command whose output is a report: what serving would log of each step is of no use there."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _unchanged(

@@ -40,16 +40,15 @@ def diff(
     form: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Replay the ledger's requests through both files: what moves, what is refused, what it costs."""
-    from gateway.adapters.logs import configure_logs
+    from gateway.adapters.logs import only_errors
     from gateway.rollout.diff import replay
     from gateway.rollout.diff_report import report
 
-    configure_logs("error")  # thousands of requests are planned: what each would have logged is of no use
     before, after = built(file), built(new)
     zone = before.tenancy.time_zone
     span = _span(since, until, zone)
     url = ledger or before.settings.ledger.get_secret_value()
-    with told("policy diff"), _progress() as advance:
+    with told("policy diff"), only_errors(), _progress() as advance:
         found = report(replay(url, before, after, span, advance))
     if form is OutputFormat.JSON:
         import msgspec
