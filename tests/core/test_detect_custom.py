@@ -159,7 +159,85 @@ def test_ten_thousand_words_are_one_automaton() -> None:
     assert not found(detector, "an offer of Supplier10000 came in " * 1_000)
 
 
-@pytest.mark.parametrize("words", [[], ["  "], ["x" * 201], [f"w{n}" for n in range(MOST_WORDS + 1)]])
+# Long lists have an automaton of their own, and find the same.
+
+FILLER = [f"supplier{number}" for number in range(1_000)]
+NAMES = ["Bluebird", "Project Kestrel", "C++", "カワセミ計画", "ガス田", "ABC商事", "Café Zürich", "ЯНТАРЬ"]
+LONG, SHORT = words_detector(FILLER + NAMES), words_detector(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("the bluebird report", True),
+        ("(Bluebird)", True),
+        ("Bluebirdです", True),
+        ("Ｂｌｕｅｂｉｒｄ", True),
+        ("blue\u200bbird", True),
+        ("Project  Kestrel", True),
+        ("project\nkestrel", True),
+        ("project-kestrel", True),
+        ("project_kestrel", True),
+        ("we use C++ here", True),
+        ("新しいカワセミ計画です", True),
+        ("ｶﾜｾﾐ計画", True),
+        ("ｶﾞｽ田", True),
+        ("abc商事の件", True),
+        ("CAFÉ ZÜRICH", True),
+        ("янтарь", True),
+        ("bluebirds", False),
+        ("my_bluebird", False),
+        ("xabc商事", False),
+        ("ProjectKestrel", False),
+        ("C+", False),
+        ("c", False),
+        ("カワセミ", False),
+    ],
+)
+def test_a_long_list_finds_what_a_short_one_does(text: str, whole: bool) -> None:
+    assert LONG.trigger is None
+    assert SHORT.trigger is not None
+    assert found(SHORT, text) == whole
+    assert found(LONG, text) == whole
+    assert found(LONG, "and so on, " + text[: len(text) // 2], text[len(text) // 2 :]) >= whole
+
+
+@given(
+    st.lists(
+        st.sampled_from([*NAMES, "Blue", "kestrel", " ", "-", "です", "x", "_", "\n", "supplier7"]),
+        max_size=6,
+    )
+)
+def test_nothing_that_a_short_list_finds_escapes_a_long_one(parts: list[str]) -> None:
+    text = "".join(parts)
+    if found(SHORT, text):
+        assert found(LONG, text)
+
+
+def test_a_long_list_says_where_its_words_stand() -> None:
+    text = "a bluebird and supplier12 for Project Kestrel in C++"
+    places = Detectors(("mine",), {"mine": LONG}).places(text)
+    assert [text[place.start : place.end] for place in places] == [
+        "bluebird",
+        "supplier12",
+        "Project Kestrel",
+        "C++",
+    ]
+    allowed = allowing(LONG, AllowList(("bluebird",)))
+    assert not found(allowed, "the Bluebird report")
+    assert found(allowed, "the Bluebird report by supplier12")
+
+
+def test_a_text_of_half_words_is_read_to_its_end() -> None:
+    half = " ".join(word[:-1] + "x" for word in FILLER)
+    assert not found(LONG, half)
+    assert found(LONG, half + " supplier3")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["  "], ["x" * 201], [f"w{n}" for n in range(MOST_WORDS + 1)], [f"c+{n}+" for n in range(5_000)]],
+)
 def test_lists_that_cannot_be_meant_are_refused(words: list[str]) -> None:
     with pytest.raises(BadExpression):
         words_detector(words)

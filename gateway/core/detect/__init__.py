@@ -86,7 +86,7 @@ _NOTHING: frozenset[str] = frozenset()
 class Detectors:
     """The detectors of one configuration. Immutable, so one instance serves every thread."""
 
-    __slots__ = ("_enabled", "_names", "_seam", "_triggers")
+    __slots__ = ("_always", "_enabled", "_names", "_seam", "_triggers")
 
     def __init__(self, names: Iterable[str], defined: Mapping[str, Detector] = BUILT_IN) -> None:
         """`defined` are all detectors by name. Raises ValueError for a name that is not one of them, and
@@ -100,8 +100,11 @@ class Detectors:
             (
                 *_SPELLINGS,
                 NEEDS_COMPOSING if composing else _NEVER,
-                *(detector.trigger for detector in self._enabled),
+                *(detector.trigger or _NEVER for detector in self._enabled),
             )
+        )
+        self._always = tuple(
+            number for number, detector in enumerate(self._enabled, _FIRST) if detector.trigger is None
         )
         if self._triggers.matches(_PROBE) is None:
             raise BadExpression("the detectors together are too large: shorten the lists of words")
@@ -118,8 +121,9 @@ class Detectors:
         boundary nor its absence hides a value.
         """
         triggered = self._triggers.matches(_seen(pieces, self._seam))
-        if triggered is None:
+        if triggered is None and not self._always:
             return _NOTHING
+        triggered = [*(triggered or ()), *self._always]
         raw = _views(pieces)
         if min(triggered) >= _FIRST:
             return frozenset(self._found(raw, triggered))
@@ -128,7 +132,7 @@ class Detectors:
         ]
         found = frozenset(self._found(raw, written))
         raw = _views(_respelled(pieces, escaped=1 in triggered, composed=2 in triggered))
-        return found.union(self._found(raw, self._triggers.matches(raw) or ()))
+        return found.union(self._found(raw, (*(self._triggers.matches(raw) or ()), *self._always)))
 
     def _found(self, raw: bytes, triggered: Iterable[int]) -> Iterator[str]:
         for index in triggered:

@@ -11,11 +11,14 @@ from gateway.core.detect.checksums import ean13_holds, iban_holds, luhn_holds, m
 from gateway.core.detect.detector import Detector
 from gateway.core.detect.engine import BadExpression, Finder, Span
 from gateway.core.detect.fold import compose, fold
+from gateway.core.detect.wordlists import WordList, is_plain
 
 # So many matches of one text are checked. With more of them, equal or not, the text counts as found.
 MOST_CHECKED = 5_000
 MOST_WORDS = 50_000
 LONGEST_WORD = 200
+# Beyond so many characters a list has an automaton of its own.
+MOST_IN_ONE_EXPRESSION = 8_000
 
 _NOT_DIGITS = re.compile(rb"[^0-9]+")
 _NOT_ALPHANUMERIC = re.compile(rb"[^0-9A-Za-z]+")
@@ -76,10 +79,10 @@ def regex_detector(expression: str, validator: str | None = None) -> Detector:
 def words_detector(words: Iterable[str]) -> Detector:
     """Any of `words`, whole, upper and lower case alike, with any white space between their parts.
 
-    They are folded as the text is. Raises BadExpression when there is none, or more than MOST_WORDS.
+    They are folded as the text is. Raises BadExpression when there is none, or too many of them.
     """
     words = list(words)
-    expressions = {_word(word): None for word in words}
+    expressions = {_word(word): _spelled(word) for word in words}
     expressions.pop("", None)
     if not expressions:
         raise BadExpression("it has no words")
@@ -88,13 +91,39 @@ def words_detector(words: Iterable[str]) -> Detector:
     expression = f"(?i:{'|'.join(expressions)})"
     composed = not expression.isascii()
     finder = Finder(expression)
+    if sum(map(len, expressions)) > MOST_IN_ONE_EXPRESSION:
+        return _long_list(expressions)
     reach = max(map(len, words)) + 3 * LONGEST_WORD
     return Detector(expression, finder.occurs_in, finder.spans, composed=composed, reach=reach)
 
 
+def _long_list(expressions: Mapping[str, str]) -> Detector:
+    plain = {expression: word for expression, word in expressions.items() if is_plain(word)}
+    others = [expression for expression in expressions if expression not in plain]
+    if sum(map(len, others)) > MOST_IN_ONE_EXPRESSION:
+        raise BadExpression(f"it has {len(others):,} words with signs in them, such as C++: fewer, please")
+    listed = WordList(list(plain.values()), list(plain))
+    rest = Finder(f"(?i:{'|'.join(others)})") if others else None
+
+    def found_in(text: bytes) -> bool:
+        return listed.occurs_in(text) or (rest is not None and rest.occurs_in(text))
+
+    def spans(text: bytes) -> Iterator[Span]:
+        yield from listed.spans(text)
+        if rest is not None:
+            yield from rest.spans(text)
+
+    composed = any(not word.isascii() for word in plain.values())
+    return Detector(None, found_in, spans, composed=composed)
+
+
+def _spelled(word: str) -> str:
+    return " ".join(fold(compose(unicodedata.normalize("NFC", word))).split())
+
+
 def _word(word: str) -> str:
     """The expression of one entry. A Latin letter or digit at its end ends a word; other scripts need not."""
-    parts = fold(compose(unicodedata.normalize("NFC", word))).split()
+    parts = _spelled(word).split()
     if not parts:
         return ""
     if sum(map(len, parts)) > LONGEST_WORD:

@@ -14,7 +14,7 @@ MOST_ALLOWED = 5_000
 
 
 class Detector(NamedTuple):
-    """`trigger` is an RE2 expression that occurs in every text in which `found_in` holds.
+    """`trigger` is an RE2 expression that occurs in every text in which `found_in` holds; None: always ask.
 
     `found_in` decides on folded text; `spans` says where the values are, in a text in which it holds; they
     may overlap. `as_written`: it also reads the text before folding, because its author may have meant that.
@@ -22,7 +22,7 @@ class Detector(NamedTuple):
     `reach`: no match of the trigger has more characters; None where that is not known.
     """
 
-    trigger: str
+    trigger: str | None
     found_in: Callable[[bytes], bool]
     spans: Callable[[bytes], Iterator[Span]]
     as_written: bool = False

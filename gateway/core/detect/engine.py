@@ -82,15 +82,18 @@ class Finder:
 
 
 class PatternSet:
-    """Which of several expressions occur anywhere in a text, in one pass over it."""
+    """Which of several expressions occur anywhere in a text, in one pass over it. Raises BadExpression."""
 
     __slots__ = ("_compiled",)
 
     def __init__(self, expressions: Iterable[str]) -> None:
         self._compiled = re2.Set.SearchSet(_options())
-        for expression in expressions:
-            self._compiled.Add(expression)
-        self._compiled.Compile()
+        try:
+            for expression in expressions:
+                self._compiled.Add(expression)
+            self._compiled.Compile()
+        except re2.error as exc:
+            raise BadExpression("the detectors together are too large for one pass") from exc
 
     def matches(self, text: bytes) -> list[int] | None:
         """Positions of the expressions that occur, in no particular order; None when none does."""
