@@ -34,8 +34,13 @@ class Located:
 
 
 def files_beside(config: Path) -> list[Path]:
-    """The test files in the folder of `config`."""
-    return sorted(config.parent.glob(PATTERN))
+    """The test files in the folder of `config`, but for those that carry the name of another file there.
+
+    Beside `blue.yaml` and `green.yaml`, `blue.policy-test.yaml` is for the first one only.
+    """
+    tests = sorted(config.parent.glob(PATTERN))
+    others = {path.stem for path in config.parent.glob("*.yaml") if path not in tests} - {config.stem}
+    return [path for path in tests if not any(path.name.startswith(f"{other}.") for other in others)]
 
 
 def read_tests(path: Path, config: Place, environ: Mapping[str, str]) -> tuple[list[Located], list[Problem]]:

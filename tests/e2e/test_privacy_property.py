@@ -175,9 +175,17 @@ def configurations(draw: st.DrawFn) -> Json:
         "scout-again": local(both[1], price=draw(prices)),
     }
     deployments = dict(list(available.items())[: draw(st.integers(2, 4))])
+    if draw(st.integers(0, 3)) == 0:  # the local one has retired, and names one outside in its place
+        deployments["scout"] |= {"retires_on": "2026-01-31", "successor": "gpt-4o"}
     use = draw(st.permutations(list(deployments)))
     some = st.lists(st.sampled_from(use), min_size=1, unique=True)
-    rules = st.fixed_dictionaries({"when": st.sampled_from(CONDITIONS), "use": some})
+    rules = st.fixed_dictionaries(
+        {
+            "when": st.sampled_from(CONDITIONS),
+            "use": some,
+            "prefer": st.sampled_from(["order", "cost", "latency"]),
+        }
+    )
     model = {"use": use, "prefer": draw(st.sampled_from(["order", "cost", "latency", "weights"]))}
     if model["prefer"] == "weights":
         model["weights"] = {name: draw(st.sampled_from([0.1, 1, 100])) for name in use}

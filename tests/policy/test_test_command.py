@@ -48,6 +48,15 @@ def test_the_files_own_tests_and_those_beside_it_are_run():
     ]
 
 
+def test_a_test_file_that_carries_another_files_name_is_for_that_one():
+    Path("blue.yaml").write_text(changed())
+    Path("blue.policy-test.yaml").write_text(FAILS)
+    Path("tollway.home.policy-test.yaml").write_text(HOLDS)
+    assert "2 of 2" in run("policy", "test", "tollway.yaml").stdout
+    assert "FAIL  blue.policy-test.yaml:3" in run("policy", "test", "blue.yaml").stdout
+    assert "home" not in run("policy", "test", "blue.yaml").stdout.replace("stays home", "")
+
+
 def test_named_files_are_run_instead_of_those_beside_it():
     Path("fails.policy-test.yaml").write_text(FAILS)
     Path("elsewhere.yaml").write_text(HOLDS)
