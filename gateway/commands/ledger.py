@@ -1,4 +1,4 @@
-"""`tollway ledger`: see where it stands, close periods, delete old rows, make the totals anew.
+"""`tollway ledger`: see where it stands, migrate, close periods, delete old rows, make the totals anew.
 
 Safe while gateways run. Imports stand inside the commands: each loads only what it needs.
 """
@@ -25,7 +25,8 @@ from gateway.commands.options import (
 from gateway.core.money import usd_text
 
 ledger_app = typer.Typer(
-    help="See where the ledger stands, close periods, delete old rows, rebuild totals.", no_args_is_help=True
+    help="See where the ledger stands, migrate, close periods, delete old rows, rebuild totals.",
+    no_args_is_help=True,
 )
 
 
@@ -65,6 +66,24 @@ def status(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) ->
         f"{now.rows:,} rows, {now.corrections:,} of them corrections; {usd_text(now.nano_usd)} USD in all. "
         f"Closed before: {closed or 'nothing'}. Deleted before: {pruned or 'nothing'}.",
     )
+
+
+@ledger_app.command()
+def migrate(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
+    """Make the ledger's tables, or bring them to this version. Does nothing where that is done.
+
+    A gateway does the same when it starts; here a rollout learns beforehand whether it works.
+    """
+    from gateway.adapters.ledger.making import make_or_migrate
+
+    found = built(config)
+    with told("ledger migrate"):
+        before, after = make_or_migrate(found.settings.ledger.get_secret_value())
+    if before == after:
+        text = f"The ledger is at revision {after} already."
+    else:
+        text = f"The ledger is at revision {after} now; {'it was at ' + before if before else 'it is new'}."
+    _print(form, {"before": before, "after": after}, text)
 
 
 @ledger_app.command()

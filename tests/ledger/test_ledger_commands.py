@@ -9,6 +9,8 @@ from ledger_records import make, run
 from typer.testing import CliRunner, Result
 
 from gateway.adapters.ledger import usage_by
+from gateway.adapters.ledger.migrate import HEAD as NEWEST
+from gateway.adapters.ledger.migrate import VERSION_TABLE
 from gateway.adapters.ledger.months import Month
 from gateway.cli import app
 
@@ -214,3 +216,26 @@ def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> 
         config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1", "--output", "1"
     )
     assert "no deployment of this configuration is vllm/scuot" in done.stderr
+
+
+def migrated(url: str, folder: Path) -> Any:
+    config = folder / "migrate.yaml"
+    config.write_text(CONFIG.format(url=url))
+    done = tollway(config, "ledger", "migrate", "--format", "json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_rollout_makes_the_ledger_beforehand_and_again_changes_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    assert migrated(database.url, tmp_path) == {"before": None, "after": NEWEST}
+    assert database.rows() == []
+    assert migrated(database.url, tmp_path) == {"before": NEWEST, "after": NEWEST}
+
+
+def test_a_migration_that_cannot_be_done_says_why(config: Path, sqlite: Database) -> None:
+    sqlite.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    done = tollway(config, "ledger", "migrate")
+    assert done.exit_code == 1
+    assert f"is at revision 9999, this Tollway knows up to {NEWEST}" in done.stderr

@@ -1,7 +1,7 @@
-"""A ledger for a command that comes before the first start of a gateway."""
+"""A ledger made or migrated by a command, before a gateway starts."""
 
 from gateway.adapters.ledger.address import PostgresAddress, SqliteAddress, parse
-from gateway.adapters.ledger.migrate import upgrade
+from gateway.adapters.ledger.migrate import HEAD, upgrade, written_by
 from gateway.adapters.ledger.reading import OwnLoop
 
 
@@ -19,6 +19,20 @@ def make_if_absent(url: str) -> None:
             loop.run(_make_in_postgres(address))
 
 
+def make_or_migrate(url: str) -> tuple[str | None, str]:
+    """Bring the ledger to this version. The revisions before (None: there was no ledger) and after.
+
+    Idempotent, and safe beside gateways that start at the same time. Raises LedgerUnavailable.
+    """
+    address = parse(url)
+    if isinstance(address, SqliteAddress):
+        before = written_by(address.path)
+        upgrade(url)
+        return before, HEAD
+    with OwnLoop() as loop:
+        return loop.run(_migrated_in_postgres(address)), HEAD
+
+
 async def _make_in_postgres(address: PostgresAddress) -> None:
     # Imported only where it is used: the driver takes a twentieth of a second.
     from gateway.adapters.ledger.postgres import (  # noqa: PLC0415
@@ -34,5 +48,24 @@ async def _make_in_postgres(address: PostgresAddress) -> None:
         with translated(address):
             if await revision_of(connection, address) is None:
                 await migrate(connection, address)
+    finally:
+        await disconnect(connection)
+
+
+async def _migrated_in_postgres(address: PostgresAddress) -> str | None:
+    from gateway.adapters.ledger.postgres import (  # noqa: PLC0415
+        connect,
+        disconnect,
+        migrate,
+        revision_of,
+        translated,
+    )
+
+    connection = await connect(address)
+    try:
+        with translated(address):
+            before = await revision_of(connection, address)
+            await migrate(connection, address)
+            return before
     finally:
         await disconnect(connection)

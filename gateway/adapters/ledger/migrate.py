@@ -54,6 +54,16 @@ def upgrade_file(path: Path) -> None:
             time.sleep(BUSY_PAUSE_SECONDS)
 
 
+def written_by(path: Path) -> str | None:
+    """The revision of the database at `path`, None when there is none. Raises LedgerUnavailable."""
+    if not path.exists():
+        return None
+    try:
+        return _revision_of(path)
+    except DatabaseError as exc:
+        raise unavailable(path, exc) from exc
+
+
 def require_head(connection: Connection, path: Path) -> None:
     """Raise LedgerUnavailable unless the database is at the revision of this version."""
     refuse_old(_revision(connection, path), path)
