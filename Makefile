@@ -57,6 +57,8 @@ lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" pyproject.toml --group dev -o requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --group build -o deploy/requirements-build.txt
 
 clean:           ## Remove what was made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/out
