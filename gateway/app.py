@@ -34,6 +34,7 @@ from gateway.adapters.ledger.audit.keys import (
 from gateway.adapters.ledger.audit.trail import AuditTrail
 from gateway.adapters.ledger.patience import patiently
 from gateway.adapters.ledger.policies import InForce, PolicyText
+from gateway.adapters.ledger.pool_accrual import PoolAccrual, PoolUse
 from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
 from gateway.adapters.opening import open_admission
@@ -143,6 +144,10 @@ class Gateway:
             self._adopt_prices,
             refresh_seconds=server.prices_refresh_seconds,
         )
+        self._pool_accrual = PoolAccrual(
+            settings.ledger.get_secret_value(), self._clock, self._telemetry.pool_booked, self._measure_pools
+        )
+        self._pool_accrual.configure(built.pools, built.tenancy.time_zone)
         self._alerts = BudgetAlerts(
             self._admission,
             built.scopes,
@@ -200,6 +205,7 @@ class Gateway:
             await patiently(self._ledger.start, self._note_waiting)
             await patiently(self._price_watch.start, self._note_waiting)
             await patiently(self._admission.start, self._note_waiting)
+            await patiently(self._pool_accrual.start, self._note_waiting)
             self._alerts.start()
             self._archive.start()
             self._keep(built, How.START)
@@ -238,6 +244,7 @@ class Gateway:
         await self._upstream.close()
         await self._alerts.close()
         await self._price_watch.close()
+        await self._pool_accrual.close()
         await self._archive.close()
         await self._admission.close()
         await self._ledger.close()
@@ -257,6 +264,7 @@ class Gateway:
         self._entities.configure(recognizer_settings(built.settings))
         self._telemetry.configure(_names(built))
         self._alerts.configure(built.scopes)
+        self._pool_accrual.configure(built.pools, built.tenancy.time_zone)
         self._built = built
         self.pipeline.rulebook = rulebook
         self._keep(built, how)
@@ -276,6 +284,10 @@ class Gateway:
         """Return once the ledger holds everything that ended so far, and every version that served."""
         await self._ledger.flush()
         await self._archive.flush()
+
+    async def book_pools(self) -> None:
+        """Book what own GPUs have cost until now. Raises LedgerUnavailable."""
+        await self._pool_accrual.refresh()
 
     async def refresh_prices(self) -> None:
         """Take up the prices that the ledger holds now. Raises LedgerUnavailable."""
@@ -309,6 +321,16 @@ class Gateway:
         if self.reloader is not None:
             routers.append(reload_router(partial(answer_reload, self.reloader)))
         return routers
+
+    def _measure_pools(self, found: Sequence[PoolUse]) -> None:
+        self._telemetry.pool_measured(
+            {one.deployment: one.utilisation for one in found if one.utilisation is not None},
+            {
+                one.deployment: one.nano_usd_per_million_tokens
+                for one in found
+                if one.nano_usd_per_million_tokens is not None
+            },
+        )
 
     def _keep(self, built: Built, how: How) -> None:
         at = int(self._clock.now() * 1_000_000)

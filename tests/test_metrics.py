@@ -32,6 +32,7 @@ from gateway.core.errors import (
     UpstreamRejected,
 )
 from gateway.core.money import NANO_PER_USD
+from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.tenancy import Principal
 from gateway.core.usage import Usage
@@ -595,6 +596,44 @@ def test_reloads_are_counted_by_result_and_the_last_one_decides_whether_the_file
     assert only(subject, "config_last_reload_success_timestamp_seconds") == ({}, NOW)
 
 
+def pool_span() -> PoolSpan:
+    """An hour of 16 GPUs at three dollars."""
+    hour = 3600 * 1_000_000
+    return PoolSpan(
+        deployment="llama-4-scout",
+        starts=0,
+        ends=hour,
+        gpu="H100-80GB",
+        replicas=2,
+        gpus=16,
+        nano_usd_per_gpu_hour=3 * NANO_PER_USD,
+        overhead_nano_per_month=0,
+        month_starts=0,
+        month_ends=720 * hour,
+        saturation_milli=None,
+        estimated=False,
+    )
+
+
+def test_what_this_process_has_booked_of_a_pool_is_counted() -> None:
+    subject = telemetry()
+    subject.pool_booked([pool_span()])
+    subject.pool_booked([pool_span()])
+    labels = {"deployment": "llama-4-scout"}
+    assert only(subject, "pool_cost_usd_total") == (labels, 96.0)
+    assert only(subject, "pool_gpu_seconds_total") == (labels, 115_200.0)
+
+
+def test_how_a_pool_was_used_of_late_is_shown_where_it_is_known() -> None:
+    subject = telemetry()
+    subject.pool_measured({"llama-4-scout": 0.25}, {"llama-4-scout": 2_110_000_000})
+    labels = {"deployment": "llama-4-scout"}
+    assert only(subject, "pool_utilisation_ratio") == (labels, 0.25)
+    assert only(subject, "pool_effective_usd_per_million_tokens") == (labels, 2.11)
+    subject.pool_measured({}, {})
+    assert values(subject, "pool_utilisation_ratio") == {}
+
+
 # --- the list of metrics, and its description ---
 
 
@@ -620,6 +659,8 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     subject.budget_alerted("org", "acme", "month", 80)
     subject.reloaded("applied", in_force=True)
     subject.entities_looked_for("late")
+    subject.pool_booked([pool_span()])
+    subject.pool_measured({"llama-4-scout": 0.5}, {"llama-4-scout": 1})
     exported = {
         family.name + ("_total" if family.type == "counter" else ""): (
             family.type,

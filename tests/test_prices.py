@@ -219,6 +219,11 @@ def test_at_saturation_the_transfer_price_pays_for_the_gpus():
     assert abs(charged - 8 * Decimal("2.99")) < Decimal("0.000001")
 
 
+def test_the_transfer_price_is_that_of_the_gpus_today():
+    prices = [{"usd": "9"}, {"since": "2026-01-01", "usd": "2.99"}, {"since": "2999-01-01", "usd": "1"}]
+    assert vllm(cost=COST | {"usd_per_gpu_hour": prices}).price == vllm(cost=COST).price
+
+
 def test_a_price_holds_before_the_cost_of_the_gpus():
     assert vllm(cost=COST, price={"input": "0.3", "output": "1.2"}).price.standard == rates("0.3", "1.2")
 

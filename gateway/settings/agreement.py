@@ -46,6 +46,26 @@ def check_lists_are_distinct(root: Place, findings: Findings) -> None:
                 seen.add((item.text or "").rstrip("/"))
 
 
+def check_gpu_prices(root: Place, findings: Findings) -> None:
+    """Each price begins after the one before it, so that there is one for each day."""
+    for prices in root.find("deployments.*.cost.usd_per_gpu_hour"):
+        before: str | None = None
+        for index, price in enumerate(prices.items()):
+            since = price["since"].text if price["since"].exists else None
+            if index and since is None:
+                findings.error(price, "since is required from the second price on: its first day")
+            elif before is not None and since is not None and since <= before:
+                findings.error(price["since"], "must be later than that of the price before it")
+            before = since or before
+
+
+def check_work_weights(root: Place, findings: Findings) -> None:
+    for weights in root.find("deployments.*.cost.weights"):
+        given = [exact_number(weights[name].text) for name in ("prefill", "decode")]
+        if given == [0, 0]:
+            findings.error(weights, "prefill and decode are both 0: nothing would count as work")
+
+
 def check_destinations(root: Place, findings: Findings) -> None:
     for _, deployment in root["deployments"].entries():
         provider = deployment["provider"].text
@@ -184,6 +204,8 @@ def check_retirement(root: Place, findings: Findings, today: datetime.date) -> N
 CHECKS: tuple[Check, ...] = (
     check_lists_are_distinct,
     check_destinations,
+    check_gpu_prices,
+    check_work_weights,
     check_token_bounds,
     check_budgets,
     check_secrets,

@@ -18,6 +18,7 @@ from gateway.core import catalog
 from gateway.core.licenses import conflict
 from gateway.core.money import nano_from_usd
 from gateway.core.policy import Policy
+from gateway.core.pool_cost import PoolTerms
 from gateway.core.screening import Screenings
 from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
 from gateway.core.windows import Per
@@ -27,6 +28,7 @@ from gateway.settings import tenancy as payers
 from gateway.settings.deployments import DeploymentError, build_deployment, end_of_day, parse_networks
 from gateway.settings.kept import KeptText, kept_text
 from gateway.settings.load import Loaded
+from gateway.settings.pools import pool_terms
 from gateway.settings.problems import Problem
 from gateway.settings.schema import Settings
 from gateway.settings.screening import build_screenings
@@ -43,6 +45,7 @@ class Built:
     scopes: tuple[Scope, ...]
     version: str
     kept: KeptText
+    pools: tuple[PoolTerms, ...] = ()
 
 
 def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Problem]]:
@@ -76,6 +79,9 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             scopes=tuple(scope for scope in scopes.values() if scope.budgets or _limited(scope)),
             version=loaded.version,
             kept=kept_text(loaded.text, loaded.root, settings),
+            pools=tuple(
+                pool_terms(name, given, zone) for name, given in settings.deployments.items() if given.cost
+            ),
         ),
         [],
     )

@@ -10,6 +10,7 @@ from gateway.settings.kinds import (
     BLANK,
     AllowBlank,
     Amount,
+    Blank,
     Count,
     Date,
     FilePath,
@@ -24,6 +25,7 @@ from gateway.settings.kinds import (
     Share,
     Text,
     Usd,
+    usd_amount,
 )
 from gateway.settings.urls import Authority, Cidr, HttpUrl, ProxyUrl, UrlPath
 
@@ -125,15 +127,53 @@ class Price(Section):
     )
 
 
+class GpuPrice(Section):
+    since: Date | None = Field(
+        default=None, description="first day of this price, in `org.timezone`; left out: from the beginning"
+    )
+    usd: Usd = Field(description="USD for one GPU for one hour")
+
+
+def _as_prices(value: object) -> object:
+    """One number stands for a price that has always been the same."""
+    if isinstance(value, list | tuple | Blank):
+        return value
+    return ({"usd": usd_amount(value)},)
+
+
+class WorkWeights(Section):
+    """How a pool's cost is shared by the tokens of those who used it."""
+
+    prefill: Share = Field(default=Decimal(1), description="work of reading one token")
+    cached: Share | None = Field(
+        default=None, description="work of a token read from the prefix cache; left out: as `prefill`"
+    )
+    decode: Share = Field(default=Decimal(4), description="work of writing one token")
+    learn: Flag = Field(
+        default=False,
+        description="take prefill and decode from the observed timings of each report's own period, "
+        "where it has 100 streams or more",
+    )
+
+
 class PoolCost(Section):
     """What the GPUs of a self-hosted deployment cost."""
 
     gpu: Text = Field(description="GPU model, for reports")
     gpus_per_replica: Count = Field(default=1, description="GPUs that one replica occupies")
-    usd_per_gpu_hour: Usd = Field(description="USD for one GPU for one hour")
-    overhead_usd_per_month: Usd = Field(
-        default=Decimal(0), description="USD a month for the whole pool beside the GPUs"
+    usd_per_gpu_hour: Annotated[tuple[GpuPrice, ...], BeforeValidator(_as_prices)] = Field(
+        description="USD for one GPU for one hour: a number, or a list of prices with their first days",
+        min_length=1,
     )
+    overhead_usd_per_month: Usd = Field(
+        default=Decimal(0),
+        description="USD a calendar month for the whole pool beside the GPUs: staff, network, spares",
+    )
+    idle: Literal["proportional", "even", "apart"] = Field(
+        default="proportional",
+        description="who pays for idle GPUs: those who used the pool, by work or in equal parts, or nobody",
+    )
+    weights: WorkWeights = Field(default=WorkWeights(), description="what a token counts for when sharing")
     saturation_tokens_per_second: Amount | None = Field(
         default=None,
         description="tokens/s of one replica under full load; the transfer price is derived from it",

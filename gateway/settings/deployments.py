@@ -72,7 +72,7 @@ def build_deployment(
         ),
         context_tokens=context,
         max_output_tokens=output,
-        price=_price(given, listing, prices),
+        price=_price(given, listing, prices, zone),
         image_rule=_image_rule(given),
         replicas=tuple(_replica(url, given, networks[given.zone]) for url in _urls(given)),
         headers=_headers(given),
@@ -93,6 +93,17 @@ def end_of_day(day: datetime.date, zone: ZoneInfo) -> float:
 def parse_networks(cidrs: tuple[str, ...]) -> tuple[IpNetwork, ...] | None:
     """The networks of a zone; None, any address, when the file names none."""
     return tuple(map(ipaddress.ip_network, cidrs)) or None
+
+
+def gpu_price(cost: schema.PoolCost, day: datetime.date) -> Decimal:
+    """USD for one GPU for one hour on `day`; before the first price that one."""
+    begun = [price for price in cost.usd_per_gpu_hour if price.since is None or price.since <= day]
+    return (begun[-1] if begun else cost.usd_per_gpu_hour[0]).usd
+
+
+def replica_count(given: schema.Deployment) -> int:
+    """How many replicas are provisioned."""
+    return len(_urls(given))
 
 
 def _urls(given: schema.Deployment) -> tuple[str, ...]:
@@ -202,11 +213,13 @@ def _sizes(given: schema.Deployment, listing: Listing | None) -> tuple[int, int]
     return context, output
 
 
-def _price(given: schema.Deployment, listing: Listing | None, prices: PriceCatalogue) -> catalog.Price:
+def _price(
+    given: schema.Deployment, listing: Listing | None, prices: PriceCatalogue, zone: ZoneInfo
+) -> catalog.Price:
     if given.price is not None:
         return _versioned("config", _configured_rates(given.price), _configured_tiers(given.price))
     if given.cost is not None:
-        return _versioned("cost", _transfer_rates(given), {})
+        return _versioned("cost", _transfer_rates(given, datetime.datetime.now(zone).date()), {})
     if listing is not None and listing.rates is not None:
         return _versioned(prices.version, listing.rates, listing.tiers)
     raise DeploymentError(
@@ -249,15 +262,18 @@ def _tier_rates(tier: schema.TierPrice, standard: catalog.Rates) -> catalog.Rate
     )
 
 
-def _transfer_rates(given: schema.Deployment) -> catalog.Rates:
-    """What a token costs when the own GPUs are fully used: the least that budgets should charge for it."""
+def _transfer_rates(given: schema.Deployment, today: datetime.date) -> catalog.Rates:
+    """What a token costs when the own GPUs are fully used: the least that budgets should charge for it.
+
+    By the price of the GPUs `today`, until the file is loaded again.
+    """
     cost = given.cost
     if cost is None or cost.saturation_tokens_per_second is None:
         raise DeploymentError(
             "cost.saturation_tokens_per_second", "needed to derive a transfer price: give it, or give `price`"
         )
-    replicas = max(len(_urls(given)), 1)
-    usd_per_hour = cost.gpus_per_replica * cost.usd_per_gpu_hour + (
+    replicas = max(replica_count(given), 1)
+    usd_per_hour = cost.gpus_per_replica * gpu_price(cost, today) + (
         cost.overhead_usd_per_month / HOURS_PER_MONTH / replicas
     )
     usd_per_million = usd_per_hour * 1_000_000 / (cost.saturation_tokens_per_second * 3600)

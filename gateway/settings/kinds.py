@@ -237,9 +237,10 @@ Count = Annotated[int, BeforeValidator(_whole(1, 10**15, "a whole number"))]
 Percent = Annotated[int, BeforeValidator(_whole(1, 1000, "a whole number of per cent"))]
 PortNumber = Annotated[int, BeforeValidator(_whole(0, 65_535, "a port number"))]
 RemotePort = Annotated[int, BeforeValidator(_whole(1, 65_535, "a port number"))]
+usd_amount = _amount(positive=False, digits=12, what="an amount in USD such as 2.50")
 Usd = Annotated[
     Decimal,
-    BeforeValidator(_amount(positive=False, digits=12, what="an amount in USD such as 2.50")),
+    BeforeValidator(usd_amount),
     _number_schema(minimum=0),
 ]
 # Budgets and holds are integers of 10**-9 USD, so a budget with more digits could not be kept exactly.

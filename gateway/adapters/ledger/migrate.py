@@ -19,8 +19,8 @@ from gateway.adapters.ledger.engine import (
 )
 from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 
-HEAD = "0004"  # a test holds this equal to the newest file in migrations/versions
-REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first
+HEAD = "0005"  # a test holds this equal to the newest file in migrations/versions
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")  # oldest first
 MIGRATION_SECONDS = 10.0  # how long another process may take for it
 BUSY_PAUSE_SECONDS = 0.05
 VERSION_TABLE = "ledger_revision"  # not Alembic's default: the database may belong to another program too

@@ -188,5 +188,30 @@ price_version = Table(
     _integer("entered_at"),  # UTC microseconds; of two versions with one `effective_from` the later counts
 )
 
+# What own GPUs cost in [starts, ends), busy or not: one row after the other for each deployment, with no gap
+# and no overlap while it is configured. The fields of a core.pool_cost.PoolSpan, then what follows from them.
+pool_cost = Table(
+    "pool_cost",
+    metadata,
+    Column("deployment", Text, primary_key=True),
+    _key("starts"),  # UTC microseconds, as `ends`
+    _integer("ends"),
+    _text("gpu"),
+    _integer("replicas"),
+    _integer("gpus"),  # of all replicas
+    _integer("nano_usd_per_gpu_hour"),
+    _integer("overhead_nano_per_month"),
+    _integer("month_starts"),  # the month of the org's calendar that the span lies in
+    _integer("month_ends"),
+    Column("saturation_milli", BigInteger, nullable=True),
+    Column("estimated", Boolean, nullable=False),  # no gateway ran then
+    _integer("gpu_microseconds"),
+    _integer("gpu_nano_usd"),
+    _integer("overhead_nano_usd"),
+    Column("capacity_tokens", BigInteger, nullable=True),
+    _integer("accrued_at"),
+)
+Index("pool_cost_starts", pool_cost.c.starts)
+
 ALL_COLUMNS: tuple[str, ...] = tuple(usage_record.c.keys())
 COLUMNS = ALL_COLUMNS[:-3]

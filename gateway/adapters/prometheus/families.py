@@ -121,6 +121,24 @@ REPLICA_INFLIGHT = _gauge("replica_inflight", "deployment replica", "Attempts un
 RETIRES = _gauge(
     "deployment_retires_in_days", "deployment", "Days until the deployment retires; below 0 it has retired."
 )
+POOL_COST = _counter(
+    "pool_cost_usd_total",
+    "deployment",
+    "Cost of own GPUs that this process has booked, idle included, in USD.",
+)
+POOL_GPU_SECONDS = _counter(
+    "pool_gpu_seconds_total", "deployment", "GPU-seconds provisioned that this process has booked."
+)
+POOL_UTILISATION = _gauge(
+    "pool_utilisation_ratio",
+    "deployment",
+    "Work of the latest hour by the work possible at saturation, 0 to 1.",
+)
+POOL_EFFECTIVE = _gauge(
+    "pool_effective_usd_per_million_tokens",
+    "deployment",
+    "Cost of the latest hour by the tokens served in it, read and written, in USD per million.",
+)
 LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be committed to the ledger, in rows.")
 BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
@@ -174,6 +192,10 @@ FAMILIES = (
     REPLICA_UP,
     REPLICA_INFLIGHT,
     RETIRES,
+    POOL_COST,
+    POOL_GPU_SECONDS,
+    POOL_UTILISATION,
+    POOL_EFFECTIVE,
     LEDGER_LAG,
     BUILD,
     POLICY,

@@ -37,6 +37,10 @@ class Counted:
         "inter_token",
         "limit_rejections",
         "overhead",
+        "pool_cost",
+        "pool_effective",
+        "pool_gpu_microseconds",
+        "pool_utilisation",
         "refusals",
         "reload_ok",
         "reloaded_at",
@@ -60,6 +64,10 @@ class Counted:
         self.shadow_rejections: dict[tuple[str, ...], int] = {}
         self.budget_alerts: dict[tuple[str, ...], int] = {}
         self.entity_looks: dict[tuple[str, ...], int] = {}
+        self.pool_cost: dict[tuple[str, ...], int] = {}
+        self.pool_gpu_microseconds: dict[tuple[str, ...], int] = {}
+        self.pool_utilisation: dict[tuple[str, ...], float] = {}
+        self.pool_effective: dict[tuple[str, ...], int] = {}
         self.reloads: dict[tuple[str, ...], int] = {}
         self.reload_ok = True
         self.reloaded_at = 0.0
@@ -83,6 +91,7 @@ def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> I
     fleet = sources.fleet()
     yield from _replicas(fleet, clock.monotonic())
     yield _retirements(fleet, clock.now())
+    yield from _pools(counted)
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
@@ -149,6 +158,14 @@ def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
             _add(inflight, labels, state.outstanding)
     yield _gauge(families.REPLICA_UP, up)
     yield _gauge(families.REPLICA_INFLIGHT, inflight)
+
+
+def _pools(counted: Counted) -> Iterator[Metric]:
+    seconds = {labels: amount / 1_000_000 for labels, amount in counted.pool_gpu_microseconds.items()}
+    yield _counters(families.POOL_COST, _in_usd(counted.pool_cost))
+    yield _counters(families.POOL_GPU_SECONDS, seconds)
+    yield _gauge(families.POOL_UTILISATION, counted.pool_utilisation)
+    yield _gauge(families.POOL_EFFECTIVE, _in_usd(counted.pool_effective))
 
 
 def _retirements(fleet: Fleet, now: float) -> Metric:

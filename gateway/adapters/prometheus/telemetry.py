@@ -6,7 +6,7 @@ come on the event loop's thread.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
@@ -24,6 +24,7 @@ from gateway.adapters.prometheus.series import (
     RequestSeries,
 )
 from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
+from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import UsageRecord
 from gateway.core.tenancy import Principal
 from gateway.ports import Clock
@@ -158,6 +159,24 @@ class PrometheusTelemetry:
         """The second stage of detection has looked at a text, or could not."""
         counted = self._counted.entity_looks
         counted[result,] = counted.get((result,), 0) + 1
+
+    # --- pools of own GPUs ---
+
+    def pool_booked(self, spans: Iterable[PoolSpan]) -> None:
+        """This process has booked what pools cost; all processes together count all of it, once."""
+        cost, gpu_time = self._counted.pool_cost, self._counted.pool_gpu_microseconds
+        for span in spans:
+            key = (self._names.deployment(span.deployment),)
+            cost[key] = cost.get(key, 0) + span.nano_usd
+            gpu_time[key] = gpu_time.get(key, 0) + span.gpu_microseconds
+
+    def pool_measured(
+        self, utilisation: Mapping[str, float], nano_usd_per_million_tokens: Mapping[str, int]
+    ) -> None:
+        """How the pools of which that is known were used of late, by deployment."""
+        name = self._names.deployment
+        self._counted.pool_utilisation = {(name(key),): one for key, one in utilisation.items()}
+        self._counted.pool_effective = {(name(key),): one for key, one in nano_usd_per_million_tokens.items()}
 
     # --- the configuration ---
 
