@@ -5,6 +5,7 @@ import asyncio
 import datetime as dt
 import enum
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,12 +136,19 @@ def prove(
     from gateway.proof import prove
 
     _, built = loaded_and_built(file)
-    proof = prove(built)
+    proof = prove(built, progress=_show_progress)
     if form is Form.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(proof)).decode())
     else:
         typer.echo("\n".join(telling.of_proof(proof, str(file))))
     raise typer.Exit(0 if proof.proven and not (strict and proof.findings) else 1)
+
+
+def _show_progress(done: int, models: int) -> None:
+    """Rewrites one line on a terminal, and says nothing elsewhere."""
+    if sys.stderr.isatty():
+        end = "\n" if done == models else ""
+        typer.echo(f"\r{done} of {models} models looked at{end}", err=True, nl=False)
 
 
 def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) -> "list[Outcome]":

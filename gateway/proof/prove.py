@@ -23,9 +23,16 @@ MOST_HOLES: Final = 20  # one of them is enough to act on
 MakePlanner = Callable[[Policy, Fleet], Planner]
 
 
-def prove(built: Built, make_planner: MakePlanner = Planner) -> Proof:
-    """The proof for what `make_planner` would serve under `built`, or what stands against it."""
-    return _Prover(built, make_planner).prove()
+def prove(
+    built: Built,
+    make_planner: MakePlanner = Planner,
+    progress: Callable[[int, int], None] = lambda done, models: None,
+) -> Proof:
+    """The proof for what `make_planner` would serve under `built`, or what stands against it.
+
+    `progress` is told how many models are done, and of how many.
+    """
+    return _Prover(built, make_planner).prove(progress)
 
 
 class _Prover:
@@ -40,16 +47,17 @@ class _Prover:
             for model in built.policy.models.values()
         ]
 
-    def prove(self) -> Proof:
+    def prove(self, progress: Callable[[int, int], None]) -> Proof:
         started = time.monotonic()
         moments = list(self._moments())
-        for space in self._spaces:
+        for done, space in enumerate(self._spaces, 1):
             kinds, simple_kinds = space.kinds(), space.simple_kinds()
             self._search(space.cases(kinds), moments, frozenset())
             self._search(space.cases(simple_kinds, for_each_principal=True), moments, frozenset())
             simple = list(space.cases(simple_kinds))
             for down in _outages(space.model.use, self._built.policy.deployments):
                 self._search(simple, moments, down)
+            progress(done, len(self._spaces))
         holes = [*boundary_holes(self._built), *self._holes.values()][:MOST_HOLES]
         rules = RuleReport()
         for space in self._spaces:

@@ -434,6 +434,12 @@ def test_the_proof_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert hole["request"]["body"]["model"] == "gpt-4o"
 
 
+def test_progress_is_told_by_model(tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    prove(built(tmp_path), progress=lambda done, models: told.append((done, models)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_every_kind_of_request_is_in_the_space(tmp_path: Path):
     of = built(tmp_path)
     space = Space(of.policy, of.tenancy, of.policy.models["auto"], lambda _: None)
