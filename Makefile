@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+# Processes that run tests; most of them wait for servers most of the time.
+TESTERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test chaos check format bench bench-ledger bench-admission bench-diff lock clean
@@ -24,7 +26,7 @@ demo: $(STAMP)   ## The main job on simulators: no key, no GPU (ARGS="--seconds 
 	$(BIN)/tollway demo $(ARGS)
 
 test: $(STAMP)   ## All tests (ARGS="tests/core -x" narrows)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist worksteal $(ARGS)
 
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
