@@ -24,7 +24,7 @@ from gateway.core.facts import Moment
 from gateway.core.money import NANO_PER_USD
 from gateway.core.ordering import likely_nano
 from gateway.core.policy import Plan, Planner, Refused
-from gateway.core.screening import ENTITIES, UNREADABLE, Classified, why
+from gateway.core.screening import ENTITIES, UNREADABLE, Classified, StandIn, why
 from gateway.core.tenancy import Principal, Tenancy
 from gateway.pipeline import find_model
 
@@ -199,6 +199,8 @@ class Explainer:
             raised_by = f"header {PRIVACY_HEADER}"
         else:
             raised_by = principal.floor_from
+        if classified.stand_in is not None:
+            raised_by += f" ({_masking(classified.stand_in)})"
         return Privacy(classified.privacy, raised_by)
 
     def _judged(self, call: Call, decision: Plan | Refused, moment: Moment) -> list[Judged]:
@@ -239,6 +241,12 @@ def _why_kept(decision: Plan | Refused, number: int, count: int) -> tuple[str, i
         return f"the only one that remains ({source})", line
     how = "in the order given" if by.prefer is Objective.ORDER else f"by {by.prefer}"
     return f"number {number} of {count} {how} ({source})", line
+
+
+def _masking(stand_in: StandIn) -> str:
+    count = len(stand_in.masked.originals)
+    home = ", ".join(sorted(stand_in.zones)) or "no zone"
+    return f"{count} {'value' if count == 1 else 'values'} masked; as it is, of class {stand_in.privacy}, only to {home}"
 
 
 def _found(by: str) -> str:

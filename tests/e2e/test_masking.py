@@ -162,6 +162,14 @@ async def test_a_failover_from_home_goes_out_masked_and_is_booked_by_what_it_was
         ]
 
 
+async def test_the_explanation_says_what_is_masked_and_where_it_is_not(harness: Harness) -> None:
+    question = {"request": chat(f"Write: {MAIL}", model="auto"), "key": "app"}
+    found = (await harness.admin("POST", "/admin/v1/policy/explain", question)).json()
+    assert found["privacy"]["class"] == "internal"
+    assert "1 value masked; as it is, of class confidential, only to local" in found["privacy"]["raised_by"]
+    assert found["order"] == ["scout", "gpt-4o"]
+
+
 async def test_an_image_counts_beside_the_masked_text(tmp_path: Path) -> None:
     async with running(tmp_path, MASKING | {"privacy": {"media": None}}) as harness:
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": image_parts(MAIL)}]}
@@ -234,3 +242,19 @@ async def test_where_nothing_is_masked_or_detected_the_same_requests_do_show_it(
         response = await harness.post({"model": "gpt-4o"} | place(MAIL))
         assert response.status_code == 200
         assert sent(harness, MAIL[len(MAIL) // 2 :]) == 1
+
+
+async def test_streams_of_requests_without_masking_run_no_code_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("not for this request")
+
+    monkeypatch.setattr("gateway.relay.Restorer", forbidden)
+    monkeypatch.setattr("gateway.relay.RestoringReader", forbidden)
+    async with running(tmp_path, MASKING) as harness:
+        nothing_to_mask = await harness.post(chat("Tell me about ships.", stream=True))
+        at_home = await harness.post(chat(f"Write: {MAIL}", model="scout", stream=True))
+        other_feature = await harness.post(chat("Hello", stream=True), x_tollway_feature="triage")
+    for response in (nothing_to_mask, at_home, other_feature):
+        assert Streamed(response.content).is_done
