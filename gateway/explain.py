@@ -245,8 +245,9 @@ def _why_kept(decision: Plan | Refused, number: int, count: int) -> tuple[str, i
 
 def _masking(stand_in: StandIn) -> str:
     count = len(stand_in.masked.originals)
+    masked = "1 value" if count == 1 else f"{count} values"
     home = ", ".join(sorted(stand_in.zones)) or "no zone"
-    return f"{count} {'value' if count == 1 else 'values'} masked; as it is, of class {stand_in.privacy}, only to {home}"
+    return f"{masked} masked; as it is, of class {stand_in.privacy}, only to {home}"
 
 
 def _found(by: str) -> str:
