@@ -65,7 +65,7 @@ def _opened(built: Built, low: str, high: str, zone: str) -> Hole | None:
 
 def _one_server_in_two_zones(built: Built) -> Iterator[Hole]:
     servers: dict[tuple[str, int], list[str]] = {}
-    for name, given in built.settings.deployments.items():
+    for name, given in _deployments(built):
         for server in _servers(given):
             servers.setdefault(server, []).append(name)
     for (host, port), names in servers.items():
@@ -84,7 +84,7 @@ def _one_server_in_two_zones(built: Built) -> Iterator[Hole]:
 def _address_of_another_zone(built: Built) -> Iterator[Hole]:
     """An address without a network of its own zone that lies in another zone's."""
     zones = built.settings.zones
-    for name, given in built.settings.deployments.items():
+    for name, given in _deployments(built):
         if zones[given.zone].cidrs:
             continue  # then an address outside of them is an error at load, and refused at connect
         for host, _ in _servers(given):
@@ -103,7 +103,7 @@ def _home_is_elsewhere(built: Built) -> Iterator[Hole]:
         return
     # Those that may go nowhere else are the ones that rely on it.
     relying = [name for name in privacy.classes if privacy.zones[name] == (HOME_ZONE,)]
-    for name, given in built.settings.deployments.items():
+    for name, given in _deployments(built):
         elsewhere = [host for host, _ in _servers(given) if _is_public(host)]
         if given.zone == HOME_ZONE and elsewhere and relying:
             path = f"{elsewhere[0]} is no server of one's own, and {name} calls it {HOME_ZONE}"
@@ -111,6 +111,11 @@ def _home_is_elsewhere(built: Built) -> Iterator[Hole]:
             line = built.policy.deployments[name].lines.get("zone")
             if model is not None:
                 yield _hole(built, relying[0], name, model, path, line, named=relying[0])
+
+
+def _deployments(built: Built) -> list[tuple[str, Deployment]]:
+    """Those that can be reached: what is not in force yet has no plan either."""
+    return [(name, built.settings.deployments[name]) for name in built.policy.deployments]
 
 
 def _names(model: Model) -> set[str]:

@@ -81,7 +81,7 @@ def _only_refuses(model: Model, number: int, privacy: str, built: Built) -> bool
     if rule is None or rule.refuse is not None:
         return False
     zones = built.policy.zones[privacy]
-    outside = all(built.policy.deployments[name].zone not in zones for name in rule.use)
+    outside = all(built.settings.deployments[name].zone not in zones for name in rule.use)
     # Where the whole model is closed to the class, it is not the rule that refuses.
     return outside and any(item.zone in zones for item in model.use)
 

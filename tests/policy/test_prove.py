@@ -434,6 +434,14 @@ def test_the_proof_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert hole["request"]["body"]["model"] == "gpt-4o"
 
 
+def test_a_deployment_that_is_not_in_force_yet_is_in_no_plan(tmp_path: Path):
+    proof = proof_of(tmp_path, ("provider: openai ", "provider: litellm "))
+    assert proof.proven
+    unusable = {item.model for item in proof.unusable_models}
+    assert "gpt-4o" in unusable
+    assert "auto" not in unusable
+
+
 def test_progress_is_told_by_model(tmp_path: Path):
     told: list[tuple[int, int]] = []
     prove(built(tmp_path), progress=lambda done, models: told.append((done, models)))
