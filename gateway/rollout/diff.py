@@ -19,7 +19,7 @@ from gateway.adapters.ledger.spans import Span
 from gateway.core.catalog import Model, Objective
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
-from gateway.rollout.judging import Asked, Goes, Judge, Outcome, Unknown
+from gateway.rollout.judging import Goes, Judge, Outcome, Unknown, asked_of
 from gateway.rollout.sight import View, draws_of, views_of
 from gateway.settings.build import Built
 
@@ -251,11 +251,11 @@ class _Replaying:
         return sight
 
     def _matched(self, row: PastAttempt, facts: RecordedFacts) -> Hashable:
-        asked = _asked(row, facts)
+        asked = asked_of(row, facts)
         return self._old.rules(asked), self._new.rules(asked)
 
     def _judge(self, row: PastAttempt, facts: RecordedFacts, probes: _Probes) -> Verdict:
-        asked = _asked(row, facts)
+        asked = asked_of(row, facts)
         old, new = self._old.judge(asked), self._new.judge(asked)
         made = Verdict(old.outcome, new.outcome)
         verdict = self._verdicts.setdefault(made, made)
@@ -303,18 +303,3 @@ def _share(facts: RecordedFacts, sight: _Sight) -> Hashable:
 def _down(facts: RecordedFacts) -> Hashable:
     """The pools that had nothing available."""
     return tuple(sorted(name for name, (_, available, _) in facts.pools.items() if not available)) or None
-
-
-def _asked(row: PastAttempt, facts: RecordedFacts) -> Asked:
-    return Asked(
-        at=row.at,
-        feature=row.feature,
-        key=row.key,
-        model=row.model,
-        endpoint=row.endpoint,
-        privacy=row.privacy,
-        modalities=row.modalities,
-        stream=bool(row.stream),
-        tags=row.tags,
-        facts=facts,
-    )

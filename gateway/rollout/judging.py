@@ -4,12 +4,13 @@ The planner that serves decides. What it would have to know and no row tells (th
 speed of a deployment that never answered) makes the answer unknown, with the reason, and never a guess.
 """
 
+import functools
 from collections.abc import Hashable, Iterable, Mapping
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from gateway.adapters.ledger.past import Observed
+from gateway.adapters.ledger.past import Observed, PastAttempt
 from gateway.core.balancing import Fleet, Pool
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
@@ -27,6 +28,7 @@ from gateway.pipeline import find_model
 from gateway.settings.build import Built
 
 _MICROSECONDS = 1_000_000
+_tags_of = msgspec.json.Decoder(dict[str, str]).decode
 UNMASKED = "mask"  # as a find: masking came to no end
 NOW = 0.0  # on the clock of durations, which stands still in a replay
 SEARCH_CHANGED = "what is searched for has changed, and no prompt is kept to search again"
@@ -54,18 +56,16 @@ Outcome = Goes | Refuses | Unknown
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request of the past. `at` in UTC microseconds."""
+    """A request of the past, with the `call` that it was as far as that matters. `at` in UTC microseconds."""
 
     at: int
     feature: str
     key: str
     model: str
-    endpoint: str
     privacy: str
     modalities: str
-    stream: bool
-    tags: str
     facts: RecordedFacts
+    call: Call
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -95,6 +95,7 @@ class Judge:
         self._keys: Mapping[str, KeyEntry] = {entry.name: entry for entry in built.tenancy.keys.values()}
         self._disturbed: list[Pool] = []
         self._screening_numbers: dict[int, int] = {}
+        self._known_classes: dict[Hashable, tuple[str, ...] | Unknown] = {}
 
     @property
     def version(self) -> str:
@@ -126,14 +127,14 @@ class Judge:
         try:
             principal = self._principal(asked)
             model = find_model(self._policy, principal, asked.model)
-            classes = self._classes(asked, principal)
+            classes = self._possible_classes(asked, principal)
         except GatewayError:
             return ()
         if model.rules is None or isinstance(classes, Unknown):
             return ()
         self._arrange(asked.facts.pools)
-        call, moment, match = _call(asked), self._moment(asked), model.rules.first_match
-        return tuple(match(Facts(call, principal, privacy, moment, self._fleet)) for privacy in classes)
+        moment, match = self._moment(asked), model.rules.first_match
+        return tuple(match(Facts(asked.call, principal, privacy, moment, self._fleet)) for privacy in classes)
 
     def cost(self, outcome: Outcome, usage: Usage, tier: str | None) -> int:
         """What `usage` costs where it goes, at the price of now in nano-USD; 0 where it goes nowhere."""
@@ -148,14 +149,13 @@ class Judge:
         try:
             principal = self._principal(asked)
             model = find_model(self._policy, principal, asked.model)
-            classes = self._classes(asked, principal)
+            classes = self._possible_classes(asked, principal)
         except GatewayError as error:
             return Judged(Refuses(error.code))
         if isinstance(classes, Unknown):
             return Judged(classes)
         self._arrange(asked.facts.pools)
-        call = _call(asked)
-        found = [self._planned(call, principal, model, privacy, asked) for privacy in classes]
+        found = [self._planned(asked, principal, model, privacy) for privacy in classes]
         outcomes = {one.outcome for one in found}
         shape = tuple(part for one in found for part in one.shape)
         return Judged(outcomes.pop() if len(outcomes) == 1 else Unknown(SEARCH_CHANGED), shape)
@@ -170,6 +170,14 @@ class Judge:
         if principal is None:
             raise PermissionDenied(asked.feature)
         return principal
+
+    def _possible_classes(self, asked: Asked, principal: Principal) -> tuple[str, ...] | Unknown:
+        facts = asked.facts
+        key = (principal, asked.privacy, asked.modalities, facts.named, facts.finds)
+        found = self._known_classes.get(key)
+        if found is None:
+            found = self._known_classes[key] = self._classes(asked, principal)
+        return found
 
     def _classes(self, asked: Asked, principal: Principal) -> tuple[str, ...] | Unknown:
         """Every class that the request may have: one, unless it depends on words that are not kept."""
@@ -224,8 +232,8 @@ class Judge:
 
     # --- where it goes ---
 
-    def _planned(self, call: Call, principal: Principal, model: Model, privacy: str, asked: Asked) -> Judged:
-        decision = self._planner.decide(call, principal, model, privacy, self._moment(asked))
+    def _planned(self, asked: Asked, principal: Principal, model: Model, privacy: str) -> Judged:
+        decision = self._planner.decide(asked.call, principal, model, privacy, self._moment(asked))
         if isinstance(decision, Refused):
             return Judged(Refuses(decision.error.code), ((),))
         shape = (tuple(item.name for item in decision.candidates),)
@@ -301,25 +309,45 @@ def _disturb(pool: Pool, outstanding: int, available: int, replicas: int) -> Non
         state.breaker.failed(NOW, weight=FAILURES_TO_OPEN, answered=True)
 
 
-def _call(asked: Asked) -> Call:
-    facts = asked.facts
-    return Call(
-        api=Api(asked.endpoint),
-        model=asked.model,
-        stream=asked.stream,
+def asked_of(row: PastAttempt, facts: RecordedFacts) -> Asked:
+    """The request behind `row`, whose facts are `facts`."""
+    call = Call(
+        api=Api(row.endpoint),
+        model=row.model,
+        stream=bool(row.stream),
         include_usage=False,
         stream_options={},
         max_output=facts.max_output,
         choices=facts.choices,
-        modalities=frozenset(map(Modality, asked.modalities.split(","))),
-        needs=frozenset(map(Capability, facts.needs.split(","))) if facts.needs else frozenset(),
+        modalities=_modalities(row.modalities),
+        needs=_needs(facts.needs),
         media=facts.media,
         service_tier=None,
-        tags=msgspec.json.decode(asked.tags, type=dict[str, str]),
+        tags=_tags_of(row.tags) if row.tags != "{}" else {},
         rest=bytes(facts.text_bytes + facts.media.bytes),
         body={},
         prompts=facts.prompts,
     )
+    return Asked(
+        at=row.at,
+        feature=row.feature,
+        key=row.key,
+        model=row.model,
+        privacy=row.privacy,
+        modalities=row.modalities,
+        facts=facts,
+        call=call,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _modalities(listed: str) -> frozenset[Modality]:
+    return frozenset(map(Modality, listed.split(",")))
+
+
+@functools.lru_cache(maxsize=256)
+def _needs(listed: str) -> frozenset[Capability]:
+    return frozenset(map(Capability, listed.split(","))) if listed else frozenset()
 
 
 def _taught(fleet: Fleet, latest: Iterable[Observed]) -> Fleet:

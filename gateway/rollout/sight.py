@@ -1,7 +1,7 @@
 """Which differences between requests the rules of a model can see: those alike to them are judged once.
 
 A rule that compares `prompt_tokens` with 20000 sees three sizes: below, equal, above. Such plain conditions
-are taken apart; where one goes beyond them, every value of what it reads counts as different.
+are taken apart; of one that goes beyond them, every value of what it reads counts as different.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,7 +16,7 @@ import msgspec
 from gateway.adapters.ledger.past import PastAttempt
 from gateway.core.call import BYTES_PER_TOKEN
 from gateway.core.catalog import Model
-from gateway.core.condition_text import parse
+from gateway.core.condition_text import parse, selections
 from gateway.core.conditions import Compared, Condition, Constant, Holds, Joined, Not, OneOf
 from gateway.core.facts import POOL_NAMES, local_time
 from gateway.core.recorded import RecordedFacts
@@ -46,13 +46,18 @@ def views_of(models: Iterable[tuple[Model, ZoneInfo]]) -> tuple[View, ...]:
     """What the rules of `models`, each in its time zone, see of a request."""
     found: list[View] = []
     for model, zone in models:
-        if model.rules is None:
-            continue
-        compared = _compared(rule.when for rule in model.rules.rules)
-        if compared is None:
-            found += [_WHOLE[name] for name in model.rules.variables if name in _WHOLE]
-        else:
-            found += _views(compared, zone)
+        sources = [rule.when for rule in model.rules.rules] if model.rules else []
+        plain = {source: parse(source, lambda _: True) for source in sources}
+        whole = {
+            name
+            for source, condition in plain.items()
+            if condition is None
+            for name in _WHOLE
+            if selections(source, name)
+        }
+        found += [_WHOLE[name] for name in sorted(whole)]
+        compared = _compared(condition for condition in plain.values() if condition is not None)
+        found += _views({path: of for path, of in compared.items() if path[0] not in whole}, zone)
     return tuple(found)
 
 
@@ -76,13 +81,10 @@ def draws_of(weights: Mapping[str, float]) -> tuple[float, ...] | None:
 _Constants = dict[tuple[str, ...], set[Constant]]
 
 
-def _compared(sources: Iterable[str]) -> _Constants | None:
-    """The constants that each variable is compared with; None when a condition is not plain."""
+def _compared(conditions: Iterable[Condition]) -> _Constants:
+    """The constants that each variable is compared with."""
     constants: _Constants = defaultdict(set)
-    for source in sources:
-        condition = parse(source, lambda _: True)
-        if condition is None:
-            return None
+    for condition in conditions:
         for path, found in _comparisons(condition):
             constants[path].update(found)
     return constants

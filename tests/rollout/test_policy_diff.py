@@ -14,9 +14,9 @@ from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.core.call import Media
 from gateway.core.pricing import NO_VERSIONS
 from gateway.core.recorded import RecordedFacts
-from gateway.rollout.diff import NOT_RECORDED, Replayed, _asked, _Replaying
+from gateway.rollout.diff import NOT_RECORDED, Replayed, _Replaying
 from gateway.rollout.diff_report import DiffReport, report
-from gateway.rollout.judging import SEARCH_CHANGED, Asked, Goes, Judge, Outcome, Refuses, Unknown
+from gateway.rollout.judging import SEARCH_CHANGED, Asked, Goes, Judge, Outcome, Refuses, Unknown, asked_of
 from gateway.settings.build import Built, build
 from gateway.settings.load import load
 
@@ -105,7 +105,7 @@ def row(number: int = 1, **changes: Any) -> PastAttempt:
 
 
 def asked(one: PastAttempt) -> Asked:
-    return _asked(one, msgspec.json.decode(one.facts, type=RecordedFacts))
+    return asked_of(one, msgspec.json.decode(one.facts, type=RecordedFacts))
 
 
 def judge(built: Built, reference: Built | None = None, latest: tuple[Observed, ...] = ()) -> Judge:
