@@ -71,6 +71,15 @@ def test_what_no_linear_engine_can_match_is_refused(expression: str) -> None:
         regex_detector(expression)
 
 
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    [("(?<=a)b", "no look-around"), ("a(?!b)", "no look-around"), (r"(a)\1", "no back")],
+)
+def test_and_it_is_said_what_there_is_not(expression: str, hint: str) -> None:
+    with pytest.raises(BadExpression, match=hint):
+        regex_detector(expression)
+
+
 @pytest.mark.parametrize("expression", ["a*", "", "(a|)"])
 def test_an_expression_that_matches_nothing_at_all_is_refused(expression: str) -> None:
     with pytest.raises(BadExpression, match="empty"):

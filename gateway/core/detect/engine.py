@@ -42,6 +42,14 @@ class Pattern:
         return self._compiled.search(text) is not None
 
 
+def _with_hint(reason: str) -> str:
+    if reason.startswith("invalid perl operator"):
+        return f"{reason} (there is no look-around: put what stands around a value outside of a group)"
+    if reason.startswith("invalid escape sequence"):
+        return f"{reason} (there are no back-references)"
+    return reason
+
+
 class Finder:
     """Where one expression occurs. Raises BadExpression."""
 
@@ -52,7 +60,9 @@ class Finder:
             self._compiled = re2.compile(expression, _options(captures=True))
         except re2.error as exc:
             reason = exc.args[0] if exc.args else exc
-            raise BadExpression(reason.decode() if isinstance(reason, bytes) else str(reason)) from exc
+            raise BadExpression(
+                _with_hint(reason.decode() if isinstance(reason, bytes) else str(reason))
+            ) from exc
 
     def spans(self, text: bytes) -> Iterator[Span]:
         """First and last offset of each match, or of its first group where it has one; leftmost first.
