@@ -227,7 +227,7 @@ def _compressed(coding: str, body: bytes) -> bytes:
     if coding == "gzip":
         return gzip.compress(body, mtime=0)
     if coding == "two members":
-        return gzip.compress(body[:5], mtime=0) + gzip.compress(body[5:])
+        return gzip.compress(body[:5], mtime=0) + gzip.compress(body[5:], mtime=0)
     if coding == "raw":
         deflate = zlib.compressobj(wbits=-15)
         return deflate.compress(body) + deflate.flush()
