@@ -32,19 +32,23 @@ from gateway.adapters.ledger.audit.keys import (
     signer_in,
 )
 from gateway.adapters.ledger.audit.trail import AuditTrail
+from gateway.adapters.ledger.dimensions import Unanswerable
 from gateway.adapters.ledger.patience import patiently
 from gateway.adapters.ledger.policies import InForce, PolicyText
 from gateway.adapters.ledger.pool_accrual import PoolAccrual, PoolUse
 from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
+from gateway.adapters.ledger.usage_forms import UsageQuestion, usage_document, usage_rows
 from gateway.adapters.opening import open_admission
 from gateway.adapters.probes import HealthProber
 from gateway.adapters.prometheus import CONTENT_TYPE, FamilySamples, Names, PrometheusTelemetry, Sources
+from gateway.adapters.tabular import ParquetMissing
 from gateway.adapters.upstream.choosing import ChoosingUpstream
 from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.classify import Classifier
 from gateway.core.audit import Denial, Kind
 from gateway.core.balancing import Fleet
+from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.core.policy import Planner
 from gateway.core.pricing import PriceBook
 from gateway.explain import Explainer, Explanation, Question
@@ -62,6 +66,7 @@ from gateway.settings.screening import recognizer_settings
 from gateway.web.admin import admin_app
 from gateway.web.admin_explain import explain_router
 from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
+from gateway.web.admin_usage import UsageAsked, usage_router
 from gateway.web.data_plane import DataPlane
 from gateway.web.listening import Listening, listen, url_of
 from gateway.web.protocol import DataProtocol
@@ -72,6 +77,7 @@ MIB = 1024 * 1024
 ADMIN_DRAIN_SECONDS = 1.0
 # How long a reload waits for the ledger to say what its new budgets have spent.
 BUDGET_SECONDS = 10.0
+LEDGER_RETRY_SECONDS = 5.0
 
 Listeners: TypeAlias = tuple[socket.socket, socket.socket]  # of the data port and of the admin port
 
@@ -316,8 +322,26 @@ class Gateway:
         explainer = Explainer(rules.planner, rules.classifier, self._built.tenancy)
         return await explainer.explain(question, self.pipeline.moment)
 
+    async def usage(self, asked: UsageAsked) -> bytes:
+        """A report of the ledger. Raises InvalidRequest, Unavailable."""
+        settings = self._built.settings
+        question = UsageQuestion(by=asked.by, period=asked.period, since=asked.since, until=asked.until)
+
+        def report() -> bytes:
+            url, zone = settings.ledger.get_secret_value(), settings.org.timezone
+            rows = usage_rows(url, question, now=self._clock.now(), timezone=zone)
+            return usage_document(rows, question, asked.form)
+
+        try:
+            return await asyncio.to_thread(report)
+        except (Unanswerable, ParquetMissing) as exc:
+            raise InvalidRequest(f"{exc}.") from exc
+        except LedgerUnavailable as exc:
+            raise Unavailable(f"{exc}.", retry_after_seconds=LEDGER_RETRY_SECONDS) from exc
+
     def _routers(self) -> list[APIRouter]:
         routers = [explain_router(self.explain, lambda: self.pipeline.rulebook.max_messages)]
+        routers.append(usage_router(self.usage))
         if self.reloader is not None:
             routers.append(reload_router(partial(answer_reload, self.reloader)))
         return routers

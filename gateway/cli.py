@@ -2,12 +2,10 @@
 # ruff: noqa: PLC0415
 
 import asyncio
-import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
-from datetime import datetime
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +15,12 @@ from gateway import __version__
 from gateway.commands.audit import audit_app
 from gateway.commands.budgets import budgets
 from gateway.commands.ledger import ledger_app
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat
+from gateway.commands.options import DEFAULT_FILE, ConfigOption
 from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
+from gateway.commands.usage import usage
 
 if TYPE_CHECKING:
-    from gateway.adapters.ledger import UsageRow
     from gateway.rollout.config_file import ConfigFile
     from gateway.settings.build import Built
     from gateway.settings.load import Loaded
@@ -36,15 +34,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(budgets)
+app.command()(usage)
 app.add_typer(audit_app, name="audit")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")
 
 FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
-ByOption = Annotated[str, typer.Option(help="feature, team, key, model, deployment, zone, privacy, day ...")]
-SinceOption = Annotated[datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
-UntilOption = Annotated[datetime | None, typer.Option(help="To before this moment.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")]
 AdminPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Admin port; 0 takes a free one.")]
 WorkersOption = Annotated[
@@ -132,35 +128,6 @@ def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> No
 
 
 @app.command()
-def usage(
-    config: ConfigOption = DEFAULT_FILE,
-    by: ByOption = "feature",
-    since: SinceOption = None,
-    until: UntilOption = None,
-    form: FormatOption = OutputFormat.TABLE,
-) -> None:
-    """Usage and cost from the ledger, by any dimension."""
-    from gateway.adapters.ledger import Dimension, LedgerUnavailable, usage_by
-
-    if by not in set(Dimension):
-        raise typer.BadParameter(f"use one of {', '.join(Dimension)}", param_hint="--by")
-    built, problems = _build(config)
-    if built is None:
-        _print(problems)
-        raise typer.Exit(1)
-    url, zone = built.settings.ledger.get_secret_value(), built.settings.org.timezone
-    try:
-        rows = usage_by(url, Dimension(by), since, until, timezone=zone)
-    except LedgerUnavailable as exc:
-        typer.echo(f"tollway usage: {exc}", err=True)
-        raise typer.Exit(1) from exc
-    if form is OutputFormat.JSON:
-        typer.echo(json.dumps([_usage_json(row) for row in rows], indent=2))
-    else:
-        print_usage(rows, by)
-
-
-@app.command()
 def demo(port: PortOption = 8080, admin_port: AdminPortOption = 8081, seconds: SecondsOption = None) -> None:
     """Simulators of GPT-4o and two Llama 4 replicas, a gateway and sample traffic: no key, no GPU."""
     from gateway.demo.run import DemoFailed, run_demo
@@ -218,47 +185,6 @@ async def _supervise(loaded: "Loaded", built: "Built", workers: int) -> None:
         typer.echo(f"tollway {__version__} serves {urls} with {workers} workers", err=True)
 
     await supervisor.run(stop, announce)
-
-
-def _usage_json(row: "UsageRow") -> dict[str, object]:
-    return {
-        str(row.dimension): row.name,
-        "requests": row.requests,
-        "attempts": row.attempts,
-        "input_tokens": row.input_tokens,
-        "cached_input_tokens": row.cached_input_tokens,
-        "output_tokens": row.output_tokens,
-        "cost_usd": float(row.cost_usd),
-        "counterfactual_usd": {name: float(usd) for name, usd in row.counterfactual_usd.items()},
-    }
-
-
-def print_usage(rows: "Sequence[UsageRow]", by: str) -> None:
-    """`rows` as a table on standard output, with the cost on each other deployment where it is known."""
-    from rich.console import Console
-    from rich.table import Table
-
-    others = sorted({name for row in rows for name in row.counterfactual_usd})
-    heads = (by, "requests", "input tokens", "output tokens", "cost USD")
-    table = Table(*heads, *(f"on {name}" for name in others))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        elsewhere = (row.counterfactual_usd.get(name) for name in others)
-        table.add_row(
-            row.name,
-            f"{row.requests:,}",
-            f"{row.input_tokens:,}",
-            f"{row.output_tokens:,}",
-            f"{row.cost_usd:.6f}",
-            *("-" if usd is None else f"{usd:.6f}" for usd in elsewhere),
-        )
-    Console().print(table)
-
-
-def _build(file: Path) -> "tuple[Built | None, list[Problem]]":
-    """What the file asks for, or None, with all errors and warnings."""
-    return _load_and_build(file)[1:]
 
 
 def _load_and_build(file: Path) -> "tuple[Loaded, Built | None, list[Problem]]":

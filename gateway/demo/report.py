@@ -269,8 +269,7 @@ def _total(rows: Sequence[UsageRow]) -> UsageRow:
         for name, usd in row.counterfactual_usd.items():
             elsewhere[name] = elsewhere.get(name, Decimal(0)) + usd
     return UsageRow(
-        dimension=rows[0].dimension,
-        name="total",
+        group=dict.fromkeys(rows[0].group, "total"),
         requests=sum(row.requests for row in rows),
         attempts=sum(row.attempts for row in rows),
         input_tokens=sum(row.input_tokens for row in rows),

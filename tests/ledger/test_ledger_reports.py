@@ -1,6 +1,7 @@
 """What finance reads must be what was written, to the nano-dollar."""
 
 import datetime as dt
+import json
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from ledger_records import FULL, make, run
 from sqlalchemy import event
 
-from gateway.adapters.ledger import Dimension, LedgerUnavailable, usage_by
+from gateway.adapters.ledger import Dimension, LedgerUnavailable, RowsDeleted, usage_by
 from gateway.adapters.ledger import reading as ledger_reading
+from gateway.adapters.ledger.dimensions import CALENDAR
 from gateway.adapters.ledger.engine import open_reader
+from gateway.adapters.ledger.retention import close, prune
+from gateway.adapters.ledger.tables import QUARTER, usage_record
 from gateway.core.record import UsageRecord
 from gateway.core.usage import Usage
 
@@ -68,13 +72,87 @@ def test_a_report_adds_up_each_feature(database: Database) -> None:
     assert review.counterfactual_usd == {}
 
 
-@pytest.mark.parametrize("dimension", [one for one in Dimension if one is not Dimension.DAY])
+@pytest.mark.parametrize("dimension", [one for one in Dimension if one not in CALENDAR])
 def test_every_dimension_is_a_column_of_the_ledger(database: Database, dimension: Dimension) -> None:
     write(database, FULL)
     (row,) = usage_by(database.url, dimension)
-    assert row.name == getattr(FULL, dimension.value)
-    assert row.dimension is dimension
+    (stored,) = database.rows()
+    value = stored[dimension.value]
+    expected = str(bool(value)).lower() if dimension in {"stream", "estimated"} else str(value)
+    assert row.group == {dimension.value: expected}
     assert row.cost_usd == Decimal("8.123456789")
+
+
+def test_a_column_of_the_ledger_is_a_dimension_unless_it_is_a_number_or_an_id() -> None:
+    left_out = {column.name for column in usage_record.c} - {one.value for one in Dimension}
+    numbers = {name for name in left_out if name.endswith(("_tokens", "_nano_usd", "_ms"))}
+    ids = {"attempt_id", "request_id", "upstream_request_id", "corrects"}
+    assert left_out - numbers - ids == {"at", "occurred_at", "facts"}
+
+
+def test_several_dimensions_group_by_all_of_them_in_the_order_asked_for(database: Database) -> None:
+    months = ["2026-10-31T14:59:59", "2026-10-31T15:00", "2026-11-02T00:00"]  # of UTC
+    write(
+        database,
+        *(
+            make(10 * n + m, at=micros(text), feature=feature, cost_nano_usd=2 ** (3 * m + n))
+            for n, text in enumerate(months)
+            for m, feature in enumerate(("triage", "review"))
+        ),
+    )
+    found = usage_by(database.url, ["month", "feature", "week"], timezone="Asia/Tokyo")
+    assert [(row.group, row.cost_usd) for row in found] == [
+        ({"month": month, "feature": feature, "week": week}, nano * NANO)
+        for month, feature, week, nano in [
+            ("2026-10", "review", "2026-W44", 8),
+            ("2026-10", "triage", "2026-W44", 1),
+            ("2026-11", "review", "2026-W44", 16),
+            ("2026-11", "review", "2026-W45", 32),
+            ("2026-11", "triage", "2026-W44", 2),
+            ("2026-11", "triage", "2026-W45", 4),
+        ]
+    ]
+    assert found[0].counterfactual_usd == {"gpt-4o": Decimal("9.000000001")}
+
+
+def test_a_request_with_several_tags_is_counted_once(database: Database) -> None:
+    write(
+        database,
+        make(1, tags={"team": "blue", "ticket": 'a"b'}, cost_nano_usd=1),
+        make(2, tags={"team": "blue"}, cost_nano_usd=2),
+        make(3, tags={}, cost_nano_usd=4),
+    )
+    every = usage_by(database.url, "tags")
+    assert sum(row.cost_usd for row in every) == 7 * NANO
+    assert [json.loads(row.name) for row in every] == [
+        {"team": "blue", "ticket": 'a"b'},
+        {"team": "blue"},
+        {},
+    ]
+    by_one = usage_by(database.url, ["tag:team", "tag:ticket"])
+    assert [(row.group, row.cost_usd) for row in by_one] == [
+        ({"tag:team": "", "tag:ticket": ""}, 4 * NANO),
+        ({"tag:team": "blue", "tag:ticket": ""}, 2 * NANO),
+        ({"tag:team": "blue", "tag:ticket": 'a"b'}, 1 * NANO),
+    ]
+
+
+@pytest.mark.parametrize("name", ['x"y', "x'y", "x.y", "$", "顧客", "%s", ":one"])
+def test_a_tag_is_found_whatever_it_is_called(database: Database, name: str) -> None:
+    write(database, make(1, tags={name: "here"}), make(2, tags={"x": "elsewhere"}))
+    assert [row.name for row in usage_by(database.url, f"tag:{name}")] == ["", "here"]
+
+
+def test_what_totals_do_not_know_is_not_reported_for_deleted_rows(database: Database) -> None:
+    write(database, *(make(n, at=micros(f"2026-{month}-05T00:00")) for n, month in enumerate(("09", "10"))))
+    now, october = micros("2026-11-05T00:00"), micros("2026-10-01T00:00")
+    close(database.patient_url, october, now=now)
+    prune(database.patient_url, october, now=now)
+    assert len(usage_by(database.url, ["feature", "month"])) == 2
+    with pytest.raises(RowsDeleted, match=r"before 2026-10-01 were deleted.* replica"):
+        usage_by(database.url, ["feature", "replica"])
+    (row,) = usage_by(database.url, ["feature", "replica"], dt.datetime(2026, 10, 1))
+    assert row.attempts == 1
 
 
 def test_since_is_included_and_until_is_not(database: Database) -> None:
@@ -122,7 +200,7 @@ def test_a_day_has_as_many_hours_as_the_clock_gives_it(database: Database, date:
             st.sampled_from(["triage", "review", "学校"]),
             st.integers(0, 10**15),
             st.integers(0, 40 * 86_400),
-            st.dictionaries(st.sampled_from(["gpt-4o", "b"]), st.integers(0, 10**15)),
+            st.dictionaries(st.sampled_from(["gpt-4o", "b"]), st.integers(1, 10**15)),
         ),
         min_size=1,
         max_size=30,
@@ -144,7 +222,7 @@ def test_any_grouping_adds_up_to_the_same_total(
     others: Counter[str] = Counter()
     for record in records:
         others.update(record.counterfactual_nano_usd)
-    for dimension in Dimension:
+    for dimension in [*Dimension, ("week", "feature"), ("day", "tag:ticket")]:
         rows = usage_by(database.url, dimension, timezone=timezone)
         assert sum(row.cost_usd for row in rows) == total
         assert sum(row.attempts for row in rows) == len(records)
@@ -173,7 +251,7 @@ def test_a_report_of_an_empty_postgres_says_what_to_do(postgres: Database) -> No
         usage_by(postgres.url, "feature")
 
 
-@pytest.mark.parametrize("dimension", ["feature", "day"])
+@pytest.mark.parametrize("dimension", ["feature", "day", "replica"])
 def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
     sqlite: Database, dimension: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,11 +264,13 @@ def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
         return engine
 
     monkeypatch.setattr(ledger_reading, "open_reader", open_listening)
-    usage_by(
-        sqlite.url, dimension, dt.datetime(2026, 1, 1, microsecond=1), dt.datetime(2027, 1, 1, microsecond=1)
+    quarter = FULL.at - FULL.at % QUARTER
+    first, last = (
+        dt.datetime.fromtimestamp(at / 10**6, dt.UTC) for at in (quarter + 10**6, quarter + QUARTER - 10**6)
     )
+    usage_by(sqlite.url, dimension, first, last)
     asked = [(query, values) for query, values in asked if "FROM usage_record" in query]
-    assert len(asked) == 4
+    assert len(asked) == 2
     with closing(sqlite3.connect(sqlite.path)) as connection:
         for query, values in asked:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
@@ -201,5 +281,7 @@ def test_questions_that_cannot_be_answered_are_clear_errors(database: Database) 
     write(database, FULL)
     with pytest.raises(ValueError, match="colour"):
         usage_by(database.url, "colour")
+    with pytest.raises(ValueError, match="each once"):
+        usage_by(database.url, ["feature", "feature"])
     with pytest.raises(ZoneInfoNotFoundError):
         usage_by(database.url, "feature", timezone="Mars/Olympus")

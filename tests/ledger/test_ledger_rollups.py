@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ledger_records import FULL, make, run
 
 from gateway.adapters.ledger import usage_by
-from gateway.adapters.ledger.spans import Span, parts
+from gateway.adapters.ledger.spans import Part, Span, cheapest, parts
 from gateway.adapters.ledger.spending import spent_in_windows
 from gateway.adapters.ledger.tables import DAY, QUARTER
 from gateway.core.record import Outcome
@@ -48,9 +48,9 @@ def budget(kind: str, name: str, start: float) -> BudgetView:
     )
 
 
-@given(ends, ends, st.booleans())
-def test_the_parts_of_a_span_cover_it_once_and_are_whole(since: Any, until: Any, days: bool) -> None:
-    found = list(parts(Span(since, until), days=days))
+@given(ends, ends)
+def test_the_parts_of_a_span_cover_it_once_and_are_whole(since: Any, until: Any) -> None:
+    found = list(parts(Span(since, until)))
     if since is not None and until is not None and since >= until:
         assert found == []
         return
@@ -63,6 +63,25 @@ def test_the_parts_of_a_span_cover_it_once_and_are_whole(since: Any, until: Any,
             assert end is None or end % grain == 0
         if part.source == "rows":
             assert part.span.since // QUARTER == (part.span.until - 1) // QUARTER
+
+
+@given(st.integers(0, 190), st.integers(1, 191))
+def test_most_of_a_day_is_the_day_less_the_rest(first: int, last: int) -> None:
+    if first >= last:
+        return
+    midnight = FULL.at - FULL.at % DAY
+    part = Part("quarter", Span(midnight + first * QUARTER, midnight + last * QUARTER))
+    counted: Counter[int] = Counter()
+    quarters_read = 0
+    for sign, one in cheapest(part):
+        numbers = range((one.span.since - midnight) // QUARTER, (one.span.until - midnight) // QUARTER)
+        counted.update(dict.fromkeys(numbers, sign))
+        quarters_read += len(numbers) if one.source == "quarter" else 0
+    assert +counted == Counter(range(first, last))
+    assert min(counted.values()) >= 0
+    assert quarters_read <= 96
+    if last <= 96:
+        assert quarters_read <= 48
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from gateway.adapters.ledger.address import SqliteAddress, parse
 from gateway.adapters.ledger.audit.trail import AuditTrail
+from gateway.adapters.ledger.dimensions import Dimension
 from gateway.adapters.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.adapters.ledger.migrate import upgrade
-from gateway.adapters.ledger.reports import Dimension, UsageRow, usage_by
+from gateway.adapters.ledger.reports import RowsDeleted, UsageRow, usage_by
 from gateway.adapters.ledger.spill import Spill
 from gateway.adapters.ledger.store import SqliteStore
 from gateway.adapters.ledger.writer import LedgerWriter, WriterLimits
@@ -21,6 +22,7 @@ __all__ = [
     "LedgerUnavailable",
     "LedgerUnusable",
     "LedgerWriter",
+    "RowsDeleted",
     "UsageRow",
     "WriterLimits",
     "open_ledger",

@@ -27,6 +27,6 @@ def _spent(ledger: Reading, budget: BudgetView) -> tuple[int, int]:
     rows = [
         row
         for part in parts(span)
-        for row in ledger.fetch(totals(part, budget.kind, **{budget.kind: budget.name}))
+        for row in ledger.fetch(totals(ledger, part, (budget.kind,), **{budget.kind: budget.name}))
     ]
     return sum(int(row[_COST]) for row in rows), sum(int(row[_UNSEEN]) for row in rows)
