@@ -56,8 +56,9 @@ def _analyzer(language: str, model: str) -> Any:
     from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine  # noqa: PLC0415
 
     # Its list of domains comes with the package; by default it would ask the network for a newer one.
-    tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
-    engine = SpacyNlpEngine(
+    domains: Any = tldextract
+    domains.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    engine: Any = SpacyNlpEngine(
         models=[{"lang_code": language, "model_name": model}],
         ner_model_configuration=NerModelConfiguration(),
     )
