@@ -1,6 +1,7 @@
 """Floor 4: the object graph. Everything is built here, from a checked configuration, and nowhere else."""
 
 import asyncio
+import datetime
 import functools
 import gc
 import itertools
@@ -63,9 +64,14 @@ from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result, told
 from gateway.settings.build import Built
 from gateway.settings.problems import Problem
 from gateway.settings.screening import recognizer_settings
+from gateway.tco.asking import Question as CostQuestion
+from gateway.tco.asking import WrongTime, answer
+from gateway.tco.compare import By
+from gateway.tco.what_if import WrongWhatIf
 from gateway.web.admin import admin_app
 from gateway.web.admin_explain import explain_router
 from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
+from gateway.web.admin_tco import TcoQuestion, tco_router
 from gateway.web.admin_usage import UsageAsked, usage_router
 from gateway.web.data_plane import DataPlane
 from gateway.web.listening import Listening, listen, url_of
@@ -342,9 +348,24 @@ class Gateway:
     def _routers(self) -> list[APIRouter]:
         routers = [explain_router(self.explain, lambda: self.pipeline.rulebook.max_messages)]
         routers.append(usage_router(self.usage))
+        routers.append(tco_router(self._tco))
         if self.reloader is not None:
             routers.append(reload_router(partial(answer_reload, self.reloader)))
         return routers
+
+    async def _tco(self, asked: TcoQuestion) -> bytes:
+        question = CostQuestion(since=asked.since, until=asked.until, by=By(asked.by), what_if=asked.what_if)
+        now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
+        try:
+            await self._ledger.flush()
+            await self.book_pools()
+            return msgspec.json.encode(await asyncio.to_thread(answer, self._built, question, now))
+        except (WrongTime, WrongWhatIf) as exc:
+            raise InvalidRequest(str(exc)) from exc
+        except LedgerUnavailable as exc:
+            raise Unavailable(
+                "The ledger does not answer; try again.", retry_after_seconds=LEDGER_RETRY_SECONDS
+            ) from exc
 
     def _measure_pools(self, found: Sequence[PoolUse]) -> None:
         self._telemetry.pool_measured(

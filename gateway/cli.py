@@ -18,6 +18,7 @@ from gateway.commands.ledger import ledger_app
 from gateway.commands.options import DEFAULT_FILE, ConfigOption
 from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
+from gateway.commands.tco import tco
 from gateway.commands.usage import usage
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command()(budgets)
 app.command()(usage)
+app.command()(tco)
 app.add_typer(audit_app, name="audit")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
