@@ -135,6 +135,7 @@ class Gateway:
                 budgets=self._admission.budgets,
                 fleet=lambda: self.pipeline.rulebook.planner.fleet,
                 ledger_lag_rows=self._ledger.lag_rows,
+                ledger_writable=lambda: self._ledger.problem() is None and self._ledger.has_room(),
                 policy_version=lambda: self.pipeline.rulebook.planner.policy.version,
             ),
             clock=self._clock,

@@ -77,6 +77,7 @@ def telemetry(
             budgets=lambda: budgets,
             fleet=lambda: found,
             ledger_lag_rows=lambda: 7,
+            ledger_writable=lambda: False,
             policy_version=lambda: "policy-1",
         ),
         clock=FixedClock(),

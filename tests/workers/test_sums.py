@@ -41,6 +41,7 @@ def test_money_adds_up_to_the_nano_dollar() -> None:
         ("tollway_replica_inflight", 5),
         ("tollway_ledger_lag_rows", 5),
         ("tollway_replica_up", 2),
+        ("tollway_ledger_writable", 2),
         ("tollway_budget_spent_usd", 3),
         ("tollway_policy_info", 3),
         ("process_resident_memory_bytes", 5),

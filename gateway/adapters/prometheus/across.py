@@ -114,6 +114,7 @@ GAUGES: dict[str, Add] = {
     families.LEDGER_LAG.name: _plus,
     # What is well only when it is well in every worker.
     families.REPLICA_UP.name: min,
+    families.LEDGER_WRITABLE.name: min,
     families.RETIRES.name: min,
     families.RELOAD_OK.name: min,
     families.RELOAD_TIME.name: min,

@@ -140,6 +140,9 @@ POOL_EFFECTIVE = _gauge(
     "Cost of the latest hour by the tokens served in it, read and written, in USD per million.",
 )
 LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be committed to the ledger, in rows.")
+LEDGER_WRITABLE = _gauge(
+    "ledger_writable", "", "1 while usage records find their way into the ledger, 0 while they cannot."
+)
 BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
 ENTITY_LOOKS = _counter(
@@ -197,6 +200,7 @@ FAMILIES = (
     POOL_UTILISATION,
     POOL_EFFECTIVE,
     LEDGER_LAG,
+    LEDGER_WRITABLE,
     BUILD,
     POLICY,
     ENTITY_LOOKS,

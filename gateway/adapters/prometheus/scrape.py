@@ -21,6 +21,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     budgets: Callable[[], Iterable[BudgetView]]
     fleet: Callable[[], Fleet]
     ledger_lag_rows: Callable[[], int]
+    ledger_writable: Callable[[], bool]
     policy_version: Callable[[], str]
 
 
@@ -93,6 +94,7 @@ def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> I
     yield _retirements(fleet, clock.now())
     yield from _pools(counted)
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
+    yield _gauge(families.LEDGER_WRITABLE, {(): int(sources.ledger_writable())})
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
     yield _counters(families.ENTITY_LOOKS, counted.entity_looks)
