@@ -1,4 +1,4 @@
-"""The recording rules and alerts of deploy/prometheus: taken by promtool, tested by it, and about real metrics."""
+"""The recording rules and alerts of deploy/prometheus: taken by promtool, tested, and about real metrics."""
 
 import re
 import shutil
