@@ -96,7 +96,7 @@ def measure(built: Built, span: Span, now: int) -> Measured:
             for index, (begins, ends) in enumerate(itertools.pairwise(cuts))
         ]
         observed = Past(ledger, span).latest()
-    terms = {name: _learned(one, observed) for name, one in pools.items()}
+    terms = {name: learned(one, observed) for name, one in pools.items()}
     return Measured(
         since=since,
         until=until,
@@ -175,7 +175,7 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return ordered[max(-(-len(ordered) * percent // 100) - 1, 0)]
 
 
-def _learned(terms: PoolTerms, observed: Iterable[Observed]) -> tuple[PoolTerms, bool]:
+def learned(terms: PoolTerms, observed: Iterable[Observed]) -> tuple[PoolTerms, bool]:
     """`terms` with the weights that were observed, where they are to be and enough was.
 
     The time to the first token for each that was read, and the time after it for each that was written: how

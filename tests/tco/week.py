@@ -6,7 +6,7 @@ Monday 2026-11-02 to Monday 2026-11-09 UTC: eight H100 at 3 USD, 7,200 USD of ov
 
 import asyncio
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -99,15 +99,15 @@ def records() -> Iterator[UsageRecord]:
     yield from _rows(40, review, **hosted, model="gpt-4o", team="legal", feature="review")
 
 
-def write(path: Path, *, booked: bool = True) -> None:
-    """The week into the ledger of the configuration at `path`."""
+def write(path: Path, *, booked: bool = True, instead: Iterable[UsageRecord] | None = None) -> None:
+    """The week, or other rows `instead`, into the ledger of the configuration at `path`."""
     found = built(path)
     url = found.settings.ledger.get_secret_value()
 
     async def fill() -> None:
         writer = open_ledger(url)
         await writer.start()
-        for record in records():
+        for record in records() if instead is None else instead:
             writer.append(record)
         await writer.close()
 

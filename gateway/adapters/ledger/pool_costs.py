@@ -64,7 +64,7 @@ def accrue(url: str, pools: Iterable[Accruing], now: int, zone: ZoneInfo) -> lis
     Returns what this call booked. One after the other: a second gateway goes on where the first has ended.
     Raises LedgerUnavailable, and then nothing was booked.
     """
-    with upkeep(url) as begin, begin(alone=False) as ledger:
+    with upkeep(url, is_quick=True) as begin, begin(alone=False) as ledger:
         if ledger.dialect == "postgresql":
             ledger.run("SELECT pg_advisory_xact_lock(?)", ACCRUAL_LOCK)
         return [span for pool in pools for span in _accrue(ledger, pool, now, zone)]

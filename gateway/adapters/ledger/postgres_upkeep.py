@@ -53,10 +53,15 @@ class PostgresUpkeep:
 
 
 @contextmanager
-def postgres_upkeep(address: PostgresAddress) -> Iterator[Begin]:
+def postgres_upkeep(address: PostgresAddress, *, is_quick: bool = False) -> Iterator[Begin]:
     """Raises LedgerUnavailable."""
     with OwnLoop() as loop, translated(address):
-        connection = loop.run(connect(address, settings=_SETTINGS, answer_seconds=ANSWER_SECONDS))
+        connecting = (
+            connect(address)
+            if is_quick
+            else connect(address, settings=_SETTINGS, answer_seconds=ANSWER_SECONDS)
+        )
+        connection = loop.run(connecting)
 
         @contextmanager
         def begin(*, alone: bool = True) -> Iterator[PostgresUpkeep]:

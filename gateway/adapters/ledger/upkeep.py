@@ -44,8 +44,11 @@ class Begin(Protocol):
 
 
 @contextmanager
-def upkeep(url: str) -> Iterator[Begin]:
-    """Transactions on the ledger at `url`. Raises LedgerUnavailable, on entering and within."""
+def upkeep(url: str, *, is_quick: bool = False) -> Iterator[Begin]:
+    """Transactions on the ledger at `url`. Raises LedgerUnavailable, on entering and within.
+
+    `is_quick`: they take moments, so a server that falls silent is given up as early as by any request.
+    """
     address = parse(url)
     if isinstance(address, SqliteAddress):
         with _sqlite(address) as begin:
@@ -53,7 +56,7 @@ def upkeep(url: str) -> Iterator[Begin]:
     else:
         from gateway.adapters.ledger.postgres_upkeep import postgres_upkeep  # noqa: PLC0415
 
-        with postgres_upkeep(address) as begin:
+        with postgres_upkeep(address, is_quick=is_quick) as begin:
             yield begin
 
 
