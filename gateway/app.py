@@ -52,6 +52,7 @@ from gateway.core.balancing import Fleet
 from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.core.policy import Planner
 from gateway.core.pricing import PriceBook
+from gateway.dispatch import Services
 from gateway.explain import Explainer, Explanation, Question
 from gateway.identity import Authenticator
 from gateway.outbox import Outbox
@@ -141,7 +142,7 @@ class Gateway:
             clock=self._clock,
             version=__version__,
         )
-        relay = Relay(self._upstream, self._admission, self._ledger, self._telemetry, self._clock)
+        relay = Relay(Services(self._upstream, self._admission, self._ledger, self._telemetry, self._clock))
         self.pipeline = Pipeline(
             rulebook=rulebook,
             admission=self._admission,
