@@ -12,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.adapters.ledger.pool_accrual import PoolAccrual, PoolUse
+from gateway.adapters.prometheus import Names, PrometheusTelemetry, Sources
 from gateway.app import Gateway
 from gateway.cli import app
+from gateway.core.balancing import Fleet
 from gateway.core.money import NANO_PER_USD
-from gateway.core.pool_cost import SECOND, PoolSpan
+from gateway.core.pool_cost import SECOND
 from gateway.tco.asking import Question, WrongTime, answer
 from gateway.tco.compare import By
 from gateway.tco.what_if import WrongWhatIf
@@ -203,12 +205,30 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
     config = week.config(tmp_path)
     week.write(config, booked=False)
     found = week.built(config)
-    booked: list[PoolSpan] = []
-    used: list[PoolUse] = []
     clock = _Clock()
+    telemetry = PrometheusTelemetry(
+        names=Names(
+            models=frozenset(),
+            deployments=frozenset({"llama-4-scout"}),
+            features=frozenset(),
+            teams=frozenset(),
+        ),
+        sources=Sources(
+            budgets=tuple,
+            fleet=lambda: Fleet([]),
+            ledger_lag_rows=lambda: 0,
+            ledger_writable=lambda: True,
+            policy_version=lambda: "policy",
+        ),
+        clock=clock,
+        version="1",
+    )
+    used: list[PoolUse] = []
 
     async def serve() -> None:
-        accrual = PoolAccrual(found.settings.ledger.get_secret_value(), clock, booked.extend, used.extend)
+        accrual = PoolAccrual(
+            found.settings.ledger.get_secret_value(), clock, telemetry.pool_booked, used.extend
+        )
         accrual.configure(found.pools, found.tenancy.time_zone)
         await accrual.start()
         for day in range(1, 8):
@@ -217,8 +237,14 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
         await accrual.close()
 
     asyncio.run(serve())
-    assert sum(one.nano_usd for one in booked) == 5_712 * NANO_PER_USD
-    assert sum(one.gpu_microseconds for one in booked) == 8 * 604_800 * SECOND
+    counted = {
+        sample.name: sample.value
+        for family in telemetry.samples()
+        for sample in family.samples
+        if ("deployment", "llama-4-scout") in sample.labels
+    }
+    assert counted["tollway_pool_cost_usd_total"] == 5_712.0
+    assert counted["tollway_pool_gpu_seconds_total"] == 1_344 * 3_600
     assert asked(config)["actual"]["totals"]["fully_loaded_usd"] == 6_329.5
     # The week's last hour: no row of triage or search was sent in it.
     assert (used[-1].utilisation, used[-1].nano_usd_per_million_tokens) == (0.0, None)

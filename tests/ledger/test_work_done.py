@@ -1,0 +1,67 @@
+"""Work by the finest group that a pool's cost is shared among, from rollups and the rows at the ends."""
+
+from typing import Any
+
+from ledger_records import FULL, make, run
+
+from gateway.adapters.ledger import usage_by
+from gateway.adapters.ledger.reading import reading
+from gateway.adapters.ledger.spans import Span
+from gateway.adapters.ledger.tables import DAY, QUARTER
+from gateway.adapters.ledger.work import NOTHING, Done, Payer, work_done
+
+Database = Any
+
+
+def fill(database: Database, count: int) -> None:
+    async def write() -> None:
+        writer = database.writer()
+        await writer.start()
+        for number in range(count):
+            writer.append(
+                make(
+                    number,
+                    at=FULL.at + number * (3 * DAY // count),
+                    feature=f"feature-{number % 3}",
+                    deployment=("scout", "gpt-4o")[number % 2],
+                    model=("auto", "gpt-4o")[number // 7 % 2],
+                    estimated=number % 5 == 0,
+                    cost_nano_usd=number,
+                )
+            )
+        await writer.close()
+
+    run(write())
+
+
+def done(database: Database, since: int | None, until: int | None) -> dict[Payer, Done]:
+    with reading(database.url) as ledger:
+        return work_done(ledger, Span(since, until))
+
+
+def added(*parts: dict[Payer, Done]) -> dict[Payer, Done]:
+    total: dict[Payer, Done] = {}
+    for part in parts:
+        for payer, one in part.items():
+            total[payer] = total.get(payer, NOTHING).plus(one)
+    return dict(sorted(total.items()))
+
+
+def test_two_neighbouring_periods_add_up_to_both_wherever_they_meet(database: Database) -> None:
+    fill(database, 240)
+    whole = done(database, None, None)
+    assert len(whole) == 12
+    for cut in (FULL.at + 1, FULL.at + DAY, FULL.at + DAY + QUARTER // 3, FULL.at + 5 * DAY):
+        assert added(done(database, None, cut), done(database, cut, None)) == whole
+
+
+def test_it_agrees_with_the_report_of_usage(database: Database) -> None:
+    fill(database, 60)
+    found = done(database, None, None)
+    for row in usage_by(database.url, "feature"):
+        parts = [one for payer, one in found.items() if payer.feature == row.name]
+        total = added(*({Payer("", "", "", ""): one} for one in parts))[Payer("", "", "", "")]
+        assert (total.requests, total.attempts) == (row.requests, row.attempts)
+        assert (total.input_tokens, total.output_tokens) == (row.input_tokens, row.output_tokens)
+        assert total.cost_nano_usd == row.cost_usd * 10**9
+    assert sum(one.estimated_attempts for one in found.values()) == 12
