@@ -223,6 +223,7 @@ class Gateway:
             self._alerts.start()
             self._archive.start()
             self._keep(built, How.START)
+            self._ledger.note(Kind.ACT, {"act": "start", "policy": built.version})
             if self.reloader is not None:
                 self.reloader.start()
             self.pipeline.opened.set()

@@ -57,6 +57,7 @@ def test_refusals_starts_and_policies_are_in_the_log(tmp_path: Path) -> None:
     code, rows = audit(tmp_path, "acts")
     assert code == 0
     assert [row["kind"] for row in rows].count("opened") == 1
+    assert [row["particulars"]["act"] for row in rows if row["kind"] == "act"] == ["start"]
     [refused] = [row["particulars"] for row in rows if row["kind"] == "refused"]
     assert (refused["key"], refused["model"]) == ("app", "gpt-4o")
 
