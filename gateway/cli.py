@@ -14,6 +14,7 @@ import typer
 from gateway import __version__
 from gateway.commands.audit import audit_app
 from gateway.commands.budgets import budgets
+from gateway.commands.export import export_app
 from gateway.commands.ledger import ledger_app
 from gateway.commands.options import DEFAULT_FILE, ConfigOption
 from gateway.commands.policy import policy_app
@@ -38,6 +39,7 @@ app.command()(budgets)
 app.command()(usage)
 app.command()(tco)
 app.add_typer(audit_app, name="audit")
+app.add_typer(export_app, name="export")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")

@@ -72,7 +72,7 @@ def test_a_report_adds_up_each_feature(database: Database) -> None:
     assert review.counterfactual_usd == {}
 
 
-@pytest.mark.parametrize("dimension", [one for one in Dimension if one not in CALENDAR])
+@pytest.mark.parametrize("dimension", [one for one in Dimension if one not in (*CALENDAR, Dimension.LATE)])
 def test_every_dimension_is_a_column_of_the_ledger(database: Database, dimension: Dimension) -> None:
     write(database, FULL)
     (row,) = usage_by(database.url, dimension)

@@ -7,6 +7,7 @@ import msgspec
 from gateway.adapters.ledger.tables import DIMENSIONS
 
 TAG = "tag:"
+
 MAX_DIMENSIONS = 8
 
 
@@ -44,6 +45,7 @@ class Dimension(enum.StrEnum):
     PRICE_VERSION = "price_version"
     POLICY_VERSION = "policy_version"
     KIND = "kind"
+    LATE = "late"  # true for what its own period, closed by then, did not take
     TAGS = "tags"  # all tags of a request as one value, so that nothing is counted under two of them
 
 

@@ -129,13 +129,23 @@ def usage_by(
     asked = by(dimensions) if isinstance(dimensions, str) else by(*dimensions)
     span = Span(_microseconds(since, zone), _microseconds(until, zone))
     with reading(url) as ledger:
-        if asked.needs_rows:
-            _require_rows(ledger, asked, span, zone)
-        sums = _Sums(asked)
-        for piece in _slices(ledger, asked, span, zone):
-            for sign, part in _parts(asked, piece.span):
-                sums.add(ledger, sign, part, piece.values)
-        return sums.rows()
+        return usage_in(ledger, asked, span, zone)
+
+
+def usage_in(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
+    """As `usage_by`, together with whatever else is read in the same transaction."""
+    if asked.needs_rows:
+        _require_rows(ledger, asked, span, zone)
+    sums = _Sums(asked)
+    for piece in _slices(ledger, asked, span, zone):
+        for sign, part in _parts(asked, piece.span):
+            sums.add(ledger, sign, part, piece.values)
+    return sums.rows()
+
+
+def span_of(since: dt.datetime, until: dt.datetime) -> Span:
+    """From one aware moment to before another."""
+    return Span((since - _EPOCH) // _MICROSECOND, (until - _EPOCH) // _MICROSECOND)
 
 
 def _parts(asked: By, span: Span) -> Iterator[tuple[int, Part]]:
@@ -146,7 +156,7 @@ def _parts(asked: By, span: Span) -> Iterator[tuple[int, Part]]:
         yield from cheapest(part)
 
 
-def _require_rows(ledger: Reading, asked: By, span: Span, zone: ZoneInfo) -> None:
+def _require_rows(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> None:
     deleted = select(func.max(period_end.c.before)).where(period_end.c.act == "pruned")
     ((before,),) = ledger.fetch(deleted)
     if before is not None and (span.since is None or span.since < before):
@@ -157,7 +167,7 @@ def _require_rows(ledger: Reading, asked: By, span: Span, zone: ZoneInfo) -> Non
         )
 
 
-def _slices(ledger: Reading, asked: By, span: Span, zone: ZoneInfo) -> Iterator[_Slice]:
+def _slices(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> Iterator[_Slice]:
     """The span, cut where a calendar period that is asked for ends. Nothing for times without any usage."""
     if not asked.calendar:
         yield _Slice({}, span)
@@ -174,7 +184,7 @@ def _slices(ledger: Reading, asked: By, span: Span, zone: ZoneInfo) -> Iterator[
         at = ends
 
 
-def _periods(kinds: Sequence[Dimension], at: int, zone: ZoneInfo) -> tuple[dict[str, str], int]:
+def _periods(kinds: Sequence[Dimension], at: int, zone: dt.tzinfo) -> tuple[dict[str, str], int]:
     """What each kind of period that holds `at` is called, and when the first of them ends."""
     date = (_EPOCH + at * _MICROSECOND).astimezone(zone).date()
     values: dict[str, str] = {}
@@ -189,7 +199,7 @@ def _periods(kinds: Sequence[Dimension], at: int, zone: ZoneInfo) -> tuple[dict[
 def _text(name: str, value: object) -> str:
     if value is None:
         return ""
-    if name in {Dimension.STREAM, Dimension.ESTIMATED}:  # SQLite has no booleans
+    if name in {Dimension.STREAM, Dimension.ESTIMATED, Dimension.LATE}:  # SQLite has no booleans
         return "true" if value else "false"
     return str(value)
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON
 
-from gateway.adapters.ledger.dimensions import TAG
+from gateway.adapters.ledger.dimensions import TAG, Dimension
 from gateway.adapters.ledger.reading import Query, Reading
 from gateway.adapters.ledger.rollups import Dialect
 from gateway.adapters.ledger.tables import (
@@ -190,10 +190,13 @@ def _named(
 
 
 def _values(labels: Sequence[str], dialect: Dialect) -> list[ColumnElement[Any]]:
-    return [
-        _tag(label.removeprefix(TAG), dialect) if label.startswith(TAG) else usage_record.c[label]
-        for label in labels
-    ]
+    return [_value(label, dialect) for label in labels]
+
+
+def _value(label: str, dialect: Dialect) -> ColumnElement[Any]:
+    if label.startswith(TAG):
+        return _tag(label.removeprefix(TAG), dialect)
+    return usage_record.c.occurred_at.is_not(None) if label == Dimension.LATE else usage_record.c[label]
 
 
 def _tag(name: str, dialect: Dialect) -> ColumnElement[Any]:

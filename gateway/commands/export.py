@@ -1,0 +1,98 @@
+"""`tollway export focus`: one month of the ledger in the format that FinOps tools read.
+
+Imports stand inside the command: it loads only what it needs.
+"""
+# ruff: noqa: PLC0415
+
+import datetime as dt
+import enum
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, month, told
+from gateway.core import calendar
+from gateway.core.focus import Version, focus_table
+
+export_app = typer.Typer(help="Files for the tools of finance.", no_args_is_help=True)
+
+
+class FileForm(enum.StrEnum):
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+MonthOption = Annotated[
+    str, typer.Option("--month", metavar="MONTH", help="A month of the org's calendar: 2026-11.")
+]
+VersionOption = Annotated[Version, typer.Option(help="Version of FOCUS.")]
+FormOption = Annotated[
+    FileForm | None, typer.Option("--format", help="Left out: by the ending of --out, else csv.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="The file to write; left out: standard output.")]
+InvoiceOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="DEPLOYMENT=ID", help="The month's invoice of a hosted deployment, once it is reconciled."
+    ),
+]
+
+
+@export_app.callback()
+def export() -> None:
+    """Keeps `focus` a command of its own."""
+
+
+@export_app.command()
+def focus(
+    month_text: MonthOption,
+    config: ConfigOption = DEFAULT_FILE,
+    version: VersionOption = Version.V1_3,
+    form: FormOption = None,
+    out: OutOption = None,
+    invoice: InvoiceOption = [],  # noqa: B006
+) -> None:
+    """FOCUS, dataset Cost and Usage. The same month gives the same bytes once it is over."""
+    from gateway.adapters.ledger import RowsDeleted
+    from gateway.adapters.ledger.charges import Sides, charges_of, period_of
+    from gateway.adapters.tabular import FileFormat, ParquetMissing, encoded
+
+    first = month(month_text)
+    chosen = form or (FileForm.PARQUET if out is not None and out.suffix == ".parquet" else FileForm.CSV)
+    found = built(config)
+    deployments = found.policy.deployments
+    sides = Sides(
+        providers={name: one.provider for name, one in deployments.items()},
+        models={name: one.model for name, one in deployments.items()},
+        pools={one.plan.deployment: one for one in found.pools},
+        invoices=_invoices(invoice, deployments),
+    )
+    zone = found.tenancy.time_zone
+    billing = period_of(calendar.month(first), zone)
+    if dt.datetime.now(dt.UTC) < billing.end:
+        typer.echo(f"{month_text} is not over: a later export of it will hold more.", err=True)
+    with told("export focus", RowsDeleted, ParquetMissing, OSError):
+        charges = charges_of(found.settings.ledger.get_secret_value(), first, zone, sides)
+        table = focus_table(charges, version, found.settings.org.name, billing)
+        content = encoded(table, FileFormat(chosen))
+        if out is None:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        else:
+            out.write_bytes(content)
+
+
+def _invoices(given: Sequence[str], deployments: Mapping[str, object]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        deployment, equals, number = text.partition("=")
+        if not equals or not number or deployment not in deployments:
+            named = ", ".join(deployments)
+            raise typer.BadParameter(
+                f"{text!r}: write DEPLOYMENT=ID, with one of {named}", param_hint="--invoice"
+            )
+        found[deployment] = number
+    return found
