@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FOCUS  := $(VENV)/focus/.installed
 ARGS   ?=
 # Processes that run tests; most of them wait for servers most of the time.
 TESTERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos check format bench bench-ledger bench-admission bench-diff lock clean
+.PHONY: help install demo test focus chaos check format bench bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -25,8 +26,19 @@ $(STAMP): requirements-dev.txt pyproject.toml
 demo: $(STAMP)   ## The main job on simulators: no key, no GPU (ARGS="--seconds 20" ends by itself)
 	$(BIN)/tollway demo $(ARGS)
 
-test: $(STAMP)   ## All tests (ARGS="tests/core -x" narrows)
+test: $(STAMP) $(FOCUS)   ## All tests (ARGS="tests/core -x" narrows)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist worksteal $(ARGS)
+
+# The validator of FOCUS needs Python 3.12 and older libraries than the gateway: an environment of its own.
+# Without such a Python its tests are skipped, with the reason.
+focus: $(FOCUS)  ## The validator of FOCUS, for the tests of `tollway export focus`
+
+$(FOCUS): requirements-focus.txt $(STAMP)
+	@python=$$(for name in python3.12 python3.13 python3.14 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-4]*/bin/python; do \
+	  "$$name" -c 'import venv' 2>/dev/null && command -v "$$name" && break; done); \
+	if [ -z "$$python" ]; then echo "no Python 3.12 or newer: the tests of the FOCUS validator are skipped"; else \
+	  "$$python" -m venv --clear $(VENV)/focus && $(VENV)/focus/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps --require-hashes -r requirements-focus.txt && touch $@; fi
 
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
@@ -59,6 +71,9 @@ lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" pyproject.toml --group dev -o requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate \
+	  --override requirements-focus-overrides.txt --custom-compile-command "make lock" \
+	  requirements-focus.in -o requirements-focus.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --group build -o deploy/requirements-build.txt
 
