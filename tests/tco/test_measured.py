@@ -141,3 +141,39 @@ def test_estimated_rows_and_what_nobody_saw_are_told_as_uncertain(tmp_path: Path
     found = report(path).uncertainty
     assert (found.estimated_attempts_share, found.unseen_usd) == (1.0, 3.0)
     assert not found.tokenizers_measured
+
+
+# --- little to go by ---
+
+
+def test_without_a_pool_it_says_what_to_give(config: Path) -> None:
+    text = config.read_text()
+    begin, end = text.index("    cost:\n"), text.index("    price: {input: 0.20")
+    config.write_text(text[:begin] + text[end:])
+    found = report(config)
+    assert found.pools == []
+    assert any("no deployment has a `cost` section" in one for one in found.missing)
+    assert found.totals.hosted_usd == 617.50 + 241.92  # what was booked at the transfer price is all there is
+
+
+def test_a_pool_that_nobody_used_is_all_idle_and_has_no_break_even(tmp_path: Path) -> None:
+    path = week.config(tmp_path)
+    week.write(path, instead=[])
+    found = report(path)
+    (pool,) = found.pools
+    assert (pool.idle_usd, pool.idle_apart_usd, pool.utilisation) == (5_712.0, 5_712.0, 0.0)
+    assert (pool.usd_per_million_tokens, pool.break_even, found.rows) == (None, [], [])
+    assert found.totals.fully_loaded_usd == 5_712.0
+
+
+def test_without_any_replica_there_is_no_pool_to_compare_with(config: Path) -> None:
+    found = answer(week.built(config), Question(**WEEK, what_if="replicas=0"), week.UNTIL).what_if
+    assert found is not None
+    (pool,) = found.report.pools
+    assert (pool.gpu_usd, pool.bill_usd, pool.utilisation, pool.all_traffic) == (0, 1_680.0, None, None)
+
+
+def test_everything_there_ever_was(config: Path) -> None:
+    found = answer(week.built(config), Question(), week.UNTIL).actual
+    assert found.since == "2026-11-02T00:00:00Z"
+    assert found.totals.fully_loaded_usd == 6_329.5
