@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes deploy/compose/.env with fresh random secrets. Does nothing where there is one already.
+# Makes deploy/compose/.env and private/admin-token with fresh random secrets. Does nothing where there is one already.
 set -eu
 cd "$(dirname "$0")"
 if [ -e .env ]; then
@@ -7,10 +7,14 @@ if [ -e .env ]; then
     exit 1
 fi
 umask 077
+mkdir -p private
 random() { od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+token=$(random)
+printf '%s' "$token" >private/admin-token
+chmod 0444 private/admin-token # Prometheus reads it as another user; the folder is open to nobody else
 cat >.env <<END
 # Read by compose only; git ignores it. OPENAI_API_KEY is not needed with the simulators.
-TOLLWAY_ADMIN_TOKEN=$(random)
+TOLLWAY_ADMIN_TOKEN=$token
 TOLLWAY_KEY_PEPPER=$(random)
 TOLLWAY_AUDIT_KEY=$(random)
 POSTGRES_PASSWORD=$(random)

@@ -341,7 +341,7 @@ def test_metrics_are_read_with_the_token_from_a_secret() -> None:
 
 def test_rules_and_dashboards_are_those_of_the_deploy_folder() -> None:
     rules = sorted((ROOT / "deploy" / "prometheus").glob("*.yaml"))
-    dashboards = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
+    dashboards = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
     groups = [group for path in rules for group in yaml.safe_load(path.read_text()).get("groups", [])]
     made = [m["spec"]["groups"] for m in kinds(manifests("full"), "PrometheusRule")]
     assert made == ([groups] if groups else [])

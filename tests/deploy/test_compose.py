@@ -136,9 +136,39 @@ def test_the_configuration_is_mounted_as_a_folder_so_that_a_saved_file_is_seen()
         assert bind["read_only"] is True
 
 
-def test_prometheus_scrapes_both_gateways_with_the_token_from_a_file() -> None:
-    config = yaml.safe_load(COMPOSE["configs"]["prometheus"]["content"])
+def test_prometheus_scrapes_every_gateway_with_the_token_from_a_file(tmp_path: Path) -> None:
+    written = SERVICES["prometheus"]
+    folders = {volume["target"]: FOLDER / volume["source"] for volume in written["volumes"]}
+    (flag,) = [word for word in written["command"] if word.startswith("--config.file=")]
+    target, _, name = flag.removeprefix("--config.file=").rpartition("/")
+    config = yaml.safe_load((folders[target] / name).read_text())
+    (rules,) = config["rule_files"]
+    assert folders[rules.rpartition("/")[0]].resolve() == FOLDER.parent / "prometheus"
     (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "tollway"]
-    assert job["authorization"] == {"credentials_file": "/run/secrets/admin_token"}
-    assert job["static_configs"] == [{"targets": [f"{name}:8081" for name in GATEWAYS]}]
-    assert "admin_token" in SERVICES["prometheus"]["secrets"]
+    (found,) = job["dns_sd_configs"]
+    for service in GATEWAYS:
+        assert SERVICES[service]["networks"]["shared"]["aliases"] == found["names"]
+    assert found["port"] == yaml.safe_load(CONFIG.read_text())["server"]["admin"]["port"]
+    (secret,) = written["secrets"]
+    assert job["authorization"] == {"credentials_file": f"/run/secrets/{secret}"}
+    token = generated(tmp_path)["TOLLWAY_ADMIN_TOKEN"]
+    assert (tmp_path / COMPOSE["secrets"][secret]["file"]).read_text() == token
+
+
+def test_what_containers_are_given_are_files_because_their_root_is_read_only() -> None:
+    assert "configs" not in COMPOSE
+    assert all(set(secret) == {"file"} for secret in COMPOSE["secrets"].values())
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            assert volume["type"] == "volume" or (FOLDER / volume["source"]).is_dir()
+
+
+def test_grafana_finds_its_source_and_its_dashboards() -> None:
+    folder = FOLDER / "grafana"
+    (source,) = yaml.safe_load((folder / "datasources" / "tollway.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((folder / "dashboards" / "tollway.yaml").read_text())["providers"]
+    mounted = {volume["target"]: volume["source"] for volume in SERVICES["grafana"]["volumes"]}
+    assert (
+        FOLDER / mounted[provider["options"]["path"]]
+    ).resolve() == FOLDER.parent / "grafana" / "dashboards"
