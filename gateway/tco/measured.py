@@ -85,7 +85,11 @@ def measure(built: Built, span: Span, now: int) -> Measured:
     ]
     with reading(url) as ledger:
         bills = pool_sums(ledger, span)
-        since = _beginning(ledger_first=[one.starts for one in bills.values()], span=span, now=now)
+        if (
+            span.since is None and bills
+        ):  # what was served before the first bill has nothing to be set against
+            span = Span(min(one.starts for one in bills.values()), span.until)
+        since = now if span.since is None else span.since
         until = now if span.until is None else span.until
         cuts = [since, *_changes(book, hosted, since, until), until]
         segments = [
@@ -108,12 +112,6 @@ def measure(built: Built, span: Span, now: int) -> Measured:
         tokenizers=_tokenizers(observed),
         latencies=_latencies(observed),
     )
-
-
-def _beginning(*, ledger_first: Sequence[int], span: Span, now: int) -> int:
-    if span.since is not None:
-        return span.since
-    return min([*ledger_first, now])
 
 
 def _changes(book: PriceBook, hosted: Sequence[Deployment], since: int, until: int) -> list[int]:

@@ -173,7 +173,10 @@ def test_without_any_replica_there_is_no_pool_to_compare_with(config: Path) -> N
     assert (pool.gpu_usd, pool.bill_usd, pool.utilisation, pool.all_traffic) == (0, 1_680.0, None, None)
 
 
-def test_everything_there_ever_was(config: Path) -> None:
+def test_without_a_beginning_it_is_the_first_booking(tmp_path: Path) -> None:
+    config = week.config(tmp_path)
+    early = msgspec.structs.replace(next(week.records()), attempt_id="early:1", at=week.STARTS - 1)
+    week.write(config, instead=[early, *week.records()])
     found = answer(week.built(config), Question(), week.UNTIL).actual
     assert found.since == "2026-11-02T00:00:00Z"
     assert found.totals.fully_loaded_usd == 6_329.5
