@@ -13,7 +13,7 @@ from gateway.adapters.prometheus.families import FAMILIES, WORKER_FAMILIES
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES, ALERTS = (
     [rule for group in yaml.safe_load((FOLDER / name).read_text())["groups"] for rule in group["rules"]]
-    for name in ("rules.yml", "alerts.yml")
+    for name in ("rules.yaml", "alerts.yaml")
 )
 SEVERITIES = {"critical", "warning", "info"}
 
@@ -25,7 +25,7 @@ def promtool(*arguments: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["rules.yml", "alerts.yml"])
+@pytest.mark.parametrize("name", ["rules.yaml", "alerts.yaml"])
 def test_promtool_accepts_the_rules(name: str) -> None:
     promtool("check", "rules", str(FOLDER / name))
 
