@@ -16,8 +16,9 @@ import httpx
 import pytest
 import yaml
 from e2e.harness import ADMIN_TOKEN, Harness, chat, running, unused_url
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 
+from gateway.adapters.ledger.tables import pool_cost
 from gateway.adapters.prometheus.families import FAMILIES, WORKER_FAMILIES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -38,7 +39,7 @@ CHANGES = {
         },
     },
     "org": {"name": "acme", "budgets": [{"usd": 5000, "per": "day"}, {"usd": 90000, "per": "lifetime"}]},
-    "features": {"triage": {"limits": {"requests_per_minute": 4}}},
+    "features": {"triage": {"limits": {"requests_per_minute": 3}}},
 }
 
 Json = dict[str, Any]
@@ -219,13 +220,11 @@ async def the_ledger_says_the_same(server: Prometheus, harness: Harness) -> None
     assert [round(value * 1e9) for value in left.values()] == [total]
     engine = create_engine(f"sqlite:///{harness.ledger}")
     with engine.connect() as connection:
-        booked = connection.execute(
-            text("select sum(gpu_nano_usd + overhead_nano_usd) from pool_cost")
-        ).scalar_one()
+        bill = select(func.sum(pool_cost.c.gpu_nano_usd + pool_cost.c.overhead_nano_usd))
+        booked = connection.execute(bill).scalar_one()
     engine.dispose()
-    assert by(await server.ask(expression("finance", "Pools: what was booked")), "deployment") == {
-        ("scout",): booked
-    }
+    shown = await server.ask(expression("finance", "Pools: what was booked"))
+    assert by(shown, "deployment") == {("scout",): booked} and booked > 0
 
 
 def test_every_query_has_data_that_the_ledger_confirms(tmp_path: Path) -> None:
@@ -236,7 +235,7 @@ def test_every_query_has_data_that_the_ledger_confirms(tmp_path: Path) -> None:
         ):
             await traffic(harness)
             await harness.settled()
-            await server.until('sum(tollway_requests_total{outcome="success"})', 6)
+            await server.until('sum(tollway_requests_total{outcome="success"})', 4)
             await traffic(harness)
             await harness.settled()
             rows = len(await harness.rows())
