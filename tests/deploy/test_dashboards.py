@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 from e2e.harness import ADMIN_TOKEN, Harness, chat, running, unused_url
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, func, select
 
 from gateway.adapters.ledger.tables import pool_cost
 from gateway.adapters.prometheus.families import FAMILIES, WORKER_FAMILIES
