@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,15 @@ def test_an_install_says_which_replicas_the_configuration_should_list() -> None:
     assert [url for url in replicas if url in told] == replicas
     assert told.count("tollway-scout-") == len(replicas)
     assert "Clients: http://tollway.llm.svc/v1" in told
+
+
+def test_a_packed_chart_carries_the_rules_themselves_and_no_links(tmp_path: Path) -> None:
+    with tarfile.open(helm_python.package(CHART, destination=tmp_path)) as archive:
+        members = {member.name: member for member in archive.getmembers()}
+    rules = [path.name for path in (ROOT / "deploy" / "prometheus").glob("*.yaml")]
+    assert all(members[f"tollway/files/prometheus/{name}"].isreg() for name in rules)
+    assert all(member.isreg() for member in members.values())
+    assert not any("/ci/" in name or name.endswith(".py") for name in members)
 
 
 # --- values that cannot work ---
