@@ -17,6 +17,7 @@ from gateway.adapters.ledger.tables import QUARTER, SUMS, period_end, usage_quar
 from gateway.core import calendar
 from gateway.core.money import usd_decimal
 
+LATEST_PARTS = 4
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _PERIODS = {
@@ -71,18 +72,32 @@ class _Sums:
         self._others: defaultdict[tuple[str, ...], defaultdict[str, int]] = defaultdict(
             lambda: defaultdict(int)
         )
+        self._latest: dict[Part, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {}
 
     def add(self, ledger: Reading, sign: int, part: Part, values: dict[str, str]) -> None:
         labels = self._asked.columns
-        for row in ledger.fetch(totals(ledger, part, labels)):
+        found_totals, found_others = self._read(ledger, part)
+        for row in found_totals:
             found, added = row[: len(labels)], row[len(labels) :]
             if added[0] is None:
                 continue  # a sum over no rows
             sums = self._totals[self._group(found, values)]
             for number, one in enumerate(added):
                 sums[number] += sign * int(one)
-        for *named, elsewhere, nano in ledger.fetch(counterfactuals(ledger, part, labels)):
+        for *named, elsewhere, nano in found_others:
             self._others[self._group(named, values)][elsewhere] += sign * int(nano)
+
+    def _read(self, ledger: Reading, part: Part) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """What is taken off one day is added to the next: the latest parts are kept, not read again."""
+        labels = self._asked.columns
+        if part not in self._latest:
+            if len(self._latest) == LATEST_PARTS:
+                del self._latest[next(iter(self._latest))]
+            self._latest[part] = (
+                ledger.fetch(totals(ledger, part, labels)),
+                ledger.fetch(counterfactuals(ledger, part, labels)),
+            )
+        return self._latest[part]
 
     def rows(self) -> list[UsageRow]:
         # What a day held outside of the span was added and taken off again: nothing is left of its group.
