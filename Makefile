@@ -33,12 +33,12 @@ test: $(STAMP) $(FOCUS)   ## All tests (ARGS="tests/core -x" narrows)
 # Without such a Python its tests are skipped, with the reason.
 focus: $(FOCUS)  ## The validator of FOCUS, for the tests of `tollway export focus`
 
-$(FOCUS): requirements-focus.txt $(STAMP)
+$(FOCUS): tests/focus/requirements.txt $(STAMP)
 	@python=$$(for name in python3.12 python3.13 python3.14 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-4]*/bin/python; do \
 	  "$$name" -c 'import venv' 2>/dev/null && command -v "$$name" && break; done); \
 	if [ -z "$$python" ]; then echo "no Python 3.12 or newer: the tests of the FOCUS validator are skipped"; else \
 	  "$$python" -m venv --clear $(VENV)/focus && $(VENV)/focus/bin/python -m pip install --quiet \
-	  --disable-pip-version-check --no-deps --require-hashes -r requirements-focus.txt && touch $@; fi
+	  --disable-pip-version-check --no-deps --require-hashes -r tests/focus/requirements.txt && touch $@; fi
 
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
@@ -72,8 +72,8 @@ lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" pyproject.toml --group dev -o requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate \
-	  --override requirements-focus-overrides.txt --custom-compile-command "make lock" \
-	  requirements-focus.in -o requirements-focus.txt
+	  --override tests/focus/overrides.txt --custom-compile-command "make lock" \
+	  tests/focus/requirements.in -o tests/focus/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --group build -o deploy/requirements-build.txt
 
