@@ -478,7 +478,7 @@ def _signer(built: Built) -> Signer:
     settings = built.settings
     if settings.audit.signing_key is not None:
         return signer_from(settings.audit.signing_key.get_secret_value())
-    path = key_file(settings.ledger.get_secret_value())
+    path = key_file(settings.ledger.get_secret_value(), settings.server.journal_dir)
     try:
         return signer_in(path)
     except UnusableKey as exc:

@@ -6,6 +6,7 @@ Imports stand inside the commands: each loads only what it needs.
 
 import datetime as dt
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -128,11 +129,11 @@ def enter(found: "Built", act: str, **particulars: Any) -> None:
 
 def signer(found: "Built") -> "Signer":
     """Who signs entries of this configuration. Prints what is wrong with the key and exits."""
-    from gateway.adapters.ledger.audit.keys import UnusableKey, key_file, signer_from, signer_in
+    from gateway.adapters.ledger.audit.keys import UnusableKey, signer_from, signer_in
 
     key = found.settings.audit.signing_key
     try:
-        return signer_in(key_file(_url(found))) if key is None else signer_from(key.get_secret_value())
+        return signer_in(_key_file(found)) if key is None else signer_from(key.get_secret_value())
     except UnusableKey as exc:
         typer.echo(f"tollway: audit.signing_key {exc}", err=True)
         raise typer.Exit(1) from exc
@@ -140,12 +141,16 @@ def signer(found: "Built") -> "Signer":
 
 def _trusted(found: "Built") -> list[str]:
     """Public keys that may sign: the configured one, or the one in the key file, and `trusted_keys`."""
-    from gateway.adapters.ledger.audit.keys import key_file
-
     settings = found.settings.audit
-    if settings.signing_key is None and not key_file(_url(found)).exists():
+    if settings.signing_key is None and not _key_file(found).exists():
         return list(settings.trusted_keys)
     return [signer(found).public_key, *settings.trusted_keys]
+
+
+def _key_file(found: "Built") -> Path:
+    from gateway.adapters.ledger.audit.keys import key_file
+
+    return key_file(_url(found), found.settings.server.journal_dir)
 
 
 class _Places:

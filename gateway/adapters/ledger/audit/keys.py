@@ -42,12 +42,15 @@ def signer_from(seed: str) -> Signer:
         raise UnusableKey("is no key: write 64 hexadecimal digits, as `tollway audit keygen` prints") from exc
 
 
-def key_file(url: str) -> Path:
-    """Where the key of the ledger at `url` is kept when none is configured."""
+def key_file(url: str, journal: Path | None) -> Path:
+    """Where the key of the ledger at `url` is kept when none is configured.
+
+    Beside an SQLite file, else in the configured folder of the journal, which outlives the process too.
+    """
     address = parse(url)
     if isinstance(address, SqliteAddress):
         return address.path.with_name(f"{address.path.name}.audit-key")
-    return Path("tollway.audit-key")
+    return (journal or Path()) / "tollway.audit-key"
 
 
 def signer_in(path: Path) -> Signer:
