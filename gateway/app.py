@@ -1,22 +1,13 @@
 """Floor 4: the object graph. Everything is built here, from a checked configuration, and nowhere else."""
 
 import asyncio
-import datetime
 import functools
-import gc
-import itertools
 import random
-import secrets
-import socket
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import httpx
 import msgspec
 import structlog
-from fastapi import APIRouter
 
 from gateway import __version__
 from gateway.adapters.alerts import BudgetAlerts
@@ -24,86 +15,58 @@ from gateway.adapters.clock import SystemClock
 from gateway.adapters.entities import EntityService
 from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
 from gateway.adapters.ledger import LedgerUnavailable
-from gateway.adapters.ledger.audit.keys import (
-    Signer,
-    UnusableKey,
-    key_file,
-    new_seed,
-    signer_from,
-    signer_in,
-)
 from gateway.adapters.ledger.audit.trail import AuditTrail
-from gateway.adapters.ledger.dimensions import Unanswerable
 from gateway.adapters.ledger.patience import patiently
 from gateway.adapters.ledger.policies import InForce, PolicyText
 from gateway.adapters.ledger.pool_accrual import PoolAccrual, PoolUse
 from gateway.adapters.ledger.price_watch import PriceWatch
 from gateway.adapters.ledger.spending import spent_in_windows
-from gateway.adapters.ledger.usage_forms import UsageQuestion, usage_document, usage_rows
 from gateway.adapters.opening import open_admission
 from gateway.adapters.probes import HealthProber
-from gateway.adapters.prometheus import CONTENT_TYPE, FamilySamples, Names, PrometheusTelemetry, Sources
-from gateway.adapters.tabular import ParquetMissing
-from gateway.adapters.upstream.choosing import ChoosingUpstream
-from gateway.adapters.upstream.lean import LeanUpstream
-from gateway.classify import Classifier
+from gateway.adapters.prometheus import CONTENT_TYPE, FamilySamples, PrometheusTelemetry, Sources
+from gateway.building import Listeners, listeners, names, request_ids, rulebook, signer, upstream
 from gateway.core.audit import Denial, Kind
 from gateway.core.balancing import Fleet
-from gateway.core.errors import InvalidRequest, Unavailable
-from gateway.core.policy import Planner
 from gateway.core.pricing import PriceBook
 from gateway.dispatch import Services
-from gateway.explain import Explainer, Explanation, Question
-from gateway.identity import Authenticator
+from gateway.operations import Operations
 from gateway.outbox import Outbox
-from gateway.pipeline import Pipeline, Rulebook
-from gateway.ports import BudgetView, EntityFinder, Upstream
+from gateway.pipeline import Pipeline
+from gateway.ports import BudgetView
 from gateway.relay import Relay
 from gateway.rollout.archive import PolicyArchive
 from gateway.rollout.config_file import ConfigFile
-from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result, told
+from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result
 from gateway.settings.build import Built
 from gateway.settings.problems import Problem
 from gateway.settings.screening import recognizer_settings
-from gateway.tco.asking import Question as CostQuestion
-from gateway.tco.asking import WrongTime, answer
-from gateway.tco.compare import By
-from gateway.tco.what_if import WrongWhatIf
 from gateway.web.admin import admin_app
-from gateway.web.admin_explain import explain_router
-from gateway.web.admin_reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
-from gateway.web.admin_tco import TcoQuestion, tco_router
-from gateway.web.admin_usage import UsageAsked, usage_router
 from gateway.web.data_plane import DataPlane
-from gateway.web.listening import Listening, listen, url_of
+from gateway.web.listening import Listening, url_of
 from gateway.web.protocol import DataProtocol
 
 _log = structlog.get_logger("tollway.app")
 
-MIB = 1024 * 1024
 ADMIN_DRAIN_SECONDS = 1.0
 # How long a reload waits for the ledger to say what its new budgets have spent.
 BUDGET_SECONDS = 10.0
-LEDGER_RETRY_SECONDS = 5.0
-
-Listeners: TypeAlias = tuple[socket.socket, socket.socket]  # of the data port and of the admin port
 
 
 class Gateway:
     """A whole gateway in the running event loop: `start`, then `stop`. Raises PortTaken when made."""
 
     def __init__(
-        self, built: Built, file: ConfigFile | None = None, listeners: Listeners | None = None
+        self, built: Built, file: ConfigFile | None = None, sockets: Listeners | None = None
     ) -> None:
         """`file` is what `built` was read from; without it there is nothing to reload.
 
-        `listeners` are sockets for the two ports; left out: they are opened as `built` says.
+        `sockets` are those for the two ports; left out: they are opened as `built` says.
         """
         settings = built.settings
         server = settings.server
         self._clock = SystemClock()
         self._built = built
-        self._upstream = _upstream(server.upstream_client)
+        self._upstream = upstream(server.upstream_client)
         outbox = Outbox()
         self._ledger: JournaledLedger = open_journaled_ledger(
             settings.ledger.get_secret_value(),
@@ -111,7 +74,7 @@ class Gateway:
             sync=server.journal_sync,
             outbox=outbox,
             queue_rows=server.ledger_queue_rows,
-            trail=AuditTrail(_signer(built), self._clock.now, version=__version__),
+            trail=AuditTrail(signer(built), self._clock.now, version=__version__),
         )
         self._admission = open_admission(
             state=settings.state.get_secret_value(),
@@ -129,9 +92,9 @@ class Gateway:
         self._entities = EntityService(
             lambda sighting: self._telemetry.entities_looked_for(sighting)  # noqa: PLW0108
         )
-        rulebook = _rulebook(built, Fleet(built.policy.deployments.values()), self._entities)
+        rules = rulebook(built, Fleet(built.policy.deployments.values()), self._entities)
         self._telemetry = PrometheusTelemetry(
-            names=_names(built),
+            names=names(built),
             sources=Sources(
                 budgets=self._admission.budgets,
                 fleet=lambda: self.pipeline.rulebook.planner.fleet,
@@ -144,7 +107,7 @@ class Gateway:
         )
         relay = Relay(Services(self._upstream, self._admission, self._ledger, self._telemetry, self._clock))
         self.pipeline = Pipeline(
-            rulebook=rulebook,
+            rulebook=rules,
             admission=self._admission,
             ledger=self._ledger,
             relay=relay,
@@ -173,12 +136,15 @@ class Gateway:
         self.reloader = None if file is None else Reloader(file, built, self.adopt, self._count_reload)
         self._stopping = False
         self._waiting_for: str | None = None
-        data_socket, admin_socket = listeners or _listeners(built)
+        data_socket, admin_socket = sockets or listeners(built)
         self._data = Listening(
             DataPlane(self.pipeline, request_ids()),
             data_socket,
             drain_seconds=server.drain_seconds,
             protocol=functools.partial(DataProtocol, outbox=outbox),
+        )
+        operations = Operations(
+            self.pipeline, self._ledger, lambda: self._built, self.book_pools, self.reloader, self._clock
         )
         token = server.admin.token
         admin = admin_app(
@@ -187,7 +153,7 @@ class Gateway:
             metrics_content_type=CONTENT_TYPE,
             ready=self.unready_reasons,
             version=__version__,
-            routers=self._routers(),
+            routers=operations.routers(),
         )
         self._admin = Listening(admin, admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
 
@@ -275,13 +241,13 @@ class Gateway:
         """
         await self._adopt_budgets(built)
         fleet = Fleet(built.policy.deployments.values(), self.pipeline.rulebook.planner.fleet.pools)
-        rulebook = _rulebook(built, fleet, self._entities)
+        rules = rulebook(built, fleet, self._entities)
         self._entities.configure(recognizer_settings(built.settings))
-        self._telemetry.configure(_names(built))
+        self._telemetry.configure(names(built))
         self._alerts.configure(built.scopes)
         self._pool_accrual.configure(built.pools, built.tenancy.time_zone)
         self._built = built
-        self.pipeline.rulebook = rulebook
+        self.pipeline.rulebook = rules
         self._keep(built, how)
         self._price_watch.refresh_soon()
         self._ledger.note(Kind.ACT, {"act": "policy", "how": how, "version": built.version})
@@ -325,51 +291,6 @@ class Gateway:
         """Every metric at this moment, to be added up with those of other workers."""
         return self._telemetry.samples()
 
-    async def explain(self, question: Question) -> Explanation:
-        """How a request would be decided now."""
-        rules = self.pipeline.rulebook
-        explainer = Explainer(rules.planner, rules.classifier, self._built.tenancy)
-        return await explainer.explain(question, self.pipeline.moment)
-
-    async def usage(self, asked: UsageAsked) -> bytes:
-        """A report of the ledger. Raises InvalidRequest, Unavailable."""
-        settings = self._built.settings
-        question = UsageQuestion(by=asked.by, period=asked.period, since=asked.since, until=asked.until)
-
-        def report() -> bytes:
-            url, zone = settings.ledger.get_secret_value(), settings.org.timezone
-            rows = usage_rows(url, question, now=self._clock.now(), timezone=zone)
-            return usage_document(rows, question, asked.form)
-
-        try:
-            return await asyncio.to_thread(report)
-        except (Unanswerable, ParquetMissing) as exc:
-            raise InvalidRequest(f"{exc}.") from exc
-        except LedgerUnavailable as exc:
-            raise Unavailable(f"{exc}.", retry_after_seconds=LEDGER_RETRY_SECONDS) from exc
-
-    def _routers(self) -> list[APIRouter]:
-        routers = [explain_router(self.explain, lambda: self.pipeline.rulebook.max_messages)]
-        routers.append(usage_router(self.usage))
-        routers.append(tco_router(self._tco))
-        if self.reloader is not None:
-            routers.append(reload_router(partial(answer_reload, self.reloader)))
-        return routers
-
-    async def _tco(self, asked: TcoQuestion) -> bytes:
-        question = CostQuestion(since=asked.since, until=asked.until, by=By(asked.by), what_if=asked.what_if)
-        now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
-        try:
-            await self._ledger.flush()
-            await self.book_pools()
-            return msgspec.json.encode(await asyncio.to_thread(answer, self._built, question, now))
-        except (WrongTime, WrongWhatIf) as exc:
-            raise InvalidRequest(str(exc)) from exc
-        except LedgerUnavailable as exc:
-            raise Unavailable(
-                "The ledger does not answer; try again.", retry_after_seconds=LEDGER_RETRY_SECONDS
-            ) from exc
-
     def _measure_pools(self, found: Sequence[PoolUse]) -> None:
         self._telemetry.pool_measured(
             {one.deployment: one.utilisation for one in found if one.utilisation is not None},
@@ -404,97 +325,3 @@ class Gateway:
         await self._ledger.flush()
         url = self._built.settings.ledger.get_secret_value()
         return await asyncio.to_thread(spent_in_windows, url, views)
-
-
-async def answer_reload(reloader: Reloader) -> ReloadAnswer:
-    """A reload in the words of the admin API. Raises ReloadRefusal."""
-    try:
-        done = await reloader.reload(How.ADMIN)
-    except ReloadRefused as refused:
-        problems = [ToldProblem.model_validate(told(problem)) for problem in refused.problems]
-        is_passing = refused.result is Result.UNAVAILABLE
-        raise ReloadRefusal(reloader.version, problems, refused.settings, is_passing=is_passing) from refused
-    return ReloadAnswer(
-        version=done.version,
-        previous=done.previous,
-        changed=done.result is Result.APPLIED,
-        warnings=[ToldProblem.model_validate(told(problem)) for problem in done.warnings],
-    )
-
-
-def tune_garbage_collector() -> None:
-    """For a process that serves: what the start built lives as long as the process, so never scan it again.
-
-    The defaults run a full collection every few thousand requests, and each one stops the loop for as long
-    as it takes to look at every imported module. Reference counts free nearly everything a request makes.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
-def request_ids() -> Callable[[], str]:
-    """A source of request ids: unique across processes by a random part, within one by counting."""
-    # The start time comes first: ids then grow with time, which keeps the ledger's index compact.
-    prefix = f"req_{int(time.time()):08x}{secrets.token_hex(4)}"
-    count = itertools.count(1)
-    return lambda: f"{prefix}{next(count):08x}"
-
-
-def _rulebook(built: Built, fleet: Fleet, entities: EntityFinder) -> Rulebook:
-    server = built.settings.server
-    return Rulebook(
-        planner=Planner(built.policy, fleet),
-        classifier=Classifier(built.policy, built.screenings, entities),
-        authenticator=Authenticator(built.tenancy),
-        time_zone=built.tenancy.time_zone,
-        org=built.settings.org.name,
-        max_body_bytes=server.max_body_mib * MIB,
-        max_messages=server.max_messages,
-    )
-
-
-def _names(built: Built) -> Names:
-    return Names(
-        models=frozenset(built.policy.models),
-        deployments=frozenset(built.policy.deployments),
-        features=frozenset(built.settings.features),
-        teams=frozenset(built.settings.teams),
-    )
-
-
-def _listeners(built: Built) -> Listeners:
-    server = built.settings.server
-    data = listen(server.data.host, server.data.port)
-    try:
-        return data, listen(server.admin.host, server.admin.port)
-    except BaseException:
-        data.close()
-        raise
-
-
-def _signer(built: Built) -> Signer:
-    """Raises UnusableKey when the configured key is none."""
-    settings = built.settings
-    if settings.audit.signing_key is not None:
-        return signer_from(settings.audit.signing_key.get_secret_value())
-    path = key_file(settings.ledger.get_secret_value(), settings.server.journal_dir)
-    try:
-        return signer_in(path)
-    except UnusableKey as exc:
-        # Nothing to keep it in, as in a container: entries are signed all the same, by a key nobody knows.
-        _log.warning("audit.key_not_kept", problem=str(exc), advice="set audit.signing_key")
-        return signer_from(new_seed())
-
-
-def _upstream(client: str) -> Upstream:
-    if client == "aiohttp":
-        return _aiohttp()
-    return ChoosingUpstream(LeanUpstream(), _aiohttp)
-
-
-def _aiohttp() -> Upstream:
-    # Imported only where it is used: it takes a third of a second.
-    from gateway.adapters.upstream.aiohttp_client import AiohttpUpstream  # noqa: PLC0415
-
-    return AiohttpUpstream()

@@ -162,7 +162,8 @@ def stop_signal() -> asyncio.Event:
 
 
 async def _serve(built: "Built", file: "ConfigFile") -> None:
-    from gateway.app import Gateway, tune_garbage_collector
+    from gateway.app import Gateway
+    from gateway.building import tune_garbage_collector
 
     stop = stop_signal()
     gateway = Gateway(built, file)

@@ -16,7 +16,8 @@ import uvloop
 
 from gateway.adapters.ledger import LedgerUnavailable
 from gateway.adapters.logs import configure_logs
-from gateway.app import Gateway, tune_garbage_collector
+from gateway.app import Gateway
+from gateway.building import tune_garbage_collector
 from gateway.rollout.config_file import ConfigFile
 from gateway.settings.build import Built
 from gateway.web.listening import PortTaken, join
