@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 FOCUS  := $(VENV)/focus/.installed
 ARGS   ?=
 # Processes that run tests; most of them wait for servers most of the time.
-TESTERS ?= 2
+TESTERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test focus chaos check format bench bench-ledger bench-admission bench-diff lock clean

@@ -228,7 +228,7 @@ def test_no_order_of_events_overspends(kind: str, request: pytest.FixtureRequest
     else:
         url = request.getfixturevalue("redis_url")
         Tried.stores = RedisStores(url) if kind == "exact" else LeasedStores(url)
-    examples = 150 if kind == "memory" else 60
+    examples = 150 if kind == "memory" else 40
     run_state_machine_as_test(
         Tried,
         settings=settings(
