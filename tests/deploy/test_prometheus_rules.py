@@ -15,8 +15,8 @@ RULES, ALERTS = (
     [rule for group in yaml.safe_load((FOLDER / name).read_text())["groups"] for rule in group["rules"]]
     for name in ("rules.yaml", "alerts.yaml")
 )
-# Where series are longer than 36 hours, promtool's storage compacts them meanwhile, and a query that comes just
-# then reads nothing at all, once in four runs. What is really wrong is wrong each time.
+# Where series are longer than 36 hours, promtool's storage compacts them meanwhile, and a query that comes
+# just then reads nothing at all, once in four runs. What is really wrong is wrong each time.
 TRIES = 10
 SEVERITIES = {"critical", "warning", "info"}
 
