@@ -143,7 +143,8 @@ async def keep_sending(url: str, over: asyncio.Event) -> list[str]:
     """Ids of the requests that were answered. A worker that dies takes its connections with it."""
     answered = []
     while not over.is_set():
-        with suppress(httpx.TransportError):
+        # AttributeError: the client's own, of a connection that was reset as soon as it stood.
+        with suppress(httpx.TransportError, AttributeError):
             answer = await send(url, chat(max_tokens=20))
             if answer.status_code == 200:
                 answered.append(answer.headers["x-request-id"])
