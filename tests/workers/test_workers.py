@@ -143,14 +143,15 @@ async def keep_sending(url: str, over: asyncio.Event) -> list[str]:
     """Ids of the requests that were answered. A worker that dies takes its connections with it."""
     answered = []
     while not over.is_set():
-        # AttributeError: the client's own, of a connection that was reset as soon as it stood.
-        with suppress(httpx.TransportError, AttributeError):
-            answer = await send(url, chat(max_tokens=20))
-            if answer.status_code == 200:
-                answered.append(answer.headers["x-request-id"])
-            else:
-                assert answer.json()["error"]["code"] == "insufficient_quota", answer.text
         await asyncio.sleep(0.02)
+        try:
+            answer = await send(url, chat(max_tokens=20))
+        except (httpx.TransportError, AttributeError):
+            continue  # AttributeError: the client's own, of a connection that was reset as soon as it stood
+        if answer.status_code == 200:
+            answered.append(answer.headers["x-request-id"])
+        else:
+            assert answer.json()["error"]["code"] == "insufficient_quota", answer.text
     return answered
 
 
