@@ -41,7 +41,7 @@ $(FOCUS): tests/focus/requirements.txt $(STAMP)
 	  --disable-pip-version-check --no-deps --require-hashes -r tests/focus/requirements.txt && touch $@; fi
 
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
-	PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 check: $(STAMP)  ## Style, types and the floors of the house
 	$(BIN)/ruff format --check .

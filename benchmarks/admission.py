@@ -10,28 +10,26 @@ client: the reason why the adapter writes its own bytes (docs/decisions/0017).
 import argparse
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import redis.asyncio
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from admission.valkey_server import valkey_server
-from core.builders import ask, principal, scope
-
-from gateway.adapters.clock import SystemClock
-from gateway.adapters.memory import MemoryAdmission
-from gateway.adapters.redis import LeasedAdmission, Link, RedisAdmission, Scripts, parse_target
-from gateway.adapters.redis.link import Timing
-from gateway.adapters.redis.plans import packed_ask
+from gateway.clock import SystemClock
 from gateway.core.admission import Ask, Settlement
 from gateway.core.windows import Per
+from gateway.quota.memory import MemoryAdmission
+from gateway.quota.redis.addresses import parse_target
+from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.leased import LeasedAdmission
+from gateway.quota.redis.link import Link, Timing
+from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.specs import packed_ask
+from tests.core.builders import ask, principal, scope
+from tests.quota.valkey_server import valkey_server
 
 UTC = ZoneInfo("UTC")
 MUCH = 10**15

@@ -16,8 +16,9 @@ import orjson
 
 from gateway.core.call import parse_call
 from gateway.core.catalog import Api
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, find_text
+from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.core.detect.custom import regex_detector, words_detector
+from gateway.core.detect.text import find_text
 from gateway.core.masking import mask
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.screening import Masking, Screening, screen

@@ -21,11 +21,11 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.ledger_writer import record
-from gateway.adapters.journal.folder import JournalFolder
-from gateway.adapters.journal.frames import final_frame, intent_frame
-from gateway.adapters.journal.journal import Journal
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.usage import Usage
+from gateway.ledger.journal.folder import JournalFolder
+from gateway.ledger.journal.frames import final_frame, intent_frame
+from gateway.ledger.journal.journal import Journal
 
 UNDER_WAY = 64
 

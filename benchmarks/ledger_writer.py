@@ -34,13 +34,12 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "ledger"))
-
-from ledger_records import FULL
-from postgres_server import postgres_server
-
-from gateway.adapters.ledger import LedgerWriter, WriterLimits, open_ledger, usage_by
 from gateway.core.record import Outcome, UsageRecord
+from gateway.ledger.opening import open_ledger
+from gateway.ledger.reports import usage_by
+from gateway.ledger.writer import LedgerWriter, WriterLimits
+from tests.ledger.ledger_records import FULL
+from tests.ledger.postgres_server import postgres_server
 
 SAMPLE = msgspec.structs.replace(FULL, unseen_nano_usd=0, tags={"ticket": "A-1"})
 DAY = 24 * 3600 * 1_000_000  # microseconds

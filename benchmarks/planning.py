@@ -14,15 +14,15 @@ import orjson
 import yaml
 
 from benchmarks.detectors import ENGLISH, JAPANESE
-from gateway.adapters.price_catalogue import PriceCatalogue
-from gateway.classify import Classifier
+from gateway.config.build import Built, build
+from gateway.config.load import load
 from gateway.core.balancing import Fleet
 from gateway.core.call import parse_call
 from gateway.core.catalog import Api
 from gateway.core.facts import Moment, local_time
 from gateway.core.policy import Planner
-from gateway.settings import load
-from gateway.settings.build import Built, build
+from gateway.finance.price_catalogue import PriceCatalogue
+from gateway.proxy.classify import Classifier
 
 TEXT_BYTES = 2_000
 DEPLOYMENTS, RULES = 8, 20

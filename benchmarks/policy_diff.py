@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from gateway.adapters.ledger import upgrade
-from gateway.adapters.ledger.rows import Row, row_of
-from gateway.adapters.ledger.spans import Span
-from gateway.adapters.ledger.store import INSERT_ROW
-from gateway.adapters.logs import only_errors
-from gateway.adapters.price_catalogue import PriceCatalogue
+from gateway.config.build import Built, build
+from gateway.config.load import load
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
-from gateway.rollout.diff import replay
-from gateway.rollout.diff_report import report
-from gateway.settings.build import Built, build
-from gateway.settings.load import load
+from gateway.finance.price_catalogue import PriceCatalogue
+from gateway.ledger.migrate import upgrade
+from gateway.ledger.rows import Row, row_of
+from gateway.ledger.spans import Span
+from gateway.ledger.store import INSERT_ROW
+from gateway.metrics.logs import only_errors
+from gateway.policy.rollout.diff import replay
+from gateway.policy.rollout.diff_report import report
 
 WEEK_MICROSECONDS = 7 * 86_400 * 1_000_000
 FEATURES = 8

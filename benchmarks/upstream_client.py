@@ -19,9 +19,9 @@ from typing import cast
 
 import uvloop
 
-from gateway.adapters.upstream.aiohttp_client import AiohttpUpstream
-from gateway.adapters.upstream.lean import LeanUpstream
 from gateway.core.endpoint import Endpoint
+from gateway.http.client.aiohttp_client import AiohttpUpstream
+from gateway.http.client.client import LeanUpstream
 from gateway.ports import Upstream, UpstreamRequest
 
 _ANSWER_BODY = b"x" * 600

@@ -10,40 +10,43 @@ import msgspec
 import structlog
 
 from gateway import __version__
-from gateway.adapters.alerts import BudgetAlerts
-from gateway.adapters.clock import SystemClock
-from gateway.adapters.entities import EntityService
-from gateway.adapters.journal import JournaledLedger, open_journaled_ledger
-from gateway.adapters.ledger import LedgerUnavailable
-from gateway.adapters.ledger.audit.trail import AuditTrail
-from gateway.adapters.ledger.patience import patiently
-from gateway.adapters.ledger.policies import InForce, PolicyText
-from gateway.adapters.ledger.pool_accrual import PoolAccrual, PoolUse
-from gateway.adapters.ledger.price_watch import PriceWatch
-from gateway.adapters.ledger.spending import spent_in_windows
-from gateway.adapters.opening import open_admission
-from gateway.adapters.probes import HealthProber
-from gateway.adapters.prometheus import CONTENT_TYPE, FamilySamples, PrometheusTelemetry, Sources
-from gateway.building import Listeners, listeners, names, request_ids, rulebook, signer, upstream
+from gateway.admin.operations import Operations
+from gateway.admin.server import admin_app
+from gateway.assembly import Listeners, listeners, names, request_ids, rulebook, signer, upstream
+from gateway.clock import SystemClock
+from gateway.config.build import Built
+from gateway.config.problems import Problem
+from gateway.config.screening import recognizer_settings
 from gateway.core.audit import Denial, Kind
 from gateway.core.balancing import Fleet
 from gateway.core.pricing import PriceBook
-from gateway.dispatch import Services
-from gateway.operations import Operations
-from gateway.outbox import Outbox
-from gateway.pipeline import Pipeline
+from gateway.finance.pool_accrual import PoolAccrual, PoolUse
+from gateway.finance.price_watch import PriceWatch
+from gateway.http.server.listening import Listening, url_of
+from gateway.http.server.protocol import DataProtocol
+from gateway.http.write_coalescer import Outbox
+from gateway.ledger.audit.trail import AuditTrail
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.journal.ledger import JournaledLedger
+from gateway.ledger.journal.opening import open_journaled_ledger
+from gateway.ledger.policies import InForce, PolicyText
+from gateway.ledger.retry import patiently
+from gateway.ledger.spending import spent_in_windows
+from gateway.metrics.across import FamilySamples
+from gateway.metrics.alerts import BudgetAlerts
+from gateway.metrics.scrape import Sources
+from gateway.metrics.telemetry import CONTENT_TYPE, PrometheusTelemetry
+from gateway.policy.rollout.archive import PolicyArchive
+from gateway.policy.rollout.config_file import ConfigFile
+from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result
 from gateway.ports import BudgetView
-from gateway.relay import Relay
-from gateway.rollout.archive import PolicyArchive
-from gateway.rollout.config_file import ConfigFile
-from gateway.rollout.reloader import How, Reloader, ReloadRefused, Result
-from gateway.settings.build import Built
-from gateway.settings.problems import Problem
-from gateway.settings.screening import recognizer_settings
-from gateway.web.admin import admin_app
-from gateway.web.data_plane import DataPlane
-from gateway.web.listening import Listening, url_of
-from gateway.web.protocol import DataProtocol
+from gateway.privacy.service import EntityService
+from gateway.proxy.dispatch import Services
+from gateway.proxy.failover import Relay
+from gateway.proxy.handler import DataPlane
+from gateway.proxy.pipeline import Pipeline
+from gateway.quota.opening import open_admission
+from gateway.replicas.health import HealthProber
 
 _log = structlog.get_logger("tollway.app")
 

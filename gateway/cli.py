@@ -23,10 +23,10 @@ from gateway.commands.tco import tco
 from gateway.commands.usage import usage
 
 if TYPE_CHECKING:
-    from gateway.rollout.config_file import ConfigFile
-    from gateway.settings.build import Built
-    from gateway.settings.load import Loaded
-    from gateway.settings.problems import Problem
+    from gateway.config.build import Built
+    from gateway.config.load import Loaded
+    from gateway.config.problems import Problem
+    from gateway.policy.rollout.config_file import ConfigFile
 
 app = typer.Typer(
     name="tollway",
@@ -100,11 +100,11 @@ def check(file: FileArgument = DEFAULT_FILE) -> None:
 @app.command()
 def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> None:
     """Run the gateway until SIGTERM or SIGINT; open streams may finish first. SIGHUP reloads the file."""
-    from gateway.adapters.ledger import LedgerUnavailable
-    from gateway.adapters.logs import configure_logs
-    from gateway.rollout.config_file import ConfigFile
-    from gateway.web.listening import PortTaken
-    from gateway.workers.crew import WorkersFailed
+    from gateway.http.server.listening import PortTaken
+    from gateway.ledger.errors import LedgerUnavailable
+    from gateway.metrics.logs import configure_logs
+    from gateway.policy.rollout.config_file import ConfigFile
+    from gateway.workers.pool import WorkersFailed
 
     file = ConfigFile(config, os.environ)
     found = file.read()
@@ -135,7 +135,7 @@ def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> No
 def demo(port: PortOption = 8080, admin_port: AdminPortOption = 8081, seconds: SecondsOption = None) -> None:
     """Simulators of GPT-4o and two Llama 4 replicas, a gateway and sample traffic: no key, no GPU."""
     from gateway.demo.run import DemoFailed, run_demo
-    from gateway.web.listening import PortTaken
+    from gateway.http.server.listening import PortTaken
 
     try:
         run_on_uvloop(run_demo(port=port, admin_port=admin_port, seconds=seconds))
@@ -163,7 +163,7 @@ def stop_signal() -> asyncio.Event:
 
 async def _serve(built: "Built", file: "ConfigFile") -> None:
     from gateway.app import Gateway
-    from gateway.building import tune_garbage_collector
+    from gateway.assembly import tune_garbage_collector
 
     stop = stop_signal()
     gateway = Gateway(built, file)
@@ -193,9 +193,9 @@ async def _supervise(loaded: "Loaded", built: "Built", workers: int) -> None:
 
 
 def _load_and_build(file: Path) -> "tuple[Loaded, Built | None, list[Problem]]":
-    from gateway.adapters.price_catalogue import PriceCatalogue
-    from gateway.settings.build import build
-    from gateway.settings.load import load
+    from gateway.config.build import build
+    from gateway.config.load import load
+    from gateway.finance.price_catalogue import PriceCatalogue
 
     loaded = load(file, os.environ)
     built, errors = build(loaded, PriceCatalogue())

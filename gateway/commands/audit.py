@@ -16,10 +16,10 @@ from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, O
 from gateway.core.record import Outcome
 
 if TYPE_CHECKING:
-    from gateway.adapters.ledger.audit.keys import Signer
-    from gateway.adapters.ledger.audit.verify import Verified
+    from gateway.config.build import Built
     from gateway.core.audit import Entry, Receipt
-    from gateway.settings.build import Built
+    from gateway.ledger.audit.keys import Signer
+    from gateway.ledger.audit.verify import Verified
 
 audit_app = typer.Typer(
     help="Verify the audit log, and say where requests of a privacy class went.", no_args_is_help=True
@@ -40,7 +40,7 @@ def verify(
     output: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Check every entry, signature and row. Exit 1 with what was changed, removed, moved or cut off."""
-    from gateway.adapters.ledger.audit.verify import verify as verify_log
+    from gateway.ledger.audit.verify import verify as verify_log
 
     found = built(config)
     trusted = public_key or _trusted(found)
@@ -66,7 +66,7 @@ def residency(
 
     Left: to a zone that the most sensitive class may not reach. Exit 1 when the log was tampered with.
     """
-    from gateway.adapters.ledger.audit.verify import verify as verify_log
+    from gateway.ledger.audit.verify import verify as verify_log
 
     found = built(config)
     policy = found.settings.privacy
@@ -91,7 +91,7 @@ def acts(
     output: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """What operators did, when gateways started, and which requests privacy refused."""
-    from gateway.adapters.ledger.audit.verify import verify as verify_log
+    from gateway.ledger.audit.verify import verify as verify_log
 
     found = built(config)
     entries: list[Entry] = []
@@ -112,7 +112,7 @@ def acts(
 @audit_app.command()
 def keygen() -> None:
     """Print a new signing key and its public key, for `audit.signing_key` and for auditors."""
-    from gateway.adapters.ledger.audit.keys import new_seed, signer_from
+    from gateway.ledger.audit.keys import new_seed, signer_from
 
     seed = new_seed()
     typer.echo(
@@ -122,14 +122,14 @@ def keygen() -> None:
 
 def enter(found: "Built", act: str, **particulars: Any) -> None:
     """Enter what a command did into the audit log. Raises LedgerUnavailable."""
-    from gateway.adapters.ledger.audit.acts import enter_act
+    from gateway.ledger.audit.acts import enter_act
 
     enter_act(_url(found), signer(found), act, particulars)
 
 
 def signer(found: "Built") -> "Signer":
     """Who signs entries of this configuration. Prints what is wrong with the key and exits."""
-    from gateway.adapters.ledger.audit.keys import UnusableKey, signer_from, signer_in
+    from gateway.ledger.audit.keys import UnusableKey, signer_from, signer_in
 
     key = found.settings.audit.signing_key
     try:
@@ -148,7 +148,7 @@ def _trusted(found: "Built") -> list[str]:
 
 
 def _key_file(found: "Built") -> Path:
-    from gateway.adapters.ledger.audit.keys import key_file
+    from gateway.ledger.audit.keys import key_file
 
     return key_file(_url(found), found.settings.server.journal_dir)
 

@@ -23,8 +23,8 @@ from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, told
 from gateway.core.tenancy import Budget
 
 if TYPE_CHECKING:
+    from gateway.config.build import Built
     from gateway.ports import BudgetView
-    from gateway.settings.build import Built
 
 NANO = 1_000_000_000
 
@@ -99,7 +99,8 @@ def _from_state(found: "Built", now: float) -> "list[BudgetView] | None":
     url = found.settings.state.get_secret_value()
     if url == "memory":
         return None
-    from gateway.adapters.redis import StoreAway, peek_budgets
+    from gateway.quota.redis.connection import StoreAway
+    from gateway.quota.redis.peek import peek_budgets
 
     org, zone = found.settings.org.name, found.tenancy.time_zone
     try:
@@ -122,8 +123,8 @@ def _without_logs() -> Iterator[None]:
 
 
 def _from_ledger(found: "Built", now: float) -> "list[BudgetView]":
-    from gateway.adapters.ledger.spending import spent_in_windows
-    from gateway.adapters.redis.plans import make_plan
+    from gateway.ledger.spending import spent_in_windows
+    from gateway.quota.redis.specs import make_plan
 
     plan = make_plan(found.scopes, found.tenancy.time_zone, now)
     views = [planned.view((0, 0, 0, 0), now) for planned in plan.budgets]

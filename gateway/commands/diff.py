@@ -16,8 +16,8 @@ from gateway.commands.rollout import FormatOption, LedgerOption, OutputFormat
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gateway.adapters.ledger.spans import Span
-    from gateway.rollout.diff_report import Change, DiffReport, Refusal
+    from gateway.ledger.spans import Span
+    from gateway.policy.rollout.diff_report import Change, DiffReport, Refusal
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -40,9 +40,9 @@ def diff(
     form: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Replay the ledger's requests through both files: what moves, what is refused, what it costs."""
-    from gateway.adapters.logs import only_errors
-    from gateway.rollout.diff import replay
-    from gateway.rollout.diff_report import report
+    from gateway.metrics.logs import only_errors
+    from gateway.policy.rollout.diff import replay
+    from gateway.policy.rollout.diff_report import report
 
     before, after = built(file), built(new)
     zone = before.tenancy.time_zone
@@ -59,7 +59,7 @@ def diff(
 
 
 def _span(since: str, until: str | None, zone: dt.tzinfo) -> "Span":
-    from gateway.adapters.ledger.spans import Span
+    from gateway.ledger.spans import Span
 
     now = dt.datetime.now(zone)
     end = None if until is None else _microseconds(_time(until, now, "--until"))

@@ -56,9 +56,9 @@ def focus(
     invoice: InvoiceOption = [],  # noqa: B006
 ) -> None:
     """FOCUS, dataset Cost and Usage. The same month gives the same bytes once it is over."""
-    from gateway.adapters.ledger import RowsDeleted
-    from gateway.adapters.ledger.charges import Sides, charges_of, period_of
-    from gateway.adapters.tabular import FileFormat, ParquetMissing, encoded
+    from gateway.finance.charges import Sides, charges_of, period_of
+    from gateway.finance.tabular import FileFormat, ParquetMissing, encoded
+    from gateway.ledger.reports import RowsDeleted
 
     first = month(month_text)
     chosen = form or (FileForm.PARQUET if out is not None and out.suffix == ".parquet" else FileForm.CSV)

@@ -48,7 +48,7 @@ FormOption = Annotated[Form, typer.Option("--format", help="How to print it.")]
 @ledger_app.command()
 def status(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
     """What is closed and deleted, how many rows there are and what they cost."""
-    from gateway.adapters.ledger.retention import status as status_of
+    from gateway.ledger.retention import status as status_of
 
     found = built(config)
     with told("ledger status"):
@@ -74,7 +74,7 @@ def migrate(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -
 
     A gateway does the same when it starts; here a rollout learns beforehand whether it works.
     """
-    from gateway.adapters.ledger.making import make_or_migrate
+    from gateway.ledger.create import make_or_migrate
 
     found = built(config)
     with told("ledger migrate"):
@@ -97,8 +97,8 @@ def close(
 
     Cannot be undone.
     """
-    from gateway.adapters.ledger.retention import PeriodRefused
-    from gateway.adapters.ledger.retention import close as close_period
+    from gateway.ledger.retention import PeriodRefused
+    from gateway.ledger.retention import close as close_period
 
     found = built(config)
     first = month_after(month(period))
@@ -119,8 +119,8 @@ def prune(
     form: FormOption = Form.TEXT,
 ) -> None:
     """Delete the rows of closed months and keep their totals. Cannot be undone."""
-    from gateway.adapters.ledger.retention import PeriodRefused
-    from gateway.adapters.ledger.retention import prune as prune_period
+    from gateway.ledger.retention import PeriodRefused
+    from gateway.ledger.retention import prune as prune_period
 
     found = built(config)
     first = month(before)
@@ -140,7 +140,7 @@ def prune(
 @ledger_app.command()
 def rebuild(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
     """Make all totals anew from the rows, and say whether they had been right."""
-    from gateway.adapters.ledger.retention import rebuild as rebuild_totals
+    from gateway.ledger.retention import rebuild as rebuild_totals
 
     found = built(config)
     with told("ledger rebuild"):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gateway.settings.build import Built
-    from gateway.settings.load import Loaded
+    from gateway.config.build import Built
+    from gateway.config.load import Loaded
 
 DEFAULT_FILE = Path("tollway.yaml")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
@@ -38,9 +38,9 @@ def built(config: Path) -> "Built":
 
 def loaded_and_built(config: Path) -> "tuple[Loaded, Built]":
     """The file with its lines, and what it asks for. Prints every error and exits when it is not valid."""
-    from gateway.adapters.price_catalogue import PriceCatalogue  # noqa: PLC0415
-    from gateway.settings.build import build  # noqa: PLC0415
-    from gateway.settings.load import load  # noqa: PLC0415
+    from gateway.config.build import build  # noqa: PLC0415
+    from gateway.config.load import load  # noqa: PLC0415
+    from gateway.finance.price_catalogue import PriceCatalogue  # noqa: PLC0415
 
     loaded = load(config, os.environ)
     found, problems = build(loaded, PriceCatalogue())
@@ -76,7 +76,7 @@ def now_microseconds() -> int:
 @contextmanager
 def told(command: str, *errors: type[Exception]) -> Iterator[None]:
     """Prints an expected error of the ledger in one line and exits with 1."""
-    from gateway.adapters.ledger import LedgerUnavailable  # noqa: PLC0415
+    from gateway.ledger.errors import LedgerUnavailable  # noqa: PLC0415
 
     expected: tuple[type[Exception], ...] = (LedgerUnavailable, *errors)
     try:

@@ -18,9 +18,9 @@ from gateway.commands.diff import diff
 from gateway.commands.options import DEFAULT_FILE, loaded_and_built
 
 if TYPE_CHECKING:
-    from gateway.settings.build import Built
-    from gateway.settings.load import Loaded
-    from gateway.settings.policy_tests import Outcome
+    from gateway.config.build import Built
+    from gateway.config.load import Loaded
+    from gateway.policy.policy_tests import Outcome
 
 policy_app = typer.Typer(help="Try, test and prove routing rules before they serve.", no_args_is_help=True)
 policy_app.command()(rollout.history)
@@ -66,25 +66,25 @@ def explain(
     form: FormOption = Form.TEXT,
 ) -> None:
     """How one request is decided: what raised its class, each deployment with the reason and its line."""
-    from gateway.commands import asking, telling
-    from gateway.settings import samples
+    from gateway.commands import explain_input, output
+    from gateway.policy import samples
 
     _, built = loaded_and_built(file)
     if request is not None:
-        asked = asking.read_request(request)
+        asked = explain_input.read_request(request)
     elif curl is not None:
-        asked = asking.read_curl(curl)
+        asked = explain_input.read_curl(curl)
     elif model is not None:
-        members: dict[str, Any] = asking.members_for(_among(need, asking.NEEDS, "--need"))
+        members: dict[str, Any] = explain_input.members_for(_among(need, explain_input.NEEDS, "--need"))
         members |= {"stream": True} if stream else {}
         members |= {"max_completion_tokens": max_output_tokens} if max_output_tokens else {}
-        modalities = _among(modality, asking.MODALITIES, "--modality")
-        asked = asking.Asked(asking.body_of(model, text, modalities, members))
+        modalities = _among(modality, explain_input.MODALITIES, "--modality")
+        asked = explain_input.Asked(explain_input.body_of(model, text, modalities, members))
     else:
         raise typer.BadParameter("give the request: --request FILE, --curl LINE or --model NAME")
     for line in header or ():
-        asked.headers |= asking.header(line)
-    question = asking.question(asked, built.tenancy, key, feature, built.settings.server.max_messages)
+        asked.headers |= explain_input.header(line)
+    question = explain_input.question(asked, built.tenancy, key, feature, built.settings.server.max_messages)
     given = samples.Circumstances(
         now=None if at is None else at.replace(tzinfo=built.tenancy.time_zone).timestamp(),
         budget_used=budget_used,
@@ -95,7 +95,7 @@ def explain(
     if form is Form.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
-        typer.echo("\n".join(telling.in_words(found)))
+        typer.echo("\n".join(output.in_words(found)))
 
 
 @policy_app.command()
@@ -109,18 +109,18 @@ def test(
     form: FormOption = Form.TEXT,
 ) -> None:
     """Run the file's policy_tests and those of separate files. Exit 1 when one fails."""
-    from gateway.commands import telling
+    from gateway.commands import output
 
     loaded, built = loaded_and_built(file)
     outcomes = outcomes_of(loaded, built, files)
     failed = sum(bool(outcome.failures) for outcome in outcomes)
     if junit is not None:
-        junit.write_bytes(telling.junit(outcomes))
+        junit.write_bytes(output.junit(outcomes))
     if form is Form.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode([_told(item) for item in outcomes])).decode())
     else:
         for outcome in outcomes:
-            typer.echo("\n".join(telling.of_outcome(outcome)))
+            typer.echo("\n".join(output.of_outcome(outcome)))
         typer.echo(f"{len(outcomes) - failed} of {len(outcomes)} policy tests passed.")
     raise typer.Exit(1 if failed else 0)
 
@@ -132,15 +132,15 @@ def prove(
     form: FormOption = Form.TEXT,
 ) -> None:
     """Show that no request of a class can reach a zone it must not. Exit 1 with a request that can."""
-    from gateway.commands import telling
-    from gateway.proof import prove
+    from gateway.commands import output
+    from gateway.policy.proof.prove import prove
 
     _, built = loaded_and_built(file)
     proof = prove(built, progress=_show_progress)
     if form is Form.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(proof)).decode())
     else:
-        typer.echo("\n".join(telling.of_proof(proof, str(file))))
+        typer.echo("\n".join(output.of_proof(proof, str(file))))
     raise typer.Exit(0 if proof.proven and not (strict and proof.findings) else 1)
 
 
@@ -156,8 +156,8 @@ def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) 
 
     Prints what is wrong with a file and exits.
     """
-    from gateway.settings.policy_test_files import files_beside
-    from gateway.settings.policy_tests import find_tests, run_tests
+    from gateway.config.policy_test_files import files_beside
+    from gateway.policy.policy_tests import find_tests, run_tests
 
     chosen = files or files_beside(Path(loaded.file))
     tests, problems = find_tests(loaded, built, chosen, os.environ)

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.commands.audit import enter
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, microseconds, now_microseconds, told
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    built,
+    microseconds,
+    now_microseconds,
+    told,
+)
 from gateway.core.money import nano_from_usd, usd_text
 
 if TYPE_CHECKING:
+    from gateway.config.build import Built
     from gateway.core.pricing import PriceVersion
-    from gateway.settings.build import Built
 
 prices_app = typer.Typer(help="Prices over time: immutable, each from a date on.", no_args_is_help=True)
 
@@ -47,7 +54,7 @@ DayOption = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="A da
 @prices_app.command("list")
 def list_prices(config: ConfigOption = DEFAULT_FILE, form: ListFormat = PriceFormat.CSV) -> None:
     """All prices ever entered; USD per million tokens. `import` takes the CSV."""
-    from gateway.adapters.ledger.price_versions import read_prices  # noqa: PLC0415
+    from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
 
     found = built(config)
     with told("prices list"):
@@ -111,8 +118,8 @@ def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFA
 
     From `--since` to before `--until`. Doing it twice changes nothing more.
     """
-    from gateway.adapters.ledger.price_versions import read_prices  # noqa: PLC0415
-    from gateway.adapters.ledger.repricing import Source, reprice  # noqa: PLC0415
+    from gateway.finance.repricing import Source, reprice  # noqa: PLC0415
+    from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
 
     found = built(config)
     zone = found.tenancy.time_zone
@@ -132,7 +139,7 @@ def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFA
 
 def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> None:
     """Enter `rows`, each after the place where it was written."""
-    from gateway.adapters.ledger.price_versions import PriceChanged, enter_prices  # noqa: PLC0415
+    from gateway.ledger.price_versions import PriceChanged, enter_prices  # noqa: PLC0415
 
     versions = list(_versions(found, rows))
     with told("prices", PriceChanged):

@@ -15,8 +15,8 @@ from gateway.commands.audit import enter
 from gateway.commands.options import DEFAULT_FILE, ConfigOption, told
 
 if TYPE_CHECKING:
-    from gateway.adapters.ledger.policies import PolicyHistory
-    from gateway.settings.load import Loaded
+    from gateway.config.load import Loaded
+    from gateway.ledger.policies import PolicyHistory
 
 
 class OutputFormat(enum.StrEnum):
@@ -49,7 +49,7 @@ def history(
     """Every version that came into force: when, how, and with --show its whole text."""
     url, zone = _ledger(config, ledger)
     with told("policy history"):
-        from gateway.adapters.ledger.policies import read_policies
+        from gateway.ledger.policies import read_policies
 
         found = read_policies(url)
     if show is not None:
@@ -67,18 +67,18 @@ def rollback(
     reload: ReloadOption = False,
 ) -> None:
     """Write the text of an earlier version into the file. The present one is kept in the history."""
-    from gateway.rollout.rollback import RollbackRefused, roll_back
+    from gateway.policy.rollout.rollback import RollbackRefused, roll_back
 
     url, _ = _ledger(config, ledger)
     with told("policy rollback", RollbackRefused):
-        from gateway.adapters.ledger.policies import read_policies
+        from gateway.ledger.policies import read_policies
 
         old = _version(version, read_policies(url))
         built = roll_back(config, old, url, os.environ)
         enter(built, "policy rollback", version=old)
     typer.echo(f"{config}: is version {old} again.")
     if reload:
-        from gateway.rollout.asking import ReloadNotDone, ask_to_reload
+        from gateway.policy.rollout.past_requests import ReloadNotDone, ask_to_reload
 
         with told("policy rollback", ReloadNotDone):
             typer.echo(ask_to_reload(built.settings))
@@ -103,7 +103,7 @@ def _ledger(config: Path, given: str | None) -> tuple[str, ZoneInfo]:
 
 
 def _loaded(config: Path) -> "Loaded":
-    from gateway.settings.load import load
+    from gateway.config.load import load
 
     return load(config, os.environ)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gateway.core.tco import BreakEven
-    from gateway.tco.report import Comparison, HostedSide, PoolSide, Report
+    from gateway.finance.tco.report import Comparison, HostedSide, PoolSide, Report
 
 BAR_CELLS = 40
 LEAST_COLUMNS = 150
@@ -45,16 +45,16 @@ def tco(
     chart: ChartOption = None,
 ) -> None:
     """Own GPUs against a provider for the same traffic: cost, idle tax, break-even."""
-    from gateway.tco.asking import Question, WrongTime, answer
-    from gateway.tco.compare import By
-    from gateway.tco.what_if import WrongWhatIf
+    from gateway.finance.tco.compare import By
+    from gateway.finance.tco.question import Question, WrongTime, answer
+    from gateway.finance.tco.what_if import WrongWhatIf
 
     if by not in set(By):
         raise typer.BadParameter(f"use one of {', '.join(By)}", param_hint="--by")
     question = Question(since=since, until=until, by=By(by), what_if=what_if)
     found_file = built(config)
     with told("tco", WrongTime, WrongWhatIf):
-        found = answer(found_file, question, dt.datetime.now(dt.UTC))
+        found = answer(found_file.tco_sources, question, dt.datetime.now(dt.UTC))
     if chart is not None:
         _draw(found, chart)
     if form is OutputFormat.JSON:
@@ -184,7 +184,7 @@ def _print_uncertainty(report: "Report") -> None:
 def _draw(found: "Comparison", path: Path) -> None:
     # The library takes a second to load, and only those who want a file need it.
     try:
-        from gateway.tco.chart import draw
+        from gateway.finance.tco.chart import draw
     except ImportError:
         typer.echo("tollway tco: --chart needs a library: pip install 'tollway[charts]'", err=True)
         raise typer.Exit(1) from None

@@ -18,7 +18,7 @@ from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, told
 from gateway.core import calendar
 
 if TYPE_CHECKING:
-    from gateway.adapters.ledger import UsageRow
+    from gateway.ledger.reports import UsageRow
 
 
 class Form(enum.StrEnum):
@@ -55,9 +55,9 @@ def usage(
     out: OutOption = None,
 ) -> None:
     """Usage and cost from the ledger, by any dimension."""
-    from gateway.adapters.ledger.dimensions import Unanswerable
-    from gateway.adapters.ledger.usage_forms import UsageQuestion, usage_document, usage_rows
-    from gateway.adapters.tabular import ParquetMissing
+    from gateway.finance.tabular import ParquetMissing
+    from gateway.finance.usage_report import UsageQuestion, usage_document, usage_rows
+    from gateway.ledger.dimensions import Unanswerable
 
     if form is Form.PARQUET and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")

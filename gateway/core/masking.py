@@ -17,7 +17,8 @@ import msgspec
 import orjson
 
 from gateway.core.call import Call
-from gateway.core.detect import Detectors, Found
+from gateway.core.detect import Detectors
+from gateway.core.detect.places import Found
 from gateway.core.detect.text import is_payload
 
 _NOT_IN_LABELS = re.compile(r"[^A-Z0-9]+")

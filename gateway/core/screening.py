@@ -12,7 +12,8 @@ import msgspec
 
 from gateway.core.call import TEXT_ONLY, Call
 from gateway.core.catalog import Modality
-from gateway.core.detect import Detectors, find_text
+from gateway.core.detect import Detectors
+from gateway.core.detect.text import find_text
 from gateway.core.masking import Masked, mask
 
 UNREADABLE = "unreadable input"

@@ -8,12 +8,13 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample as MetricSample
 
-from gateway.adapters.ledger import Dimension, UsageRow, usage_by
 from gateway.core.money import NANO_PER_USD, usd_text
 from gateway.demo.failure import DemoFailed
 from gateway.demo.samples import SECRETS
 from gateway.demo.stage import Stage
 from gateway.demo.traffic import Client
+from gateway.ledger.dimensions import Dimension
+from gateway.ledger.reports import UsageRow, usage_by
 
 # Somebody else's request may be under way while the books are read: they are read again, for so long.
 AGREE_SECONDS = 3.0

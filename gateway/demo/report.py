@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway import __version__
-from gateway.adapters.ledger import UsageRow
 from gateway.core.money import usd_decimal, usd_text
 from gateway.demo.books import Books, BudgetState, Secrecy
 from gateway.demo.samples import Sample
 from gateway.demo.stage import GPT_4O, Stage
 from gateway.demo.traffic import Outcome, Visit
+from gateway.ledger.reports import UsageRow
 
 COLUMNS = 100
 

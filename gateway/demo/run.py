@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from gateway.adapters.logs import configure_logs
 from gateway.demo import samples
 from gateway.demo.books import check_secrecy, read_books
 from gateway.demo.failure import DemoFailed
@@ -15,6 +14,7 @@ from gateway.demo.report import Report
 from gateway.demo.samples import Sample
 from gateway.demo.stage import GPT_4O, LLAMA_4, Stage, open_stage, refuse_taken_ports
 from gateway.demo.traffic import Client, Outcome
+from gateway.metrics.logs import configure_logs
 
 __all__ = ["DemoFailed", "run_demo"]
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.adapters.ledger import LedgerUnavailable
-from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.app import Gateway
+from gateway.config.build import Built, build
+from gateway.config.load import load
 from gateway.demo.failure import DemoFailed
-from gateway.settings.build import Built, build
-from gateway.settings.load import load
-from gateway.simulators import Knobs, Simulator, openai_simulator, vllm_simulator
-from gateway.web.listening import PortTaken, listen
+from gateway.finance.price_catalogue import PriceCatalogue
+from gateway.http.server.listening import PortTaken, listen
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.simulators.knobs import Knobs
+from gateway.simulators.running import Simulator, openai_simulator, vllm_simulator
 
 HOST = "127.0.0.1"
 CONFIG = Path(__file__).parent / "tollway.yaml"

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gateway.adapters.prometheus import FamilySamples
-from gateway.workers.lifeline import (
+from gateway.metrics.across import FamilySamples
+from gateway.workers.control_channel import (
     Ask,
     Condition,
     Failed,

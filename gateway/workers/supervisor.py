@@ -15,15 +15,15 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from gateway import __version__
-from gateway.adapters.prometheus import CONTENT_TYPE
-from gateway.adapters.prometheus.across import exposition_of, samples_of, summed
-from gateway.settings.load import Loaded
-from gateway.settings.schema import Settings
-from gateway.web.admin import admin_app
-from gateway.web.listening import Listening, listen, reserve, url_of
-from gateway.workers.crew import Crew, Worker, WorkersFailed
-from gateway.workers.front import forwarding
-from gateway.workers.lifeline import Orders
+from gateway.admin.server import admin_app
+from gateway.config.load import Loaded
+from gateway.config.schema import Settings
+from gateway.http.server.listening import Listening, listen, reserve, url_of
+from gateway.metrics.across import exposition_of, samples_of, summed
+from gateway.metrics.telemetry import CONTENT_TYPE
+from gateway.workers.admin_proxy import forwarding
+from gateway.workers.control_channel import Orders
+from gateway.workers.pool import Crew, Worker, WorkersFailed
 
 _log = structlog.get_logger("tollway.supervisor")
 

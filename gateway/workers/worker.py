@@ -14,14 +14,14 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from gateway.adapters.ledger import LedgerUnavailable
-from gateway.adapters.logs import configure_logs
 from gateway.app import Gateway
-from gateway.building import tune_garbage_collector
-from gateway.rollout.config_file import ConfigFile
-from gateway.settings.build import Built
-from gateway.web.listening import PortTaken, join
-from gateway.workers.lifeline import (
+from gateway.assembly import tune_garbage_collector
+from gateway.config.build import Built
+from gateway.http.server.listening import PortTaken, join
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.metrics.logs import configure_logs
+from gateway.policy.rollout.config_file import ConfigFile
+from gateway.workers.control_channel import (
     FINAL,
     Ask,
     Condition,

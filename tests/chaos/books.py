@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from sqlalchemy import select
 
-from chaos.town import ORG, PRICES, Limit
-from chaos.upstream import Seen
-from gateway.adapters.ledger.reading import reading
-from gateway.adapters.ledger.tables import usage_record
+from gateway.ledger.reading import reading
+from gateway.ledger.tables import usage_record
+from tests.chaos.town import ORG, PRICES, Limit
+from tests.chaos.upstream import Seen
 
 # Ways in which an attempt can end in the ledger although no upstream has read it.
 NEVER_READ = frozenset(

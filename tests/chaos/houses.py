@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from admission.valkey_server import ValkeyServer
-
-from chaos.town import Address, Services, Terms, configuration
-from chaos.upstream import Seen, read_seen
+from tests.chaos.town import Address, Services, Terms, configuration
+from tests.chaos.upstream import Seen, read_seen
+from tests.quota.valkey_server import ValkeyServer
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
@@ -23,7 +22,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "tests")])}
+    return {**os.environ, "PYTHONPATH": str(_ROOT)}
 
 
 def free_ports(count: int) -> list[int]:
@@ -107,7 +106,7 @@ class Upstream:
 
     async def start(self) -> None:
         process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "chaos.upstream", self._kind, str(self._path)),
+            *(sys.executable, "-m", "tests.chaos.upstream", self._kind, str(self._path)),
             env=environment(),
             stdout=asyncio.subprocess.PIPE,
         )

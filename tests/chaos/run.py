@@ -20,13 +20,13 @@ import httpx
 import msgspec
 import redis
 import uvloop
-from ledger.postgres_server import postgres_server
 
-from chaos.books import Books, Counter4, Shared, read_rows
-from chaos.houses import GatewayHouse, SharedState, Upstream, environment, gateways, upstreams
-from chaos.load import Load
-from chaos.storm import Counts, Storm
-from chaos.town import ADMIN_TOKEN, ORG, Services, Terms, limits
+from tests.chaos.books import Books, Counter4, Shared, read_rows
+from tests.chaos.houses import GatewayHouse, SharedState, Upstream, environment, gateways, upstreams
+from tests.chaos.load import Load
+from tests.chaos.storm import Counts, Storm
+from tests.chaos.town import ADMIN_TOKEN, ORG, Services, Terms, limits
+from tests.ledger.postgres_server import postgres_server
 
 GATEWAYS = 4
 SETTLE_SECONDS = 60.0

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import httpx
 import msgspec
 
-from chaos.houses import GatewayHouse, SharedState, Upstream
-from chaos.load import Load
-from gateway.simulators import ErrorKind
+from gateway.simulators.knobs import ErrorKind
+from tests.chaos.houses import GatewayHouse, SharedState, Upstream
+from tests.chaos.load import Load
 
 FAULTS = (
     ErrorKind.SERVER_ERROR,

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chaos.run import Options, report, run, usual_counts
+from tests.chaos.run import Options, report, run, usual_counts
 
 USUAL = msgspec.structs.replace(usual_counts(2_500), state_restarts=1, state_losses=1)
 NOBODY_DIES = msgspec.structs.replace(USUAL, kills=0, terminations=0, state_restarts=1, state_losses=2)

@@ -1,6 +1,6 @@
 """A simulator in a process of its own that forgets no attempt: on SIGTERM it writes down all that it saw.
 
-    python -m chaos.upstream vllm FILE
+    python -m tests.chaos.upstream vllm FILE
 
 It prints where it listens. The ordinary simulator keeps the last 20,000 attempts.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from gateway.simulators import Attempt, Knobs, Simulator
-from gateway.simulators.attempts import AttemptLog, Recorder
+from gateway.simulators.attempts import Attempt, AttemptLog, Recorder
+from gateway.simulators.knobs import Knobs
 from gateway.simulators.refusals import Header
-from gateway.simulators.running import Kind
+from gateway.simulators.running import Kind, Simulator
 
 SETTLE_SECONDS = 20.0
 

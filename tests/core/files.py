@@ -3,12 +3,12 @@
 import datetime
 from pathlib import Path
 
-from gateway.adapters.price_catalogue import PriceCatalogue
-from gateway.settings import Loaded, load
-from gateway.settings.build import Built, build
-from gateway.settings.problems import Problem
+from gateway.config.build import Built, build
+from gateway.config.load import Loaded, load
+from gateway.config.problems import Problem
+from gateway.finance.price_catalogue import PriceCatalogue
 
-EXAMPLE = (Path(__file__).parent.parent / "settings" / "example.yaml").read_text()
+EXAMPLE = (Path(__file__).parents[1] / "config" / "example.yaml").read_text()
 TODAY = datetime.date(2026, 11, 23)
 ENVIRON = {
     "TOLLWAY_ADMIN_TOKEN": "admin-token-0123456789",

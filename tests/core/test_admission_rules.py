@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.builders import ask, principal
 from gateway.core.admission import (
     CAP_FLOOR_TOKENS,
     DEFAULT_CAP_FLOOR_TOKENS,
@@ -19,6 +18,7 @@ from gateway.core.admission import (
     hold_nano,
     least_output,
 )
+from tests.core.builders import ask, principal
 
 NOW = 50_000.0
 PAYER = principal()

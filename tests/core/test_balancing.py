@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.builders import deployment, local
 from gateway.core.balancing import (
     INITIAL_BYTES_PER_TOKEN,
     LEARN_FROM_TOKENS,
@@ -20,6 +19,7 @@ from gateway.core.balancing import (
 )
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.errors import FailureKind, UpstreamFailure
+from tests.core.builders import deployment, local
 
 NOW = 1000.0
 REFUSED = UpstreamFailure(FailureKind.CONNECT, "refused")

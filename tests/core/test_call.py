@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.builders import chat, parsed
 from gateway.core.call import BYTES_PER_TOKEN, MAX_CHOICES, MAX_TAGS, Media, encode_call, parse_call
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.errors import InvalidRequest
+from tests.core.builders import chat, parsed
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 78}}  # 100 characters
 REWRITTEN = {"model", "stream_options", "max_tokens", "max_completion_tokens"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.adapters.cel import CelCompiler
+from gateway.config.cel import CelCompiler
 from gateway.core.catalog import Rule
 from gateway.core.conditions import Condition, compiled, could_hold
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.builders import deployment, price, rates
 from gateway.core.catalog import Rates
 from gateway.core.cost import cost, counterfactuals
 from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal, usd_text
 from gateway.core.pricing import NO_VERSIONS
 from gateway.core.usage import NO_USAGE, Usage
+from tests.core.builders import deployment, price, rates
 
 GPT_4O = rates("2.50", "10", cached="1.25")
 AUDIO = rates("2.50", "10", input_audio="40", output_audio="80")

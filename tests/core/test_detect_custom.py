@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.test_detect_properties import full_width
-from gateway.core.detect import BUILT_IN, AllowList, BadExpression, Detector, Detectors, allowing
+from gateway.core.detect import BUILT_IN, Detectors
 from gateway.core.detect.custom import MOST_CHECKED, MOST_WORDS, regex_detector, words_detector
-from gateway.core.detect.engine import Finder
+from gateway.core.detect.detector import AllowList, Detector, allowing
+from gateway.core.detect.engine import BadExpression, Finder
+from tests.core.test_detect_properties import full_width
 
 EMPLOYEE = regex_detector(r"\bE[0-9]{6}\b")
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from core.builders import replica
 from gateway.core.catalog import Api, Replica
 from gateway.core.endpoint import Endpoint
+from tests.core.builders import replica
 
 
 @pytest.mark.parametrize(

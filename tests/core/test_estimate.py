@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.builders import chat, deployment, local, parsed, price, principal, rates
 from gateway.core.admission import hold_nano
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, ImageRule, Modality, Rates
@@ -22,6 +21,7 @@ from gateway.core.estimate import (
 )
 from gateway.core.usage import Usage
 from gateway.simulators.tokens import Tokenizer, load_tokenizer
+from tests.core.builders import chat, deployment, local, parsed, price, principal, rates
 
 PAYER = principal()
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.builders import chat, deployment, parsed
 from gateway.core.catalog import StopsWhenLeft
 from gateway.core.liability import (
     LEAST_TOKENS_PER_SECOND,
@@ -16,6 +15,7 @@ from gateway.core.liability import (
     most_output,
     most_output_of_whole,
 )
+from tests.core.builders import chat, deployment, parsed
 
 CAP = 100_000
 STREAM = parsed(chat(stream=True))

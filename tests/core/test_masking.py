@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.builders import CLASSES, ZONES, chat, parsed
-from core.test_detect_properties import cards, cut, full_width
 from gateway.core.catalog import Modality
 from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.core.detect.custom import words_detector
 from gateway.core.masking import mask
 from gateway.core.restoring import Restorer
 from gateway.core.screening import MOST_MASKED_BYTES, Classified, Masking, Screening, screen
+from tests.core.builders import CLASSES, ZONES, chat, parsed
+from tests.core.test_detect_properties import cards, cut, full_width
 
 ALL = Detectors(DETECTOR_NAMES)
 HOME = {name: zones & {"local"} for name, zones in ZONES.items()}

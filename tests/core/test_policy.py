@@ -7,23 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.builders import (
-    NOVEMBER,
-    chat,
-    deployment,
-    local,
-    model,
-    moment,
-    names,
-    parsed,
-    planner,
-    policy,
-    price,
-    principal,
-    rates,
-    scope,
-)
-from gateway.adapters.cel import CelCompiler
+from gateway.config.cel import CelCompiler
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
@@ -39,6 +23,22 @@ from gateway.core.errors import (
 )
 from gateway.core.policy import Plan, Planner, Refused
 from gateway.core.tenancy import Principal
+from tests.core.builders import (
+    NOVEMBER,
+    chat,
+    deployment,
+    local,
+    model,
+    moment,
+    names,
+    parsed,
+    planner,
+    policy,
+    price,
+    principal,
+    rates,
+    scope,
+)
 
 PAYER = principal()
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100}}

@@ -10,7 +10,6 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.builders import CLASSES, NOVEMBER, ZONES, chat, deployment, model, moment, parsed, principal
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
@@ -18,6 +17,17 @@ from gateway.core.constraints import Constraint
 from gateway.core.errors import GatewayError, PrivacyViolation
 from gateway.core.estimate import estimate
 from gateway.core.policy import Plan, Planner, Policy
+from tests.core.builders import (
+    CLASSES,
+    NOVEMBER,
+    ZONES,
+    chat,
+    deployment,
+    model,
+    moment,
+    parsed,
+    principal,
+)
 
 PAYER = principal()
 NAMES = ("a", "b", "c", "d")

@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from core.builders import NOVEMBER, chat, deployment, model, parsed, principal
-from gateway.adapters.cel import CelCompiler
+from gateway.config.cel import CelCompiler
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule
 from gateway.core.facts import Moment, local_time
 from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.tenancy import Principal
+from tests.core.builders import NOVEMBER, chat, deployment, model, parsed, principal
 
 POLICIES, REQUESTS, FAULTS = 400, 25, 10
 BATCHES = 8

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from core.builders import deployment, price, rates
 from gateway.core.catalog import Price
 from gateway.core.pricing import HORIZON, NO_VERSIONS, PriceBook, PriceVersion
+from tests.core.builders import deployment, price, rates
 
 LISTED = Price(version="listed", standard=rates("9", "9"), tiers={"priority": rates("18", "18")})
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from core.builders import chat, deployment, local, moment, parsed, principal
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.recorded import MOST, RecordedFacts, recorded_facts
 from gateway.core.screening import Classified, Raise
+from tests.core.builders import chat, deployment, local, moment, parsed, principal
 
 SECRET = "the merger closes on Friday"
 

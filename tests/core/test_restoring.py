@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.streams import GOLDEN
 from gateway.core.masking import Masked
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sse import StreamReader, data_of, split_events
+from tests.core.streams import GOLDEN
 
 ORIGINALS = {f"[EMAIL_{n}]": f"user{n}@example.com" for n in range(1, 12)} | {
     "[SECRET_1]": 'pa"ss\\word\n1',

@@ -2,11 +2,11 @@
 
 import pytest
 
-from core.builders import CLASSES, chat, parsed
 from gateway.core.call import Call, parse_call
 from gateway.core.catalog import Api, Modality
 from gateway.core.detect import Detectors
 from gateway.core.screening import UNREADABLE, Raise, Screening, Screenings, screen, why
+from tests.core.builders import CLASSES, chat, parsed
 
 SCREENING = Screening(
     classes=CLASSES,

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.streams import (
+from gateway.core import sse
+from gateway.core.sse import EventTooLarge, StreamReader, error_event
+from gateway.core.usage import usage_from_wire
+from tests.core.streams import (
     ABORT_STREAM,
     DONE,
     ENDLESS_STREAM,
@@ -22,9 +25,6 @@ from core.streams import (
     Golden,
     delta,
 )
-from gateway.core import sse
-from gateway.core.sse import EventTooLarge, StreamReader, error_event
-from gateway.core.usage import usage_from_wire
 
 BY_NAME = {golden.name: golden for golden in GOLDEN}
 

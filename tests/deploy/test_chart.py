@@ -14,8 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from gateway.cli import app
-
-from .chart import (
+from tests.deploy.chart import (
     CHART,
     ROOT,
     SETS,
@@ -29,7 +28,7 @@ from .chart import (
     rendered,
     values,
 )
-from .custom_resources import SPECS
+from tests.deploy.custom_resources import SPECS
 
 NAMES = [path.name.removesuffix("-values.yaml") for path in SETS]
 OLDEST, NEWEST = "1.30", "1.37"

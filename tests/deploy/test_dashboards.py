@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from e2e.harness import ADMIN_TOKEN, Harness, chat, running, unused_url
 from sqlalchemy import create_engine, func, select
 
-from gateway.adapters.ledger.tables import pool_cost
-from gateway.adapters.prometheus.families import FAMILIES, WORKER_FAMILIES
+from gateway.ledger.tables import pool_cost
+from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
+from tests.e2e.harness import ADMIN_TOKEN, Harness, chat, running, unused_url
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FOLDER = DEPLOY / "grafana" / "dashboards"

@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import uvloop
-from admission.valkey_server import valkey_server
-from e2e.harness import APP_KEY, Streamed, chat, read_rows, simulators
-from journal.served import Served
-from journal.stage import until
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.simulators import Knobs, Simulator
+from gateway.simulators.knobs import Knobs
+from gateway.simulators.running import Simulator
+from tests.e2e.harness import APP_KEY, Streamed, chat, read_rows, simulators
+from tests.ledger.journal.journal_stage import until
+from tests.ledger.journal.served import Served
+from tests.quota.valkey_server import valkey_server
 
 STREAMS = 40
 # A stream takes a second and a half: long enough for SIGTERM to arrive in its middle.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.adapters.prometheus.families import FAMILIES, WORKER_FAMILIES
+from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES, ALERTS = (

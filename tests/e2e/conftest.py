@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from gateway.rollout.reloader import Reloader
+from gateway.policy.rollout.reloader import Reloader
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,13 @@ import structlog.testing
 import yaml
 from sqlalchemy import create_engine, select
 
-from gateway.adapters.ledger.tables import usage_record
-from gateway.adapters.price_catalogue import PriceCatalogue
 from gateway.app import Gateway
-from gateway.rollout.config_file import ConfigFile
-from gateway.simulators import Attempt, Knobs, Simulator, openai_simulator, vllm_simulator
+from gateway.finance.price_catalogue import PriceCatalogue
+from gateway.ledger.tables import usage_record
+from gateway.policy.rollout.config_file import ConfigFile
+from gateway.simulators.attempts import Attempt
+from gateway.simulators.knobs import Knobs
+from gateway.simulators.running import Simulator, openai_simulator, vllm_simulator
 
 Json = dict[str, Any]
 

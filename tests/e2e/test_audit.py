@@ -9,8 +9,8 @@ from typing import Any
 import uvloop
 from typer.testing import CliRunner
 
-from e2e.harness import ADMIN_TOKEN, APP_KEY, NARROW_KEY, Harness, chat, running
 from gateway.cli import app
+from tests.e2e.harness import ADMIN_TOKEN, APP_KEY, NARROW_KEY, Harness, chat, running
 
 
 def audit(folder: Path, *words: str) -> tuple[int, Any]:

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2e.harness import ADMIN_TOKEN, APP_KEY, CARD, NARROW_KEY, Harness, Json, chat, image_parts, running
+from tests.e2e.harness import (
+    ADMIN_TOKEN,
+    APP_KEY,
+    CARD,
+    NARROW_KEY,
+    Harness,
+    Json,
+    chat,
+    image_parts,
+    running,
+)
 
 MIB = 1024 * 1024
 CHAT = "/v1/chat/completions"

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.harness import (
+from gateway.simulators.attempts import Attempt
+from gateway.simulators.knobs import ErrorKind, Knobs
+from tests.e2e.harness import (
     CARD,
     NARROW_KEY,
     Harness,
@@ -21,7 +23,6 @@ from e2e.harness import (
     running,
     simulators,
 )
-from gateway.simulators import Attempt, ErrorKind, Knobs
 
 ONE_USD = 10**9
 NEVER_MS = 600_000

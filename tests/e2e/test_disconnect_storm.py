@@ -8,8 +8,9 @@ from random import Random
 
 import pytest
 
-from e2e.harness import Harness, Json, chat, running
-from gateway.simulators import Attempt, ErrorKind, Knobs
+from gateway.simulators.attempts import Attempt
+from gateway.simulators.knobs import ErrorKind, Knobs
+from tests.e2e.harness import Harness, Json, chat, running
 
 STREAMS = 500
 AT_ONCE = 50

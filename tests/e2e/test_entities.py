@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from entities.test_entity_stage import PROGRAM
 
-from e2e.harness import Harness, Json, chat, running, until
+from tests.e2e.harness import Harness, Json, chat, running, until
+from tests.privacy.test_entity_stage import PROGRAM
 
 ENTITIES: Json = {
     "find": ["PERSON"],

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.harness import CARD, PNG_URL, Harness, Json, chat, running
+from tests.e2e.harness import CARD, PNG_URL, Harness, Json, chat, running
 
 PATH = "/admin/v1/policy/explain"
 RULED: Json = {

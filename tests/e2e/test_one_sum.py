@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, select
 
-from e2e.harness import Harness, Json, chat, running
-from gateway.adapters.ledger.charges import Sides, charges_of, period_of
-from gateway.adapters.ledger.tables import pool_cost
 from gateway.core import calendar
 from gateway.core.focus import Version, focus_table
+from gateway.finance.charges import Sides, charges_of, period_of
+from gateway.ledger.tables import pool_cost
+from tests.e2e.harness import Harness, Json, chat, running
 
 CHANGES: Json = {
     "org": {"name": "acme", "budgets": [{"usd": 100, "per": "month"}]},

@@ -21,7 +21,9 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from e2e.harness import (
+from gateway.simulators.knobs import Knobs
+from gateway.simulators.running import Kind, SimulatorProcess
+from tests.e2e.harness import (
     ADMIN_TOKEN,
     APP_KEY,
     CARD,
@@ -33,7 +35,6 @@ from e2e.harness import (
     config_text,
     image_parts,
 )
-from gateway.simulators import Kind, Knobs, SimulatorProcess
 
 POOR_KEY = "key-without-money-0123456789"
 SINGLE_KEY = "key-with-one-slot-0123456789"

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from e2e.harness import Json, chat, running
+from tests.e2e.harness import Json, chat, running
 
 
 def auto(**model: object) -> Json:

@@ -4,13 +4,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway.adapters.ledger.price_versions import enter_prices
 from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceVersion
-from gateway.rollout.reloader import How
-from gateway.simulators import Knobs
-
-from .harness import Harness, Json, chat, running, until
+from gateway.ledger.price_versions import enter_prices
+from gateway.policy.rollout.reloader import How
+from gateway.simulators.knobs import Knobs
+from tests.e2e.harness import Harness, Json, chat, running, until
 
 GPT_4O = {"provider": "openai", "model": "gpt-4o-2024-11-20"}
 OFTEN = {"server": {"prices_refresh_seconds": 0.05}}

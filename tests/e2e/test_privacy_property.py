@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2e.harness import (
+from gateway.simulators.knobs import ErrorKind
+from gateway.simulators.running import Simulator
+from tests.e2e.harness import (
     CARD,
     STANDARD,
     Harness,
@@ -25,7 +27,6 @@ from e2e.harness import (
     simulators,
     unused_url,
 )
-from gateway.simulators import ErrorKind, Simulator
 
 MARK = "zebra-crossing"  # stands in every sensitive request, as it is
 PIECES = {

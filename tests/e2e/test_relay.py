@@ -9,8 +9,19 @@ import openai
 import orjson
 import pytest
 
-from e2e.harness import APP_KEY, CARD, PATIENCE_SECONDS, Harness, Json, Streamed, chat, running, unused_url
-from gateway.simulators import Attempt, ErrorKind, Knobs
+from gateway.simulators.attempts import Attempt
+from gateway.simulators.knobs import ErrorKind, Knobs
+from tests.e2e.harness import (
+    APP_KEY,
+    CARD,
+    PATIENCE_SECONDS,
+    Harness,
+    Json,
+    Streamed,
+    chat,
+    running,
+    unused_url,
+)
 
 NEVER_MS = 600_000
 FAST_TIMEOUTS = {

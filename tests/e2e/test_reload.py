@@ -7,12 +7,11 @@ from typing import Any
 import httpx
 from structlog.testing import capture_logs
 
-from gateway.adapters.ledger.policies import read_policies
 from gateway.app import Gateway
-from gateway.rollout.reloader import How
-from gateway.simulators import Knobs
-
-from .harness import Harness, Json, Streamed, chat, config_text, running, until, version
+from gateway.ledger.policies import read_policies
+from gateway.policy.rollout.reloader import How
+from gateway.simulators.knobs import Knobs
+from tests.e2e.harness import Harness, Json, Streamed, chat, config_text, running, until, version
 
 TO_GPT: Json = {"models": {"auto": {"use": ["gpt-4o"]}}}
 BROKEN = config_text(TO_GPT).replace("use:", "usse:")

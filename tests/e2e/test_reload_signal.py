@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .harness import ADMIN_TOKEN, PATIENCE_SECONDS, config_text, unused_url, version
+from tests.e2e.harness import ADMIN_TOKEN, PATIENCE_SECONDS, config_text, unused_url, version
 
 UNWATCHED = config_text()
 

@@ -12,9 +12,8 @@ import httpx
 from structlog.testing import capture_logs
 
 from gateway.core.policy import Planner
-from gateway.simulators import Knobs
-
-from .harness import Harness, Json, Streamed, chat, config_text, running, until
+from gateway.simulators.knobs import Knobs
+from tests.e2e.harness import Harness, Json, Streamed, chat, config_text, running, until
 
 SECONDS = float(os.environ.get("TOLLWAY_STORM_SECONDS", "6"))
 RELOADS = int(os.environ.get("TOLLWAY_STORM_RELOADS", "20"))

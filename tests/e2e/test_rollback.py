@@ -11,8 +11,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-
-from .harness import ADMIN_TOKEN, APP_KEY, NARROW_KEY, Harness, Json, chat, running, until, version
+from tests.e2e.harness import (
+    ADMIN_TOKEN,
+    APP_KEY,
+    NARROW_KEY,
+    Harness,
+    Json,
+    chat,
+    running,
+    until,
+    version,
+)
 
 KEYLESS: Json = {"api_key": "${APP_KEY}"}
 BASE: Json = {

@@ -14,10 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from postgres_server import postgres_server
 
-from gateway.adapters.ledger import LedgerWriter, WriterLimits, open_ledger
-from gateway.adapters.ledger.reading import OwnLoop
+from gateway.ledger.opening import open_ledger
+from gateway.ledger.reading import OwnLoop
+from gateway.ledger.writer import LedgerWriter, WriterLimits
+from tests.ledger.postgres_server import postgres_server
 
 # A lock is waited for briefly, so that a test sees the refusal soon.
 IMPATIENT = "lock_timeout=20ms"

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from ledger_records import FULL, make, run
 
-from gateway.adapters.ledger import AuditTrail, LedgerUnavailable, WriterLimits, open_ledger
-from gateway.adapters.ledger.audit.acts import enter_act
-from gateway.adapters.ledger.audit.keys import Signer
-from gateway.adapters.ledger.audit.trail import NOTES_CEILING
-from gateway.adapters.ledger.audit.verify import Verified, verify
-from gateway.adapters.ledger.retention import close, prune
-from gateway.adapters.ledger.tables import QUARTER
 from gateway.core.audit import Entry, Kind, Receipt
 from gateway.core.record import Outcome, UsageRecord
+from gateway.ledger.audit.acts import enter_act
+from gateway.ledger.audit.keys import Signer
+from gateway.ledger.audit.trail import NOTES_CEILING, AuditTrail
+from gateway.ledger.audit.verify import Verified, verify
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.opening import open_ledger
+from gateway.ledger.retention import close, prune
+from gateway.ledger.tables import QUARTER
+from gateway.ledger.writer import WriterLimits
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 
@@ -236,7 +238,7 @@ def test_a_ledger_that_is_not_there_is_said_so() -> None:
 
 
 def test_many_findings_are_counted_beyond_a_bound(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.adapters.ledger.audit.verify.FINDINGS_CEILING", 3)
+    monkeypatch.setattr("gateway.ledger.audit.verify.FINDINGS_CEILING", 3)
     written(sqlite, [make(n) for n in range(10)])
     sqlite.execute("UPDATE usage_record SET zone = 'external'")
     found: Verified = verify(sqlite.url)

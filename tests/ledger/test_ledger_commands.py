@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_records import make, run
 from typer.testing import CliRunner, Result
 
-from gateway.adapters.ledger import usage_by
-from gateway.adapters.ledger.migrate import HEAD as NEWEST
-from gateway.adapters.ledger.migrate import VERSION_TABLE
-from gateway.adapters.ledger.months import Month
 from gateway.cli import app
+from gateway.ledger.migrate import HEAD as NEWEST
+from gateway.ledger.migrate import VERSION_TABLE
+from gateway.ledger.months import Month
+from gateway.ledger.reports import usage_by
+from tests.ledger.ledger_records import make, run
 
 Database = Any
 

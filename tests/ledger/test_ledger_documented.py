@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.adapters.ledger.tables import ALL_COLUMNS
+from gateway.ledger.tables import ALL_COLUMNS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
 

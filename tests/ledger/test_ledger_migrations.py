@@ -14,14 +14,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from ledger_records import FULL, make, run
 
-from gateway.adapters import ledger
-from gateway.adapters.ledger import LedgerUnavailable, open_ledger, upgrade, usage_by
-from gateway.adapters.ledger.engine import BUSY_TIMEOUT_SECONDS, open_writer
-from gateway.adapters.ledger.migrate import HEAD, REVISIONS, VERSION_TABLE
-from gateway.adapters.ledger.rows import row_of
-from gateway.adapters.ledger.tables import COLUMNS, metadata
+from gateway import ledger
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.migrate import HEAD, REVISIONS, VERSION_TABLE, upgrade
+from gateway.ledger.opening import open_ledger
+from gateway.ledger.reports import usage_by
+from gateway.ledger.rows import row_of
+from gateway.ledger.sqlite.engine import BUSY_TIMEOUT_SECONDS, open_writer
+from gateway.ledger.tables import COLUMNS, metadata
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 
@@ -73,7 +75,7 @@ def test_migrating_again_changes_nothing_and_does_not_import_alembic(sqlite: Dat
     upgrade(sqlite.url)
     database_bytes = sqlite.path.read_bytes()
     code = (
-        "import sys; from gateway.adapters.ledger import upgrade; "
+        "import sys; from gateway.ledger.migrate import upgrade; "
         f"upgrade({sqlite.url!r}); print('alembic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -89,7 +91,7 @@ def test_an_up_to_date_database_is_opened_while_somebody_writes(sqlite: Database
 
 
 def test_several_processes_may_start_on_a_new_database_at_once(sqlite: Database) -> None:
-    code = f"from gateway.adapters.ledger import upgrade; upgrade({sqlite.url!r})"
+    code = f"from gateway.ledger.migrate import upgrade; upgrade({sqlite.url!r})"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)
     ]

@@ -4,12 +4,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from ledger_records import FULL, make, run
 
-from gateway.adapters.ledger.past import BATCH_ROWS, Observed, PastAttempt, reading_past
-from gateway.adapters.ledger.spans import Span
 from gateway.core.record import Outcome
 from gateway.core.recorded import RecordedFacts
+from gateway.ledger.past import BATCH_ROWS, Observed, PastAttempt, reading_past
+from gateway.ledger.spans import Span
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 HOUR = 3_600_000_000

@@ -3,16 +3,10 @@
 from typing import Any
 
 import pytest
-from ledger_records import run
 
-from gateway.adapters.ledger import LedgerUnavailable
-from gateway.adapters.ledger.policies import (
-    InForce,
-    PolicyText,
-    keep_policy_text,
-    put_in_force,
-    read_policies,
-)
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.policies import InForce, PolicyText, keep_policy_text, put_in_force, read_policies
+from tests.ledger.ledger_records import run
 
 Database = Any
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_records import FULL, make, run, until
-from postgres_server import postgres_server
 
-from gateway.adapters.ledger import LedgerUnavailable, WriterLimits, open_ledger, usage_by
-from gateway.adapters.ledger.address import parse
-from gateway.adapters.ledger.months import Month, month_of
-from gateway.adapters.ledger.rows import row_of
-from gateway.adapters.ledger.tables import COLUMNS
-from gateway.adapters.ledger.writer import LedgerWriter
+from gateway.ledger.address import parse
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.months import Month, month_of
+from gateway.ledger.opening import open_ledger
+from gateway.ledger.reports import usage_by
+from gateway.ledger.rows import row_of
+from gateway.ledger.tables import COLUMNS
+from gateway.ledger.writer import LedgerWriter, WriterLimits
+from tests.ledger.ledger_records import FULL, make, run, until
+from tests.ledger.postgres_server import postgres_server
 
 Database = Any
 
@@ -72,9 +74,9 @@ def test_an_attempt_is_one_row_even_when_its_second_record_names_another_month(p
 def test_the_same_rows_from_several_processes_at_once_are_kept_and_added_up_once(postgres: Database) -> None:
     code = f"""
 import asyncio, pathlib, random, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from ledger_records import make
-from gateway.adapters.ledger import open_ledger
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from gateway.ledger.opening import open_ledger
+from tests.ledger.ledger_records import make
 
 async def main():
     writer = open_ledger({postgres.url!r}, spill_folder=pathlib.Path({str(postgres.folder)!r}))

@@ -3,15 +3,15 @@
 from typing import Any
 
 import pytest
-from ledger_records import FULL, make, run
 
-from gateway.adapters.ledger import usage_by
-from gateway.adapters.ledger.price_versions import PriceChanged, enter_prices, read_prices
-from gateway.adapters.ledger.repricing import PAGE_ROWS, Source, reprice
-from gateway.adapters.ledger.retention import close, rebuild
 from gateway.core.catalog import Price, Rates
 from gateway.core.cost import cost
 from gateway.core.pricing import PriceBook, PriceVersion
+from gateway.finance.repricing import PAGE_ROWS, Source, reprice
+from gateway.ledger.price_versions import PriceChanged, enter_prices, read_prices
+from gateway.ledger.reports import usage_by
+from gateway.ledger.retention import close, rebuild
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 

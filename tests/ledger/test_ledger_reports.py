@@ -12,17 +12,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_records import FULL, make, run
 from sqlalchemy import event
 
-from gateway.adapters.ledger import Dimension, LedgerUnavailable, RowsDeleted, usage_by
-from gateway.adapters.ledger import reading as ledger_reading
-from gateway.adapters.ledger.dimensions import CALENDAR
-from gateway.adapters.ledger.engine import open_reader
-from gateway.adapters.ledger.retention import close, prune
-from gateway.adapters.ledger.tables import QUARTER, usage_record
 from gateway.core.record import UsageRecord
 from gateway.core.usage import Usage
+from gateway.ledger import reading as ledger_reading
+from gateway.ledger.dimensions import CALENDAR, Dimension
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.reports import RowsDeleted, usage_by
+from gateway.ledger.retention import close, prune
+from gateway.ledger.sqlite.engine import open_reader
+from gateway.ledger.tables import QUARTER, usage_record
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_records import FULL, make, run
 
-from gateway.adapters.ledger import usage_by
-from gateway.adapters.ledger.months import Month
-from gateway.adapters.ledger.retention import PeriodRefused, close, prune, rebuild
-from gateway.adapters.ledger.tables import QUARTER
+from gateway.ledger.months import Month
+from gateway.ledger.reports import usage_by
+from gateway.ledger.retention import PeriodRefused, close, prune, rebuild
+from gateway.ledger.tables import QUARTER
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_records import FULL, make, run
 
-from gateway.adapters.ledger import usage_by
-from gateway.adapters.ledger.spans import Part, Span, cheapest, parts
-from gateway.adapters.ledger.spending import spent_in_windows
-from gateway.adapters.ledger.tables import DAY, QUARTER
 from gateway.core.record import Outcome
 from gateway.core.windows import Per, Window
+from gateway.ledger.reports import usage_by
+from gateway.ledger.spans import Part, Span, cheapest, parts
+from gateway.ledger.spending import spent_in_windows
+from gateway.ledger.tables import DAY, QUARTER
 from gateway.ports import BudgetView
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 

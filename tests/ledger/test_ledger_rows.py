@@ -7,9 +7,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_records import FULL, make
 
-from gateway.adapters.ledger.rows import (
+from gateway.core.record import Outcome, UsageRecord
+from gateway.core.recorded import RecordedFacts
+from gateway.core.usage import Usage
+from gateway.ledger.rows import (
     INTEGER_CEILING,
     TAG_NAME_CHARACTERS,
     TAGS,
@@ -17,10 +19,8 @@ from gateway.adapters.ledger.rows import (
     careful_row_of,
     row_of,
 )
-from gateway.adapters.ledger.tables import COLUMNS
-from gateway.core.record import Outcome, UsageRecord
-from gateway.core.recorded import RecordedFacts
-from gateway.core.usage import Usage
+from gateway.ledger.tables import COLUMNS
+from tests.ledger.ledger_records import FULL, make
 
 TOKEN_COLUMNS = {
     "input_tokens": "input_tokens",

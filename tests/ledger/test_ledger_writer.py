@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_records import FULL, make, run, until
 from structlog.testing import capture_logs
 
-from gateway.adapters.ledger import LedgerUnavailable, WriterLimits, open_ledger
-from gateway.adapters.ledger.rows import careful_row_of, row_of
-from gateway.adapters.ledger.store import SLICE_ROWS
-from gateway.adapters.ledger.tables import COLUMNS
 from gateway.core.usage import Usage
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.opening import open_ledger
+from gateway.ledger.rows import careful_row_of, row_of
+from gateway.ledger.store import SLICE_ROWS
+from gateway.ledger.tables import COLUMNS
+from gateway.ledger.writer import WriterLimits
+from tests.ledger.ledger_records import FULL, make, run, until
 
 Database = Any  # one of conftest's
 

@@ -7,12 +7,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from gateway.adapters.ledger.making import make_if_absent
-from gateway.adapters.ledger.pool_costs import KNOWN_GAP, Accruing, PoolSums, accrue, pool_spans, pool_sums
-from gateway.adapters.ledger.reading import reading
-from gateway.adapters.ledger.spans import Span
 from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import HOUR, SECOND, GpuPrice, PoolPlan, PoolSpan
+from gateway.ledger.create import make_if_absent
+from gateway.ledger.pool_costs import KNOWN_GAP, Accruing, PoolSums, accrue, pool_spans, pool_sums
+from gateway.ledger.reading import reading
+from gateway.ledger.spans import Span
 
 Database = Any
 

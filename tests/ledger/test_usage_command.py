@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from ledger_records import make, run
 from typer.testing import CliRunner, Result
 
-from gateway.adapters.ledger.months import Month
 from gateway.cli import app
+from gateway.ledger.months import Month
+from tests.ledger.ledger_records import make, run
 
 Database = Any
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from ledger_records import FULL, make, run
-
-from gateway.adapters.ledger import usage_by
-from gateway.adapters.ledger.reading import reading
-from gateway.adapters.ledger.spans import Span
-from gateway.adapters.ledger.tables import DAY, QUARTER
-from gateway.adapters.ledger.work import NOTHING, Done, Payer, work_done
+from gateway.ledger.reading import reading
+from gateway.ledger.reports import usage_by
+from gateway.ledger.spans import Span
+from gateway.ledger.tables import DAY, QUARTER
+from gateway.ledger.work import NOTHING, Done, Payer, work_done
+from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
 

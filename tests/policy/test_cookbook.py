@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from core.files import PRICES
 
-from gateway.adapters.cel import CelCompiler
+from gateway.config.build import Built, build
+from gateway.config.cel import CelCompiler
+from gateway.config.load import load
 from gateway.core.facts import BUDGET_NAMES, POOL_NAMES, TIME_NAMES
-from gateway.proof import prove
-from gateway.settings import load
-from gateway.settings.build import Built, build
-from gateway.settings.policy_tests import run_policy_tests
+from gateway.policy.policy_tests import run_policy_tests
+from gateway.policy.proof.prove import prove
+from tests.core.files import PRICES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 RECIPES = re.findall(r"^### (\d+\. [^\n]*)\n.*?```yaml\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core.files import ENVIRON, changed
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
+from tests.core.files import ENVIRON, changed
 
 EMAIL = "write to ada.lovelace@analytical-engines.co.uk"
 

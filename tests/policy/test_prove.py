@@ -10,22 +10,23 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from core.files import ENVIRON, PRICES, built, changed, loaded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
+from gateway.config.build import Built, build
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Capability, Modality
 from gateway.core.constraints import Constraint
 from gateway.core.estimate import Estimate
 from gateway.core.facts import Moment
 from gateway.core.policy import Plan, Planner, Policy, Refused
-from gateway.proof import Proof, prove
-from gateway.proof.space import Case as ProofCase
-from gateway.proof.space import Kind, Space, call_of, principals
-from gateway.settings.build import Built, build
+from gateway.policy.proof.prove import prove
+from gateway.policy.proof.results import Proof
+from gateway.policy.proof.space import Case as ProofCase
+from gateway.policy.proof.space import Kind, Space, call_of, principals
+from tests.core.files import ENVIRON, PRICES, built, changed, loaded
 
 CLASSES = ["public", "internal", "confidential"]
 JANUARY, MARCH = (

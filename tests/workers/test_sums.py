@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.adapters.prometheus.across import FamilySamples, Sample, exposition_of, lasting, summed
-from gateway.workers.crew import Worker
+from gateway.metrics.across import FamilySamples, Sample, exposition_of, lasting, summed
+from gateway.workers.pool import Worker
 from gateway.workers.restarts import DEATHS, LONGEST_PAUSE_SECONDS, WITHIN_SECONDS, Restarts
 
 

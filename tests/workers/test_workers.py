@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
-from admission.valkey_server import valkey_server
-from e2e.harness import APP_KEY, chat, simulators
 
-from gateway.simulators import Knobs
-from workers.stage import PATIENCE_SECONDS, Served, children, is_alive, kill, until, urls_of
+from gateway.simulators.knobs import Knobs
+from tests.e2e.harness import APP_KEY, chat, simulators
+from tests.quota.valkey_server import valkey_server
+from tests.workers.worker_stage import PATIENCE_SECONDS, Served, children, is_alive, kill, until, urls_of
 
 SLOW_STREAM = Knobs(ttft_ms=20, output_tokens=60, tokens_per_second=30)
 QUICK = Knobs(ttft_ms=5, output_tokens=20, tokens_per_second=2000)

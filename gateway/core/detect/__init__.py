@@ -14,7 +14,14 @@ from types import MappingProxyType
 from gateway.core.detect.cards import credit_card_spans, has_credit_card
 from gateway.core.detect.detector import AllowList, Detector, allowing
 from gateway.core.detect.engine import BadExpression, PatternSet
-from gateway.core.detect.fold import NEEDS_COMPOSING, NEEDS_FOLDING, NEEDS_UNESCAPING, compose, fold, unescape
+from gateway.core.detect.fold import (
+    NEEDS_COMPOSING,
+    NEEDS_FOLDING,
+    NEEDS_UNESCAPING,
+    compose,
+    fold,
+    unescape,
+)
 from gateway.core.detect.ids import (
     DIGITS_TRIGGER,
     IBAN_TRIGGER,

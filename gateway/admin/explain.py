@@ -1,0 +1,52 @@
+"""`POST /admin/v1/policy/explain`: how a request would be decided now, and why."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import orjson
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.core.call import parse_call
+from gateway.core.catalog import Api
+from gateway.policy.explain import Explanation, Question
+
+Explain = Callable[[Question], Awaitable[Explanation]]
+
+
+class ExplainRequest(BaseModel):
+    """A request as a client would send it: `request` is its body, `headers` its headers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request: dict[str, Any] = Field(description="body of the request")
+    api: Api = Field(default=Api.CHAT, description="endpoint that it is sent to")
+    key: str | None = Field(
+        default=None, description="name of the key that asks; left out: none in particular"
+    )
+    feature: str | None = Field(default=None, description="feature that is charged")
+    headers: dict[str, str] = Field(default={}, description="such as x-tollway-privacy")
+
+
+def explain_router(explain: Explain, max_messages: Callable[[], int]) -> APIRouter:
+    """Nothing is sent, held or recorded: the policy in force and the replicas as they are give the answer."""
+    router = APIRouter()
+
+    @router.post(
+        "/admin/v1/policy/explain",
+        summary="How a request would be decided now: class, candidates with reasons and lines, order",
+        response_class=Response,
+        responses={200: {"content": {"application/json": {}}, "description": "The decision"}},
+    )
+    async def post_explain(asked: ExplainRequest) -> Response:
+        question = Question(
+            call=parse_call(asked.api, orjson.dumps(asked.request), max_messages()),
+            key=asked.key,
+            feature=asked.feature,
+            headers={name.lower(): value for name, value in asked.headers.items()},
+        )
+        found = await explain(question)
+        return Response(msgspec.json.encode(found), media_type="application/json")
+
+    return router

@@ -1,0 +1,116 @@
+"""What operators ask a running gateway over its admin port: decisions, reports, reloads."""
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+from fastapi import APIRouter
+
+from gateway.admin.explain import explain_router
+from gateway.admin.reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
+from gateway.admin.tco import TcoQuestion, tco_router
+from gateway.admin.usage import UsageAsked, usage_router
+from gateway.config.build import Built
+from gateway.core.errors import InvalidRequest, Unavailable
+from gateway.finance.tabular import ParquetMissing
+from gateway.finance.tco.compare import By
+from gateway.finance.tco.question import Question as CostQuestion
+from gateway.finance.tco.question import WrongTime, answer
+from gateway.finance.tco.what_if import WrongWhatIf
+from gateway.finance.usage_report import UsageQuestion, usage_document, usage_rows
+from gateway.ledger.dimensions import Unanswerable
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.journal.ledger import JournaledLedger
+from gateway.policy.explain import Explainer, Explanation, Question
+from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, told
+from gateway.ports import Clock
+from gateway.proxy.pipeline import Pipeline
+
+LEDGER_RETRY_SECONDS = 5.0
+
+
+class Operations:
+    """Answers in the words of the admin API."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        ledger: JournaledLedger,
+        built: Callable[[], Built],
+        book_pools: Callable[[], Awaitable[None]],
+        reloader: Reloader | None,
+        clock: Clock,
+    ) -> None:
+        """`built` gives the configuration in force; `book_pools` books what own GPUs cost until now."""
+        self._pipeline = pipeline
+        self._ledger = ledger
+        self._built = built
+        self._book_pools = book_pools
+        self._reloader = reloader
+        self._clock = clock
+
+    def routers(self) -> list[APIRouter]:
+        """The routes of the admin port that ask for them."""
+        routers = [explain_router(self.explain, lambda: self._pipeline.rulebook.max_messages)]
+        routers.append(usage_router(self.usage))
+        routers.append(tco_router(self.tco))
+        if self._reloader is not None:
+            routers.append(reload_router(partial(answer_reload, self._reloader)))
+        return routers
+
+    async def explain(self, question: Question) -> Explanation:
+        """How a request would be decided now."""
+        rules = self._pipeline.rulebook
+        explainer = Explainer(rules.planner, rules.classifier, self._built().tenancy)
+        return await explainer.explain(question, self._pipeline.moment)
+
+    async def usage(self, asked: UsageAsked) -> bytes:
+        """A report of the ledger. Raises InvalidRequest, Unavailable."""
+        settings = self._built().settings
+        question = UsageQuestion(by=asked.by, period=asked.period, since=asked.since, until=asked.until)
+
+        def report() -> bytes:
+            url, zone = settings.ledger.get_secret_value(), settings.org.timezone
+            rows = usage_rows(url, question, now=self._clock.now(), timezone=zone)
+            return usage_document(rows, question, asked.form)
+
+        try:
+            return await asyncio.to_thread(report)
+        except (Unanswerable, ParquetMissing) as exc:
+            raise InvalidRequest(f"{exc}.") from exc
+        except LedgerUnavailable as exc:
+            raise Unavailable(f"{exc}.", retry_after_seconds=LEDGER_RETRY_SECONDS) from exc
+
+    async def tco(self, asked: TcoQuestion) -> bytes:
+        """Both sides of the bill, as JSON. Raises InvalidRequest, Unavailable."""
+        question = CostQuestion(since=asked.since, until=asked.until, by=By(asked.by), what_if=asked.what_if)
+        now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
+        try:
+            await self._ledger.flush()
+            await self._book_pools()
+            sources = self._built().tco_sources
+            return msgspec.json.encode(await asyncio.to_thread(answer, sources, question, now))
+        except (WrongTime, WrongWhatIf) as exc:
+            raise InvalidRequest(str(exc)) from exc
+        except LedgerUnavailable as exc:
+            raise Unavailable(
+                "The ledger does not answer; try again.", retry_after_seconds=LEDGER_RETRY_SECONDS
+            ) from exc
+
+
+async def answer_reload(reloader: Reloader) -> ReloadAnswer:
+    """A reload in the words of the admin API. Raises ReloadRefusal."""
+    try:
+        done = await reloader.reload(How.ADMIN)
+    except ReloadRefused as refused:
+        problems = [ToldProblem.model_validate(told(problem)) for problem in refused.problems]
+        is_passing = refused.result is Result.UNAVAILABLE
+        raise ReloadRefusal(reloader.version, problems, refused.settings, is_passing=is_passing) from refused
+    return ReloadAnswer(
+        version=done.version,
+        previous=done.previous,
+        changed=done.result is Result.APPLIED,
+        warnings=[ToldProblem.model_validate(told(problem)) for problem in done.warnings],
+    )

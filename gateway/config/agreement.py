@@ -1,0 +1,213 @@
+"""Keys that only make sense together, or that must differ from each other."""
+
+import datetime
+from typing import Final
+
+from gateway.config.findings import Findings
+from gateway.config.kinds import exact_number
+from gateway.config.places import Place
+from gateway.config.references import Check
+from gateway.core.licenses import TERMS, conflict
+from gateway.proxy.auth import MAX_SECRET_LENGTH
+
+SHORTEST_SAFE_SECRET: Final = 16  # characters
+RETIREMENT_NOTICE_DAYS: Final = 30
+_NEEDS_KEY: Final = frozenset({"openai", "azure"})
+_NEEDS_BASE_URL: Final = frozenset({"openai", "azure", "openai-compatible"})
+_GENERATES: Final = frozenset({"chat", "completions", "responses", "audio", "images", "videos", "realtime"})
+_SCOPES: Final = ("org", "teams.*", "features.*", "keys.*")
+_LISTS_OF_DISTINCT: Final = (
+    "privacy.classes",
+    "privacy.zones.*",
+    "privacy.detect.*.find",
+    "features.*.mask",
+    "privacy.entities.find",
+    "privacy.detectors.*.words",
+    "privacy.detectors.*.allow",
+    "zones.*.cidrs",
+    "deployments.*.serves",
+    "deployments.*.accepts",
+    "deployments.*.supports",
+    "deployments.*.replicas.urls",
+    "models.*.use",
+    "models.*.rules.*.use",
+    "keys.*.features",
+    "keys.*.models",
+)
+
+
+def check_lists_are_distinct(root: Place, findings: Findings) -> None:
+    for pattern in _LISTS_OF_DISTINCT:
+        for place in root.find(pattern):
+            seen: set[str] = set()
+            for item in place.items():
+                if item.text is not None and item.text.rstrip("/") in seen:
+                    findings.error(item, "is listed twice: remove one")
+                seen.add((item.text or "").rstrip("/"))
+
+
+def check_gpu_prices(root: Place, findings: Findings) -> None:
+    """Each price begins after the one before it, so that there is one for each day."""
+    for prices in root.find("deployments.*.cost.usd_per_gpu_hour"):
+        before: str | None = None
+        for index, price in enumerate(prices.items()):
+            since = price["since"].text if price["since"].exists else None
+            if index and since is None:
+                findings.error(price, "since is required from the second price on: its first day")
+            elif before is not None and since is not None and since <= before:
+                findings.error(price["since"], "must be later than that of the price before it")
+            before = since or before
+
+
+def check_work_weights(root: Place, findings: Findings) -> None:
+    for weights in root.find("deployments.*.cost.weights"):
+        given = [exact_number(weights[name].text) for name in ("prefill", "decode")]
+        if given == [0, 0]:
+            findings.error(weights, "prefill and decode are both 0: nothing would count as work")
+
+
+def check_destinations(root: Place, findings: Findings) -> None:
+    for _, deployment in root["deployments"].entries():
+        provider = deployment["provider"].text
+        if deployment.is_mapping and provider is not None:
+            _check_where(deployment, provider, findings)
+            _check_price(deployment, provider, findings)
+        _check_replicas(deployment["replicas"], findings)
+        _check_tls(deployment["tls"], findings)
+
+
+def _check_where(deployment: Place, provider: str, findings: Findings) -> None:
+    has_url, has_replicas = deployment["base_url"].exists, deployment["replicas"].exists
+    if provider == "vllm" and has_url == has_replicas:
+        findings.error(deployment, "a vllm deployment needs either replicas or base_url")
+    if provider in _NEEDS_BASE_URL and not has_url:
+        findings.error(deployment, "base_url is required, such as https://api.openai.com/v1")
+    if provider != "vllm" and has_replicas:
+        findings.error(deployment["replicas"], "is only for provider vllm: use base_url")
+    if provider in _NEEDS_KEY and deployment["api_key"].node is None:
+        findings.error(deployment, f'api_key is required for {provider}, such as "${{OPENAI_API_KEY}}"')
+    if provider != "azure" and deployment["azure"].exists:
+        findings.error(deployment["azure"], "is only for provider azure")
+
+
+def _check_price(deployment: Place, provider: str, findings: Findings) -> None:
+    price, cost = deployment["price"], deployment["cost"]
+    if provider == "vllm" and not price.exists and not cost.exists:
+        findings.error(deployment, "price and cost are both missing: give one, or its use would look free")
+    if cost.is_mapping and not price.exists and not cost["saturation_tokens_per_second"].exists:
+        findings.error(cost, "saturation_tokens_per_second is required unless there is a price")
+    serves = deployment["serves"].texts() if deployment["serves"].exists else ("chat",)
+    if price.is_mapping and not price["output"].exists and _GENERATES.intersection(serves):
+        findings.error(price, "output is required: USD per million output tokens")
+
+
+def _check_replicas(replicas: Place, findings: Findings) -> None:
+    given = [key for key in ("urls", "dns", "kubernetes") if replicas[key].exists]
+    if replicas.is_mapping and len(given) != 1:
+        findings.error(replicas, "needs exactly one of urls, dns and kubernetes")
+
+
+def _check_tls(tls: Place, findings: Findings) -> None:
+    for given, lacking in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if tls[given].exists and not tls[lacking].exists:
+            findings.error(tls[given], f"needs {lacking} beside it")
+
+
+def check_token_bounds(root: Place, findings: Findings) -> None:
+    for _, deployment in root["deployments"].entries():
+        context, output = (deployment[key].text or "" for key in ("context_tokens", "max_output_tokens"))
+        if context.isdecimal() and output.isdecimal() and len(context + output) < 40:  # noqa: SIM102
+            if int(output) > int(context):
+                findings.error(deployment["max_output_tokens"], "must be <= context_tokens")
+
+
+def check_budgets(root: Place, findings: Findings) -> None:
+    for scope in _SCOPES:
+        for budgets in root.find(f"{scope}.budgets"):
+            first: dict[str, int] = {}
+            for budget in budgets.items():
+                per, rolling = budget["per"].text, budget["rolling"].text == "true"
+                if rolling and per == "lifetime":
+                    findings.error(budget["rolling"], "a lifetime does not roll")
+                window = f"rolling {per}" if rolling else per
+                if window is not None and window in first:
+                    findings.error(
+                        budget["per"], f"line {first[window]} already has a budget for this window"
+                    )
+                elif window is not None:
+                    first[window] = budget["per"].line
+
+
+def check_secrets(root: Place, findings: Findings) -> None:
+    first: dict[str, Place] = {}
+    for secret in root.find("keys.*.secret"):
+        if secret.text is None:
+            continue
+        if secret.text in first:
+            other = first[secret.text]
+            findings.error(secret, f"is the same as that of keys.{other.path[1]} on line {other.line}")
+        else:
+            first[secret.text] = secret
+        if len(secret.text) > MAX_SECRET_LENGTH:
+            findings.error(secret, f"is longer than the {MAX_SECRET_LENGTH} characters that a key may have")
+    for pattern in ("keys.*.secret", "server.admin.token", "server.key_pepper"):
+        for secret in root.find(pattern):
+            if secret.text and len(secret.text) < SHORTEST_SAFE_SECRET:
+                findings.warn(secret, f"is shorter than {SHORTEST_SAFE_SECRET} characters and can be guessed")
+    if not root["server"]["admin"]["token"].exists:
+        findings.warn(
+            root["server"]["admin"]["token"], "is not set: the admin port answers only /healthz and /readyz"
+        )
+
+
+def check_licenses(root: Place, findings: Findings) -> None:
+    """Says where a licence withholds its rights; whether its weights are then used is the file's choice."""
+    org = root["org"]
+    users = exact_number(org["monthly_users"].text)
+    forbids = org["license_conflicts"].text == "forbid"
+    then = (
+        "the deployment is not used" if forbids else "it is used all the same (org.license_conflicts: warn)"
+    )
+    for _, deployment in root["deployments"].entries():
+        license_name = deployment["license"]
+        if license_name.text is None:
+            continue
+        if license_name.text not in TERMS:
+            hint = license_name.hint(TERMS)
+            findings.warn(license_name, f"no terms of this licence are known, so none are checked{hint}")
+            continue
+        found = conflict(
+            license_name.text,
+            eu_domiciled=org["licensee_eu_domiciled"].text == "true",
+            monthly_users=None if users is None else int(users),
+        )
+        if found is not None:
+            findings.warn(license_name, f"{found}: {then}")
+
+
+def check_retirement(root: Place, findings: Findings, today: datetime.date) -> None:
+    for _, deployment in root["deployments"].entries():
+        retires_on, successor = deployment["retires_on"], deployment["successor"]
+        if successor.exists and not retires_on.exists:
+            findings.warn(successor, "has no effect without retires_on")
+        try:
+            days = (datetime.date.fromisoformat(retires_on.text or "") - today).days
+        except ValueError:
+            continue
+        named = f"its successor is {successor.quoted}" if successor.text else "it names no successor"
+        if days < 0:
+            findings.warn(retires_on, f"is in the past, so this deployment is not used; {named}")
+        elif days <= RETIREMENT_NOTICE_DAYS:
+            findings.warn(retires_on, f"is its last day, {days} days from now; {named}")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_lists_are_distinct,
+    check_destinations,
+    check_gpu_prices,
+    check_work_weights,
+    check_token_bounds,
+    check_budgets,
+    check_secrets,
+    check_licenses,
+)

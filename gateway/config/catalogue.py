@@ -1,0 +1,344 @@
+"""Schema of what can answer: `zones`, `privacy`, `deployments` and `models`."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gateway.config.detectors import Detection, Detector, Entities, Media
+from gateway.config.kinds import (
+    BLANK,
+    AllowBlank,
+    Amount,
+    Blank,
+    Count,
+    Date,
+    FilePath,
+    Flag,
+    HeaderName,
+    HeaderValue,
+    Name,
+    RemotePort,
+    Seconds,
+    Secret,
+    Section,
+    Share,
+    Text,
+    Usd,
+    usd_amount,
+)
+from gateway.config.urls import Authority, Cidr, HttpUrl, ProxyUrl, UrlPath
+
+Provider = Literal["openai", "azure", "vllm", "openai-compatible", "litellm"]
+Serves = Literal[
+    "chat",
+    "completions",
+    "responses",
+    "embeddings",
+    "moderations",
+    "audio",
+    "images",
+    "videos",
+    "rerank",
+    "score",
+    "tokenize",
+    "realtime",
+    "batches",
+    "files",
+]
+Modality = Literal["text", "image", "audio", "video", "file"]
+Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
+StopsWhenLeft = Literal["never", "streams", "always"]
+Prefer = Literal["cost", "latency", "quality", "order", "weights"]
+
+STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
+HOME_ZONE: Final = "local"
+
+
+class Zone(Section):
+    cidrs: tuple[Cidr, ...] = Field(
+        default=(), description="networks in which every address of the zone must lie; left out: any address"
+    )
+
+
+class Privacy(Section):
+    classes: tuple[Name, ...] = Field(
+        default=STANDARD_CLASSES, description="privacy classes, least to most sensitive", min_length=1
+    )
+    default: Name = Field(default="internal", description="class of a request that nothing labels")
+    zones: Annotated[dict[Name, tuple[Name, ...]], AllowBlank] = Field(
+        description="for each class the zones that its requests may reach; an empty list allows none"
+    )
+    detect: tuple[Detection, ...] = Field(default=(), description="content that raises the class")
+    detectors: Annotated[dict[Name, Detector], AllowBlank] = Field(
+        default={}, description="detectors of your own, and allow-lists of built-in ones, by name"
+    )
+    media: Media = Field(default=Media(), description="content that no detector reads")
+    entities: Entities | None = Field(
+        default=None, description="second stage: named entities, for the features that ask for it"
+    )
+
+
+def default_privacy(zones: dict[str, Any]) -> Privacy:
+    """Privacy of a file that says nothing: the two lower classes may go anywhere declared, the two upper
+    ones only to a zone named `local`, and nowhere when there is none."""
+    anywhere = tuple(zones)
+    home = tuple(name for name in anywhere if name == HOME_ZONE)
+    return Privacy(zones={"public": anywhere, "internal": anywhere, "confidential": home, "restricted": home})
+
+
+class TierPrice(Section):
+    """Prices of a service tier in USD per million tokens. What is left out is as in the standard tier."""
+
+    input: Usd | None = Field(default=None, description="USD per million input tokens")
+    cached_input: Usd | None = Field(
+        default=None, description="USD per million input tokens read from the cache"
+    )
+    output: Usd | None = Field(default=None, description="USD per million output tokens")
+    input_audio: Usd | None = Field(default=None, description="USD per million audio input tokens")
+    output_audio: Usd | None = Field(default=None, description="USD per million audio output tokens")
+
+
+class Price(Section):
+    """Prices in USD per million tokens."""
+
+    input: Usd = Field(description="USD per million input tokens")
+    cached_input: Usd | None = Field(
+        default=None, description="USD per million input tokens read from the cache; left out: as `input`"
+    )
+    output: Usd | None = Field(
+        default=None,
+        description="USD per million output tokens; needed unless the deployment only serves embeddings",
+    )
+    input_audio: Usd | None = Field(
+        default=None, description="USD per million audio input tokens; left out: as `input`"
+    )
+    output_audio: Usd | None = Field(
+        default=None, description="USD per million audio output tokens; left out: as `output`"
+    )
+    batch: TierPrice | None = Field(
+        default=None, description="prices where the response says `service_tier: batch`"
+    )
+    flex: TierPrice | None = Field(
+        default=None, description="prices where the response says `service_tier: flex`"
+    )
+    priority: TierPrice | None = Field(
+        default=None, description="prices where the response says `service_tier: priority`"
+    )
+
+
+class GpuPrice(Section):
+    since: Date | None = Field(
+        default=None, description="first day of this price, in `org.timezone`; left out: from the beginning"
+    )
+    usd: Usd = Field(description="USD for one GPU for one hour")
+
+
+def _as_prices(value: object) -> object:
+    """One number stands for a price that has always been the same."""
+    if isinstance(value, list | tuple | Blank):
+        return value
+    return ({"usd": usd_amount(value)},)
+
+
+class WorkWeights(Section):
+    """How a pool's cost is shared by the tokens of those who used it."""
+
+    prefill: Share = Field(default=Decimal(1), description="work of reading one token")
+    cached: Share | None = Field(
+        default=None, description="work of a token read from the prefix cache; left out: as `prefill`"
+    )
+    decode: Share = Field(default=Decimal(4), description="work of writing one token")
+    learn: Flag = Field(
+        default=False,
+        description="take prefill and decode from the observed timings of each report's own period, "
+        "where it has 100 streams or more",
+    )
+
+
+class PoolCost(Section):
+    """What the GPUs of a self-hosted deployment cost."""
+
+    gpu: Text = Field(description="GPU model, for reports")
+    gpus_per_replica: Count = Field(default=1, description="GPUs that one replica occupies")
+    usd_per_gpu_hour: Annotated[tuple[GpuPrice, ...], BeforeValidator(_as_prices)] = Field(
+        description="USD for one GPU for one hour: a number, or a list of prices with their first days",
+        min_length=1,
+    )
+    overhead_usd_per_month: Usd = Field(
+        default=Decimal(0),
+        description="USD a calendar month for the whole pool beside the GPUs: staff, network, spares",
+    )
+    idle: Literal["proportional", "even", "apart"] = Field(
+        default="proportional",
+        description="who pays for idle GPUs: those who used the pool, by work or in equal parts, or nobody",
+    )
+    weights: WorkWeights = Field(default=WorkWeights(), description="what a token counts for when sharing")
+    saturation_tokens_per_second: Amount | None = Field(
+        default=None,
+        description="tokens/s of one replica under full load; the transfer price is derived from it",
+    )
+    marginal_usd_per_million_tokens: Usd = Field(
+        default=Decimal(0),
+        description="USD that a million more tokens cost on GPUs that run anyway, such as their power",
+    )
+
+
+class Kubernetes(Section):
+    namespace: Name = Field(description="namespace of the service")
+    service: Name = Field(description="name of the headless service")
+    port: RemotePort = Field(default=8000, description="port of each pod")
+
+
+class Replicas(Section):
+    """Exactly one of `urls`, `dns` and `kubernetes`."""
+
+    urls: tuple[HttpUrl, ...] | None = Field(
+        default=None, description="base URL of each replica", min_length=1
+    )
+    dns: Authority | None = Field(default=None, description="host:port whose addresses are the replicas")
+    kubernetes: Kubernetes | None = Field(
+        default=None, description="service whose ready pods are the replicas"
+    )
+
+
+class Timeouts(Section):
+    connect_seconds: Seconds = Field(default=5.0, description="to a connection with TLS done, seconds")
+    first_byte_seconds: Seconds = Field(default=120.0, description="to the first byte of the answer, seconds")
+    between_bytes_seconds: Seconds = Field(
+        default=60.0, description="between two bytes of the answer, seconds"
+    )
+    total_seconds: Seconds = Field(default=600.0, description="for the whole exchange, seconds")
+
+
+class Tls(Section):
+    """Certificates beside the system's. Verification cannot be switched off."""
+
+    ca_file: FilePath | None = Field(default=None, description="PEM file of a private CA")
+    cert_file: FilePath | None = Field(default=None, description="PEM file of the client certificate")
+    key_file: FilePath | None = Field(default=None, description="PEM file of the client certificate's key")
+
+
+class Health(Section):
+    path: UrlPath = Field(default="/health", description="path on the replica's server root")
+    interval_seconds: Seconds = Field(default=2.0, description="between two probes, seconds")
+    timeout_seconds: Seconds = Field(default=1.0, description="for one probe, seconds")
+
+
+class Azure(Section):
+    api_version: Text = Field(default="2024-10-21", description="value of the `api-version` query parameter")
+
+
+def _none_if_blank(value: object) -> object:
+    return None if value is BLANK else value
+
+
+def _default_serves(set_so_far: dict[str, Any]) -> tuple[Serves, ...]:
+    """Endpoints of a deployment that names none."""
+    return ("chat", "completions") if set_so_far.get("provider") == "vllm" else ("chat",)
+
+
+class Deployment(Section):
+    provider: Provider = Field(description="dialect that the upstream speaks")
+    model: Text = Field(description="name that the upstream is asked for; for azure its deployment name")
+    base_url: HttpUrl | None = Field(
+        default=None, description="URL up to and including /v1; for azure the resource's URL"
+    )
+    api_key: Secret | None = Field(default=None, description="credential; needed for openai and azure")
+    zone: Name = Field(description="where the bytes end up, one of `zones`")
+    serves: tuple[Serves, ...] = Field(
+        default_factory=_default_serves,
+        min_length=1,
+        description="endpoints; left out: chat and completions for vllm, chat for the others",
+    )
+    accepts: tuple[Modality, ...] = Field(
+        default=("text",), description="modalities of the input", min_length=1
+    )
+    supports: tuple[Capability, ...] = Field(
+        default=(), description="capabilities that a request may ask for"
+    )
+    context_tokens: Count | None = Field(
+        default=None,
+        description="longest prompt and output together, tokens; left out: from the price catalogue",
+    )
+    max_output_tokens: Count | None = Field(
+        default=None, description="longest output, tokens; left out: from the price catalogue"
+    )
+    price: Price | None = Field(
+        default=None,
+        description="USD per million tokens; left out: from the price catalogue, or derived from `cost`",
+    )
+    cost: PoolCost | None = Field(default=None, description="what the own GPUs behind it cost")
+    replicas: Replicas | None = Field(default=None, description="servers of a vllm deployment")
+    license: Text | None = Field(
+        default=None, description="licence of the weights, such as llama-4-community"
+    )
+    retires_on: Date | None = Field(
+        default=None, description="last day on which it is used, in `org.timezone`"
+    )
+    successor: Annotated[Name | None, BeforeValidator(_none_if_blank)] = Field(
+        default=None, description="deployment or model that takes its requests after `retires_on`"
+    )
+    timeouts: Timeouts = Field(default=Timeouts(), description="bounds on one exchange")
+    tls: Tls = Field(default=Tls(), description="private CA and client certificate")
+    proxy: ProxyUrl | None = Field(default=None, description="URL of a forward proxy")
+    headers: Annotated[dict[HeaderName, HeaderValue], AllowBlank] = Field(
+        default={}, description="extra headers of each upstream request"
+    )
+    fetches_urls: Flag | None = Field(
+        default=None,
+        description="whether it may be sent http(s) addresses of images, audio, video and files to fetch; "
+        "left out: true for openai and azure, which fetch from outside, false for the others",
+    )
+    stops_when_left: StopsWhenLeft | None = Field(
+        default=None,
+        description="answers that the upstream stops to generate and to bill when their connection closes; "
+        "left out: always for vllm, streams for openai and azure, never for the others",
+    )
+    health: Health = Field(default=Health(), description="active probe of each replica")
+    max_connections: Count = Field(default=1024, description="most connections to one server")
+    azure: Azure = Field(default=Azure(), description="only for provider azure")
+
+
+class Rule(Section):
+    when: Text = Field(description="CEL condition")
+    use: tuple[Name, ...] = Field(
+        default=(),
+        description="deployments that remain, part of the model's `use`; required unless it refuses",
+    )
+    prefer: Prefer = Field(
+        default="order", description="how to choose among those that remain; order is that of this `use`"
+    )
+    weights: Annotated[dict[Name, Share], AllowBlank] = Field(
+        default={}, description="share of each deployment of this `use`, with `prefer: weights`"
+    )
+    sticky: Flag = Field(
+        default=False, description="with `prefer: weights`: a session or user stays with one deployment"
+    )
+    refuse: Text | None = Field(
+        default=None, description="message with which the request is refused, instead of `use`"
+    )
+
+
+class Model(Section):
+    use: tuple[Name, ...] = Field(description="deployments that may answer", min_length=1)
+    prefer: Prefer = Field(
+        default="order", description="how to choose among those allowed; order is that of `use`"
+    )
+    weights: Annotated[dict[Name, Share], AllowBlank] = Field(
+        default={}, description="share of each deployment of `use`, with `prefer: weights`"
+    )
+    sticky: Flag = Field(
+        default=False, description="with `prefer: weights`: a session or user stays with one deployment"
+    )
+    quality: Annotated[dict[Name, Share], AllowBlank] = Field(
+        default={}, description="rating of each deployment, with `prefer: quality`: the best first"
+    )
+    local_cost: Literal["amortised", "marginal"] = Field(
+        default="amortised",
+        description="what own GPUs count for when costs are compared: their transfer price, or only what "
+        "more tokens add (`cost.marginal_usd_per_million_tokens`)",
+    )
+    rules: tuple[Rule, ...] = Field(
+        default=(), description="the first whose `when` holds narrows or reorders `use`, or refuses"
+    )

@@ -1,0 +1,302 @@
+"""From the file's deployments to the core's: prices resolved, addresses taken apart, headers prepared."""
+
+import datetime
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateway import __version__
+from gateway.config import catalogue as schema
+from gateway.core import catalog
+from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
+from gateway.core.money import nano_from_usd
+from gateway.finance.price_catalogue import Listing, PriceCatalogue
+
+HOURS_PER_MONTH: Final = 730  # 365 days of 24 hours, over twelve
+
+# Benchmarks publish output tokens/s while as many prompt tokens are read. Reading is about four times
+# cheaper than writing, as the market's prices also have it, so a fifth of the cost goes to the prompt.
+INPUT_SHARE: Final = Decimal("0.2")
+
+# vLLM's server closes connections that were idle for five seconds; leave before it does.
+_VLLM_IDLE_SECONDS: Final = 4.0
+_IDLE_SECONDS: Final = 60.0
+
+# vLLM aborts what nobody waits for. OpenAI and Azure stop a stream, and finish an answer in one piece.
+_STOPS_WHEN_LEFT: Final = {
+    "vllm": catalog.StopsWhenLeft.ALWAYS,
+    "openai": catalog.StopsWhenLeft.STREAMS,
+    "azure": catalog.StopsWhenLeft.STREAMS,
+}
+
+# Image tokens: published tile rules at their largest (openai: 2048x768 is eight tiles; llama 4: 16 tiles).
+_GPT_4O_IMAGE: Final = catalog.ImageRule(low=85, high=85 + 8 * 170)
+_GPT_4O_MINI_IMAGE: Final = catalog.ImageRule(low=2833, high=2833 + 8 * 5667)
+_LLAMA_4_IMAGE: Final = catalog.ImageRule(low=145 * 16 + 147, high=145 * 16 + 147)
+
+
+class DeploymentError(Exception):
+    """A deployment that cannot be built. `field` is the key at fault, the message says what to do."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+def build_deployment(
+    name: str,
+    given: schema.Deployment,
+    networks: Mapping[str, tuple[IpNetwork, ...] | None],
+    prices: PriceCatalogue,
+    zone: ZoneInfo,
+) -> catalog.Deployment:
+    """The core's deployment. Raises DeploymentError when its price or its limits are known to nobody."""
+    listing = prices.find(given.provider, given.model) if _needs_listing(given) else None
+    context, output = _sizes(given, listing)
+    return catalog.Deployment(
+        name=name,
+        provider=catalog.Provider(given.provider),
+        model=given.model,
+        zone=given.zone,
+        serves=frozenset(catalog.Api(item) for item in given.serves if item in set(catalog.Api)),
+        accepts=frozenset(map(catalog.Modality, given.accepts)),
+        supports=frozenset(
+            catalog.Capability(item) for item in given.supports if item in set(catalog.Capability)
+        ),
+        context_tokens=context,
+        max_output_tokens=output,
+        price=_price(given, listing, prices, zone),
+        image_rule=_image_rule(given),
+        replicas=tuple(_replica(url, given, networks[given.zone]) for url in _urls(given)),
+        headers=_headers(given),
+        fetches_urls=_fetches_urls(given),
+        stops_when_left=_stops_when_left(given),
+        health=_health(given),
+        retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
+        retires_on=given.retires_on,
+    )
+
+
+def end_of_day(day: datetime.date, zone: ZoneInfo) -> float:
+    """The moment after the last one of `day` in `zone`, UTC seconds since 1970."""
+    following = day + datetime.timedelta(days=1)
+    return datetime.datetime.combine(following, datetime.time(), zone).timestamp()
+
+
+def parse_networks(cidrs: tuple[str, ...]) -> tuple[IpNetwork, ...] | None:
+    """The networks of a zone; None, any address, when the file names none."""
+    return tuple(map(ipaddress.ip_network, cidrs)) or None
+
+
+def gpu_price(cost: schema.PoolCost, day: datetime.date) -> Decimal:
+    """USD for one GPU for one hour on `day`; before the first price that one."""
+    begun = [price for price in cost.usd_per_gpu_hour if price.since is None or price.since <= day]
+    return (begun[-1] if begun else cost.usd_per_gpu_hour[0]).usd
+
+
+def replica_count(given: schema.Deployment) -> int:
+    """How many replicas are provisioned."""
+    return len(_urls(given))
+
+
+def _urls(given: schema.Deployment) -> tuple[str, ...]:
+    if given.replicas is not None and given.replicas.urls is not None:
+        return given.replicas.urls
+    return (given.base_url,) if given.base_url is not None else ()
+
+
+def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...] | None) -> catalog.Replica:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    path, query = parts.path.rstrip("/"), ""
+    if given.provider == "azure":
+        path += f"/openai/deployments/{given.model}"
+        query = f"?api-version={given.azure.api_version}"
+    endpoint = Endpoint(
+        scheme=parts.scheme,
+        host=host,
+        port=port,
+        networks=networks,
+        tls=TlsFiles(
+            ca_file=_text(given.tls.ca_file),
+            cert_file=_text(given.tls.cert_file),
+            key_file=_text(given.tls.key_file),
+        ),
+        timeouts=Timeouts(
+            connect_seconds=given.timeouts.connect_seconds,
+            first_byte_seconds=given.timeouts.first_byte_seconds,
+            between_bytes_seconds=given.timeouts.between_bytes_seconds,
+            total_seconds=given.timeouts.total_seconds,
+        ),
+        max_connections=given.max_connections,
+        idle_seconds=_VLLM_IDLE_SECONDS if given.provider == "vllm" else _IDLE_SECONDS,
+        proxy=None if given.proxy is None else given.proxy.get_secret_value(),
+    )
+    return catalog.Replica(f"{host}:{port}", endpoint, path, query)
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)
+
+
+def _headers(given: schema.Deployment) -> tuple[tuple[bytes, bytes], ...]:
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "accept-encoding": "identity",
+        "user-agent": f"tollway/{__version__}",
+    }
+    if given.api_key is not None:
+        secret = given.api_key.get_secret_value()
+        if given.provider == "azure":
+            headers["api-key"] = secret
+        else:
+            headers["authorization"] = f"Bearer {secret}"
+    headers |= {name: value.get_secret_value() for name, value in given.headers.items()}
+    return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in headers.items())
+
+
+def _fetches_urls(given: schema.Deployment) -> bool:
+    # Own servers would fetch from inside the network, wherever a prompt tells them to.
+    return given.provider in ("openai", "azure") if given.fetches_urls is None else given.fetches_urls
+
+
+def _stops_when_left(given: schema.Deployment) -> catalog.StopsWhenLeft:
+    if given.stops_when_left is not None:
+        return catalog.StopsWhenLeft(given.stops_when_left)
+    return _STOPS_WHEN_LEFT.get(given.provider, catalog.StopsWhenLeft.NEVER)
+
+
+def _health(given: schema.Deployment) -> catalog.Health | None:
+    # Only own servers are probed: a hosted API has no health route, and would count the probes.
+    if given.provider != "vllm":
+        return None
+    return catalog.Health(
+        path=given.health.path,
+        interval_seconds=given.health.interval_seconds,
+        timeout_seconds=given.health.timeout_seconds,
+    )
+
+
+def _image_rule(given: schema.Deployment) -> catalog.ImageRule:
+    if given.provider == "vllm":
+        return _LLAMA_4_IMAGE
+    return _GPT_4O_MINI_IMAGE if "mini" in given.model else _GPT_4O_IMAGE
+
+
+def _needs_listing(given: schema.Deployment) -> bool:
+    priced = given.price is not None or given.cost is not None
+    return not priced or given.context_tokens is None or given.max_output_tokens is None
+
+
+def _sizes(given: schema.Deployment, listing: Listing | None) -> tuple[int, int]:
+    context = given.context_tokens or (listing.context_tokens if listing else None)
+    if context is None:
+        raise DeploymentError(
+            "context_tokens", f"the price catalogue does not know {given.model}: give it here"
+        )
+    output = given.max_output_tokens or (listing.max_output_tokens if listing else None)
+    if output is None:
+        if set(given.serves) == {"embeddings"}:
+            return context, 1
+        raise DeploymentError(
+            "max_output_tokens", f"the price catalogue does not know {given.model}: give it here"
+        )
+    return context, output
+
+
+def _price(
+    given: schema.Deployment, listing: Listing | None, prices: PriceCatalogue, zone: ZoneInfo
+) -> catalog.Price:
+    if given.price is not None:
+        return _versioned("config", _configured_rates(given.price), _configured_tiers(given.price))
+    if given.cost is not None:
+        return _versioned("cost", _transfer_rates(given, datetime.datetime.now(zone).date()), {})
+    if listing is not None and listing.rates is not None:
+        return _versioned(prices.version, listing.rates, listing.tiers)
+    raise DeploymentError(
+        "price",
+        f"nobody knows what {given.model} at {given.provider} costs: give `price` in USD per million tokens "
+        "(a request of unknown price cannot be held against a budget)",
+    )
+
+
+def _versioned(source: str, standard: catalog.Rates, tiers: Mapping[str, catalog.Rates]) -> catalog.Price:
+    """A price's version is its source and a digest of its numbers: equal numbers, equal version."""
+    digest = hashlib.sha256(msgspec.json.encode((standard, sorted(tiers.items())))).hexdigest()
+    return catalog.Price(version=f"{source}-{digest[:8]}", standard=standard, tiers=tiers)
+
+
+def _configured_rates(price: schema.Price) -> catalog.Rates:
+    output = price.output if price.output is not None else Decimal(0)
+    return catalog.Rates(
+        input=_nano(price.input),
+        cached_input=_nano(_or(price.cached_input, price.input)),
+        output=_nano(output),
+        input_audio=_nano(_or(price.input_audio, price.input)),
+        output_audio=_nano(_or(price.output_audio, output)),
+    )
+
+
+def _configured_tiers(price: schema.Price) -> dict[str, catalog.Rates]:
+    standard = _configured_rates(price)
+    tiers = {"batch": price.batch, "flex": price.flex, "priority": price.priority}
+    return {name: _tier_rates(tier, standard) for name, tier in tiers.items() if tier is not None}
+
+
+def _tier_rates(tier: schema.TierPrice, standard: catalog.Rates) -> catalog.Rates:
+    return catalog.Rates(
+        input=_nano_or(tier.input, standard.input),
+        cached_input=_nano_or(tier.cached_input, standard.cached_input),
+        output=_nano_or(tier.output, standard.output),
+        input_audio=_nano_or(tier.input_audio, standard.input_audio),
+        output_audio=_nano_or(tier.output_audio, standard.output_audio),
+    )
+
+
+def _transfer_rates(given: schema.Deployment, today: datetime.date) -> catalog.Rates:
+    """What a token costs when the own GPUs are fully used: the least that budgets should charge for it.
+
+    By the price of the GPUs `today`, until the file is loaded again.
+    """
+    cost = given.cost
+    if cost is None or cost.saturation_tokens_per_second is None:
+        raise DeploymentError(
+            "cost.saturation_tokens_per_second", "needed to derive a transfer price: give it, or give `price`"
+        )
+    replicas = max(replica_count(given), 1)
+    usd_per_hour = cost.gpus_per_replica * gpu_price(cost, today) + (
+        cost.overhead_usd_per_month / HOURS_PER_MONTH / replicas
+    )
+    usd_per_million = usd_per_hour * 1_000_000 / (cost.saturation_tokens_per_second * 3600)
+    given_input = _nano(usd_per_million * INPUT_SHARE)
+    output = _nano(usd_per_million * (1 - INPUT_SHARE))
+    # A prefix from the cache still occupies the GPU's memory; it is charged like any prompt token.
+    return catalog.Rates(
+        input=given_input,
+        cached_input=given_input,
+        output=output,
+        input_audio=given_input,
+        output_audio=output,
+    )
+
+
+def _or(value: Decimal | None, fallback: Decimal) -> Decimal:
+    return fallback if value is None else value
+
+
+def _nano_or(value: Decimal | None, fallback: int) -> int:
+    return fallback if value is None else _nano(value)
+
+
+def _nano(usd_per_million: Decimal) -> int:
+    """USD per million tokens in nano-USD per million tokens, rounded up."""
+    return nano_from_usd(usd_per_million)

@@ -1,0 +1,32 @@
+"""Which settings a running gateway cannot take over: ports, databases, whatever it was built around."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gateway.config.schema import Settings
+
+# Of `server`, these are read anew with each version. Everything else there, a later addition included, is
+# taken to need a restart until it is listed here.
+RELOADED_OF_SERVER: Final = frozenset({"max_body_mib", "max_messages", "key_pepper", "watch"})
+NEED_RESTART: Final = frozenset({"state", "ledger", "admission"})
+
+
+def needs_restart(old: Settings, new: Settings) -> list[str]:
+    """The settings that differ and cannot change while serving, as `server.data.port`."""
+    found = [name for name in sorted(NEED_RESTART) if getattr(old, name) != getattr(new, name)]
+    if old.org.name != new.org.name:
+        found.append("org.name")  # limits and budgets are counted under it
+    for name in type(old.server).model_fields:
+        if name not in RELOADED_OF_SERVER:
+            found += _differing(getattr(old.server, name), getattr(new.server, name), f"server.{name}")
+    return found
+
+
+def _differing(old: Any, new: Any, path: str) -> Iterator[str]:
+    if isinstance(old, BaseModel) and type(old) is type(new):
+        for name in type(old).model_fields:
+            yield from _differing(getattr(old, name), getattr(new, name), f"{path}.{name}")
+    elif old != new:
+        yield path

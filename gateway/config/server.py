@@ -1,0 +1,80 @@
+"""Schema of `server`: where the gateway listens, and what it bounds."""
+
+import hashlib
+import hmac
+from typing import Final, Literal
+
+from pydantic import Field
+
+from gateway.config.kinds import Count, FilePath, Flag, PortNumber, Seconds, Secret, Section
+from gateway.config.urls import Host
+
+# Without a secret of the operator there is nothing to derive from. Keys are 256 random bits, so a public
+# pepper costs them nothing; it only fails to protect short secrets in a stolen database.
+PUBLIC_PEPPER: Final = b"tollway: keys without a pepper of their own, version 1"
+
+
+class DataListener(Section):
+    host: Host = Field(default="127.0.0.1", description="address on which clients' requests arrive")
+    port: PortNumber = Field(default=8080, description="port of `/v1/*`; 0 takes any free one")
+
+
+class AdminListener(Section):
+    host: Host = Field(default="127.0.0.1", description="address of the admin API, console and metrics")
+    port: PortNumber = Field(default=8081, description="port of the admin API; 0 takes any free one")
+    token: Secret | None = Field(
+        default=None, description="bearer token of the admin API; left out: only /healthz and /readyz answer"
+    )
+
+
+class Server(Section):
+    data: DataListener = Field(default=DataListener(), description="the data plane")
+    admin: AdminListener = Field(default=AdminListener(), description="the control plane")
+    max_body_mib: Count = Field(default=64, description="largest request body, MiB")
+    max_messages: Count = Field(default=2048, description="most messages in one chat request")
+    upstream_client: Literal["lean", "aiohttp"] = Field(
+        default="lean",
+        description="HTTP client towards deployments; a deployment with `proxy` always uses aiohttp",
+    )
+    drain_seconds: Seconds = Field(
+        default=30.0, description="how long open streams may go on after SIGTERM, seconds"
+    )
+    journal_dir: FilePath | None = Field(
+        default=None,
+        description="folder of the journal that survives kill -9, and of rows that a stop could not save; "
+        "left out: `<file>.journal` beside an SQLite ledger, else `tollway.journal`",
+    )
+    journal_sync: Literal["off", "batch"] = Field(
+        default="off",
+        description="`off`: the journal survives a crash of the gateway; `batch`: also a power cut, but for "
+        "the last tenth of a second",
+    )
+    ledger_queue_rows: Count = Field(
+        default=50_000,
+        description="most rows that may wait for the ledger's database before requests have to wait too; "
+        "1.2 KB of memory each",
+    )
+    prices_refresh_seconds: Seconds = Field(
+        default=10.0,
+        description="between two looks for prices entered with `tollway prices`, seconds",
+    )
+    watch: Flag = Field(
+        default=True, description="look at this file each second, and take it over when it has changed"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level logged"
+    )
+    key_pepper: Secret | None = Field(
+        default=None,
+        description="secret that keys are hashed with; left out: derived from the admin token, so that "
+        "changing the token then invalidates keys made through the admin API",
+    )
+
+    def pepper(self) -> bytes:
+        """The HMAC key for key secrets: of `key_pepper`, else of the admin token, else a public constant."""
+        if self.key_pepper is not None:
+            return self.key_pepper.get_secret_value().encode()
+        if self.admin.token is not None:
+            token = self.admin.token.get_secret_value().encode()
+            return hmac.digest(token, PUBLIC_PEPPER, hashlib.sha256)
+        return PUBLIC_PEPPER

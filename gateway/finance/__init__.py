@@ -1,0 +1,1 @@
+"""What attempts and GPUs cost: prices, the pool's bill, repricing, reports, both sides compared."""

@@ -1,0 +1,141 @@
+"""The charges of one month: what the ledger's rows say, and the bills of own GPUs split among them."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from gateway.core import calendar
+from gateway.core.catalog import Provider
+from gateway.core.focus import Allocated, Charge, CostType, Period, Tokens
+from gateway.core.money import nano_from_usd
+from gateway.core.pool_cost import Idle, PoolTerms, Weights, allocate, share_out
+from gateway.ledger.dimensions import Dimension, by
+from gateway.ledger.pool_costs import PoolSums, pool_sums
+from gateway.ledger.reading import reading
+from gateway.ledger.reports import UsageRow, span_of, usage_in
+from gateway.ledger.work import Done, Payer, work_done
+
+HOSTED = {Provider.OPENAI: "OpenAI", Provider.AZURE: "Microsoft"}
+OWN_GPUS = "LLM inference on own GPUs"
+# Of a pool that is configured no longer: as the configuration's defaults have it.
+FORMER_WEIGHTS = Weights(prefill=1, cached=1, decode=4)
+BILLIONTHS = 10**9
+
+_BY = by(
+    Dimension.DAY,
+    Dimension.TEAM,
+    Dimension.FEATURE,
+    Dimension.MODEL,
+    Dimension.DEPLOYMENT,
+    Dimension.DISPATCHED_MODEL,
+    Dimension.PRICE_VERSION,
+    Dimension.LATE,
+)
+
+
+class Sides(msgspec.Struct, frozen=True, kw_only=True):
+    """What the configuration knows of deployments: who provides them, which model they serve, their pools.
+
+    `invoices` are the numbers of invoices that were reconciled with the month, by deployment.
+    """
+
+    providers: Mapping[str, Provider]
+    models: Mapping[str, str]
+    pools: Mapping[str, PoolTerms]
+    invoices: Mapping[str, str] = {}
+
+
+def charges_of(url: str, month: dt.date, zone: dt.tzinfo, sides: Sides) -> list[Charge]:
+    """Every charge of `month`. The ledger's costs add up to their `ledger_nano`; what was spent, services
+    and the bills of pools, to their `effective_nano`. Raises RowsDeleted, LedgerUnavailable.
+    """
+    period = period_of(calendar.month(month), zone)
+    span = span_of(period.start, period.end)
+    with reading(url) as ledger:
+        bills = pool_sums(ledger, span)
+        rows = usage_in(ledger, _BY, span, zone)
+        done = work_done(ledger, span)
+    charges = [_charge(row, sides, zone) for row in rows if row.group[Dimension.DEPLOYMENT] not in bills]
+    for name, bill in sorted(bills.items()):
+        own = {payer: one for payer, one in done.items() if payer.deployment == name}
+        charges.extend(_split(bill, own, sides, period))
+    return charges
+
+
+def period_of(days: calendar.Days, zone: dt.tzinfo) -> Period:
+    return Period(*days.bounds(zone))
+
+
+def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
+    group = row.group
+    deployment = group[Dimension.DEPLOYMENT]
+    provider = sides.providers.get(deployment)
+    nano = nano_from_usd(row.cost_usd)
+    is_own = provider is Provider.VLLM
+    named = deployment if provider is None else HOSTED.get(provider, deployment)
+    return Charge(
+        period=period_of(calendar.day(dt.date.fromisoformat(group[Dimension.DAY])), zone),
+        deployment=deployment,
+        provider=named,
+        service=OWN_GPUS if is_own else f"{named} API",
+        cost_type=CostType.LOCAL if is_own else CostType.HOSTED,
+        team=group[Dimension.TEAM],
+        feature=group[Dimension.FEATURE],
+        model=group[Dimension.MODEL],
+        served_model=group[Dimension.DISPATCHED_MODEL],
+        price_version=group[Dimension.PRICE_VERSION],
+        is_correction=group[Dimension.LATE] == "true",
+        effective_nano=nano,
+        ledger_nano=nano,
+        tokens=Tokens(row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens),
+        invoice=None if is_own else sides.invoices.get(deployment),
+    )
+
+
+def _split(bill: PoolSums, done: Mapping[Payer, Done], sides: Sides, period: Period) -> Iterator[Charge]:
+    """The bill of a pool as charges that add up to it, and the usage that it was split by."""
+    terms = sides.pools.get(bill.deployment)
+    weights = FORMER_WEIGHTS if terms is None else terms.weights
+    idle = Idle.APART if terms is None else terms.idle
+    work = {
+        payer: weights.work(one.input_tokens, one.cached_input_tokens, one.output_tokens)
+        for payer, one in done.items()
+    }
+    capacity = weights.capacity(bill.capacity_tokens)
+    found = allocate(bill.nano_usd, work, capacity, idle, lambda payer: payer.feature)
+    parts: list[tuple[CostType, Payer | None, int]] = []
+    for payer in done:
+        share = found.shares.get(payer)
+        parts.append((CostType.WORKLOAD, payer, 0 if share is None else share.workload_nano))
+        if share is not None and share.idle_nano:
+            parts.append((CostType.IDLE, payer, share.idle_nano))
+    if found.apart_nano:
+        parts.append((CostType.IDLE, None, found.apart_nano))
+    nanos = [nano for _, _, nano in parts]
+    ratios = share_out(BILLIONTHS if bill.nano_usd else 0, nanos)
+    times = share_out(bill.gpu_microseconds if bill.nano_usd else 0, nanos)
+    for (cost_type, whom, nano), ratio, microseconds in zip(parts, ratios, times, strict=True):
+        used = done[whom] if whom is not None and cost_type is CostType.WORKLOAD else Done()
+        yield Charge(
+            period=period,
+            deployment=bill.deployment,
+            provider=bill.deployment,
+            service=OWN_GPUS,
+            cost_type=cost_type,
+            team=None if whom is None else whom.team,
+            feature=None if whom is None else whom.feature,
+            model=None if whom is None else whom.model,
+            served_model=sides.models.get(bill.deployment),
+            price_version=None,
+            is_correction=False,
+            effective_nano=nano,
+            ledger_nano=used.cost_nano_usd,
+            tokens=Tokens(used.requests, used.input_tokens, used.cached_input_tokens, used.output_tokens),
+            gpu_microseconds=microseconds,
+            allocated=Allocated(
+                f"tollway-weighted-tokens-idle-{idle}",
+                ratio,
+                work[whom] if whom is not None and cost_type is CostType.WORKLOAD else None,
+            ),
+        )

@@ -1,0 +1,74 @@
+"""Keeps a serving gateway's prices those of the ledger, without asking the database for any request."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from gateway.core.pricing import PriceBook
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.price_versions import read_prices
+
+_log = structlog.get_logger("tollway.prices")
+
+
+class PriceWatch:
+    """Reads all price versions at the start and every `refresh_seconds`, and gives changed ones to `adopt`.
+
+    A version that was entered ahead of time comes into force by the clock, not by a reading.
+    """
+
+    def __init__(self, url: str, adopt: Callable[[PriceBook], None], *, refresh_seconds: float) -> None:
+        self._url = url
+        self._adopt = adopt
+        self._refresh_seconds = refresh_seconds
+        self._known: list[object] = []
+        self._problem: str | None = None
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Adopt what is entered now, and go on watching. Raises LedgerUnavailable."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._run(), name="price-watch")
+
+    async def refresh(self) -> None:
+        """Adopt what is entered now. Raises LedgerUnavailable."""
+        book = await asyncio.to_thread(read_prices, self._url)
+        versions: list[object] = list(book)
+        if versions != self._known:
+            self._known = versions
+            self._adopt(book)
+            _log.info("prices.adopted", versions=len(versions))
+
+    def refresh_soon(self) -> None:
+        """Look now instead of at the next turn, without waiting for it."""
+        self._wanted.set()
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_seconds):
+                    await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self.refresh()
+            except LedgerUnavailable as exc:
+                self._note(str(exc))
+            else:
+                self._note(None)
+
+    def _note(self, problem: str | None) -> None:
+        """One line for each change of state: the prices known so far stay in force."""
+        if problem is not None and self._problem is None:
+            _log.warning("prices.refresh_failed", problem=problem)
+        elif problem is None and self._problem is not None:
+            _log.info("prices.refresh_recovered")
+        self._problem = problem

@@ -1,0 +1,1 @@
+"""Bytes on the wire, as server and as client. Knows no policy."""

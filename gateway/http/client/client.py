@@ -1,0 +1,143 @@
+"""The hot path's HTTP/1.1 client: asyncio, httptools, and nothing that a request does not need."""
+
+import asyncio
+
+from gateway.core.endpoint import Endpoint
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.http.client.connection import Connection
+from gateway.http.client.dialer import Dialer
+from gateway.http.client.pool import Pool
+from gateway.http.client.resolver import Lookup, Resolver, system_lookup
+from gateway.http.client.response import Failure, LeanResponse
+from gateway.http.client.tls import TlsContexts
+from gateway.http.write_coalescer import Outbox
+from gateway.ports import UpstreamRequest
+
+_CLOSED = Failure(FailureKind.CONNECT, "the client is closed")
+_CLOSING_TURNS = 1000  # of the loop, which reports an aborted transport as lost within one or two
+_CUT_OFF = Failure(FailureKind.RESET, "the client was closed during the exchange")
+
+
+class LeanUpstream:
+    """Implements `Upstream`. One event loop for its whole life; it owns one timer while connections idle.
+
+    `lookup` replaces the system's resolver.
+    """
+
+    def __init__(self, lookup: Lookup = system_lookup) -> None:
+        self._resolver = Resolver(lookup)
+        self._dialer = Dialer(self._resolver, TlsContexts())
+        self._pools: dict[Endpoint, Pool] = {}
+        self._outbox = Outbox()
+        self._opening: set[asyncio.Timeout] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def send(self, request: UpstreamRequest) -> LeanResponse:
+        """See `Upstream.send`. Raises ValueError for a request that could break the framing."""
+        pool = self._pools.get(request.endpoint) or self._add_pool(request.endpoint)
+        head = pool.request_head.encode(request)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        reused = True
+        if pool.idle and not request.fresh:
+            connection = pool.idle.pop()
+        else:
+            connection, reused = await self._connection(pool, started, fresh=request.fresh)
+        request.sent_to(connection.peer)
+        response = connection.start(head, request.body, head_only=request.method == b"HEAD", started=started)
+        response.waiter = waiter = loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            response.abort()
+            raise
+        if response.status:
+            return response
+        failure = response.failure or _CUT_OFF
+        lost_unseen = connection.lost and not connection.parser.seen and failure.kind is FailureKind.RESET
+        raise failure.error(stale=reused and lost_unseen and not self._closed)
+
+    async def close(self) -> None:
+        """Close idle connections, abort busy ones, fail those who wait for one. Nothing runs afterwards."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        now = asyncio.get_running_loop().time()
+        for opening in self._opening:
+            if not opening.expired():
+                opening.reschedule(now)
+        await self._resolver.close()
+        for pool in self._pools.values():
+            for connection in list(pool.connections):
+                connection.fail(_CUT_OFF)
+        for _ in range(_CLOSING_TURNS):
+            if not self._opening and not any(pool.connections for pool in self._pools.values()):
+                break
+            await asyncio.sleep(0)
+        self._pools.clear()
+
+    def counts(self) -> tuple[int, int, int]:
+        """Connections busy or being opened, idle ones, and requests that wait for one."""
+        pools = self._pools.values()
+        idle = sum(len(pool.idle) for pool in pools)
+        return sum(pool.size for pool in pools) - idle, idle, sum(len(pool.waiters) for pool in pools)
+
+    def _add_pool(self, endpoint: Endpoint) -> Pool:
+        if self._closed:
+            raise _CLOSED.error()
+        if endpoint.proxy is not None:
+            raise UpstreamFailure(FailureKind.CONNECT, "this client speaks through no proxy; use aiohttp's")
+        pool = Pool(endpoint, asyncio.get_running_loop(), self._schedule_sweep, self._outbox)
+        self._pools[endpoint] = pool
+        return pool
+
+    async def _connection(self, pool: Pool, started: float, *, fresh: bool) -> tuple[Connection, bool]:
+        """A connection, and whether it has been used before. Raises UpstreamFailure."""
+        timeouts = pool.endpoint.timeouts
+        loop = asyncio.get_running_loop()
+        total = started + timeouts.total_seconds
+        deadline = min(loop.time() + timeouts.connect_seconds, total)
+        waited_for = f"one of {pool.endpoint.max_connections} connections"
+        opening = asyncio.timeout_at(deadline)
+        self._opening.add(opening)
+        try:
+            async with opening:
+                connection = await pool.take(fresh=fresh)
+                if connection is not None:
+                    return connection, True
+                waited_for = "a new connection"
+                return await self._dial(pool, deadline), False
+        except TimeoutError as error:
+            if self._closed:
+                raise _CLOSED.error() from error
+            kind = FailureKind.TOTAL_TIMEOUT if deadline == total else FailureKind.CONNECT_TIMEOUT
+            detail = f"waited for {waited_for} to {pool.endpoint.authority}"
+            raise UpstreamFailure(kind, detail) from error
+        finally:
+            self._opening.discard(opening)
+
+    async def _dial(self, pool: Pool, deadline: float) -> Connection:
+        try:
+            return await self._dialer.dial(pool, deadline)
+        except BaseException:
+            pool.free_slot()
+            raise
+
+    def _schedule_sweep(self, due: float) -> None:
+        """A connection became idle and is to be closed at `due`, unless something else is due before."""
+        if self._sweeper is None or due < self._sweeper.when():
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+            self._sweeper = asyncio.get_running_loop().call_at(due, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = asyncio.get_running_loop().time()
+        for endpoint, pool in list(self._pools.items()):
+            idle_since = pool.close_idle(now - endpoint.idle_seconds)
+            if idle_since is not None:
+                self._schedule_sweep(max(idle_since + endpoint.idle_seconds, now + 0.01))
+            elif not pool.size and not pool.waiters:
+                del self._pools[endpoint]

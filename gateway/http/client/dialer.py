@@ -1,0 +1,93 @@
+"""A new connection: resolve, check the zone, TCP to exactly the checked address, TLS to the name."""
+
+import asyncio
+import ssl
+
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.http.client.connection import Connection
+from gateway.http.client.pool import Pool
+from gateway.http.client.resolver import Address, Resolver, unwrapped
+from gateway.http.client.tls import TlsContexts
+
+
+class Dialer:
+    """Opens connections for a pool. The caller bounds the time; cancelling closes the socket at once."""
+
+    def __init__(self, resolver: Resolver, contexts: TlsContexts) -> None:
+        self._resolver = resolver
+        self._contexts = contexts
+
+    async def dial(self, pool: Pool, deadline: float) -> Connection:
+        """A connection of `pool`, whose slot the caller holds. Raises UpstreamFailure: CONNECT or ZONE.
+
+        Addresses are tried in order; each gets an even share of the time that is left until `deadline`.
+        """
+        addresses = await self._resolver.addresses(pool.endpoint)
+        loop = asyncio.get_running_loop()
+        failures = []
+        for index, address in enumerate(addresses):
+            left = len(addresses) - index
+            share = (deadline - loop.time()) / left
+            try:
+                # The last one has no bound of its own: then it is the caller's deadline that ends it.
+                async with asyncio.timeout(share if left > 1 else None):
+                    return await self._open(pool, address)
+            except TimeoutError:
+                failures.append(f"{address.label}: no answer in {share:.3g} s")
+            except UpstreamFailure as failure:
+                failures.append(failure.detail)
+                if failure.kind is FailureKind.ZONE:
+                    raise
+        raise UpstreamFailure(FailureKind.CONNECT, "; ".join(failures))
+
+    async def _open(self, pool: Pool, address: Address) -> Connection:
+        loop = asyncio.get_running_loop()
+        connection = Connection(pool, address.label, loop)
+        try:
+            # The host is a literal, so the loop asks no resolver again.
+            host, port = address.sockaddr[:2]
+            await loop.create_connection(lambda: connection, host, port, family=address.family)
+            pool.connections.add(connection)
+            _check_peer(connection.transport, address)
+            if pool.endpoint.scheme == "https":
+                await self._start_tls(connection, pool)
+        except BaseException as error:
+            if connection.connected:
+                connection.close()
+            pool.connections.discard(connection)  # a transport lost in a TLS handshake is never reported
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                detail = f"{address.label}: {error.strerror or error}"
+                raise UpstreamFailure(FailureKind.CONNECT, detail) from error
+            raise
+        connection.holds_slot = True
+        return connection
+
+    async def _start_tls(self, connection: Connection, pool: Pool) -> None:
+        endpoint = pool.endpoint
+        context = self._contexts.context(endpoint.tls)
+        plain = connection.transport
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                plain,
+                connection,
+                context,
+                server_hostname=endpoint.host,
+                ssl_handshake_timeout=endpoint.timeouts.connect_seconds + 1,  # ours is first
+            )
+        except ssl.SSLCertVerificationError as error:
+            detail = f"certificate of {endpoint.host} refused: {error.verify_message}"
+            raise UpstreamFailure(FailureKind.CONNECT, detail) from error
+        except (ssl.SSLError, OSError) as error:
+            raise UpstreamFailure(FailureKind.CONNECT, f"TLS with {endpoint.host} failed: {error}") from error
+        if secured is None:
+            raise UpstreamFailure(FailureKind.CONNECT, f"{endpoint.host} closed during the TLS handshake")
+        connection.connection_made(secured)
+
+
+def _check_peer(transport: asyncio.Transport, address: Address) -> None:
+    """Raises UpstreamFailure(ZONE): 0.0.0.0 and the like are not where a connection to them ends."""
+    peer = transport.get_extra_info("peername")
+    if peer is None:
+        raise UpstreamFailure(FailureKind.CONNECT, f"{address.label}: closed at once")
+    if unwrapped(peer[0]) != address.ip:
+        raise UpstreamFailure(FailureKind.ZONE, f"asked for {address.ip}, reached {peer[0]}")

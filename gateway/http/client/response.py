@@ -1,0 +1,144 @@
+"""One answer of the lean client: the connection puts bytes in, the reader takes them out."""
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.http.client.decoding import BodyDecoder
+
+if TYPE_CHECKING:
+    from gateway.http.client.connection import Connection
+    from gateway.ports import Headers
+
+
+class Failure(NamedTuple):
+    """Why an exchange ended; an exception is made of it for each call that has to raise."""
+
+    kind: FailureKind
+    detail: str
+    cause: BaseException | None = None
+
+    def error(self, *, stale: bool = False) -> UpstreamFailure:
+        error = UpstreamFailure(self.kind, self.detail, stale=stale)
+        error.__cause__ = self.cause
+        return error
+
+
+ABORTED = Failure(FailureKind.RESET, "aborted by the gateway")
+
+
+class LeanResponse:
+    """Implements `UpstreamResponse`. `status` is 0 until the head is there.
+
+    `connection` is None once the body is complete, failed or aborted: then only buffered bytes are left.
+    """
+
+    __slots__ = (
+        "_loop",
+        "complete",
+        "connection",
+        "decoder",
+        "failure",
+        "headers",
+        "parts",
+        "peer",
+        "status",
+        "waiter",
+    )
+
+    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
+        self.status = 0
+        self.headers: Headers = ()
+        self.peer = connection.peer
+        self.connection: Connection | None = connection
+        self.parts: list[bytes] = []
+        self.complete = False
+        self.decoder: BodyDecoder | None = None
+        self.failure: Failure | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self._loop = loop
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body in at most `limit_bytes`. Raises UpstreamFailure; kind BODY when it is larger."""
+        if self.complete and self.decoder is None:
+            body = self._take()
+            if len(body) > limit_bytes:
+                raise self._too_large(limit_bytes)
+            return body
+        pieces = []
+        size = 0
+        while piece := await self.next_chunk():
+            size += len(piece)
+            if size > limit_bytes:
+                raise self._too_large(limit_bytes)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def next_chunk(self) -> bytes:
+        """Body bytes that have arrived, at least one; b"" at the end. Raises UpstreamFailure."""
+        if self.decoder is not None:
+            return await self._next_decoded(self.decoder)
+        if not self.parts:
+            if self.complete:
+                return b""
+            await self._arrival()
+            if self.connection is not None and self.connection.paused:
+                self.connection.collected()
+        elif self.connection is not None:
+            self.connection.collected()
+        return self._take()
+
+    def abort(self) -> None:
+        """Close the connection at once, unless the body is complete; buffered bytes are dropped."""
+        self.parts.clear()
+        if self.connection is not None:
+            self.connection.fail(ABORTED)
+        elif self.failure is None:
+            self.complete = False  # a later read must not take the empty buffer for the end of the body
+            self.failure = ABORTED
+
+    async def _arrival(self) -> None:
+        """Wait until bytes are buffered or the body is complete. Raises UpstreamFailure."""
+        if self.failure is None:
+            if self.waiter is not None:
+                raise RuntimeError("two readers of one response")
+            self.waiter = waiter = self._loop.create_future()
+            try:
+                await waiter
+            except BaseException:
+                self.abort()
+                raise
+        if not self.parts:
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure.error()
+
+    async def _next_decoded(self, decoder: BodyDecoder) -> bytes:
+        while True:
+            try:
+                decoded = decoder.pull()
+                if decoded:
+                    return decoded
+                if not self.parts and self.complete:
+                    decoder.finish()
+                    return b""
+            except UpstreamFailure:
+                self.abort()
+                raise
+            if not self.parts:
+                await self._arrival()
+            if self.connection is not None:
+                self.connection.collected()
+            decoder.push(self._take())
+
+    def _take(self) -> bytes:
+        parts = self.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return body
+
+    def _too_large(self, limit_bytes: int) -> UpstreamFailure:
+        self.abort()
+        return UpstreamFailure(FailureKind.BODY, f"response body larger than {limit_bytes} bytes")

@@ -1,0 +1,1 @@
+"""The HTTP/1.1 server: connections, parser, exchanges, flow control and their limits."""

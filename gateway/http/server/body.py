@@ -1,0 +1,193 @@
+"""Requests out of bytes: no I/O and no clock.
+
+Rules:
+- What can be read in two ways is refused: the parser is strict, and only the coding `chunked` is known.
+- Nothing of a request that is refused by its head ever reaches a handler.
+- A head, and whatever stands between the pieces of a body, has a bound.
+- An offer to upgrade the protocol is not taken up; its request is read as if there were none.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import httptools
+
+from gateway.http.server.exchange import Exchange
+from gateway.http.server.limits import HeadTooLarge, Limits, MalformedRequest
+
+if TYPE_CHECKING:
+    from gateway.http.server.protocol import DataProtocol
+
+
+class RequestReader:
+    """Reads one connection. `began_at` is set while a head, `arriving` while a body is incomplete.
+
+    `take` gets each request when its head is complete, `crowded` is called when more of a body waits than
+    `limits.waiting_bytes`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_crowded",
+        "_fruitless_bytes",
+        "_head_bytes",
+        "_headers",
+        "_limits",
+        "_now",
+        "_parser",
+        "_take",
+        "_url",
+        "arriving",
+        "began_at",
+        "last_began_at",
+    )
+
+    def __init__(
+        self,
+        connection: "DataProtocol",
+        limits: Limits,
+        take: Callable[[Exchange], None],
+        crowded: Callable[[], None],
+        now: float,
+    ) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._take = take
+        self._crowded = crowded
+        self._parser = httptools.HttpRequestParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._url = b""
+        self._head_bytes = 0
+        self._fruitless_bytes = 0
+        self._now = now
+        self.arriving: Exchange | None = None
+        self.began_at: float | None = None
+        self.last_began_at = now
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Read on. Raises InvalidRequest, after which this reader is of no more use."""
+        self._now = now
+        offer_ends_at: int | None = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            offer_ends_at = exc.args[0]
+        except httptools.HttpParserError as exc:
+            raise _meaning(exc) from None
+        if offer_ends_at is not None:
+            # Not in the handler above: what is raised there loses its own context, which carries the meaning.
+            self._feed_without_upgrade(data[offer_ends_at:])
+        if self.began_at is not None or self.arriving is not None:
+            self._count_fruitless(len(data))
+
+    def close(self) -> None:
+        """The connection is gone. It, the parser and this hold each other: let go, or a collector must."""
+        del self._connection, self._parser, self._take, self._crowded
+        self.arriving = None
+
+    # --- the parser's callbacks ---
+
+    def on_message_begin(self) -> None:
+        self._headers = {}
+        self._url = b""
+        self._head_bytes = 0
+        self._fruitless_bytes = -1
+        self.began_at = self.last_began_at = self._now
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.arriving is not None:
+            return  # a trailer, which must not pass for a header
+        self._head_bytes += len(name) + len(value) + 4
+        self._headers.setdefault(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        parser, headers = self._parser, self._headers
+        self.began_at = None
+        self._fruitless_bytes = -1
+        if self._head_bytes + len(self._url) > self._limits.head_bytes:
+            raise _too_large(self._limits)
+        version = parser.get_http_version()
+        is_old = version == "1.0"
+        if not is_old and version != "1.1":
+            raise MalformedRequest("This port speaks HTTP/1.1.")
+        if b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
+            raise MalformedRequest("The only transfer coding of a request can be chunked.")
+        if parser.should_upgrade():
+            return  # to the parser its message ends here: see _feed_without_upgrade
+        path = self._url.partition(b"?")[0]
+        if path[:1] != b"/":
+            path = _path_of(path)
+        self.arriving = exchange = Exchange(
+            self._connection,
+            parser.get_method().decode("ascii"),
+            path.decode("latin-1"),
+            headers,
+            is_old,
+            parser.should_keep_alive() and not is_old,
+        )
+        self._take(exchange)
+
+    def on_body(self, body: bytes) -> None:
+        self._fruitless_bytes = -1
+        if self.arriving is not None and self.arriving.feed(body) > self._limits.waiting_bytes:
+            self._crowded()
+
+    def on_message_complete(self) -> None:
+        if self.arriving is not None:
+            self.arriving.finish()
+            self.arriving = None
+
+    # --- what the parser leaves open ---
+
+    def _feed_without_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its offer, then `rest`.
+
+        Java's HTTP client offers h2c with every request, also with those that have a body, and the parser
+        takes such a body for the other protocol's bytes.
+        """
+        method, headers = self._parser.get_method(), self._headers
+        if method == b"CONNECT" or b"transfer-encoding" in headers:
+            raise MalformedRequest("This port does not connect elsewhere or upgrade.")
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, self._url)]
+        lines += [b"%b: %b\r\n" % pair for pair in headers.items() if pair[0] != b"upgrade"]
+        self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(b"".join((*lines, b"\r\n", rest)))
+        except httptools.HttpParserUpgrade:
+            raise MalformedRequest("A second upgrade was offered before the first was answered.") from None
+        except httptools.HttpParserError as exc:
+            raise _meaning(exc) from None
+
+    def _count_fruitless(self, size: int) -> None:
+        """The parser keeps an unfinished header, trailer or chunk extension without a bound of its own.
+
+        Counted are whole segments without a byte of body, from the second of a head on.
+        """
+        if self._fruitless_bytes < 0:
+            self._fruitless_bytes = 0
+            return
+        self._fruitless_bytes += size
+        if self._fruitless_bytes > self._limits.head_bytes:
+            raise _too_large(self._limits)
+
+
+def _too_large(limits: Limits) -> HeadTooLarge:
+    return HeadTooLarge(f"The request's headers are larger than {limits.head_bytes // 1024} KiB.")
+
+
+def _meaning(error: httptools.HttpParserError) -> Exception:
+    """What a parser's error says to the client; anything else that happened in a callback is our defect."""
+    if isinstance(error, httptools.HttpParserCallbackError) and isinstance(error.__context__, Exception):
+        return error.__context__
+    return MalformedRequest("This is not a well-formed HTTP/1.1 request.")
+
+
+def _path_of(target: bytes) -> bytes:
+    """The path of an absolute-form target (`http://host/v1/models`). Any other target matches no route."""
+    _, found, rest = target.partition(b"://")
+    if not found:
+        return target
+    return b"/" + rest.partition(b"/")[2]

@@ -1,0 +1,259 @@
+"""One request and its answer on a connection: the pipeline's `Inbound` and `Sink` in one object."""
+
+import asyncio
+import copy
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.core.envelope import envelope
+from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
+from gateway.ports import Headers
+
+if TYPE_CHECKING:
+    from gateway.http.server.protocol import DataProtocol
+
+MIB = 1024 * 1024
+# Larger bodies are written apart from their head, because joining would copy them.
+JOINED_BYTES = 64 * 1024
+BODILESS = frozenset({204, 304})
+
+
+class Exchange:
+    """Made by `DataProtocol` when a request's head is complete. `task` answers it.
+
+    The body may still be arriving; `body` waits for it. What arrives before anybody asks is bounded by the
+    connection, which stops reading.
+    """
+
+    __slots__ = (
+        "_body",
+        "_failure",
+        "_head",
+        "_headers",
+        "_is_silent",
+        "_limit_bytes",
+        "_protocol",
+        "_size",
+        "_waiter",
+        "_watched",
+        "complete",
+        "disconnected",
+        "ended",
+        "is_old",
+        "keep_alive",
+        "method",
+        "path",
+        "started",
+        "task",
+    )
+
+    def __init__(
+        self,
+        protocol: "DataProtocol",
+        method: str,
+        path: str,
+        headers: dict[bytes, bytes],
+        is_old: bool,
+        keep_alive: bool,
+    ) -> None:
+        """`is_old`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
+        self._protocol = protocol
+        self.method = method
+        self.path = path
+        self._headers = headers
+        self.is_old = is_old
+        self.keep_alive = keep_alive
+        self._body: bytes | bytearray = b""
+        self._size = 0
+        self._limit_bytes: int | None = None
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._watched = False
+        self._head = b""
+        self._is_silent = False
+        self.complete = False
+        self.disconnected = False
+        self.started = False
+        self.ended = False
+        self.task: asyncio.Task[None] | None = None
+
+    # --- Inbound ---
+
+    def header(self, name: bytes) -> str | None:
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def body(self, limit_bytes: int) -> bytes:
+        self._limit_bytes = limit_bytes
+        # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
+        declared = self._headers.get(b"content-length", b"0").strip()[-20:]
+        if self._size > limit_bytes or int(declared) > limit_bytes:
+            self._outgrow(limit_bytes)
+        if not self.complete and self._failure is None:
+            await self._arrival()
+        if self._failure is not None:
+            raise copy.copy(self._failure)  # its traceback would hold this exchange, and so itself
+        body, self._body = self._body, b""
+        return body if isinstance(body, bytes) else bytes(body)
+
+    def watch(self) -> None:
+        if self.disconnected:
+            raise ClientDisconnected
+        self._watched = True
+
+    async def _arrival(self) -> None:
+        """Wait until the body is complete, or will not be."""
+        if not self.is_old and self._headers.get(b"expect", b"").lower() == b"100-continue":
+            self._protocol.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._protocol.read_on()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    # --- what the connection reports ---
+
+    def feed(self, data: bytes) -> int:
+        """Take a piece of the body. Returns how many bytes wait here for somebody to ask for them."""
+        if self._failure is not None:
+            return 0
+        self._size += len(data)
+        if self._limit_bytes is not None and self._size > self._limit_bytes:
+            self._outgrow(self._limit_bytes)
+            return 0
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            # One array and no list of pieces: chunks of a byte or two would take thirty times their size.
+            self._body = bytearray(self._body)
+            self._body += data
+        return self._size if self._limit_bytes is None else 0
+
+    def finish(self) -> None:
+        """The body is complete."""
+        self.complete = True
+        if self._waiter is not None:
+            self._wake()
+
+    def fail(self, failure: Exception) -> None:
+        """The rest of the body will not come, or is not wanted: `body` raises `failure`."""
+        if self._failure is None:
+            self._failure = failure
+            self._body = b""
+            self._wake()
+
+    def lost(self) -> None:
+        """The client has gone: nobody is left to answer."""
+        if self.disconnected:
+            return
+        self.disconnected = True
+        if not self.complete:
+            self.fail(ClientDisconnected())
+        if self._watched and self.task is not None and not self.ended:
+            self.task.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _outgrow(self, limit_bytes: int) -> None:
+        self.fail(PayloadTooLarge(f"The request body is larger than the limit of {limit_bytes // MIB} MiB."))
+
+    # --- Sink ---
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        framing = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+        head = self._begin(status, headers, framing)
+        self.ended = True
+        protocol = self._protocol
+        if self._is_silent:
+            protocol.write(head)
+        elif len(body) <= JOINED_BYTES:
+            protocol.write(head + body)
+        else:
+            protocol.write(head)
+            protocol.write(body)
+        if protocol.is_congested:
+            await protocol.drained()
+
+    async def start(self, status: int, headers: Headers) -> None:
+        is_chunked = not self.is_old and status not in BODILESS
+        # Kept for a moment: it leaves together with the first data.
+        self._head = self._begin(status, headers, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
+
+    async def send(self, data: bytes) -> None:
+        if self.ended or not self.started:
+            raise RuntimeError("data outside of an answer")
+        if not data or self._is_silent:
+            return  # an empty chunk would be read as the last one
+        if not self.is_old:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        protocol = self._protocol
+        protocol.write(data)
+        if protocol.is_congested:
+            await protocol.drained()
+
+    async def end(self) -> None:
+        if self.ended or not self.started:
+            raise RuntimeError("the end of no answer")
+        self.ended = True
+        head, self._head = self._head, b""
+        self._protocol.write(head if self.is_old or self._is_silent else head + b"0\r\n\r\n")
+
+    def _begin(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        """The answer's head. Raises ValueError on a header that would end its line, or begin another."""
+        if self.started:
+            raise RuntimeError("a second answer to one request")
+        fields = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
+        count = len(headers)
+        if fields.count(b"\r") != count or fields.count(b"\n") != count or b"\0" in fields:
+            raise ValueError("a line break or NUL in a response header")
+        self.started = True
+        self._is_silent = self.method == "HEAD" or status in BODILESS
+        if not self.complete:
+            self.keep_alive = False  # the rest of the body would be taken for the next request
+        return b"".join(
+            (
+                STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+                self._protocol.server_fields(),
+                fields,
+                framing,
+                CORS if b"origin" in self._headers else b"",
+                b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
+            )
+        )
+
+
+def refusal(error: GatewayError, server_fields: bytes) -> bytes:
+    """The last answer on a connection, to what is no request."""
+    body = envelope(error)
+    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
+        STATUS_LINES[error.status],
+        server_fields,
+        len(body),
+        body,
+    )
+
+
+class Handler(Protocol):
+    """Answers exchanges. It ends each one, and raises nothing but a cancellation that is not the client's."""
+
+    async def handle(self, exchange: Exchange) -> None: ...
+
+
+STATUS_LINES = {
+    int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus
+}
+
+CORS = (
+    b"access-control-allow-origin: *\r\n"
+    b"access-control-expose-headers: x-request-id, retry-after, x-tollway-deployment, x-tollway-decision, "
+    b"x-tollway-cost-usd, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+    b"x-ratelimit-reset-tokens\r\n"
+)

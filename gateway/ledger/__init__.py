@@ -1,0 +1,4 @@
+"""The ledger: one row for each attempt, in a SQL database, append-only.
+
+`opening.open_ledger` gives the writer for the pipeline, `reports.usage_by` a report.
+"""

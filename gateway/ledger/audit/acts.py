@@ -1,0 +1,39 @@
+"""Entering what an operator did by a command, which has no gateway's chain to write in."""
+
+import getpass
+import time
+from typing import Any
+
+from gateway import __version__
+from gateway.core.audit import Kind
+from gateway.ledger.audit.keys import Signer
+from gateway.ledger.audit.trail import (
+    HEADS,
+    INSERT_ENTRY,
+    SET_HEAD,
+    AuditTrail,
+    entry_values,
+    head_values,
+)
+from gateway.ledger.upkeep import upkeep
+
+
+def enter_act(url: str, signer: Signer, act: str, particulars: dict[str, Any]) -> None:
+    """Enter `act` into the audit log of the ledger at `url`, as a chain of its own.
+
+    Raises LedgerUnavailable.
+    """
+    trail = AuditTrail(signer, time.time, version=__version__)
+    trail.note(Kind.ACT, {"act": act, "by": _user(), **particulars})
+    with upkeep(url) as begin, begin(alone=False) as ledger:
+        draft = trail.draft([], ledger.run(HEADS))
+        for entry in draft.entries:
+            ledger.run(INSERT_ENTRY, *entry_values(entry))
+        ledger.run(SET_HEAD, *head_values(draft.head))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -1,0 +1,118 @@
+"""One process's chain of the audit log, written in the same transactions as the ledger's rows.
+
+So a row is in the ledger if and only if its receipt is in the chain, whatever crashes in between. One entry
+holds the receipts of a whole slice of rows: hash and signature then cost next to nothing for each.
+"""
+
+import operator
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from gateway.core.audit import GENESIS, Entry, Head, Kind, Opening, Receipt, json_text, link
+from gateway.ledger.audit.keys import Signer
+from gateway.ledger.rows import Row
+from gateway.ledger.tables import COLUMNS
+
+NOTES_CEILING = 10_000
+
+HEADS = "SELECT chain, seq, hash FROM audit_head ORDER BY chain"
+INSERT_ENTRY = (
+    "INSERT INTO audit_entry (chain, seq, at, kind, payload, hash, signature) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+SET_HEAD = (
+    "INSERT INTO audit_head (chain, seq, hash) VALUES (?, ?, ?) "
+    "ON CONFLICT (chain) DO UPDATE SET seq = excluded.seq, hash = excluded.hash"
+)
+
+_receipt = operator.itemgetter(*(COLUMNS.index(name) for name in Receipt.__struct_fields__))
+_log = structlog.get_logger("tollway.audit")
+
+
+class Draft:
+    """Entries of a transaction that is not committed yet."""
+
+    __slots__ = ("entries", "head", "notes")
+
+    def __init__(self, head: Head) -> None:
+        self.entries: list[Entry] = []
+        self.head = head
+        self.notes = 0
+
+
+class AuditTrail:
+    """Writes one chain. `note` is for the event loop's thread, the rest for whoever writes the ledger."""
+
+    def __init__(self, signer: Signer, now: Callable[[], float], *, version: str) -> None:
+        """`now` gives UTC seconds."""
+        self._signer = signer
+        self._now = now
+        self._version = version
+        self._head = Head(f"{int(now()):08x}{secrets.token_hex(4)}", 0, GENESIS)
+        self._notes: deque[tuple[Kind, int, str]] = deque()
+        self._unnoted = 0
+
+    @property
+    def is_open(self) -> bool:
+        """False until its first entry is committed, for which `draft` needs the ends of the other chains."""
+        return self._head.seq > 0
+
+    @property
+    def has_notes(self) -> bool:
+        return bool(self._notes)
+
+    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+        """Keep something that is no attempt for the next transaction."""
+        if len(self._notes) >= NOTES_CEILING:
+            if not self._unnoted:
+                _log.error("audit.notes_dropped", kind=kind)
+            self._unnoted += 1
+            return
+        if self._unnoted:
+            particulars = {**particulars, "dropped_before": self._unnoted}
+            self._unnoted = 0
+        self._notes.append((kind, self._microseconds(), json_text(particulars)))
+
+    def draft(self, rows: Sequence[Row], heads: Sequence[Sequence[Any]] = ()) -> Draft:
+        """What a transaction that commits `rows` has to add. `heads`: see `is_open`."""
+        draft, now = Draft(self._head), self._microseconds()
+        if not self.is_open:
+            opening = Opening(self._signer.public_key, self._version, [Head(*head) for head in heads])
+            self._add(draft, Kind.OPENED, now, json_text(opening))
+        notes = list(self._notes)
+        for kind, at, payload in notes:
+            self._add(draft, kind, at, payload)
+        draft.notes = len(notes)
+        if rows:
+            self._add(draft, Kind.ATTEMPTS, now, json_text([_receipt(row) for row in rows]))
+        return draft
+
+    def adopt(self, draft: Draft) -> None:
+        """`draft` is committed."""
+        self._head = draft.head
+        for _ in range(draft.notes):
+            self._notes.popleft()
+
+    def _add(self, draft: Draft, kind: Kind, at: int, payload: str) -> None:
+        before = draft.head
+        seq = before.seq + 1
+        digest = link(before.hash, before.chain, seq, at, kind, payload)
+        entry = Entry(before.chain, seq, at, kind.value, payload, digest, self._signer.sign(digest))
+        draft.entries.append(entry)
+        draft.head = Head(before.chain, seq, digest)
+
+    def _microseconds(self) -> int:
+        return int(self._now() * 1_000_000)
+
+
+def entry_values(entry: Entry) -> tuple[Any, ...]:
+    """The parameters of INSERT_ENTRY."""
+    return (entry.chain, entry.seq, entry.at, entry.kind, entry.payload, entry.hash, entry.signature)
+
+
+def head_values(head: Head) -> tuple[Any, ...]:
+    """The parameters of SET_HEAD."""
+    return (head.chain, head.seq, head.hash)

@@ -1,0 +1,214 @@
+"""The journal of one living worker: what it is about to send, and how that ended.
+
+Rules:
+- An intent is with the kernel before its request is sent, a final record before its client can know.
+- A segment goes once every intent in it has a final record and every final record in it is committed. What is
+  still under way in an old segment is copied ahead when the journal has grown large.
+- A write that fails changes nothing: an intent is refused with its request, a final record is written later.
+
+Everything runs on the event loop's thread, but for `sync`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from gateway.core.errors import Unavailable
+from gateway.core.record import UsageRecord
+from gateway.ledger.journal.files import Files
+from gateway.ledger.journal.folder import Claim
+from gateway.ledger.journal.frames import final_frame, intent_frame
+from gateway.ledger.journal.segment import Segment
+
+_log = structlog.get_logger("tollway.journal")
+
+MIB = 1024 * 1024
+REFUSED_RETRY_SECONDS = 1.0
+
+
+class JournalLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of a worker's journal. An attempt takes about 1 KB until it is committed."""
+
+    segment_bytes: int = 8 * MIB
+    total_bytes: int = 256 * MIB  # then admission slows; what was admitted may still exceed it
+
+
+class _Unwritten(msgspec.Struct, frozen=True):
+    """A final record that no segment has taken yet."""
+
+    number: int
+    attempt_id: str
+    frame: bytes
+
+
+class Journal:
+    """Made on the worker's `claim`, which it gives up when it is closed. Raises OSError when made."""
+
+    def __init__(self, claim: Claim, files: Files | None = None, limits: JournalLimits | None = None) -> None:
+        self._claim = claim
+        self._files = files or Files()
+        self._limits = limits or JournalLimits()
+        self._segment_bytes = self._limits.segment_bytes
+        self._segments: deque[Segment] = deque()
+        self._created = 0
+        self._created_synced = 0
+        self._unwritten: deque[_Unwritten] = deque()
+        self._failure: str | None = None
+        self._has_room = True
+        self._current = self._add_segment()
+
+    def intend(self, record: UsageRecord) -> None:
+        """Write that `record`'s attempt is about to be sent. Raises Unavailable: then it must not be."""
+        frame = intent_frame(record)
+        try:
+            segment = self._put(frame)
+        except OSError as exc:
+            self._note_failure(exc)
+            raise Unavailable(
+                "The usage journal cannot be written. Retry shortly.",
+                retry_after_seconds=REFUSED_RETRY_SECONDS,
+            ) from exc
+        segment.open[record.attempt_id] = frame
+
+    def append(self, ended: Sequence[tuple[UsageRecord, int]]) -> None:
+        """Write how attempts ended, in one write. Their numbers grow; `release` speaks of the same ones."""
+        frames = [final_frame(record) for record, _ in ended]
+        try:
+            segment = self._put(b"".join(frames))
+        except OSError as exc:
+            self._note_failure(exc)
+            for (record, number), frame in zip(ended, frames, strict=True):
+                self._unwritten.append(_Unwritten(number, record.attempt_id, frame))
+            return
+        for record, number in ended:
+            segment.last_final = number
+            if segment.open.pop(record.attempt_id, None) is None:
+                self._close_elsewhere(record.attempt_id)
+
+    def release(self, committed: int) -> None:
+        """Final records up to number `committed` are in the ledger: try what failed, remove what is done."""
+        self._write_unwritten(committed)
+        if self._failure is not None:
+            self._probe()
+        if self._is_large():
+            self._carry(committed)
+        for segment in [segment for segment in self._segments if segment is not self._current]:
+            if not segment.open and segment.last_final <= committed:
+                self._remove(segment)
+        self._measure()
+
+    def has_room(self) -> bool:
+        """False while it stands at its bound or cannot be written."""
+        return self._has_room
+
+    def problem(self) -> str | None:
+        """Why there is no room, None while there is."""
+        if self._failure is not None:
+            return self._failure
+        if not self._has_room:
+            return f"journal: {self.total_bytes() // MIB} MiB wait to be committed to the ledger"
+        return None
+
+    def total_bytes(self) -> int:
+        """Size of all segments."""
+        return sum(segment.size for segment in self._segments)
+
+    def segment_count(self) -> int:
+        return len(self._segments)
+
+    def sync(self) -> None:
+        """Put what is written onto the disk. Blocks; may run on another thread. Raises OSError."""
+        created = self._created
+        for segment in list(self._segments):
+            segment.sync()
+        if created != self._created_synced:
+            self._files.sync_folder(self._claim.folder)
+            self._created_synced = created
+
+    def close(self, committed: int) -> None:
+        """Leave what is not committed, or has no end, to be replayed by somebody else; remove the rest."""
+        self._write_unwritten(committed)
+        for segment in list(self._segments):
+            if segment.open or segment.last_final > committed:
+                segment.close()
+            else:
+                self._remove(segment)
+        self._claim.give_up()
+
+    def _put(self, data: bytes) -> Segment:
+        """The segment that took `data`. Raises OSError."""
+        segment = self._current
+        if segment.size + len(data) > self._segment_bytes:
+            segment = self._current = self._add_segment()
+            self._measure()
+        segment.append(data)
+        return segment
+
+    def _add_segment(self) -> Segment:
+        self._created += 1
+        segment = Segment(self._files, self._claim.segment_path(self._created))
+        self._segments.append(segment)
+        return segment
+
+    def _close_elsewhere(self, attempt_id: str) -> None:
+        """The intent stands in an earlier segment, most likely in one of the youngest."""
+        for segment in reversed(self._segments):
+            if segment.open.pop(attempt_id, None) is not None:
+                return
+
+    def _write_unwritten(self, committed: int) -> None:
+        """Write the final records that found no place, but for those that the ledger has by now."""
+        while self._unwritten:
+            late = self._unwritten[0]
+            if late.number > committed:
+                try:
+                    segment = self._put(late.frame)
+                except OSError as exc:
+                    self._note_failure(exc)
+                    return
+                segment.last_final = max(segment.last_final, late.number)
+            self._unwritten.popleft()
+            self._close_elsewhere(late.attempt_id)
+
+    def _probe(self) -> None:
+        try:
+            self._current.probe()
+        except OSError as exc:
+            self._note_failure(exc)
+            return
+        _log.info("journal.recovered", path=str(self._current.path))
+        self._failure = None
+
+    def _carry(self, committed: int) -> None:
+        """Copy the intents that alone keep an old segment: a few long answers must not keep everything."""
+        for segment in list(self._segments):
+            if segment is self._current or not segment.open or segment.last_final > committed:
+                continue
+            try:
+                current = self._put(b"".join(segment.open.values()))
+            except OSError as exc:
+                self._note_failure(exc)
+                return
+            current.open.update(segment.open)
+            segment.open.clear()
+
+    def _remove(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        segment.close()
+        with suppress(OSError):  # the claim stays with the file, and replaying it changes nothing
+            self._files.remove(segment.path)
+
+    def _is_large(self) -> bool:
+        return 2 * self.total_bytes() > self._limits.total_bytes
+
+    def _measure(self) -> None:
+        self._has_room = self._failure is None and self.total_bytes() < self._limits.total_bytes
+
+    def _note_failure(self, error: OSError) -> None:
+        if self._failure is None:  # one line for each change of state
+            _log.error("journal.write_failed", path=str(self._claim.folder), problem=error.strerror)
+        self._failure = f"journal: cannot write in {self._claim.folder}: {error.strerror}"
+        self._has_room = False

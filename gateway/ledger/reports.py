@@ -1,0 +1,226 @@
+"""Reports for finance, from the rollups of the ledger and, at the ends of a span, from its rows."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from sqlalchemy import func, select
+
+from gateway.core import calendar
+from gateway.core.money import usd_decimal
+from gateway.ledger.dimensions import By, Dimension, Unanswerable, by
+from gateway.ledger.reading import Reading, reading
+from gateway.ledger.spans import Part, Span, cheapest, counterfactuals, parts, totals
+from gateway.ledger.tables import QUARTER, SUMS, period_end, usage_quarter
+
+LATEST_PARTS = 4
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_PERIODS = {
+    Dimension.DAY: (calendar.day, "%Y-%m-%d"),
+    Dimension.WEEK: (calendar.week, "%G-W%V"),
+    Dimension.MONTH: (calendar.month, "%Y-%m"),
+}
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Usage of one group. Amounts in USD, exact. `requests` counts each request once, `attempts` each try.
+
+    A request counts where its first attempt does, and so once in all; an attempt that followed elsewhere (on
+    another deployment, or past midnight) counts there as an attempt. Corrections of earlier rows change
+    tokens and money and count as neither.
+    `group` has the value of each dimension, in the order in which they were asked for.
+    `counterfactual_usd` is what the same usage would have cost on each other deployment.
+    """
+
+    group: dict[str, str]
+    requests: int
+    attempts: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost_usd: Decimal
+    counterfactual_usd: dict[str, Decimal]
+
+    @property
+    def name(self) -> str:
+        """The values of its dimensions."""
+        return ", ".join(self.group.values())
+
+
+class RowsDeleted(Unanswerable):
+    """Only totals are left of a part of the span, and they do not know all the dimensions asked for."""
+
+
+class _Slice(msgspec.Struct, frozen=True):
+    """A piece of the span that lies in one day, week and month, as far as these are asked for."""
+
+    values: dict[str, str]
+    span: Span
+
+
+class _Sums:
+    """Adds up by group. The values of a group stand in the order of the dimensions asked for."""
+
+    def __init__(self, asked: By) -> None:
+        self._asked = asked
+        self._totals: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+        self._others: defaultdict[tuple[str, ...], defaultdict[str, int]] = defaultdict(
+            lambda: defaultdict(int)
+        )
+        self._latest: dict[Part, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {}
+
+    def add(self, ledger: Reading, sign: int, part: Part, values: dict[str, str]) -> None:
+        labels = self._asked.columns
+        found_totals, found_others = self._read(ledger, part)
+        for row in found_totals:
+            found, added = row[: len(labels)], row[len(labels) :]
+            if added[0] is None:
+                continue  # a sum over no rows
+            sums = self._totals[self._group(found, values)]
+            for number, one in enumerate(added):
+                sums[number] += sign * int(one)
+        for *named, elsewhere, nano in found_others:
+            self._others[self._group(named, values)][elsewhere] += sign * int(nano)
+
+    def _read(self, ledger: Reading, part: Part) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """What is taken off one day is added to the next: the latest parts are kept, not read again."""
+        labels = self._asked.columns
+        if part not in self._latest:
+            if len(self._latest) == LATEST_PARTS:
+                del self._latest[next(iter(self._latest))]
+            self._latest[part] = (
+                ledger.fetch(totals(ledger, part, labels)),
+                ledger.fetch(counterfactuals(ledger, part, labels)),
+            )
+        return self._latest[part]
+
+    def rows(self) -> list[UsageRow]:
+        # What a day held outside of the span was added and taken off again: nothing is left of its group.
+        return [self._row(group, sums) for group, sums in sorted(self._totals.items()) if any(sums)]
+
+    def _group(self, found: Sequence[Any], values: dict[str, str]) -> tuple[str, ...]:
+        named = values | {
+            name: _text(name, one) for name, one in zip(self._asked.columns, found, strict=True)
+        }
+        return tuple(named[name] for name in self._asked.names)
+
+    def _row(self, group: tuple[str, ...], sums: list[int]) -> UsageRow:
+        named = dict(zip(SUMS, sums, strict=True))
+        others = self._others[group]
+        return UsageRow(
+            group=dict(zip(self._asked.names, group, strict=True)),
+            requests=named["requests"],
+            attempts=named["attempts"],
+            input_tokens=named["input_tokens"],
+            cached_input_tokens=named["cached_input_tokens"],
+            output_tokens=named["output_tokens"],
+            cost_usd=usd_decimal(named["cost_nano_usd"]),
+            counterfactual_usd={
+                elsewhere: usd_decimal(others[elsewhere]) for elsewhere in sorted(others) if others[elsewhere]
+            },
+        )
+
+
+def usage_by(
+    url: str,
+    dimensions: str | Sequence[str],
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
+    *,
+    timezone: str = "UTC",
+) -> list[UsageRow]:
+    """Usage from `since` to before `until`, grouped by `dimensions`, ordered by their values.
+
+    Times without a zone are local times of `timezone` (an IANA name). Raises LedgerUnavailable when the
+    ledger cannot be read, Unanswerable for an unknown dimension or deleted rows, ZoneInfoNotFoundError for
+    an unknown zone.
+    """
+    zone = ZoneInfo(timezone)
+    asked = by(dimensions) if isinstance(dimensions, str) else by(*dimensions)
+    span = Span(_microseconds(since, zone), _microseconds(until, zone))
+    with reading(url) as ledger:
+        return usage_in(ledger, asked, span, zone)
+
+
+def usage_in(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
+    """As `usage_by`, together with whatever else is read in the same transaction."""
+    if asked.needs_rows:
+        _require_rows(ledger, asked, span, zone)
+    sums = _Sums(asked)
+    for piece in _slices(ledger, asked, span, zone):
+        for sign, part in _parts(asked, piece.span):
+            sums.add(ledger, sign, part, piece.values)
+    return sums.rows()
+
+
+def span_of(since: dt.datetime, until: dt.datetime) -> Span:
+    """From one aware moment to before another."""
+    return Span((since - _EPOCH) // _MICROSECOND, (until - _EPOCH) // _MICROSECOND)
+
+
+def _parts(asked: By, span: Span) -> Iterator[tuple[int, Part]]:
+    if asked.needs_rows:
+        yield 1, Part("rows", span)
+        return
+    for part in parts(span):
+        yield from cheapest(part)
+
+
+def _require_rows(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> None:
+    deleted = select(func.max(period_end.c.before)).where(period_end.c.act == "pruned")
+    ((before,),) = ledger.fetch(deleted)
+    if before is not None and (span.since is None or span.since < before):
+        since = (_EPOCH + before * _MICROSECOND).astimezone(zone)
+        raise RowsDeleted(
+            f"the rows before {since:%Y-%m-%d} were deleted, and the totals that are left do not know "
+            f"{', '.join(asked.columns)}; ask for what came since then, or for other dimensions"
+        )
+
+
+def _slices(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> Iterator[_Slice]:
+    """The span, cut where a calendar period that is asked for ends. Nothing for times without any usage."""
+    if not asked.calendar:
+        yield _Slice({}, span)
+        return
+    starts = usage_quarter.c.starts
+    ((first, last),) = ledger.fetch(select(func.min(starts), func.max(starts)))
+    if first is None:
+        return
+    at = first if span.since is None else max(first, span.since)
+    end = last + QUARTER if span.until is None else min(last + QUARTER, span.until)
+    while at < end:
+        values, ends = _periods(asked.calendar, at, zone)
+        yield _Slice(values, Span(at, min(ends, end)))
+        at = ends
+
+
+def _periods(kinds: Sequence[Dimension], at: int, zone: dt.tzinfo) -> tuple[dict[str, str], int]:
+    """What each kind of period that holds `at` is called, and when the first of them ends."""
+    date = (_EPOCH + at * _MICROSECOND).astimezone(zone).date()
+    values: dict[str, str] = {}
+    ends: list[int] = []
+    for kind in kinds:
+        days_of, form = _PERIODS[kind]
+        values[kind.value] = date.strftime(form)
+        ends.append((days_of(date).bounds(zone)[1] - _EPOCH) // _MICROSECOND)
+    return values, min(ends)
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if name in {Dimension.STREAM, Dimension.ESTIMATED, Dimension.LATE}:  # SQLite has no booleans
+        return "true" if value else "false"
+    return str(value)
+
+
+def _microseconds(moment: dt.datetime | None, zone: ZoneInfo) -> int | None:
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+    return (aware - _EPOCH) // _MICROSECOND

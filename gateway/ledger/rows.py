@@ -1,0 +1,225 @@
+"""From a usage record to the row that the ledger keeps.
+
+Runs once per attempt on the processor that the event loop also needs, so `row_of` checks all texts as one
+(2 us a row in all) and leaves the work on single values to `careful_row_of`, which only hostile or broken
+values ever need.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.core.record import Outcome, UsageRecord
+from gateway.core.usage import Usage
+from gateway.ledger.tables import COLUMNS
+
+Row = tuple[str | int | float | None, ...]
+
+TEXT_CHARACTERS = 512  # longest text of a column, and of a tag's value
+TAG_NAME_CHARACTERS = 128
+TAGS = 64  # most tags of a row
+INTEGER_CEILING = 2**53  # exact in JSON and Lua too; a thousand such rows still add up within 64 bits
+
+_TAGS = COLUMNS.index("tags")
+_COUNTERFACTUAL = COLUMNS.index("counterfactual_nano_usd")
+
+_encode = msgspec.json.Encoder().encode
+# An Outcome or a bool is not exactly a str or an int, and sqlite3 binds such values by a slow detour.
+_OUTCOME_TEXT = {outcome: outcome.value for outcome in Outcome}
+
+
+def row_of(record: UsageRecord) -> Row:
+    """`record` in the order of `tables.COLUMNS`, fit for any database.
+
+    Never fails on a record whose fields have their declared types: text loses NUL, lone surrogates and what
+    exceeds its bound, integers are clamped.
+    """
+    try:
+        row = _row(record)
+    except (UnicodeError, OverflowError, TypeError):  # from the JSON of tags or counterfactual costs
+        return careful_row_of(record)
+    if _integers_fit(record) and _texts_fit(record, row) and _mappings_fit(record, row):
+        return row
+    return careful_row_of(record)
+
+
+def careful_row_of(record: UsageRecord) -> Row:
+    """As `row_of`, with every value looked at by itself."""
+    clean = {name: _clean(value) for name, value in msgspec.structs.asdict(record).items()}
+    clean |= {
+        "attempt_id": _clean_id(record.attempt_id),
+        "request_id": _clean_id(record.request_id),
+        "tags": _clean_tags(record.tags),
+        "counterfactual_nano_usd": {
+            _clean_text(deployment): _clean_integer(nano)
+            for deployment, nano in record.counterfactual_nano_usd.items()
+        },
+    }
+    return _row(UsageRecord(**clean))
+
+
+def _row(record: UsageRecord) -> Row:
+    usage = record.usage
+    counterfactual = record.counterfactual_nano_usd
+    tags = record.tags
+    return (
+        record.attempt_id,
+        record.request_id,
+        record.at,
+        record.org,
+        record.team,
+        record.feature,
+        record.key,
+        record.model,
+        record.dispatched_model,
+        record.reported_model,
+        record.endpoint,
+        record.deployment,
+        record.replica,
+        record.zone,
+        record.privacy,
+        record.modalities,
+        record.decision,
+        1 if record.stream else 0,
+        record.status,
+        _OUTCOME_TEXT[record.outcome],
+        record.finish_reason,
+        usage.input_text + usage.input_image + usage.input_audio,
+        usage.input_text,
+        usage.input_image,
+        usage.input_audio,
+        usage.input_cached,
+        usage.output_text + usage.output_audio + usage.output_reasoning,
+        usage.output_text,
+        usage.output_audio,
+        usage.output_reasoning,
+        1 if record.estimated else 0,
+        record.service_tier,
+        record.price_version,
+        record.cost_nano_usd,
+        _encode(counterfactual).decode() if counterfactual else "{}",
+        record.held_nano_usd,
+        record.unseen_nano_usd,
+        record.ttft_ms,
+        record.duration_ms,
+        record.upstream_request_id,
+        _encode(tags).decode() if tags else "{}",
+        record.policy_version,
+        _encode(record.facts).decode(),
+        record.address,
+    )
+
+
+def _integers_fit(record: UsageRecord) -> bool:
+    """Whether no integer needs clamping. Parts of the usage count as fit when their sum is."""
+    usage = record.usage
+    return (
+        usage.input_text + usage.input_image + usage.input_audio < INTEGER_CEILING
+        and usage.output_text + usage.output_audio + usage.output_reasoning < INTEGER_CEILING
+        and usage.input_cached < INTEGER_CEILING
+        and record.cost_nano_usd < INTEGER_CEILING
+        and record.held_nano_usd < INTEGER_CEILING
+        and record.unseen_nano_usd < INTEGER_CEILING
+    )
+
+
+def _texts_fit(record: UsageRecord, row: Row) -> bool:
+    """Whether no text needs cleaning: one text made of all of them answers for each."""
+    whole = (
+        f"{record.attempt_id}{record.request_id}{record.org}{record.team}{record.feature}{record.key}"
+        f"{record.model}{record.dispatched_model}{record.reported_model}{record.endpoint}"
+        f"{record.deployment}{record.replica}{record.zone}{record.privacy}{record.modalities}"
+        f"{record.decision}{record.finish_reason}{record.service_tier}{record.price_version}"
+        f"{record.upstream_request_id}{record.policy_version}{record.address}"
+    )
+    if len(whole) > TEXT_CHARACTERS and not _each_is_short(row):
+        return False
+    return "\0" not in whole and (whole.isascii() or _is_unicode(whole))
+
+
+def _each_is_short(row: Row) -> bool:
+    return all(len(value) <= TEXT_CHARACTERS for value in row if isinstance(value, str))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _mappings_fit(record: UsageRecord, row: Row) -> bool:
+    """Whether tags and counterfactual costs can stand as they are. Lone surrogates have failed earlier."""
+    return (
+        _is_short_json(row[_TAGS])
+        and _is_short_json(row[_COUNTERFACTUAL])
+        and max(record.counterfactual_nano_usd.values(), default=0) < INTEGER_CEILING
+    ) or _each_entry_fits(record)
+
+
+def _is_short_json(value: object) -> bool:
+    # So short that no name in it can be too long. JSON writes NUL as an escape.
+    return isinstance(value, str) and len(value) <= TAG_NAME_CHARACTERS and "\\u0000" not in value
+
+
+def _each_entry_fits(record: UsageRecord) -> bool:
+    return (
+        len(record.tags) <= TAGS
+        and all(
+            len(name) <= TAG_NAME_CHARACTERS and len(value) <= TEXT_CHARACTERS and "\0" not in name + value
+            for name, value in record.tags.items()
+        )
+        and all(
+            len(deployment) <= TEXT_CHARACTERS and "\0" not in deployment and nano < INTEGER_CEILING
+            for deployment, nano in record.counterfactual_nano_usd.items()
+        )
+    )
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Outcome | bool):
+        return value
+    if isinstance(value, str):
+        return _clean_text(value)
+    if isinstance(value, int):
+        return _clean_integer(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else 0.0  # databases keep NaN as NULL, or not at all
+    if isinstance(value, Usage):
+        return Usage(**{name: _clean(tokens) for name, tokens in msgspec.structs.asdict(value).items()})
+    return value
+
+
+def _clean_text(text: str, characters: int = TEXT_CHARACTERS) -> str:
+    """`text` without NUL, with U+FFFD for each lone surrogate, at most `characters` long."""
+    return _unicode(text[: 2 * characters].replace("\0", ""))[:characters]
+
+
+def _unicode(text: str) -> str:
+    # By way of UTF-16, where two surrogates that belong together become the character that they mean.
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _clean_id(identifier: str) -> str:
+    """As `_clean_text`, and still unique: whatever had to be changed ends in a digest of the original."""
+    clean = _clean_text(identifier)
+    if clean == identifier:
+        return clean
+    digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{clean[: TEXT_CHARACTERS - len(digest) - 1]}#{digest}"
+
+
+def _clean_integer(value: int) -> int:
+    return max(-INTEGER_CEILING, min(value, INTEGER_CEILING))
+
+
+def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The first TAGS of `tags`; names that become the same keep the last value."""
+    return {
+        _clean_text(name, TAG_NAME_CHARACTERS): _clean_text(value)
+        for name, value in list(tags.items())[:TAGS]
+    }

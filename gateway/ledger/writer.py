@@ -1,0 +1,301 @@
+"""The ledger's queue and the task that empties it.
+
+Every attempt goes through `append` on the hot path, so that is a list append and a look at a flag. Rows stay
+in the queue until they are committed: whatever fails in between, nothing is lost and the order is kept.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.core.audit import Kind
+from gateway.core.record import UsageRecord
+from gateway.ledger.audit.trail import AuditTrail
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.spill import Spill
+from gateway.ledger.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the writer. A queued row takes about 1.2 KB."""
+
+    queue_rows: int = 50_000
+    linger_seconds: float = 0.05  # what gathers in this time is written together
+    retry_seconds: float = 0.05  # the first wait after a failure; doubles up to the ceiling
+    retry_ceiling_seconds: float = 1.0
+    close_timeout_seconds: float = 5.0  # then the rest goes to the spill file
+
+
+class LedgerWriter:
+    """The `Ledger` port over a store. All methods are called on the event loop's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        spill: Spill,
+        limits: WriterLimits | None = None,
+        trail: AuditTrail | None = None,
+    ) -> None:
+        """`trail` is the one that `store` writes."""
+        self._store = store
+        self._trail = trail
+        self._spill = spill
+        self._limits = limits or WriterLimits()
+        self._pending: list[UsageRecord] = []  # oldest first, the slice that is being written included
+        self._committed = 0
+        self._halt_at: int | None = None  # rows beyond this number wait
+        self._idle = False
+        self._hurried = 0  # flushes under way
+        self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._progress: asyncio.Future[None] | None = None
+        self._problem: str | None = None
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the store, replay what an earlier run could not save, and begin to write.
+
+        Raises LedgerUnavailable when the store cannot be opened; it may then be called again, or `close`.
+        """
+        try:
+            await self._store.open()
+            await self._replay()
+        except LedgerUnavailable as exc:
+            self._problem = str(exc)
+            raise
+        self._problem = None
+        self._task = asyncio.create_task(self._run(), name="ledger-writer")
+
+    def has_room(self) -> bool:
+        """False while the queue stands at its bound."""
+        return len(self._pending) < self._limits.queue_rows
+
+    async def wait_for_room(self) -> None:
+        """Return once the queue is below its bound."""
+        while not self.has_room():
+            await self._next_progress()
+
+    def append(self, record: UsageRecord) -> None:
+        """Take `record`. Never blocks and never drops, even at the bound.
+
+        After `close` it does block, to put the record into a spill file. Raises LedgerUnavailable only then.
+        """
+        self._pending.append(record)
+        if self._idle:
+            self._rouse()
+
+    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+        """Enter something that is no attempt into the audit log, if there is one."""
+        if self._trail is not None:
+            self._trail.note(kind, particulars)
+            if self._idle and not self._closed:
+                self._rouse()
+
+    async def flush(self) -> None:
+        """Return once everything appended or noted so far is committed, however long the store is away.
+
+        During a halt: everything appended before it.
+
+        Raises LedgerUnavailable when the writer has stopped, or stops meanwhile.
+        """
+        goal = self._committed + self._writable()
+        self._hurried += 1
+        self._hurry.set()
+        try:
+            while self._committed < goal or self._has_notes():
+                if self._task is None or self._task.done():
+                    raise LedgerUnavailable(
+                        "ledger: the writer has stopped; unsaved rows go to the spill file"
+                    )
+                await self._next_progress()
+        finally:
+            self._hurried -= 1
+            if not self._hurried:
+                self._hurry.clear()
+
+    def halt(self) -> None:
+        """Commit nothing that is appended from now on; it waits in the queue until `go_on`."""
+        self._halt_at = self._committed + len(self._pending)
+
+    def go_on(self) -> None:
+        """End a halt."""
+        self._halt_at = None
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Flush and stop. What a store that is away has not taken in time goes to the spill file.
+
+        Raises LedgerUnavailable only when that file cannot be written either. Cancelling it shortens the wait
+        for the store, and still saves every row.
+        """
+        if self._closed:
+            return
+        try:
+            await self._drain()
+        finally:
+            await self._stop()
+            try:
+                await self._save_pending()
+            finally:
+                await self._store.close()
+
+    def lag_rows(self) -> int:
+        """Rows appended and not yet committed."""
+        return len(self._pending)
+
+    def problem(self) -> str | None:
+        """Why the store does not take rows, None while it does."""
+        return self._problem
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._first_row()
+                await self._linger()
+                await self._write_gathered()
+        except Exception as exc:  # the task's end: readyz must say that nothing is written any more
+            self._problem = f"ledger: the writer stopped: {exc!r}"
+            log.exception("ledger.writer_stopped", rows=len(self._pending))
+            self._announce_progress()
+
+    def _has_notes(self) -> bool:
+        return self._trail is not None and self._trail.has_notes
+
+    def _rouse(self) -> None:
+        if self._closed:
+            self._save(self._take_pending())
+        self._idle = self._closed  # a closed writer is roused by every row
+        self._wake.set()
+
+    async def _first_row(self) -> None:
+        while not self._writable() and not self._has_notes():
+            self._wake.clear()
+            self._idle = True
+            await self._wake.wait()
+
+    def _writable(self) -> int:
+        """How many rows of the queue may be committed now."""
+        if self._halt_at is None:
+            return len(self._pending)
+        return min(self._halt_at - self._committed, len(self._pending))
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.linger_seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    async def _write_gathered(self) -> None:
+        """Write the rows that are there now, in slices.
+
+        Under load an incomplete last slice stays for the next round, where it will be part of a cheaper one.
+        """
+        size = self._store.slice_rows
+        rest = self._writable()
+        if not rest and self._has_notes():
+            await self._write_slice([])
+        while rest > 0:
+            await self._write_slice(self._pending[: min(size, self._writable())])
+            rest -= size
+            if 0 < rest < size and not self._hurried:
+                return
+
+    async def _write_slice(self, records: list[UsageRecord]) -> None:
+        pause = self._limits.retry_seconds
+        while not await self._try_write(records):
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads workers, hides nothing
+            pause = min(2 * pause, self._limits.retry_ceiling_seconds)
+        del self._pending[: len(records)]
+        self._committed += len(records)
+        self._announce_progress()
+
+    async def _try_write(self, records: list[UsageRecord]) -> bool:
+        try:
+            refused = await self._store.write(records)
+            for row in refused:
+                path = await asyncio.to_thread(self._spill.refuse, row.record, row.reason)
+                log.error(
+                    "ledger.row_refused", attempt=row.record.attempt_id, reason=row.reason, file=str(path)
+                )
+        except LedgerUnavailable as exc:
+            self._note_failure(str(exc))
+            return False
+        self._note_success()
+        return True
+
+    def _note_failure(self, problem: str) -> None:
+        if self._problem is None:  # one line for each change of state, not for each try
+            log.error("ledger.write_failed", problem=problem, rows=len(self._pending))
+        self._problem = problem
+
+    def _note_success(self) -> None:
+        if self._problem is not None:
+            log.info("ledger.write_recovered", rows=len(self._pending))
+        self._problem = None
+
+    async def _next_progress(self) -> None:
+        """Wait until rows were committed or the writer ended. One future serves everyone who waits."""
+        if self._progress is None or self._progress.done():
+            self._progress = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._progress)
+
+    def _announce_progress(self) -> None:
+        if self._progress is not None and not self._progress.done():
+            self._progress.set_result(None)
+
+    async def _drain(self) -> None:
+        self.go_on()
+        try:
+            async with asyncio.timeout(self._limits.close_timeout_seconds):
+                while self._pending or self._has_notes():  # appends may go on while requests end
+                    await self.flush()
+        except (TimeoutError, LedgerUnavailable):
+            return
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._closed = self._idle = True
+        self._announce_progress()
+
+    def _take_pending(self) -> list[UsageRecord]:
+        records, self._pending = self._pending, []
+        return records
+
+    async def _save_pending(self) -> None:
+        if self._pending:
+            await asyncio.to_thread(self._save, self._take_pending())
+
+    def _save(self, records: list[UsageRecord]) -> None:
+        try:
+            path = self._spill.save(records)
+        except LedgerUnavailable as exc:
+            log.critical("ledger.rows_lost", rows=len(records), problem=str(exc))
+            raise
+        log.warning("ledger.spilled", rows=len(records), file=str(path), problem=self._problem)
+
+    async def _replay(self) -> None:
+        for path in await asyncio.to_thread(self._spill.files):
+            await self._replay_file(path)
+
+    async def _replay_file(self, path: Path) -> None:
+        unreadable: list[str] = []
+        rows = self._spill.rows(path, unreadable)
+        count = 0
+        while batch := list(islice(rows, self._store.slice_rows)):
+            refused = await self._store.replay(batch)
+            unreadable += map(repr, refused)
+            count += len(batch) - len(refused)
+        self._spill.done(path, unreadable)
+        log.info("ledger.replayed", rows=count, unreadable=len(unreadable), file=str(path))

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, budget alerts and logs: counted in plain Python on the request path."""

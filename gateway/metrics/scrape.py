@@ -1,0 +1,200 @@
+"""A scrape: the counted numbers, and what other parts of the gateway know at this moment, as families."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgspec
+from prometheus_client import Metric
+
+from gateway.core.balancing import Fleet
+from gateway.core.money import NANO_PER_USD
+from gateway.metrics import families
+from gateway.metrics.families import Family
+from gateway.metrics.series import AttemptSeries, Histogram, RequestSeries
+from gateway.ports import BudgetView, Clock
+
+SECONDS_PER_DAY = 86400.0
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What is read at each scrape, on the event loop's thread."""
+
+    budgets: Callable[[], Iterable[BudgetView]]
+    fleet: Callable[[], Fleet]
+    ledger_lag_rows: Callable[[], int]
+    ledger_writable: Callable[[], bool]
+    policy_version: Callable[[], str]
+
+
+class Counted:
+    """All series by their label values, in the order of the labels of their family."""
+
+    __slots__ = (
+        "attempts",
+        "budget_alerts",
+        "decisions",
+        "duration",
+        "entity_looks",
+        "first_token",
+        "inter_token",
+        "limit_rejections",
+        "overhead",
+        "pool_cost",
+        "pool_effective",
+        "pool_gpu_microseconds",
+        "pool_utilisation",
+        "refusals",
+        "reload_ok",
+        "reloaded_at",
+        "reloads",
+        "requests",
+        "requests_refused",
+        "shadow_rejections",
+    )
+
+    def __init__(self, overhead: Histogram) -> None:
+        self.attempts: dict[tuple[str, str, str, str], AttemptSeries] = {}
+        self.requests: dict[tuple[str, ...], list[RequestSeries]] = {}
+        self.requests_refused: dict[tuple[str, ...], int] = {}
+        self.duration: dict[tuple[str, ...], Histogram] = {}
+        self.first_token: dict[tuple[str, ...], Histogram] = {}
+        self.inter_token: dict[tuple[str, ...], Histogram] = {}
+        self.overhead = overhead
+        self.decisions: dict[tuple[str, ...], int] = {}
+        self.refusals: dict[str, int] = {}
+        self.limit_rejections: dict[tuple[str, ...], int] = {}
+        self.shadow_rejections: dict[tuple[str, ...], int] = {}
+        self.budget_alerts: dict[tuple[str, ...], int] = {}
+        self.entity_looks: dict[tuple[str, ...], int] = {}
+        self.pool_cost: dict[tuple[str, ...], int] = {}
+        self.pool_gpu_microseconds: dict[tuple[str, ...], int] = {}
+        self.pool_utilisation: dict[tuple[str, ...], float] = {}
+        self.pool_effective: dict[tuple[str, ...], int] = {}
+        self.reloads: dict[tuple[str, ...], int] = {}
+        self.reload_ok = True
+        self.reloaded_at = 0.0
+
+
+def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> Iterator[Metric]:
+    """Every family of FAMILIES, those without a series included."""
+    requests = {labels: sum(one.requests for one in parts) for labels, parts in counted.requests.items()}
+    yield _counters(families.REQUESTS, requests | counted.requests_refused)
+    yield from _attempts(counted.attempts)
+    yield _histograms(families.DURATION, counted.duration)
+    yield _histograms(families.FIRST_TOKEN, counted.first_token)
+    yield _histograms(families.INTER_TOKEN, counted.inter_token)
+    yield _histograms(families.OVERHEAD, {(): counted.overhead})
+    yield _counters(families.DECISIONS, counted.decisions)
+    yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
+    yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
+    yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
+    yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
+    yield from _budgets(sources.budgets())
+    fleet = sources.fleet()
+    yield from _replicas(fleet, clock.monotonic())
+    yield _retirements(fleet, clock.now())
+    yield from _pools(counted)
+    yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
+    yield _gauge(families.LEDGER_WRITABLE, {(): int(sources.ledger_writable())})
+    yield _gauge(families.BUILD, {(version,): 1})
+    yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
+    yield _counters(families.ENTITY_LOOKS, counted.entity_looks)
+    yield _counters(families.RELOADS, counted.reloads)
+    yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
+    yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
+
+
+def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iterator[Metric]:
+    """Series of attempts differ in more labels than each family has: their integers are added up first."""
+    attempts: dict[tuple[str, ...], int] = {}
+    tokens: dict[tuple[str, ...], int] = {}
+    cost: dict[tuple[str, ...], int] = {}
+    elsewhere: dict[tuple[str, ...], int] = {}
+    for (deployment, feature, team, outcome), one in series.items():
+        _add(attempts, (deployment, outcome), one.attempts)
+        _add(cost, (deployment, feature, team), one.cost_nano)
+        for kind, modality, count in one.tokens():
+            if count:
+                _add(tokens, (deployment, feature, kind, modality), count)
+        for other, nano in one.counterfactual_nano.items():
+            _add(elsewhere, (feature, other), nano)
+    yield _counters(families.ATTEMPTS, attempts)
+    yield _counters(families.TOKENS, tokens)
+    yield _counters(families.COST, _in_usd(cost))
+    yield _counters(families.COUNTERFACTUAL, _in_usd(elsewhere))
+
+
+def _add(into: dict[tuple[str, ...], int], labels: tuple[str, ...], amount: int) -> None:
+    into[labels] = into.get(labels, 0) + amount
+
+
+def _in_usd(nano: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], float]:
+    """The only division of money. Below 2**51 nano-USD the printed quotient reads back exactly."""
+    return {labels: amount / NANO_PER_USD for labels, amount in nano.items()}
+
+
+def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
+    amounts: dict[Family, dict[tuple[str, ...], int]] = {
+        families.BUDGET_LIMIT: {},
+        families.BUDGET_SPENT: {},
+        families.BUDGET_HELD: {},
+        families.BUDGET_UNSEEN: {},
+    }
+    for view in views:
+        labels = (view.kind, view.name, f"rolling_{view.per}" if view.rolling else str(view.per))
+        amounts[families.BUDGET_LIMIT][labels] = view.limit_nano
+        amounts[families.BUDGET_SPENT][labels] = view.spent_nano
+        amounts[families.BUDGET_HELD][labels] = view.held_nano
+        amounts[families.BUDGET_UNSEEN][labels] = view.unseen_nano
+    for family, nano in amounts.items():
+        yield _gauge(family, _in_usd(nano))
+
+
+def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
+    up: dict[tuple[str, ...], int] = {}
+    inflight: dict[tuple[str, ...], int] = {}
+    for deployment, pool in fleet.pools.items():
+        for state in pool.replicas:
+            labels = (deployment, state.replica.name)
+            # Two servers may differ in their path only: one name then stands for both, and shows the worse.
+            up[labels] = min(up.get(labels, 1), int(state.available(monotonic)))
+            _add(inflight, labels, state.outstanding)
+    yield _gauge(families.REPLICA_UP, up)
+    yield _gauge(families.REPLICA_INFLIGHT, inflight)
+
+
+def _pools(counted: Counted) -> Iterator[Metric]:
+    seconds = {labels: amount / 1_000_000 for labels, amount in counted.pool_gpu_microseconds.items()}
+    yield _counters(families.POOL_COST, _in_usd(counted.pool_cost))
+    yield _counters(families.POOL_GPU_SECONDS, seconds)
+    yield _gauge(families.POOL_UTILISATION, counted.pool_utilisation)
+    yield _gauge(families.POOL_EFFECTIVE, _in_usd(counted.pool_effective))
+
+
+def _retirements(fleet: Fleet, now: float) -> Metric:
+    days: dict[tuple[str, ...], float] = {
+        (name,): (pool.deployment.retires_at - now) / SECONDS_PER_DAY
+        for name, pool in fleet.pools.items()
+        if pool.deployment.retires_at is not None
+    }
+    return _gauge(families.RETIRES, days)
+
+
+def _counters(family: Family, values: Mapping[tuple[str, ...], float]) -> Metric:
+    metric = family.counter()
+    for labels, value in values.items():
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _gauge(family: Family, values: Mapping[tuple[str, ...], float]) -> Metric:
+    metric = family.gauge()
+    for labels, value in values.items():
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _histograms(family: Family, values: Mapping[tuple[str, ...], Histogram]) -> Metric:
+    metric = family.histogram()
+    for labels, histogram in values.items():
+        metric.add_metric(labels, histogram.buckets(), histogram.total)
+    return metric

@@ -1,0 +1,254 @@
+"""The Telemetry port for Prometheus. Each call on the request path finds its series by one dict lookup.
+
+prometheus_client's own counters take a lock and 1-2 us a sample, and a request makes about fifteen samples;
+so the numbers are kept here, and prometheus_client only reads them at a scrape. All calls, scrapes included,
+come on the event loop's thread.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
+
+from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
+from gateway.core.pool_cost import PoolSpan
+from gateway.core.record import UsageRecord
+from gateway.core.tenancy import Principal
+from gateway.metrics.across import FamilySamples, samples_of
+from gateway.metrics.families import FAMILIES
+from gateway.metrics.names import NONE, OTHER, Names
+from gateway.metrics.scrape import Counted, Sources, collect
+from gateway.metrics.series import (
+    FIRST_TOKEN_SECONDS,
+    INTER_TOKEN_SECONDS,
+    OVERHEAD_SECONDS,
+    REQUEST_SECONDS,
+    AttemptSeries,
+    Histogram,
+    RequestSeries,
+)
+from gateway.ports import Clock
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+REFUSED = "refused"
+# A scope is `kind:name`. The upstream is not a scope of ours, but its 429 reaches the client in the same way.
+_SCOPES = frozenset({"key", "feature", "team", "org", "upstream"})
+
+
+class _Snapshot:
+    """What a registry collected, as generate_latest reads it."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+class PrometheusTelemetry:
+    """Implements the Telemetry port, and the Collector of its own registry.
+
+    Series of names that a new configuration no longer has stay, so that counters never go back.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Names,
+        sources: Sources,
+        clock: Clock,
+        version: str,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._names = names
+        self._sources = sources
+        self._clock = clock
+        self._version = version
+        self._counted = Counted(overhead=Histogram(OVERHEAD_SECONDS))
+        self._counted.reloaded_at = clock.now()
+        # By the names as they come, which on the request path are nearly always configured ones.
+        self._attempts = self._counted.attempts
+        self._requests: dict[tuple[str, str, str, str, str, bool], RequestSeries] = {}
+        self.registry = CollectorRegistry() if registry is None else registry
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def configure(self, names: Names) -> None:
+        """Take over the names of a new configuration."""
+        self._names = names
+
+    # --- the request path ---
+
+    def planned(self, model: str, deployment: str, reason: str, overhead_seconds: float) -> None:
+        key: tuple[str, ...] = (model, deployment, reason)
+        decisions = self._counted.decisions
+        if key not in decisions:
+            key = (self._names.model(model), self._names.deployment(deployment), reason)
+            decisions.setdefault(key, 0)
+        decisions[key] += 1
+        self._counted.overhead.observe(overhead_seconds)
+
+    def attempted(self, record: UsageRecord) -> None:
+        key = (record.deployment, record.feature, record.team, record.outcome)
+        series = self._attempts.get(key) or self._attempt_series(key)
+        series.attempts += 1
+        series.cost_nano += record.cost_nano_usd
+        usage = record.usage
+        series.input_text += usage.input_text
+        series.output_text += usage.output_text
+        if (
+            usage.input_cached
+            or usage.input_image
+            or usage.input_audio
+            or usage.output_reasoning
+            or usage.output_audio
+        ):
+            series.add_rare(usage)
+        elsewhere = series.counterfactual_nano
+        for name, nano in record.counterfactual_nano_usd.items():
+            if name in elsewhere:
+                elsewhere[name] += nano
+            else:
+                self._add_elsewhere(elsewhere, name, nano)
+
+    def answered(self, record: UsageRecord, seconds: float) -> None:
+        stream = record.stream
+        key = (record.model, record.deployment, record.feature, record.team, record.outcome, stream)
+        series = self._requests.get(key) or self._request_series(key)
+        series.requests += 1
+        series.duration.observe(seconds)
+        ttft_ms = record.ttft_ms
+        # A whole answer comes at once: its first token tells nothing that the duration does not.
+        if not stream or ttft_ms is None:
+            return
+        series.first_token.observe(ttft_ms * 0.001)
+        # Tokens that the client never sees have no gap between them.
+        gaps = record.usage.output_text + record.usage.output_audio - 1
+        if gaps > 0:
+            series.inter_token.observe((record.duration_ms - ttft_ms) * 0.001 / gaps)
+
+    def refused(self, error: GatewayError, principal: Principal | None, model: str | None) -> None:
+        names, counted = self._names, self._counted
+        code = _code(error)
+        counted.refusals[code] = counted.refusals.get(code, 0) + 1
+        feature = names.feature(principal.feature if principal else None)
+        team = names.team(principal.team if principal else None)
+        key = (names.model(model), NONE, feature, team, REFUSED)
+        counted.requests_refused[key] = counted.requests_refused.get(key, 0) + 1
+        if isinstance(error, LimitExceeded | BudgetExceeded):
+            kind = error.scope.partition(":")[0]
+            limit = (kind if kind in _SCOPES else OTHER, error.limit)
+            counted.limit_rejections[limit] = counted.limit_rejections.get(limit, 0) + 1
+
+    # --- limits and budgets, beside the Telemetry port ---
+
+    def shadowed(self, scope: str, limit: str) -> None:
+        """A limit in shadow mode would have refused; `scope` is `kind:name`."""
+        key = (scope.partition(":")[0], limit)
+        counted = self._counted.shadow_rejections
+        counted[key] = counted.get(key, 0) + 1
+
+    def budget_alerted(self, kind: str, name: str, window: str, percent: int) -> None:
+        """A budget has reached `percent` of its limit."""
+        key = (kind, name, window, str(percent))
+        counted = self._counted.budget_alerts
+        counted[key] = counted.get(key, 0) + 1
+
+    def entities_looked_for(self, result: str) -> None:
+        """The second stage of detection has looked at a text, or could not."""
+        counted = self._counted.entity_looks
+        counted[result,] = counted.get((result,), 0) + 1
+
+    # --- pools of own GPUs ---
+
+    def pool_booked(self, spans: Iterable[PoolSpan]) -> None:
+        """This process has booked what pools cost; all processes together count all of it, once."""
+        cost, gpu_time = self._counted.pool_cost, self._counted.pool_gpu_microseconds
+        for span in spans:
+            key = (self._names.deployment(span.deployment),)
+            cost[key] = cost.get(key, 0) + span.nano_usd
+            gpu_time[key] = gpu_time.get(key, 0) + span.gpu_microseconds
+
+    def pool_measured(
+        self, utilisation: Mapping[str, float], nano_usd_per_million_tokens: Mapping[str, int]
+    ) -> None:
+        """How the pools of which that is known were used of late, by deployment."""
+        name = self._names.deployment
+        self._counted.pool_utilisation = {(name(key),): one for key, one in utilisation.items()}
+        self._counted.pool_effective = {(name(key),): one for key, one in nano_usd_per_million_tokens.items()}
+
+    # --- the configuration ---
+
+    def reloaded(self, result: str, *, in_force: bool) -> None:
+        """A reload ended; `in_force`: what the file says is what serves."""
+        counted = self._counted
+        counted.reloads[result,] = counted.reloads.get((result,), 0) + 1
+        counted.reload_ok = in_force
+        if in_force:
+            counted.reloaded_at = self._clock.now()
+
+    # --- a scrape ---
+
+    async def exposition(self) -> bytes:
+        """Everything in Prometheus' text format, of content type CONTENT_TYPE.
+
+        The numbers are read at one moment, here; putting them into words takes longer than a stream should
+        wait for its next token (25 ms for 4,000 samples), so a thread does that.
+        """
+        snapshot = _Snapshot(list(self.registry.collect()))
+        return await asyncio.to_thread(generate_latest, snapshot)
+
+    def samples(self) -> list[FamilySamples]:
+        """The same numbers, to be added up with those of other workers."""
+        return samples_of(self.registry.collect())
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of FAMILIES, for the registry."""
+        return collect(self._counted, self._sources, self._clock, self._version)
+
+    def describe(self) -> Iterator[Metric]:
+        """Names only, so that registering reads no source."""
+        return (family.empty() for family in FAMILIES)
+
+    # --- the first time that a combination of names is seen ---
+
+    def _add_elsewhere(self, elsewhere: dict[str, int], name: str, nano: int) -> None:
+        deployment = self._names.deployment(name)
+        elsewhere[deployment] = elsewhere.get(deployment, 0) + nano
+
+    def _attempt_series(self, key: tuple[str, str, str, str]) -> AttemptSeries:
+        deployment, feature, team, outcome = key
+        names = self._names
+        # Unknown names share a series and are looked up again each time: memory stays bounded.
+        allowed = (names.deployment(deployment), names.feature(feature), names.team(team), str(outcome))
+        return self._attempts.setdefault(allowed, AttemptSeries())
+
+    def _request_series(self, key: tuple[str, str, str, str, str, bool]) -> RequestSeries:
+        model, deployment, feature, team, outcome, stream = key
+        names, counted = self._names, self._counted
+        deployment = names.deployment(deployment)
+        allowed = (names.model(model), deployment, names.feature(feature), names.team(team), str(outcome))
+        found = self._requests.get((*allowed, stream))
+        if found is not None:
+            return found
+        streamed = "true" if stream else "false"
+        series = RequestSeries(
+            _histogram(counted.duration, (deployment, streamed), REQUEST_SECONDS),
+            _histogram(counted.first_token, (deployment,), FIRST_TOKEN_SECONDS),
+            _histogram(counted.inter_token, (deployment,), INTER_TOKEN_SECONDS),
+        )
+        self._requests[*allowed, stream] = series
+        counted.requests.setdefault(allowed, []).append(series)
+        return series
+
+
+def _histogram(
+    into: dict[tuple[str, ...], Histogram], labels: tuple[str, ...], bounds: tuple[float, ...]
+) -> Histogram:
+    return into.setdefault(labels, Histogram(bounds))
+
+
+def _code(error: GatewayError) -> str:
+    # An upstream may put anything into its error's code; ours are a closed list.
+    return UpstreamRejected.code if isinstance(error, UpstreamRejected) else error.code

@@ -1,0 +1,1 @@
+"""Decisions explained, tested, proved and rolled out."""

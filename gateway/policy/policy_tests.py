@@ -1,0 +1,126 @@
+"""Run policy tests: each sample request is decided as in service, without any upstream.
+
+They stand in the file itself under `policy_tests`, and in files of their own (`*.policy-test.yaml`) that have
+that one section.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.build import Built
+from gateway.config.load import Loaded
+from gateway.config.policy_test_files import Located, read_tests
+from gateway.config.problems import Problem
+from gateway.config.tenancy import Expectation
+from gateway.policy.explain import Explanation, Refusal
+from gateway.policy.samples import explain_sample
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An expectation that does not hold, and the decision that came out instead."""
+
+    test: str
+    expected: str
+    found: str
+    explanation: Explanation
+
+    def __str__(self) -> str:
+        return f"policy test '{self.test}' failed: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one test; it passed when there are no failures."""
+
+    located: Located
+    failures: tuple[Failure, ...]
+    seconds: float
+
+
+def run_policy_tests(built: Built) -> list[Failure]:
+    """Every expectation of the file's own tests that does not hold, in its order. Not for a running loop."""
+    outcomes = run_tests(built, [Located(test, "", 0) for test in built.settings.policy_tests])
+    return [failure for outcome in outcomes for failure in outcome.failures]
+
+
+def run_tests(built: Built, tests: Iterable[Located]) -> list[Outcome]:
+    """The outcome of each of `tests`, in their order. Not for a running loop."""
+    return asyncio.run(_run_all(built, tests))
+
+
+def find_tests(
+    loaded: Loaded, built: Built, files: Iterable[Path], environ: Mapping[str, str]
+) -> tuple[list[Located], list[Problem]]:
+    """The tests of the file itself and of `files`, and what is wrong with those."""
+    own = built.settings.policy_tests
+    found = [
+        Located(test, loaded.file, loaded.line_of(("policy_tests", index))) for index, test in enumerate(own)
+    ]
+    problems: list[Problem] = []
+    for path in files:
+        located, wrong = read_tests(path, loaded.root, environ)
+        found += located
+        problems += wrong
+    return found, problems
+
+
+async def _run_all(built: Built, tests: Iterable[Located]) -> list[Outcome]:
+    return [await _run(built, located) for located in tests]
+
+
+async def _run(built: Built, located: Located) -> Outcome:
+    started = time.monotonic()
+    test = located.test
+    explanation = await explain_sample(built, test.request)
+    failures = tuple(
+        Failure(test.name, expected, found, explanation)
+        for expected, found in _differences(test.expect, explanation)
+    )
+    return Outcome(located, failures, time.monotonic() - started)
+
+
+def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
+    if came.refused is not None:
+        return _of_the_class(expect, came) + _of_a_refusal(expect, came.refused)
+    names = tuple(came.order)
+    order = f"the order {', '.join(names)}"
+    zones = sorted({item.zone for item in came.candidates if item.kept})
+    differences = _of_the_class(expect, came)
+    if expect.refused is not None:
+        differences.append((f"refused with {expect.refused}", order))
+    if expect.deployment is not None and names[0] != expect.deployment:
+        differences.append((f"deployment {expect.deployment}", order))
+    if expect.order is not None and names != expect.order:
+        differences.append((f"the order {', '.join(expect.order) or '(none)'}", order))
+    if unwanted := [name for name in expect.never if name in names]:
+        differences.append((f"never {', '.join(unwanted)}", order))
+    if expect.zone is not None and zones != [expect.zone]:
+        differences.append((f"only zone {expect.zone}", f"zones {', '.join(zones)}"))
+    return differences
+
+
+def _of_a_refusal(expect: Expectation, refused: Refusal) -> list[tuple[str, str]]:
+    """What was expected of candidates, where there are none."""
+    found = f"refused with {refused.code} ({refused.message})"
+    if expect.refused not in (None, refused.code):
+        return [(f"refused with {expect.refused}", found)]
+    if expect.deployment or expect.order or expect.zone:
+        return [(_wanted(expect), found)]
+    return []
+
+
+def _of_the_class(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
+    if expect.privacy is None or came.privacy is None or came.privacy.privacy == expect.privacy:
+        return []
+    return [(f"privacy class {expect.privacy}", came.privacy.privacy)]
+
+
+def _wanted(expect: Expectation) -> str:
+    stated: Mapping[str, object] = {
+        name: value for name, value in expect.model_dump().items() if value not in (None, ())
+    }
+    return ", ".join(f"{name} {value}" for name, value in stated.items()) or "a decision"

@@ -1,0 +1,147 @@
+"""Put the whole space of requests to the planner, and compare what it plans with what the file allows."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from gateway.config.build import Built
+from gateway.config.cel import CelCompiler
+from gateway.core.balancing import Fleet
+from gateway.core.catalog import Deployment
+from gateway.core.facts import Moment, local_time
+from gateway.core.policy import Plan, Planner, Policy
+from gateway.policy.proof.boundaries import boundary_holes
+from gateway.policy.proof.results import Hole, Proof, Unusable
+from gateway.policy.proof.rules import RuleReport, report_rules
+from gateway.policy.proof.space import Case, Space, decide, principals
+from gateway.policy.proof.witness import hole
+
+FEW: Final = 4
+MOST_HOLES: Final = 20  # one of them is enough to act on
+
+MakePlanner = Callable[[Policy, Fleet], Planner]
+
+
+def prove(
+    built: Built,
+    make_planner: MakePlanner = Planner,
+    progress: Callable[[int, int], None] = lambda done, models: None,
+) -> Proof:
+    """The proof for what `make_planner` would serve under `built`, or what stands against it.
+
+    `progress` is told how many models are done, and of how many.
+    """
+    return _Prover(built, make_planner).prove(progress)
+
+
+class _Prover:
+    def __init__(self, built: Built, make_planner: MakePlanner) -> None:
+        self._built = built
+        self._make_planner = make_planner
+        self._cases = 0
+        self._holes: dict[tuple[str, str, str], Hole] = {}
+        compiler = CelCompiler(pools=built.policy.deployments)
+        self._spaces = [
+            Space(built.policy, built.tenancy, model, compiler.plain)
+            for model in built.policy.models.values()
+        ]
+
+    def prove(self, progress: Callable[[int, int], None]) -> Proof:
+        started = time.monotonic()
+        moments = list(self._moments())
+        for done, space in enumerate(self._spaces, 1):
+            kinds, simple_kinds = space.kinds(), space.simple_kinds()
+            self._search(space.cases(kinds), moments, frozenset())
+            self._search(space.cases(simple_kinds, for_each_principal=True), moments, frozenset())
+            simple = list(space.cases(simple_kinds))
+            for down in _outages(space.model.use, self._built.policy.deployments):
+                self._search(simple, moments, down)
+            progress(done, len(self._spaces))
+        holes = [*boundary_holes(self._built), *self._holes.values()][:MOST_HOLES]
+        rules = RuleReport()
+        for space in self._spaces:
+            report_rules(space, self._built, rules)
+        return Proof(
+            proven=not holes,
+            cases=self._cases,
+            seconds=round(time.monotonic() - started, 3),
+            holes=holes,
+            unreachable_rules=rules.unreachable,
+            shadowed_rules=rules.shadowed,
+            dead_ends=rules.dead_ends,
+            unusable_models=list(self._unusable(moments[0])),
+        )
+
+    def _search(self, cases: Iterable[Case], moments: list[Moment], down: frozenset[str]) -> None:
+        planner = self._planner(down)
+        listed = list(cases)
+        for moment in moments:  # outermost: the planner remembers what holds between two retirements
+            for case in listed:
+                self._cases += 1
+                plan = decide(planner, case, moment)
+                if isinstance(plan, Plan):
+                    self._check(case, plan, moment, down)
+
+    def _check(self, case: Case, plan: Plan, moment: Moment, down: frozenset[str]) -> None:
+        # The settings are what the file says; the policy was built from them, and might be wrong as well.
+        settings = self._built.settings
+        allowed = settings.privacy.zones[case.privacy]
+        for place, candidate in enumerate(plan.candidates):
+            zone = settings.deployments[candidate.name].zone
+            key = (case.privacy, zone, candidate.name)
+            if zone not in allowed and key not in self._holes:
+                self._holes[key] = hole(self._built, case, plan, place, moment, down)
+
+    def _unusable(self, moment: Moment) -> Iterator[Unusable]:
+        planner = self._planner(frozenset())
+        for feature in self._built.settings.features:
+            ours = [item for item in principals(self._built.tenancy) if item.feature == feature]
+            for space in self._spaces:
+                name = space.model.name
+                with_key = [item for item in ours if item.key] or ours
+                if not any(item.may_use(name) for item in with_key):
+                    yield Unusable(feature=feature, model=name, reason="no key of the feature may use it")
+                elif reason := self._never_answered(space, planner, feature, moment):
+                    yield Unusable(feature=feature, model=name, reason=reason)
+
+    def _never_answered(self, space: Space, planner: Planner, feature: str, moment: Moment) -> str | None:
+        """Why no request of `feature` gets a plan; None when one does."""
+        reason = None
+        for principal in (item for item in space.principals if item.feature == feature):
+            for privacy in space.classes(principal):
+                for kind in space.kinds():
+                    tools = "tools" in kind.needs
+                    for rule in space.possible_rules(principal, privacy, kind.modalities, tools):
+                        plan = decide(planner, Case(space.model, principal, privacy, kind, rule), moment)
+                        if isinstance(plan, Plan):
+                            return None
+                        reason = reason or plan.error.message
+        return reason or "no request can be made of it"
+
+    def _planner(self, down: frozenset[str]) -> Planner:
+        fleet = Fleet(self._built.policy.deployments.values())
+        for name in down:
+            for state in fleet.pools[name].replicas:
+                state.is_up = False
+        return self._make_planner(self._built.policy, fleet)
+
+    def _moments(self) -> Iterator[Moment]:
+        """Now, and the first moment after each retirement that is still to come."""
+        now = time.time()
+        retirements = {item.retires_at for item in self._built.policy.deployments.values()}
+        zone = self._built.tenancy.time_zone
+        for at in (now, *sorted(item for item in retirements if item is not None and item > now)):
+            yield Moment(at, 0.0, 0.0, lambda: 0.0, lambda at=at: local_time(at, zone))  # type: ignore[misc]
+
+
+def _outages(use: tuple[Deployment, ...], known: Mapping[str, Deployment]) -> list[frozenset[str]]:
+    """Which of a model's deployments and successors are down: every mix of a few, else one or all but one."""
+    names = {item.name for item in use}
+    while more := {name for item in names for name in known[item].successors if name in known} - names:
+        names |= more
+    if len(names) <= FEW:
+        sizes = range(1, len(names) + 1)
+        return [frozenset(mix) for size in sizes for mix in itertools.combinations(sorted(names), size)]
+    singly = [frozenset({name}) for name in sorted(names)]
+    return [*singly, *(frozenset(names) - one for one in singly), frozenset(names)]

@@ -1,0 +1,67 @@
+"""Keeps what came into force in the ledger's database, behind the gateway's back and until it is there."""
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.policies import InForce, PolicyText, put_in_force
+
+_log = structlog.get_logger("tollway.reload")
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class PolicyArchive:
+    """Writes to the ledger at `url`, in order. A database that is away is asked again until it answers."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting: deque[tuple[PolicyText, InForce]] = deque()
+        self._more = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="policy-archive")
+
+    def note(self, text: PolicyText, change: InForce) -> None:
+        """Never blocks: serving a version does not wait for the database that remembers it."""
+        self._waiting.append((text, change))
+        self._more.set()
+
+    async def flush(self) -> None:
+        """Write what waits. Raises LedgerUnavailable, and then it goes on waiting."""
+        async with self._turn:
+            while self._waiting:
+                text, change = self._waiting[0]
+                await asyncio.to_thread(put_in_force, self._url, text, change)
+                self._waiting.popleft()
+
+    async def close(self) -> None:
+        """Stop, with one last try for what waits."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        try:
+            await self.flush()
+        except LedgerUnavailable as exc:
+            _log.error(
+                "policy.not_kept", problem=str(exc), versions=[text.version for text, _ in self._waiting]
+            )
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._waiting:
+                try:
+                    await self.flush()
+                    pause = FIRST_PAUSE_SECONDS
+                except LedgerUnavailable as exc:
+                    _log.warning("policy.not_kept_yet", problem=str(exc), retry_seconds=pause)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

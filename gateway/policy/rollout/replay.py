@@ -1,0 +1,367 @@
+"""What one policy would do with a request of the past, from the facts that its row keeps.
+
+The planner that serves decides. What it would have to know and no row tells (the words of the prompt, the
+speed of a deployment that never answered) makes the answer unknown, with the reason, and never a guess.
+"""
+
+import functools
+from collections.abc import Hashable, Iterable, Mapping
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateway.config.build import Built
+from gateway.core.balancing import Fleet, Pool
+from gateway.core.breaker import FAILURES_TO_OPEN
+from gateway.core.call import Call
+from gateway.core.catalog import Api, Capability, Modality, Model, Objective
+from gateway.core.cost import cost
+from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
+from gateway.core.facts import Facts, Moment, local_time
+from gateway.core.policy import Plan, Planner, Refused
+from gateway.core.pricing import PriceBook
+from gateway.core.recorded import PoolState, RecordedFacts
+from gateway.core.screening import ENTITIES, UNREADABLE, Screening
+from gateway.core.tenancy import KeyEntry, Principal
+from gateway.core.usage import Usage
+from gateway.ledger.past import Observed, PastAttempt
+from gateway.proxy.pipeline import find_model
+
+_MICROSECONDS = 1_000_000
+_tags_of = msgspec.json.Decoder(dict[str, str]).decode
+UNMASKED = "mask"  # as a find: masking came to no end
+NOW = 0.0  # on the clock of durations, which stands still in a replay
+SEARCH_CHANGED = "what is searched for has changed, and no prompt is kept to search again"
+
+
+class Goes(msgspec.Struct, frozen=True):
+    """To this deployment first."""
+
+    deployment: str
+
+
+class Refuses(msgspec.Struct, frozen=True):
+    """With an error of this code."""
+
+    code: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """It cannot be told from what is recorded."""
+
+    reason: str
+
+
+Outcome = Goes | Refuses | Unknown
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request of the past, with the `call` that it was as far as that matters. `at` in UTC microseconds."""
+
+    at: int
+    feature: str
+    key: str
+    model: str
+    privacy: str
+    modalities: str
+    facts: RecordedFacts
+    call: Call
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What becomes of a request, and all the candidates behind it, in order, for each class it may have."""
+
+    outcome: Outcome
+    shape: tuple[tuple[str, ...], ...] = ()
+
+
+class Judge:
+    """Decides under `built`. `reference` is the policy under which the rows' texts were searched.
+
+    `now` (UTC seconds) decides what has retired or expired, and which prices hold; `latest` tells what the
+    deployments have shown of themselves.
+    """
+
+    def __init__(
+        self, built: Built, reference: Built, prices: PriceBook, latest: Iterable[Observed], now: float
+    ) -> None:
+        self._built = built
+        self._policy = built.policy
+        self._reference = reference
+        self._prices = prices
+        self._now = now
+        self._fleet = _taught(Fleet(built.policy.deployments.values()), latest)
+        self._planner = Planner(built.policy, self._fleet)
+        self._keys: Mapping[str, KeyEntry] = {entry.name: entry for entry in built.tenancy.keys.values()}
+        self._disturbed: list[Pool] = []
+        self._screening_numbers: dict[int, int] = {}
+        self._known_classes: dict[Hashable, tuple[str, ...] | Unknown] = {}
+
+    @property
+    def version(self) -> str:
+        return self._built.version
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return self._built.tenancy.time_zone
+
+    @property
+    def has_retired(self) -> bool:
+        """Whether some deployment is gone by now."""
+        deployments = self._policy.deployments.values()
+        return any(item.retires_at is not None and item.retires_at <= self._now for item in deployments)
+
+    def model(self, name: str) -> Model | None:
+        return self._policy.models.get(name)
+
+    def who(self, key: str, feature: str, model: str) -> Hashable:
+        """Keys and features for which this is equal are treated alike, but for rules that name them."""
+        entry = self._keys.get(key)
+        principal = None if entry is None else entry.by_feature.get(feature)
+        if entry is None or principal is None:
+            return entry is None
+        return principal.floor, principal.may_use(model), entry.expires_at, self._screening_number(feature)
+
+    def rules(self, asked: Asked) -> tuple[int, ...]:
+        """The number of the rule that decides, 0 for none, for each class that the request may have."""
+        try:
+            principal = self._principal(asked)
+            model = find_model(self._policy, principal, asked.model)
+            classes = self._possible_classes(asked, principal)
+        except GatewayError:
+            return ()
+        if model.rules is None or isinstance(classes, Unknown):
+            return ()
+        self._arrange(asked.facts.pools)
+        moment, match = self._moment(asked), model.rules.first_match
+        return tuple(match(Facts(asked.call, principal, privacy, moment, self._fleet)) for privacy in classes)
+
+    def cost(self, outcome: Outcome, usage: Usage, tier: str | None) -> int:
+        """What `usage` costs where it goes, at the price of now in nano-USD; 0 where it goes nowhere."""
+        if not isinstance(outcome, Goes):
+            return 0
+        deployment = self._policy.deployments[outcome.deployment]
+        price = self._prices.price_of(deployment, int(self._now * _MICROSECONDS))
+        return cost(price.rates(tier), usage)
+
+    def judge(self, asked: Asked) -> Judged:
+        """What becomes of `asked`."""
+        try:
+            principal = self._principal(asked)
+            model = find_model(self._policy, principal, asked.model)
+            classes = self._possible_classes(asked, principal)
+        except GatewayError as error:
+            return Judged(Refuses(error.code))
+        if isinstance(classes, Unknown):
+            return Judged(classes)
+        self._arrange(asked.facts.pools)
+        found = [self._planned(asked, principal, model, privacy) for privacy in classes]
+        outcomes = {one.outcome for one in found}
+        shape = tuple(part for one in found for part in one.shape)
+        return Judged(outcomes.pop() if len(outcomes) == 1 else Unknown(SEARCH_CHANGED), shape)
+
+    # --- who asks, and how sensitive it is ---
+
+    def _principal(self, asked: Asked) -> Principal:
+        entry = self._keys.get(asked.key)
+        if entry is None or (entry.expires_at is not None and self._now >= entry.expires_at):
+            raise InvalidApiKey(asked.key)
+        principal = entry.by_feature.get(asked.feature)
+        if principal is None:
+            raise PermissionDenied(asked.feature)
+        return principal
+
+    def _possible_classes(self, asked: Asked, principal: Principal) -> tuple[str, ...] | Unknown:
+        facts = asked.facts
+        key = (principal, asked.privacy, asked.modalities, facts.named, facts.finds)
+        found = self._known_classes.get(key)
+        if found is None:
+            found = self._known_classes[key] = self._classes(asked, principal)
+        return found
+
+    def _classes(self, asked: Asked, principal: Principal) -> tuple[str, ...] | Unknown:
+        """Every class that the request may have: one, unless it depends on words that are not kept."""
+        known, facts = self._policy.classes, asked.facts
+        if asked.privacy not in known:
+            return Unknown(f"the privacy class {asked.privacy} is not in version {self.version}")
+        if facts.named and facts.named not in known:
+            raise InvalidRequest(facts.named)
+        screening = self._built.screenings.of(asked.feature)
+        least = max(principal.floor, facts.named or principal.floor, key=known.index)
+        for modality in asked.modalities.split(","):
+            if modality and modality != Modality.TEXT:
+                least = max(least, screening.media_class(Modality(modality)), key=known.index)
+        return self._with_finds(asked, screening, least)
+
+    def _with_finds(self, asked: Asked, screening: Screening, least: str) -> tuple[str, ...]:
+        known = self._policy.classes
+        finds = [_detector(name) for name in asked.facts.finds.split(",") if name]
+        if UNREADABLE in finds:
+            return (known[-1],)
+        raise_to = _raise_to(screening)
+        is_same = self._searches_the_same(screening, asked.feature) and raise_to.keys() >= set(finds)
+        if is_same and finds:
+            return (max(least, asked.privacy, key=known.index),)  # the class that these finds asked for
+        for name in finds:
+            # What would be masked anew might be nothing that is left.
+            if name in raise_to and name not in _masked_by(screening):
+                least = max(least, raise_to[name], key=known.index)
+        # Nothing that was found raised it further than it was; and what was already at the top was not
+        # searched at all.
+        most = known.index(asked.privacy) if is_same else len(known)
+        others = {to for to in raise_to.values() if known.index(least) < known.index(to) <= most}
+        return (least, *sorted(others))
+
+    def _screening_number(self, feature: str) -> int:
+        screening = self._built.screenings.of(feature)
+        return self._screening_numbers.setdefault(id(screening), len(self._screening_numbers))
+
+    def _searches_the_same(self, screening: Screening, feature: str) -> bool:
+        reference = self._reference
+        if reference is self._built:
+            return True
+        # Of several finds only those that asked for most are kept, so the classes have to be the same too.
+        other = reference.screenings.of(feature)
+        own, its = self._built.settings.privacy, reference.settings.privacy
+        return (
+            _raise_to(screening) == _raise_to(other)
+            and _masked_by(screening) == _masked_by(other)
+            and _home(screening) == _home(other)
+            and (own.detectors, own.entities) == (its.detectors, its.entities)
+        )
+
+    # --- where it goes ---
+
+    def _planned(self, asked: Asked, principal: Principal, model: Model, privacy: str) -> Judged:
+        decision = self._planner.decide(asked.call, principal, model, privacy, self._moment(asked))
+        if isinstance(decision, Refused):
+            return Judged(Refuses(decision.error.code), ((),))
+        shape = (tuple(item.name for item in decision.candidates),)
+        return Judged(self._unless_too_little_is_known(decision), shape)
+
+    def _unless_too_little_is_known(self, plan: Plan) -> Outcome:
+        by = plan.model if plan.rule is None else plan.rule
+        if by.prefer is Objective.LATENCY and len(plan.candidates) > 1:
+            pools = (self._fleet.pools[item.name] for item in plan.candidates)
+            new = sorted(pool.deployment.name for pool in pools if pool.ttft_seconds is None)
+            if new:
+                return Unknown(f"how fast {', '.join(new)} answers is not recorded yet")
+        return Goes(plan.candidates[0].name)
+
+    def _moment(self, asked: Asked) -> Moment:
+        zone: ZoneInfo = self._built.tenancy.time_zone
+        return Moment(
+            now=self._now,
+            monotonic=NOW,
+            random=asked.facts.draw,
+            budget_used=lambda: asked.facts.budget,
+            local_time=lambda: local_time(asked.at / _MICROSECONDS, zone),
+            prices=self._prices,
+            unit=asked.facts.unit,
+        )
+
+    def _arrange(self, pools: Mapping[str, PoolState]) -> None:
+        """Put the replicas into the state in which the request met them."""
+        for pool in self._disturbed:
+            for state in pool.replicas:
+                state.outstanding = 0
+                state.breaker.succeeded()
+        self._disturbed = []
+        for name, (outstanding, available, replicas) in pools.items():
+            met = self._fleet.pools.get(name)
+            if met is not None:
+                self._disturbed.append(met)
+                _disturb(met, outstanding, available, replicas)
+
+
+def _detector(find: str) -> str:
+    """What found it: the second stage adds how it came to that, `named entities (late)`."""
+    return ENTITIES if find.startswith(ENTITIES) else find
+
+
+def _raise_to(screening: Screening) -> dict[str, str]:
+    """What a find raises a request to, by what finds it, the second stage included."""
+    entities = screening.entities
+    return {
+        **screening.raise_to,
+        **({} if entities is None else {ENTITIES: entities.raise_to}),
+        **({} if screening.masking is None else {UNMASKED: screening.classes[-1]}),
+    }
+
+
+def _masked_by(screening: Screening) -> frozenset[str]:
+    """The detectors whose finds are replaced before a request leaves."""
+    return frozenset() if screening.masking is None else frozenset(screening.masking.detectors.names)
+
+
+def _home(screening: Screening) -> Mapping[str, frozenset[str]] | None:
+    """Where requests stay as they are."""
+    return None if screening.masking is None else screening.masking.home
+
+
+def _disturb(pool: Pool, outstanding: int, available: int, replicas: int) -> None:
+    """As many of the replicas as were out then are out; another number of them is scaled."""
+    pool.replicas[0].outstanding = outstanding
+    count = len(pool.replicas)
+    out = count if not available else min((replicas - available) * count // max(replicas, 1), count - 1)
+    for state in pool.replicas[count - out :]:
+        # As the last resort it would still be asked: the row is there because somebody was.
+        state.breaker.failed(NOW, weight=FAILURES_TO_OPEN, answered=True)
+
+
+def asked_of(row: PastAttempt, facts: RecordedFacts) -> Asked:
+    """The request behind `row`, whose facts are `facts`."""
+    call = Call(
+        api=Api(row.endpoint),
+        model=row.model,
+        stream=bool(row.stream),
+        include_usage=False,
+        stream_options={},
+        max_output=facts.max_output,
+        choices=facts.choices,
+        modalities=_modalities(row.modalities),
+        needs=_needs(facts.needs),
+        media=facts.media,
+        service_tier=None,
+        tags=_tags_of(row.tags) if row.tags != "{}" else {},
+        rest=bytes(facts.text_bytes + facts.media.bytes),
+        body={},
+        prompts=facts.prompts,
+    )
+    return Asked(
+        at=row.at,
+        feature=row.feature,
+        key=row.key,
+        model=row.model,
+        privacy=row.privacy,
+        modalities=row.modalities,
+        facts=facts,
+        call=call,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _modalities(listed: str) -> frozenset[Modality]:
+    return frozenset(map(Modality, listed.split(",")))
+
+
+@functools.lru_cache(maxsize=256)
+def _needs(listed: str) -> frozenset[Capability]:
+    return frozenset(map(Capability, listed.split(","))) if listed else frozenset()
+
+
+def _taught(fleet: Fleet, latest: Iterable[Observed]) -> Fleet:
+    """`fleet` with what the latest attempts tell of tokenizers and speeds, learned as while serving."""
+    decode = msgspec.json.Decoder(RecordedFacts).decode
+    for one in latest:
+        pool = fleet.pools.get(one.deployment)
+        if pool is None or pool.deployment.model != one.dispatched_model:
+            continue
+        facts = decode(one.facts)
+        if facts.text_bytes and not facts.media.bytes:
+            pool.learn_tokenizer(facts.text_bytes, one.input_tokens)
+        if one.ttft_ms is not None:
+            seconds = (one.duration_ms - one.ttft_ms) / 1000
+            told = one.stream and seconds > 0 and one.output_tokens > 1
+            pool.learn_speed(one.ttft_ms / 1000, one.output_tokens / seconds if told else None, NOW)
+    return fleet

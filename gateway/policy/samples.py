@@ -1,0 +1,109 @@
+"""Sample requests of a file or a command line, put as questions to the engine that explains decisions."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from gateway.config.build import Built
+from gateway.config.tenancy import SampleRequest
+from gateway.core.balancing import Fleet
+from gateway.core.call import BYTES_PER_TOKEN, Call, Media
+from gateway.core.catalog import Api, Capability, Modality
+from gateway.core.facts import Moment, local_time
+from gateway.core.policy import Planner
+from gateway.core.tenancy import Principal
+from gateway.policy.explain import PRIVACY_HEADER, Explainer, Explanation, Question
+from gateway.proxy.classify import Classifier
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a decision depends on beside the request. `now` in UTC seconds; None: the present."""
+
+    now: float | None = None
+    budget_used: float = 0.0
+    outstanding: Mapping[str, int] | None = None
+    down: tuple[str, ...] = ()
+
+
+async def explain(built: Built, question: Question, given: Circumstances) -> Explanation:
+    """The decision on `question` under `built`, with replicas as `given` and idle otherwise."""
+    planner = Planner(built.policy, _fleet(built, given))
+    explainer = Explainer(planner, Classifier(built.policy, built.screenings), built.tenancy)
+    return await explainer.explain(question, _moment(built, given))
+
+
+async def explain_sample(built: Built, sample: SampleRequest) -> Explanation:
+    """The decision on a request as `policy_tests` write it."""
+    return await explain(built, question_of(sample), circumstances_of(sample, built))
+
+
+def circumstances_of(sample: SampleRequest, built: Built) -> Circumstances:
+    at = sample.at
+    return Circumstances(
+        now=None if at is None else at.replace(tzinfo=built.tenancy.time_zone).timestamp(),
+        budget_used=float(sample.budget_used),
+        outstanding=sample.outstanding,
+        down=sample.down,
+    )
+
+
+def question_of(sample: SampleRequest) -> Question:
+    headers = {PRIVACY_HEADER: sample.privacy, "x-tollway-session": sample.session}
+    return Question(
+        call=_call(sample),
+        key=sample.key,
+        feature=sample.feature,
+        headers={name: value for name, value in headers.items() if value is not None},
+    )
+
+
+def _call(sample: SampleRequest) -> Call:
+    body = {"messages": [{"role": "user", "content": sample.text or "sample"}]}
+    rest = orjson.dumps(body)
+    if sample.prompt_tokens is not None:
+        # Only its length is looked at: the longest text that counts as so many tokens.
+        length = sample.prompt_tokens * BYTES_PER_TOKEN - 1
+        rest = rest.ljust(length, b" ")[:length]
+    return Call(
+        api=Api.CHAT,
+        model=sample.model,
+        stream=sample.stream,
+        include_usage=False,
+        stream_options={},
+        max_output=sample.max_output_tokens,
+        choices=1,
+        modalities=frozenset({Modality.TEXT, *map(Modality, sample.modalities)}),
+        needs=frozenset(map(Capability, sample.needs)),
+        media=Media(),
+        service_tier=None,
+        tags=dict(sample.tags),
+        rest=rest,
+        body={**body, "user": sample.user},
+    )
+
+
+def _fleet(built: Built, given: Circumstances) -> Fleet:
+    fleet = Fleet(built.policy.deployments.values())
+    for name, count in (given.outstanding or {}).items():
+        replicas = fleet.pools[name].replicas if name in fleet.pools else ()
+        for place, state in enumerate(replicas):
+            state.outstanding = (count + place) // len(replicas)
+    for name in given.down:
+        for state in fleet.pools[name].replicas if name in fleet.pools else ():
+            state.is_up = False
+    return fleet
+
+
+def _moment(built: Built, given: Circumstances) -> Callable[[Principal], Moment]:
+    now = time.time() if given.now is None else given.now
+    zone = built.tenancy.time_zone
+    return lambda _: Moment(
+        now=now,
+        monotonic=time.monotonic(),
+        random=0.0,
+        budget_used=lambda: given.budget_used,
+        local_time=lambda: local_time(now, zone),
+    )

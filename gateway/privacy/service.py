@@ -1,0 +1,44 @@
+"""The stage that the configuration in force asks for. A reload replaces it while requests are under way."""
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.ports import Sighting
+from gateway.privacy.settings import RecognizerSettings
+from gateway.privacy.stage import EntityStage
+
+
+class EntityService:
+    """Implements the EntityFinder port over at most one stage."""
+
+    def __init__(self, counted: Callable[[Sighting], None]) -> None:
+        self._counted = counted
+        self._stage: EntityStage | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def configure(self, settings: RecognizerSettings | None) -> None:
+        """Run what `settings` say from now on; the same settings leave the process alone."""
+        if self._stage is not None:
+            if self._stage.settings == settings:
+                return
+            closing = asyncio.create_task(self._stage.close(), name="entities: close")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        self._stage = None
+        if settings is not None:
+            self._stage = EntityStage(settings, self._counted)
+            self._stage.start()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._stage is not None and self._stage.is_ready
+
+    async def look(self, text: str) -> Sighting:
+        if self._stage is None:
+            self._counted(Sighting.AWAY)
+            return Sighting.AWAY
+        return await self._stage.look(text)
+
+    async def close(self) -> None:
+        self.configure(None)
+        await asyncio.gather(*self._closing)

@@ -1,0 +1,162 @@
+"""Keeps one recogniser process running, and asks it. Whatever goes wrong is an answer, never an error."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+
+import structlog
+
+from gateway.ports import Sighting
+from gateway.privacy.frames import Ask, BadFrame, Told, framed, next_told
+from gateway.privacy.settings import RecognizerSettings
+
+_log = structlog.get_logger("tollway.entities")
+
+MOST_TEXT_CHARACTERS = 256 * 1024
+START_SECONDS = 120.0
+# An answer that takes so many deadlines, and this long at least, will not come: the process hangs.
+HANGING_DEADLINES = 20
+HANGING_SECONDS = 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
+
+# The recogniser sees prompts, but none of the gateway's keys.
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "SYSTEMROOT")
+
+
+class EntityStage:
+    """Implements the EntityFinder port over a process that is started again whenever it ends."""
+
+    def __init__(self, settings: RecognizerSettings, counted: Callable[[Sighting], None]) -> None:
+        """`counted` is told each answer."""
+        self.settings = settings
+        self._counted = counted
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._is_ready = False
+        self._asked: dict[int, float] = {}
+        self._waiting: dict[int, asyncio.Future[Sighting]] = {}
+        self._count = 0
+        self._pause = FIRST_PAUSE_SECONDS
+
+    @property
+    def is_ready(self) -> bool:
+        return self._is_ready
+
+    def start(self) -> None:
+        """Start the process; until it is ready every text counts as one that nobody could look at."""
+        self._task = asyncio.create_task(self._keep_running(), name="entities")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def look(self, text: str) -> Sighting:
+        """Whether `text` names someone or something that counts; within the deadline, whatever happens."""
+        sighting = await self._look(text)
+        self._counted(sighting)
+        return sighting
+
+    async def _look(self, text: str) -> Sighting:
+        process = self._process
+        if not self._is_ready or process is None or process.stdin is None:
+            return Sighting.AWAY
+        if len(text) > MOST_TEXT_CHARACTERS:
+            return Sighting.TOO_LONG
+        if len(self._asked) >= self.settings.queue:
+            self._end_if_hanging()
+            return Sighting.BUSY
+        if process.stdin.is_closing():
+            return Sighting.AWAY  # it has just ended, and nobody has noticed yet
+        self._count = number = self._count + 1
+        answer: asyncio.Future[Sighting] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        self._asked[number] = time.monotonic()
+        process.stdin.write(framed(Ask(number, text)))
+        try:
+            async with asyncio.timeout(self.settings.deadline_seconds):
+                return await answer
+        except TimeoutError:
+            self._end_if_hanging()
+            return Sighting.LATE
+        finally:
+            del self._waiting[number]
+
+    def _end_if_hanging(self) -> None:
+        longest = max(HANGING_SECONDS, HANGING_DEADLINES * self.settings.deadline_seconds)
+        oldest = min(self._asked.values(), default=None)
+        if oldest is not None and time.monotonic() - oldest > longest:
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    # --- the process ---
+
+    async def _keep_running(self) -> None:
+        while True:
+            reason = await self._run()
+            _log.warning("entities.away", reason=reason, again_in_seconds=self._pause)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def _run(self) -> str:
+        """From start to end of one process; says why it ended."""
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self.settings.arguments(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                start_new_session=True,  # Ctrl-C is for the gateway, which then ends this one
+            )
+        except OSError as exc:
+            return f"cannot be started: {exc.strerror}"
+        try:
+            return await self._listen(process)
+        finally:
+            self._kill()
+            await asyncio.shield(process.wait())
+            self._forget()
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> str:
+        reader = process.stdout
+        if reader is None:
+            return "has no output"
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                first = await next_told(reader)
+            if first is None or not first.ready:
+                return (first and first.error) or "ended before it was ready"
+            self._is_ready = True
+            _log.info("entities.ready")
+            while (told := await next_told(reader)) is not None:
+                self._take(told)
+        except TimeoutError:
+            return f"not ready after {START_SECONDS:.0f} s"
+        except BadFrame as exc:
+            return f"sent {exc}"
+        return "ended"
+
+    def _take(self, told: Told) -> None:
+        if told.id is None or self._asked.pop(told.id, None) is None:
+            raise BadFrame("an answer to nothing that was asked")
+        self._pause = FIRST_PAUSE_SECONDS
+        waiting = self._waiting.get(told.id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(Sighting.FOUND if told.found else Sighting.CLEAR)
+
+    def _forget(self) -> None:
+        """Nobody will answer any more what is still open."""
+        self._is_ready = False
+        self._process = None
+        self._asked.clear()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_result(Sighting.AWAY)

@@ -1,0 +1,1 @@
+"""One request, in reading order: handler, pipeline, auth, classify, failover, dispatch, attempt."""

@@ -1,0 +1,126 @@
+"""The data port: `/v1/*`. Routes on the raw path, denies by default, answers as OpenAI does."""
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+import structlog
+
+from gateway.core.catalog import Api, Model
+from gateway.core.envelope import envelope, retry_headers
+from gateway.core.errors import ClientDisconnected, GatewayError, MethodNotAllowed, NotFound
+from gateway.http.server.exchange import Exchange
+from gateway.proxy.pipeline import Pipeline
+
+_log = structlog.get_logger("tollway.data_plane")
+
+COMPLETIONS = {
+    "/v1/chat/completions": Api.CHAT,
+    "/v1/completions": Api.COMPLETIONS,
+    "/v1/embeddings": Api.EMBEDDINGS,
+}
+MODELS = "/v1/models"
+
+
+class DataPlane:
+    """Answers the exchanges of the data port."""
+
+    def __init__(self, pipeline: Pipeline, new_request_id: Callable[[], str]) -> None:
+        self._pipeline = pipeline
+        self._new_request_id = new_request_id
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one exchange in every case but one: when its client has gone."""
+        request_id = self._new_request_id()
+        try:
+            await self._route(request_id, exchange)
+        except GatewayError as error:
+            await _answer_error(error, request_id, exchange)
+        except ClientDisconnected:
+            _log.debug("request.incomplete", request_id=request_id)
+        except asyncio.CancelledError:
+            # Cancelled because the client has gone: the end of this request, not of the server. Everything
+            # was booked on the way out.
+            if not exchange.disconnected:
+                raise
+        except Exception as exc:
+            # The last line of defence: a defect of ours must not kill the worker or show its insides.
+            _log.error(
+                "request.defect",
+                request_id=request_id,
+                kind=type(exc).__name__,
+                # Lines of code only: the error's own text and its variables could hold the prompt.
+                frames=traceback.format_tb(exc.__traceback__),
+            )
+            await _answer_error(_defect(request_id), request_id, exchange)
+
+    async def _route(self, request_id: str, exchange: Exchange) -> None:
+        path, method = exchange.path, exchange.method
+        api = COMPLETIONS.get(path) or COMPLETIONS.get(path.rstrip("/"))
+        if api is not None and method == "POST":
+            await self._pipeline.complete(api, request_id, exchange, exchange)
+        elif method == "OPTIONS" and path.startswith("/v1/"):
+            await exchange.answer(204, _preflight(exchange), b"")
+        else:
+            await self._read(method, path.rstrip("/"), request_id, exchange)
+
+    async def _read(self, method: str, path: str, request_id: str, exchange: Exchange) -> None:
+        is_model = path.startswith(MODELS + "/")
+        if path != MODELS and not is_model and path not in COMPLETIONS:
+            raise NotFound(f"Unknown request URL: {method} {path[:200]}. Check the URL and the method.")
+        if method not in {"GET", "HEAD"} or path in COMPLETIONS:
+            raise MethodNotAllowed(f"Not allowed to {method} on {path[:200]}.")
+        principal = self._pipeline.authenticate(exchange)
+        if is_model:
+            name = unquote(path[len(MODELS) + 1 :])
+            body: Any = _model_object(self._pipeline.find_model(principal, name))
+        else:
+            models = self._pipeline.models(principal)
+            body = {"object": "list", "data": [_model_object(model) for model in models]}
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        await exchange.answer(200, headers, orjson.dumps(body))
+
+
+async def _answer_error(error: GatewayError, request_id: str, exchange: Exchange) -> None:
+    if exchange.started:
+        return
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"x-request-id", request_id.encode()),
+        *retry_headers(error),
+    ]
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", b"GET, HEAD, POST, OPTIONS"))
+    await exchange.answer(error.status, headers, envelope(error))
+
+
+def _defect(request_id: str) -> GatewayError:
+    return GatewayError(
+        f"The gateway failed on this request. Tell its operators the request id {request_id}."
+    )
+
+
+def _model_object(model: Model) -> dict[str, Any]:
+    """OpenAI's model object. `shutdown_date` where every deployment of the model is going to retire."""
+    described: dict[str, Any] = {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "tollway",
+    }
+    retirements = [deployment.retires_on for deployment in model.use]
+    if all(retirements):
+        described["shutdown_date"] = max(day for day in retirements if day).isoformat()
+    return described
+
+
+def _preflight(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    asked = exchange.header(b"access-control-request-headers") or "authorization, content-type"
+    return [
+        (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+        (b"access-control-allow-headers", asked.encode("latin-1")),
+        (b"access-control-max-age", b"600"),
+    ]

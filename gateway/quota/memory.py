@@ -1,0 +1,228 @@
+"""Admission for one process: the numbers of every scope in memory, changed without awaiting in between.
+
+That makes each admit and settle atomic on the event loop. Counters start empty; `restore` sets what the
+ledger says was already spent in the windows that are open.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from zoneinfo import ZoneInfo
+
+from gateway.core.admission import Ask, Hold, Settlement, hold_nano
+from gateway.core.counters import BudgetCounter
+from gateway.core.errors import BudgetExceeded
+from gateway.core.tenancy import Principal, Scope
+from gateway.ports import BudgetView, Clock
+from gateway.quota.accounts import (
+    Account,
+    Grant,
+    ScopeState,
+    fit,
+    fit_rates,
+    grant_of,
+    hold_money,
+    join,
+    settle_money,
+    take,
+    view_of,
+)
+
+# Told what a limit in shadow mode would have refused: the scope's label and the limit's name.
+Shadowed = Callable[[str, str], None]
+# (spent, unseen) nano-USD in each view's window, in order, as the ledger has them.
+SpentInWindows = Callable[[Sequence[BudgetView]], Awaitable[Sequence[tuple[int, int]]]]
+
+
+class MemoryAdmission:
+    """Implements the Admission port for one process."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        spent_in_windows: SpentInWindows | None = None,
+        shadowed: Shadowed | None = None,
+    ) -> None:
+        self._clock = clock
+        self._spent_in_windows = spent_in_windows
+        self._shadowed = shadowed
+        self._scopes: dict[str, ScopeState] = {}
+        self._open: set[Hold] = set()
+        # By label, while a new configuration is being prepared: counted already, refusing nothing yet.
+        self._coming: dict[str, list[BudgetCounter]] = {}
+        self._accounts: dict[Principal, Account] = {}
+
+    async def start(self) -> None:
+        """Take up what was spent in the open windows. Raises what reading the ledger raises."""
+        if self._spent_in_windows is not None:
+            views = self.budgets()
+            for view, (spent, unseen) in zip(views, await self._spent_in_windows(views), strict=True):
+                self.restore(view, spent, unseen)
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+    async def claim(self, _name: str, _seconds: float) -> bool:
+        """There is one worker only."""
+        return True
+
+    def problem(self) -> str | None:
+        """Memory is always there."""
+        return None
+
+    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
+        """Adopt the scopes of a configuration; scopes that went away are forgotten.
+
+        What is in flight counts in what is new of limits and budgets. What was spent before does not:
+        see `reconfigure`.
+        """
+        now = self._clock.now()
+        self._accounts.clear()
+        kept: dict[str, ScopeState] = {}
+        for scope in scopes:
+            state = self._scopes.get(scope.label)
+            coming = self._coming.get(scope.label, ())
+            if state is None:
+                state = ScopeState(scope, zone, now, coming)
+            else:
+                state.adopt(scope, zone, now, coming)
+            kept[scope.label] = state
+        self._scopes = kept
+        for hold in self._open:
+            states = [kept[label] for label in hold.ask.principal.labels if label in kept]
+            join(hold, states, [counter for state in states for counter in state.budgets])
+
+    async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+        """Adopt a new configuration while serving: budgets that it brings begin with what the ledger says.
+
+        Raises what reading the ledger raises; then the old configuration stays.
+        """
+        self._prepare(scopes, zone)
+        counters = [counter for found in self._coming.values() for counter in found]
+        try:
+            if counters and self._spent_in_windows is not None:
+                now = self._clock.now()
+                spent = await self._spent_in_windows([view_of(counter, now) for counter in counters])
+                for counter, sums in zip(counters, spent, strict=True):
+                    counter.add(*sums, now)
+            self.configure(scopes, zone)
+        finally:
+            self._coming = {}
+            self._accounts.clear()
+
+    def _prepare(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+        """Count for the budgets that come from now on, so that nothing is missed while the ledger is read."""
+        now = self._clock.now()
+        self._coming = {}
+        for scope in scopes:
+            state = self._scopes.get(scope.label)
+            new = [item for item in scope.budgets if state is None or state.lacks(item, zone)]
+            self._coming[scope.label] = [BudgetCounter(scope, item, zone, now) for item in new]
+        self._accounts.clear()
+        for hold in self._open:
+            join(hold, [], self._coming_for(hold.ask.principal))
+
+    def _coming_for(self, principal: Principal) -> list[BudgetCounter]:
+        return [counter for label in principal.labels for counter in self._coming.get(label, ())]
+
+    async def admit(self, ask: Ask) -> Hold:
+        """Check every limit and budget, then take from all of them; a refusal takes nothing."""
+        now = self._clock.monotonic()
+        account = self._account(ask.principal)
+        for state in account.limited:
+            if (refusal := state.refusal(ask, now)) is not None:
+                raise refusal
+        output_tokens = fit(account, ask, fit_rates(account, ask, now), self._clock.now())
+        taken = account.limited
+        if account.shadows:
+            taken += self._in_shadow(account, ask, now)
+        hold = take(account, taken, ask, output_tokens, now)
+        self._open.add(hold)
+        return hold
+
+    async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
+        """Settle an attempt's money and hold again for the next one; request limits stay taken.
+
+        Raises BudgetExceeded, with the old hold's limits given back.
+        """
+        now = self._clock.now()
+        grant, account = grant_of(hold), self._account(hold.ask.principal)
+        settle_money(grant, hold.nano, settlement, now)
+        hold.nano = 0
+        # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
+        most = hold.output_tokens if grant.tokens else hold.ask.output_tokens
+        try:
+            hold.output_tokens = fit(account, hold.ask, most, now)
+        except BudgetExceeded:
+            hold.token = Grant(grant.scopes, grant.tokens, ())
+            self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
+            raise
+        hold.nano = hold_nano(hold.ask, hold.output_tokens)
+        windows = hold_money(account, hold.nano)
+        hold.token = Grant(grant.scopes, grant.tokens, windows)
+        return hold
+
+    def settle(self, hold: Hold, settlement: Settlement) -> None:
+        """Replace the hold by what was used. Only the first call of a hold does anything."""
+        if not hold.open:
+            return
+        hold.open = False
+        self._open.discard(hold)
+        now = self._clock.monotonic()
+        grant = grant_of(hold)
+        settle_money(grant, hold.nano, settlement, self._clock.now())
+        for state in grant.scopes:
+            state.in_flight -= 1
+        used = settlement.rate_tokens
+        if used is not None:
+            for state, limit in grant.tokens:
+                state.tokens_at = limit.correct(
+                    state.tokens_at, hold.rate_tokens, used, hold.admitted_at, now
+                )
+
+    def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
+        """Set what the ledger says of the window of `view`, if that is still open."""
+        now = self._clock.now()
+        for budget in self._scopes[f"{view.kind}:{view.name}"].budgets:
+            same = budget.budget.per is view.per and budget.budget.rolling is view.rolling
+            if same and (view.rolling or budget.window == view.window):
+                budget.set(budget.budget, spent_nano, unseen_nano, now)
+
+    def budgets(self) -> list[BudgetView]:
+        """Every budget with its open window and counters, for metrics and reports."""
+        now = self._clock.now()
+        views = []
+        for state in self._scopes.values():
+            for counter in state.budgets:
+                counter.roll(now)
+                views.append(view_of(counter, now))
+        return views
+
+    def used_share(self, principal: Principal) -> float:
+        """The fullest budget of `principal`, as a share of its limit (0 without budgets), holds included."""
+        now = self._clock.now()
+        share = 0.0
+        account = self._account(principal)
+        for counter in account.budgets:
+            counter.roll(now)
+            share = max(share, 1 - counter.left / counter.limit)
+        return share
+
+    def _account(self, principal: Principal) -> Account:
+        return self._accounts.get(principal) or self._open_account(principal)
+
+    def _open_account(self, principal: Principal) -> Account:
+        states = tuple(self._scopes[label] for label in principal.labels if label in self._scopes)
+        account = Account(states, tuple(self._coming_for(principal)))
+        self._accounts[principal] = account
+        return account
+
+    def _in_shadow(self, account: Account, ask: Ask, now: float) -> tuple[ScopeState, ...]:
+        """The scopes in shadow mode that have room. One that has none would have taken nothing."""
+        taken = []
+        for state in account.shadows:
+            refusal = state.refusal(ask, now)
+            if refusal is None:
+                taken.append(state)
+            elif self._shadowed is not None:
+                self._shadowed(refusal.scope, refusal.limit)
+        return tuple(taken)

@@ -1,0 +1,198 @@
+"""A part of a principal's budgets and rates, held on the server, from which this worker admits by itself.
+
+Money in nano-USD, times in monotonic seconds. Whatever a slice admits was reserved when the slice was taken,
+so its worker needs to ask nobody.
+"""
+
+from gateway.core.admission import (
+    DEFAULT_CAP_FLOOR_TOKENS,
+    DEFAULT_CAP_SHARE,
+    Ask,
+    Hold,
+    RateView,
+    Settlement,
+    hold_nano,
+)
+from gateway.quota.redis.replies import MICROSECONDS, Leased
+from gateway.quota.redis.settling import Item
+from gateway.quota.redis.specs import Plan, windows_of
+
+# A slice of a rate was taken from the bucket in advance and drains there; unused it is worth nothing after
+# the life that lease.lua keeps the bucket smaller for, less what a reply may have taken.
+RATE_LIFE_SECONDS = 1.8
+ENDED = -1
+NOT_KNOWN = -1
+
+
+class Slice:
+    """One slice. `id` is the hold's name on the server. Retired it admits nothing; its holds live on."""
+
+    __slots__ = (
+        "_debt",
+        "_has_rates",
+        "_limited",
+        "_places",
+        "_rates_until",
+        "_reported",
+        "_requests",
+        "_tokens",
+        "epoch",
+        "free",
+        "held",
+        "id",
+        "in_flight",
+        "is_retired",
+        "leased",
+        "plan",
+        "since",
+        "spent",
+        "unseen",
+        "until",
+    )
+
+    def __init__(
+        self, slice_id: str, epoch: bytes, plan: Plan, leased: Leased, now: float, until: float
+    ) -> None:
+        self.id = slice_id
+        self.epoch = epoch
+        self.plan = plan
+        self.leased = leased
+        self.since = now
+        limits = [item for _, item in plan.limits]
+        self._has_rates = (
+            any(item.requests_per_minute for item in limits),
+            any(item.tokens_per_minute for item in limits),
+        )
+        self._limited = any(item.concurrent for item in limits)
+        self.until = until
+        self._rates_until = now + RATE_LIFE_SECONDS if any(self._has_rates) else until
+        self.free = leased.nano
+        self.held = self.spent = self.unseen = self.in_flight = 0
+        self._reported = (0, 0)
+        self._requests = leased.requests
+        self._tokens = float(leased.tokens)
+        self._places = leased.places
+        self._debt = 0.0
+        self.is_retired = False
+
+    def take(self, ask: Ask, now: float, *, with_rates: bool = True) -> Hold | None:
+        """A hold out of this slice; None when it cannot tell or has not enough: then the server decides.
+
+        Without rates only money and places are taken; the caller sees to the rates.
+        """
+        nano = hold_nano(ask, ask.output_tokens)
+        if now >= self.until or (self.plan.budgets and not self._affords(ask, nano)):
+            return None
+        if self._limited and self.in_flight >= self._places:
+            return None
+        units = ask.rate_tokens(ask.output_tokens)
+        if with_rates:
+            if now >= self._rates_until or (self._has_rates[0] and self._requests < 1):
+                return None
+            if self.plan.tokens_per_minute is not None:
+                # A slice is a tenth of what was free, so a default cap takes no more than its share.
+                if units > self._tokens:
+                    return None
+                self._tokens -= units
+            self._requests -= 1
+        self.free -= nano
+        self.held += nano
+        self.in_flight += 1
+        leased = self.leased
+        return Hold(
+            ask=ask,
+            output_tokens=ask.output_tokens,
+            rate_tokens=units,
+            nano=nano,
+            admitted_at=now,
+            requests=_shown(leased.requests_view, self._requests),
+            tokens=_shown(leased.tokens_view, int(self._tokens)),
+            token=self,
+        )
+
+    def _affords(self, ask: Ask, nano: int) -> bool:
+        if nano > self.free:
+            return False
+        if ask.output_is_explicit or self.leased.room < 0 or ask.output_tokens <= DEFAULT_CAP_FLOOR_TOKENS:
+            return True
+        # A default cap is lowered when it is more than a share of what is left; the server knows how much.
+        left = self.leased.room - (self.leased.nano - self.free)
+        return (nano - ask.prompt_nano) * DEFAULT_CAP_SHARE + ask.prompt_nano + DEFAULT_CAP_SHARE <= left
+
+    def counts_against(self, scope: str) -> bool:
+        """Whether it holds anything of `scope` (`team:research`)."""
+        return any(budget.scope.label == scope for budget in self.plan.budgets) or any(
+            label == scope for label, _ in self.plan.limits
+        )
+
+    def book(self, nano: int, settlement: Settlement) -> None:
+        """Replace `nano` of what is held by what was used; the difference can be held again."""
+        spent, unseen = settlement.spent_nano, settlement.unseen_nano
+        self.held -= nano
+        self.spent += spent
+        self.unseen += unseen
+        self.free += nano - spent - unseen
+
+    def hold_again(self, ask: Ask, output_tokens: int) -> int | None:
+        """Nano-USD held for a further attempt of an admitted request; None when there is not enough."""
+        nano = hold_nano(ask, output_tokens)
+        if self.is_retired or not self._affords(ask, nano):
+            return None
+        self.free -= nano
+        self.held += nano
+        return nano
+
+    def leave(self, hold: Hold, used: int | None, now: float) -> None:
+        """A request has ended: its place is free, and its tokens are corrected."""
+        self.in_flight -= 1
+        per_minute = self.plan.tokens_per_minute
+        if per_minute is None or used is None:
+            return
+        more = used - hold.rate_tokens
+        if more >= 0:
+            self._debt += more
+        elif not self.is_retired:
+            self._tokens += max(-more - (now - hold.admitted_at) * per_minute / 60, 0.0)
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_retired and self.in_flight == 0
+
+    def report(self, now: float) -> Item:
+        """What to settle: at `retire` all but what requests in flight hold, at the end the rest."""
+        spent, unseen = self.spent - self._reported[0], self.unseen - self._reported[1]
+        self._reported = (self.spent, self.unseen)
+        stays = ENDED if self.in_flight == 0 else self.held
+        corrections = self._corrections(now)
+        return (self.id, spent, unseen, NOT_KNOWN, self, (stays, self.in_flight, corrections))
+
+    def record(self) -> list[object]:
+        """The packed hold of the Lua functions, to register it again."""
+        slots = [label for label, item in self.plan.limits if item.concurrent]
+        now = self.leased.now
+        return [self.held, now, self.windows(), slots, [], self.in_flight]
+
+    def windows(self) -> list[list[object]]:
+        return windows_of(self.plan, self.leased.counters)
+
+    def _corrections(self, now: float) -> list[tuple[str, float]]:
+        """Debts of tokens, and credit for what is left of rates and has not drained, in microseconds."""
+        rows: list[tuple[str, float]] = []
+        age = (now - self.since) * MICROSECONDS
+        for label, limits in self.plan.limits:
+            if limits.requests_per_minute and self._requests > 0:
+                credit = self._requests * 60 * MICROSECONDS / limits.requests_per_minute - age
+                rows.append((f"q|{label}", -max(credit, 0.0)))
+            if limits.tokens_per_minute:
+                unit = 60 * MICROSECONDS / limits.tokens_per_minute
+                rows.append((f"t|{label}", self._debt * unit))
+                rows.append((f"t|{label}", -max(self._tokens * unit - age, 0.0)))
+        self._requests, self._tokens, self._debt = 0, 0.0, 0.0
+        return [row for row in rows if row[1]]
+
+
+def _shown(view: RateView | None, left: int) -> RateView | None:
+    """What a client may still use: what the server had left, and what this worker has of it."""
+    if view is None:
+        return None
+    return RateView(view.limit, view.remaining + left, view.reset_seconds)

@@ -1,0 +1,1 @@
+"""Which replicas of a deployment can take requests."""

@@ -1,1 +1,0 @@
-"""Brings another version of the configuration into force, and tells beforehand what it would change."""

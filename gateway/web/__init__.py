@@ -1,1 +1,0 @@
-"""Floor 3: how callers reach the gateway: the data plane (plain ASGI) and the admin port."""

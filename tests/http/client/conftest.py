@@ -1,0 +1,58 @@
+"""Tests that are coroutines take a `stage` and run on its loop, between its set-up and its checks."""
+
+import asyncio
+import gc
+import inspect
+from collections.abc import Iterator
+
+import pytest
+
+pytest.register_assert_rewrite("tests.http.client.upstream_stage")
+
+from tests.http.client.upstream_stage import Stage  # noqa: E402
+
+_STAGES = [("lean", "asyncio"), ("lean", "uvloop"), ("aiohttp", "asyncio"), ("aiohttp", "uvloop")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(client): a rule that only this client can keep")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test runs for each client and loop; one that is marked `only`, for that client's."""
+    if "stage" not in metafunc.fixturenames:
+        return
+    only = metafunc.definition.get_closest_marker("only")
+    stages = [one for one in _STAGES if only is None or one[0] == only.args[0]]
+    metafunc.parametrize("stage", stages, indirect=True, ids="-".join)
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest) -> Stage:
+    return Stage(*request.param)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _modules_out_of_the_collectors_way() -> Iterator[None]:
+    """Every test ends with a collection, which takes 50 ms when it has to walk all imported modules."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    stage = pyfuncitem.funcargs["stage"]
+
+    async def play() -> None:
+        async with stage.playing():
+            await pyfuncitem.obj(**arguments)
+
+    with asyncio.Runner(loop_factory=stage.loop_factory) as runner:
+        runner.run(play())
+    return True

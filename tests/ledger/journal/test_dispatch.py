@@ -1,0 +1,114 @@
+"""The journal within a whole gateway: first the intent, then the request; no intent, no request."""
+
+import asyncio
+import errno
+from pathlib import Path
+from typing import Any
+
+from gateway.core.record import Outcome
+from gateway.ledger.journal.frames import Frame, Kind, read_frames, read_record
+from gateway.simulators.knobs import Knobs
+from tests.e2e.harness import Harness, chat, gateway_over, simulators
+from tests.ledger.journal.journal_stage import run, until
+
+SLOW = Knobs(ttft_ms=60_000)
+
+
+def journalled(harness: Harness, kind: Kind) -> list[str]:
+    """Ids of the attempts in the journal's frames of this kind."""
+    folder = harness.ledger.with_name(f"{harness.ledger.name}.journal")
+    content = b"".join(path.read_bytes() for path in sorted(folder.glob("*.journal")))
+    frames = [item for item in read_frames(content) if isinstance(item, Frame) and item.kind is kind]
+    return [read_record(frame.payload).attempt_id for frame in frames]
+
+
+def break_disk(harness: Harness) -> Any:
+    """The disk takes nothing more. Returns what makes it whole again."""
+    segment = harness.gateway._ledger._journal._current  # type: ignore[union-attr]
+    write = segment._write
+
+    def refuse(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    segment._write = refuse
+
+    def mend() -> None:
+        segment._write = write
+
+    return mend
+
+
+def scenario(tmp_path: Path, steps: Any, external: Knobs | None = None) -> None:
+    """`steps` on a gateway of their own. It may log errors: a disk that fails is one."""
+
+    async def bounded() -> None:
+        async with (
+            simulators(external) as (hosted, replicas),
+            gateway_over(hosted, replicas, tmp_path) as harness,
+        ):
+            await steps(harness)
+
+    run(bounded())
+
+
+def test_the_intent_is_in_the_file_when_the_upstream_sees_the_request(tmp_path: Path) -> None:
+    async def steps(harness: Harness) -> None:
+        request = asyncio.create_task(harness.post(chat()))
+        await harness.arrived()
+        [attempt] = harness.attempts()
+        assert journalled(harness, Kind.INTENT) == [attempt.attempt_id]
+        assert journalled(harness, Kind.FINAL) == []
+        harness.external.set_knobs(ttft_ms=0)
+        request.cancel()
+        await harness.settled()
+        assert journalled(harness, Kind.FINAL) == [attempt.attempt_id]
+        [row] = await harness.rows()
+        assert row["outcome"] == Outcome.CLIENT_DISCONNECT
+
+    scenario(tmp_path, steps, external=SLOW)
+
+
+def test_each_attempt_of_a_request_has_its_own_intent(tmp_path: Path) -> None:
+    async def steps(harness: Harness) -> None:
+        harness.replicas[0].set_knobs(fail_next=1)
+        harness.replicas[1].set_knobs(fail_next=1)
+        assert (await harness.post(chat(model="auto"))).status_code == 200
+        rows = await harness.rows()
+        assert len(rows) == 3
+        assert journalled(harness, Kind.INTENT) == [row["attempt_id"] for row in rows]
+        assert journalled(harness, Kind.FINAL) == [row["attempt_id"] for row in rows]
+
+    scenario(tmp_path, steps)
+
+
+def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path) -> None:
+    async def steps(harness: Harness) -> None:
+        mend = break_disk(harness)
+        answer = await harness.post(chat())
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert harness.attempts() == []
+        assert await harness.rows() == []
+        assert await harness.held_nano() == 0
+        assert harness.outstanding() == 0
+        ready = await harness.http.get(f"{harness.gateway.admin_url}/readyz")
+        assert ready.status_code == 503
+        [reason] = ready.json()["reasons"]
+        assert "No space left on device" in reason
+        mend()
+        await until(lambda: not harness.gateway.unready_reasons())
+        assert (await harness.post(chat())).status_code == 200
+
+    scenario(tmp_path, steps)
+
+
+def test_an_answer_under_way_when_the_disk_fills_is_delivered_and_booked(tmp_path: Path) -> None:
+    async def steps(harness: Harness) -> None:
+        request = asyncio.create_task(harness.post(chat()))
+        await harness.arrived()
+        break_disk(harness)
+        assert (await request).status_code == 200
+        [row] = await harness.rows()
+        assert row["outcome"] == Outcome.SUCCESS
+
+    scenario(tmp_path, steps, external=Knobs(ttft_ms=100))
