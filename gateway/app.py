@@ -17,14 +17,14 @@ from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.config.problems import Problem
 from gateway.config.screening import recognizer_settings
-from gateway.core.audit import Denial, Kind
+from gateway.core.audit import Denial, EntryKind
 from gateway.core.balancing import Fleet
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.server.listening import Listening, url_of
 from gateway.http.server.protocol import DataProtocol
-from gateway.http.write_coalescer import Outbox
+from gateway.http.write_coalescer import WriteCoalescer
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.ledger import JournaledLedger
@@ -34,7 +34,7 @@ from gateway.ledger.retry import patiently
 from gateway.ledger.spending import spent_in_windows
 from gateway.metrics.across import FamilySamples
 from gateway.metrics.alerts import BudgetAlerts
-from gateway.metrics.scrape import Sources
+from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import CONTENT_TYPE, PrometheusTelemetry
 from gateway.policy.rollout.archive import PolicyArchive
 from gateway.policy.rollout.config_file import ConfigFile
@@ -70,12 +70,12 @@ class Gateway:
         self._clock = SystemClock()
         self._built = built
         self._upstream = upstream(server.upstream_client)
-        outbox = Outbox()
+        coalescer = WriteCoalescer()
         self._ledger: JournaledLedger = open_journaled_ledger(
             settings.ledger.get_secret_value(),
             folder=server.journal_dir,
             sync=server.journal_sync,
-            outbox=outbox,
+            coalescer=coalescer,
             queue_rows=server.ledger_queue_rows,
             trail=AuditTrail(signer(built), self._clock.now, version=__version__),
         )
@@ -98,7 +98,7 @@ class Gateway:
         rules = rulebook(built, Fleet(built.policy.deployments.values()), self._entities)
         self._telemetry = PrometheusTelemetry(
             names=names(built),
-            sources=Sources(
+            sources=ScrapeSources(
                 budgets=self._admission.budgets,
                 fleet=lambda: self.pipeline.rulebook.planner.fleet,
                 ledger_lag_rows=self._ledger.lag_rows,
@@ -144,7 +144,7 @@ class Gateway:
             DataPlane(self.pipeline, request_ids()),
             data_socket,
             drain_seconds=server.drain_seconds,
-            protocol=functools.partial(DataProtocol, outbox=outbox),
+            protocol=functools.partial(DataProtocol, coalescer=coalescer),
         )
         operations = Operations(
             self.pipeline, self._ledger, lambda: self._built, self.book_pools, self.reloader, self._clock
@@ -192,7 +192,7 @@ class Gateway:
             self._alerts.start()
             self._archive.start()
             self._keep(built, How.START)
-            self._ledger.note(Kind.ACT, {"act": "start", "policy": built.version})
+            self._ledger.note(EntryKind.ACT, {"act": "start", "policy": built.version})
             if self.reloader is not None:
                 self.reloader.start()
             self.pipeline.opened.set()
@@ -243,7 +243,7 @@ class Gateway:
         kept. Settings that need a restart must be as they were. Raises ReloadRefused.
         """
         await self._adopt_budgets(built)
-        fleet = Fleet(built.policy.deployments.values(), self.pipeline.rulebook.planner.fleet.pools)
+        fleet = Fleet(built.policy.deployments.values(), self.pipeline.rulebook.planner.fleet.replica_sets)
         rules = rulebook(built, fleet, self._entities)
         self._entities.configure(recognizer_settings(built.settings))
         self._telemetry.configure(names(built))
@@ -253,7 +253,7 @@ class Gateway:
         self.pipeline.rulebook = rules
         self._keep(built, how)
         self._price_watch.refresh_soon()
-        self._ledger.note(Kind.ACT, {"act": "policy", "how": how, "version": built.version})
+        self._ledger.note(EntryKind.ACT, {"act": "policy", "how": how, "version": built.version})
         await self._prober.watch(fleet)
 
     async def _adopt_budgets(self, built: Built) -> None:
@@ -310,7 +310,7 @@ class Gateway:
         self._archive.note(text, InForce(at=at, version=built.version, how=how))
 
     def _note_denial(self, denial: Denial) -> None:
-        self._ledger.note(Kind.REFUSED, msgspec.structs.asdict(denial))
+        self._ledger.note(EntryKind.REFUSED, msgspec.structs.asdict(denial))
 
     def _count_reload(self, result: Result) -> None:
         self._telemetry.reloaded(result, in_force=result.in_force)

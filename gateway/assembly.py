@@ -17,7 +17,7 @@ from gateway.http.client.choosing import ChoosingUpstream
 from gateway.http.client.client import LeanUpstream
 from gateway.http.server.listening import listen
 from gateway.ledger.audit.keys import Signer, UnusableKey, key_file, new_seed, signer_from, signer_in
-from gateway.metrics.names import Names
+from gateway.metrics.names import LabelNames
 from gateway.ports import EntityFinder, Upstream
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
@@ -62,8 +62,8 @@ def rulebook(built: Built, fleet: Fleet, entities: EntityFinder) -> Rulebook:
     )
 
 
-def names(built: Built) -> Names:
-    return Names(
+def names(built: Built) -> LabelNames:
+    return LabelNames(
         models=frozenset(built.policy.models),
         deployments=frozenset(built.policy.deployments),
         features=frozenset(built.settings.features),

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.core.call import parse_call
 from gateway.core.catalog import Api
-from gateway.policy.explain import Explanation, Question
+from gateway.policy.explain import DecisionQuestion, Explanation
 
-Explain = Callable[[Question], Awaitable[Explanation]]
+Explain = Callable[[DecisionQuestion], Awaitable[Explanation]]
 
 
 class ExplainRequest(BaseModel):
@@ -40,7 +40,7 @@ def explain_router(explain: Explain, max_messages: Callable[[], int]) -> APIRout
         responses={200: {"content": {"application/json": {}}, "description": "The decision"}},
     )
     async def post_explain(asked: ExplainRequest) -> Response:
-        question = Question(
+        question = DecisionQuestion(
             call=parse_call(asked.api, orjson.dumps(asked.request), max_messages()),
             key=asked.key,
             feature=asked.feature,

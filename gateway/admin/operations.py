@@ -15,15 +15,14 @@ from gateway.admin.usage import UsageAsked, usage_router
 from gateway.config.build import Built
 from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.finance.tabular import ParquetMissing
-from gateway.finance.tco.compare import By
-from gateway.finance.tco.question import Question as CostQuestion
-from gateway.finance.tco.question import WrongTime, answer
+from gateway.finance.tco.compare import TcoRows
+from gateway.finance.tco.question import TcoPeriod, WrongTime, answer
 from gateway.finance.tco.what_if import WrongWhatIf
 from gateway.finance.usage_report import UsageQuestion, usage_document, usage_rows
 from gateway.ledger.dimensions import Unanswerable
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.ledger import JournaledLedger
-from gateway.policy.explain import Explainer, Explanation, Question
+from gateway.policy.explain import DecisionQuestion, Explainer, Explanation
 from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, told
 from gateway.ports import Clock
 from gateway.proxy.pipeline import Pipeline
@@ -60,7 +59,7 @@ class Operations:
             routers.append(reload_router(partial(answer_reload, self._reloader)))
         return routers
 
-    async def explain(self, question: Question) -> Explanation:
+    async def explain(self, question: DecisionQuestion) -> Explanation:
         """How a request would be decided now."""
         rules = self._pipeline.rulebook
         explainer = Explainer(rules.planner, rules.classifier, self._built().tenancy)
@@ -85,7 +84,9 @@ class Operations:
 
     async def tco(self, asked: TcoQuestion) -> bytes:
         """Both sides of the bill, as JSON. Raises InvalidRequest, Unavailable."""
-        question = CostQuestion(since=asked.since, until=asked.until, by=By(asked.by), what_if=asked.what_if)
+        question = TcoPeriod(
+            since=asked.since, until=asked.until, by=TcoRows(asked.by), what_if=asked.what_if
+        )
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
         try:
             await self._ledger.flush()

@@ -6,20 +6,19 @@ Imports stand inside the command: each loads only what it needs.
 
 import asyncio
 import datetime as dt
-import enum
 import json
 import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, told
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, built, told
 from gateway.core.tenancy import Budget
 
 if TYPE_CHECKING:
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
     from gateway.ports import BudgetView
 
 NANO = 1_000_000_000
-
-
-class OutputFormat(enum.StrEnum):
-    """How the list is printed; json is stable."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
 
 
 class BudgetLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,14 +88,14 @@ def _from_state(found: "Built", now: float) -> "list[BudgetView] | None":
     url = found.settings.state.get_secret_value()
     if url == "memory":
         return None
-    from gateway.quota.redis.connection import StoreAway
+    from gateway.quota.redis.connection import StoreUnavailable
     from gateway.quota.redis.peek import peek_budgets
 
     org, zone = found.settings.org.name, found.tenancy.time_zone
     try:
         with _without_logs():
             return asyncio.run(peek_budgets(url, org, found.scopes, zone, now))
-    except StoreAway as exc:
+    except StoreUnavailable as exc:
         typer.echo(f"tollway budgets: the shared state is away ({exc}); this is from the ledger.", err=True)
         return None
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import built, told
-from gateway.commands.rollout import FormatOption, LedgerOption, OutputFormat
+from gateway.commands.options import FormatOption, OutputFormat, built, told
+from gateway.commands.rollout import LedgerOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from gateway.ledger.spans import Span
-    from gateway.policy.rollout.diff_report import Change, DiffReport, Refusal
+    from gateway.policy.rollout.diff_report import Change, DiffReport, RefusedGroup
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -146,7 +146,7 @@ def _print_moved(console: "Console", found: "DiffReport") -> None:
     _print_table(console, "Moves", ("feature", "from", "to", "requests", "USD before", "USD after"), rows, 3)
 
 
-def _print_refusals(console: "Console", title: str, refusals: "list[Refusal]") -> None:
+def _print_refusals(console: "Console", title: str, refusals: "list[RefusedGroup]") -> None:
     if refusals:
         rows = [(one.feature, one.deployment, one.code, f"{one.requests:,}") for one in refusals]
         _print_table(console, title, ("feature", "deployment", "error", "requests"), rows, 3)

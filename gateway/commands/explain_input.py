@@ -15,7 +15,7 @@ from gateway.core.call import parse_call
 from gateway.core.catalog import Api
 from gateway.core.errors import GatewayError
 from gateway.core.tenancy import Tenancy
-from gateway.policy.explain import Question
+from gateway.policy.explain import DecisionQuestion
 from gateway.proxy.auth import digest
 
 _DATA: Final = frozenset({"-d", "--data", "--data-raw", "--data-binary", "--data-ascii", "--json"})
@@ -28,7 +28,7 @@ _BODY_KEYS: Final = {"messages": Api.CHAT, "prompt": Api.COMPLETIONS, "input": A
 
 
 @dataclass(slots=True)
-class Asked:
+class ExplainInput:
     """A request as it would come in. Header names are in lower case."""
 
     body: bytes = b""
@@ -36,21 +36,21 @@ class Asked:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def read_request(file: str) -> Asked:
+def read_request(file: str) -> ExplainInput:
     """The body in `file`; `-` is standard input."""
     try:
-        return Asked(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
+        return ExplainInput(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
     except OSError as exc:
         raise typer.BadParameter(f"{file}: {exc.strerror}", param_hint="--request") from exc
 
 
-def read_curl(line: str) -> Asked:
+def read_curl(line: str) -> ExplainInput:
     """What a curl command would send. Its options that do not matter here are passed over."""
     try:
         words = iter(shlex.split(line.replace("\\\n", " ")))
     except ValueError as exc:
         raise typer.BadParameter(f"cannot be read: {exc}", param_hint="--curl") from exc
-    asked = Asked()
+    asked = ExplainInput()
     for word in words:
         name, joined, value = word.partition("=") if word.startswith("--") else (word, "", "")
         if word[:2] in ("-H", "-d") and len(word) > 2 and not word.startswith("--"):
@@ -108,16 +108,20 @@ def members_for(needs: list[str]) -> dict[str, Any]:
     return {name: value for need in needs for name, value in _NEEDS[need].items()}
 
 
-def question(asked: Asked, tenancy: Tenancy, key: str | None, feature: str | None, most: int) -> Question:
+def question(
+    asked: ExplainInput, tenancy: Tenancy, key: str | None, feature: str | None, most: int
+) -> DecisionQuestion:
     """Raises typer.BadParameter for a body that no endpoint would take."""
     try:
         call = parse_call(_api(asked), asked.body, most)
     except GatewayError as error:
         raise typer.BadParameter(error.message) from error
-    return Question(call=call, key=key or _key_of(asked, tenancy), feature=feature, headers=asked.headers)
+    return DecisionQuestion(
+        call=call, key=key or _key_of(asked, tenancy), feature=feature, headers=asked.headers
+    )
 
 
-def _api(asked: Asked) -> Api:
+def _api(asked: ExplainInput) -> Api:
     for ending, api in _PATHS.items():
         if asked.path.rstrip("/").endswith(ending):
             return api
@@ -130,7 +134,7 @@ def _api(asked: Asked) -> Api:
     )
 
 
-def _key_of(asked: Asked, tenancy: Tenancy) -> str | None:
+def _key_of(asked: ExplainInput, tenancy: Tenancy) -> str | None:
     """The name of the key whose secret the request carries; `$NAME` is looked up in the environment."""
     sent = asked.headers.get("authorization", "").partition(" ")[2].strip() or asked.headers.get("api-key")
     if not sent:

@@ -5,7 +5,6 @@ Safe while gateways run. Imports stand inside the commands: each loads only what
 # ruff: noqa: PLC0415
 
 import datetime as dt
-import enum
 import json
 from typing import Annotated, Any
 
@@ -15,6 +14,8 @@ from gateway.commands.audit import enter
 from gateway.commands.options import (
     DEFAULT_FILE,
     ConfigOption,
+    TextFormat,
+    TextFormatOption,
     built,
     microseconds,
     month,
@@ -30,23 +31,15 @@ ledger_app = typer.Typer(
 )
 
 
-class Form(enum.StrEnum):
-    """How a result is printed; json is stable."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 MonthArgument = Annotated[
     str, typer.Argument(metavar="MONTH", help="A month of the org's calendar: 2026-10.")
 ]
 BeforeOption = Annotated[str, typer.Option(metavar="MONTH", help="The first month to keep: 2026-01.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-FormOption = Annotated[Form, typer.Option("--format", help="How to print it.")]
 
 
 @ledger_app.command()
-def status(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
+def status(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFormat.TEXT) -> None:
     """What is closed and deleted, how many rows there are and what they cost."""
     from gateway.ledger.retention import status as status_of
 
@@ -69,7 +62,7 @@ def status(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) ->
 
 
 @ledger_app.command()
-def migrate(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
+def migrate(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFormat.TEXT) -> None:
     """Make the ledger's tables, or bring them to this version. Does nothing where that is done.
 
     A gateway does the same when it starts; here a rollout learns beforehand whether it works.
@@ -91,7 +84,7 @@ def close(
     period: MonthArgument,
     yes: YesOption = False,
     config: ConfigOption = DEFAULT_FILE,
-    form: FormOption = Form.TEXT,
+    form: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """Close a month and all before it. What comes later for it becomes a correction in the open month.
 
@@ -116,7 +109,7 @@ def prune(
     before: BeforeOption,
     yes: YesOption = False,
     config: ConfigOption = DEFAULT_FILE,
-    form: FormOption = Form.TEXT,
+    form: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """Delete the rows of closed months and keep their totals. Cannot be undone."""
     from gateway.ledger.retention import PeriodRefused
@@ -138,7 +131,7 @@ def prune(
 
 
 @ledger_app.command()
-def rebuild(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -> None:
+def rebuild(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFormat.TEXT) -> None:
     """Make all totals anew from the rows, and say whether they had been right."""
     from gateway.ledger.retention import rebuild as rebuild_totals
 
@@ -155,8 +148,8 @@ def rebuild(config: ConfigOption = DEFAULT_FILE, form: FormOption = Form.TEXT) -
     )
 
 
-def _print(form: Form, values: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(values) if form is Form.JSON else text)
+def _print(form: TextFormat, values: dict[str, Any], text: str) -> None:
+    typer.echo(json.dumps(values) if form is TextFormat.JSON else text)
 
 
 def _day(at: int | None, zone: dt.tzinfo) -> str | None:

@@ -25,7 +25,15 @@ class OutputFormat(enum.StrEnum):
     JSON = "json"
 
 
+class TextFormat(enum.StrEnum):
+    """How a result in words is printed; json is stable."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
+TextFormatOption = Annotated[TextFormat, typer.Option("--format", help="How to print it.")]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)

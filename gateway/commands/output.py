@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as Xml  # only written, never read
 
 if TYPE_CHECKING:
-    from gateway.policy.explain import Explanation, Judged
-    from gateway.policy.policy_tests import Outcome
+    from gateway.policy.explain import CandidateVerdict, Explanation
+    from gateway.policy.policy_tests import PolicyTestOutcome
     from gateway.policy.proof.results import Hole, Proof
 
 
@@ -31,7 +31,7 @@ def in_words(found: "Explanation") -> list[str]:
     return [*lines, f"Order: {', '.join(found.order)}. Decision: {found.decision}."]
 
 
-def _row(item: "Judged") -> tuple[str, ...]:
+def _row(item: "CandidateVerdict") -> tuple[str, ...]:
     return (
         item.deployment,
         "kept" if item.kept else "removed",
@@ -49,7 +49,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def of_outcome(outcome: "Outcome") -> list[str]:
+def of_outcome(outcome: "PolicyTestOutcome") -> list[str]:
     """The lines that tell how a test went: one when it passed, and the whole decision when it did not."""
     located = outcome.located
     where = f"{located.file}:{located.line}: {located.test.name}"
@@ -94,7 +94,7 @@ def _of_hole(hole: "Hole", file: str) -> list[str]:
     ]
 
 
-def junit(outcomes: Sequence["Outcome"]) -> bytes:
+def junit(outcomes: Sequence["PolicyTestOutcome"]) -> bytes:
     """The outcomes as JUnit XML, a suite for each file."""
     root = Xml.Element("testsuites", name="tollway policy tests")
     for file in dict.fromkeys(outcome.located.file for outcome in outcomes):
@@ -109,7 +109,7 @@ def junit(outcomes: Sequence["Outcome"]) -> bytes:
     return bytes(Xml.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _add_case(suite: Xml.Element, outcome: "Outcome") -> None:
+def _add_case(suite: Xml.Element, outcome: "PolicyTestOutcome") -> None:
     located = outcome.located
     case = Xml.SubElement(suite, "testcase", classname=located.file, name=located.test.name)
     case.set("time", f"{outcome.seconds:.3f}")

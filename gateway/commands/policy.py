@@ -3,7 +3,6 @@
 
 import asyncio
 import datetime as dt
-import enum
 import os
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ import typer
 
 from gateway.commands import rollout
 from gateway.commands.diff import diff
-from gateway.commands.options import DEFAULT_FILE, loaded_and_built
+from gateway.commands.options import DEFAULT_FILE, TextFormat, TextFormatOption, loaded_and_built
 
 if TYPE_CHECKING:
     from gateway.config.build import Built
     from gateway.config.load import Loaded
-    from gateway.policy.policy_tests import Outcome
+    from gateway.policy.policy_tests import PolicyTestOutcome
 
 policy_app = typer.Typer(help="Try, test and prove routing rules before they serve.", no_args_is_help=True)
 policy_app.command()(rollout.history)
@@ -28,15 +27,7 @@ policy_app.command()(rollout.rollback)
 policy_app.command()(diff)
 
 
-class Form(enum.StrEnum):
-    """How a result is printed; json is stable."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
-FormOption = Annotated[Form, typer.Option("--format", help="How to print it.")]
 
 
 @policy_app.command()
@@ -63,7 +54,7 @@ def explain(
     budget_used: Annotated[float, typer.Option(min=0, help="Used share of the fullest budget.")] = 0.0,
     outstanding: Annotated[list[str] | None, typer.Option(help="NAME=N requests under way there.")] = None,
     down: Annotated[list[str] | None, typer.Option(help="A deployment without available replicas.")] = None,
-    form: FormOption = Form.TEXT,
+    form: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """How one request is decided: what raised its class, each deployment with the reason and its line."""
     from gateway.commands import explain_input, output
@@ -79,7 +70,7 @@ def explain(
         members |= {"stream": True} if stream else {}
         members |= {"max_completion_tokens": max_output_tokens} if max_output_tokens else {}
         modalities = _among(modality, explain_input.MODALITIES, "--modality")
-        asked = explain_input.Asked(explain_input.body_of(model, text, modalities, members))
+        asked = explain_input.ExplainInput(explain_input.body_of(model, text, modalities, members))
     else:
         raise typer.BadParameter("give the request: --request FILE, --curl LINE or --model NAME")
     for line in header or ():
@@ -92,7 +83,7 @@ def explain(
         down=tuple(_among(down, built.policy.deployments, "--down")),
     )
     found = asyncio.run(samples.explain(built, question, given))
-    if form is Form.JSON:
+    if form is TextFormat.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
         typer.echo("\n".join(output.in_words(found)))
@@ -106,7 +97,7 @@ def test(
         typer.Argument(help="Further test files; left out: *.policy-test.yaml beside the configuration."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
-    form: FormOption = Form.TEXT,
+    form: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """Run the file's policy_tests and those of separate files. Exit 1 when one fails."""
     from gateway.commands import output
@@ -116,7 +107,7 @@ def test(
     failed = sum(bool(outcome.failures) for outcome in outcomes)
     if junit is not None:
         junit.write_bytes(output.junit(outcomes))
-    if form is Form.JSON:
+    if form is TextFormat.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode([_told(item) for item in outcomes])).decode())
     else:
         for outcome in outcomes:
@@ -129,7 +120,7 @@ def test(
 def prove(
     file: FileArgument = DEFAULT_FILE,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for findings as well.")] = False,
-    form: FormOption = Form.TEXT,
+    form: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """Show that no request of a class can reach a zone it must not. Exit 1 with a request that can."""
     from gateway.commands import output
@@ -137,7 +128,7 @@ def prove(
 
     _, built = loaded_and_built(file)
     proof = prove(built, progress=_show_progress)
-    if form is Form.JSON:
+    if form is TextFormat.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(proof)).decode())
     else:
         typer.echo("\n".join(output.of_proof(proof, str(file))))
@@ -151,7 +142,7 @@ def _show_progress(done: int, models: int) -> None:
         typer.echo(f"\r{done} of {models} models looked at{end}", err=True, nl=False)
 
 
-def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) -> "list[Outcome]":
+def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) -> "list[PolicyTestOutcome]":
     """The outcomes of the file's own tests and of `files` (None: those beside it).
 
     Prints what is wrong with a file and exits.
@@ -168,7 +159,7 @@ def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) 
     return run_tests(built, tests)
 
 
-def _told(outcome: "Outcome") -> dict[str, object]:
+def _told(outcome: "PolicyTestOutcome") -> dict[str, object]:
     located = outcome.located
     return {
         "name": located.test.name,

@@ -2,7 +2,6 @@
 # ruff: noqa: PLC0415
 
 import datetime as dt
-import enum
 import json
 import os
 from pathlib import Path
@@ -12,25 +11,17 @@ from zoneinfo import ZoneInfo
 import typer
 
 from gateway.commands.audit import enter
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, told
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, told
 
 if TYPE_CHECKING:
     from gateway.config.load import Loaded
     from gateway.ledger.policies import PolicyHistory
 
 
-class OutputFormat(enum.StrEnum):
-    """How a report is printed; json is stable."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 LedgerOption = Annotated[
     str | None,
     typer.Option(metavar="URL", help="The ledger's database; left out: the one that the file names."),
 ]
-FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
 VersionOption = Annotated[
     str | None, typer.Option("--show", metavar="VERSION", help="Print the text of this version instead.")
 ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gateway.core.tco import BreakEven
-    from gateway.finance.tco.report import Comparison, HostedSide, PoolSide, Report
+    from gateway.finance.tco.report import Comparison, HostedSide, PoolSide, TcoReport
 
 BAR_CELLS = 40
 LEAST_COLUMNS = 150
@@ -45,13 +45,13 @@ def tco(
     chart: ChartOption = None,
 ) -> None:
     """Own GPUs against a provider for the same traffic: cost, idle tax, break-even."""
-    from gateway.finance.tco.compare import By
-    from gateway.finance.tco.question import Question, WrongTime, answer
+    from gateway.finance.tco.compare import TcoRows
+    from gateway.finance.tco.question import TcoPeriod, WrongTime, answer
     from gateway.finance.tco.what_if import WrongWhatIf
 
-    if by not in set(By):
-        raise typer.BadParameter(f"use one of {', '.join(By)}", param_hint="--by")
-    question = Question(since=since, until=until, by=By(by), what_if=what_if)
+    if by not in set(TcoRows):
+        raise typer.BadParameter(f"use one of {', '.join(TcoRows)}", param_hint="--by")
+    question = TcoPeriod(since=since, until=until, by=TcoRows(by), what_if=what_if)
     found_file = built(config)
     with told("tco", WrongTime, WrongWhatIf):
         found = answer(found_file.tco_sources, question, dt.datetime.now(dt.UTC))
@@ -79,7 +79,7 @@ def print_comparison(found: "Comparison") -> None:
         _print_report(console, found.what_if.report)
 
 
-def _print_report(console: "Console", report: "Report") -> None:
+def _print_report(console: "Console", report: "TcoReport") -> None:
     typer.echo(f"{report.since} to {report.until}, in USD")
     _print_costs(console, report)
     for pool in report.pools:
@@ -93,7 +93,7 @@ def _print_report(console: "Console", report: "Report") -> None:
     _print_uncertainty(report)
 
 
-def _print_costs(console: "Console", report: "Report") -> None:
+def _print_costs(console: "Console", report: "TcoReport") -> None:
     from rich.table import Table
 
     sides = sorted(report.totals.on)
@@ -130,7 +130,7 @@ def _print_pool(pool: "PoolSide") -> None:
         )
 
 
-def _print_speeds(console: "Console", report: "Report") -> None:
+def _print_speeds(console: "Console", report: "TcoReport") -> None:
     from rich.table import Table
 
     heads = ("USD/M tokens", "in", "out", "first token ms", "p95", "tokens/s", "bytes/token")
@@ -171,7 +171,7 @@ def _print_curve(pool: str, found: "BreakEven") -> None:
         typer.echo(f"  {point.utilisation:>4.0%} {''.join(bar)} {price:>10,.2f} USD/M")
 
 
-def _print_uncertainty(report: "Report") -> None:
+def _print_uncertainty(report: "TcoReport") -> None:
     found = report.uncertainty
     typer.echo(
         f"Uncertain: {found.estimated_attempts_share:.1%} of attempts are estimated, {found.unseen_usd:,.2f} "

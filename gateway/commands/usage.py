@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gateway.ledger.reports import UsageRow
 
 
-class Form(enum.StrEnum):
+class UsageFormat(enum.StrEnum):
     """How a report is given; json is stable."""
 
     TABLE = "table"
@@ -41,7 +41,7 @@ PeriodOption = Annotated[
 ]
 SinceOption = Annotated[dt.datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
 UntilOption = Annotated[dt.datetime | None, typer.Option(help="To before this moment.")]
-FormOption = Annotated[Form, typer.Option("--format", help="What to give; json is stable.")]
+FormOption = Annotated[UsageFormat, typer.Option("--format", help="What to give; json is stable.")]
 OutOption = Annotated[Path | None, typer.Option(help="Into this file instead of the terminal.")]
 
 
@@ -51,7 +51,7 @@ def usage(
     period: PeriodOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    form: FormOption = Form.TABLE,
+    form: FormOption = UsageFormat.TABLE,
     out: OutOption = None,
 ) -> None:
     """Usage and cost from the ledger, by any dimension."""
@@ -59,14 +59,14 @@ def usage(
     from gateway.finance.usage_report import UsageQuestion, usage_document, usage_rows
     from gateway.ledger.dimensions import Unanswerable
 
-    if form is Form.PARQUET and out is None and sys.stdout.isatty():
+    if form is UsageFormat.PARQUET and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
     found = built(config)
     url, zone = found.settings.ledger.get_secret_value(), found.settings.org.timezone
     question = UsageQuestion(by=by, period=period, since=since, until=until)
     with told("usage", Unanswerable, ParquetMissing, OSError):
         rows = usage_rows(url, question, now=time.time(), timezone=zone)
-        if form is Form.TABLE:
+        if form is UsageFormat.TABLE:
             content = _table(rows, question.dimensions.names).encode()
         else:
             content = usage_document(rows, question, form)

@@ -31,7 +31,7 @@ from gateway.core.screening import Screenings
 from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
 from gateway.core.windows import Per
 from gateway.finance.price_catalogue import PriceCatalogue
-from gateway.finance.tco.sources import Sources
+from gateway.finance.tco.sources import TcoSources
 from gateway.proxy.auth import digest
 
 
@@ -49,9 +49,9 @@ class Built:
     pools: tuple[PoolTerms, ...] = ()
 
     @property
-    def tco_sources(self) -> Sources:
+    def tco_sources(self) -> TcoSources:
         """What the comparison of both sides is made from."""
-        return Sources(
+        return TcoSources(
             ledger_url=self.settings.ledger.get_secret_value(),
             time_zone=self.tenancy.time_zone,
             deployments=tuple(self.policy.deployments.values()),

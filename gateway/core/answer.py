@@ -31,7 +31,7 @@ class _ErrorEnvelope(msgspec.Struct, gc=False):
 _decode_error = msgspec.json.Decoder(_ErrorEnvelope).decode
 
 
-class WireError(msgspec.Struct, frozen=True):
+class UpstreamErrorBody(msgspec.Struct, frozen=True):
     """An upstream's error in OpenAI's four fields. vLLM's integer codes become strings."""
 
     message: str
@@ -40,16 +40,16 @@ class WireError(msgspec.Struct, frozen=True):
     code: str | None
 
 
-def read_error(status: int, body: bytes) -> WireError:
+def read_error(status: int, body: bytes) -> UpstreamErrorBody:
     """The error of a 4xx or 5xx answer; a body in any other shape gives a message that names the status."""
     fallback = f"The upstream answered with status {status}."
     try:
         error = _decode_error(body).error
     except BROKEN_JSON:
-        return WireError(fallback, None, None, None)
+        return UpstreamErrorBody(fallback, None, None, None)
     if isinstance(error, str):
-        return WireError(error, None, None, None)
+        return UpstreamErrorBody(error, None, None, None)
     if error is None:
-        return WireError(fallback, None, None, None)
+        return UpstreamErrorBody(fallback, None, None, None)
     code = None if error.code is None else str(error.code)
-    return WireError(error.message or fallback, error.type, error.param, code)
+    return UpstreamErrorBody(error.message or fallback, error.type, error.param, code)

@@ -13,7 +13,7 @@ import msgspec
 GENESIS = ""  # stands for the hash before the first entry
 
 
-class Kind(enum.StrEnum):
+class EntryKind(enum.StrEnum):
     """What an entry tells."""
 
     OPENED = "opened"  # payload: Opening

@@ -62,7 +62,7 @@ class Blame:
         self._counted.append((state, failure))
 
 
-class Pool:
+class ReplicaSet:
     """The replicas of one deployment, and what its answers have taught us."""
 
     __slots__ = (
@@ -175,19 +175,23 @@ class Pool:
 
 
 class Fleet:
-    """All pools by deployment name."""
+    """All replica sets by deployment name."""
 
-    __slots__ = ("pools",)
+    __slots__ = ("replica_sets",)
 
-    def __init__(self, deployments: Iterable[Deployment], previous: Mapping[str, Pool] | None = None) -> None:
-        """Pools for `deployments`; what `previous` ones know of the same replicas is kept."""
+    def __init__(
+        self, deployments: Iterable[Deployment], previous: Mapping[str, ReplicaSet] | None = None
+    ) -> None:
+        """Replica sets for `deployments`; what `previous` ones know of the same replicas is kept."""
         known = previous or {}
-        self.pools = {item.name: _pool(item, known.get(item.name)) for item in deployments}
+        self.replica_sets = {item.name: _replica_set(item, known.get(item.name)) for item in deployments}
 
 
-def _pool(deployment: Deployment, previous: Pool | None) -> Pool:
+def _replica_set(deployment: Deployment, previous: ReplicaSet | None) -> ReplicaSet:
     states = {state.replica: state for state in previous.replicas} if previous else {}
-    pool = Pool(deployment, tuple(states.get(item) or ReplicaState(item) for item in deployment.replicas))
+    pool = ReplicaSet(
+        deployment, tuple(states.get(item) or ReplicaState(item) for item in deployment.replicas)
+    )
     if previous is not None and previous.deployment.model == deployment.model:
         pool.pace = previous.pace
         pool.bytes_per_token = previous.bytes_per_token

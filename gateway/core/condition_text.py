@@ -62,7 +62,7 @@ def selections(source: str, root: str) -> list[tuple[tuple[str, ...], int]]:
     for index, token in enumerate(words):
         within = index > 0 and words[index - 1].text == "."
         if token.kind == "word" and token.text == root and not within:
-            reader = _Reader(words, set())
+            reader = _ConditionParser(words, set())
             reader.at = index + 1
             found.append((reader.names(), token.column))
     return found
@@ -74,7 +74,7 @@ def parse(source: str, always_there: Callable[[tuple[str, ...]], bool]) -> Condi
     `always_there` says of a path whether each request has it: one that may be missing is left to the engine,
     whose errors have rules of their own.
     """
-    reader = _Reader(tokens(source), set())
+    reader = _ConditionParser(tokens(source), set())
     try:
         condition = reader.any_of()
     except (_NotPlainError, RecursionError):
@@ -88,7 +88,7 @@ class _NotPlainError(Exception):
     """The expression goes beyond what is read here."""
 
 
-class _Reader:
+class _ConditionParser:
     """Recursive descent over the tokens. `paths` are those that were read."""
 
     def __init__(self, found: list[Token], paths: set[tuple[str, ...]]) -> None:

@@ -64,7 +64,7 @@ class Facts(dict[str, object]):
                 "available": sum(state.available(now) for state in pool.replicas),
                 "replicas": len(pool.replicas),
             }
-            for name, pool in self.fleet.pools.items()
+            for name, pool in self.fleet.replica_sets.items()
         }
 
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 import msgspec
 
 from gateway.core.money import usd_decimal
-from gateway.core.table import Cell, Column, Kind, Table
+from gateway.core.table import Cell, Column, ColumnKind, Table
 
 
 class Version(enum.StrEnum):
@@ -38,7 +38,7 @@ class Period(msgspec.Struct, frozen=True, order=True):
     end: dt.datetime
 
 
-class Tokens(msgspec.Struct, frozen=True):
+class ChargeTokens(msgspec.Struct, frozen=True):
     """Usage of one charge. Cached tokens are part of the input."""
 
     requests: int = 0
@@ -75,7 +75,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     is_correction: bool
     effective_nano: int
     ledger_nano: int
-    tokens: Tokens
+    tokens: ChargeTokens
     gpu_microseconds: int | None = None
     allocated: Allocated | None = None
     invoice: str | None = None
@@ -165,9 +165,9 @@ def _quantities(charge: Charge) -> dict[str, Cell]:
     hours = (Decimal(charge.gpu_microseconds or 0) / 3_600_000_000).quantize(Decimal("1e-9"))
     return {
         "ConsumedQuantity": tokens,
-        "ConsumedUnit": "Tokens",
+        "ConsumedUnit": "ChargeTokens",
         "PricingQuantity": hours if by_hour else tokens,
-        "PricingUnit": "Hours" if by_hour else "Tokens",
+        "PricingUnit": "Hours" if by_hour else "ChargeTokens",
     }
 
 
@@ -192,8 +192,8 @@ def _allocated(charge: Charge) -> dict[str, Cell]:
 
 def _description(charge: Charge) -> str:
     what = {
-        CostType.HOSTED: "Tokens",
-        CostType.LOCAL: "Tokens at their transfer price",
+        CostType.HOSTED: "ChargeTokens",
+        CostType.LOCAL: "ChargeTokens at their transfer price",
         CostType.WORKLOAD: "GPUs at work",
         CostType.IDLE: "Idle GPUs",
     }[charge.cost_type]
@@ -223,56 +223,56 @@ _ALLOCATED = (
 # 1.3 has the names of providers that 1.2 had beside the new ones, and 1.4 has them no longer.
 _MISSING = {Version.V1_3: {"InvoiceDetailId"}, Version.V1_4: {"ProviderName", "PublisherName"}}
 
-_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(_ALLOCATED, Kind.TEXT),
-    "BilledCost": Kind.MONEY,
-    "BillingAccountId": Kind.TEXT,
-    "BillingAccountName": Kind.TEXT,
-    "BillingAccountType": Kind.TEXT,
-    "BillingCurrency": Kind.TEXT,
-    "BillingPeriodEnd": Kind.MOMENT,
-    "BillingPeriodStart": Kind.MOMENT,
-    "ChargeCategory": Kind.TEXT,
-    "ChargeClass": Kind.TEXT,
-    "ChargeDescription": Kind.TEXT,
-    "ChargeFrequency": Kind.TEXT,
-    "ChargePeriodEnd": Kind.MOMENT,
-    "ChargePeriodStart": Kind.MOMENT,
-    "ConsumedQuantity": Kind.MONEY,
-    "ConsumedUnit": Kind.TEXT,
-    "ContractedCost": Kind.MONEY,
-    "EffectiveCost": Kind.MONEY,
-    "HostProviderName": Kind.TEXT,
-    "InvoiceDetailId": Kind.TEXT,
-    "InvoiceId": Kind.TEXT,
-    "InvoiceIssuerName": Kind.TEXT,
-    "ListCost": Kind.MONEY,
-    "PricingCategory": Kind.TEXT,
-    "PricingQuantity": Kind.MONEY,
-    "PricingUnit": Kind.TEXT,
-    "ProviderName": Kind.TEXT,
-    "PublisherName": Kind.TEXT,
-    "ResourceId": Kind.TEXT,
-    "ResourceName": Kind.TEXT,
-    "ResourceType": Kind.TEXT,
-    "ServiceCategory": Kind.TEXT,
-    "ServiceName": Kind.TEXT,
-    "ServiceProviderName": Kind.TEXT,
-    "ServiceSubcategory": Kind.TEXT,
-    "SkuId": Kind.TEXT,
-    "SkuPriceId": Kind.TEXT,
-    "SubAccountId": Kind.TEXT,
-    "SubAccountName": Kind.TEXT,
-    "SubAccountType": Kind.TEXT,
-    "Tags": Kind.TEXT,
-    "x_CachedInputTokens": Kind.INTEGER,
-    "x_CostType": Kind.TEXT,
-    "x_Feature": Kind.TEXT,
-    "x_InputTokens": Kind.INTEGER,
-    "x_LedgerCost": Kind.MONEY,
-    "x_Model": Kind.TEXT,
-    "x_OutputTokens": Kind.INTEGER,
-    "x_PriceVersion": Kind.TEXT,
-    "x_RequestCount": Kind.INTEGER,
+_KINDS: dict[str, ColumnKind] = {
+    **dict.fromkeys(_ALLOCATED, ColumnKind.TEXT),
+    "BilledCost": ColumnKind.MONEY,
+    "BillingAccountId": ColumnKind.TEXT,
+    "BillingAccountName": ColumnKind.TEXT,
+    "BillingAccountType": ColumnKind.TEXT,
+    "BillingCurrency": ColumnKind.TEXT,
+    "BillingPeriodEnd": ColumnKind.MOMENT,
+    "BillingPeriodStart": ColumnKind.MOMENT,
+    "ChargeCategory": ColumnKind.TEXT,
+    "ChargeClass": ColumnKind.TEXT,
+    "ChargeDescription": ColumnKind.TEXT,
+    "ChargeFrequency": ColumnKind.TEXT,
+    "ChargePeriodEnd": ColumnKind.MOMENT,
+    "ChargePeriodStart": ColumnKind.MOMENT,
+    "ConsumedQuantity": ColumnKind.MONEY,
+    "ConsumedUnit": ColumnKind.TEXT,
+    "ContractedCost": ColumnKind.MONEY,
+    "EffectiveCost": ColumnKind.MONEY,
+    "HostProviderName": ColumnKind.TEXT,
+    "InvoiceDetailId": ColumnKind.TEXT,
+    "InvoiceId": ColumnKind.TEXT,
+    "InvoiceIssuerName": ColumnKind.TEXT,
+    "ListCost": ColumnKind.MONEY,
+    "PricingCategory": ColumnKind.TEXT,
+    "PricingQuantity": ColumnKind.MONEY,
+    "PricingUnit": ColumnKind.TEXT,
+    "ProviderName": ColumnKind.TEXT,
+    "PublisherName": ColumnKind.TEXT,
+    "ResourceId": ColumnKind.TEXT,
+    "ResourceName": ColumnKind.TEXT,
+    "ResourceType": ColumnKind.TEXT,
+    "ServiceCategory": ColumnKind.TEXT,
+    "ServiceName": ColumnKind.TEXT,
+    "ServiceProviderName": ColumnKind.TEXT,
+    "ServiceSubcategory": ColumnKind.TEXT,
+    "SkuId": ColumnKind.TEXT,
+    "SkuPriceId": ColumnKind.TEXT,
+    "SubAccountId": ColumnKind.TEXT,
+    "SubAccountName": ColumnKind.TEXT,
+    "SubAccountType": ColumnKind.TEXT,
+    "Tags": ColumnKind.TEXT,
+    "x_CachedInputTokens": ColumnKind.INTEGER,
+    "x_CostType": ColumnKind.TEXT,
+    "x_Feature": ColumnKind.TEXT,
+    "x_InputTokens": ColumnKind.INTEGER,
+    "x_LedgerCost": ColumnKind.MONEY,
+    "x_Model": ColumnKind.TEXT,
+    "x_OutputTokens": ColumnKind.INTEGER,
+    "x_PriceVersion": ColumnKind.TEXT,
+    "x_RequestCount": ColumnKind.INTEGER,
 }
 COLUMNS = tuple(_KINDS)

@@ -22,7 +22,7 @@ SPEED_MARGIN = 2
 # All pieces may have come in one moment; then only this much time is sure to have passed.
 CLOCK_SECONDS = 0.001
 # Fewer pieces of text than these say nothing about a speed or a size.
-MEASURED_PIECES = 16
+MEASURED_CHUNKS = 16
 # Tokens without text: ends of turns, and with tools the names and the marks around arguments.
 SILENT_TOKENS = 64
 TOOLS_SILENT_TOKENS = 512
@@ -33,28 +33,28 @@ FORGETTING = 0.01
 class Pace:
     """What the complete answers of a pool have shown: its fastest speed, and most tokens in one piece."""
 
-    __slots__ = ("tokens_per_piece", "tokens_per_second")
+    __slots__ = ("tokens_per_chunk", "tokens_per_second")
 
     def __init__(self) -> None:
         self.tokens_per_second: float | None = None
-        self.tokens_per_piece: float | None = None
+        self.tokens_per_chunk: float | None = None
 
-    def learn(self, tokens: int, pieces: int, seconds: float) -> None:
-        """A complete answer had `tokens` in `pieces` of text, and took `seconds` to write."""
-        if tokens >= MEASURED_PIECES and seconds > 0:
+    def learn(self, tokens: int, text_chunks: int, seconds: float) -> None:
+        """A complete answer had `tokens` in `text_chunks` of text, and took `seconds` to write."""
+        if tokens >= MEASURED_CHUNKS and seconds > 0:
             self.tokens_per_second = _worst(self.tokens_per_second, tokens / seconds)
-        if pieces >= MEASURED_PIECES:
-            self.tokens_per_piece = _worst(self.tokens_per_piece, tokens / pieces)
+        if text_chunks >= MEASURED_CHUNKS:
+            self.tokens_per_chunk = _worst(self.tokens_per_chunk, tokens / text_chunks)
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """What came of one answer: `pieces` of text of `text_bytes` in all.
+    """What came of one answer: `text_chunks` of text of `text_bytes` in all.
 
     `watched_seconds` are those in which it was read as it came. In the `silent_seconds` the upstream could
     write and nobody read: until the first piece, while the client was slow to take one, from the last one on.
     """
 
-    pieces: int
+    text_chunks: int
     text_bytes: int
     watched_seconds: float
     silent_seconds: float
@@ -78,8 +78,8 @@ def most_output_of_whole(seen: Seen, pace: Pace, call: Call, cap: int) -> int:
 
 def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
     tokens = seen.text_bytes
-    if pace.tokens_per_piece is not None and call.stream:
-        tokens = min(tokens, math.ceil(seen.pieces * max(pace.tokens_per_piece, 1.0)))
+    if pace.tokens_per_chunk is not None and call.stream:
+        tokens = min(tokens, math.ceil(seen.text_chunks * max(pace.tokens_per_chunk, 1.0)))
     silent = SILENT_TOKENS + (TOOLS_SILENT_TOKENS if Capability.TOOLS in call.needs else 0)
     return tokens + silent * call.choices
 
@@ -87,9 +87,9 @@ def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
 def _speed(seen: Seen, pace: Pace) -> float | None:
     """Tokens a second that one choice surely did not exceed; None when nothing was measured."""
     fastest = pace.tokens_per_second
-    if seen.pieces >= MEASURED_PIECES:
+    if seen.text_chunks >= MEASURED_CHUNKS:
         watched = max(seen.watched_seconds, CLOCK_SECONDS)
-        own = seen.pieces / watched * max(pace.tokens_per_piece or 1.0, 1.0)
+        own = seen.text_chunks / watched * max(pace.tokens_per_chunk or 1.0, 1.0)
         fastest = max(fastest or 0.0, own)
     return None if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
 

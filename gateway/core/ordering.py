@@ -81,7 +81,7 @@ def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: 
 
 def expected_seconds(deployment: Deployment, expected: Estimate, sorting: Sorting) -> float:
     """Time to the last token, as observed of late."""
-    pool = sorting.fleet.pools[deployment.name]
+    pool = sorting.fleet.replica_sets[deployment.name]
     return pool.expected_seconds(_likely(expected), sorting.moment.monotonic)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from gateway.core.balancing import Fleet, Pool
+from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.call import Call
 from gateway.core.catalog import Deployment, Model, Objective, Rule
 from gateway.core.constraints import (
@@ -107,9 +107,13 @@ class Planner:
         if rule is not None:
             eligible, dropped = _narrowed(rule, filtered)
             excluded += dropped
-        kept, estimates, dropped = self._by_circumstances(call, eligible, moment.monotonic, Pool.is_available)
+        kept, estimates, dropped = self._by_circumstances(
+            call, eligible, moment.monotonic, ReplicaSet.is_available
+        )
         if not kept and dropped:
-            kept, estimates, dropped = self._by_circumstances(call, eligible, moment.monotonic, Pool.answers)
+            kept, estimates, dropped = self._by_circumstances(
+                call, eligible, moment.monotonic, ReplicaSet.answers
+            )
         excluded += dropped
         if not kept:
             error = self._error(model, privacy, rule, excluded, eligible, moment.monotonic)
@@ -162,11 +166,11 @@ class Planner:
         call: Call,
         eligible: tuple[Deployment, ...],
         monotonic: float,
-        is_healthy: Callable[[Pool, float], bool],
+        is_healthy: Callable[[ReplicaSet, float], bool],
     ) -> tuple[tuple[Deployment, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
         kept, estimates, dropped = [], [], []
         for deployment in eligible:
-            pool = self.fleet.pools[deployment.name]
+            pool = self.fleet.replica_sets[deployment.name]
             expected = estimate(call, deployment, pool.bytes_per_token)
             reason = size_reason(deployment, call, expected)
             if reason is None and not is_healthy(pool, monotonic):
@@ -192,7 +196,7 @@ class Planner:
         waits = [
             state.breaker.retry_after_seconds(monotonic)
             for deployment in eligible
-            for state in self.fleet.pools[deployment.name].replicas
+            for state in self.fleet.replica_sets[deployment.name].replicas
         ]
         return refusal(model.name, privacy, excluded, max(min(waits, default=1.0), 1.0))
 

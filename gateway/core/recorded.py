@@ -80,7 +80,7 @@ def _finds(classified: Classified) -> str:
 
 def _busy(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
     found: dict[str, PoolState] = {}
-    for name, pool in fleet.pools.items():
+    for name, pool in fleet.replica_sets.items():
         outstanding = available = 0
         for state in pool.replicas:
             outstanding += state.outstanding

@@ -36,7 +36,7 @@ class StreamReader:
     `choices` are those that the answer will have.
 
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
-    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_events` (pieces of
+    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_chunks` (pieces of
     the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON).
     """
 
@@ -53,7 +53,7 @@ class StreamReader:
         "model",
         "service_tier",
         "text_bytes",
-        "text_events",
+        "text_chunks",
         "usage",
     )
 
@@ -70,7 +70,7 @@ class StreamReader:
         self.finish_reason: str | None = None
         self.done = False
         self.failure: str | None = None
-        self.text_events = 0
+        self.text_chunks = 0
         self.text_bytes = 0
 
     @property
@@ -101,7 +101,7 @@ class StreamReader:
 
     def _count(self, text: bytes) -> None:
         pieces = _PIECE.findall(text)
-        self.text_events += len(pieces)
+        self.text_chunks += len(pieces)
         self.text_bytes += sum(map(len, pieces))
 
     def _is_plain(self, chunk: bytes) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 Cell = str | int | Decimal | dt.datetime | None
 
 
-class Kind(enum.Enum):
+class ColumnKind(enum.Enum):
     TEXT = enum.auto()
     INTEGER = enum.auto()
     MONEY = enum.auto()  # Decimal with at most nine digits after the point
@@ -21,7 +21,7 @@ class Kind(enum.Enum):
 
 class Column(msgspec.Struct, frozen=True):
     name: str
-    kind: Kind = Kind.TEXT
+    kind: ColumnKind = ColumnKind.TEXT
 
 
 class Table(msgspec.Struct, frozen=True):

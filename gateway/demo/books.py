@@ -31,7 +31,7 @@ class BudgetState(msgspec.Struct, frozen=True):
     limit_nano: int
 
 
-class Books(msgspec.Struct, frozen=True, kw_only=True):
+class DemoBooks(msgspec.Struct, frozen=True, kw_only=True):
     """What each book says was spent, in nano-USD, and the reports they are taken from."""
 
     ledger_nano: int
@@ -54,7 +54,7 @@ class Secrecy(msgspec.Struct, frozen=True):
     leaked: int
 
 
-async def read_books(stage: Stage, client: Client) -> Books:
+async def read_books(stage: Stage, client: Client) -> DemoBooks:
     """All three books at a moment at which they agree. Raises DemoFailed when there is none."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + AGREE_SECONDS
@@ -80,14 +80,14 @@ def check_secrecy(stage: Stage, confidential_ids: Iterable[str]) -> Secrecy:
     return secrecy
 
 
-async def _read(stage: Stage, client: Client) -> Books:
+async def _read(stage: Stage, client: Client) -> DemoBooks:
     await stage.gateway.flush()
     by_feature = await asyncio.to_thread(usage_by, stage.ledger_url, Dimension.FEATURE)
     by_deployment = await asyncio.to_thread(usage_by, stage.ledger_url, Dimension.DEPLOYMENT)
     text = await client.metrics()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     budgets = _budgets(samples)
-    return Books(
+    return DemoBooks(
         ledger_nano=sum(_nano(row.cost_usd) for row in by_feature),
         budget_nano=sum(budget.spent_nano for budget in budgets if budget.scope == "org"),
         metrics_nano=sum(

@@ -17,10 +17,10 @@ from rich.text import Text
 
 from gateway import __version__
 from gateway.core.money import usd_decimal, usd_text
-from gateway.demo.books import Books, BudgetState, Secrecy
+from gateway.demo.books import BudgetState, DemoBooks, Secrecy
 from gateway.demo.samples import Sample
 from gateway.demo.stage import GPT_4O, Stage
-from gateway.demo.traffic import Outcome, Visit
+from gateway.demo.traffic import SampleOutcome, Visit
 from gateway.ledger.reports import UsageRow
 
 COLUMNS = 100
@@ -53,7 +53,7 @@ _SHOWN_METRICS = (
 )
 
 
-class Report:
+class DemoReport:
     """Writes to standard output. Colours only in a terminal, and not with NO_COLOR."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -85,7 +85,7 @@ class Report:
     def note(self, text: str) -> None:
         self._line(f"  {text}")
 
-    def request(self, outcome: Outcome, stage: Stage) -> None:
+    def request(self, outcome: SampleOutcome, stage: Stage) -> None:
         """Two lines: what was asked and what it took, then where it went and why."""
         sample = outcome.sample
         style = "green" if outcome.is_answered else "yellow" if outcome.is_as_expected else "red"
@@ -99,7 +99,7 @@ class Report:
         for part in _wrapped(_why(outcome, stage), self._console.width - len(_INDENT)):
             self._line(_INDENT + part, style="dim")
 
-    def results(self, books: Books, secrecy: Secrecy, *, in_full: bool) -> None:
+    def results(self, books: DemoBooks, secrecy: Secrecy, *, in_full: bool) -> None:
         """The costs, `in_full` also the budgets and a look at /metrics, and what was checked."""
         if books.by_feature:
             self._costs(books)
@@ -113,7 +113,7 @@ class Report:
     def status(self, text: str) -> "LiveLine":
         return LiveLine(self._console, text)
 
-    def _costs(self, books: Books) -> None:
+    def _costs(self, books: DemoBooks) -> None:
         others = sorted({name for row in books.by_feature for name in row.counterfactual_usd})
         self.heading("Cost per feature, in USD")
         rows = [*books.by_feature, _total(books.by_feature)]
@@ -201,7 +201,7 @@ def _curl(data_url: str, key: str) -> str:
     )
 
 
-def _amounts(outcome: Outcome) -> str:
+def _amounts(outcome: SampleOutcome) -> str:
     if not outcome.is_answered:
         return f"{'-':>14}{'-':>12}{outcome.seconds:>7.2f} s"
     usage = outcome.usage
@@ -209,7 +209,7 @@ def _amounts(outcome: Outcome) -> str:
     return f" {tokens:>9} tok  ${usd_decimal(outcome.cost_nano):.6f} {outcome.seconds:>6.2f} s"
 
 
-def _why(outcome: Outcome, stage: Stage) -> str:
+def _why(outcome: SampleOutcome, stage: Stage) -> str:
     classified = f"{outcome.classified.privacy} ({outcome.classified.raised_by})"
     if not outcome.is_answered:
         return f"{classified} -> refused: {outcome.problem}"

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from gateway.demo import samples
 from gateway.demo.books import check_secrecy, read_books
 from gateway.demo.failure import DemoFailed
-from gateway.demo.report import Report
+from gateway.demo.report import DemoReport
 from gateway.demo.samples import Sample
 from gateway.demo.stage import GPT_4O, LLAMA_4, Stage, open_stage, refuse_taken_ports
-from gateway.demo.traffic import Client, Outcome
+from gateway.demo.traffic import Client, SampleOutcome
 from gateway.metrics.logs import configure_logs
 
 __all__ = ["DemoFailed", "run_demo"]
@@ -34,7 +34,7 @@ async def run_demo(*, port: int, admin_port: int, seconds: float | None) -> None
     configure_logs("error")
     refuse_taken_ports(port, admin_port)
     with _stop_event(seconds) as stop:
-        report = Report()
+        report = DemoReport()
         async with open_stage(port, admin_port) as stage:
             report.header(stage)
             async with Client(stage) as client:
@@ -62,7 +62,7 @@ def _stop_event(seconds: float | None) -> Iterator[asyncio.Event]:
 class _Performance:
     """One performance. Every step ends early, in good order, once `stop` is set."""
 
-    def __init__(self, stage: Stage, client: Client, report: Report, stop: asyncio.Event) -> None:
+    def __init__(self, stage: Stage, client: Client, report: DemoReport, stop: asyncio.Event) -> None:
         self._stage = stage
         self._client = client
         self._report = report
@@ -113,7 +113,7 @@ class _Performance:
     async def _contracts(self) -> None:
         await self._feature("Contract review: personal data stays home", samples.contract_review())
 
-    async def _feature(self, heading: str, wanted: Sequence[Sample]) -> list[Outcome]:
+    async def _feature(self, heading: str, wanted: Sequence[Sample]) -> list[SampleOutcome]:
         """Send all of `wanted` at once, and show them in this order, each as soon as it is done."""
         self._report.heading(heading)
         tasks = [asyncio.create_task(self._send(sample), name=sample.title) for sample in wanted]
@@ -147,7 +147,7 @@ class _Performance:
 
     async def _until_up(self, wanted: bool) -> None:
         """Wait until the gateway knows how replica 1 is. Raises DemoFailed when it never does."""
-        replica = self._stage.gateway.pipeline.rulebook.planner.fleet.pools[LLAMA_4].replicas[0]
+        replica = self._stage.gateway.pipeline.rulebook.planner.fleet.replica_sets[LLAMA_4].replicas[0]
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 # Polled: nothing in a gateway waits for a replica's health, so nothing announces it.
@@ -156,7 +156,7 @@ class _Performance:
         except TimeoutError as exc:
             raise DemoFailed(f"the gateway did not see replica 1 go {'up' if wanted else 'down'}") from exc
 
-    def _show(self, outcome: Outcome) -> Outcome:
+    def _show(self, outcome: SampleOutcome) -> SampleOutcome:
         """Print it. Raises DemoFailed when it is not what the sample says."""
         self._report.request(outcome, self._stage)
         if not outcome.is_as_expected:
@@ -164,7 +164,7 @@ class _Performance:
             raise DemoFailed(f"{sample.feature}, {sample.title}: {outcome.status} {outcome.problem}")
         return outcome
 
-    async def _send(self, sample: Sample) -> Outcome:
+    async def _send(self, sample: Sample) -> SampleOutcome:
         outcome = await self._client.send(sample)
         self._sent += 1
         zones = self._stage.built.policy.zones[outcome.classified.privacy]

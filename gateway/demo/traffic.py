@@ -40,7 +40,7 @@ class Class(msgspec.Struct, frozen=True):
     raised_by: str
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class SampleOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one sample. Without an answer, `deployment` is empty and `problem` says why."""
 
     sample: Sample
@@ -90,7 +90,7 @@ class Client:
     ) -> None:
         await self._http.aclose()
 
-    async def send(self, sample: Sample) -> Outcome:
+    async def send(self, sample: Sample) -> SampleOutcome:
         """Raises DemoFailed when the gateway cannot be talked to at all."""
         raw = orjson.dumps(sample.body)
         headers = {
@@ -134,13 +134,13 @@ class Client:
 
     def _outcome(
         self, sample: Sample, classified: Class, response: httpx.Response, seconds: float
-    ) -> Outcome:
+    ) -> SampleOutcome:
         headers = response.headers
         body = _body(response)
         deployment = headers.get("x-tollway-deployment", "")
         usage = usage_from_wire(body.usage)
         request_id = headers.get("x-request-id", "")
-        return Outcome(
+        return SampleOutcome(
             sample=sample,
             status=response.status_code,
             request_id=request_id,

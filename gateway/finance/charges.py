@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.core import calendar
 from gateway.core.catalog import Provider
-from gateway.core.focus import Allocated, Charge, CostType, Period, Tokens
+from gateway.core.focus import Allocated, Charge, ChargeTokens, CostType, Period
 from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import Idle, PoolTerms, Weights, allocate, share_out
 from gateway.ledger.dimensions import Dimension, by
@@ -88,7 +88,7 @@ def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
         is_correction=group[Dimension.LATE] == "true",
         effective_nano=nano,
         ledger_nano=nano,
-        tokens=Tokens(row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens),
+        tokens=ChargeTokens(row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens),
         invoice=None if is_own else sides.invoices.get(deployment),
     )
 
@@ -131,7 +131,9 @@ def _split(bill: PoolSums, done: Mapping[Payer, Done], sides: Sides, period: Per
             is_correction=False,
             effective_nano=nano,
             ledger_nano=used.cost_nano_usd,
-            tokens=Tokens(used.requests, used.input_tokens, used.cached_input_tokens, used.output_tokens),
+            tokens=ChargeTokens(
+                used.requests, used.input_tokens, used.cached_input_tokens, used.output_tokens
+            ),
             gpu_microseconds=microseconds,
             allocated=Allocated(
                 f"tollway-weighted-tokens-idle-{idle}",

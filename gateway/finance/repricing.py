@@ -17,7 +17,7 @@ from gateway.core.usage import Usage
 from gateway.ledger.periods import BOUNDS, Bounds
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import ALL_COLUMNS, MONEY, TOKENS
-from gateway.ledger.upkeep import Upkeep, upkeep
+from gateway.ledger.upkeep import Maintenance, upkeep
 
 PAGE_ROWS = 400  # in one transaction; a gateway's writer waits for it
 
@@ -76,7 +76,7 @@ def reprice(url: str, book: PriceBook, sources: Mapping[str, Source], since: int
 
 
 def _reprice_page(
-    ledger: Upkeep, page: Sequence[Named], book: PriceBook, sources: Mapping[str, Source], done: Repriced
+    ledger: Maintenance, page: Sequence[Named], book: PriceBook, sources: Mapping[str, Source], done: Repriced
 ) -> Repriced:
     bounds = Bounds(*ledger.run(BOUNDS)[0])
     latest = _latest(ledger, page)
@@ -99,7 +99,7 @@ def _reprice_page(
     )
 
 
-def _latest(ledger: Upkeep, page: Sequence[Named]) -> dict[str, tuple[int, Named]]:
+def _latest(ledger: Maintenance, page: Sequence[Named]) -> dict[str, tuple[int, Named]]:
     """The number and row of the last correction of each row that has one."""
     ids = [row["attempt_id"] for row in page]
     if not ids:

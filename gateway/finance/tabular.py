@@ -7,7 +7,7 @@ import enum
 import io
 from typing import Any
 
-from gateway.core.table import Column, Kind, Table, csv_text
+from gateway.core.table import Column, ColumnKind, Table, csv_text
 
 MONEY_DIGITS = (38, 9)  # precision and scale: nano-USD, exactly
 
@@ -46,11 +46,11 @@ def _parquet(table: Table) -> bytes:
 
 def _type(pa: Any, column: Column) -> Any:
     match column.kind:
-        case Kind.TEXT:
+        case ColumnKind.TEXT:
             return pa.string()
-        case Kind.INTEGER:
+        case ColumnKind.INTEGER:
             return pa.int64()
-        case Kind.MONEY:
+        case ColumnKind.MONEY:
             return pa.decimal128(*MONEY_DIGITS)
-        case Kind.MOMENT:
+        case ColumnKind.MOMENT:
             return pa.timestamp("us", tz="UTC")

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.core import calendar
-from gateway.core.table import Column, Kind, Table
+from gateway.core.table import Column, ColumnKind, Table
 from gateway.finance.tabular import FileFormat, encoded
-from gateway.ledger.dimensions import By, Unanswerable, by
+from gateway.ledger.dimensions import Grouping, Unanswerable, by
 from gateway.ledger.reports import UsageRow, usage_by
 
 _COUNTS = ("requests", "attempts", "input_tokens", "cached_input_tokens", "output_tokens")
@@ -26,7 +26,7 @@ class UsageQuestion(msgspec.Struct, frozen=True, kw_only=True):
     until: dt.datetime | None = None
 
     @property
-    def dimensions(self) -> By:
+    def dimensions(self) -> Grouping:
         return by(*(name.strip() for name in self.by.split(",")))
 
     def span(self, now: float, zone: ZoneInfo) -> tuple[dt.datetime | None, dt.datetime | None]:
@@ -68,14 +68,14 @@ def usage_json(rows: Sequence[UsageRow]) -> list[dict[str, Any]]:
     ]
 
 
-def usage_table(rows: Sequence[UsageRow], asked: By) -> Table:
+def usage_table(rows: Sequence[UsageRow], asked: Grouping) -> Table:
     """A column for each dimension, count and sum, and one for each deployment that was compared with."""
     others = sorted({name for row in rows for name in row.counterfactual_usd})
     columns = [
         *(Column(name) for name in asked.names),
-        *(Column(name, Kind.INTEGER) for name in _COUNTS),
-        Column("cost_usd", Kind.MONEY),
-        *(Column(f"counterfactual_usd_{name}", Kind.MONEY) for name in others),
+        *(Column(name, ColumnKind.INTEGER) for name in _COUNTS),
+        Column("cost_usd", ColumnKind.MONEY),
+        *(Column(f"counterfactual_usd_{name}", ColumnKind.MONEY) for name in others),
     ]
     return Table(
         columns,

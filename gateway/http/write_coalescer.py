@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Outbox:
+class WriteCoalescer:
     """One for each server or client. Holds a turn's writes only, each bounded by its caller."""
 
     __slots__ = ("_first", "_pending", "turn")

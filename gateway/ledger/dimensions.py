@@ -52,7 +52,7 @@ class Dimension(enum.StrEnum):
 CALENDAR = (Dimension.DAY, Dimension.WEEK, Dimension.MONTH)
 
 
-class By(msgspec.Struct, frozen=True):
+class Grouping(msgspec.Struct, frozen=True):
     """Dimensions in the order asked for; `tag:NAME` is the value of one tag, empty where it is not set."""
 
     names: tuple[str, ...]
@@ -71,11 +71,11 @@ class By(msgspec.Struct, frozen=True):
         return any(name not in DIMENSIONS for name in self.columns)
 
 
-def by(*names: str) -> By:
+def by(*names: str) -> Grouping:
     """Raises Unanswerable for what is no dimension."""
     for name in names:
         if name not in set(Dimension) and not (name.startswith(TAG) and name != TAG):
             raise Unanswerable(f"{name!r} is no dimension: use {', '.join(Dimension)} or {TAG}NAME")
     if not 1 <= len(names) <= MAX_DIMENSIONS or len(set(names)) < len(names):
         raise Unanswerable(f"name 1 to {MAX_DIMENSIONS} dimensions, each once")
-    return By(tuple(str(name) for name in names))
+    return Grouping(tuple(str(name) for name in names))

@@ -69,7 +69,7 @@ _COLUMNS = (
 )
 
 
-class Observed(NamedTuple):
+class PastAnswer(NamedTuple):
     """How an attempt went that was answered in full, with the upstream's own usage."""
 
     deployment: str
@@ -98,7 +98,7 @@ class Past:
         """All of them, in batches of rows that have the fields of PastAttempt."""
         return self._ledger.batches(self._within(select(*_COLUMNS)), BATCH_ROWS)
 
-    def latest(self) -> list[Observed]:
+    def latest(self) -> list[PastAnswer]:
         """The latest ones that tell how a deployment answers, oldest first."""
         query = (
             self._within(
@@ -117,7 +117,7 @@ class Past:
             .order_by(_row.at.desc())
             .limit(LATEST_ROWS)
         )
-        return [Observed(*row) for row in reversed(self._ledger.fetch(query))]
+        return [PastAnswer(*row) for row in reversed(self._ledger.fetch(query))]
 
     def _within(self, query: Any) -> Query:
         """Attempts of the span: corrections of a row are none."""

@@ -11,7 +11,7 @@ from gateway.core.pool_cost import PoolPlan, PoolSpan, spans
 from gateway.ledger.reading import Query, Reading
 from gateway.ledger.spans import Span
 from gateway.ledger.tables import pool_cost
-from gateway.ledger.upkeep import Upkeep, upkeep
+from gateway.ledger.upkeep import Maintenance, upkeep
 
 # "pool" in ASCII: PostgreSQL knows its advisory locks by number.
 ACCRUAL_LOCK = 0x706F6F6C
@@ -70,7 +70,7 @@ def accrue(url: str, pools: Iterable[Accruing], now: int, zone: ZoneInfo) -> lis
         return [span for pool in pools for span in _accrue(ledger, pool, now, zone)]
 
 
-def _accrue(ledger: Upkeep, pool: Accruing, now: int, zone: ZoneInfo) -> list[PoolSpan]:
+def _accrue(ledger: Maintenance, pool: Accruing, now: int, zone: ZoneInfo) -> list[PoolSpan]:
     ((last,),) = ledger.run(_LAST_END, pool.plan.deployment)
     since = pool.since if last is None else max(last, pool.since) if pool.is_new else last
     present_from = pool.since if pool.since - since > KNOWN_GAP else since

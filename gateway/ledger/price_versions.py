@@ -11,7 +11,7 @@ from gateway.core.pricing import PriceBook, PriceVersion
 from gateway.ledger.create import make_if_absent
 from gateway.ledger.reading import reading
 from gateway.ledger.tables import price_version
-from gateway.ledger.upkeep import Upkeep, upkeep
+from gateway.ledger.upkeep import Maintenance, upkeep
 
 _KEY = ("provider", "model", "tier", "token_type", "effective_from", "version")
 _COLUMNS = (*_KEY, "nano_usd_per_million", "entered_at")
@@ -41,7 +41,7 @@ def enter_prices(url: str, versions: Iterable[PriceVersion]) -> None:
                 _enter(ledger, one, token_type, nano)
 
 
-def _enter(ledger: Upkeep, one: PriceVersion, token_type: str, nano: int) -> None:
+def _enter(ledger: Maintenance, one: PriceVersion, token_type: str, nano: int) -> None:
     key = (one.provider, one.model, one.tier, token_type, one.effective_from, one.version)
     ledger.run(_INSERT, *key, nano, one.entered_at)
     ((kept,),) = ledger.run(_FIND, *key)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from gateway.core import calendar
 from gateway.core.money import usd_decimal
-from gateway.ledger.dimensions import By, Dimension, Unanswerable, by
+from gateway.ledger.dimensions import Dimension, Grouping, Unanswerable, by
 from gateway.ledger.reading import Reading, reading
 from gateway.ledger.spans import Part, Span, cheapest, counterfactuals, parts, totals
 from gateway.ledger.tables import QUARTER, SUMS, period_end, usage_quarter
@@ -66,7 +66,7 @@ class _Slice(msgspec.Struct, frozen=True):
 class _Sums:
     """Adds up by group. The values of a group stand in the order of the dimensions asked for."""
 
-    def __init__(self, asked: By) -> None:
+    def __init__(self, asked: Grouping) -> None:
         self._asked = asked
         self._totals: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
         self._others: defaultdict[tuple[str, ...], defaultdict[str, int]] = defaultdict(
@@ -147,7 +147,7 @@ def usage_by(
         return usage_in(ledger, asked, span, zone)
 
 
-def usage_in(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
+def usage_in(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
     """As `usage_by`, together with whatever else is read in the same transaction."""
     if asked.needs_rows:
         _require_rows(ledger, asked, span, zone)
@@ -163,7 +163,7 @@ def span_of(since: dt.datetime, until: dt.datetime) -> Span:
     return Span((since - _EPOCH) // _MICROSECOND, (until - _EPOCH) // _MICROSECOND)
 
 
-def _parts(asked: By, span: Span) -> Iterator[tuple[int, Part]]:
+def _parts(asked: Grouping, span: Span) -> Iterator[tuple[int, Part]]:
     if asked.needs_rows:
         yield 1, Part("rows", span)
         return
@@ -171,7 +171,7 @@ def _parts(asked: By, span: Span) -> Iterator[tuple[int, Part]]:
         yield from cheapest(part)
 
 
-def _require_rows(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> None:
+def _require_rows(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo) -> None:
     deleted = select(func.max(period_end.c.before)).where(period_end.c.act == "pruned")
     ((before,),) = ledger.fetch(deleted)
     if before is not None and (span.since is None or span.since < before):
@@ -182,7 +182,7 @@ def _require_rows(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> No
         )
 
 
-def _slices(ledger: Reading, asked: By, span: Span, zone: dt.tzinfo) -> Iterator[_Slice]:
+def _slices(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo) -> Iterator[_Slice]:
     """The span, cut where a calendar period that is asked for ends. Nothing for times without any usage."""
     if not asked.calendar:
         yield _Slice({}, span)

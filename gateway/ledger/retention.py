@@ -6,7 +6,7 @@ from gateway.ledger.months import Month
 from gateway.ledger.periods import BOUNDS, Bounds
 from gateway.ledger.rollups import rebuild_rollups
 from gateway.ledger.tables import QUARTER
-from gateway.ledger.upkeep import Begin, Upkeep, upkeep
+from gateway.ledger.upkeep import Begin, Maintenance, upkeep
 
 DELETE_ROWS = 20_000  # in one transaction, so that a writer on the same database waits for moments only
 
@@ -98,21 +98,21 @@ def rebuild(url: str) -> Rebuilt:
         return Rebuilt(rows=rows, nano_usd_before=before, nano_usd_after=_total(ledger))
 
 
-def _total(ledger: Upkeep) -> int:
+def _total(ledger: Maintenance) -> int:
     ((nano,),) = ledger.run("SELECT coalesce(sum(cost_nano_usd), 0) FROM usage_quarter")
     return int(nano)
 
 
-def _bounds(ledger: Upkeep) -> Bounds:
+def _bounds(ledger: Maintenance) -> Bounds:
     return Bounds(*ledger.run(BOUNDS)[0])
 
 
-def _mark(ledger: Upkeep, act: str, before: int, now: int) -> None:
+def _mark(ledger: Maintenance, act: str, before: int, now: int) -> None:
     insert = "INSERT INTO period_end (act, before, done_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
     ledger.run(insert, act, before, now)
 
 
-def _drop_partitions(ledger: Upkeep, before: int) -> int:
+def _drop_partitions(ledger: Maintenance, before: int) -> int:
     """Drop the months that end by `before`. Returns how many rows they held."""
     found = ledger.run(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage_record'::regclass"

@@ -58,7 +58,7 @@ _ROW_FAULTS = (
 )
 
 
-class Refused:
+class RefusedRow:
     """A row that the database will never take, and why."""
 
     __slots__ = ("reason", "record")
@@ -78,7 +78,7 @@ class Store(Protocol):
 
     async def open(self) -> None: ...
 
-    async def write(self, records: Sequence[UsageRecord]) -> list[Refused]:
+    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
         """Commit all or none of `records`, but for those that can never be kept, which are returned.
 
         An attempt that is there already is left as it is.
@@ -110,7 +110,7 @@ class SqliteStore:
         """Create or migrate the file, and connect."""
         await self._on_thread(self._connected)
 
-    async def write(self, records: Sequence[UsageRecord]) -> list[Refused]:
+    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
         return await self._on_thread(lambda: self._write(records))
 
     async def replay(self, rows: Sequence[Row]) -> list[Row]:
@@ -140,21 +140,21 @@ class SqliteStore:
         finally:
             waiter.cancel()  # nobody is left to hear of a failure when this call was cancelled
 
-    def _write(self, records: Sequence[UsageRecord]) -> list[Refused]:
+    def _write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
         try:
             kept_out = self._insert([row_of(record) for record in records])
         except _ROW_FAULTS:
             return self._write_one_by_one(records)
-        return [Refused(records[position], PRUNED) for position in kept_out]
+        return [RefusedRow(records[position], PRUNED) for position in kept_out]
 
-    def _write_one_by_one(self, records: Sequence[UsageRecord]) -> list[Refused]:
+    def _write_one_by_one(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
         refused = []
         for record in records:
             try:
                 if self._insert([careful_row_of(record)]):
-                    refused.append(Refused(record, PRUNED))
+                    refused.append(RefusedRow(record, PRUNED))
             except _ROW_FAULTS as exc:
-                refused.append(Refused(record, f"{type(exc).__name__}: {exc}"))
+                refused.append(RefusedRow(record, f"{type(exc).__name__}: {exc}"))
         return refused
 
     def _replay(self, rows: Sequence[Row]) -> list[Row]:

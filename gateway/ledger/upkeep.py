@@ -20,7 +20,7 @@ from gateway.ledger.store import prepared
 from gateway.ledger.tables import ALL_COLUMNS
 
 
-class Upkeep(Protocol):
+class Maintenance(Protocol):
     """One open transaction."""
 
     @property
@@ -38,7 +38,7 @@ class Upkeep(Protocol):
 class Begin(Protocol):
     """Begins a transaction; leaving it commits, and an exception undoes it."""
 
-    def __call__(self, *, alone: bool = True) -> AbstractContextManager[Upkeep]:
+    def __call__(self, *, alone: bool = True) -> AbstractContextManager[Maintenance]:
         """`alone`: no writer has an open transaction meanwhile. SQLite knows no other kind."""
         ...
 

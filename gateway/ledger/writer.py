@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.core.audit import Kind
+from gateway.core.audit import EntryKind
 from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.errors import LedgerUnavailable
@@ -93,7 +93,7 @@ class LedgerWriter:
         if self._idle:
             self._rouse()
 
-    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+    def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Enter something that is no attempt into the audit log, if there is one."""
         if self._trail is not None:
             self._trail.note(kind, particulars)
@@ -122,11 +122,11 @@ class LedgerWriter:
             if not self._hurried:
                 self._hurry.clear()
 
-    def halt(self) -> None:
-        """Commit nothing that is appended from now on; it waits in the queue until `go_on`."""
+    def pause_commits(self) -> None:
+        """Commit nothing that is appended from now on; it waits in the queue until `resume_commits`."""
         self._halt_at = self._committed + len(self._pending)
 
-    def go_on(self) -> None:
+    def resume_commits(self) -> None:
         """End a halt."""
         self._halt_at = None
         self._wake.set()
@@ -254,7 +254,7 @@ class LedgerWriter:
             self._progress.set_result(None)
 
     async def _drain(self) -> None:
-        self.go_on()
+        self.resume_commits()
         try:
             async with asyncio.timeout(self._limits.close_timeout_seconds):
                 while self._pending or self._has_notes():  # appends may go on while requests end

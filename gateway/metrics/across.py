@@ -15,7 +15,7 @@ from gateway.metrics import families
 Add = Callable[[float, float], float]
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
+class MetricSample(msgspec.Struct, frozen=True, array_like=True):
     """One line of the exposition. `labels` are sorted by name."""
 
     name: str
@@ -29,7 +29,7 @@ class FamilySamples(msgspec.Struct, frozen=True, array_like=True):
     name: str  # without the `_total` of a counter
     kind: str
     help: str
-    samples: tuple[Sample, ...]
+    samples: tuple[MetricSample, ...]
 
 
 def samples_of(metrics: Iterable[Metric]) -> list[FamilySamples]:
@@ -40,7 +40,7 @@ def samples_of(metrics: Iterable[Metric]) -> list[FamilySamples]:
             metric.type,
             metric.documentation,
             tuple(
-                Sample(sample.name, tuple(sorted(sample.labels.items())), sample.value)
+                MetricSample(sample.name, tuple(sorted(sample.labels.items())), sample.value)
                 for sample in metric.samples
             ),
         )
@@ -61,7 +61,10 @@ def summed(workers: Iterable[Sequence[FamilySamples]]) -> list[FamilySamples]:
                 series[key] = add(series[key], sample.value) if key in series else sample.value
     return [
         FamilySamples(
-            name, family.kind, family.help, tuple(Sample(*key, value) for key, value in values[name].items())
+            name,
+            family.kind,
+            family.help,
+            tuple(MetricSample(*key, value) for key, value in values[name].items()),
         )
         for name, family in first.items()
     ]

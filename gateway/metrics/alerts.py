@@ -28,7 +28,7 @@ LIFETIME_SECONDS = 365 * 86_400.0
 Alerted = Callable[[str, str, str, int], None]
 
 
-class Counted(Protocol):
+class BudgetSource(Protocol):
     """What alerts need to know of a store of budgets."""
 
     def budgets(self) -> list[BudgetView]: ...
@@ -45,7 +45,12 @@ class BudgetAlerts:
     """`start`, then `close`. `alerted` is told kind, name, window and percentage of each alert."""
 
     def __init__(
-        self, store: Counted, scopes: Iterable[Scope], org: str, alerted: Alerted, client: httpx.AsyncClient
+        self,
+        store: BudgetSource,
+        scopes: Iterable[Scope],
+        org: str,
+        alerted: Alerted,
+        client: httpx.AsyncClient,
     ) -> None:
         self._store = store
         self._org = org

@@ -9,7 +9,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 
-class Kind(enum.StrEnum):
+class MetricKind(enum.StrEnum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
@@ -19,7 +19,7 @@ class Family(msgspec.Struct, frozen=True):
     """One metric. `name` as in the text that Prometheus reads; `help` begins with the unit's meaning."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     labels: tuple[str, ...]
     help: str
 
@@ -33,21 +33,21 @@ class Family(msgspec.Struct, frozen=True):
         return HistogramMetricFamily(self.name, self.help, labels=self.labels)
 
     def empty(self) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
-        if self.kind is Kind.COUNTER:
+        if self.kind is MetricKind.COUNTER:
             return self.counter()
-        return self.gauge() if self.kind is Kind.GAUGE else self.histogram()
+        return self.gauge() if self.kind is MetricKind.GAUGE else self.histogram()
 
 
 def _counter(name: str, labels: str, text: str) -> Family:
-    return Family(f"tollway_{name}", Kind.COUNTER, tuple(labels.split()), text)
+    return Family(f"tollway_{name}", MetricKind.COUNTER, tuple(labels.split()), text)
 
 
 def _gauge(name: str, labels: str, text: str) -> Family:
-    return Family(f"tollway_{name}", Kind.GAUGE, tuple(labels.split()), text)
+    return Family(f"tollway_{name}", MetricKind.GAUGE, tuple(labels.split()), text)
 
 
 def _histogram(name: str, labels: str, text: str) -> Family:
-    return Family(f"tollway_{name}", Kind.HISTOGRAM, tuple(labels.split()), text)
+    return Family(f"tollway_{name}", MetricKind.HISTOGRAM, tuple(labels.split()), text)
 
 
 REQUESTS = _counter(

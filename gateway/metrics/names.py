@@ -6,7 +6,7 @@ OTHER = "other"  # a name that is not configured
 NONE = "none"  # there is no such thing: no key was recognised, no model found, nothing dispatched
 
 
-class Names(msgspec.Struct, frozen=True, kw_only=True):
+class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
     """The names that may stand as label values."""
 
     models: frozenset[str] = frozenset()

@@ -15,7 +15,7 @@ from gateway.ports import BudgetView, Clock
 SECONDS_PER_DAY = 86400.0
 
 
-class Sources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What is read at each scrape, on the event loop's thread."""
 
     budgets: Callable[[], Iterable[BudgetView]]
@@ -25,7 +25,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     policy_version: Callable[[], str]
 
 
-class Counted:
+class SeriesByLabels:
     """All series by their label values, in the order of the labels of their family."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Counted:
         self.reloaded_at = 0.0
 
 
-def collect(counted: Counted, sources: Sources, clock: Clock, version: str) -> Iterator[Metric]:
+def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, version: str) -> Iterator[Metric]:
     """Every family of FAMILIES, those without a series included."""
     requests = {labels: sum(one.requests for one in parts) for labels, parts in counted.requests.items()}
     yield _counters(families.REQUESTS, requests | counted.requests_refused)
@@ -152,7 +152,7 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
 def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
     up: dict[tuple[str, ...], int] = {}
     inflight: dict[tuple[str, ...], int] = {}
-    for deployment, pool in fleet.pools.items():
+    for deployment, pool in fleet.replica_sets.items():
         for state in pool.replicas:
             labels = (deployment, state.replica.name)
             # Two servers may differ in their path only: one name then stands for both, and shows the worse.
@@ -162,7 +162,7 @@ def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
     yield _gauge(families.REPLICA_INFLIGHT, inflight)
 
 
-def _pools(counted: Counted) -> Iterator[Metric]:
+def _pools(counted: SeriesByLabels) -> Iterator[Metric]:
     seconds = {labels: amount / 1_000_000 for labels, amount in counted.pool_gpu_microseconds.items()}
     yield _counters(families.POOL_COST, _in_usd(counted.pool_cost))
     yield _counters(families.POOL_GPU_SECONDS, seconds)
@@ -173,7 +173,7 @@ def _pools(counted: Counted) -> Iterator[Metric]:
 def _retirements(fleet: Fleet, now: float) -> Metric:
     days: dict[tuple[str, ...], float] = {
         (name,): (pool.deployment.retires_at - now) / SECONDS_PER_DAY
-        for name, pool in fleet.pools.items()
+        for name, pool in fleet.replica_sets.items()
         if pool.deployment.retires_at is not None
     }
     return _gauge(families.RETIRES, days)

@@ -16,8 +16,8 @@ from gateway.core.record import UsageRecord
 from gateway.core.tenancy import Principal
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
-from gateway.metrics.names import NONE, OTHER, Names
-from gateway.metrics.scrape import Counted, Sources, collect
+from gateway.metrics.names import NONE, OTHER, LabelNames
+from gateway.metrics.scrape import ScrapeSources, SeriesByLabels, collect
 from gateway.metrics.series import (
     FIRST_TOKEN_SECONDS,
     INTER_TOKEN_SECONDS,
@@ -55,8 +55,8 @@ class PrometheusTelemetry:
     def __init__(
         self,
         *,
-        names: Names,
-        sources: Sources,
+        names: LabelNames,
+        sources: ScrapeSources,
         clock: Clock,
         version: str,
         registry: CollectorRegistry | None = None,
@@ -65,7 +65,7 @@ class PrometheusTelemetry:
         self._sources = sources
         self._clock = clock
         self._version = version
-        self._counted = Counted(overhead=Histogram(OVERHEAD_SECONDS))
+        self._counted = SeriesByLabels(overhead=Histogram(OVERHEAD_SECONDS))
         self._counted.reloaded_at = clock.now()
         # By the names as they come, which on the request path are nearly always configured ones.
         self._attempts = self._counted.attempts
@@ -74,7 +74,7 @@ class PrometheusTelemetry:
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
-    def configure(self, names: Names) -> None:
+    def configure(self, names: LabelNames) -> None:
         """Take over the names of a new configuration."""
         self._names = names
 

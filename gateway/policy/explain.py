@@ -32,7 +32,7 @@ PRIVACY_HEADER = "x-tollway-privacy"
 FEATURE_HEADER = "x-tollway-feature"
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """A request whose decision is asked for. Header names are in lower case.
 
     `key` is a key's name; None: no key in particular, so only the floor of the feature counts.
@@ -47,14 +47,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         return self.headers.get(name.decode("latin-1"))
 
 
-class Privacy(msgspec.Struct, frozen=True, rename={"privacy": "class"}):
+class ExplainedPrivacy(msgspec.Struct, frozen=True, rename={"privacy": "class"}):
     """The class, and what raised it that far: a header, a detector, or the place in the file that sets it."""
 
     privacy: str
     raised_by: str
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class CandidateVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment. `line` is the line of the file that keeps or removes it.
 
     `estimated_cost_usd`: for an answer of usual length at its price. `estimated_seconds`: as observed so far.
@@ -78,7 +78,7 @@ class RuleSeen(msgspec.Struct, frozen=True):
     when: str
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class ExplainedRefusal(msgspec.Struct, frozen=True):
     """The error that the client would get."""
 
     status: int
@@ -97,12 +97,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     feature: str
     team: str
-    privacy: Privacy | None = None
+    privacy: ExplainedPrivacy | None = None
     rule: RuleSeen | None = None
-    candidates: list[Judged] = []
+    candidates: list[CandidateVerdict] = []
     order: list[str] = []
     decision: str | None = None
-    refused: Refusal | None = None
+    refused: ExplainedRefusal | None = None
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ class Explainer:
         self._classifier = classifier
         self._tenancy = tenancy
 
-    async def explain(self, question: Question, moment: Callable[[Principal], Moment]) -> Explanation:
+    async def explain(self, question: DecisionQuestion, moment: Callable[[Principal], Moment]) -> Explanation:
         """The decision on `question` in the circumstances that `moment` gives. Raises no GatewayError."""
         try:
             principal = self.principal(question)
@@ -146,7 +146,7 @@ class Explainer:
             refused=_refusal(decision.error, decided) if isinstance(decision, Refused) else None,
         )
 
-    async def decide(self, question: Question, principal: Principal, moment: Moment) -> Decided:
+    async def decide(self, question: DecisionQuestion, principal: Principal, moment: Moment) -> Decided:
         """Raises the GatewayError of a request that does not come as far as a plan."""
         model = find_model(self._planner.policy, principal, question.call.model)
         named = question.headers.get(PRIVACY_HEADER)
@@ -155,7 +155,7 @@ class Explainer:
         decision = self._planner.decide(question.call, principal, model, classified.privacy, at)
         return Decided(principal=principal, classified=classified, decision=decision)
 
-    def principal(self, question: Question) -> Principal:
+    def principal(self, question: DecisionQuestion) -> Principal:
         """Who is meant. Raises PermissionDenied, InvalidApiKey or InvalidRequest."""
         feature = question.headers.get(FEATURE_HEADER, question.feature)
         if question.key is None:
@@ -169,7 +169,7 @@ class Explainer:
             raise PermissionDenied(f"The key '{question.key}' may not act for the feature '{feature}'.")
         return principal
 
-    def _check_expiry(self, question: Question, now: float) -> None:
+    def _check_expiry(self, question: DecisionQuestion, now: float) -> None:
         for entry in self._tenancy.keys.values():
             if entry.name == question.key and entry.expires_at is not None and now >= entry.expires_at:
                 raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
@@ -181,7 +181,9 @@ class Explainer:
             raise InvalidRequest(f"There is no feature '{feature}'. Known: {known or 'none'}.")
         return principal
 
-    def _explanation(self, question: Question, principal: Principal | None, **known: Any) -> Explanation:
+    def _explanation(
+        self, question: DecisionQuestion, principal: Principal | None, **known: Any
+    ) -> Explanation:
         return Explanation(
             policy=self._planner.policy.version,
             model=question.call.model,
@@ -191,7 +193,7 @@ class Explainer:
             **known,
         )
 
-    def _privacy(self, question: Question, decided: Decided) -> Privacy:
+    def _privacy(self, question: DecisionQuestion, decided: Decided) -> ExplainedPrivacy:
         classified, principal = decided.classified, decided.principal
         if classified.raised_by:
             raised_by = ", ".join(dict.fromkeys(_found(item.by) for item in classified.raised_by))
@@ -201,9 +203,9 @@ class Explainer:
             raised_by = principal.floor_from
         if classified.stand_in is not None:
             raised_by += f" ({_masking(classified.stand_in)})"
-        return Privacy(classified.privacy, raised_by)
+        return ExplainedPrivacy(classified.privacy, raised_by)
 
-    def _judged(self, call: Call, decision: Plan | Refused, moment: Moment) -> list[Judged]:
+    def _judged(self, call: Call, decision: Plan | Refused, moment: Moment) -> list[CandidateVerdict]:
         kept = decision.candidates if isinstance(decision, Plan) else ()
         judged = [
             self._judge(call, item, moment, _why_kept(decision, number, len(kept)))
@@ -216,12 +218,12 @@ class Explainer:
 
     def _judge(
         self, call: Call, deployment: Deployment, moment: Moment, verdict: Excluded | tuple[str, int | None]
-    ) -> Judged:
-        pool = self._planner.fleet.pools[deployment.name]
+    ) -> CandidateVerdict:
+        pool = self._planner.fleet.replica_sets[deployment.name]
         expected: Estimate = estimate(call, deployment, pool.bytes_per_token)
         removed = verdict if isinstance(verdict, Excluded) else None
         reason, line = (verdict.detail, verdict.line) if isinstance(verdict, Excluded) else verdict
-        return Judged(
+        return CandidateVerdict(
             deployment=deployment.name,
             zone=deployment.zone,
             kept=removed is None,
@@ -257,8 +259,8 @@ def _found(by: str) -> str:
     return by if by == UNREADABLE or by.startswith(ENTITIES) else f"detector {by}"
 
 
-def _refusal(error: GatewayError, decided: Decided | None = None) -> Refusal:
+def _refusal(error: GatewayError, decided: Decided | None = None) -> ExplainedRefusal:
     message = error.message
     if isinstance(error, PrivacyViolation) and decided is not None:
         message = f"{message} {why(decided.classified, decided.principal.feature)}".rstrip()
-    return Refusal(error.status, error.code, message)
+    return ExplainedRefusal(error.status, error.code, message)

@@ -15,12 +15,12 @@ from gateway.config.load import Loaded
 from gateway.config.policy_test_files import Located, read_tests
 from gateway.config.problems import Problem
 from gateway.config.tenancy import Expectation
-from gateway.policy.explain import Explanation, Refusal
+from gateway.policy.explain import ExplainedRefusal, Explanation
 from gateway.policy.samples import explain_sample
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class UnmetExpectation:
     """An expectation that does not hold, and the decision that came out instead."""
 
     test: str
@@ -33,21 +33,21 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PolicyTestOutcome:
     """What came of one test; it passed when there are no failures."""
 
     located: Located
-    failures: tuple[Failure, ...]
+    failures: tuple[UnmetExpectation, ...]
     seconds: float
 
 
-def run_policy_tests(built: Built) -> list[Failure]:
+def run_policy_tests(built: Built) -> list[UnmetExpectation]:
     """Every expectation of the file's own tests that does not hold, in its order. Not for a running loop."""
     outcomes = run_tests(built, [Located(test, "", 0) for test in built.settings.policy_tests])
     return [failure for outcome in outcomes for failure in outcome.failures]
 
 
-def run_tests(built: Built, tests: Iterable[Located]) -> list[Outcome]:
+def run_tests(built: Built, tests: Iterable[Located]) -> list[PolicyTestOutcome]:
     """The outcome of each of `tests`, in their order. Not for a running loop."""
     return asyncio.run(_run_all(built, tests))
 
@@ -68,19 +68,19 @@ def find_tests(
     return found, problems
 
 
-async def _run_all(built: Built, tests: Iterable[Located]) -> list[Outcome]:
+async def _run_all(built: Built, tests: Iterable[Located]) -> list[PolicyTestOutcome]:
     return [await _run(built, located) for located in tests]
 
 
-async def _run(built: Built, located: Located) -> Outcome:
+async def _run(built: Built, located: Located) -> PolicyTestOutcome:
     started = time.monotonic()
     test = located.test
     explanation = await explain_sample(built, test.request)
     failures = tuple(
-        Failure(test.name, expected, found, explanation)
+        UnmetExpectation(test.name, expected, found, explanation)
         for expected, found in _differences(test.expect, explanation)
     )
-    return Outcome(located, failures, time.monotonic() - started)
+    return PolicyTestOutcome(located, failures, time.monotonic() - started)
 
 
 def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]
     return differences
 
 
-def _of_a_refusal(expect: Expectation, refused: Refusal) -> list[tuple[str, str]]:
+def _of_a_refusal(expect: Expectation, refused: ExplainedRefusal) -> list[tuple[str, str]]:
     """What was expected of candidates, where there are none."""
     found = f"refused with {refused.code} ({refused.message})"
     if expect.refused not in (None, refused.code):

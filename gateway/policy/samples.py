@@ -14,7 +14,7 @@ from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.facts import Moment, local_time
 from gateway.core.policy import Planner
 from gateway.core.tenancy import Principal
-from gateway.policy.explain import PRIVACY_HEADER, Explainer, Explanation, Question
+from gateway.policy.explain import PRIVACY_HEADER, DecisionQuestion, Explainer, Explanation
 from gateway.proxy.classify import Classifier
 
 
@@ -28,7 +28,7 @@ class Circumstances:
     down: tuple[str, ...] = ()
 
 
-async def explain(built: Built, question: Question, given: Circumstances) -> Explanation:
+async def explain(built: Built, question: DecisionQuestion, given: Circumstances) -> Explanation:
     """The decision on `question` under `built`, with replicas as `given` and idle otherwise."""
     planner = Planner(built.policy, _fleet(built, given))
     explainer = Explainer(planner, Classifier(built.policy, built.screenings), built.tenancy)
@@ -50,9 +50,9 @@ def circumstances_of(sample: SampleRequest, built: Built) -> Circumstances:
     )
 
 
-def question_of(sample: SampleRequest) -> Question:
+def question_of(sample: SampleRequest) -> DecisionQuestion:
     headers = {PRIVACY_HEADER: sample.privacy, "x-tollway-session": sample.session}
-    return Question(
+    return DecisionQuestion(
         call=_call(sample),
         key=sample.key,
         feature=sample.feature,
@@ -88,11 +88,11 @@ def _call(sample: SampleRequest) -> Call:
 def _fleet(built: Built, given: Circumstances) -> Fleet:
     fleet = Fleet(built.policy.deployments.values())
     for name, count in (given.outstanding or {}).items():
-        replicas = fleet.pools[name].replicas if name in fleet.pools else ()
+        replicas = fleet.replica_sets[name].replicas if name in fleet.replica_sets else ()
         for place, state in enumerate(replicas):
             state.outstanding = (count + place) // len(replicas)
     for name in given.down:
-        for state in fleet.pools[name].replicas if name in fleet.pools else ():
+        for state in fleet.replica_sets[name].replicas if name in fleet.replica_sets else ():
             state.is_up = False
     return fleet
 

@@ -15,12 +15,12 @@ MOST_BYTES = 4 * 1024 * 1024
 _LENGTH_BYTES = 4
 
 
-class Ask(msgspec.Struct, frozen=True):
+class RecognizeRequest(msgspec.Struct, frozen=True):
     id: int
     text: str
 
 
-class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+class RecognizeReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame of the recogniser."""
 
     id: int | None = None
@@ -34,7 +34,7 @@ class BadFrame(Exception):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Told).decode
+_decode = msgspec.json.Decoder(RecognizeReply).decode
 
 
 def framed(value: msgspec.Struct) -> bytes:
@@ -42,7 +42,7 @@ def framed(value: msgspec.Struct) -> bytes:
     return len(content).to_bytes(_LENGTH_BYTES, "big") + content
 
 
-async def next_told(reader: asyncio.StreamReader) -> Told | None:
+async def next_told(reader: asyncio.StreamReader) -> RecognizeReply | None:
     """The next frame; None at the end. Raises BadFrame."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")

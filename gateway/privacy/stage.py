@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from gateway.ports import Sighting
-from gateway.privacy.frames import Ask, BadFrame, Told, framed, next_told
+from gateway.privacy.frames import BadFrame, RecognizeReply, RecognizeRequest, framed, next_told
 from gateway.privacy.settings import RecognizerSettings
 
 _log = structlog.get_logger("tollway.entities")
@@ -75,7 +75,7 @@ class EntityStage:
         answer: asyncio.Future[Sighting] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         self._asked[number] = time.monotonic()
-        process.stdin.write(framed(Ask(number, text)))
+        process.stdin.write(framed(RecognizeRequest(number, text)))
         try:
             async with asyncio.timeout(self.settings.deadline_seconds):
                 return await answer
@@ -144,7 +144,7 @@ class EntityStage:
             return f"sent {exc}"
         return "ended"
 
-    def _take(self, told: Told) -> None:
+    def _take(self, told: RecognizeReply) -> None:
         if told.id is None or self._asked.pop(told.id, None) is None:
             raise BadFrame("an answer to nothing that was asked")
         self._pause = FIRST_PAUSE_SECONDS

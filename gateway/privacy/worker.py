@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from gateway.privacy.frames import Ask, Told, framed
+from gateway.privacy.frames import RecognizeReply, RecognizeRequest, framed
 
 _LENGTH_BYTES = 4
 
@@ -22,10 +22,10 @@ def main() -> None:
     try:
         analyzer = _analyzer(told["language"], told["model"])
     except (ImportError, OSError, ValueError) as exc:
-        _send(sink, Told(error=_reason(exc)))
+        _send(sink, RecognizeReply(error=_reason(exc)))
         return
-    _send(sink, Told(ready=True))
-    decode = msgspec.json.Decoder(Ask).decode
+    _send(sink, RecognizeReply(ready=True))
+    decode = msgspec.json.Decoder(RecognizeRequest).decode
     while head := source.read(_LENGTH_BYTES):
         ask = decode(source.read(int.from_bytes(head, "big")))
         found = analyzer.analyze(
@@ -34,10 +34,10 @@ def main() -> None:
             entities=told["find"],
             score_threshold=told["min_score"],
         )
-        _send(sink, Told(id=ask.id, found=tuple(sorted({item.entity_type for item in found}))))
+        _send(sink, RecognizeReply(id=ask.id, found=tuple(sorted({item.entity_type for item in found}))))
 
 
-def _send(sink: BinaryIO, told: Told) -> None:
+def _send(sink: BinaryIO, told: RecognizeReply) -> None:
     sink.write(framed(told))
     sink.flush()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.core.admission import Settlement
-from gateway.core.balancing import Pool, ReplicaState
+from gateway.core.balancing import ReplicaSet, ReplicaState
 from gateway.core.call import Call
 from gateway.core.catalog import Deployment
 from gateway.core.cost import cost, counterfactuals
@@ -91,7 +91,7 @@ class Attempt:
         "state",
         "status",
         "text_bytes",
-        "text_tokens",
+        "text_chunks",
         "upstream_request_id",
     )
 
@@ -99,7 +99,7 @@ class Attempt:
         self,
         request: Request,
         number: int,
-        pool: Pool,
+        pool: ReplicaSet,
         state: ReplicaState,
         estimate: Estimate,
         *,
@@ -125,7 +125,7 @@ class Attempt:
         self.first_token_at: float | None = None
         self.held_nano = 0
         self.status = 0
-        self.text_tokens = 0
+        self.text_chunks = 0
         self.text_bytes = 0
         self.finish_reason: str | None = None
         self.reported_model: str | None = None
@@ -148,7 +148,7 @@ class Attempt:
     def under_estimate(self) -> UnderEstimate:
         """Usage of an attempt that broke: its prompt as estimated, and the pieces of text that were seen."""
         prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
-        return UnderEstimate(Usage(input_text=prompt, output_text=self.text_tokens))
+        return UnderEstimate(Usage(input_text=prompt, output_text=self.text_chunks))
 
     def record(self, outcome: Outcome, metered: Metered, now: float) -> UsageRecord:
         """The ledger row. `now` is monotonic seconds."""
@@ -211,7 +211,7 @@ class Attempt:
         written_from = self.quiet_until if self._request.call.stream else self.sent_at
         seconds = self.last_seen_at - written_from
         if self.blocked_seconds <= seconds / 2:  # else it was the client's pace
-            self.pool.pace.learn(tokens, self.text_tokens, seconds)
+            self.pool.pace.learn(tokens, self.text_chunks, seconds)
 
     def _most_nano(self, outcome: Outcome, now: float) -> int:
         """What an attempt without usage may have cost at most."""
@@ -220,7 +220,7 @@ class Attempt:
         call, pace = self._request.call, self.pool.pace
         cap = self.estimate.output * call.choices
         seen = Seen(
-            pieces=self.text_tokens,
+            text_chunks=self.text_chunks,
             text_bytes=self.text_bytes,
             watched_seconds=self.last_seen_at - self.quiet_until - self.blocked_seconds,
             silent_seconds=self.quiet_until - self.sent_at + self.blocked_seconds + now - self.last_seen_at,

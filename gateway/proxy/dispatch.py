@@ -132,7 +132,7 @@ class Dispatch:
                     self._take_notes(self._reader)
                 self._book(Outcome.UPSTREAM_ERROR, attempt.under_estimate())
 
-    def tell(self) -> None:
+    def report_completed(self) -> None:
         """The request ends with this attempt."""
         if self._record is not None:
             seconds = self._clock.monotonic() - self._request.started
@@ -190,7 +190,7 @@ class Dispatch:
         if answer.usage is not None:
             metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
         else:
-            attempt.text_tokens, attempt.text_bytes = max(len(body) // 16, 1), len(body)
+            attempt.text_chunks, attempt.text_bytes = max(len(body) // 16, 1), len(body)
             metered = attempt.under_estimate()
         record = self._succeeded(metered)
         headers = self._answer_headers()
@@ -207,7 +207,7 @@ class Dispatch:
         sink, attempt, clock = self._sink, self._attempt, self._clock
         while chunk := await response.next_chunk():
             attempt.last_seen_at = clock.monotonic()
-            if not reader.text_events:
+            if not reader.text_chunks:
                 attempt.quiet_until = attempt.last_seen_at
             passed = _feed(reader, chunk)
             if not passed:
@@ -330,7 +330,7 @@ class Dispatch:
             metered = self._metered(self._reader)
         outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
         self._book(outcome, metered)
-        self.tell()
+        self.report_completed()
 
     def _book(self, outcome: Outcome, metered: Metered) -> UsageRecord:
         """Record the attempt, which has ended, and note what it takes from the budgets."""
@@ -344,11 +344,11 @@ class Dispatch:
     def _settle_early(self) -> None:
         """Give the hold back before the last byte, so that the client's next request finds it settled."""
         self._services.admission.settle(self._hold, self.settlement)
-        self.tell()
+        self.report_completed()
 
     def _take_notes(self, reader: StreamReader) -> None:
         attempt = self._attempt
-        attempt.text_tokens, attempt.text_bytes = reader.text_events, reader.text_bytes
+        attempt.text_chunks, attempt.text_bytes = reader.text_chunks, reader.text_bytes
         attempt.finish_reason = reader.finish_reason
         attempt.reported_model = reader.model
 

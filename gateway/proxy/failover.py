@@ -53,7 +53,7 @@ class Relay:
                     finally:
                         settlement = dispatch.settlement
                     if sink.started:
-                        dispatch.tell()
+                        dispatch.report_completed()
                         await _break_off(sink, failure)
                         return
                 finally:
@@ -69,7 +69,7 @@ class Relay:
         """
         number = 0
         for deployment, expected in zip(request.plan.candidates, request.plan.estimates, strict=True):
-            pool = fleet.pools[deployment.name]
+            pool = fleet.replica_sets[deployment.name]
             tried: list[ReplicaState] = []
             while len(tried) < REPLICA_TRIES:
                 state = pool.take(self._clock.monotonic(), tried)

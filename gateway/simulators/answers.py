@@ -11,8 +11,8 @@ import orjson
 
 from gateway.simulators import schemas
 from gateway.simulators.prompts import Prompt
-from gateway.simulators.requests import Call, Json
-from gateway.simulators.tokens import Piece, Tokenizer
+from gateway.simulators.requests import Json, SimulatedCall
+from gateway.simulators.tokens import Piece, SimulatorTokenizer
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 _SENTENCES = (
@@ -72,12 +72,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Composer:
     """Writes answers: text, JSON for a response format, or tool calls."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: SimulatorTokenizer) -> None:
         self._tokenizer = tokenizer
         self._sentences = [tokenizer.pieces(sentence) for sentence in _SENTENCES]
 
     def compose(
-        self, call: Call, prompt: Prompt, *, index: int, seed: int, output_tokens: int, limit: int
+        self, call: SimulatedCall, prompt: Prompt, *, index: int, seed: int, output_tokens: int, limit: int
     ) -> Answer:
         """Choice `index`, of `output_tokens` tokens if it is text, never more than `limit` tokens."""
         random = Random(_number(prompt.digest, seed, index))  # noqa: S311  # reproducible on purpose
@@ -172,7 +172,7 @@ def _first_chars(pieces: Iterable[Piece], chars: int) -> Iterator[Piece]:
         chars -= len(text)
 
 
-def _wanted_schema(call: Call) -> Any:
+def _wanted_schema(call: SimulatedCall) -> Any:
     """The schema an answer must fit, or None for free text."""
     if call.response_format is None or call.response_format["type"] == "text":
         return None
@@ -182,7 +182,7 @@ def _wanted_schema(call: Call) -> Any:
     return call.response_format["json_schema"].get("schema") or {"type": "object"}
 
 
-def _chosen_tools(call: Call, asked: str) -> list[Json]:
+def _chosen_tools(call: SimulatedCall, asked: str) -> list[Json]:
     """The functions to call: forced by `tool_choice`, or mentioned in a last message by the user."""
     tools = [tool for tool in call.tools if tool.get("type") == "function"]
     choice: Any = call.tool_choice

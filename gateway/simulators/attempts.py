@@ -17,7 +17,7 @@ _KEPT_BODY_BYTES = 8_192
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
-class Attempt(msgspec.Struct, kw_only=True):
+class SeenAttempt(msgspec.Struct, kw_only=True):
     """One POST, from the moment its body has arrived whole. Changes until its outcome is known."""
 
     n: int
@@ -46,7 +46,7 @@ class Attempt(msgspec.Struct, kw_only=True):
 
 
 class _Kept(msgspec.Struct):
-    attempt: Attempt
+    attempt: SeenAttempt
     body: bytes
     received_at: float
 
@@ -61,7 +61,7 @@ class AttemptLog:
     def register(self, path: str, headers: Sequence[Header], body: bytes) -> "Recorder":
         self._count += 1
         readable = _readable(headers)
-        attempt = Attempt(
+        attempt = SeenAttempt(
             n=self._count,
             request_id=readable.get("x-request-id"),
             attempt_id=readable.get("x-tollway-attempt"),
@@ -75,7 +75,7 @@ class AttemptLog:
         self._kept.append(kept)
         return Recorder(attempt, kept.received_at)
 
-    def list(self, contains: str | None = None) -> list[Attempt]:
+    def list(self, contains: str | None = None) -> list[SeenAttempt]:
         """All attempts, or those whose body holds the text, as it was sent or once its JSON is decoded."""
         return [kept.attempt for kept in self._kept if contains is None or _holds(kept.body, contains)]
 
@@ -86,7 +86,7 @@ class AttemptLog:
 class Recorder:
     """Writes the course of one attempt. The first outcome stands."""
 
-    def __init__(self, attempt: Attempt, received_at: float) -> None:
+    def __init__(self, attempt: SeenAttempt, received_at: float) -> None:
         self.attempt = attempt
         self.received_at = received_at
 

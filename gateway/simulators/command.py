@@ -8,29 +8,32 @@ import msgspec
 import typer
 
 from gateway.simulators.knobs import InvalidKnob, Knobs
-from gateway.simulators.running import Kind, PortTaken, run_blocking
+from gateway.simulators.running import SimulatorKind, SimulatorPortTaken, run_blocking
 
-_PORTS = {Kind.OPENAI: 9100, Kind.VLLM: 9101}
+_PORTS = {SimulatorKind.OPENAI: 9100, SimulatorKind.VLLM: 9101}
 _EXTRA_FLAGS = {"models": ("--model",), "max_concurrency": ("--max-concurrency", "--max-num-queued-reqs")}
 
 
 def _build() -> typer.Typer:
     app = typer.Typer(help="Serve a stand-in for OpenAI or for a vLLM replica.", no_args_is_help=True)
     for kind, text in (
-        (Kind.OPENAI, "GPT-4o and its relatives at OpenAI: chat, completions, embeddings, models."),
-        (Kind.VLLM, "A Llama 4 replica under vLLM: chat, completions, models, health, load and metrics."),
+        (SimulatorKind.OPENAI, "GPT-4o and its relatives at OpenAI: chat, completions, embeddings, models."),
+        (
+            SimulatorKind.VLLM,
+            "A Llama 4 replica under vLLM: chat, completions, models, health, load and metrics.",
+        ),
     ):
         app.command(kind.value, help=text)(_command(kind))
     return app
 
 
-def _command(kind: Kind) -> Callable[..., None]:
+def _command(kind: SimulatorKind) -> Callable[..., None]:
     def serve(**flags: Any) -> None:
         host, port = flags.pop("host"), flags.pop("port")
         flags["models"] = tuple(flags["models"] or ())
         try:
             run_blocking(kind, msgspec.convert(flags, Knobs), host, port)
-        except (PortTaken, InvalidKnob, msgspec.ValidationError) as exc:
+        except (SimulatorPortTaken, InvalidKnob, msgspec.ValidationError) as exc:
             typer.echo(f"tollway simulate {kind}: {exc}", err=True)
             raise typer.Exit(1) from exc
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import InvalidKnob
 from gateway.simulators.state import State
 
@@ -16,7 +16,7 @@ class Control:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._routes: dict[tuple[str, str], Callable[[Exchange], Reply]] = {
+        self._routes: dict[tuple[str, str], Callable[[SimulatedExchange], Reply]] = {
             ("GET", "/_sim/knobs"): self._knobs,
             ("POST", "/_sim/knobs"): self._change_knobs,
             ("GET", "/_sim/attempts"): self._attempts,
@@ -24,18 +24,18 @@ class Control:
             ("POST", "/_sim/abort"): self._abort,
         }
 
-    def answer(self, exchange: Exchange) -> Reply:
+    def answer(self, exchange: SimulatedExchange) -> Reply:
         route = self._routes.get((exchange.method, exchange.path))
         if route is None:
             listed = ", ".join(f"{method} {path}" for method, path in self._routes)
             return _json({"error": f"no such route; there are {listed}"}, status=404)
         return route(exchange)
 
-    def _knobs(self, exchange: Exchange) -> Reply:
+    def _knobs(self, exchange: SimulatedExchange) -> Reply:
         del exchange
         return _json(self._state.knobs)
 
-    def _change_knobs(self, exchange: Exchange) -> Reply:
+    def _change_knobs(self, exchange: SimulatedExchange) -> Reply:
         try:
             changes = orjson.loads(exchange.body)
             if not isinstance(changes, dict):
@@ -44,15 +44,15 @@ class Control:
         except (orjson.JSONDecodeError, InvalidKnob) as exc:
             return _json({"error": str(exc)}, status=400)
 
-    def _attempts(self, exchange: Exchange) -> Reply:
+    def _attempts(self, exchange: SimulatedExchange) -> Reply:
         return _json(self._state.attempts.list(exchange.query("contains")))
 
-    def _clear(self, exchange: Exchange) -> Reply:
+    def _clear(self, exchange: SimulatedExchange) -> Reply:
         del exchange
         self._state.attempts.clear()
         return _json({})
 
-    def _abort(self, exchange: Exchange) -> Reply:
+    def _abort(self, exchange: SimulatedExchange) -> Reply:
         del exchange
         return _json({"aborted": self._state.abort_all()})
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind, Knobs
 from gateway.simulators.prefix_cache import PrefixCache
 from gateway.simulators.prompts import Modalities, Prompt
-from gateway.simulators.refusals import Header, Refused
-from gateway.simulators.requests import Call, Json
+from gateway.simulators.refusals import Header, SimulatedRefusal
+from gateway.simulators.requests import Json, SimulatedCall
 from gateway.simulators.state import State
 from gateway.simulators.wire import Shape
 
@@ -40,27 +40,27 @@ class Dialect(Protocol):
     def models(self, knobs: Knobs) -> tuple[str, ...]: ...
     def max_model_len(self, knobs: Knobs) -> int: ...
 
-    def authorize(self, exchange: Exchange, knobs: Knobs) -> None:
+    def authorize(self, exchange: SimulatedExchange, knobs: Knobs) -> None:
         """Raises Refused (401)."""
 
-    def answer(self, exchange: Exchange, state: State) -> Reply:
+    def answer(self, exchange: SimulatedExchange, state: State) -> Reply:
         """Everything but text generation. Raises Refused."""
 
-    def unknown_model(self, model: str) -> Refused: ...
-    def check(self, call: Call, document: Json, prompt: Prompt, knobs: Knobs) -> int:
+    def unknown_model(self, model: str) -> SimulatedRefusal: ...
+    def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
         """The most tokens a choice may have. Raises Refused for what this server in particular refuses."""
 
     @property
     def overload(self) -> ErrorKind:
         """How this server answers when too much is in flight."""
 
-    def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> Refused:
+    def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> SimulatedRefusal:
         """The refusal for `kind`, in this server's words."""
 
-    def envelope(self, refused: Refused) -> bytes: ...
-    def shape(self, call: Call) -> Shape: ...
+    def envelope(self, refused: SimulatedRefusal) -> bytes: ...
+    def shape(self, call: SimulatedCall) -> Shape: ...
     def usage(self, prompt: Prompt, cached_tokens: int) -> Callable[[int], Json]: ...
     def reported_model(self, model: str) -> str: ...
-    def ident(self, exchange: Exchange, call: Call) -> str: ...
-    def headers(self, exchange: Exchange, state: State) -> list[Header]:
+    def ident(self, exchange: SimulatedExchange, call: SimulatedCall) -> str: ...
+    def headers(self, exchange: SimulatedExchange, state: State) -> list[Header]:
         """Headers of every answer of the API."""

@@ -10,7 +10,7 @@ import orjson
 
 from gateway.simulators.refusals import invalid
 from gateway.simulators.requests import Json, missing, wrong_type
-from gateway.simulators.tokens import Tokenizer
+from gateway.simulators.tokens import SimulatorTokenizer
 
 _DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 _MAX_INPUTS = 2048
@@ -23,7 +23,7 @@ def dimensions_of(model: str) -> int | None:
     return 1536 if "embed" in model else None
 
 
-def embed(document: Json, model: str, tokenizer: Tokenizer) -> tuple[bytes, int]:
+def embed(document: Json, model: str, tokenizer: SimulatorTokenizer) -> tuple[bytes, int]:
     """The response body and its prompt tokens. Raises Refused (400)."""
     inputs = _inputs(document)
     length = _wanted_length(document, dimensions_of(model) or 1536)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gateway.simulators.refusals import Header
-from gateway.simulators.transport import EXTENSION, Connection
+from gateway.simulators.transport import EXTENSION, SimulatedConnection
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -26,10 +26,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
 
 
-class Exchange:
+class SimulatedExchange:
     """A request and its connection. After `start` come `send`s and one `end`, or a connection fault."""
 
-    def __init__(self, scope: Scope, body: bytes, connection: Connection, send: Send) -> None:
+    def __init__(self, scope: Scope, body: bytes, connection: SimulatedConnection, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: list[Header] = scope["headers"]
@@ -64,7 +64,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-async def received(scope: Scope, receive: Receive, send: Send) -> Exchange | None:
+async def received(scope: Scope, receive: Receive, send: Send) -> SimulatedExchange | None:
     """The request once its body is whole; None when the client left before that."""
     parts: list[bytes] = []
     more = True
@@ -74,6 +74,6 @@ async def received(scope: Scope, receive: Receive, send: Send) -> Exchange | Non
             return None
         parts.append(message["body"])
         more = message["more_body"]
-    connection: Connection = scope["extensions"][EXTENSION]
+    connection: SimulatedConnection = scope["extensions"][EXTENSION]
     connection.listen()
-    return Exchange(scope, parts[0] if len(parts) == 1 else b"".join(parts), connection, send)
+    return SimulatedExchange(scope, parts[0] if len(parts) == 1 else b"".join(parts), connection, send)

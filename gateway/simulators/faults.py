@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind
 from gateway.simulators.refusals import Header
 
@@ -29,7 +29,7 @@ MIDWAY = frozenset(
 """Faults that break a stream off after half of its tokens."""
 
 
-async def instead_of_answer(kind: ErrorKind, exchange: Exchange) -> int | None:
+async def instead_of_answer(kind: ErrorKind, exchange: SimulatedExchange) -> int | None:
     """Do what needs no answer at all. Returns the HTTP status sent, or None when nothing like HTTP was."""
     connection = exchange.connection
     match kind:
@@ -45,7 +45,9 @@ async def instead_of_answer(kind: ErrorKind, exchange: Exchange) -> int | None:
     return None
 
 
-async def broken_reply(kind: ErrorKind, exchange: Exchange, body: bytes, headers: Iterable[Header]) -> None:
+async def broken_reply(
+    kind: ErrorKind, exchange: SimulatedExchange, body: bytes, headers: Iterable[Header]
+) -> None:
     """Half of a whole answer: well-framed, or the full length announced and the rest never sent."""
     half = body[: len(body) // 2]
     if kind is ErrorKind.TRUNCATED_JSON:
@@ -57,7 +59,7 @@ async def broken_reply(kind: ErrorKind, exchange: Exchange, body: bytes, headers
     await (exchange.connection.reset() if kind is ErrorKind.RESET_MID else exchange.connection.until_lost())
 
 
-async def broken_stream(kind: ErrorKind, exchange: Exchange, error: bytes, event: bytes) -> None:
+async def broken_stream(kind: ErrorKind, exchange: SimulatedExchange, error: bytes, event: bytes) -> None:
     """End a stream wrongly. `error` is the error event, `event` the one that would have come next."""
     match kind:
         case ErrorKind.RESET_MID:

@@ -9,11 +9,11 @@ from gateway.simulators import faults
 from gateway.simulators.answers import Answer
 from gateway.simulators.attempts import Recorder
 from gateway.simulators.dialect import Dialect
-from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind
 from gateway.simulators.prompts import Prompt
 from gateway.simulators.refusals import Header
-from gateway.simulators.requests import Call
+from gateway.simulators.requests import SimulatedCall
 from gateway.simulators.state import State
 from gateway.simulators.wire import DONE, Wire, error_event
 
@@ -24,9 +24,9 @@ _UNPACED_EVENTS = 64  # as many leave at once before other requests get their tu
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted request and the answer it will get unless something happens."""
 
-    exchange: Exchange
+    exchange: SimulatedExchange
     recorder: Recorder
-    call: Call
+    call: SimulatedCall
     prompt: Prompt
     cached_tokens: int
     answers: list[Answer]

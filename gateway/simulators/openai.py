@@ -10,14 +10,14 @@ import orjson
 
 from gateway.simulators.dialect import Observer
 from gateway.simulators.embeddings import dimensions_of, embed
-from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind, Knobs
 from gateway.simulators.media import openai_image_tokens
 from gateway.simulators.openai_checks import output_limit
 from gateway.simulators.prefix_cache import PrefixCache
 from gateway.simulators.prompts import Modalities, Prompt
-from gateway.simulators.refusals import Header, Refused, invalid
-from gateway.simulators.requests import Call, Json, parsed
+from gateway.simulators.refusals import Header, SimulatedRefusal, invalid
+from gateway.simulators.requests import Json, SimulatedCall, parsed
 from gateway.simulators.state import State
 from gateway.simulators.wire import Shape
 
@@ -93,11 +93,11 @@ class OpenAIDialect:
     def max_model_len(self, knobs: Knobs) -> int:
         return knobs.max_model_len or 128_000
 
-    def authorize(self, exchange: Exchange, knobs: Knobs) -> None:
+    def authorize(self, exchange: SimulatedExchange, knobs: Knobs) -> None:
         scheme, _, key = (exchange.header(b"authorization") or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
-            raise Refused(
+            raise SimulatedRefusal(
                 401,
                 "You didn't provide an API key. You need to provide your API key in an Authorization header "
                 "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY). You can obtain an API key from "
@@ -106,9 +106,9 @@ class OpenAIDialect:
         if knobs.api_key is not None and key != knobs.api_key:
             shown = f"{key[:4]}{'*' * 8}{key[-4:]}" if len(key) > 8 else "*" * len(key)
             message = f"Incorrect API key provided: {shown}. You can find your API key at {_KEYS_PAGE}."
-            raise Refused(401, message, code="invalid_api_key")
+            raise SimulatedRefusal(401, message, code="invalid_api_key")
 
-    def answer(self, exchange: Exchange, state: State) -> Reply:
+    def answer(self, exchange: SimulatedExchange, state: State) -> Reply:
         match exchange.method, exchange.path:
             case "POST", "/v1/embeddings":
                 return self._embeddings(exchange, state)
@@ -119,20 +119,22 @@ class OpenAIDialect:
                 name = path.removeprefix("/v1/models/")
                 if name not in self._listed(state):
                     message = f"The model '{name}' does not exist"
-                    raise Refused(404, message, param="model", code="model_not_found")
+                    raise SimulatedRefusal(404, message, param="model", code="model_not_found")
                 return _json(_model_card(name))
             case method, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/models" as path:
                 hint = "(HINT: Perhaps you meant to use a different HTTP method?)"
-                raise Refused(405, f"Not allowed to {method} on {path}. {hint}", code="method_not_supported")
+                raise SimulatedRefusal(
+                    405, f"Not allowed to {method} on {path}. {hint}", code="method_not_supported"
+                )
             case method, path:
-                raise Refused(404, f"Invalid URL ({method} {path})")
+                raise SimulatedRefusal(404, f"Invalid URL ({method} {path})")
 
     def _listed(self, state: State) -> tuple[str, ...]:
         if not state.knobs.healthy:
             raise self.fault(ErrorKind.SERVER_ERROR, state.knobs, "")
         return self.models(state.knobs)
 
-    def _embeddings(self, exchange: Exchange, state: State) -> Reply:
+    def _embeddings(self, exchange: SimulatedExchange, state: State) -> Reply:
         document = parsed(exchange.body)
         model = document.get("model")
         if not isinstance(model, str) or not model:
@@ -140,18 +142,18 @@ class OpenAIDialect:
         if model not in self.models(state.knobs):
             raise self.unknown_model(model)
         if dimensions_of(model) is None:
-            raise Refused(403, "You are not allowed to generate embeddings from this model")
+            raise SimulatedRefusal(403, "You are not allowed to generate embeddings from this model")
         body, tokens = embed(document, model, state.tokenizer)
         return Reply(body=body, prompt_tokens=tokens)
 
-    def unknown_model(self, model: str) -> Refused:
+    def unknown_model(self, model: str) -> SimulatedRefusal:
         message = f"The model `{model}` does not exist or you do not have access to it."
-        return Refused(404, message, param="model", code="model_not_found")
+        return SimulatedRefusal(404, message, param="model", code="model_not_found")
 
-    def check(self, call: Call, document: Json, prompt: Prompt, knobs: Knobs) -> int:
+    def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
         return output_limit(call, document, prompt, self.max_model_len(knobs))
 
-    def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> Refused:
+    def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> SimulatedRefusal:
         match kind:
             case ErrorKind.RATE_LIMIT:
                 wait = knobs.retry_after_ms
@@ -161,18 +163,20 @@ class OpenAIDialect:
                     f"again in {wait}ms. Visit https://platform.openai.com/account/rate-limits to learn more."
                 )
                 retry = ((b"retry-after-ms", b"%d" % wait), (b"retry-after", b"%d" % -(-wait // 1000)))
-                return Refused(429, message, kind="requests", code="rate_limit_exceeded", headers=retry)
+                return SimulatedRefusal(
+                    429, message, kind="requests", code="rate_limit_exceeded", headers=retry
+                )
             case ErrorKind.INSUFFICIENT_QUOTA:
                 message = "You exceeded your current quota, please check your plan and billing details."
-                return Refused(429, message, kind="insufficient_quota", code="insufficient_quota")
+                return SimulatedRefusal(429, message, kind="insufficient_quota", code="insufficient_quota")
             case ErrorKind.UNAVAILABLE:
                 message = "The engine is currently overloaded, please try again later."
-                return Refused(503, message, kind="server_error")
+                return SimulatedRefusal(503, message, kind="server_error")
             case _:
                 message = "The server had an error while processing your request. Sorry about that!"
-                return Refused(500, message, kind="server_error")
+                return SimulatedRefusal(500, message, kind="server_error")
 
-    def envelope(self, refused: Refused) -> bytes:
+    def envelope(self, refused: SimulatedRefusal) -> bytes:
         error = {
             "message": refused.message,
             "type": refused.kind,
@@ -181,7 +185,7 @@ class OpenAIDialect:
         }
         return orjson.dumps({"error": error})
 
-    def shape(self, call: Call) -> Shape:
+    def shape(self, call: SimulatedCall) -> Shape:
         del call
         return _SHAPE
 
@@ -207,11 +211,11 @@ class OpenAIDialect:
     def reported_model(self, model: str) -> str:
         return _SNAPSHOTS.get(model, model)
 
-    def ident(self, exchange: Exchange, call: Call) -> str:
+    def ident(self, exchange: SimulatedExchange, call: SimulatedCall) -> str:
         del exchange
         return f"{'chatcmpl' if call.is_chat else 'cmpl'}-{token_hex(16)}"
 
-    def headers(self, exchange: Exchange, state: State) -> list[Header]:
+    def headers(self, exchange: SimulatedExchange, state: State) -> list[Header]:
         del exchange
         left = self._requests_left()
         return [
@@ -236,7 +240,7 @@ class OpenAIDialect:
         return max(_REQUESTS_A_MINUTE - self._requests_this_minute, 0)
 
 
-def _unreadable_image() -> Refused:
+def _unreadable_image() -> SimulatedRefusal:
     formats = "['png', 'jpeg', 'gif', 'webp']"
     message = (
         "You uploaded an unsupported image. Please make sure your image has of one the following formats: "
@@ -245,7 +249,7 @@ def _unreadable_image() -> Refused:
     return invalid(message, code="invalid_image_format")
 
 
-def _refused_part(kind: str) -> Refused | None:
+def _refused_part(kind: str) -> SimulatedRefusal | None:
     if kind in _PARTS:
         return None
     supported = ", ".join(f"'{part}'" for part in _PARTS)

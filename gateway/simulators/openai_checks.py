@@ -4,8 +4,8 @@ import orjson
 
 from gateway.simulators.embeddings import dimensions_of
 from gateway.simulators.prompts import Prompt
-from gateway.simulators.refusals import Refused, invalid
-from gateway.simulators.requests import Call, Json
+from gateway.simulators.refusals import SimulatedRefusal, invalid
+from gateway.simulators.requests import Json, SimulatedCall
 
 _MAX_OUTPUT_TOKENS = 16_384
 # fmt: off
@@ -25,7 +25,7 @@ _COMPLETION_FIELDS = frozenset({
 # fmt: on
 
 
-def output_limit(call: Call, document: Json, prompt: Prompt, context_tokens: int) -> int:
+def output_limit(call: SimulatedCall, document: Json, prompt: Prompt, context_tokens: int) -> int:
     """The most tokens a choice may have. Raises Refused (400, 403, 404) as OpenAI does."""
     _check_fields(call, document)
     _check_kind_of_model(call)
@@ -45,7 +45,7 @@ def output_limit(call: Call, document: Json, prompt: Prompt, context_tokens: int
     return min(call.max_tokens or _MAX_OUTPUT_TOKENS, context_tokens - prompt.tokens)
 
 
-def _check_fields(call: Call, document: Json) -> None:
+def _check_fields(call: SimulatedCall, document: Json) -> None:
     if unknown := sorted(document.keys() - (_CHAT_FIELDS if call.is_chat else _COMPLETION_FIELDS)):
         raise invalid(f"Unrecognized request argument supplied: {unknown[0]}")
     if document.get("max_tokens") is not None and document.get("max_completion_tokens") is not None:
@@ -53,9 +53,9 @@ def _check_fields(call: Call, document: Json) -> None:
         raise invalid(message, code="invalid_parameter_combination")
 
 
-def _check_kind_of_model(call: Call) -> None:
+def _check_kind_of_model(call: SimulatedCall) -> None:
     if dimensions_of(call.model) is not None:
-        raise Refused(403, "You are not allowed to sample from this model")
+        raise SimulatedRefusal(403, "You are not allowed to sample from this model")
     if call.is_chat == call.model.endswith("-instruct"):
         kind, here, there = (
             ("not a chat model", "chat/", "") if call.is_chat else ("a chat model", "", "chat/")
@@ -64,10 +64,10 @@ def _check_kind_of_model(call: Call) -> None:
             f"This is {kind} and thus not supported in the v1/{here}completions endpoint. "
             f"Did you mean to use v1/{there}completions?"
         )
-        raise Refused(404, message, param="model")
+        raise SimulatedRefusal(404, message, param="model")
 
 
-def _check_json_mode(call: Call, document: Json) -> None:
+def _check_json_mode(call: SimulatedCall, document: Json) -> None:
     if call.response_format is None or call.response_format["type"] != "json_object":
         return
     if b"json" not in orjson.dumps(document.get("messages")).lower():

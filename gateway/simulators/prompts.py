@@ -10,9 +10,9 @@ import msgspec
 import orjson
 
 from gateway.simulators.media import Size, UnreadableMedia, audio_tokens, image_size
-from gateway.simulators.refusals import Refused, invalid
-from gateway.simulators.requests import Call, Json, parts
-from gateway.simulators.tokens import Tokenizer
+from gateway.simulators.refusals import SimulatedRefusal, invalid
+from gateway.simulators.requests import Json, SimulatedCall, parts
+from gateway.simulators.tokens import SimulatorTokenizer
 
 _PER_MESSAGE = 3
 _PRIMER = 3
@@ -27,8 +27,8 @@ class Modalities(msgspec.Struct, frozen=True, kw_only=True):
     image_tokens: ImageRule
     text_factor: float
     """o200k_base tokens times this are the model's own text tokens."""
-    unreadable_image: Callable[[], Refused]
-    refused_part: Callable[[str], Refused | None]
+    unreadable_image: Callable[[], SimulatedRefusal]
+    refused_part: Callable[[str], SimulatedRefusal | None]
     """The refusal of a content part type, or None when it is accepted."""
     max_images: int
 
@@ -52,11 +52,11 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 class PromptReader:
     """Counts prompts for one kind of model."""
 
-    def __init__(self, tokenizer: Tokenizer, modalities: Modalities) -> None:
+    def __init__(self, tokenizer: SimulatorTokenizer, modalities: Modalities) -> None:
         self._tokenizer = tokenizer
         self._modalities = modalities
 
-    def read(self, call: Call) -> Prompt:
+    def read(self, call: SimulatedCall) -> Prompt:
         """Raises Refused (400) for media that this kind of model does not take or that cannot be read."""
         count = _Count(self._tokenizer, self._modalities, call.model)
         if call.is_chat:
@@ -70,7 +70,7 @@ class PromptReader:
 class _Count:
     """The running count of one prompt."""
 
-    def __init__(self, tokenizer: Tokenizer, modalities: Modalities, model: str) -> None:
+    def __init__(self, tokenizer: SimulatorTokenizer, modalities: Modalities, model: str) -> None:
         self._tokenizer = tokenizer
         self._modalities = modalities
         self._model = model
@@ -79,7 +79,7 @@ class _Count:
         self._asked = ""
         self._digest = hashlib.blake2b(digest_size=16)
 
-    def chat(self, call: Call) -> None:
+    def chat(self, call: SimulatedCall) -> None:
         if call.tools:  # tools come first: they are part of the cached prefix
             self.text(orjson.dumps(call.tools).decode())
         if call.response_format is not None and call.response_format["type"] == "json_schema":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 Header = tuple[bytes, bytes]
 
 
-class Refused(Exception):
+class SimulatedRefusal(Exception):
     """An error answer: HTTP status, OpenAI's `type`, `param` and `code`, and extra headers."""
 
     def __init__(  # the fields of OpenAI's error envelope
@@ -27,6 +27,6 @@ class Refused(Exception):
         self.headers = tuple(headers)
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> Refused:
+def invalid(message: str, param: str | None = None, code: str | None = None) -> SimulatedRefusal:
     """A 400 that is the caller's fault."""
-    return Refused(400, message, param=param, code=code)
+    return SimulatedRefusal(400, message, param=param, code=code)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.simulators.refusals import Refused, invalid
+from gateway.simulators.refusals import SimulatedRefusal, invalid
 
 Json = dict[str, Any]
 
@@ -31,17 +31,17 @@ _INTEGERS: tuple[tuple[str, int, int], ...] = (
 )
 
 
-class Endpoint(StrEnum):
+class SimulatedEndpoint(StrEnum):
     """The endpoints that generate text."""
 
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatedCall(msgspec.Struct, frozen=True, kw_only=True):
     """One checked request. `top_logprobs` is None unless log probabilities were asked for."""
 
-    endpoint: Endpoint
+    endpoint: SimulatedEndpoint
     model: str
     messages: tuple[Json, ...] = ()
     prompts: tuple[str | list[int], ...] = ()
@@ -63,7 +63,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_chat(self) -> bool:
-        return self.endpoint is Endpoint.CHAT
+        return self.endpoint is SimulatedEndpoint.CHAT
 
 
 def parsed(body: bytes) -> Json:
@@ -77,12 +77,12 @@ def parsed(body: bytes) -> Json:
     return document
 
 
-def read_call(endpoint: Endpoint, document: Json) -> Call:
+def read_call(endpoint: SimulatedEndpoint, document: Json) -> SimulatedCall:
     """The call a document asks for. Raises Refused (400) with `param` and `code` as OpenAI sets them."""
     _check_scalars(document)
     options = _stream_options(document)
-    chat = endpoint is Endpoint.CHAT
-    return Call(
+    chat = endpoint is SimulatedEndpoint.CHAT
+    return SimulatedCall(
         endpoint=endpoint,
         model=model_name(document),
         messages=_messages(document) if chat else (),
@@ -114,12 +114,12 @@ def model_name(document: Json) -> str:
     return model
 
 
-def wrong_type(param: str, expected: str, value: Any) -> Refused:
+def wrong_type(param: str, expected: str, value: Any) -> SimulatedRefusal:
     message = f"Invalid type for '{param}': expected {expected}, but got {_type_name(value)} instead."
     return invalid(message, param, "invalid_type")
 
 
-def missing(param: str) -> Refused:
+def missing(param: str) -> SimulatedRefusal:
     return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 

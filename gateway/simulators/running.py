@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from gateway.simulators.attempts import Attempt
+from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.dialect import Dialect
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.openai import OpenAIDialect
@@ -31,11 +31,11 @@ _GRACE_SECONDS = 0.5
 _LISTENING = "listening on "
 
 
-class PortTaken(RuntimeError):
+class SimulatorPortTaken(RuntimeError):
     """The host and port cannot be listened on. The message is one line for a person."""
 
 
-class Kind(StrEnum):
+class SimulatorKind(StrEnum):
     """The servers that can be simulated."""
 
     OPENAI = "openai"
@@ -48,7 +48,7 @@ class Simulator:
     Port 0 takes a free one. Raises PortTaken and InvalidKnob on entering.
     """
 
-    def __init__(self, kind: Kind, knobs: Knobs, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, kind: SimulatorKind, knobs: Knobs, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self.kind = kind
         self.host = host
         self.port = port
@@ -72,7 +72,7 @@ class Simulator:
     def knobs(self) -> Knobs:
         return self.state.knobs
 
-    def attempts(self, contains: str | None = None) -> list[Attempt]:
+    def attempts(self, contains: str | None = None) -> list[SeenAttempt]:
         """Every attempt so far, in order, or those whose body contains the text."""
         return self.state.attempts.list(contains)
 
@@ -84,7 +84,7 @@ class Simulator:
         """End every generation with finish_reason "abort". Returns how many."""
         return self.state.abort_all()
 
-    async def settled(self, timeout_seconds: float = 2.0) -> list[Attempt]:
+    async def settled(self, timeout_seconds: float = 2.0) -> list[SeenAttempt]:
         """All attempts once none of them runs. Raises TimeoutError."""
         async with asyncio.timeout(timeout_seconds):
             # Polled: an event set by every attempt would cost load tests more than this costs tests.
@@ -131,20 +131,20 @@ class Simulator:
 
 
 def openai_simulator(knobs: Knobs | None = None, *, host: str = "127.0.0.1", port: int = 0) -> Simulator:
-    return Simulator(Kind.OPENAI, knobs or Knobs(), host=host, port=port)
+    return Simulator(SimulatorKind.OPENAI, knobs or Knobs(), host=host, port=port)
 
 
 def vllm_simulator(knobs: Knobs | None = None, *, host: str = "127.0.0.1", port: int = 0) -> Simulator:
-    return Simulator(Kind.VLLM, knobs or Knobs(), host=host, port=port)
+    return Simulator(SimulatorKind.VLLM, knobs or Knobs(), host=host, port=port)
 
 
-def run_blocking(kind: Kind, knobs: Knobs, host: str, port: int) -> None:
+def run_blocking(kind: SimulatorKind, knobs: Knobs, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Prints one "listening on URL" line. Raises PortTaken and InvalidKnob."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(kind, knobs, host, port))
 
 
-async def _serve(kind: Kind, knobs: Knobs, host: str, port: int) -> None:
+async def _serve(kind: SimulatorKind, knobs: Knobs, host: str, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -152,14 +152,14 @@ async def _serve(kind: Kind, knobs: Knobs, host: str, port: int) -> None:
     async with Simulator(kind, knobs, host=host, port=port) as simulator:
         print(f"{kind} simulator {_LISTENING}{simulator.url}", flush=True)
         await stop.wait()
-        if kind is Kind.VLLM and simulator.abort_all():
+        if kind is SimulatorKind.VLLM and simulator.abort_all():
             await asyncio.sleep(_GRACE_SECONDS)  # vLLM ends its streams with "abort" before it goes
 
 
 class SimulatorProcess:
     """A simulator in its own process, for load tests: `with SimulatorProcess(Kind.VLLM, Knobs()) as sim:`."""
 
-    def __init__(self, kind: Kind, knobs: Knobs, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, kind: SimulatorKind, knobs: Knobs, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._command = [
             sys.executable,
             "-m",
@@ -217,8 +217,8 @@ def _flags(knobs: Knobs) -> Iterator[str]:
             yield from (flag, str(value))
 
 
-def _dialect(kind: Kind, knobs: Knobs) -> Dialect:
-    if kind is Kind.OPENAI:
+def _dialect(kind: SimulatorKind, knobs: Knobs) -> Dialect:
+    if kind is SimulatorKind.OPENAI:
         return OpenAIDialect()
     return VllmDialect(knobs.models[0] if knobs.models else DEFAULT_MODEL)
 
@@ -232,6 +232,6 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as exc:
         listener.close()
-        raise PortTaken(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        raise SimulatorPortTaken(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
     listener.setblocking(False)
     return listener

@@ -8,19 +8,19 @@ import orjson
 
 from gateway.simulators import faults
 from gateway.simulators.answers import Answer, Composer
-from gateway.simulators.attempts import Attempt, Recorder
+from gateway.simulators.attempts import Recorder, SeenAttempt
 from gateway.simulators.control import Control
 from gateway.simulators.dialect import Dialect
-from gateway.simulators.exchange import Exchange, Receive, Reply, Scope, Send, received
+from gateway.simulators.exchange import Receive, Reply, Scope, Send, SimulatedExchange, received
 from gateway.simulators.generation import Generation, Job
 from gateway.simulators.knobs import ErrorKind
 from gateway.simulators.prompts import Prompt, PromptReader
-from gateway.simulators.refusals import Refused
-from gateway.simulators.requests import Call, Endpoint, Json, parsed, read_call
+from gateway.simulators.refusals import SimulatedRefusal
+from gateway.simulators.requests import Json, SimulatedCall, SimulatedEndpoint, parsed, read_call
 from gateway.simulators.state import State
 from gateway.simulators.wire import Wire
 
-_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
+_ENDPOINTS = {endpoint.value: endpoint for endpoint in SimulatedEndpoint}
 
 
 class SimulatorApp:
@@ -45,16 +45,16 @@ class SimulatorApp:
         else:
             await self._reply(exchange)
 
-    async def _reply(self, exchange: Exchange) -> None:
+    async def _reply(self, exchange: SimulatedExchange) -> None:
         """Answer what is no attempt: lists, health, metrics."""
         try:
             self._dialect.authorize(exchange, self._state.knobs)
             reply = self._dialect.answer(exchange, self._state)
-        except Refused as refused:
+        except SimulatedRefusal as refused:
             reply = self._refusal(refused)
         await exchange.reply(reply, self._dialect.headers(exchange, self._state))
 
-    async def _attempt(self, exchange: Exchange, recorder: Recorder) -> None:
+    async def _attempt(self, exchange: SimulatedExchange, recorder: Recorder) -> None:
         try:
             self._dialect.authorize(exchange, self._state.knobs)
             endpoint = _ENDPOINTS.get(exchange.path)
@@ -62,17 +62,17 @@ class SimulatorApp:
                 await self._plain(exchange, recorder)
             else:
                 await self._generate(exchange, recorder, endpoint)
-        except Refused as refused:
+        except SimulatedRefusal as refused:
             recorder.attempt.status = refused.status
             recorder.finish(f"rejected:{refused.status}")
             await exchange.reply(self._refusal(refused), self._dialect.headers(exchange, self._state))
 
-    def _refusal(self, refused: Refused) -> Reply:
+    def _refusal(self, refused: SimulatedRefusal) -> Reply:
         return Reply(status=refused.status, body=self._dialect.envelope(refused), headers=refused.headers)
 
     # Answers in one piece: embeddings, tokenize
 
-    async def _plain(self, exchange: Exchange, recorder: Recorder) -> None:
+    async def _plain(self, exchange: SimulatedExchange, recorder: Recorder) -> None:
         reply = self._dialect.answer(exchange, self._state)
         attempt = recorder.attempt
         attempt.model, attempt.prompt_tokens = _model_in(exchange.body), reply.prompt_tokens
@@ -92,7 +92,9 @@ class SimulatorApp:
 
     # Generations
 
-    async def _generate(self, exchange: Exchange, recorder: Recorder, endpoint: Endpoint) -> None:
+    async def _generate(
+        self, exchange: SimulatedExchange, recorder: Recorder, endpoint: SimulatedEndpoint
+    ) -> None:
         attempt = recorder.attempt
         document = parsed(exchange.body)
         attempt.model, attempt.stream = _text(document.get("model")), document.get("stream") is True
@@ -121,7 +123,7 @@ class SimulatorApp:
         )
         await Generation(job, self._state, self._dialect).run()
 
-    def _admit(self, attempt: Attempt) -> None:
+    def _admit(self, attempt: SeenAttempt) -> None:
         """Raises Refused when the server is down or full. A refusal here uses up no fault."""
         knobs = self._state.knobs
         if not knobs.healthy:
@@ -129,7 +131,7 @@ class SimulatorApp:
         if knobs.max_concurrency and self._state.slots.in_flight >= knobs.max_concurrency:
             raise self._dialect.fault(self._dialect.overload, knobs, attempt.model or "")
 
-    async def _struck(self, fault: ErrorKind, exchange: Exchange, recorder: Recorder) -> bool:
+    async def _struck(self, fault: ErrorKind, exchange: SimulatedExchange, recorder: Recorder) -> bool:
         """True when the fault took the place of the answer."""
         attempt = recorder.attempt
         if fault in faults.REFUSALS or (fault is ErrorKind.ERROR_EVENT and not attempt.stream):
@@ -147,7 +149,7 @@ class SimulatorApp:
             recorder.disconnected()
         return True
 
-    def _answers(self, call: Call, prompt: Prompt, limit: int) -> list[Answer]:
+    def _answers(self, call: SimulatedCall, prompt: Prompt, limit: int) -> list[Answer]:
         knobs = self._state.knobs
         choices = call.choices_per_prompt * max(len(call.prompts), 1)
         return [
@@ -157,7 +159,9 @@ class SimulatorApp:
             for index in range(choices)
         ]
 
-    def _wire(self, exchange: Exchange, call: Call, prompt: Prompt, cached_tokens: int) -> Wire:
+    def _wire(
+        self, exchange: SimulatedExchange, call: SimulatedCall, prompt: Prompt, cached_tokens: int
+    ) -> Wire:
         dialect = self._dialect
         return Wire(
             call,
@@ -176,7 +180,7 @@ def _text(value: Any) -> str | None:
 def _model_in(body: bytes) -> str | None:
     try:
         return _text(parsed(body).get("model"))
-    except Refused:
+    except SimulatedRefusal:
         return None
 
 

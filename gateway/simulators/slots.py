@@ -2,11 +2,11 @@
 
 from collections import deque
 
-from gateway.simulators.transport import Connection
+from gateway.simulators.transport import SimulatedConnection
 
 
 class _Ticket:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: SimulatedConnection) -> None:
         self.connection = connection
         self.granted = False
 
@@ -26,7 +26,7 @@ class Slots:
     def in_flight(self) -> int:
         return self.running + self.waiting
 
-    async def enter(self, connection: Connection, limit: int) -> bool:
+    async def enter(self, connection: SimulatedConnection, limit: int) -> bool:
         """Take a slot, waiting when `limit` (0: none) are taken. False: the client left and has none."""
         if not limit or self.running < limit:
             self.running += 1

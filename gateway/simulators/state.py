@@ -8,13 +8,13 @@ from gateway.simulators.attempts import AttemptLog
 from gateway.simulators.knobs import ErrorKind, Knobs, checked, merged
 from gateway.simulators.prefix_cache import PrefixCache
 from gateway.simulators.slots import Slots
-from gateway.simulators.tokens import Tokenizer
+from gateway.simulators.tokens import SimulatorTokenizer
 
 
 class State:
     """Knobs, attempts, slots and the prompt cache of one simulator. Raises InvalidKnob."""
 
-    def __init__(self, knobs: Knobs, tokenizer: Tokenizer, prefix_cache: PrefixCache) -> None:
+    def __init__(self, knobs: Knobs, tokenizer: SimulatorTokenizer, prefix_cache: PrefixCache) -> None:
         self.knobs = checked(knobs)
         self.tokenizer = tokenizer
         self.attempts = AttemptLog()

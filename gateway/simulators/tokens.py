@@ -24,7 +24,7 @@ class TokenizerMissing(RuntimeError):
     """litellm's wheel, or its copy of o200k_base, is not installed."""
 
 
-class Tokenizer:
+class SimulatorTokenizer:
     """Counts and cuts text. Recent short texts are remembered, or load tests would measure tokenizing."""
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
@@ -64,10 +64,10 @@ class Tokenizer:
         return array("I", self._encoding.encode_ordinary(text))
 
 
-def load_tokenizer() -> Tokenizer:
+def load_tokenizer() -> SimulatorTokenizer:
     """Takes half a second the first time in a process. Raises TokenizerMissing; never uses the network."""
     with _environment(_CACHE_VARIABLE, str(_bundled_folder())):
-        return Tokenizer(tiktoken.get_encoding("o200k_base"))
+        return SimulatorTokenizer(tiktoken.get_encoding("o200k_base"))
 
 
 def _bundled_folder() -> Path:

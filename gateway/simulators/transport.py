@@ -1,6 +1,6 @@
 """The connection that ASGI hides: to notice its loss at once, reset it or write garbage.
 
-One `Connection` lives as long as the TCP connection and is handed to the app in the scope's extensions.
+One `SimulatedConnection` lives as long as the TCP connection. The app gets it in the scope's extensions.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 EXTENSION = "tollway.connection"
 
 
-class Connection:
+class SimulatedConnection:
     """One client connection. `lost` turns true in the same loop iteration in which the socket closes."""
 
     def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
@@ -74,11 +74,11 @@ class Connection:
 class SimulatorProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with the connection put into every scope."""
 
-    connection: Connection
+    connection: SimulatedConnection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.connection = Connection(transport, self.flow)
+        self.connection = SimulatedConnection(transport, self.flow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from gateway.simulators.dialect import Observer
-from gateway.simulators.exchange import Exchange, Reply
+from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind, Knobs
 from gateway.simulators.media import llama4_image_tokens
 from gateway.simulators.prefix_cache import PrefixCache
 from gateway.simulators.prompts import Modalities, Prompt
-from gateway.simulators.refusals import Header, Refused, invalid
-from gateway.simulators.requests import Call, Endpoint, Json, parsed, parts, wrong_type
+from gateway.simulators.refusals import Header, SimulatedRefusal, invalid
+from gateway.simulators.requests import Json, SimulatedCall, SimulatedEndpoint, parsed, parts, wrong_type
 from gateway.simulators.state import State
 from gateway.simulators.vllm_metrics import VllmMetrics
 from gateway.simulators.wire import Shape
@@ -93,23 +93,23 @@ class VllmDialect:
     def max_model_len(self, knobs: Knobs) -> int:
         return knobs.max_model_len or 131_072
 
-    def authorize(self, exchange: Exchange, knobs: Knobs) -> None:
+    def authorize(self, exchange: SimulatedExchange, knobs: Knobs) -> None:
         """Only /v1 is guarded: health, metrics and the tokenizer stay open, as they do on vLLM."""
         if knobs.api_key is None or not exchange.path.startswith("/v1"):
             return
         scheme, _, key = (exchange.header(b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or key != knobs.api_key:
-            raise Refused(401, "Unauthorized")
+            raise SimulatedRefusal(401, "Unauthorized")
 
-    def answer(self, exchange: Exchange, state: State) -> Reply:
+    def answer(self, exchange: SimulatedExchange, state: State) -> Reply:
         route = self._routes.get((exchange.method, exchange.path))
         if route is not None:
             return route(exchange, state)
-        if exchange.path in {*Endpoint, *(path for _, path in self._routes)}:
-            raise Refused(405, "Method Not Allowed")
-        raise Refused(404, "Not Found", kind="Not Found")
+        if exchange.path in {*SimulatedEndpoint, *(path for _, path in self._routes)}:
+            raise SimulatedRefusal(405, "Method Not Allowed")
+        raise SimulatedRefusal(404, "Not Found", kind="Not Found")
 
-    def _build_routes(self) -> dict[tuple[str, str], Callable[[Exchange, State], Reply]]:
+    def _build_routes(self) -> dict[tuple[str, str], Callable[[SimulatedExchange, State], Reply]]:
         return {
             ("GET", "/v1/models"): self._model_list,
             ("GET", "/health"): _health,
@@ -122,13 +122,13 @@ class VllmDialect:
             ("POST", "/detokenize"): self._detokenize,
         }
 
-    def _model_list(self, exchange: Exchange, state: State) -> Reply:
+    def _model_list(self, exchange: SimulatedExchange, state: State) -> Reply:
         del exchange
         length = self.max_model_len(state.knobs)
         cards = [_model_card(name, length, self._started_at) for name in self.models(state.knobs)]
         return _json({"object": "list", "data": cards})
 
-    def _tokenize(self, exchange: Exchange, state: State) -> Reply:
+    def _tokenize(self, exchange: SimulatedExchange, state: State) -> Reply:
         document = parsed(exchange.body)
         messages = document.get("messages") or ()
         texts = [str(part.get("text") or "") for message in messages for part in parts(message)]
@@ -137,7 +137,7 @@ class VllmDialect:
         count = {"count": len(ids), "max_model_len": self.max_model_len(state.knobs)}
         return _json({**count, "tokens": ids, "token_strs": None})
 
-    def _detokenize(self, exchange: Exchange, state: State) -> Reply:
+    def _detokenize(self, exchange: SimulatedExchange, state: State) -> Reply:
         document = parsed(exchange.body)
         ids = document.get("tokens")
         if not isinstance(ids, list) or not all(type(item) is int for item in ids):
@@ -147,10 +147,10 @@ class VllmDialect:
         except (KeyError, OverflowError) as exc:
             raise invalid("Token id out of vocabulary") from exc
 
-    def unknown_model(self, model: str) -> Refused:
-        return Refused(404, f"The model `{model}` does not exist.", param="model")
+    def unknown_model(self, model: str) -> SimulatedRefusal:
+        return SimulatedRefusal(404, f"The model `{model}` does not exist.", param="model")
 
-    def check(self, call: Call, document: Json, prompt: Prompt, knobs: Knobs) -> int:
+    def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
         del document  # vLLM ignores fields that it does not know
         context = self.max_model_len(knobs)
         wanted = call.max_tokens or 0
@@ -164,27 +164,27 @@ class VllmDialect:
             raise invalid(message, "input_tokens")
         return min(call.max_tokens or context, context - prompt.tokens)
 
-    def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> Refused:
+    def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> SimulatedRefusal:
         del knobs, model
         match kind:
             case (
                 ErrorKind.RATE_LIMIT | ErrorKind.INSUFFICIENT_QUOTA
             ):  # vLLM has neither; a proxy in front may
-                return Refused(429, "Too many requests")
+                return SimulatedRefusal(429, "Too many requests")
             case ErrorKind.UNAVAILABLE:
-                return Refused(503, "The server is overloaded: too many requests are queued.")
+                return SimulatedRefusal(503, "The server is overloaded: too many requests are queued.")
             case _:
                 message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-                return Refused(500, message)
+                return SimulatedRefusal(500, message)
 
-    def envelope(self, refused: Refused) -> bytes:
+    def envelope(self, refused: SimulatedRefusal) -> bytes:
         if refused.status == 401:
             return b'{"error":"Unauthorized"}'
         kind = _KINDS.get(refused.status, "BadRequestError") if refused.kind != "Not Found" else refused.kind
         error = {"message": refused.message, "type": kind, "param": refused.param, "code": refused.status}
         return orjson.dumps({"error": error})
 
-    def shape(self, call: Call) -> Shape:
+    def shape(self, call: SimulatedCall) -> Shape:
         del call
         return _SHAPE
 
@@ -206,11 +206,11 @@ class VllmDialect:
     def reported_model(self, model: str) -> str:
         return model
 
-    def ident(self, exchange: Exchange, call: Call) -> str:
+    def ident(self, exchange: SimulatedExchange, call: SimulatedCall) -> str:
         name = exchange.header(b"x-request-id") or token_hex(16)
         return f"{'chatcmpl' if call.is_chat else 'cmpl'}-{name}"
 
-    def headers(self, exchange: Exchange, state: State) -> list[Header]:
+    def headers(self, exchange: SimulatedExchange, state: State) -> list[Header]:
         headers = [(b"server", b"uvicorn")]
         if exchange.path.startswith("/v1"):
             ident = exchange.header(b"x-request-id") or token_hex(16)
@@ -230,7 +230,7 @@ class VllmDialect:
         return b"TEXT " + ", ".join(f"named_metrics.{name}={value}" for name, value in named.items()).encode()
 
 
-def _refused_part(kind: str) -> Refused | None:
+def _refused_part(kind: str) -> SimulatedRefusal | None:
     if kind in ("text", "image_url", "refusal"):
         return None
     if kind in _MEDIA:
@@ -238,7 +238,7 @@ def _refused_part(kind: str) -> Refused | None:
     return invalid(f"Unknown part type: {kind}")
 
 
-def _health(exchange: Exchange, state: State) -> Reply:
+def _health(exchange: SimulatedExchange, state: State) -> Reply:
     del exchange
     return Reply(status=200 if state.knobs.healthy else 503, body=b"", content_type=b"text/plain")
 

@@ -7,7 +7,7 @@ import msgspec
 import orjson
 
 from gateway.simulators.answers import Answer, ToolCall
-from gateway.simulators.requests import Call, Json
+from gateway.simulators.requests import Json, SimulatedCall
 from gateway.simulators.tokens import Piece
 
 DONE = b"data: [DONE]\n\n"
@@ -43,7 +43,7 @@ class Wire:
     """Encodes one request's answer. `model` is the name that the server reports."""
 
     def __init__(
-        self, call: Call, shape: Shape, *, ident: str, created: int, model: str, usage_of: UsageOf
+        self, call: SimulatedCall, shape: Shape, *, ident: str, created: int, model: str, usage_of: UsageOf
     ) -> None:
         self._call = call
         self._shape = shape

@@ -17,7 +17,7 @@ _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Orders(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class WorkerConfig(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The first message to a worker: what it is, and what it serves."""
 
     number: int
@@ -28,7 +28,7 @@ class Orders(msgspec.Struct, frozen=True, array_like=True, tag=True):
     admin_path: str  # of the Unix socket on which it answers admin requests
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class ConditionRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Wants a Condition with this number. Metrics are asked for less often: thousands take milliseconds."""
 
     number: int
@@ -45,7 +45,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     problem: str
 
 
-class InForce(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class ConfigInForce(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The worker has reloaded the configuration, which is now this."""
 
     text: str
@@ -59,14 +59,14 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, tag=True):
     metrics: list[FamilySamples] | None
 
 
-ToWorker: TypeAlias = Orders | Ask
-ToSupervisor: TypeAlias = Started | Failed | InForce | Condition
+ToWorker: TypeAlias = WorkerConfig | ConditionRequest
+ToSupervisor: TypeAlias = Started | Failed | ConfigInForce | Condition
 FINAL = 0  # the number of a Condition that nobody asked for: the worker's last
 
 Received = TypeVar("Received")
 
 
-class Lifeline(Generic[Received]):
+class ControlChannel(Generic[Received]):
     """One end. `receive` is called by one task only."""
 
     def __init__(
@@ -102,13 +102,13 @@ class Lifeline(Generic[Received]):
             return
 
 
-async def supervisors_end(own: socket.socket) -> Lifeline[ToSupervisor]:
+async def supervisors_end(own: socket.socket) -> ControlChannel[ToSupervisor]:
     """The end of the process that gives orders."""
     reader, writer = await asyncio.open_unix_connection(sock=own)
-    return Lifeline(reader, writer, msgspec.msgpack.Decoder(ToSupervisor))
+    return ControlChannel(reader, writer, msgspec.msgpack.Decoder(ToSupervisor))
 
 
-async def workers_end(own: socket.socket) -> Lifeline[ToWorker]:
+async def workers_end(own: socket.socket) -> ControlChannel[ToWorker]:
     """The end of the process that reports."""
     reader, writer = await asyncio.open_unix_connection(sock=own)
-    return Lifeline(reader, writer, msgspec.msgpack.Decoder(ToWorker))
+    return ControlChannel(reader, writer, msgspec.msgpack.Decoder(ToWorker))

@@ -13,7 +13,7 @@ from prometheus_client import Metric
 
 from gateway.metrics.across import FamilySamples, lasting, summed
 from gateway.metrics.families import WORKER_RESTARTS, WORKER_UP
-from gateway.workers.control_channel import Orders
+from gateway.workers.control_channel import WorkerConfig
 from gateway.workers.process import WorkerProcess, described
 from gateway.workers.restarts import DEATHS, LONGEST_PAUSE_SECONDS, WITHIN_SECONDS, Restarts
 
@@ -62,20 +62,20 @@ class Worker:
         """What its processes have counted, the dead ones included."""
         return self.left if self.process is None else summed([self.left, self.process.metrics])
 
-    def bury(self) -> None:
+    def mark_dead(self) -> None:
         """Its process has ended."""
         if self.process is not None:
             self.left = summed([self.left, lasting(self.process.metrics)])
         self.process = None
 
 
-class Crew:
+class WorkerPool:
     """`start`, then `stop`. `failed` is done when the workers can serve no more."""
 
     def __init__(
         self,
         workers: Sequence[Worker],
-        orders: Callable[[Worker], Orders],
+        orders: Callable[[Worker], WorkerConfig],
         learned: Callable[[str], None],
     ) -> None:
         """`learned` is told the configuration each time that a worker has reloaded it."""
@@ -188,7 +188,7 @@ class Crew:
             if not first.done():
                 first.set_result(None)
         code = await process.ended()
-        worker.bury()
+        worker.mark_dead()
         worker.absence = process.failure or f"starts again after {described(code)}"
         if self._stop.is_set():
             return 0.0

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from gateway.metrics.across import FamilySamples
 from gateway.workers.control_channel import (
-    Ask,
     Condition,
+    ConditionRequest,
+    ConfigInForce,
+    ControlChannel,
     Failed,
-    InForce,
-    Lifeline,
-    Orders,
     Started,
     ToSupervisor,
+    WorkerConfig,
     supervisors_end,
 )
 
@@ -29,11 +29,11 @@ class WorkerProcess:
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        lifeline: Lifeline[ToSupervisor],
+        control_channel: ControlChannel[ToSupervisor],
         learned: Callable[[str], None],
     ) -> None:
         self._process = process
-        self._lifeline = lifeline
+        self._control_channel = control_channel
         self._learned = learned
         self._asked = 0
         self._answers: dict[int, asyncio.Future[None]] = {}
@@ -48,7 +48,7 @@ class WorkerProcess:
         self.heard_at = time.monotonic()
 
     @classmethod
-    async def spawn(cls, orders: Orders, learned: Callable[[str], None]) -> "WorkerProcess":
+    async def spawn(cls, orders: WorkerConfig, learned: Callable[[str], None]) -> "WorkerProcess":
         """A fresh interpreter that has got its orders. Raises OSError.
 
         `learned` is told the configuration each time that the worker has reloaded it.
@@ -67,9 +67,9 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        lifeline = await supervisors_end(ours)
-        lifeline.send(orders)
-        return cls(process, lifeline, learned)
+        control_channel = await supervisors_end(ours)
+        control_channel.send(orders)
+        return cls(process, control_channel, learned)
 
     @property
     def pid(self) -> int:
@@ -84,7 +84,7 @@ class WorkerProcess:
         """Wait for its end and for the last thing that it told. The exit code, negative for a signal."""
         code = await self._process.wait()
         await asyncio.wait({self._reading})
-        await self._lifeline.close()
+        await self._control_channel.close()
         return code
 
     async def ask(self, timeout_seconds: float, *, with_metrics: bool) -> None:
@@ -94,7 +94,7 @@ class WorkerProcess:
         self._asked += 1
         number = self._asked
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        self._lifeline.send(Ask(number, with_metrics))
+        self._control_channel.send(ConditionRequest(number, with_metrics))
         try:
             await asyncio.wait({answer}, timeout=timeout_seconds)
         finally:
@@ -107,7 +107,7 @@ class WorkerProcess:
 
     async def _read(self) -> None:
         try:
-            while (message := await self._lifeline.receive()) is not None:
+            while (message := await self._control_channel.receive()) is not None:
                 self._take(message)
         finally:
             self._is_gone = True
@@ -129,7 +129,7 @@ class WorkerProcess:
                 self._news.set()
             case Failed(problem):
                 self.failure = problem
-            case InForce(text):
+            case ConfigInForce(text):
                 self._learned(text)
             case Condition(number):
                 self._note(message)

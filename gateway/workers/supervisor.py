@@ -22,8 +22,8 @@ from gateway.http.server.listening import Listening, listen, reserve, url_of
 from gateway.metrics.across import exposition_of, samples_of, summed
 from gateway.metrics.telemetry import CONTENT_TYPE
 from gateway.workers.admin_proxy import forwarding
-from gateway.workers.control_channel import Orders
-from gateway.workers.pool import Crew, Worker, WorkersFailed
+from gateway.workers.control_channel import WorkerConfig
+from gateway.workers.pool import Worker, WorkerPool, WorkersFailed
 
 _log = structlog.get_logger("tollway.supervisor")
 
@@ -52,7 +52,7 @@ class Supervisor:
             raise
         self._folder = Path(tempfile.mkdtemp(prefix="tollway-"))
         workers = [Worker(number, self._folder / f"{number}.sock") for number in range(1, count + 1)]
-        self._crew = Crew(workers, self._orders, self._learn)
+        self._crew = WorkerPool(workers, self._orders, self._learn)
         token = settings.server.admin.token
         app = admin_app(
             token=None if token is None else token.get_secret_value(),
@@ -147,8 +147,8 @@ class Supervisor:
         _log.info("supervisor.stopped")
         return in_order
 
-    def _orders(self, worker: Worker) -> Orders:
-        return Orders(
+    def _orders(self, worker: Worker) -> WorkerConfig:
+        return WorkerConfig(
             number=worker.number,
             file=self._file,
             text=self._text,

@@ -23,14 +23,14 @@ from gateway.metrics.logs import configure_logs
 from gateway.policy.rollout.config_file import ConfigFile
 from gateway.workers.control_channel import (
     FINAL,
-    Ask,
     Condition,
+    ConditionRequest,
+    ConfigInForce,
+    ControlChannel,
     Failed,
-    InForce,
-    Lifeline,
-    Orders,
     Started,
     ToWorker,
+    WorkerConfig,
     workers_end,
 )
 
@@ -50,52 +50,52 @@ async def _work(own: socket.socket) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what serves is not read yet
-    lifeline = await workers_end(own)
-    orders = await lifeline.receive()
-    if not isinstance(orders, Orders):
+    control_channel = await workers_end(own)
+    orders = await control_channel.receive()
+    if not isinstance(orders, WorkerConfig):
         return 0
     try:
         file = ConfigFile(Path(orders.file), os.environ)
         built = _built(file, orders)
         configure_logs(built.settings.server.log_level, worker=orders.number)
         gateway = Gateway(built, file, _listeners(built, orders))
-        reporting = asyncio.create_task(_report(gateway, lifeline, stop), name="lifeline")
+        reporting = asyncio.create_task(_report(gateway, control_channel, stop), name="lifeline")
         if await gateway.start_unless(stop, joins=orders.joins):
-            await _serve(gateway, lifeline, stop)
-    except (PortTaken, LedgerUnavailable, _Refused) as exc:
-        lifeline.send(Failed(str(exc)))
-        await lifeline.close()
+            await _serve(gateway, control_channel, stop)
+    except (PortTaken, LedgerUnavailable, _ConfigRefused) as exc:
+        control_channel.send(Failed(str(exc)))
+        await control_channel.close()
         return 1
     if reporting.done():
         _clean_up(Path(orders.admin_path))
     reporting.cancel()
     await asyncio.wait({reporting})
-    lifeline.send(_condition(gateway, FINAL, with_metrics=True))
-    await lifeline.close()
+    control_channel.send(_condition(gateway, FINAL, with_metrics=True))
+    await control_channel.close()
     return 0
 
 
-async def _serve(gateway: Gateway, lifeline: Lifeline[ToWorker], stop: asyncio.Event) -> None:
+async def _serve(gateway: Gateway, control_channel: ControlChannel[ToWorker], stop: asyncio.Event) -> None:
     if gateway.reloader is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
     tune_garbage_collector()
-    lifeline.send(Started())
+    control_channel.send(Started())
     try:
         await stop.wait()
     finally:
         await gateway.stop()
 
 
-async def _report(gateway: Gateway, lifeline: Lifeline[ToWorker], stop: asyncio.Event) -> None:
+async def _report(gateway: Gateway, control_channel: ControlChannel[ToWorker], stop: asyncio.Event) -> None:
     """Answer the supervisor until it has gone, and then stop."""
     told: str | None = None
-    while (message := await lifeline.receive()) is not None:
-        if isinstance(message, Ask):
+    while (message := await control_channel.receive()) is not None:
+        if isinstance(message, ConditionRequest):
             text = gateway.reloader.text if gateway.reloader is not None else None
             if text is not None and text is not told:
-                lifeline.send(InForce(text))
+                control_channel.send(ConfigInForce(text))
                 told = text
-            lifeline.send(_condition(gateway, message.number, with_metrics=message.with_metrics))
+            control_channel.send(_condition(gateway, message.number, with_metrics=message.with_metrics))
     _log.warning("worker.supervisor_gone")
     stop.set()
 
@@ -111,18 +111,18 @@ def _condition(gateway: Gateway, number: int, *, with_metrics: bool) -> Conditio
     return Condition(number, gateway.unready_reasons(), gateway.metrics() if with_metrics else None)
 
 
-class _Refused(Exception):
+class _ConfigRefused(Exception):
     """The configuration that the supervisor accepted is not accepted here."""
 
 
-def _built(file: ConfigFile, orders: Orders) -> Built:
+def _built(file: ConfigFile, orders: WorkerConfig) -> Built:
     found = file.read(orders.text)
     if found.built is None:
-        raise _Refused("; ".join(map(str, found.problems)))
+        raise _ConfigRefused("; ".join(map(str, found.problems)))
     return found.built
 
 
-def _listeners(built: Built, orders: Orders) -> tuple[socket.socket, socket.socket]:
+def _listeners(built: Built, orders: WorkerConfig) -> tuple[socket.socket, socket.socket]:
     admin = socket.socket(socket.AF_UNIX)
     with suppress(FileNotFoundError):  # left behind by a worker that was killed
         Path(orders.admin_path).unlink()

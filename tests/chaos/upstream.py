@@ -16,16 +16,16 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from gateway.simulators.attempts import Attempt, AttemptLog, Recorder
+from gateway.simulators.attempts import AttemptLog, Recorder, SeenAttempt
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.refusals import Header
-from gateway.simulators.running import Kind, Simulator
+from gateway.simulators.running import Simulator, SimulatorKind
 
 SETTLE_SECONDS = 20.0
 
 KNOBS = {
-    Kind.OPENAI: Knobs(ttft_ms=3, ttft_jitter_ms=3, tokens_per_second=2000, output_tokens=10),
-    Kind.VLLM: Knobs(ttft_ms=2, ttft_jitter_ms=2, output_tokens=8, max_model_len=8192),
+    SimulatorKind.OPENAI: Knobs(ttft_ms=3, ttft_jitter_ms=3, tokens_per_second=2000, output_tokens=10),
+    SimulatorKind.VLLM: Knobs(ttft_ms=2, ttft_jitter_ms=2, output_tokens=8, max_model_len=8192),
 }
 
 
@@ -45,12 +45,14 @@ class WholeLog(AttemptLog):
 
     def __init__(self) -> None:
         super().__init__()
-        self.all: list[Attempt] = []
+        self.all: list[SeenAttempt] = []
 
     def register(self, path: str, headers: Sequence[Header], body: bytes) -> Recorder:
         del body
         attempt_id = next((value.decode() for name, value in headers if name == b"x-tollway-attempt"), None)
-        attempt = Attempt(n=len(self.all) + 1, request_id=None, attempt_id=attempt_id, path=path, headers={})
+        attempt = SeenAttempt(
+            n=len(self.all) + 1, request_id=None, attempt_id=attempt_id, path=path, headers={}
+        )
         self.all.append(attempt)
         return Recorder(attempt, time.monotonic())
 
@@ -59,7 +61,7 @@ def read_seen(path: Path) -> list[Seen]:
     return msgspec.msgpack.decode(path.read_bytes(), type=list[Seen])
 
 
-async def serve(kind: Kind, path: Path) -> None:
+async def serve(kind: SimulatorKind, path: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Simulator(kind, KNOBS[kind]) as simulator:
@@ -73,7 +75,7 @@ async def serve(kind: Kind, path: Path) -> None:
         path.write_bytes(msgspec.msgpack.encode([_seen(attempt) for attempt in log.all]))
 
 
-def _seen(attempt: Attempt) -> Seen:
+def _seen(attempt: SeenAttempt) -> Seen:
     return Seen(
         attempt.attempt_id,
         attempt.outcome,
@@ -86,4 +88,4 @@ def _seen(attempt: Attempt) -> Seen:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(Kind(sys.argv[1]), Path(sys.argv[2])))
+        runner.run(serve(SimulatorKind(sys.argv[1]), Path(sys.argv[2])))

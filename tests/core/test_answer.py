@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import WireError, read_answer, read_error
+from gateway.core.answer import UpstreamErrorBody, read_answer, read_error
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.usage import usage_from_wire
 
@@ -107,22 +107,25 @@ def test_any_bytes_are_an_answer_or_a_failure(body: bytes):
     [
         (
             b'{"error":{"message":"no","type":"invalid_request_error","param":"n","code":"bad"}}',
-            WireError("no", "invalid_request_error", "n", "bad"),
+            UpstreamErrorBody("no", "invalid_request_error", "n", "bad"),
         ),
         (
             b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}',
-            WireError("no", "BadRequestError", None, "400"),
+            UpstreamErrorBody("no", "BadRequestError", None, "400"),
         ),
-        (b'{"error":{}}', WireError("The upstream answered with status 400.", None, None, None)),
-        (b'{"error":"no such thing"}', WireError("no such thing", None, None, None)),
-        (b'{"error":null}', WireError("The upstream answered with status 400.", None, None, None)),
-        (b'{"detail":"Not Found"}', WireError("The upstream answered with status 400.", None, None, None)),
-        (b"<html></html>", WireError("The upstream answered with status 400.", None, None, None)),
-        (b"", WireError("The upstream answered with status 400.", None, None, None)),
-        (b"[1]", WireError("The upstream answered with status 400.", None, None, None)),
+        (b'{"error":{}}', UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
+        (b'{"error":"no such thing"}', UpstreamErrorBody("no such thing", None, None, None)),
+        (b'{"error":null}', UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
+        (
+            b'{"detail":"Not Found"}',
+            UpstreamErrorBody("The upstream answered with status 400.", None, None, None),
+        ),
+        (b"<html></html>", UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
+        (b"", UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
+        (b"[1]", UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
     ],
 )
-def test_an_error_of_any_shape_becomes_the_four_fields(body: bytes, error: WireError):
+def test_an_error_of_any_shape_becomes_the_four_fields(body: bytes, error: UpstreamErrorBody):
     assert read_error(400, body) == error
 
 

@@ -14,7 +14,7 @@ from gateway.core.balancing import (
     MOST_BYTES_PER_TOKEN,
     Blame,
     Fleet,
-    Pool,
+    ReplicaSet,
     ReplicaState,
 )
 from gateway.core.breaker import FAILURES_TO_OPEN
@@ -26,12 +26,12 @@ REFUSED = UpstreamFailure(FailureKind.CONNECT, "refused")
 BROKEN = UpstreamFailure(FailureKind.RESET, "reset")
 
 
-def pool(replicas: int) -> Pool:
+def pool(replicas: int) -> ReplicaSet:
     item = local(replicas=replicas)
-    return Pool(item, tuple(ReplicaState(one) for one in item.replicas))
+    return ReplicaSet(item, tuple(ReplicaState(one) for one in item.replicas))
 
 
-def taken(chosen: Pool, now: float = NOW, tried: tuple[ReplicaState, ...] = ()) -> ReplicaState:
+def taken(chosen: ReplicaSet, now: float = NOW, tried: tuple[ReplicaState, ...] = ()) -> ReplicaState:
     state = chosen.take(now, tried)
     assert state is not None
     return state
@@ -249,13 +249,13 @@ def test_a_pool_that_was_slow_long_ago_is_tried_again_by_one_request_and_learned
 
 def test_a_reload_keeps_what_is_known_of_the_same_replicas():
     before = Fleet([local(replicas=2)])
-    known = before.pools["llama"]
+    known = before.replica_sets["llama"]
     known.bytes_per_token, known.ttft_seconds, known.tokens_per_second = 3.0, 0.2, 90.0
     busy = taken(known)
     busy.is_up = False
-    after = Fleet([local(replicas=3), deployment()], before.pools)
-    assert set(after.pools) == {"llama", "gpt-4o"}
-    kept = after.pools["llama"]
+    after = Fleet([local(replicas=3), deployment()], before.replica_sets)
+    assert set(after.replica_sets) == {"llama", "gpt-4o"}
+    kept = after.replica_sets["llama"]
     assert kept.replicas[:2] == known.replicas
     assert kept.replicas[2].outstanding == 0
     assert (kept.bytes_per_token, kept.ttft_seconds, kept.tokens_per_second) == (3.0, 0.2, 90.0)
@@ -263,12 +263,12 @@ def test_a_reload_keeps_what_is_known_of_the_same_replicas():
 
 def test_a_replica_that_went_away_takes_what_was_known_of_it_along():
     before = Fleet([deployment("a", replicas=1)])
-    taken(before.pools["a"])
-    after = Fleet([deployment("a", replicas=0)], before.pools)
-    assert Fleet([deployment("a", replicas=1)], after.pools).pools["a"].outstanding == 0
+    taken(before.replica_sets["a"])
+    after = Fleet([deployment("a", replicas=0)], before.replica_sets)
+    assert Fleet([deployment("a", replicas=1)], after.replica_sets).replica_sets["a"].outstanding == 0
 
 
 def test_a_pool_without_replicas_has_nothing_to_take():
-    empty = Pool(deployment(replicas=0), ())
+    empty = ReplicaSet(deployment(replicas=0), ())
     assert not empty.is_available(NOW)
     assert empty.take(NOW) is None

@@ -20,7 +20,7 @@ from gateway.core.estimate import (
     estimate,
 )
 from gateway.core.usage import Usage
-from gateway.simulators.tokens import Tokenizer, load_tokenizer
+from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
 from tests.core.builders import chat, deployment, local, parsed, price, principal, rates
 
 PAYER = principal()
@@ -34,7 +34,7 @@ def estimated(body: Any = None, item: Deployment | None = None, bytes_per_token:
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
+def tokenizer() -> SimulatorTokenizer:
     return load_tokenizer()
 
 
@@ -187,7 +187,7 @@ said = st.lists(
 )
 
 
-def counted(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> int:
+def counted(tokenizer: SimulatorTokenizer, messages: list[dict[str, str]]) -> int:
     """Tokens as OpenAI counts them: three a message, its role and content, and three for the answer."""
     inside = (tokenizer.count(item["role"]) + tokenizer.count(item["content"]) for item in messages)
     return sum(3 + tokens for tokens in inside) + 3
@@ -196,7 +196,7 @@ def counted(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> int:
 @settings(max_examples=200)
 @given(messages=said)
 def test_the_bound_is_never_below_what_the_tokenizer_counts(
-    tokenizer: Tokenizer, messages: list[dict[str, str]]
+    tokenizer: SimulatorTokenizer, messages: list[dict[str, str]]
 ):
     found = estimated({"model": "m", "messages": messages})
     assert found.prompt_bound >= counted(tokenizer, messages)
@@ -204,7 +204,7 @@ def test_the_bound_is_never_below_what_the_tokenizer_counts(
 
 @given(prompt=scripts.filter(bool), ids=st.lists(st.integers(0, 200_000), min_size=1, max_size=50))
 def test_the_bound_of_a_bare_prompt_holds_for_text_and_for_token_ids(
-    tokenizer: Tokenizer, prompt: str, ids: list[int]
+    tokenizer: SimulatorTokenizer, prompt: str, ids: list[int]
 ):
     text = parsed({"model": "m", "prompt": prompt}, Api.COMPLETIONS)
     tokens = parsed({"model": "m", "prompt": ids}, Api.COMPLETIONS)
@@ -213,7 +213,9 @@ def test_the_bound_of_a_bare_prompt_holds_for_text_and_for_token_ids(
 
 
 @given(prompts=st.lists(scripts.filter(bool), min_size=1, max_size=30))
-def test_the_bound_of_a_list_holds_for_all_its_prompts_together(tokenizer: Tokenizer, prompts: list[str]):
+def test_the_bound_of_a_list_holds_for_all_its_prompts_together(
+    tokenizer: SimulatorTokenizer, prompts: list[str]
+):
     batch = parsed({"model": "m", "input": prompts}, Api.EMBEDDINGS)
     small = deployment(context_tokens=max(tokenizer.count(prompt) + 2 for prompt in prompts))
     assert estimated(batch, small).prompt_bound >= sum(tokenizer.count(prompt) + 2 for prompt in prompts)
@@ -221,7 +223,7 @@ def test_the_bound_of_a_list_holds_for_all_its_prompts_together(tokenizer: Token
 
 @given(messages=said)
 def test_bytes_that_json_escapes_only_make_the_bound_larger(
-    tokenizer: Tokenizer, messages: list[dict[str, str]]
+    tokenizer: SimulatorTokenizer, messages: list[dict[str, str]]
 ):
     raw = orjson.dumps({"model": "m", "messages": messages})
     assert len(raw) >= sum(len(item["content"].encode()) for item in messages)

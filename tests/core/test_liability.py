@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gateway.core.catalog import StopsWhenLeft
 from gateway.core.liability import (
     LEAST_TOKENS_PER_SECOND,
-    MEASURED_PIECES,
+    MEASURED_CHUNKS,
     NOTICE_SECONDS,
     SILENT_TOKENS,
     Pace,
@@ -26,13 +26,13 @@ LEAST_UNSEEN = int(NOTICE_SECONDS * LEAST_TOKENS_PER_SECOND)
 
 def seen(pieces: int = 0, silent: float = 0.0, watched: float = 1.0, text_bytes: int | None = None) -> Seen:
     size = pieces * 5 if text_bytes is None else text_bytes
-    return Seen(pieces=pieces, text_bytes=size, watched_seconds=watched, silent_seconds=silent)
+    return Seen(text_chunks=pieces, text_bytes=size, watched_seconds=watched, silent_seconds=silent)
 
 
-def measured(tokens_per_second: float = 100.0, tokens_per_piece: float = 1.0) -> Pace:
+def measured(tokens_per_second: float = 100.0, tokens_per_chunk: float = 1.0) -> Pace:
     pace = Pace()
     pieces = 100
-    tokens = int(pieces * tokens_per_piece)
+    tokens = int(pieces * tokens_per_chunk)
     pace.learn(tokens, pieces, tokens / tokens_per_second)
     return pace
 
@@ -44,10 +44,10 @@ def test_a_pool_that_was_never_measured_keeps_everything_that_was_held():
 def test_a_stream_that_was_watched_long_enough_measures_itself():
     few, enough = (
         most_output(seen(pieces), Pace(), STREAM, STOPS, CAP)
-        for pieces in (MEASURED_PIECES - 1, MEASURED_PIECES)
+        for pieces in (MEASURED_CHUNKS - 1, MEASURED_CHUNKS)
     )
     assert few == CAP
-    assert enough == MEASURED_PIECES * 5 + SILENT_TOKENS + LEAST_UNSEEN
+    assert enough == MEASURED_CHUNKS * 5 + SILENT_TOKENS + LEAST_UNSEEN
 
 
 def test_pieces_that_all_came_in_one_moment_may_be_of_any_speed():
@@ -79,9 +79,9 @@ def test_a_stream_that_is_faster_than_its_pool_ever_was_counts_by_its_own_speed(
 
 def test_pieces_count_as_many_tokens_as_this_pool_has_shown_and_never_more_than_their_bytes():
     plain, packed = (
-        most_output(seen(100), measured(tokens_per_piece=each), STREAM, STOPS, CAP) for each in (1, 3)
+        most_output(seen(100), measured(tokens_per_chunk=each), STREAM, STOPS, CAP) for each in (1, 3)
     )
-    tiny = most_output(seen(100, text_bytes=120), measured(tokens_per_piece=3), STREAM, STOPS, CAP)
+    tiny = most_output(seen(100, text_bytes=120), measured(tokens_per_chunk=3), STREAM, STOPS, CAP)
     assert plain == 100 + SILENT_TOKENS + LEAST_UNSEEN
     assert packed == 300 + SILENT_TOKENS + LEAST_UNSEEN
     assert tiny == 120 + SILENT_TOKENS + LEAST_UNSEEN
@@ -129,8 +129,8 @@ def test_an_engine_of_any_steady_speed_never_makes_more_than_is_kept_back(
     pieces = int(watched * speed / packed)
     what = seen(pieces, silent=first + blind, watched=watched, text_bytes=pieces * packed * 4)
     made = pieces * packed + int((blind + notice) * speed)
-    if pieces >= MEASURED_PIECES:
-        pace = measured(speed / 2, tokens_per_piece=packed)
+    if pieces >= MEASURED_CHUNKS:
+        pace = measured(speed / 2, tokens_per_chunk=packed)
     else:
-        pace = measured(speed, tokens_per_piece=packed)
+        pace = measured(speed, tokens_per_chunk=packed)
     assert most_output(what, pace, STREAM, STOPS, 10**7) >= made

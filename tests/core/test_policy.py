@@ -78,7 +78,7 @@ def down(*deployments: Deployment) -> Planner:
     """A planner for which the replicas of `deployments` are down; the model must be made of all of them."""
     plans = planner(model(*deployments))
     for item in deployments:
-        for state in plans.fleet.pools[item.name].replicas:
+        for state in plans.fleet.replica_sets[item.name].replicas:
             state.is_up = False
     return plans
 
@@ -135,7 +135,7 @@ def test_each_constraint_that_removes_the_last_one_has_its_own_refusal(
 def test_a_pool_without_an_available_replica_is_left_out_and_the_last_one_is_a_503():
     ill, well = local(), deployment()
     plans = planner(model(ill, well))
-    plans.fleet.pools["llama"].replicas[0].is_up = False
+    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
     assert why(plan(model(ill, well), plans=plans)) == {"llama": Constraint.HEALTH}
     error = refusal(model(ill), plans=down(ill))
     assert isinstance(error, Unavailable)
@@ -145,7 +145,7 @@ def test_a_pool_without_an_available_replica_is_left_out_and_the_last_one_is_a_5
 def test_the_503_says_when_the_first_breaker_closes():
     item = model(local(replicas=2))
     plans = planner(item)
-    for number, state in enumerate(plans.fleet.pools["llama"].replicas):
+    for number, state in enumerate(plans.fleet.replica_sets["llama"].replicas):
         for _ in range(3 + number):
             state.breaker.failed(1000.0, weight=3)
             state.breaker.failed(1002.0, weight=3)
@@ -206,7 +206,7 @@ def test_a_document_or_a_recording_is_not_refused_for_its_size_in_bytes():
 def test_health_is_named_before_privacy_because_a_retry_can_mend_it():
     ill, outside = local(), deployment()
     plans = planner(model(ill, outside))
-    plans.fleet.pools["llama"].replicas[0].is_up = False
+    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
     assert isinstance(refusal(model(ill, outside), None, "restricted", plans=plans), Unavailable)
 
 
@@ -303,7 +303,7 @@ def test_a_rule_for_a_removed_deployment_alone_is_refused_with_what_removed_it()
 def test_a_rule_for_a_deployment_that_is_down_is_a_503_and_does_not_widen():
     item = model(local(), deployment(), rules=rules(("true", ("llama",))))
     plans = planner(item)
-    plans.fleet.pools["llama"].replicas[0].is_up = False
+    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
     assert isinstance(refusal(item, plans=plans), Unavailable)
 
 
@@ -329,7 +329,7 @@ def test_a_rule_for_a_deployment_that_is_down_is_a_503_and_does_not_widen():
 def test_rules_see_every_fact_of_the_request(when: str):
     item = model(local(replicas=2), deployment(), rules=rules((when, ("gpt-4o",))))
     plans = planner(item)
-    first, second = plans.fleet.pools["llama"].replicas
+    first, second = plans.fleet.replica_sets["llama"].replicas
     first.outstanding, second.is_up = 2, False
     body = chat(
         [IMAGE, {"type": "text", "text": "Hi"}],
@@ -378,8 +378,8 @@ def test_cost_puts_the_cheapest_for_this_request_first():
 def test_latency_puts_the_quickest_first_and_tries_what_was_never_used():
     item = model(local("slow"), local("quick"), local("new"), prefer=Objective.LATENCY)
     plans = planner(item)
-    plans.fleet.pools["slow"].learn_speed(2.0, 10.0, 1000.0)
-    plans.fleet.pools["quick"].learn_speed(0.2, 100.0, 1000.0)
+    plans.fleet.replica_sets["slow"].learn_speed(2.0, 10.0, 1000.0)
+    plans.fleet.replica_sets["quick"].learn_speed(0.2, 100.0, 1000.0)
     found = plan(item, plans=plans)
     assert names(found.candidates) == ["new", "quick", "slow"]
     assert found.decision == "latency"
@@ -423,7 +423,7 @@ def test_weights_count_among_those_that_are_left():
         ill, local("a"), local("b"), prefer=Objective.WEIGHTS, weights={"ill": 97.0, "a": 1.0, "b": 3.0}
     )
     plans = planner(item)
-    plans.fleet.pools["ill"].replicas[0].is_up = False
+    plans.fleet.replica_sets["ill"].replicas[0].is_up = False
     first = Counter(plan(item, plans=plans, random=n / 100).candidates[0].name for n in range(100))
     assert first == {"a": 25, "b": 75}
 
@@ -478,7 +478,7 @@ def test_health_is_never_remembered():
     item = model(local(), deployment())
     plans = planner(item)
     assert len(plan(item, plans=plans).candidates) == 2
-    state = plans.fleet.pools["llama"].replicas[0]
+    state = plans.fleet.replica_sets["llama"].replicas[0]
     state.failed(UpstreamFailure(FailureKind.CONNECT, "refused"), 1000.0)
     assert names(plan(item, plans=plans).candidates) == ["gpt-4o"]
     state.breaker.succeeded()
@@ -490,10 +490,10 @@ def test_where_all_that_is_left_answers_badly_it_is_asked_all_the_same_and_only_
     plans = planner(model(ill, well))
     trouble = UpstreamFailure(FailureKind.STATUS, "status 500")
     for _ in range(3):
-        plans.fleet.pools["llama"].replicas[0].failed(trouble, 1000.0)
+        plans.fleet.replica_sets["llama"].replicas[0].failed(trouble, 1000.0)
     assert names(plan(model(ill, well), plans=plans).candidates) == ["gpt-4o"]
     assert names(plan(model(ill, well), None, "restricted", plans=plans).candidates) == ["llama"]
-    plans.fleet.pools["llama"].replicas[0].is_up = False
+    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
     assert isinstance(refusal(model(ill, well), None, "restricted", plans=plans), Unavailable)
 
 

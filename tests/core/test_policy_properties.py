@@ -86,7 +86,7 @@ chosen = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True).m
 def with_faults(use: tuple[Deployment, ...], fault_of: list[str]) -> Fleet:
     fleet = Fleet(use)
     for item, fault in zip(use, fault_of, strict=False):
-        for state in fleet.pools[item.name].replicas:
+        for state in fleet.replica_sets[item.name].replicas:
             state.is_up = fault != "down"
             if fault == "tripped":
                 state.breaker.failed(MONOTONIC, weight=3)
@@ -95,7 +95,7 @@ def with_faults(use: tuple[Deployment, ...], fault_of: list[str]) -> Fleet:
 
 def passes(item: Deployment, call: Call, privacy: str, fleet: Fleet) -> bool:
     """The hard constraints, worked out anew."""
-    pool = fleet.pools[item.name]
+    pool = fleet.replica_sets[item.name]
     expected = estimate(call, item, pool.bytes_per_token)
     return (
         item.zone in ZONES[privacy]
@@ -180,7 +180,7 @@ def test_every_candidate_passes_every_hard_constraint_and_none_is_left_out_witho
         removed = [one.deployment for one in found.excluded]
         assert sorted(kept + removed) == sorted(one.name for one in use)
         for one, expected in zip(found.candidates, found.estimates, strict=True):
-            assert expected == estimate(call, one, fleet.pools[one.name].bytes_per_token)
+            assert expected == estimate(call, one, fleet.replica_sets[one.name].bytes_per_token)
         if item is with_rule:
             assert kept == [name for name in ruled if name in kept]
 

@@ -155,7 +155,7 @@ def a_request(chance: random.Random) -> tuple[Call, Principal, str]:
 
 def put_a_fault(chance: random.Random, fleet: Fleet) -> Moment:
     """Replicas down, tripped or busy, and another time, draw, budget and session."""
-    for pool in fleet.pools.values():
+    for pool in fleet.replica_sets.values():
         for state in pool.replicas:
             state.is_up = chance.random() < 0.7
             state.outstanding = chance.randint(0, 4)

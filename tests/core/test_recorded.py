@@ -35,7 +35,7 @@ def test_an_ordinary_request_takes_few_bytes() -> None:
 def test_what_is_kept_reads_back_as_it_was() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
     fleet = Fleet([local(replicas=3)])
-    fleet.pools["llama"].take(1000.0)
+    fleet.replica_sets["llama"].take(1000.0)
     kept = facts(parsed(chat([image], max_tokens=7)), fleet)
     assert (kept.media.images_low, kept.max_output, kept.pools) == (1, 7, {"llama": (1, 3, 3)})
     assert msgspec.json.decode(msgspec.json.encode(kept), type=RecordedFacts) == kept
@@ -43,7 +43,7 @@ def test_what_is_kept_reads_back_as_it_was() -> None:
 
 def test_a_pool_that_is_idle_and_whole_is_left_out_and_one_that_is_down_is_not() -> None:
     fleet = Fleet([local(replicas=2), deployment()])
-    fleet.pools["llama"].replicas[0].is_up = False
+    fleet.replica_sets["llama"].replicas[0].is_up = False
     assert facts(parsed(chat()), fleet).pools == {"llama": (0, 1, 2)}
 
 

@@ -45,7 +45,7 @@ def state(reader: StreamReader) -> tuple[Any, ...]:
         reader.finish_reason,
         reader.done,
         reader.failure,
-        reader.text_events,
+        reader.text_chunks,
         reader.complete,
     )
 
@@ -63,7 +63,7 @@ hiding = pytest.mark.parametrize("hide_usage", [True, False], ids=["hidden", "as
 def test_a_whole_stream_comes_out_as_the_client_should_see_it(golden: Golden, hide_usage: bool):
     passed, reader = read([golden.wire], hide_usage=hide_usage)
     assert passed == expected(golden, hide_usage)
-    assert reader.text_events <= golden.texts
+    assert reader.text_chunks <= golden.texts
     assert reader.finish_reason == golden.finish_reason
     assert reader.done is golden.done
     assert (reader.failure is not None) is golden.failure
@@ -121,8 +121,8 @@ def test_pieces_of_text_are_counted_and_never_more_than_there_are(golden: Golden
         for event in golden.events:
             reader.feed(event.wire)
             so_far += event.texts
-            assert reader.text_events <= so_far
-        assert reader.text_events == golden.texts
+            assert reader.text_chunks <= so_far
+        assert reader.text_chunks == golden.texts
 
 
 @goldens
@@ -209,7 +209,7 @@ def test_a_stream_that_broke_before_its_end_is_not_complete():
         [b"data: " + VLLM + ROLE + b"}\n\n", b"data: " + delta(b'"a"') + b"}\n\n"], hide_usage=True
     )
     assert not reader.complete
-    assert reader.text_events == 1
+    assert reader.text_chunks == 1
 
 
 def test_model_and_service_tier_are_those_the_upstream_named():
@@ -224,7 +224,7 @@ def test_text_that_speaks_of_usage_errors_and_ends_changes_nothing():
     assert passed == VLLM_STREAM.events[0].wire + event + event
     assert not reader.done
     assert reader.failure is None
-    assert reader.text_events == 2
+    assert reader.text_chunks == 2
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_what_cannot_be_read_is_passed_on(event: bytes):
     passed, reader = read([VLLM_STREAM.events[0].wire, event, b": next\n\n"], hide_usage=False)
     assert passed == VLLM_STREAM.events[0].wire + event + b": next\n\n"
     assert reader.failure is None
-    assert reader.text_events == 0
+    assert reader.text_chunks == 0
 
 
 BROKEN_EVENTS = [
@@ -284,7 +284,7 @@ def test_braces_in_the_text_change_nothing(said: bytes):
     first, event = VLLM_STREAM.events[0].wire, b"data: " + delta(said) + b"}\n\n"
     reader = StreamReader(hide_usage=True)
     assert [reader.feed(first), reader.feed(event), reader.feed(event)] == [first, event, event]
-    assert reader.text_events == 2
+    assert reader.text_chunks == 2
 
 
 def finish(index: int) -> bytes:
@@ -312,7 +312,7 @@ def test_an_event_is_read_however_odd_what_is_only_observed(odd: bytes):
     passed, reader = read([event], hide_usage=False)
     assert passed == event
     assert reader.complete
-    assert reader.text_events == 1
+    assert reader.text_chunks == 1
 
 
 def test_an_event_without_an_end_is_too_large_at_the_bound(monkeypatch: pytest.MonkeyPatch):
@@ -367,5 +367,5 @@ def test_any_answer_in_any_chunks_reads_the_same_as_in_one(
         passed, reader = read(chunks, hide_usage=hide_usage)
         assert passed == whole
         assert state(reader) == state(at_once)
-        assert reader.text_events <= true_texts
+        assert reader.text_chunks <= true_texts
         assert hide_usage or passed == wire

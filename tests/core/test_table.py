@@ -6,13 +6,18 @@ import io
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from gateway.core.table import Column, Kind, Table, csv_text
+from gateway.core.table import Column, ColumnKind, Table, csv_text
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 
 
 def test_cells_are_written_by_their_kind() -> None:
-    columns = [Column("a"), Column("b", Kind.INTEGER), Column("c", Kind.MONEY), Column("d", Kind.MOMENT)]
+    columns = [
+        Column("a"),
+        Column("b", ColumnKind.INTEGER),
+        Column("c", ColumnKind.MONEY),
+        Column("d", ColumnKind.MOMENT),
+    ]
     moment = dt.datetime(2026, 11, 1, tzinfo=TOKYO)
     table = Table(columns, [["x", -1, Decimal("1E-9"), moment], ["", None, Decimal("0E-9"), None]])
     assert csv_text(table) == ("a,b,c,d\r\nx,-1,0.000000001,2026-10-31T15:00:00Z\r\n,,0.000000000,\r\n")
@@ -20,6 +25,8 @@ def test_cells_are_written_by_their_kind() -> None:
 
 def test_any_text_comes_back_as_it_was() -> None:
     texts = ['say "no"', "a,b", "two\nlines", "顧客", " edge ", "\r"]
-    table = Table([Column("n", Kind.INTEGER), Column("text")], [[n, text] for n, text in enumerate(texts)])
+    table = Table(
+        [Column("n", ColumnKind.INTEGER), Column("text")], [[n, text] for n, text in enumerate(texts)]
+    )
     read = list(csv.reader(io.StringIO(csv_text(table), newline="")))
     assert [row[1] for row in read[1:]] == texts

@@ -32,7 +32,7 @@ from gateway.app import Gateway
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.tables import usage_record
 from gateway.policy.rollout.config_file import ConfigFile
-from gateway.simulators.attempts import Attempt
+from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.running import Simulator, openai_simulator, vllm_simulator
 
@@ -235,7 +235,7 @@ class Harness:
     async def raw(self, **options: Any) -> "RawClient":
         return await RawClient.connect(self.gateway.data_url, **options)
 
-    def attempts(self, contains: str | None = None) -> list[Attempt]:
+    def attempts(self, contains: str | None = None) -> list[SeenAttempt]:
         """What all simulators saw."""
         return [attempt for simulator in self.simulators for attempt in simulator.attempts(contains)]
 
@@ -255,7 +255,7 @@ class Harness:
         )
 
     def outstanding(self) -> int:
-        pools = self.gateway.pipeline.rulebook.planner.fleet.pools
+        pools = self.gateway.pipeline.rulebook.planner.fleet.replica_sets
         return sum(pool.outstanding for pool in pools.values())
 
     async def rows(self) -> list[Json]:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.simulators.attempts import Attempt
+from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.knobs import ErrorKind, Knobs
 from tests.e2e.harness import (
     CARD,
@@ -54,7 +54,7 @@ def at(path: Iterable[str], value: Any) -> Any:
     return value
 
 
-def billed_nano(attempts: Iterable[Attempt]) -> int:
+def billed_nano(attempts: Iterable[SeenAttempt]) -> int:
     """What the simulators would charge at DEAR_TOKENS: every token that they read or made."""
     total = 0
     for attempt in attempts:

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from gateway.simulators.attempts import Attempt
+from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.knobs import ErrorKind, Knobs
 from tests.e2e.harness import Harness, Json, chat, running
 
@@ -80,7 +80,7 @@ def has_ended(received: bytes) -> bool:
     return b"[DONE]" in received or b'data: {"error"' in received or b"HTTP/1.1 429" in received
 
 
-def assert_booked_once(rows: Iterable[Json], attempts: Iterable[Attempt]) -> None:
+def assert_booked_once(rows: Iterable[Json], attempts: Iterable[SeenAttempt]) -> None:
     booked = Counter(row["attempt_id"] for row in rows)
     seen = Counter(attempt.attempt_id for attempt in attempts)
     assert set(booked.values()) == set(seen.values()) == {1}
@@ -90,7 +90,7 @@ def assert_booked_once(rows: Iterable[Json], attempts: Iterable[Attempt]) -> Non
     assert unread <= {"connect_error", "client_disconnect"}
 
 
-def assert_nothing_is_billed_that_was_not_made(rows: Iterable[Json], attempts: Iterable[Attempt]) -> None:
+def assert_nothing_is_billed_that_was_not_made(rows: Iterable[Json], attempts: Iterable[SeenAttempt]) -> None:
     made = {attempt.attempt_id: attempt for attempt in attempts}
     for row in rows:
         attempt = made.get(row["attempt_id"])
@@ -100,7 +100,7 @@ def assert_nothing_is_billed_that_was_not_made(rows: Iterable[Json], attempts: I
             assert row["output_tokens"] == attempt.completion_tokens
 
 
-def assert_what_may_be_billed_is_kept_back(rows: Iterable[Json], attempts: Iterable[Attempt]) -> None:
+def assert_what_may_be_billed_is_kept_back(rows: Iterable[Json], attempts: Iterable[SeenAttempt]) -> None:
     made = {attempt.attempt_id: attempt for attempt in attempts}
     for row in rows:
         attempt = made.get(row["attempt_id"])

@@ -22,7 +22,7 @@ from langchain_openai import ChatOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gateway.simulators.knobs import Knobs
-from gateway.simulators.running import Kind, SimulatorProcess
+from gateway.simulators.running import SimulatorKind, SimulatorProcess
 from tests.e2e.harness import (
     ADMIN_TOKEN,
     APP_KEY,
@@ -111,8 +111,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     replica = {"replicas": {"urls": ["${REPLICA_1}/v1"]}}
     (folder / "tollway.yaml").write_text(config_text({**changes, "deployments": {"scout": replica}}))
     with (
-        SimulatorProcess(Kind.OPENAI, Knobs()) as external,
-        SimulatorProcess(Kind.VLLM, Knobs()) as local,
+        SimulatorProcess(SimulatorKind.OPENAI, Knobs()) as external,
+        SimulatorProcess(SimulatorKind.VLLM, Knobs()) as local,
     ):
         environ = {
             "ADMIN_TOKEN": ADMIN_TOKEN,

@@ -9,7 +9,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.simulators.attempts import Attempt
+from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.knobs import ErrorKind, Knobs
 from tests.e2e.harness import (
     APP_KEY,
@@ -537,7 +537,7 @@ async def until_up(harness: Harness, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def until_stalled(attempt: Attempt) -> None:
+async def until_stalled(attempt: SeenAttempt) -> None:
     """Return once the simulator sends no more because nobody reads."""
     sent = -1
     while attempt.completion_tokens != sent:

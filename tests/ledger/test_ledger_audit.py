@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.audit import Entry, Kind, Receipt
+from gateway.core.audit import Entry, EntryKind, Receipt
 from gateway.core.record import Outcome, UsageRecord
 from gateway.ledger.audit.acts import enter_act
 from gateway.ledger.audit.keys import Signer
@@ -42,7 +42,7 @@ def written(
         )
         await writer.start()
         for act in notes:
-            writer.note(Kind.ACT, {"act": act})
+            writer.note(EntryKind.ACT, {"act": act})
         for records in slices:
             for record in records:
                 writer.append(record)
@@ -210,7 +210,7 @@ def test_what_operators_did_is_told_in_order(database: Database) -> None:
     enter_act(database.url, SIGNER, "prices enter", {"versions": ["v1"]})
     entries: list[Entry] = []
     assert verify(database.url, visit_act=entries.append).ok
-    acts = [json.loads(entry.payload) for entry in entries if entry.kind == Kind.ACT]
+    acts = [json.loads(entry.payload) for entry in entries if entry.kind == EntryKind.ACT]
     assert sorted(act["act"] for act in acts) == ["one", "prices enter", "two"]
     assert all(act["by"] for act in acts if act["act"] == "prices enter")
 
@@ -224,11 +224,11 @@ def test_a_note_alone_is_committed_without_any_row(database: Database) -> None:
 def test_notes_that_nobody_takes_are_bounded_and_counted() -> None:
     trail = AuditTrail(SIGNER, lambda: NOW, version="1.0")
     for _ in range(NOTES_CEILING + 5):
-        trail.note(Kind.REFUSED, {})
+        trail.note(EntryKind.REFUSED, {})
     draft = trail.draft([])
     assert len(draft.entries) == NOTES_CEILING + 1
     trail.adopt(draft)
-    trail.note(Kind.REFUSED, {})
+    trail.note(EntryKind.REFUSED, {})
     assert json.loads(trail.draft([]).entries[0].payload) == {"dropped_before": 5}
 
 

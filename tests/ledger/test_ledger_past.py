@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.record import Outcome
 from gateway.core.recorded import RecordedFacts
-from gateway.ledger.past import BATCH_ROWS, Observed, PastAttempt, reading_past
+from gateway.ledger.past import BATCH_ROWS, PastAnswer, PastAttempt, reading_past
 from gateway.ledger.spans import Span
 from tests.ledger.ledger_records import FULL, make, run
 
@@ -65,7 +65,7 @@ def test_corrections_are_no_attempts(filled: Database) -> None:
 def test_only_exact_answers_tell_how_a_deployment_answers(filled: Database) -> None:
     with reading_past(filled.url, Span(None, None)) as past:
         (latest,) = past.latest()
-    assert isinstance(latest, Observed)
+    assert isinstance(latest, PastAnswer)
     assert (latest.deployment, latest.stream) == (FULL.deployment, 0)
     assert (latest.input_tokens, latest.output_tokens) == (321, 654_000)
     assert (latest.ttft_ms, latest.duration_ms) == (12.25, 345.5)

@@ -122,15 +122,15 @@ def test_a_halt_commits_what_came_before_it_and_nothing_after(database: Database
         await writer.start()
         for number in range(3):
             writer.append(make(number))
-        writer.halt()
+        writer.pause_commits()
         writer.append(make(3))
         await writer.flush()
         assert [row["attempt_id"] for row in database.rows()] == [make(n).attempt_id for n in range(3)]
         assert writer.lag_rows() == 1
-        writer.go_on()
+        writer.resume_commits()
         await writer.flush()
         assert len(database.rows()) == 4
-        writer.halt()
+        writer.pause_commits()
         writer.append(make(4))
         await writer.close()
 

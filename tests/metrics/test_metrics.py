@@ -35,15 +35,15 @@ from gateway.core.tenancy import Principal
 from gateway.core.usage import Usage
 from gateway.core.windows import Per, Window
 from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
-from gateway.metrics.names import Names
-from gateway.metrics.scrape import Sources
+from gateway.metrics.names import LabelNames
+from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.series import Histogram
 from gateway.metrics.telemetry import PrometheusTelemetry
 from gateway.ports import BudgetView, Telemetry
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 NOW = 1_800_000_000.0
-NAMES = Names(
+NAMES = LabelNames(
     models=frozenset({"auto"}),
     deployments=frozenset({"gpt-4o", "llama-4-scout"}),
     features=frozenset({"triage", "review"}),
@@ -67,7 +67,7 @@ class FixedClock:
 
 def telemetry(
     *,
-    names: Names = NAMES,
+    names: LabelNames = NAMES,
     budgets: tuple[BudgetView, ...] = (),
     fleet: Fleet | None = None,
     registry: CollectorRegistry | None = None,
@@ -75,7 +75,7 @@ def telemetry(
     found = fleet or Fleet([])
     return PrometheusTelemetry(
         names=names,
-        sources=Sources(
+        sources=ScrapeSources(
             budgets=lambda: budgets,
             fleet=lambda: found,
             ledger_lag_rows=lambda: 7,
@@ -337,7 +337,7 @@ def test_limit_rejection_names_the_kind_of_scope(error: GatewayError, labels: di
 
 
 def test_unconfigured_names_become_other_and_take_no_memory() -> None:
-    subject = telemetry(names=Names())
+    subject = telemetry(names=LabelNames())
     for number in range(1000):
         strange = record(
             model=f"m{number}",
@@ -366,7 +366,7 @@ def test_reload_names_new_features_and_keeps_what_was_counted() -> None:
     subject.attempted(record(feature="triage"))
     subject.attempted(record(feature="translation"))
     subject.configure(
-        Names(
+        LabelNames(
             models=NAMES.models,
             deployments=NAMES.deployments,
             features=frozenset({"translation"}),
@@ -381,7 +381,7 @@ def test_reload_names_new_features_and_keeps_what_was_counted() -> None:
 
 def test_label_values_are_escaped() -> None:
     name = 'quote " backslash \\ newline \n 日本'
-    subject = telemetry(names=Names(features=frozenset({name})))
+    subject = telemetry(names=LabelNames(features=frozenset({name})))
     subject.attempted(record(feature=name))
     (family,) = [
         family
@@ -542,7 +542,7 @@ def test_budgets_are_read_at_the_scrape_in_dollars() -> None:
 
 def test_replicas_show_probe_breaker_and_attempts_under_way() -> None:
     fleet = Fleet([deployment()])
-    pool = fleet.pools["llama-4-scout"]
+    pool = fleet.replica_sets["llama-4-scout"]
     subject = telemetry(fleet=fleet)
     assert set(values(subject, "replica_up").values()) == {1.0}
     taken = pool.take(100.0)

@@ -25,7 +25,7 @@ from gateway.core.policy import Plan, Planner, Policy, Refused
 from gateway.policy.proof.prove import prove
 from gateway.policy.proof.results import Proof
 from gateway.policy.proof.space import Case as ProofCase
-from gateway.policy.proof.space import Kind, Space, call_of, principals
+from gateway.policy.proof.space import RequestKind, Space, call_of, principals
 from tests.core.files import ENVIRON, PRICES, built, changed, loaded
 
 CLASSES = ["public", "internal", "confidential"]
@@ -116,7 +116,7 @@ def every_plan(of: Built, make: Callable[[Policy, Fleet], Planner]) -> Iterator[
     names = list(of.policy.deployments)
     model = of.policy.models["auto"]
     kinds = [
-        Kind(api, frozenset({Modality.TEXT, *image}), frozenset(tools))
+        RequestKind(api, frozenset({Modality.TEXT, *image}), frozenset(tools))
         for api in {item for one in of.policy.deployments.values() for item in one.serves}
         for image in ((), (Modality.IMAGE,))
         for tools in ((), (Capability.TOOLS,))
@@ -125,7 +125,7 @@ def every_plan(of: Built, make: Callable[[Policy, Fleet], Planner]) -> Iterator[
         for down in itertools.combinations(names, size):
             fleet = Fleet(of.policy.deployments.values())
             for name in down:
-                fleet.pools[name].replicas[0].is_up = False
+                fleet.replica_sets[name].replicas[0].is_up = False
             planner = make(of.policy, fleet)
             for now, used in itertools.product((JANUARY, MARCH), (0.0, 0.9)):
                 at = Moment(now, 0.0, 0.0, lambda used=used: used, dict)

@@ -11,7 +11,7 @@ from gateway.core.errors import LimitExceeded, Unavailable
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import Per
 from gateway.ports import BudgetView
-from gateway.quota.redis.leases import Slice
+from gateway.quota.redis.leases import QuotaLease
 from gateway.quota.redis.link import Timing
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, RedisStores, ready, run
@@ -240,7 +240,7 @@ def test_what_is_leased_is_spent_while_the_server_is_away(server: ValkeyServer) 
                     hold = await stage.store.admit(ask(payer))
                 except Unavailable:
                     break
-                assert isinstance(hold.token, Slice)
+                assert isinstance(hold.token, QuotaLease)
                 stage.store.settle(hold, Settlement(spent_nano=USUAL))
                 admitted += 1
             assert 20 <= admitted <= 60
@@ -256,7 +256,7 @@ def test_slices_end_with_their_lease(server: ValkeyServer) -> None:
             for _ in range(20):
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=USUAL))
             await stage.store.turn()
-            assert isinstance((await stage.store.admit(ask(payer))).token, Slice)
+            assert isinstance((await stage.store.admit(ask(payer))).token, QuotaLease)
             server.stop()
             stage.clock.forward(25)
             with pytest.raises(Unavailable):

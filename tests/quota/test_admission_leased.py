@@ -12,7 +12,7 @@ from gateway.core.tenancy import Scope
 from gateway.core.windows import Per
 from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.leases import Slice
+from gateway.quota.redis.leases import QuotaLease
 from gateway.quota.redis.link import Link
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, run
@@ -216,7 +216,7 @@ def test_a_slice_lives_as_long_as_its_requests(plain: PlainlyLeased) -> None:
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=10))
             await stage.store.turn()
             hold = await stage.store.admit(ask(payer))
-            assert isinstance(hold.token, Slice)
+            assert isinstance(hold.token, QuotaLease)
             for _ in range(20):
                 await forward(stage, 10)
                 await stage.store.turn()
@@ -241,7 +241,7 @@ def test_a_retry_out_of_a_returned_slice_is_held_once(plain: PlainlyLeased) -> N
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=0))
             await stage.store.turn()
             hold = await stage.store.admit(ask(payer))
-            assert isinstance(hold.token, Slice)
+            assert isinstance(hold.token, QuotaLease)
             stage.store.return_slices()
             hold = await stage.store.renew(hold, Settlement(spent_nano=10))
             view = await stage.view()
@@ -263,7 +263,7 @@ def test_a_retry_may_use_what_this_worker_only_leased(plain: PlainlyLeased) -> N
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=0))
             await stage.store.turn()
             hold = await stage.store.admit(ask(payer, output_tokens=14_000))
-            assert isinstance(hold.token, Slice)
+            assert isinstance(hold.token, QuotaLease)
             rest = await stage.store.exact.admit(ask(payer, output_tokens=10**7))
             assert rest.is_capped, "it took all that the server had left"
             hold = await stage.store.renew(hold, Settlement(spent_nano=hold.nano))

@@ -11,7 +11,7 @@ from gateway.core.errors import Unavailable
 from gateway.core.tenancy import Scope
 from gateway.core.windows import Per
 from gateway.ports import BudgetView
-from gateway.quota.redis.connection import StoreAway
+from gateway.quota.redis.connection import StoreUnavailable
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, RedisStores, ready, run
 from tests.quota.test_admission_away import eventually
@@ -39,12 +39,12 @@ class Paper:
         self.may_flush = asyncio.Event()
         self.may_flush.set()
 
-    async def take_over(self) -> None:
+    async def replay_dead_workers(self) -> None:
         self._reached("take over")
         self.booked += self.left_by_the_dead
         self.left_by_the_dead = []
 
-    def halt(self) -> None:
+    def pause_commits(self) -> None:
         self.halted_at = len(self.booked)
 
     async def flush(self) -> None:
@@ -52,7 +52,7 @@ class Paper:
         await self.may_flush.wait()
         self.committed = len(self.booked) if self.halted_at is None else self.halted_at
 
-    def go_on(self) -> None:
+    def resume_commits(self) -> None:
         self.halted_at = None
 
     def spent(self, views: Sequence[BudgetView]) -> list[tuple[int, int]]:
@@ -173,7 +173,7 @@ def test_a_greeting_that_broke_off_registers_the_holds_the_next_time(
                 nonlocal broken
                 broken += 1
                 if broken == 1:
-                    raise StoreAway("the connection was lost")
+                    raise StoreUnavailable("the connection was lost")
                 await adopt()
 
             monkeypatch.setattr(recovery, "_adopt", breaks_once)

@@ -88,7 +88,7 @@ class ScriptedUpstream:
 class Stage:
     def __init__(self, steps: list[Step], *, up: bool = True, health: Health = QUICK) -> None:
         self.fleet = Fleet([local(health=health)])
-        self.state: ReplicaState = self.fleet.pools["llama"].replicas[0]
+        self.state: ReplicaState = self.fleet.replica_sets["llama"].replicas[0]
         self.state.is_up = up
         self.upstream = ScriptedUpstream(steps, lambda: self.state.is_up)
         self.prober = HealthProber(self.upstream)
@@ -256,8 +256,8 @@ def test_a_replica_that_stays_is_not_disturbed_when_the_fleet_changes_around_it(
     async def check(stage: Stage) -> None:
         await stage.prober.watch(stage.fleet)
         await stage.upstream.played.wait()
-        stays = stage.fleet.pools["llama"].deployment
-        changed = Fleet([stays, local("other", health=QUICK)], stage.fleet.pools)
+        stays = stage.fleet.replica_sets["llama"].deployment
+        changed = Fleet([stays, local("other", health=QUICK)], stage.fleet.replica_sets)
         await stage.prober.watch(changed)
         await asyncio.sleep(0)
         assert stage.upstream.cancelled == 0
@@ -269,7 +269,7 @@ def test_a_replica_that_stays_is_not_disturbed_when_the_fleet_changes_around_it(
 def test_a_replica_that_is_no_longer_probed_is_not_down_for_ever():
     async def check(stage: Stage) -> None:
         await stage.prober.watch(stage.fleet)
-        await stage.prober.watch(Fleet([local(health=None)], stage.fleet.pools))
+        await stage.prober.watch(Fleet([local(health=None)], stage.fleet.replica_sets))
         assert stage.state.is_up
 
     with_stage([], check, up=False)

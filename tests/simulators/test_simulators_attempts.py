@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from gateway.simulators.knobs import ErrorKind, Knobs
-from gateway.simulators.running import Kind, Simulator, openai_simulator, vllm_simulator
+from gateway.simulators.running import Simulator, SimulatorKind, openai_simulator, vllm_simulator
 
-MODELS = {Kind.OPENAI: "gpt-4o", Kind.VLLM: "meta-llama/Llama-4-Scout-17B-16E-Instruct"}
-both_kinds = pytest.mark.parametrize("kind", list(Kind))
+MODELS = {SimulatorKind.OPENAI: "gpt-4o", SimulatorKind.VLLM: "meta-llama/Llama-4-Scout-17B-16E-Instruct"}
+both_kinds = pytest.mark.parametrize("kind", list(SimulatorKind))
 
 
 def asynchronous(test):

@@ -11,10 +11,10 @@ import openai
 import pytest
 
 from gateway.simulators.knobs import ErrorKind, Knobs
-from gateway.simulators.running import Kind, Simulator
+from gateway.simulators.running import Simulator, SimulatorKind
 
-MODELS = {Kind.OPENAI: "gpt-4o", Kind.VLLM: "meta-llama/Llama-4-Scout-17B-16E-Instruct"}
-both_kinds = pytest.mark.parametrize("kind", list(Kind))
+MODELS = {SimulatorKind.OPENAI: "gpt-4o", SimulatorKind.VLLM: "meta-llama/Llama-4-Scout-17B-16E-Instruct"}
+both_kinds = pytest.mark.parametrize("kind", list(SimulatorKind))
 streamed_or_not = pytest.mark.parametrize("stream", [True, False])
 
 
@@ -26,7 +26,7 @@ def asynchronous(test):
     return run
 
 
-def failing(kind: Kind, error: ErrorKind, **knobs: Any) -> Simulator:
+def failing(kind: SimulatorKind, error: ErrorKind, **knobs: Any) -> Simulator:
     return Simulator(kind, Knobs(error_kind=error, fail_next=1, **knobs))
 
 
@@ -82,14 +82,16 @@ async def test_error_answers_come_in_the_servers_own_envelope(kind, error, statu
     assert response.status_code == status
     code = response.json()["error"]["code"]
     assert (
-        code == status if kind is Kind.VLLM else code in ("rate_limit_exceeded", "insufficient_quota", None)
+        code == status
+        if kind is SimulatorKind.VLLM
+        else code in ("rate_limit_exceeded", "insufficient_quota", None)
     )
     assert (attempt.outcome, attempt.status, attempt.usage_sent) == (f"error:{error}", status, False)
 
 
 @asynchronous
 async def test_openais_rate_limit_says_when_to_come_back():
-    async with failing(Kind.OPENAI, ErrorKind.RATE_LIMIT, retry_after_ms=1500) as sim:
+    async with failing(SimulatorKind.OPENAI, ErrorKind.RATE_LIMIT, retry_after_ms=1500) as sim:
         response = await post(sim)
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
     assert response.headers["retry-after-ms"] == "1500"
@@ -181,8 +183,8 @@ async def test_error_event_ends_a_stream(kind):
         whole = await post(sim)
     texts = frames(response)
     assert response.status_code == 200
-    assert (texts[-1] == "[DONE]") is (kind is Kind.VLLM)  # vLLM adds [DONE] even after an error
-    error = json.loads(texts[-2] if kind is Kind.VLLM else texts[-1])["error"]
+    assert (texts[-1] == "[DONE]") is (kind is SimulatorKind.VLLM)  # vLLM adds [DONE] even after an error
+    error = json.loads(texts[-2] if kind is SimulatorKind.VLLM else texts[-1])["error"]
     assert error["message"]
     assert whole.status_code == 500
 
@@ -190,7 +192,7 @@ async def test_error_event_ends_a_stream(kind):
 @asynchronous
 async def test_error_event_makes_the_official_client_raise():
     async with (
-        failing(Kind.OPENAI, ErrorKind.ERROR_EVENT) as sim,
+        failing(SimulatorKind.OPENAI, ErrorKind.ERROR_EVENT) as sim,
         openai.AsyncOpenAI(base_url=f"{sim.url}/v1", api_key="k", max_retries=0) as client,
     ):
         stream = await client.chat.completions.create(
@@ -251,7 +253,7 @@ async def test_embeddings_fail_too():
     body = {"model": "text-embedding-3-small", "input": "alpha"}
     headers = {"authorization": "Bearer k"}
     async with (
-        Simulator(Kind.OPENAI, Knobs()) as sim,
+        Simulator(SimulatorKind.OPENAI, Knobs()) as sim,
         httpx.AsyncClient(base_url=sim.url, headers=headers) as client,
     ):
         answers = []
@@ -266,7 +268,7 @@ async def test_embeddings_fail_too():
 
 @asynchronous
 async def test_fail_next_counts_down_and_spares_refused_requests():
-    async with Simulator(Kind.OPENAI, Knobs(fail_next=2)) as sim:
+    async with Simulator(SimulatorKind.OPENAI, Knobs(fail_next=2)) as sim:
         statuses = [(await post(sim, **fields)).status_code for fields in ({"n": 0}, {}, {}, {})]
         left = sim.knobs.fail_next
     assert statuses == [400, 500, 500, 200]
@@ -276,7 +278,7 @@ async def test_fail_next_counts_down_and_spares_refused_requests():
 @asynchronous
 async def test_error_rate_is_drawn_from_the_seed():
     async def draw(seed: int) -> list[int]:
-        async with Simulator(Kind.OPENAI, Knobs(error_rate=0.5, seed=seed)) as sim:
+        async with Simulator(SimulatorKind.OPENAI, Knobs(error_rate=0.5, seed=seed)) as sim:
             return [(await post(sim, max_tokens=1)).status_code for _ in range(20)]
 
     first, again, other = await draw(1), await draw(1), await draw(2)
@@ -286,7 +288,7 @@ async def test_error_rate_is_drawn_from_the_seed():
 
 @asynchronous
 async def test_unhealthy_openai_answers_500_everywhere():
-    async with Simulator(Kind.OPENAI, Knobs(healthy=False)) as sim:
+    async with Simulator(SimulatorKind.OPENAI, Knobs(healthy=False)) as sim:
         response = await post(sim)
         async with httpx.AsyncClient(base_url=sim.url, headers={"authorization": "Bearer k"}) as client:
             models = await client.get("/v1/models")
@@ -295,7 +297,7 @@ async def test_unhealthy_openai_answers_500_everywhere():
 
 @asynchronous
 async def test_openai_over_max_concurrency_is_a_rate_limit():
-    async with Simulator(Kind.OPENAI, Knobs(ttft_ms=200, max_concurrency=1)) as sim:
+    async with Simulator(SimulatorKind.OPENAI, Knobs(ttft_ms=200, max_concurrency=1)) as sim:
         task = asyncio.create_task(post(sim))
         await asyncio.sleep(0.1)
         refused = await post(sim)
@@ -319,7 +321,7 @@ async def test_pacing(kind, stream):
 
 @asynchronous
 async def test_jitter_varies_within_its_bounds():
-    async with Simulator(Kind.OPENAI, Knobs(ttft_ms=30, ttft_jitter_ms=20)) as sim:
+    async with Simulator(SimulatorKind.OPENAI, Knobs(ttft_ms=30, ttft_jitter_ms=20)) as sim:
         for _ in range(8):
             await post(sim, max_tokens=1)
         delays = [attempt.ttft_ms for attempt in sim.attempts()]

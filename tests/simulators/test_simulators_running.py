@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from gateway.simulators.command import simulate_app
 from gateway.simulators.knobs import ErrorKind, InvalidKnob, Knobs
 from gateway.simulators.running import (
-    Kind,
-    PortTaken,
+    SimulatorKind,
+    SimulatorPortTaken,
     SimulatorProcess,
     openai_simulator,
     vllm_simulator,
@@ -49,7 +49,7 @@ def test_two_simulators_in_one_loop_stop_at_once_and_free_their_ports():
 def test_a_taken_port_raises():
     async def scenario() -> None:
         async with openai_simulator() as first:
-            with pytest.raises(PortTaken, match=f"127.0.0.1:{first.port}: Address already in use"):
+            with pytest.raises(SimulatorPortTaken, match=f"127.0.0.1:{first.port}: Address already in use"):
                 await vllm_simulator(port=first.port).__aenter__()
 
     asyncio.run(scenario())
@@ -92,7 +92,7 @@ def test_process_takes_every_knob_on_its_command_line():
         field.name for field in msgspec.structs.fields(Knobs) if getattr(knobs, field.name) == field.default
     ]
     assert changed == []
-    with SimulatorProcess(Kind.VLLM, knobs) as sim:
+    with SimulatorProcess(SimulatorKind.VLLM, knobs) as sim:
         served = httpx.get(f"{sim.url}/_sim/knobs").content
     assert msgspec.json.decode(served, type=Knobs) == knobs
     assert sim.process.returncode == 0
@@ -101,7 +101,7 @@ def test_process_takes_every_knob_on_its_command_line():
 def test_sigterm_ends_vllms_streams_with_abort():
     body = {**CHAT, "stream": True}
     with (
-        SimulatorProcess(Kind.VLLM, Knobs(tokens_per_second=10, output_tokens=500)) as sim,
+        SimulatorProcess(SimulatorKind.VLLM, Knobs(tokens_per_second=10, output_tokens=500)) as sim,
         httpx.stream("POST", f"{sim.url}/v1/chat/completions", json=body) as response,
     ):
         lines = response.iter_lines()
@@ -113,7 +113,7 @@ def test_sigterm_ends_vllms_streams_with_abort():
 
 
 def test_command_line_errors_are_one_line_and_exit_1():
-    with SimulatorProcess(Kind.OPENAI, Knobs()) as sim:
+    with SimulatorProcess(SimulatorKind.OPENAI, Knobs()) as sim:
         port = sim.url.rpartition(":")[2]
         command = [sys.executable, "-m", "gateway.simulators", "vllm", "--port", port]
         taken = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -21,11 +21,11 @@ from gateway.simulators.media import (
 )
 from gateway.simulators.prefix_cache import PrefixCache
 from gateway.simulators.schemas import sample
-from gateway.simulators.tokens import Tokenizer, load_tokenizer
+from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
+def tokenizer() -> SimulatorTokenizer:
     return load_tokenizer()
 
 

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from gateway.metrics.across import FamilySamples, Sample, exposition_of, lasting, summed
+from gateway.metrics.across import FamilySamples, MetricSample, exposition_of, lasting, summed
 from gateway.workers.pool import Worker
 from gateway.workers.restarts import DEATHS, LONGEST_PAUSE_SECONDS, WITHIN_SECONDS, Restarts
 
 
 def family(name: str, kind: str, *values: float, label: str = "a") -> FamilySamples:
     suffix = "_total" if kind == "counter" else ""
-    samples = (Sample(name + suffix, (("key", f"{label}{n}"),), value) for n, value in enumerate(values))
+    samples = (
+        MetricSample(name + suffix, (("key", f"{label}{n}"),), value) for n, value in enumerate(values)
+    )
     return FamilySamples(name, kind, "help", tuple(samples))
 
 

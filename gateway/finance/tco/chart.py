@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from gateway.finance.tco.report import Comparison, Report
+from gateway.finance.tco.report import Comparison, TcoReport
 
 
 def draw(found: Comparison, path: Path) -> None:
@@ -26,7 +26,7 @@ def draw(found: Comparison, path: Path) -> None:
     figure.savefig(path)
 
 
-def _curves(axes: object, report: Report, style: str, suffix: str) -> None:
+def _curves(axes: object, report: TcoReport, style: str, suffix: str) -> None:
     for pool in report.pools:
         for index, one in enumerate(pool.break_even):
             at = [100 * point.utilisation for point in one.curve]

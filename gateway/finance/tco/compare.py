@@ -18,8 +18,8 @@ from gateway.finance.tco.report import (
     Cost,
     HostedSide,
     PoolSide,
-    Report,
     Row,
+    TcoReport,
     Uncertainty,
     WorkShare,
 )
@@ -30,7 +30,7 @@ from gateway.ledger.work import NOTHING, Done, Payer
 BOOKED_WITHIN = 2 * 60 * SECOND
 
 
-class By(enum.StrEnum):
+class TcoRows(enum.StrEnum):
     """What the rows are."""
 
     FEATURE = "feature"
@@ -88,7 +88,7 @@ def usd(nano: int) -> float:
     return nano / NANO_PER_USD
 
 
-def compare(measured: Measured, by: By) -> Report:
+def compare(measured: Measured, by: TcoRows) -> TcoReport:
     """The report of what was measured."""
     whole = _whole(measured)
     pools = {name: _pool(measured, name, whole) for name in measured.pools if name in measured.bills}
@@ -100,7 +100,7 @@ def compare(measured: Measured, by: By) -> Report:
         total.add(one)
     apart = sum(pool.allocation.apart_nano for pool in pools.values())
     missing = list(_missing(measured, whole, pools))
-    return Report(
+    return TcoReport(
         since=_iso(measured.since),
         until=_iso(measured.until),
         by=by,

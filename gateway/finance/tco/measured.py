@@ -14,8 +14,8 @@ from gateway.core.catalog import Api, Deployment, Rates
 from gateway.core.pool_cost import PoolTerms, Weights
 from gateway.core.pricing import PriceBook
 from gateway.core.recorded import RecordedFacts
-from gateway.finance.tco.sources import Sources
-from gateway.ledger.past import Observed, Past
+from gateway.finance.tco.sources import TcoSources
+from gateway.ledger.past import Past, PastAnswer
 from gateway.ledger.pool_costs import PoolSums, pool_sums
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.reading import reading
@@ -29,7 +29,7 @@ LEAST_STREAMS = 100
 _decode_facts = msgspec.json.Decoder(RecordedFacts).decode
 
 
-class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
+class TokenizerRatio(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of text for a token, over the prompts of text alone: the median, and a tenth below and above."""
 
     bytes_per_token: float
@@ -47,7 +47,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second_median: float | None
 
 
-class Segment(msgspec.Struct, frozen=True):
+class PriceSegment(msgspec.Struct, frozen=True):
     """A part of the period in which no price of a hosted deployment changed."""
 
     rates: Mapping[str, Rates]
@@ -62,9 +62,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     hosted: tuple[str, ...]
     pools: Mapping[str, PoolTerms]
     weights_are_learned: Mapping[str, bool]
-    segments: Sequence[Segment]
+    segments: Sequence[PriceSegment]
     bills: Mapping[str, PoolSums]
-    tokenizers: Mapping[str, Tokenizer]
+    tokenizers: Mapping[str, TokenizerRatio]
     latencies: Mapping[str, Latency]
 
     def ratio(self, source: str, target: str) -> Fraction:
@@ -75,7 +75,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return Fraction(one.bytes_per_token) / Fraction(other.bytes_per_token)
 
 
-def measure(sources: Sources, span: Span, now: int) -> Measured:
+def measure(sources: TcoSources, span: Span, now: int) -> Measured:
     """Everything that a comparison needs. Raises LedgerUnavailable."""
     url = sources.ledger_url
     book = read_prices(url)
@@ -91,7 +91,7 @@ def measure(sources: Sources, span: Span, now: int) -> Measured:
         until = now if span.until is None else span.until
         cuts = [since, *_changes(book, hosted, since, until), until]
         segments = [
-            Segment(
+            PriceSegment(
                 {one.name: book.price_of(one, begins).standard for one in hosted},
                 work_done(ledger, Span(span.since if index == 0 else begins, ends)),
             )
@@ -124,7 +124,7 @@ def _changes(book: PriceBook, hosted: Sequence[Deployment], since: int, until: i
     )
 
 
-def _tokenizers(observed: Iterable[Observed]) -> dict[str, Tokenizer]:
+def _tokenizers(observed: Iterable[PastAnswer]) -> dict[str, TokenizerRatio]:
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     for one in observed:
         facts = _decode_facts(one.facts)
@@ -132,7 +132,7 @@ def _tokenizers(observed: Iterable[Observed]) -> dict[str, Tokenizer]:
         if is_text and one.input_tokens >= LEARN_FROM_TOKENS:  # fewer are mostly chat template
             ratios[one.deployment].append(facts.text_bytes / one.input_tokens)
     return {
-        name: Tokenizer(
+        name: TokenizerRatio(
             bytes_per_token=round(statistics.median(found), 4),
             low=round(_percentile(found, 10), 4),
             high=round(_percentile(found, 90), 4),
@@ -143,14 +143,14 @@ def _tokenizers(observed: Iterable[Observed]) -> dict[str, Tokenizer]:
     }
 
 
-def _latencies(observed: Iterable[Observed]) -> dict[str, Latency]:
-    by_name: defaultdict[str, list[Observed]] = defaultdict(list)
+def _latencies(observed: Iterable[PastAnswer]) -> dict[str, Latency]:
+    by_name: defaultdict[str, list[PastAnswer]] = defaultdict(list)
     for one in observed:
         by_name[one.deployment].append(one)
     return {name: _latency(found) for name, found in sorted(by_name.items())}
 
 
-def _latency(observed: Sequence[Observed]) -> Latency:
+def _latency(observed: Sequence[PastAnswer]) -> Latency:
     first = [one.ttft_ms for one in observed if one.stream and one.ttft_ms is not None]
     speeds = [
         1000 * (one.output_tokens - 1) / (one.duration_ms - one.ttft_ms)
@@ -171,7 +171,7 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return ordered[max(-(-len(ordered) * percent // 100) - 1, 0)]
 
 
-def learned(terms: PoolTerms, observed: Iterable[Observed]) -> tuple[PoolTerms, bool]:
+def learned(terms: PoolTerms, observed: Iterable[PastAnswer]) -> tuple[PoolTerms, bool]:
     """`terms` with the weights that were observed, where they are to be and enough was.
 
     The time to the first token for each that was read, and the time after it for each that was written: how

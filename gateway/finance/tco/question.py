@@ -6,10 +6,10 @@ import re
 import msgspec
 
 from gateway.core.pool_cost import SECOND
-from gateway.finance.tco.compare import By, compare
+from gateway.finance.tco.compare import TcoRows, compare
 from gateway.finance.tco.measured import measure
 from gateway.finance.tco.report import Comparison, WhatIf
-from gateway.finance.tco.sources import Sources
+from gateway.finance.tco.sources import TcoSources
 from gateway.finance.tco.what_if import parse, supposed
 from gateway.ledger.spans import Span
 
@@ -22,16 +22,16 @@ class WrongTime(Exception):
     """A moment that cannot be read. The message says how to write one."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class TcoPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """`since` and `until` are `30d` ago, a day or a time in the org's zone; None: open, and now."""
 
     since: str | None = None
     until: str | None = None
-    by: By = By.FEATURE
+    by: TcoRows = TcoRows.FEATURE
     what_if: str = ""
 
 
-def answer(sources: Sources, question: Question, now: dt.datetime) -> Comparison:
+def answer(sources: TcoSources, question: TcoPeriod, now: dt.datetime) -> Comparison:
     """Raises WrongTime, WrongWhatIf, LedgerUnavailable."""
     here = now.astimezone(sources.time_zone)
     until = here if question.until is None else moment(question.until, here)

@@ -3,7 +3,7 @@
 import msgspec
 
 from gateway.core.tco import BreakEven
-from gateway.finance.tco.measured import Latency, Tokenizer
+from gateway.finance.tco.measured import Latency, TokenizerRatio
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class PoolSide(msgspec.Struct, frozen=True, kw_only=True):
     all_traffic: AllTraffic | None
     break_even: list[BreakEven]
     latency: Latency | None
-    tokenizer: Tokenizer | None
+    tokenizer: TokenizerRatio | None
 
 
 class HostedSide(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ class HostedSide(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_million_input_tokens: float
     usd_per_million_output_tokens: float
     latency: Latency | None
-    tokenizer: Tokenizer | None
+    tokenizer: TokenizerRatio | None
 
 
 class Uncertainty(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ class Uncertainty(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class TcoReport(msgspec.Struct, frozen=True, kw_only=True):
     """One period, as it was or as it might have been. `missing` says what was not known, and what to do."""
 
     since: str
@@ -125,11 +125,11 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
 
     given: dict[str, str]
     difference_usd: float
-    report: Report
+    report: TcoReport
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer."""
 
-    actual: Report
+    actual: TcoReport
     what_if: WhatIf | None = None

@@ -9,7 +9,7 @@ from gateway.core.catalog import Deployment
 from gateway.core.pool_cost import PoolTerms
 
 
-class Sources(msgspec.Struct, frozen=True, kw_only=True):
+class TcoSources(msgspec.Struct, frozen=True, kw_only=True):
     """The ledger, and what the configuration says of both sides. `ledger_url` may hold a password."""
 
     ledger_url: str

@@ -12,7 +12,7 @@ from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import HOUR, MILLI, SECOND, PoolTerms
 from gateway.core.tco import Tokens, hosted_cost
 from gateway.finance.tco.compare import tokens_of
-from gateway.finance.tco.measured import Measured, Segment
+from gateway.finance.tco.measured import Measured, PriceSegment
 from gateway.ledger.pool_costs import PoolSums
 from gateway.ledger.work import Done, Payer
 
@@ -158,7 +158,7 @@ def _capacity(bill: PoolSums, factor: Fraction, replica_time: int, saturation: D
     return None if bill.capacity_tokens is None else round(bill.capacity_tokens * factor)
 
 
-def _priced(segment: Segment, changes: Mapping[str, Mapping[str, Decimal]]) -> Segment:
+def _priced(segment: PriceSegment, changes: Mapping[str, Mapping[str, Decimal]]) -> PriceSegment:
     """Other prices for what was served there, and for what might have been."""
     rates = dict(segment.rates)
     for name, given in changes.items():
@@ -169,7 +169,7 @@ def _priced(segment: Segment, changes: Mapping[str, Mapping[str, Decimal]]) -> S
         else one._replace(cost_nano_usd=hosted_cost(rates[payer.deployment], tokens_of(one)))
         for payer, one in segment.done.items()
     }
-    return Segment(rates, done)
+    return PriceSegment(rates, done)
 
 
 def _rates(rates: Rates, given: Mapping[str, Decimal]) -> Rates:
@@ -177,8 +177,8 @@ def _rates(rates: Rates, given: Mapping[str, Decimal]) -> Rates:
 
 
 def _shifted(
-    measured: Measured, segment: Segment, pool: str, share: Fraction, assumptions: Assumptions
-) -> Segment:
+    measured: Measured, segment: PriceSegment, pool: str, share: Fraction, assumptions: Assumptions
+) -> PriceSegment:
     """`share` of the work of each group on `pool`, the rest on one hosted deployment."""
     other = _other_side(measured, assumptions)
     groups: dict[tuple[str, str, str], list[tuple[Payer, Done]]] = {}
@@ -198,7 +198,7 @@ def _shifted(
         done[Payer(other, *group)] = _moved(
             attempts, 1 - share, rest, hosted_cost(segment.rates[other], rest)
         )
-    return Segment(segment.rates, done)
+    return PriceSegment(segment.rates, done)
 
 
 def _other_side(measured: Measured, assumptions: Assumptions) -> str:

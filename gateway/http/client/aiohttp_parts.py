@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway.core.endpoint import Endpoint, Timeouts
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.parser import HEAD_LIMIT_BYTES
-from gateway.http.client.resolver import Address, Resolver, inside, unwrapped
+from gateway.http.client.resolver import PeerAddress, Resolver, inside, unwrapped
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
@@ -83,7 +83,7 @@ class Exchange:
         peername = self.transport.get_extra_info("peername") if self.transport else None
         if peername is None:
             raise ConnectionResetError("closed before the request was sent")
-        self.peer = Address(0, peername).label
+        self.peer = PeerAddress(0, peername).label
         networks = self.endpoint.networks
         if networks is not None and not inside(unwrapped(peername[0]), networks):
             raise UpstreamFailure(FailureKind.ZONE, f"reached {peername[0]}, outside the zone")

@@ -10,7 +10,7 @@ from gateway.http.client.aiohttp_parts import Exchange
 from gateway.http.client.decoding import BodyDecoder
 from gateway.http.client.parser import HEAD_LIMIT_BYTES, coding_of, without_coding
 from gateway.http.client.request_head import is_name
-from gateway.http.client.response import ABORTED, Failure
+from gateway.http.client.response import ABORTED, ExchangeFailure
 
 
 class AiohttpResponse:
@@ -23,7 +23,7 @@ class AiohttpResponse:
         self.peer = exchange.peer
         self._answer = answer
         self._exchange = exchange
-        self._failure: Failure | None = None
+        self._failure: ExchangeFailure | None = None
         self._collected_at = 0.0
         self._waiting = False
         bodyless = answer.method == "HEAD" or answer.status in (204, 304)
@@ -66,7 +66,7 @@ class AiohttpResponse:
         """Close the connection at once; buffered bytes are dropped."""
         self._end(ABORTED)
 
-    def _end(self, failure: Failure) -> None:
+    def _end(self, failure: ExchangeFailure) -> None:
         if self._failure is None:
             self._failure = failure
             self._watch.cancel()
@@ -85,11 +85,11 @@ class AiohttpResponse:
             async with asyncio.timeout_at(due):
                 data = await self._answer.content.readany()
         except TimeoutError as error:
-            self._end(Failure(kind, f"no byte of the body in time, {self.peer}", error))
+            self._end(ExchangeFailure(kind, f"no byte of the body in time, {self.peer}", error))
             raise self._failure_or_aborted().error() from error
         except Exception as error:
             failure = translated(error, connected=True)
-            self._end(Failure(failure.kind, failure.detail, error))
+            self._end(ExchangeFailure(failure.kind, failure.detail, error))
             raise self._failure_or_aborted().error() from error
         except BaseException:
             self.abort()
@@ -99,7 +99,7 @@ class AiohttpResponse:
         self._collected_at = asyncio.get_running_loop().time()
         return data
 
-    def _failure_or_aborted(self) -> Failure:
+    def _failure_or_aborted(self) -> ExchangeFailure:
         return self._failure or ABORTED
 
     def _deadline(self) -> tuple[float, FailureKind]:
@@ -112,7 +112,7 @@ class AiohttpResponse:
         return due, FailureKind.BETWEEN_BYTES_TIMEOUT
 
     def _expire(self) -> None:
-        self._end(Failure(FailureKind.TOTAL_TIMEOUT, f"not complete in time, {self.peer}"))
+        self._end(ExchangeFailure(FailureKind.TOTAL_TIMEOUT, f"not complete in time, {self.peer}"))
 
 
 def _check_head(answer: ClientResponse, headers: list[tuple[bytes, bytes]]) -> None:

@@ -6,16 +6,16 @@ from gateway.core.endpoint import Endpoint
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.connection import Connection
 from gateway.http.client.dialer import Dialer
-from gateway.http.client.pool import Pool
+from gateway.http.client.pool import ConnectionPool
 from gateway.http.client.resolver import Lookup, Resolver, system_lookup
-from gateway.http.client.response import Failure, LeanResponse
+from gateway.http.client.response import ExchangeFailure, LeanResponse
 from gateway.http.client.tls import TlsContexts
-from gateway.http.write_coalescer import Outbox
+from gateway.http.write_coalescer import WriteCoalescer
 from gateway.ports import UpstreamRequest
 
-_CLOSED = Failure(FailureKind.CONNECT, "the client is closed")
+_CLOSED = ExchangeFailure(FailureKind.CONNECT, "the client is closed")
 _CLOSING_TURNS = 1000  # of the loop, which reports an aborted transport as lost within one or two
-_CUT_OFF = Failure(FailureKind.RESET, "the client was closed during the exchange")
+_CUT_OFF = ExchangeFailure(FailureKind.RESET, "the client was closed during the exchange")
 
 
 class LeanUpstream:
@@ -27,8 +27,8 @@ class LeanUpstream:
     def __init__(self, lookup: Lookup = system_lookup) -> None:
         self._resolver = Resolver(lookup)
         self._dialer = Dialer(self._resolver, TlsContexts())
-        self._pools: dict[Endpoint, Pool] = {}
-        self._outbox = Outbox()
+        self._pools: dict[Endpoint, ConnectionPool] = {}
+        self._coalescer = WriteCoalescer()
         self._opening: set[asyncio.Timeout] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -84,16 +84,18 @@ class LeanUpstream:
         idle = sum(len(pool.idle) for pool in pools)
         return sum(pool.size for pool in pools) - idle, idle, sum(len(pool.waiters) for pool in pools)
 
-    def _add_pool(self, endpoint: Endpoint) -> Pool:
+    def _add_pool(self, endpoint: Endpoint) -> ConnectionPool:
         if self._closed:
             raise _CLOSED.error()
         if endpoint.proxy is not None:
             raise UpstreamFailure(FailureKind.CONNECT, "this client speaks through no proxy; use aiohttp's")
-        pool = Pool(endpoint, asyncio.get_running_loop(), self._schedule_sweep, self._outbox)
+        pool = ConnectionPool(endpoint, asyncio.get_running_loop(), self._schedule_sweep, self._coalescer)
         self._pools[endpoint] = pool
         return pool
 
-    async def _connection(self, pool: Pool, started: float, *, fresh: bool) -> tuple[Connection, bool]:
+    async def _connection(
+        self, pool: ConnectionPool, started: float, *, fresh: bool
+    ) -> tuple[Connection, bool]:
         """A connection, and whether it has been used before. Raises UpstreamFailure."""
         timeouts = pool.endpoint.timeouts
         loop = asyncio.get_running_loop()
@@ -118,7 +120,7 @@ class LeanUpstream:
         finally:
             self._opening.discard(opening)
 
-    async def _dial(self, pool: Pool, deadline: float) -> Connection:
+    async def _dial(self, pool: ConnectionPool, deadline: float) -> Connection:
         try:
             return await self._dialer.dial(pool, deadline)
         except BaseException:

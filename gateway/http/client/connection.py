@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, cast
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.decoding import BodyDecoder
 from gateway.http.client.parser import ResponseParser
-from gateway.http.client.response import Failure, LeanResponse
+from gateway.http.client.response import ExchangeFailure, LeanResponse
 
 if TYPE_CHECKING:
-    from gateway.http.client.pool import Pool
+    from gateway.http.client.pool import ConnectionPool
 
 UNREAD_LIMIT_BYTES = 256 * 1024
 _SINGLE_WRITE_BYTES = 64 * 1024
@@ -25,7 +25,7 @@ _TIMER_SLACK_SECONDS = 0.001  # uvloop's timers count whole milliseconds and may
 
 
 class Connection(asyncio.Protocol):
-    """Made by `Dialer`, lent out by `Pool`. Not for use outside this package."""
+    """Made by `Dialer`, lent out by `ConnectionPool`. Not for use outside this package."""
 
     __slots__ = (
         "_backlog_bytes",
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, pool: "Pool", peer: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, pool: "ConnectionPool", peer: str, loop: asyncio.AbstractEventLoop) -> None:
         self.pool = pool
         self.peer = peer
         self.connected = False
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._overall_deadline = started + self._timeouts.total_seconds
         self._quiet_since = self._sent_at = now = self._now()
         if len(body) < _SINGLE_WRITE_BYTES:
-            self.pool.outbox.write(self._loop, self.transport, head + body)
+            self.pool.coalescer.write(self._loop, self.transport, head + body)
         else:
             self.transport.write(head)
             self._unsent = memoryview(body)
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
             self.paused = False
             self.transport.resume_reading()
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: ExchangeFailure) -> None:
         """End the exchange with a failure, and the connection with it."""
         response = self.response
         self.close()
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             parser.feed(data)
         except UpstreamFailure as failure:
             self._deliver(response)
-            self.fail(Failure(failure.kind, failure.detail, failure.__cause__))
+            self.fail(ExchangeFailure(failure.kind, failure.detail, failure.__cause__))
             return
         self._deliver(response)
         if parser.complete:
@@ -229,12 +229,12 @@ class Connection(asyncio.Protocol):
             self._unsent = rest or None
             self.transport.write(piece)
 
-    def _broken(self, what: str, cause: Exception | None = None) -> Failure:
+    def _broken(self, what: str, cause: Exception | None = None) -> ExchangeFailure:
         parser = self.parser
         stage = (
             "in the body" if parser.head_complete else "in the head" if parser.seen else "before an answer"
         )
-        return Failure(FailureKind.RESET, f"connection to {self.peer} {what} {stage}", cause)
+        return ExchangeFailure(FailureKind.RESET, f"connection to {self.peer} {what} {stage}", cause)
 
     def _check_deadlines(self) -> None:
         """The timer fired: fail the exchange that is late, else sleep until something can be late again."""
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
             due, kind = self._overall_deadline, FailureKind.TOTAL_TIMEOUT
             detail = f"not complete after {self._timeouts.total_seconds:g} s"
         if due <= now:
-            self.fail(Failure(kind, f"{detail}, {self.peer}"))
+            self.fail(ExchangeFailure(kind, f"{detail}, {self.peer}"))
         else:
             self._arm(min(due, now + self._tick_seconds))
 

@@ -5,8 +5,8 @@ import ssl
 
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.connection import Connection
-from gateway.http.client.pool import Pool
-from gateway.http.client.resolver import Address, Resolver, unwrapped
+from gateway.http.client.pool import ConnectionPool
+from gateway.http.client.resolver import PeerAddress, Resolver, unwrapped
 from gateway.http.client.tls import TlsContexts
 
 
@@ -17,7 +17,7 @@ class Dialer:
         self._resolver = resolver
         self._contexts = contexts
 
-    async def dial(self, pool: Pool, deadline: float) -> Connection:
+    async def dial(self, pool: ConnectionPool, deadline: float) -> Connection:
         """A connection of `pool`, whose slot the caller holds. Raises UpstreamFailure: CONNECT or ZONE.
 
         Addresses are tried in order; each gets an even share of the time that is left until `deadline`.
@@ -40,7 +40,7 @@ class Dialer:
                     raise
         raise UpstreamFailure(FailureKind.CONNECT, "; ".join(failures))
 
-    async def _open(self, pool: Pool, address: Address) -> Connection:
+    async def _open(self, pool: ConnectionPool, address: PeerAddress) -> Connection:
         loop = asyncio.get_running_loop()
         connection = Connection(pool, address.label, loop)
         try:
@@ -62,7 +62,7 @@ class Dialer:
         connection.holds_slot = True
         return connection
 
-    async def _start_tls(self, connection: Connection, pool: Pool) -> None:
+    async def _start_tls(self, connection: Connection, pool: ConnectionPool) -> None:
         endpoint = pool.endpoint
         context = self._contexts.context(endpoint.tls)
         plain = connection.transport
@@ -84,7 +84,7 @@ class Dialer:
         connection.connection_made(secured)
 
 
-def _check_peer(transport: asyncio.Transport, address: Address) -> None:
+def _check_peer(transport: asyncio.Transport, address: PeerAddress) -> None:
     """Raises UpstreamFailure(ZONE): 0.0.0.0 and the like are not where a connection to them ends."""
     peer = transport.get_extra_info("peername")
     if peer is None:

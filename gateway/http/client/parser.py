@@ -18,7 +18,7 @@ _CODINGS = {b"gzip": "gzip", b"x-gzip": "gzip", b"deflate": "deflate"}
 _VERSION_BYTES = 8  # len("HTTP/1.1")
 
 
-class _Refused(Exception):
+class _ResponseRefused(Exception):
     """Raised inside a callback to stop the parser; the reason is in `ResponseParser._problem`."""
 
 
@@ -122,7 +122,7 @@ class ResponseParser:
     def on_message_begin(self) -> None:
         if self.complete:
             self.reusable = False
-            raise _Refused
+            raise _ResponseRefused
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -160,7 +160,7 @@ class ResponseParser:
             # llhttp cannot be told here that no body follows, so this connection ends with the head.
             self.complete = True
             self.reusable = False
-            raise _Refused
+            raise _ResponseRefused
 
     def on_message_complete(self) -> None:
         if self.head_complete:
@@ -202,7 +202,7 @@ class ResponseParser:
 
     def _refuse(self, problem: str) -> NoReturn:
         self._problem = problem
-        raise _Refused(problem)
+        raise _ResponseRefused(problem)
 
 
 def coding_of(content_encoding: bytes) -> str | None:

@@ -11,19 +11,19 @@ from contextlib import suppress
 from gateway.core.endpoint import Endpoint
 from gateway.http.client.connection import Connection
 from gateway.http.client.request_head import RequestHead
-from gateway.http.write_coalescer import Outbox
+from gateway.http.write_coalescer import WriteCoalescer
 
 
-class Pool:
+class ConnectionPool:
     """Bookkeeping only: dialling is `Dialer`, the order of events is `LeanUpstream`."""
 
     __slots__ = (
         "_loop",
         "_on_idle",
+        "coalescer",
         "connections",
         "endpoint",
         "idle",
-        "outbox",
         "request_head",
         "size",
         "waiters",
@@ -34,10 +34,10 @@ class Pool:
         endpoint: Endpoint,
         loop: asyncio.AbstractEventLoop,
         on_idle: Callable[[float], None],
-        outbox: Outbox,
+        coalescer: WriteCoalescer,
     ) -> None:
         self.endpoint = endpoint
-        self.outbox = outbox
+        self.coalescer = coalescer
         self.request_head = RequestHead(endpoint)
         self.idle: deque[Connection] = deque()
         self.connections: set[Connection] = set()  # until the loop reports them lost

@@ -16,7 +16,7 @@ _CACHE_SECONDS = 3.0
 _CACHE_NAMES = 1024
 
 
-class Address(msgspec.Struct, frozen=True):
+class PeerAddress(msgspec.Struct, frozen=True):
     """One place to connect to: the family and the literal socket address, as getaddrinfo gave them."""
 
     family: int
@@ -34,13 +34,13 @@ class Address(msgspec.Struct, frozen=True):
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-Lookup = Callable[[str, int], Awaitable[Sequence[Address]]]
+Lookup = Callable[[str, int], Awaitable[Sequence[PeerAddress]]]
 
 
-async def system_lookup(host: str, port: int) -> Sequence[Address]:
+async def system_lookup(host: str, port: int) -> Sequence[PeerAddress]:
     """Addresses by the system's resolver, in its order of preference. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [Address(int(family), sockaddr) for family, _, _, _, sockaddr in found]  # type: ignore[arg-type]
+    return [PeerAddress(int(family), sockaddr) for family, _, _, _, sockaddr in found]  # type: ignore[arg-type]
 
 
 def unwrapped(text: str) -> IpAddress:
@@ -60,14 +60,16 @@ class Resolver:
 
     def __init__(self, lookup: Lookup = system_lookup) -> None:
         self._lookup = lookup
-        self._known: dict[tuple[str, int], tuple[float, Sequence[Address]]] = {}
-        self._queries: dict[tuple[str, int], asyncio.Task[Sequence[Address]]] = {}
+        self._known: dict[tuple[str, int], tuple[float, Sequence[PeerAddress]]] = {}
+        self._queries: dict[tuple[str, int], asyncio.Task[Sequence[PeerAddress]]] = {}
 
-    async def addresses(self, endpoint: Endpoint) -> Sequence[Address]:
+    async def addresses(self, endpoint: Endpoint) -> Sequence[PeerAddress]:
         """Where `endpoint` may be reached; see `lookup`."""
         return await self.lookup(endpoint.host, endpoint.port, endpoint.networks)
 
-    async def lookup(self, host: str, port: int, networks: Sequence[IpNetwork] | None) -> Sequence[Address]:
+    async def lookup(
+        self, host: str, port: int, networks: Sequence[IpNetwork] | None
+    ) -> Sequence[PeerAddress]:
         """Addresses of `host` that lie inside `networks` (None: all of them), at least one.
 
         Raises UpstreamFailure: CONNECT when the name does not resolve, ZONE when no address is inside.
@@ -88,7 +90,7 @@ class Resolver:
             query.cancel()
         await asyncio.gather(*queries, return_exceptions=True)
 
-    async def _resolve(self, host: str, port: int) -> Sequence[Address]:
+    async def _resolve(self, host: str, port: int) -> Sequence[PeerAddress]:
         key = (host, port)
         loop = asyncio.get_running_loop()
         expires, found = self._known.get(key, (0.0, ()))
@@ -106,7 +108,7 @@ class Resolver:
                 raise UpstreamFailure(FailureKind.CONNECT, "the client is closed") from None
             raise
 
-    async def _query(self, key: tuple[str, int]) -> Sequence[Address]:
+    async def _query(self, key: tuple[str, int]) -> Sequence[PeerAddress]:
         host, port = key
         try:
             found = list(dict.fromkeys(await self._lookup(host, port)))
@@ -131,15 +133,15 @@ def is_literal(host: str) -> bool:
     return True
 
 
-def _literal(host: str, port: int) -> Sequence[Address]:
+def _literal(host: str, port: int) -> Sequence[PeerAddress]:
     """`host` itself when it is an address; a scoped one is left to getaddrinfo, which knows interfaces."""
     if not is_literal(host) or "%" in host:
         return ()
     if ":" in host:
-        return (Address(socket.AF_INET6, (host, port, 0, 0)),)
-    return (Address(socket.AF_INET, (host, port)),)
+        return (PeerAddress(socket.AF_INET6, (host, port, 0, 0)),)
+    return (PeerAddress(socket.AF_INET, (host, port)),)
 
 
-def _retrieved(query: "asyncio.Task[Sequence[Address]]") -> None:
+def _retrieved(query: "asyncio.Task[Sequence[PeerAddress]]") -> None:
     if not query.cancelled():
         query.exception()  # every caller may have gone; the loop must not report it as lost

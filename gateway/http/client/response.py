@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gateway.ports import Headers
 
 
-class Failure(NamedTuple):
+class ExchangeFailure(NamedTuple):
     """Why an exchange ended; an exception is made of it for each call that has to raise."""
 
     kind: FailureKind
@@ -24,7 +24,7 @@ class Failure(NamedTuple):
         return error
 
 
-ABORTED = Failure(FailureKind.RESET, "aborted by the gateway")
+ABORTED = ExchangeFailure(FailureKind.RESET, "aborted by the gateway")
 
 
 class LeanResponse:
@@ -54,7 +54,7 @@ class LeanResponse:
         self.parts: list[bytes] = []
         self.complete = False
         self.decoder: BodyDecoder | None = None
-        self.failure: Failure | None = None
+        self.failure: ExchangeFailure | None = None
         self.waiter: asyncio.Future[None] | None = None
         self._loop = loop
 

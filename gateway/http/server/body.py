@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from gateway.http.server.exchange import Exchange
-from gateway.http.server.limits import HeadTooLarge, Limits, MalformedRequest
+from gateway.http.server.limits import HeadTooLarge, MalformedRequest, ServerLimits
 
 if TYPE_CHECKING:
     from gateway.http.server.protocol import DataProtocol
@@ -29,10 +29,10 @@ class RequestReader:
     __slots__ = (
         "_connection",
         "_crowded",
-        "_fruitless_bytes",
         "_head_bytes",
         "_headers",
         "_limits",
+        "_non_body_bytes",
         "_now",
         "_parser",
         "_take",
@@ -45,7 +45,7 @@ class RequestReader:
     def __init__(
         self,
         connection: "DataProtocol",
-        limits: Limits,
+        limits: ServerLimits,
         take: Callable[[Exchange], None],
         crowded: Callable[[], None],
         now: float,
@@ -58,7 +58,7 @@ class RequestReader:
         self._headers: dict[bytes, bytes] = {}
         self._url = b""
         self._head_bytes = 0
-        self._fruitless_bytes = 0
+        self._non_body_bytes = 0
         self._now = now
         self.arriving: Exchange | None = None
         self.began_at: float | None = None
@@ -91,7 +91,7 @@ class RequestReader:
         self._headers = {}
         self._url = b""
         self._head_bytes = 0
-        self._fruitless_bytes = -1
+        self._non_body_bytes = -1
         self.began_at = self.last_began_at = self._now
 
     def on_url(self, url: bytes) -> None:
@@ -106,12 +106,12 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, self._headers
         self.began_at = None
-        self._fruitless_bytes = -1
+        self._non_body_bytes = -1
         if self._head_bytes + len(self._url) > self._limits.head_bytes:
             raise _too_large(self._limits)
         version = parser.get_http_version()
-        is_old = version == "1.0"
-        if not is_old and version != "1.1":
+        is_http10 = version == "1.0"
+        if not is_http10 and version != "1.1":
             raise MalformedRequest("This port speaks HTTP/1.1.")
         if b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
             raise MalformedRequest("The only transfer coding of a request can be chunked.")
@@ -125,13 +125,13 @@ class RequestReader:
             parser.get_method().decode("ascii"),
             path.decode("latin-1"),
             headers,
-            is_old,
-            parser.should_keep_alive() and not is_old,
+            is_http10,
+            parser.should_keep_alive() and not is_http10,
         )
         self._take(exchange)
 
     def on_body(self, body: bytes) -> None:
-        self._fruitless_bytes = -1
+        self._non_body_bytes = -1
         if self.arriving is not None and self.arriving.feed(body) > self._limits.waiting_bytes:
             self._crowded()
 
@@ -166,15 +166,15 @@ class RequestReader:
 
         Counted are whole segments without a byte of body, from the second of a head on.
         """
-        if self._fruitless_bytes < 0:
-            self._fruitless_bytes = 0
+        if self._non_body_bytes < 0:
+            self._non_body_bytes = 0
             return
-        self._fruitless_bytes += size
-        if self._fruitless_bytes > self._limits.head_bytes:
+        self._non_body_bytes += size
+        if self._non_body_bytes > self._limits.head_bytes:
             raise _too_large(self._limits)
 
 
-def _too_large(limits: Limits) -> HeadTooLarge:
+def _too_large(limits: ServerLimits) -> HeadTooLarge:
     return HeadTooLarge(f"The request's headers are larger than {limits.head_bytes // 1024} KiB.")
 
 

@@ -39,7 +39,7 @@ class Exchange:
         "complete",
         "disconnected",
         "ended",
-        "is_old",
+        "is_http10",
         "keep_alive",
         "method",
         "path",
@@ -53,15 +53,15 @@ class Exchange:
         method: str,
         path: str,
         headers: dict[bytes, bytes],
-        is_old: bool,
+        is_http10: bool,
         keep_alive: bool,
     ) -> None:
-        """`is_old`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
+        """`is_http10`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
         self._protocol = protocol
         self.method = method
         self.path = path
         self._headers = headers
-        self.is_old = is_old
+        self.is_http10 = is_http10
         self.keep_alive = keep_alive
         self._body: bytes | bytearray = b""
         self._size = 0
@@ -103,7 +103,7 @@ class Exchange:
 
     async def _arrival(self) -> None:
         """Wait until the body is complete, or will not be."""
-        if not self.is_old and self._headers.get(b"expect", b"").lower() == b"100-continue":
+        if not self.is_http10 and self._headers.get(b"expect", b"").lower() == b"100-continue":
             self._protocol.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiter = asyncio.get_running_loop().create_future()
         self._protocol.read_on()
@@ -180,7 +180,7 @@ class Exchange:
             await protocol.drained()
 
     async def start(self, status: int, headers: Headers) -> None:
-        is_chunked = not self.is_old and status not in BODILESS
+        is_chunked = not self.is_http10 and status not in BODILESS
         # Kept for a moment: it leaves together with the first data.
         self._head = self._begin(status, headers, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
 
@@ -189,7 +189,7 @@ class Exchange:
             raise RuntimeError("data outside of an answer")
         if not data or self._is_silent:
             return  # an empty chunk would be read as the last one
-        if not self.is_old:
+        if not self.is_http10:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
             data, self._head = self._head + data, b""
@@ -203,7 +203,7 @@ class Exchange:
             raise RuntimeError("the end of no answer")
         self.ended = True
         head, self._head = self._head, b""
-        self._protocol.write(head if self.is_old or self._is_silent else head + b"0\r\n\r\n")
+        self._protocol.write(head if self.is_http10 or self._is_silent else head + b"0\r\n\r\n")
 
     def _begin(self, status: int, headers: Headers, framing: bytes) -> bytes:
         """The answer's head. Raises ValueError on a header that would end its line, or begin another."""

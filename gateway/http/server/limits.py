@@ -5,7 +5,7 @@ import msgspec
 from gateway.core.errors import InvalidRequest
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one connection."""
 
     head_bytes: int = 64 * 1024

@@ -2,7 +2,8 @@
 
 Rules:
 - One answer at a time: a pipelined request waits its turn, and reading stops while too much of it waits.
-- Every wait for the client has a bound in time, and everything that it sends a bound in bytes: see `Limits`.
+- Every wait for the client has a bound in time, and everything that it sends a bound in bytes
+  (`ServerLimits`).
 - What cannot be parsed gets one error and the connection is closed, never a guess.
 - A client that closes its side has gone, also when it only meant to say that it has asked all: there is no
   other sign of a client that has left, and the work upstream must then stop at once.
@@ -21,8 +22,8 @@ from uvicorn.server import ServerState
 from gateway.core.errors import InvalidRequest
 from gateway.http.server.body import RequestReader
 from gateway.http.server.exchange import Exchange, Handler, refusal
-from gateway.http.server.limits import Limits, RequestTimeout
-from gateway.http.write_coalescer import Outbox
+from gateway.http.server.limits import RequestTimeout, ServerLimits
+from gateway.http.write_coalescer import WriteCoalescer
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -32,21 +33,21 @@ _log = structlog.get_logger("tollway.http")
 class DataProtocol(asyncio.Protocol):
     """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`."""
 
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[ServerLimits] = ServerLimits()
 
     __slots__ = (
         "_active",
+        "_coalescer",
         "_discarded_bytes",
         "_drain",
         "_handler",
         "_heard_at",
         "_idle_since",
-        "_is_deaf",
+        "_input_closed",
         "_is_reading",
         "_is_stopping",
         "_lingering_since",
         "_loop",
-        "_outbox",
         "_reader",
         "_refusal",
         "_server_fields",
@@ -68,12 +69,12 @@ class DataProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        outbox: Outbox,
+        coalescer: WriteCoalescer,
     ) -> None:
-        """`outbox` is shared by all connections of the server."""
+        """`coalescer` is shared by all connections of the server."""
         self._handler = cast("Handler", config.loaded_app)
         self._state = server_state
-        self._outbox = outbox
+        self._coalescer = coalescer
         self._written_in = -1
         self._loop = _loop or asyncio.get_running_loop()
         now = self._loop.time()
@@ -89,7 +90,7 @@ class DataProtocol(asyncio.Protocol):
         self._server_headers: list[tuple[bytes, bytes]] = []
         self._server_fields = b""
         self._is_reading = True
-        self._is_deaf = False
+        self._input_closed = False
         self._is_stopping = False
         self._drain: asyncio.Future[None] | None = None
         self.is_congested = False
@@ -105,7 +106,7 @@ class DataProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = now = self._loop.time()
-        if self._is_deaf:
+        if self._input_closed:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > self.limits.linger_bytes:
                 self._transport.abort()
@@ -141,7 +142,7 @@ class DataProtocol(asyncio.Protocol):
         """The server drains: close when idle, else after the answer under way."""
         self._is_stopping = True
         if self._active is None:
-            self._outbox.flush()
+            self._coalescer.flush()
             self._transport.close()
         else:
             self._active.keep_alive = False
@@ -163,15 +164,15 @@ class DataProtocol(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue `data` for the client, if it is still there."""
-        outbox, transport = self._outbox, self._transport
+        coalescer, transport = self._coalescer, self._transport
         if transport.is_closing():
             self.is_congested = True
-        elif self._written_in != outbox.turn:
-            self._written_in = outbox.turn
-            outbox.write(self._loop, transport, data)
+        elif self._written_in != coalescer.turn:
+            self._written_in = coalescer.turn
+            coalescer.write(self._loop, transport, data)
         else:
             # Whoever writes on and on must hear of a congestion before the turn is over.
-            outbox.flush()
+            coalescer.flush()
             transport.write(data)
 
     async def drained(self) -> None:
@@ -214,7 +215,7 @@ class DataProtocol(asyncio.Protocol):
             # Its name only: the text of an error could hold the prompt.
             _log.error("handler.defect", kind=type(exc).__name__)
         except asyncio.CancelledError:
-            self._outbox.flush()
+            self._coalescer.flush()
             self._transport.abort()  # the time to stop is over, also for what the client has yet to read
             raise
         finally:
@@ -247,7 +248,7 @@ class DataProtocol(asyncio.Protocol):
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Nothing more is taken from this client. What it asked before is answered, then comes `error`."""
-        self._is_deaf = True
+        self._input_closed = True
         self.read_on()  # only to notice when it leaves
         if self._reader.arriving is not None:
             self._reader.arriving.fail(error)  # which then is the answer to that request
@@ -267,12 +268,12 @@ class DataProtocol(asyncio.Protocol):
         Closing with bytes unread would reset the connection, and the client could lose the answer.
         """
         reader = self._reader
-        is_midway = self._is_deaf or self._waiting or not self._is_reading
-        self._is_deaf = True
+        is_midway = self._input_closed or self._waiting or not self._is_reading
+        self._input_closed = True
         self._waiting.clear()
         if self._transport.is_closing():
             return
-        self._outbox.flush()
+        self._coalescer.flush()
         if not is_midway and reader.began_at is None and reader.arriving is None:
             self._transport.close()
         else:
@@ -281,9 +282,9 @@ class DataProtocol(asyncio.Protocol):
 
     def _cut_off(self, exchange: Exchange) -> None:
         """End the connection in a way that half an answer cannot pass for a whole one."""
-        self._is_deaf = True
-        self._outbox.flush()
-        if exchange.is_old and exchange.started and not self._transport.is_closing():
+        self._input_closed = True
+        self._coalescer.flush()
+        if exchange.is_http10 and exchange.started and not self._transport.is_closing():
             # No length and no chunks: only a reset differs from the proper end.
             own = self._transport.get_extra_info("socket")
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -291,7 +292,7 @@ class DataProtocol(asyncio.Protocol):
 
     def _lose(self) -> None:
         """The client has gone."""
-        self._is_deaf = True
+        self._input_closed = True
         for exchange in (self._active, *self._waiting):
             if exchange is not None:
                 exchange.lost()
@@ -310,7 +311,7 @@ class DataProtocol(asyncio.Protocol):
         if self._lingering_since is not None:
             if self._is_stopping or now - self._lingering_since > limits.linger_seconds:
                 self._transport.abort()
-        elif self._is_deaf or not self._is_reading:
+        elif self._input_closed or not self._is_reading:
             return
         elif reader.arriving is not None:
             if now - self._heard_at > limits.body_seconds:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from gateway import __version__
-from gateway.core.audit import Kind
+from gateway.core.audit import EntryKind
 from gateway.ledger.audit.keys import Signer
 from gateway.ledger.audit.trail import (
     HEADS,
@@ -24,7 +24,7 @@ def enter_act(url: str, signer: Signer, act: str, particulars: dict[str, Any]) -
     Raises LedgerUnavailable.
     """
     trail = AuditTrail(signer, time.time, version=__version__)
-    trail.note(Kind.ACT, {"act": act, "by": _user(), **particulars})
+    trail.note(EntryKind.ACT, {"act": act, "by": _user(), **particulars})
     with upkeep(url) as begin, begin(alone=False) as ledger:
         draft = trail.draft([], ledger.run(HEADS))
         for entry in draft.entries:

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from gateway.core.audit import GENESIS, Entry, Head, Kind, Opening, Receipt, json_text, link
+from gateway.core.audit import GENESIS, Entry, EntryKind, Head, Opening, Receipt, json_text, link
 from gateway.ledger.audit.keys import Signer
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS
@@ -52,7 +52,7 @@ class AuditTrail:
         self._now = now
         self._version = version
         self._head = Head(f"{int(now()):08x}{secrets.token_hex(4)}", 0, GENESIS)
-        self._notes: deque[tuple[Kind, int, str]] = deque()
+        self._notes: deque[tuple[EntryKind, int, str]] = deque()
         self._unnoted = 0
 
     @property
@@ -64,7 +64,7 @@ class AuditTrail:
     def has_notes(self) -> bool:
         return bool(self._notes)
 
-    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+    def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Keep something that is no attempt for the next transaction."""
         if len(self._notes) >= NOTES_CEILING:
             if not self._unnoted:
@@ -81,13 +81,13 @@ class AuditTrail:
         draft, now = Draft(self._head), self._microseconds()
         if not self.is_open:
             opening = Opening(self._signer.public_key, self._version, [Head(*head) for head in heads])
-            self._add(draft, Kind.OPENED, now, json_text(opening))
+            self._add(draft, EntryKind.OPENED, now, json_text(opening))
         notes = list(self._notes)
         for kind, at, payload in notes:
             self._add(draft, kind, at, payload)
         draft.notes = len(notes)
         if rows:
-            self._add(draft, Kind.ATTEMPTS, now, json_text([_receipt(row) for row in rows]))
+            self._add(draft, EntryKind.ATTEMPTS, now, json_text([_receipt(row) for row in rows]))
         return draft
 
     def adopt(self, draft: Draft) -> None:
@@ -96,7 +96,7 @@ class AuditTrail:
         for _ in range(draft.notes):
             self._notes.popleft()
 
-    def _add(self, draft: Draft, kind: Kind, at: int, payload: str) -> None:
+    def _add(self, draft: Draft, kind: EntryKind, at: int, payload: str) -> None:
         before = draft.head
         seq = before.seq + 1
         digest = link(before.hash, before.chain, seq, at, kind, payload)

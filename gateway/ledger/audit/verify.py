@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import msgspec
 from sqlalchemy import func, select
 
-from gateway.core.audit import GENESIS, Entry, Head, Kind, Opening, Receipt, link
+from gateway.core.audit import GENESIS, Entry, EntryKind, Head, Opening, Receipt, link
 from gateway.ledger.audit.keys import is_signed
 from gateway.ledger.reading import Reading, reading
 from gateway.ledger.tables import audit_entry, audit_head, period_end, usage_record
@@ -106,7 +106,7 @@ class _Verification:
     def _collect_anchors(self) -> None:
         """What openings say of the chains before them: these must still have come so far."""
         row = audit_entry.c
-        for (payload,) in self._ledger.fetch(select(row.payload).where(row.kind == Kind.OPENED.value)):
+        for (payload,) in self._ledger.fetch(select(row.payload).where(row.kind == EntryKind.OPENED.value)):
             try:
                 for head in _decode_opening(payload).heads:
                     self._anchors[head.chain][head.seq] = head.hash
@@ -168,7 +168,7 @@ class _Verification:
         return public_key
 
     def _read(self, entry: Entry) -> None:
-        if entry.kind != Kind.ATTEMPTS:
+        if entry.kind != EntryKind.ATTEMPTS:
             if self._visit_act is not None:
                 self._visit_act(entry)
             return

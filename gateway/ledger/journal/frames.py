@@ -32,7 +32,7 @@ _pack = _HEAD.pack
 _crc = zlib.crc32
 
 
-class Kind(enum.Enum):
+class FrameKind(enum.Enum):
     """What a frame says. The value is the last byte of its marker."""
 
     NAMES = b"N"  # the fields of the records that follow
@@ -61,7 +61,7 @@ class Damage(msgspec.Struct, frozen=True):
 class Frame(msgspec.Struct, frozen=True):
     """One whole frame of a segment."""
 
-    kind: Kind
+    kind: FrameKind
     payload: bytes
 
 
@@ -69,9 +69,9 @@ class UnreadableRecord(Exception):
     """A frame is whole, and its payload is no record that this version knows."""
 
 
-_INTENT_MARKER, _INTENT_SEED = Kind.INTENT.marker, Kind.INTENT.seed
-_FINAL_MARKER, _FINAL_SEED = Kind.FINAL.marker, Kind.FINAL.seed
-_KINDS = {kind.marker: (kind, kind.seed) for kind in Kind}
+_INTENT_MARKER, _INTENT_SEED = FrameKind.INTENT.marker, FrameKind.INTENT.seed
+_FINAL_MARKER, _FINAL_SEED = FrameKind.FINAL.marker, FrameKind.FINAL.seed
+_KINDS = {kind.marker: (kind, kind.seed) for kind in FrameKind}
 
 
 def intent_frame(record: UsageRecord) -> bytes:
@@ -88,12 +88,12 @@ def final_frame(record: UsageRecord) -> bytes:
 
 def names_frame() -> bytes:
     """The first frame of a segment."""
-    return _frame(Kind.NAMES, _encode(_FIELDS))
+    return _frame(FrameKind.NAMES, _encode(_FIELDS))
 
 
 def pad_frame(size: int) -> bytes:
     """A frame of `size` bytes that says nothing."""
-    return _frame(Kind.PAD, bytes(size - _HEAD.size))
+    return _frame(FrameKind.PAD, bytes(size - _HEAD.size))
 
 
 def read_frames(content: bytes) -> Iterator[Frame | Damage]:
@@ -135,7 +135,7 @@ def read_record(payload: bytes, names: Sequence[str] = _FIELDS) -> UsageRecord:
         raise UnreadableRecord(str(exc)) from exc
 
 
-def _frame(kind: Kind, payload: bytes) -> bytes:
+def _frame(kind: FrameKind, payload: bytes) -> bytes:
     return _pack(kind.marker, len(payload), _crc(payload, kind.seed)) + payload
 
 

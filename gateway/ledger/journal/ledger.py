@@ -8,10 +8,10 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-from gateway.core.audit import Kind
+from gateway.core.audit import EntryKind
 from gateway.core.errors import Unavailable
 from gateway.core.record import UsageRecord
-from gateway.http.write_coalescer import Outbox
+from gateway.http.write_coalescer import WriteCoalescer
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
@@ -27,7 +27,7 @@ REPLAYER_POLL_SECONDS = 0.1
 Sync = Literal["off", "batch"]
 
 
-class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
+class JournalTimes(msgspec.Struct, frozen=True, kw_only=True):
     """How often what is done, in seconds."""
 
     release_seconds: float = 0.5  # segments that are of no more use, and failed writes
@@ -47,19 +47,19 @@ class JournaledLedger:
         folder: JournalFolder,
         *,
         sync: Sync = "off",
-        outbox: Outbox | None = None,
+        coalescer: WriteCoalescer | None = None,
         files: Files | None = None,
         limits: JournalLimits | None = None,
-        upkeep: Upkeep | None = None,
+        upkeep: JournalTimes | None = None,
     ) -> None:
-        """`outbox` is that of the answers: how an attempt ended is noted before its client can know it."""
+        """`coalescer` is that of the answers: how an attempt ended is noted before its client can know it."""
         self._writer = writer
         self._folder = folder
         self._sync = sync
-        self._outbox = outbox or Outbox()
+        self._coalescer = coalescer or WriteCoalescer()
         self._files = files
         self._limits = limits
-        self._upkeep = upkeep or Upkeep()
+        self._upkeep = upkeep or JournalTimes()
         self._journal: Journal | None = None
         self._appended = 0
         self._ended: list[tuple[UsageRecord, int]] = []
@@ -124,11 +124,11 @@ class JournaledLedger:
         if self._journal is not None:
             if not self._ended:
                 # Those of one turn of the loop take one write, ahead of their answers' last bytes.
-                self._outbox.before(self._note_ended)
+                self._coalescer.before(self._note_ended)
             self._ended.append((record, self._appended))
         self._writer.append(record)
 
-    def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
+    def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Enter something that is no attempt into the audit log, if there is one."""
         self._writer.note(kind, particulars)
 
@@ -136,19 +136,19 @@ class JournaledLedger:
         """Return once everything appended so far is committed. Raises LedgerUnavailable."""
         await self._writer.flush()
 
-    async def take_over(self) -> None:
+    async def replay_dead_workers(self) -> None:
         """Bring in what workers that died have left; when a peer does it just now, return after it."""
         await self._wait_and_replay()
 
-    def halt(self) -> None:
-        """Commit nothing that is appended from now on, until `go_on`: it waits in queue and journal."""
+    def pause_commits(self) -> None:
+        """Commit nothing that is appended from now on, until `resume_commits`. It waits in the journal."""
         self._halted = True
-        self._writer.halt()
+        self._writer.pause_commits()
 
-    def go_on(self) -> None:
+    def resume_commits(self) -> None:
         """End a halt."""
         self._halted = False
-        self._writer.go_on()
+        self._writer.resume_commits()
 
     async def close(self) -> None:
         """Flush and stop. What the database did not take is in the writer's spill file or stays journalled.

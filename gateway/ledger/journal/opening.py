@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from gateway.http.write_coalescer import Outbox
+from gateway.http.write_coalescer import WriteCoalescer
 from gateway.ledger.address import SqliteAddress, parse
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.journal.folder import JournalFolder
@@ -27,7 +27,7 @@ def open_journaled_ledger(
     folder: Path | None = None,
     sync: Sync = "off",
     queue_rows: int = WriterLimits().queue_rows,
-    outbox: Outbox | None = None,
+    coalescer: WriteCoalescer | None = None,
     trail: AuditTrail | None = None,
 ) -> JournaledLedger:
     """The ledger at `url` behind a journal, not yet started. Raises LedgerUnavailable for a wrong URL.
@@ -40,7 +40,7 @@ def open_journaled_ledger(
     spill_folder = None if beside_file else journal.path
     limits = WriterLimits(queue_rows=queue_rows)
     writer = open_ledger(url, spill_folder=spill_folder, limits=limits, trail=trail)
-    return JournaledLedger(writer, journal, sync=sync, outbox=outbox)
+    return JournaledLedger(writer, journal, sync=sync, coalescer=coalescer)
 
 
 def journal_folder(url: str, configured: Path | None) -> JournalFolder:

@@ -12,7 +12,7 @@ from gateway.ledger.journal.folder import DAMAGED_SUFFIX, Claim
 from gateway.ledger.journal.frames import (
     Damage,
     Frame,
-    Kind,
+    FrameKind,
     UnreadableRecord,
     read_frames,
     read_names,
@@ -67,7 +67,7 @@ class Replay:
                 self._note_damage(path, item)
                 continue
             try:
-                if item.kind is Kind.NAMES:
+                if item.kind is FrameKind.NAMES:
                     names = tuple(read_names(item))
                 elif (final := self._take(item, names)) is not None:
                     yield final
@@ -77,10 +77,10 @@ class Replay:
 
     def _take(self, frame: Frame, names: tuple[str, ...]) -> UsageRecord | None:
         """The record of a FINAL frame; an INTENT is remembered until its final record comes."""
-        if frame.kind is Kind.PAD:
+        if frame.kind is FrameKind.PAD:
             return None
         record = read_record(frame.payload, names)
-        if frame.kind is Kind.INTENT:
+        if frame.kind is FrameKind.INTENT:
             self._open[record.attempt_id] = Intent(frame.payload, names)
             return None
         self._open.pop(record.attempt_id, None)

@@ -40,7 +40,7 @@ from gateway.ledger.postgres.sql import (
     numbered,
 )
 from gateway.ledger.rows import Row, careful_row_of, row_of
-from gateway.ledger.store import Refused
+from gateway.ledger.store import RefusedRow
 from gateway.ledger.tables import COLUMNS
 
 SLICE_ROWS = 1024
@@ -66,12 +66,12 @@ class PostgresStore:
         """Connect, and make or migrate the tables."""
         await self._connected()
 
-    async def write(self, records: Sequence[UsageRecord]) -> list[Refused]:
+    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
         try:
             kept_out = await self._insert([row_of(record) for record in records])
         except ROW_FAULTS:
             return [refused for record in records if (refused := await self._write_one(record))]
-        return [Refused(records[position], PRUNED) for position in kept_out]
+        return [RefusedRow(records[position], PRUNED) for position in kept_out]
 
     async def replay(self, rows: Sequence[Row]) -> list[Row]:
         try:
@@ -85,12 +85,12 @@ class PostgresStore:
         if connection is not None:
             await disconnect(connection)
 
-    async def _write_one(self, record: UsageRecord) -> Refused | None:
+    async def _write_one(self, record: UsageRecord) -> RefusedRow | None:
         try:
             kept_out = await self._insert([careful_row_of(record)])
         except ROW_FAULTS as exc:
-            return Refused(record, f"{type(exc).__name__}: {cause(exc)}")
-        return Refused(record, PRUNED) if kept_out else None
+            return RefusedRow(record, f"{type(exc).__name__}: {cause(exc)}")
+        return RefusedRow(record, PRUNED) if kept_out else None
 
     async def _is_kept(self, row: Row) -> bool:
         try:

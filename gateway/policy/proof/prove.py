@@ -122,7 +122,7 @@ class _Prover:
     def _planner(self, down: frozenset[str]) -> Planner:
         fleet = Fleet(self._built.policy.deployments.values())
         for name in down:
-            for state in fleet.pools[name].replicas:
+            for state in fleet.replica_sets[name].replicas:
                 state.is_up = False
         return self._make_planner(self._built.policy, fleet)
 

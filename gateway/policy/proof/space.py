@@ -21,7 +21,7 @@ Modalities = frozenset[Modality]
 Needs = frozenset[Capability]
 
 
-class Kind(msgspec.Struct, frozen=True):
+class RequestKind(msgspec.Struct, frozen=True):
     """A kind of request, as far as constraints look at it."""
 
     api: Api
@@ -35,7 +35,7 @@ class Case(msgspec.Struct, frozen=True):
     model: Model
     principal: Principal
     privacy: str
-    kind: Kind
+    kind: RequestKind
     rule: int
 
 
@@ -58,12 +58,12 @@ class Space:
         classes = self._policy.classes
         return classes[classes.index(principal.floor) :]
 
-    def cases(self, kinds: Iterable[Kind], *, for_each_principal: bool = False) -> Iterator[Case]:
+    def cases(self, kinds: Iterable[RequestKind], *, for_each_principal: bool = False) -> Iterator[Case]:
         """Every class and rule that can be met with each of `kinds`, once, with somebody who meets it.
 
         `for_each_principal`: once for each of those who do.
         """
-        met: set[tuple[str, int, Kind]] = set()
+        met: set[tuple[str, int, RequestKind]] = set()
         listed = tuple(kinds)
         for principal in self.principals:
             if for_each_principal:
@@ -96,7 +96,7 @@ class Space:
                 return possible
         return [*possible, NO_RULE]
 
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[RequestKind]:
         """All kinds of request to the endpoints that some deployment of the file serves."""
         apis = sorted({api for item in self._policy.deployments.values() for api in item.serves})
         needs = list(_subsets(tuple(Capability)))
@@ -105,13 +105,13 @@ class Space:
         if len(apis) * len(mixes) * len(needs) * rules * len(self._policy.classes) > MOST_CASES:
             needs = [frozenset(), *(frozenset({item}) for item in Capability), frozenset(Capability)]
         return [
-            Kind(api, mix | {Modality.TEXT}, need)
+            RequestKind(api, mix | {Modality.TEXT}, need)
             for api in apis
             for mix in (mixes if api is Api.CHAT else [frozenset[Modality]()])
             for need in needs
         ]
 
-    def simple_kinds(self) -> list[Kind]:
+    def simple_kinds(self) -> list[RequestKind]:
         """Text alone, and with one modality more, asking for nothing special."""
         mixes = [frozenset({Modality.TEXT}), *(frozenset({Modality.TEXT, item}) for item in Modality)]
         return [kind for kind in self.kinds() if not kind.needs and kind.modalities in mixes]

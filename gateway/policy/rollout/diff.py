@@ -21,7 +21,7 @@ from gateway.ledger.past import PastAttempt, reading_past
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span
 from gateway.policy.rollout.equivalence import View, draws_of, views_of
-from gateway.policy.rollout.replay import Goes, Judge, Outcome, Unknown, asked_of
+from gateway.policy.rollout.replay import Goes, Outcome, ReplayEvaluator, Unknown, asked_of
 
 _HOUR = 3600 * 1_000_000
 # What is remembered of requests that were judged; then it begins anew, so that memory stays bounded.
@@ -86,8 +86,8 @@ class Cell(msgspec.Struct, frozen=True):
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """A span of the ledger under both judges. `attempts` are all rows that were read."""
 
-    old: Judge
-    new: Judge
+    old: ReplayEvaluator
+    new: ReplayEvaluator
     cells: dict[Cell, Tally]
     not_judged: dict[str, int]
     attempts: int
@@ -105,8 +105,8 @@ def replay(url: str, old: Built, new: Built, span: Span, advance: Advance) -> Re
     prices, now = read_prices(url), time.time()
     with reading_past(url, span) as past:
         latest = past.latest()
-        before = Judge(old, old, prices, latest, now)
-        after = Judge(new, old, prices, latest, now)
+        before = ReplayEvaluator(old, old, prices, latest, now)
+        after = ReplayEvaluator(new, old, prices, latest, now)
         replaying = _Replaying(before, after)
         total, done = past.count(), 0
         for batch in past.attempts():
@@ -166,7 +166,7 @@ class _Sight(msgspec.Struct, frozen=True):
 
 
 class _Replaying:
-    def __init__(self, old: Judge, new: Judge) -> None:
+    def __init__(self, old: ReplayEvaluator, new: ReplayEvaluator) -> None:
         self._old = old
         self._new = new
         self._sights: dict[str, _Sight] = {}

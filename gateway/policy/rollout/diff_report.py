@@ -21,7 +21,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd_new: float
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class RefusedGroup(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of a feature that one policy sends to `deployment` and the other refuses with `code`."""
 
     feature: str
@@ -68,8 +68,8 @@ class DiffReport(msgspec.Struct, frozen=True, kw_only=True):
     not_judged: list[NotJudged]
     unchanged: int
     moved: list[Moved]
-    refused: list[Refusal]
-    admitted: list[Refusal]
+    refused: list[RefusedGroup]
+    admitted: list[RefusedGroup]
     features: list[Change]
     deployments: list[Change]
     cost_usd_recorded: float
@@ -160,14 +160,14 @@ def _moved(old: list[_Side], new: list[_Side]) -> list[Moved]:
     return sorted(moved, key=lambda one: (-one.requests, one.feature))
 
 
-def _refusals(served: list[_Side], refused: list[_Side]) -> list[Refusal]:
+def _refusals(served: list[_Side], refused: list[_Side]) -> list[RefusedGroup]:
     """What goes somewhere on the one side and is refused on the other, or with another error."""
     sums: Counter[tuple[str, str, str]] = Counter()
     for one, other in zip(served, refused, strict=True):
         if isinstance(other.outcome, Refuses) and one.deployment is not None:
             sums[one.cell.feature, one.deployment, other.outcome.code] += one.tally.requests
     return [
-        Refusal(feature=feature, deployment=deployment, code=code, requests=requests)
+        RefusedGroup(feature=feature, deployment=deployment, code=code, requests=requests)
         for (feature, deployment, code), requests in sums.most_common()
     ]
 

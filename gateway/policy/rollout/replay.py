@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.config.build import Built
-from gateway.core.balancing import Fleet, Pool
+from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
@@ -24,7 +24,7 @@ from gateway.core.recorded import PoolState, RecordedFacts
 from gateway.core.screening import ENTITIES, UNREADABLE, Screening
 from gateway.core.tenancy import KeyEntry, Principal
 from gateway.core.usage import Usage
-from gateway.ledger.past import Observed, PastAttempt
+from gateway.ledger.past import PastAnswer, PastAttempt
 from gateway.proxy.pipeline import find_model
 
 _MICROSECONDS = 1_000_000
@@ -55,7 +55,7 @@ class Unknown(msgspec.Struct, frozen=True):
 Outcome = Goes | Refuses | Unknown
 
 
-class Asked(msgspec.Struct, frozen=True):
+class PastRequest(msgspec.Struct, frozen=True):
     """A request of the past, with the `call` that it was as far as that matters. `at` in UTC microseconds."""
 
     at: int
@@ -68,14 +68,14 @@ class Asked(msgspec.Struct, frozen=True):
     call: Call
 
 
-class Judged(msgspec.Struct, frozen=True):
+class ReplayedDecision(msgspec.Struct, frozen=True):
     """What becomes of a request, and all the candidates behind it, in order, for each class it may have."""
 
     outcome: Outcome
     shape: tuple[tuple[str, ...], ...] = ()
 
 
-class Judge:
+class ReplayEvaluator:
     """Decides under `built`. `reference` is the policy under which the rows' texts were searched.
 
     `now` (UTC seconds) decides what has retired or expired, and which prices hold; `latest` tells what the
@@ -83,7 +83,7 @@ class Judge:
     """
 
     def __init__(
-        self, built: Built, reference: Built, prices: PriceBook, latest: Iterable[Observed], now: float
+        self, built: Built, reference: Built, prices: PriceBook, latest: Iterable[PastAnswer], now: float
     ) -> None:
         self._built = built
         self._policy = built.policy
@@ -93,7 +93,7 @@ class Judge:
         self._fleet = _taught(Fleet(built.policy.deployments.values()), latest)
         self._planner = Planner(built.policy, self._fleet)
         self._keys: Mapping[str, KeyEntry] = {entry.name: entry for entry in built.tenancy.keys.values()}
-        self._disturbed: list[Pool] = []
+        self._disturbed: list[ReplicaSet] = []
         self._screening_numbers: dict[int, int] = {}
         self._known_classes: dict[Hashable, tuple[str, ...] | Unknown] = {}
 
@@ -122,7 +122,7 @@ class Judge:
             return entry is None
         return principal.floor, principal.may_use(model), entry.expires_at, self._screening_number(feature)
 
-    def rules(self, asked: Asked) -> tuple[int, ...]:
+    def rules(self, asked: PastRequest) -> tuple[int, ...]:
         """The number of the rule that decides, 0 for none, for each class that the request may have."""
         try:
             principal = self._principal(asked)
@@ -144,25 +144,25 @@ class Judge:
         price = self._prices.price_of(deployment, int(self._now * _MICROSECONDS))
         return cost(price.rates(tier), usage)
 
-    def judge(self, asked: Asked) -> Judged:
+    def judge(self, asked: PastRequest) -> ReplayedDecision:
         """What becomes of `asked`."""
         try:
             principal = self._principal(asked)
             model = find_model(self._policy, principal, asked.model)
             classes = self._possible_classes(asked, principal)
         except GatewayError as error:
-            return Judged(Refuses(error.code))
+            return ReplayedDecision(Refuses(error.code))
         if isinstance(classes, Unknown):
-            return Judged(classes)
+            return ReplayedDecision(classes)
         self._arrange(asked.facts.pools)
         found = [self._planned(asked, principal, model, privacy) for privacy in classes]
         outcomes = {one.outcome for one in found}
         shape = tuple(part for one in found for part in one.shape)
-        return Judged(outcomes.pop() if len(outcomes) == 1 else Unknown(SEARCH_CHANGED), shape)
+        return ReplayedDecision(outcomes.pop() if len(outcomes) == 1 else Unknown(SEARCH_CHANGED), shape)
 
     # --- who asks, and how sensitive it is ---
 
-    def _principal(self, asked: Asked) -> Principal:
+    def _principal(self, asked: PastRequest) -> Principal:
         entry = self._keys.get(asked.key)
         if entry is None or (entry.expires_at is not None and self._now >= entry.expires_at):
             raise InvalidApiKey(asked.key)
@@ -171,7 +171,7 @@ class Judge:
             raise PermissionDenied(asked.feature)
         return principal
 
-    def _possible_classes(self, asked: Asked, principal: Principal) -> tuple[str, ...] | Unknown:
+    def _possible_classes(self, asked: PastRequest, principal: Principal) -> tuple[str, ...] | Unknown:
         facts = asked.facts
         key = (principal, asked.privacy, asked.modalities, facts.named, facts.finds)
         found = self._known_classes.get(key)
@@ -179,7 +179,7 @@ class Judge:
             found = self._known_classes[key] = self._classes(asked, principal)
         return found
 
-    def _classes(self, asked: Asked, principal: Principal) -> tuple[str, ...] | Unknown:
+    def _classes(self, asked: PastRequest, principal: Principal) -> tuple[str, ...] | Unknown:
         """Every class that the request may have: one, unless it depends on words that are not kept."""
         known, facts = self._policy.classes, asked.facts
         if asked.privacy not in known:
@@ -193,7 +193,7 @@ class Judge:
                 least = max(least, screening.media_class(Modality(modality)), key=known.index)
         return self._with_finds(asked, screening, least)
 
-    def _with_finds(self, asked: Asked, screening: Screening, least: str) -> tuple[str, ...]:
+    def _with_finds(self, asked: PastRequest, screening: Screening, least: str) -> tuple[str, ...]:
         known = self._policy.classes
         finds = [_detector(name) for name in asked.facts.finds.split(",") if name]
         if UNREADABLE in finds:
@@ -232,23 +232,25 @@ class Judge:
 
     # --- where it goes ---
 
-    def _planned(self, asked: Asked, principal: Principal, model: Model, privacy: str) -> Judged:
+    def _planned(
+        self, asked: PastRequest, principal: Principal, model: Model, privacy: str
+    ) -> ReplayedDecision:
         decision = self._planner.decide(asked.call, principal, model, privacy, self._moment(asked))
         if isinstance(decision, Refused):
-            return Judged(Refuses(decision.error.code), ((),))
+            return ReplayedDecision(Refuses(decision.error.code), ((),))
         shape = (tuple(item.name for item in decision.candidates),)
-        return Judged(self._unless_too_little_is_known(decision), shape)
+        return ReplayedDecision(self._unless_too_little_is_known(decision), shape)
 
     def _unless_too_little_is_known(self, plan: Plan) -> Outcome:
         by = plan.model if plan.rule is None else plan.rule
         if by.prefer is Objective.LATENCY and len(plan.candidates) > 1:
-            pools = (self._fleet.pools[item.name] for item in plan.candidates)
+            pools = (self._fleet.replica_sets[item.name] for item in plan.candidates)
             new = sorted(pool.deployment.name for pool in pools if pool.ttft_seconds is None)
             if new:
                 return Unknown(f"how fast {', '.join(new)} answers is not recorded yet")
         return Goes(plan.candidates[0].name)
 
-    def _moment(self, asked: Asked) -> Moment:
+    def _moment(self, asked: PastRequest) -> Moment:
         zone: ZoneInfo = self._built.tenancy.time_zone
         return Moment(
             now=self._now,
@@ -268,7 +270,7 @@ class Judge:
                 state.breaker.succeeded()
         self._disturbed = []
         for name, (outstanding, available, replicas) in pools.items():
-            met = self._fleet.pools.get(name)
+            met = self._fleet.replica_sets.get(name)
             if met is not None:
                 self._disturbed.append(met)
                 _disturb(met, outstanding, available, replicas)
@@ -299,7 +301,7 @@ def _home(screening: Screening) -> Mapping[str, frozenset[str]] | None:
     return None if screening.masking is None else screening.masking.home
 
 
-def _disturb(pool: Pool, outstanding: int, available: int, replicas: int) -> None:
+def _disturb(pool: ReplicaSet, outstanding: int, available: int, replicas: int) -> None:
     """As many of the replicas as were out then are out; another number of them is scaled."""
     pool.replicas[0].outstanding = outstanding
     count = len(pool.replicas)
@@ -309,7 +311,7 @@ def _disturb(pool: Pool, outstanding: int, available: int, replicas: int) -> Non
         state.breaker.failed(NOW, weight=FAILURES_TO_OPEN, answered=True)
 
 
-def asked_of(row: PastAttempt, facts: RecordedFacts) -> Asked:
+def asked_of(row: PastAttempt, facts: RecordedFacts) -> PastRequest:
     """The request behind `row`, whose facts are `facts`."""
     call = Call(
         api=Api(row.endpoint),
@@ -328,7 +330,7 @@ def asked_of(row: PastAttempt, facts: RecordedFacts) -> Asked:
         body={},
         prompts=facts.prompts,
     )
-    return Asked(
+    return PastRequest(
         at=row.at,
         feature=row.feature,
         key=row.key,
@@ -350,11 +352,11 @@ def _needs(listed: str) -> frozenset[Capability]:
     return frozenset(map(Capability, listed.split(","))) if listed else frozenset()
 
 
-def _taught(fleet: Fleet, latest: Iterable[Observed]) -> Fleet:
+def _taught(fleet: Fleet, latest: Iterable[PastAnswer]) -> Fleet:
     """`fleet` with what the latest attempts tell of tokenizers and speeds, learned as while serving."""
     decode = msgspec.json.Decoder(RecordedFacts).decode
     for one in latest:
-        pool = fleet.pools.get(one.deployment)
+        pool = fleet.replica_sets.get(one.deployment)
         if pool is None or pool.deployment.model != one.dispatched_model:
             continue
         facts = decode(one.facts)

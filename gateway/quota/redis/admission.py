@@ -18,13 +18,13 @@ from gateway.core.errors import BudgetExceeded
 from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
 from gateway.quota.memory import Shadowed, SpentInWindows
-from gateway.quota.redis.backfill import Covering
-from gateway.quota.redis.connection import StoreAway
-from gateway.quota.redis.grants import Grant, Registered
+from gateway.quota.redis.backfill import BudgetBackfill
+from gateway.quota.redis.connection import StoreUnavailable
+from gateway.quota.redis.grants import Registered, RemoteGrant
 from gateway.quota.redis.known import Known
-from gateway.quota.redis.leases import Slice
+from gateway.quota.redis.leases import QuotaLease
 from gateway.quota.redis.link import Link
-from gateway.quota.redis.rebuild import QUARANTINE_SECONDS, Books, Recovery
+from gateway.quota.redis.rebuild import QUARANTINE_SECONDS, Books, CounterRebuild
 from gateway.quota.redis.replies import (
     ADMITTED,
     FORGOTTEN,
@@ -39,9 +39,9 @@ from gateway.quota.redis.replies import (
     shadowed_limits,
 )
 from gateway.quota.redis.settling import Settler
-from gateway.quota.redis.specs import Plan, packed_ask
+from gateway.quota.redis.specs import QuotaSpec, packed_ask
 from gateway.quota.redis.unreachable import Away, AwayGrant, spending, unavailable
-from gateway.quota.redis.upkeep import Upkeep
+from gateway.quota.redis.upkeep import HoldUpkeep
 
 LEASE_SECONDS = 30.0
 START_SECONDS = 5.0
@@ -78,16 +78,16 @@ class RedisAdmission:
         self._count = itertools.count(1)
         self._open: dict[str, Registered] = {}
         self._settler = Settler(link, self.worker)
-        self.recovery = Recovery(
+        self.recovery = CounterRebuild(
             link, self, self._settler, self.lease, spent_in_windows, quarantine_seconds, books
         )
-        self.covering = Covering(link, self, spent_in_windows)
-        self.upkeep = Upkeep(link, self, clock, lease_seconds)
+        self.covering = BudgetBackfill(link, self, spent_in_windows)
+        self.upkeep = HoldUpkeep(link, self, clock, lease_seconds)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Connect and take over the counters. A server that is away keeps nobody from starting."""
-        self._link.connected = self.recovery.greet
+        self._link.connected = self.recovery.on_connect
         owned = (self._link, self._settler, self.recovery, self.covering, self.upkeep)
         self._tasks = [asyncio.create_task(item.run()) for item in owned]
         self.covering.want(self.known.scopes, self.known.zone)
@@ -112,7 +112,7 @@ class RedisAdmission:
     async def _drain_and_leave(self) -> None:
         # What is held back while spending is rebuilt must not arrive now; those holds expire as presumed.
         await self._settler.drain()
-        with contextlib.suppress(StoreAway):
+        with contextlib.suppress(StoreUnavailable):
             await self._link.call("leave", self.worker.encode())
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
@@ -156,7 +156,7 @@ class RedisAdmission:
         """One round trip. Raises LimitExceeded, BudgetExceeded, or Unavailable."""
         try:
             return await self._admit(ask)
-        except StoreAway:
+        except StoreUnavailable:
             plan = self.known.plan(ask.principal)
             return self.away.admit(ask, plan, self.upkeep.workers, self._clock.monotonic())
 
@@ -174,7 +174,7 @@ class RedisAdmission:
             if kind == NO_BUDGET:
                 raise no_budget(plan, ask, reply)
             self._not_now(reply)
-        raise StoreAway("the clocks do not agree", never_sent=True)
+        raise StoreUnavailable("the clocks do not agree", never_sent=True)
 
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
         """Settle an attempt's money and hold again for the next one; request limits stay taken.
@@ -192,7 +192,7 @@ class RedisAdmission:
             # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
             most = hold.ask.output_tokens if old.plan.tokens_per_minute is None else hold.output_tokens
             plan, grant_id, reply = await self._renew(hold.ask, most, old.id.encode(), *numbers)
-        except StoreAway as exc:
+        except StoreUnavailable as exc:
             # What the attempt used must arrive, whatever became of the call; a second time is ignored.
             self.settle(hold, settlement)
             raise unavailable() from exc
@@ -209,7 +209,9 @@ class RedisAdmission:
         hold.token = self._grant(hold.rate_tokens, plan, grant_id, reply)
         return hold
 
-    async def _renew(self, ask: Ask, most: int, old: bytes, *spending: bytes) -> tuple[Plan, str, Admitted]:
+    async def _renew(
+        self, ask: Ask, most: int, old: bytes, *spending: bytes
+    ) -> tuple[QuotaSpec, str, Admitted]:
         for _ in range(TRIES):
             plan = self.known.plan(ask.principal)
             grant_id = self.next_id()
@@ -220,7 +222,7 @@ class RedisAdmission:
             if reply[0] == NO_BUDGET:
                 raise no_budget(plan, ask, reply)
             self._not_now(reply)
-        raise StoreAway("the clocks do not agree", never_sent=True)
+        raise StoreUnavailable("the clocks do not agree", never_sent=True)
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
         """Replace the hold by what was used. Only the first call of a hold does anything."""
@@ -262,15 +264,15 @@ class RedisAdmission:
         try:
             # No hold has an empty name, so nothing is settled.
             plan, grant_id, reply = await self._renew(ask, most_output, b"", b"0", b"0", b"%d" % _NOT_KNOWN)
-        except StoreAway as exc:
+        except StoreUnavailable as exc:
             raise unavailable() from exc
         return self._granted(ask, plan, grant_id, reply)
 
-    def register(self, item: Slice) -> None:
+    def register(self, item: QuotaLease) -> None:
         """Keep the lease of a slice alive until it is reported as done."""
         self._open[item.id] = item
 
-    def report_slice(self, item: Slice) -> None:
+    def report_slice(self, item: QuotaLease) -> None:
         """Settle what a slice has spent, and give back what it does not hold."""
         if item.in_flight == 0:
             self._open.pop(item.id, None)
@@ -279,7 +281,7 @@ class RedisAdmission:
     def report_slices(self) -> None:
         """Settle what slices that were given back have spent since."""
         for item in self.open_grants():
-            if isinstance(item, Slice):
+            if isinstance(item, QuotaLease):
                 self.report_slice(item)
 
     # --- within ---
@@ -287,12 +289,14 @@ class RedisAdmission:
     def next_id(self) -> str:
         return f"{self.worker}{next(self._count):x}"
 
-    async def ask(self, call: str, plan: Plan, packed: bytes, grant_id: str, *more: bytes) -> list[object]:
+    async def ask(
+        self, call: str, plan: QuotaSpec, packed: bytes, grant_id: str, *more: bytes
+    ) -> list[object]:
         self._settler.send_now()
         epoch = self.recovery.epoch
         try:
             reply = await self._link.call(call, epoch, plan.packed, packed, *more)
-        except StoreAway as exc:
+        except StoreUnavailable as exc:
             if not exc.never_sent:
                 self._abandon(grant_id)
             raise
@@ -312,9 +316,9 @@ class RedisAdmission:
         if reply[0] == STALE and isinstance(reply[1], int | float):
             self.known.learn_clock(int(reply[1]))
             return
-        raise StoreAway("the counters are being rebuilt", never_sent=True)
+        raise StoreUnavailable("the counters are being rebuilt", never_sent=True)
 
-    def _granted(self, ask: Ask, plan: Plan, grant_id: str, reply: Admitted) -> Hold:
+    def _granted(self, ask: Ask, plan: QuotaSpec, grant_id: str, reply: Admitted) -> Hold:
         self.known.learn(plan, reply.counters, reply.now)
         if reply.shadowed and self._shadowed is not None:
             for scope, limit in shadowed_limits(plan, reply.shadowed):
@@ -331,14 +335,14 @@ class RedisAdmission:
             token=self._grant(rate_tokens, plan, grant_id, reply),
         )
 
-    def _grant(self, rate_tokens: int, plan: Plan, grant_id: str, reply: Admitted) -> Grant:
+    def _grant(self, rate_tokens: int, plan: QuotaSpec, grant_id: str, reply: Admitted) -> RemoteGrant:
         since = self._clock.monotonic()
-        grant = Grant(grant_id, self.recovery.epoch, plan, reply, since, rate_tokens)
+        grant = RemoteGrant(grant_id, self.recovery.epoch, plan, reply, since, rate_tokens)
         self._open[grant_id] = grant
         return grant
 
 
-def _grant(hold: Hold) -> Grant:
-    if not isinstance(hold.token, Grant):
+def _grant(hold: Hold) -> RemoteGrant:
+    if not isinstance(hold.token, RemoteGrant):
         raise TypeError("this hold was taken in another store")
     return hold.token

@@ -14,10 +14,10 @@ import structlog
 
 from gateway.core.tenancy import Scope
 from gateway.quota.memory import SpentInWindows
-from gateway.quota.redis.connection import StoreAway
+from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.link import Link
 from gateway.quota.redis.replies import ADMITTED, STALE
-from gateway.quota.redis.specs import Plan, counters_of, make_plan
+from gateway.quota.redis.specs import QuotaSpec, counters_of, make_plan
 
 if TYPE_CHECKING:
     from gateway.quota.redis.admission import RedisAdmission
@@ -41,7 +41,7 @@ class _Due(msgspec.Struct, frozen=True):
     after: frozenset[str]
 
 
-class Covering:
+class BudgetBackfill:
     """`run` is owned by the admission."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Covering:
             return False
         try:
             return await self.cover(due.scopes, due.zone)
-        except (StoreAway, TimeoutError, OSError) as exc:
+        except (StoreUnavailable, TimeoutError, OSError) as exc:
             _log.warning("redis.cover_failed", error=str(exc))
         except Exception as exc:  # the ledger's own errors: try again
             _log.exception("redis.cover_failed", error=str(exc))
@@ -100,7 +100,7 @@ class Covering:
             await self._link.call("unclaim", CLAIM)
         return True
 
-    async def _lift(self, plan: Plan) -> None:
+    async def _lift(self, plan: QuotaSpec) -> None:
         if self._spent_in_windows is None:
             return
         admission = self._admission
@@ -126,7 +126,7 @@ class Covering:
         if reply[0] == STALE:
             self._admission.known.learn_clock(cast("int", reply[1]))
         if reply[0] != ADMITTED:
-            raise StoreAway("the counters cannot be covered now")
+            raise StoreUnavailable("the counters cannot be covered now")
         return reply[3] if len(reply) > 3 else None
 
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import cast
 
 from gateway.quota.redis.addresses import Endpoint, Target
-from gateway.quota.redis.resp import Reply, ReplyReader, ServerError, WireError, command
+from gateway.quota.redis.resp import Reply, ReplyReader, RespError, ServerError, command
 
 # Beyond this the server is not keeping up, and more waiting commands would only wait longer.
 MAX_WAITING = 20_000
 
 
-class StoreAway(Exception):
+class StoreUnavailable(Exception):
     """The server gave no answer; whether it did what was asked is not known unless `never_sent`."""
 
     def __init__(self, detail: str, *, never_sent: bool = False) -> None:
@@ -25,7 +25,7 @@ class StoreAway(Exception):
         self.never_sent = never_sent
 
 
-class Connection(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """A connection that stands. Make one with `connect`."""
 
     def __init__(self, reply_seconds: float) -> None:
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.lost.done() or len(self._waiting) >= MAX_WAITING:
-            future.set_exception(StoreAway("not connected", never_sent=True))
+            future.set_exception(StoreUnavailable("not connected", never_sent=True))
             return future
         if not self._out:
             self._loop.call_soon(self._flush)
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
                 self._timer = self._loop.call_at(due, self._overdue)
                 return
             if not future.done():
-                future.set_exception(StoreAway("no reply in time"))
+                future.set_exception(StoreUnavailable("no reply in time"))
 
     def _fail(self, detail: str) -> None:
         if not self.lost.done():
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
             if not future.done():
-                future.set_exception(StoreAway(detail))
+                future.set_exception(StoreUnavailable(detail))
 
     # --- asyncio.Protocol ---
 
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             replies = self._reader.feed(data)
-        except WireError as exc:
+        except RespError as exc:
             self._fail(str(exc))
             self.close()
             return
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     target: Target, endpoint: Endpoint | None, *, connect_seconds: float, reply_seconds: float
-) -> Connection:
+) -> RedisConnection:
     """Connect and log in. Raises StoreAway, or ServerError for credentials that are refused."""
     loop = asyncio.get_running_loop()
     context = target.tls_context()
@@ -134,15 +134,15 @@ async def connect(
         async with asyncio.timeout(connect_seconds):
             if endpoint is None:
                 _, connection = await loop.create_unix_connection(
-                    lambda: Connection(reply_seconds), target.path
+                    lambda: RedisConnection(reply_seconds), target.path
                 )
             else:
                 _, connection = await loop.create_connection(
-                    lambda: Connection(reply_seconds), endpoint[0], endpoint[1], ssl=context
+                    lambda: RedisConnection(reply_seconds), endpoint[0], endpoint[1], ssl=context
                 )
             await _log_in(connection, target)
     except (OSError, TimeoutError) as exc:
-        raise StoreAway(f"cannot connect to {target.shown}: {_reason(exc)}", never_sent=True) from exc
+        raise StoreUnavailable(f"cannot connect to {target.shown}: {_reason(exc)}", never_sent=True) from exc
     return connection
 
 
@@ -156,7 +156,7 @@ def _reason(error: OSError) -> str:
             return error.strerror or str(error) or type(error).__name__
 
 
-async def _log_in(connection: Connection, target: Target) -> None:
+async def _log_in(connection: RedisConnection, target: Target) -> None:
     steps: list[Sequence[bytes]] = []
     if target.password is not None:
         user = [] if target.user is None else [target.user.encode()]

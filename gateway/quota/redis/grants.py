@@ -5,7 +5,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.quota.redis.replies import Admitted, shadowed_limits
-from gateway.quota.redis.specs import Plan, windows_of
+from gateway.quota.redis.specs import QuotaSpec, windows_of
 
 
 class Registered(Protocol):
@@ -21,7 +21,7 @@ class Registered(Protocol):
     def since(self) -> float: ...
 
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> QuotaSpec: ...
 
     def record(self) -> list[object]:
         """The packed hold of the Lua functions."""
@@ -32,12 +32,12 @@ class Registered(Protocol):
         ...
 
 
-class Grant(msgspec.Struct, frozen=True, eq=False):
+class RemoteGrant(msgspec.Struct, frozen=True, eq=False):
     """A hold on the server's side: its name there, and all that is needed to register it again."""
 
     id: str
     epoch: bytes
-    plan: Plan
+    plan: QuotaSpec
     reply: Admitted
     since: float  # monotonic seconds
     rate_tokens: int

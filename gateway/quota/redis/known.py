@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from gateway.core.tenancy import Budget, Limits, Principal, Scope
 from gateway.ports import BudgetView, Clock
 from gateway.quota.redis.replies import MICROSECONDS
-from gateway.quota.redis.specs import Plan, PlannedBudget, counters_of, make_plan
+from gateway.quota.redis.specs import PlannedBudget, QuotaSpec, counters_of, make_plan
 
 Counters = tuple[int, int, int, int]
 _NOTHING: Counters = (0, 0, 0, 0)
@@ -22,8 +22,8 @@ class Known:
         self.zone = zone
         self.scopes: tuple[Scope, ...] = ()
         self._by_label: dict[str, Scope] = {}
-        self._plans: dict[Principal, Plan] = {}
-        self._all: Plan | None = None
+        self._plans: dict[Principal, QuotaSpec] = {}
+        self._all: QuotaSpec | None = None
         # Seconds that the server's clock is ahead of ours.
         self._ahead = 0.0
         self._counters: dict[str, Counters] = {}
@@ -48,7 +48,7 @@ class Known:
             if scope.label in new
         ]
 
-    def lacking_places(self, plan: Plan) -> list[str]:
+    def lacking_places(self, plan: QuotaSpec) -> list[str]:
         """The scopes that limit concurrency now and did not when `plan` was made."""
         had = {label for label, limits in plan.limits if limits.concurrent}
         scopes = [self._by_label[label] for label in plan.labels if label in self._by_label]
@@ -58,7 +58,7 @@ class Known:
         """UTC seconds of the server's clock, as far as it is known."""
         return self._clock.now() + self._ahead
 
-    def plan(self, principal: Principal) -> Plan:
+    def plan(self, principal: Principal) -> QuotaSpec:
         """What the requests of `principal` count against now."""
         plan = self._plans.get(principal)
         now = self.now()
@@ -69,14 +69,14 @@ class Known:
             plan = self._plans[principal] = make_plan(scopes, self.zone, now, labels)
         return plan
 
-    def plan_of_all(self) -> Plan:
+    def plan_of_all(self) -> QuotaSpec:
         """The plan that holds every configured budget."""
         now = self.now()
         if self._all is None or not self._all.start <= now < self._all.end:
             self._all = make_plan(self.scopes, self.zone, now)
         return self._all
 
-    def learn(self, plan: Plan, counters: list[int], now: int) -> None:
+    def learn(self, plan: QuotaSpec, counters: list[int], now: int) -> None:
         """Keep what a reply said."""
         self.learn_clock(now)
         for index, budget in enumerate(plan.budgets):

@@ -17,8 +17,8 @@ from gateway.core.errors import BudgetExceeded, LimitExceeded, Unavailable
 from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
 from gateway.quota.redis.admission import LEASE_SECONDS, RedisAdmission
-from gateway.quota.redis.connection import StoreAway
-from gateway.quota.redis.leases import Slice
+from gateway.quota.redis.connection import StoreUnavailable
+from gateway.quota.redis.leases import QuotaLease
 from gateway.quota.redis.link import Link
 from gateway.quota.redis.replies import ADMITTED, MICROSECONDS, leased
 from gateway.quota.redis.unreachable import unavailable
@@ -54,7 +54,7 @@ class _Demand:
 class _Moved(msgspec.Struct, frozen=True, eq=False):
     """A request whose place is in a slice and whose money the server holds by itself."""
 
-    place: Slice
+    place: QuotaLease
     money: Hold
 
 
@@ -75,7 +75,7 @@ class LeasedAdmission:
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._least_requests = least_requests
-        self._slices: dict[Principal, Slice] = {}
+        self._slices: dict[Principal, QuotaLease] = {}
         self._demands: dict[Principal, _Demand] = {}
         self._task: asyncio.Task[None] | None = None
         self.upkeep = exact.upkeep
@@ -136,7 +136,7 @@ class LeasedAdmission:
         self._demand(principal).add(hold)
         return hold
 
-    def _admit_away(self, ask: Ask, held: Slice | None) -> Hold:
+    def _admit_away(self, ask: Ask, held: QuotaLease | None) -> Hold:
         """The server is away: spend what is leased, under this worker's part of the rates."""
         now = self._clock.monotonic()
         hold = None if held is None else held.take(ask, now, with_rates=False)
@@ -155,9 +155,9 @@ class LeasedAdmission:
     async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
         """Settle an attempt's money and hold again for the next one; request limits stay taken."""
         token = hold.token
-        if not isinstance(token, Slice | _Moved):
+        if not isinstance(token, QuotaLease | _Moved):
             return await self.exact.renew(hold, settlement)
-        if isinstance(token, Slice):
+        if isinstance(token, QuotaLease):
             token.book(hold.nano, settlement)
             hold.nano = 0
             nano = token.hold_again(hold.ask, hold.output_tokens)
@@ -193,13 +193,13 @@ class LeasedAdmission:
     def settle(self, hold: Hold, settlement: Settlement) -> None:
         """Replace the hold by what was used. Only the first call of a hold does anything."""
         token = hold.token
-        if not isinstance(token, Slice | _Moved):
+        if not isinstance(token, QuotaLease | _Moved):
             self.exact.settle(hold, settlement)
             return
         if not hold.open:
             return
         hold.open = False
-        if isinstance(token, Slice):
+        if isinstance(token, QuotaLease):
             place = token
             place.book(hold.nano, settlement)
         else:
@@ -243,7 +243,7 @@ class LeasedAdmission:
             if self._link.is_up:
                 try:
                     await self.turn()
-                except StoreAway as exc:
+                except StoreUnavailable as exc:
                     _log.info("redis.leases_wait", error=str(exc))
 
     async def _lease(self, principal: Principal, demand: _Demand, *, slices: int) -> None:
@@ -273,14 +273,14 @@ class LeasedAdmission:
         if got.nano >= 0:
             # Two thirds of the lease, so that a heartbeat has come and the server has not given it up.
             until = asked + min(self._lease_seconds * 2 / 3, plan.end - exact.known.now())
-            exact.register(taken := Slice(slice_id, exact.recovery.epoch, plan, got, asked, until))
+            exact.register(taken := QuotaLease(slice_id, exact.recovery.epoch, plan, got, asked, until))
             self._slices[principal] = taken
         else:
             self._slices.pop(principal, None)
         if old is not None and not old.is_retired:
             self._retire(old)
 
-    def _retire(self, item: Slice) -> None:
+    def _retire(self, item: QuotaLease) -> None:
         item.is_retired = True
         self.exact.report_slice(item)
 

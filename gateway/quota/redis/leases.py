@@ -15,7 +15,7 @@ from gateway.core.admission import (
 )
 from gateway.quota.redis.replies import MICROSECONDS, Leased
 from gateway.quota.redis.settling import Item
-from gateway.quota.redis.specs import Plan, windows_of
+from gateway.quota.redis.specs import QuotaSpec, windows_of
 
 # A slice of a rate was taken from the bucket in advance and drains there; unused it is worth nothing after
 # the life that lease.lua keeps the bucket smaller for, less what a reply may have taken.
@@ -24,7 +24,7 @@ ENDED = -1
 NOT_KNOWN = -1
 
 
-class Slice:
+class QuotaLease:
     """One slice. `id` is the hold's name on the server. Retired it admits nothing; its holds live on."""
 
     __slots__ = (
@@ -51,7 +51,7 @@ class Slice:
     )
 
     def __init__(
-        self, slice_id: str, epoch: bytes, plan: Plan, leased: Leased, now: float, until: float
+        self, slice_id: str, epoch: bytes, plan: QuotaSpec, leased: Leased, now: float, until: float
     ) -> None:
         self.id = slice_id
         self.epoch = epoch

@@ -13,7 +13,7 @@ import structlog
 
 from gateway.core.breaker import Breaker
 from gateway.quota.redis.addresses import Endpoint, Target
-from gateway.quota.redis.connection import Connection, StoreAway, connect
+from gateway.quota.redis.connection import RedisConnection, StoreUnavailable, connect
 from gateway.quota.redis.resp import Reply, ServerError, command
 from gateway.quota.redis.scripts import CALLS, Scripts
 
@@ -43,7 +43,7 @@ class Link:
         self._target = target
         self._scripts = scripts
         self._timing = timing
-        self._connection: Connection | None = None
+        self._connection: RedisConnection | None = None
         self._breaker = Breaker()
         self._redirect: Endpoint | None = None
         self._heads: dict[str, list[bytes]] = {}
@@ -68,7 +68,7 @@ class Link:
         """Run a function; the reply is its packed bytes. Whoever sees an exception gives it to `failed`."""
         if self._connection is None:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            future.set_exception(StoreAway(self.problem or "not connected", never_sent=True))
+            future.set_exception(StoreUnavailable(self.problem or "not connected", never_sent=True))
             return future
         return self._connection.send(command(*self._heads[call], *arguments))
 
@@ -76,21 +76,21 @@ class Link:
         """Run a function and unpack its reply. Raises StoreAway."""
         try:
             reply = await self.send(call, *arguments)
-        except (StoreAway, ServerError) as exc:
+        except (StoreUnavailable, ServerError) as exc:
             raise self.failed(exc) from exc
         self._breaker.succeeded()
         return unpack(reply)
 
-    def failed(self, error: StoreAway | ServerError) -> StoreAway:
+    def failed(self, error: StoreUnavailable | ServerError) -> StoreUnavailable:
         """Take note of a failure, and say it as a StoreAway."""
         now = asyncio.get_running_loop().time()
         if isinstance(error, ServerError):
             self._redirected(error)
             if error.code in _ELSEWHERE or error.code == "MOVED" or "Function not found" in str(error):
                 self.drop(str(error))
-                return StoreAway(str(error), never_sent=True)
+                return StoreUnavailable(str(error), never_sent=True)
             _log.error("redis.refused", error=str(error))
-            return StoreAway(str(error))
+            return StoreUnavailable(str(error))
         if not error.never_sent:
             self._breaker.failed(now)
             if not self._breaker.allows(now):
@@ -111,7 +111,7 @@ class Link:
             while True:
                 try:
                     connection = await self._open()
-                except (StoreAway, ServerError, TimeoutError, ValueError) as exc:
+                except (StoreUnavailable, ServerError, TimeoutError, ValueError) as exc:
                     if self.problem != str(exc):
                         _log.warning("redis.away", target=self._target.shown, error=str(exc))
                     self.problem = str(exc) or "no reply in time"
@@ -126,7 +126,7 @@ class Link:
         finally:
             self.drop("closed")
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> RedisConnection:
         connection = await self._connect()
         try:
             async with asyncio.timeout(SETUP_SECONDS):
@@ -142,7 +142,7 @@ class Link:
         self.problem = None
         return connection
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> RedisConnection:
         if self._target.service is not None:
             return await self._to(await self._master())
         if self._redirect is not None:
@@ -150,15 +150,15 @@ class Link:
             return await self._to(endpoint)
         if self._target.path is not None:
             return await self._to(None)
-        failure = StoreAway("no server named", never_sent=True)
+        failure = StoreUnavailable("no server named", never_sent=True)
         for endpoint in self._target.endpoints:
             try:
                 return await self._to(endpoint)
-            except StoreAway as exc:
+            except StoreUnavailable as exc:
                 failure = exc
         raise failure
 
-    async def _to(self, endpoint: Endpoint | None) -> Connection:
+    async def _to(self, endpoint: Endpoint | None) -> RedisConnection:
         timing = self._timing
         return await connect(
             self._target,
@@ -185,14 +185,14 @@ class Link:
                     reply = await connection.ask(b"SENTINEL", b"get-master-addr-by-name", service)
                 finally:
                     connection.close()
-            except (StoreAway, ServerError):
+            except (StoreUnavailable, ServerError):
                 continue
             match reply:
                 case [bytes(host), bytes(port)]:
                     return host.decode(), int(port)
-        raise StoreAway("no Sentinel knows the master", never_sent=True)
+        raise StoreUnavailable("no Sentinel knows the master", never_sent=True)
 
-    async def _set_up(self, connection: Connection) -> None:
+    async def _set_up(self, connection: RedisConnection) -> None:
         """Load the functions, and learn which server this is."""
         try:
             await _patient(connection, b"FUNCTION", b"LOAD", self._scripts.source)
@@ -223,18 +223,18 @@ class Link:
 def unpack(reply: Reply) -> list[object]:
     """What a function packed. Raises StoreAway for anything else."""
     if not isinstance(reply, bytes):
-        raise StoreAway("not a reply of these functions")
+        raise StoreUnavailable("not a reply of these functions")
     unpacked = msgspec.msgpack.decode(reply)
     if not isinstance(unpacked, list):
-        raise StoreAway("not a reply of these functions")
+        raise StoreUnavailable("not a reply of these functions")
     return unpacked
 
 
-async def _patient(connection: Connection, *arguments: bytes) -> Reply:
+async def _patient(connection: RedisConnection, *arguments: bytes) -> Reply:
     return await connection.send(command(*arguments), patience_seconds=SETUP_SECONDS)
 
 
-async def _identity(connection: Connection) -> str:
+async def _identity(connection: RedisConnection) -> str:
     """Changes with every restart and every failover, so that counters that may have gone back are noticed."""
     found = {}
     for section in (b"server", b"replication"):
@@ -243,5 +243,5 @@ async def _identity(connection: Connection) -> str:
             name, _, value = line.partition(":")
             found[name] = value
     if found.get("role", "master") != "master":
-        raise StoreAway("this server is a replica", never_sent=True)
+        raise StoreUnavailable("this server is a replica", never_sent=True)
     return f"{found.get('run_id', '')}:{found.get('master_replid', '')}"

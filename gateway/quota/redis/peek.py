@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from gateway.core.tenancy import Scope
 from gateway.ports import BudgetView
 from gateway.quota.redis.addresses import parse_target
-from gateway.quota.redis.connection import StoreAway
+from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.link import Link, Timing
 from gateway.quota.redis.replies import ADMITTED, MICROSECONDS
 from gateway.quota.redis.scripts import Scripts
@@ -35,7 +35,7 @@ async def peek_budgets(
         try:
             await asyncio.wait_for(up.wait(), CONNECT_SECONDS)
         except TimeoutError:
-            raise StoreAway(link.problem or "no answer") from None
+            raise StoreUnavailable(link.problem or "no answer") from None
         for _ in range(TRIES):
             plan = make_plan(scopes, zone, now)
             reply = await link.call("peek", plan.packed)
@@ -44,7 +44,7 @@ async def peek_budgets(
             if reply[0] == ADMITTED:
                 counters = cast("list[int]", reply[2])
                 return [item.view(counters_of(counters, at), now) for at, item in enumerate(plan.budgets)]
-        raise StoreAway("the clocks do not agree")
+        raise StoreUnavailable("the clocks do not agree")
     finally:
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):

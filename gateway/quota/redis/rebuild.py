@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway.quota.memory import SpentInWindows
-from gateway.quota.redis.connection import StoreAway
+from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.link import Link
 from gateway.quota.redis.replies import ADMITTED, CLOSED, FORGOTTEN, MICROSECONDS, STALE
 from gateway.quota.redis.settling import Settler
@@ -41,22 +41,22 @@ _encode = msgspec.msgpack.Encoder().encode
 class Books(Protocol):
     """The ledger, as far as a rebuild of the counters has to hold it."""
 
-    async def take_over(self) -> None:
+    async def replay_dead_workers(self) -> None:
         """Bring in what workers that died have left. Raises what the ledger raises."""
         ...
 
-    def halt(self) -> None:
-        """Commit nothing that is appended from now on, until `go_on`."""
+    def pause_commits(self) -> None:
+        """Commit nothing that is appended from now on, until `resume_commits`."""
         ...
 
     async def flush(self) -> None:
         """Return once everything appended before the halt is committed."""
         ...
 
-    def go_on(self) -> None: ...
+    def resume_commits(self) -> None: ...
 
 
-class Standing(msgspec.Struct, frozen=True):
+class BarrierStatus(msgspec.Struct, frozen=True):
     """What the server says of the workers; times in microseconds of its clock."""
 
     now: int
@@ -70,8 +70,8 @@ class _Over(Exception):
     """The budgets are open, or another epoch has begun: this rebuild is of no more use."""
 
 
-class Recovery:
-    """`greet` is called on every new connection; `run` rebuilds and is owned by the admission."""
+class CounterRebuild:
+    """`on_connect` is called on every new connection; `run` rebuilds and is owned by the admission."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Recovery:
         # Called when what is leased ahead has to be given back.
         self.forgotten: Callable[[], object] | None = None
 
-    async def greet(self) -> None:
+    async def on_connect(self) -> None:
         """Learn the epoch of the counters, or begin a new one. Raises StoreAway."""
         worker, fresh = self._admission.worker.encode(), secrets.token_hex(8).encode()
         reply = await self._link.call("hello", self._link.identity.encode(), fresh, worker)
@@ -129,7 +129,7 @@ class Recovery:
                 await self._rebuild(self.epoch)
             except _Over:
                 await asyncio.sleep(POLL_SECONDS)  # the connection's owner may be about to greet
-            except (StoreAway, TimeoutError, OSError) as exc:
+            except (StoreUnavailable, TimeoutError, OSError) as exc:
                 _log.warning("redis.rebuild_waits", error=str(exc) or "no reply in time")
                 await self._pause()
             except Exception as exc:  # the ledger's own errors: keep closed, and try again
@@ -139,7 +139,7 @@ class Recovery:
     def release(self) -> None:
         """Stand still no longer."""
         if self._books is not None:
-            self._books.go_on()
+            self._books.resume_commits()
 
     async def _pause(self) -> None:
         if not self._link.is_up:
@@ -149,7 +149,7 @@ class Recovery:
 
     async def _rebuild(self, epoch: bytes) -> None:
         await self._stand(epoch, still=False)
-        await self._stand_still()
+        await self._quiesce()
         standing = await self._stand(epoch, still=True)
         for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
             if self._is_enough(standing) and await self._restore(epoch, standing.turn):
@@ -158,14 +158,14 @@ class Recovery:
             standing = await self._stand(epoch, still=True)
         # Somebody is missing: if it died, what it left has to be brought in first.
 
-    async def _stand_still(self) -> None:
+    async def _quiesce(self) -> None:
         """From one moment on, what is booked waits: before the ledger, and before the counters."""
         books, settler = self._books, self._settler
-        settler.go_on()
+        settler.send_held_back()
         if books is not None:
-            books.go_on()
-            await books.take_over()
-            books.halt()
+            books.resume_commits()
+            await books.replay_dead_workers()
+            books.pause_commits()
         if self.forgotten is not None:
             self.forgotten()
         self._admission.report_slices()
@@ -175,7 +175,7 @@ class Recovery:
                 await books.flush()
             await settler.drain()
 
-    async def _stand(self, epoch: bytes, *, still: bool) -> Standing:
+    async def _stand(self, epoch: bytes, *, still: bool) -> BarrierStatus:
         """Tell the others, and hear of them. Raises _Over."""
         admission = self._admission
         worker, lease, known = (
@@ -186,13 +186,13 @@ class Recovery:
         reply = await self._link.call("stand", epoch, worker, lease, known, b"1" if still else b"0")
         if reply[0] == FORGOTTEN:
             raise _Over
-        standing = Standing(*cast("list[int]", reply[1:]))
+        standing = BarrierStatus(*cast("list[int]", reply[1:]))
         if not standing.closed_since:
             self._open()
             raise _Over
         return standing
 
-    def _is_enough(self, standing: Standing) -> bool:
+    def _is_enough(self, standing: BarrierStatus) -> bool:
         """Whether all have come who can, or a lease is over, and with it whatever the others held."""
         waited = standing.now - standing.closed_since
         if waited >= self._lease:
@@ -204,7 +204,7 @@ class Recovery:
         self.opened.set()
         self.problem = None
         self.release()
-        self._settler.go_on()
+        self._settler.send_held_back()
 
     async def _adopt(self) -> None:
         """Register our open holds with a server that may have lost them."""
@@ -220,7 +220,7 @@ class Recovery:
             )
             if reply[0] == STALE:
                 self._admission.known.learn_clock(cast("int", reply[1]))
-                raise StoreAway("the server's clock has moved")
+                raise StoreUnavailable("the server's clock has moved")
 
     async def _restore(self, epoch: bytes, turn: int) -> bool:
         """False when a worker has moved meanwhile, so that the ledger must be read again."""
@@ -229,7 +229,7 @@ class Recovery:
         reply = await self._link.call("look", plan.packed, self._admission.worker.encode(), lease)
         if reply[0] == STALE:
             self._admission.known.learn_clock(cast("int", reply[1]))
-            raise StoreAway("the server's clock has moved")
+            raise StoreUnavailable("the server's clock has moved")
         counted = cast("list[int]", reply[3])
         now = self._admission.known.now()
         views = [budget.view(counters_of(counted, index), now) for index, budget in enumerate(plan.budgets)]
@@ -247,7 +247,7 @@ class Recovery:
         if reply[0] == FORGOTTEN:
             raise _Over
         if reply[0] != ADMITTED:
-            raise StoreAway("the counters cannot be restored now")
+            raise StoreUnavailable("the counters cannot be restored now")
         self._open()
         _log.info("redis.spending_rebuilt", budgets=len(rows))
         return True

@@ -7,7 +7,7 @@ import msgspec
 from gateway.core.admission import Ask, RateView
 from gateway.core.errors import BudgetExceeded, LimitExceeded
 from gateway.core.refusals import over_budget, too_fast, too_many_at_once
-from gateway.quota.redis.specs import Plan
+from gateway.quota.redis.specs import QuotaSpec
 
 ADMITTED, NO_BUDGET, NO_LIMIT, STALE, FORGOTTEN, GAP, CLOSED = range(1, 8)
 
@@ -64,12 +64,12 @@ def _rate(row: list[int] | bool) -> RateView | None:
     return RateView(row[0], row[1], row[2] / MICROSECONDS)
 
 
-def shadowed_limits(plan: Plan, rows: list[list[object]]) -> list[tuple[str, str]]:
+def shadowed_limits(plan: QuotaSpec, rows: list[list[object]]) -> list[tuple[str, str]]:
     """Scope and limit of each row `{limit, kind}`."""
     return [(plan.limits[cast("int", index)][0], _LIMIT_NAMES[cast("str", kind)]) for index, kind in rows]
 
 
-def no_limit(plan: Plan, reply: list[object]) -> LimitExceeded:
+def no_limit(plan: QuotaSpec, reply: list[object]) -> LimitExceeded:
     """From `{3, limit, kind, wait, now}`."""
     _, index, kind, wait, _ = cast("tuple[int, int, str, int, int]", reply)
     label, limits = plan.limits[index]
@@ -80,7 +80,7 @@ def no_limit(plan: Plan, reply: list[object]) -> LimitExceeded:
     return too_fast(label, _LIMIT_NAMES[kind], per_minute or 0, seconds)
 
 
-def no_budget(plan: Plan, ask: Ask, reply: list[object]) -> BudgetExceeded:
+def no_budget(plan: QuotaSpec, ask: Ask, reply: list[object]) -> BudgetExceeded:
     """From `{2, budget, w, s, h, u, now}`."""
     _, index, w, spent, held, unseen, _ = cast("tuple[int, int, int, int, int, int, int]", reply)
     budget = plan.budgets[index]

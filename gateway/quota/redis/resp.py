@@ -20,7 +20,7 @@ class ServerError(Exception):
         self.code = message.partition(" ")[0]
 
 
-class WireError(Exception):
+class RespError(Exception):
     """What arrived is not RESP2; nothing that follows can be understood."""
 
 
@@ -53,7 +53,7 @@ class ReplyReader:
         except _Incomplete:
             pass
         except ValueError as exc:
-            raise WireError("a length that is no number") from exc
+            raise RespError("a length that is no number") from exc
         self._buffer = buffer[at:]
         return replies
 
@@ -62,7 +62,7 @@ def _reply(buffer: bytes, at: int) -> tuple[Reply, int]:
     end = buffer.find(b"\r\n", at)
     if end < 0:
         if len(buffer) - at > MAX_LINE_BYTES:
-            raise WireError("a line without end")
+            raise RespError("a line without end")
         raise _Incomplete
     kind, line, after = buffer[at], buffer[at + 1 : end], end + 2
     if kind == 36:  # $
@@ -74,7 +74,7 @@ def _reply(buffer: bytes, at: int) -> tuple[Reply, int]:
     if kind == 45:  # -
         return ServerError(line.decode("utf-8", "replace")), after
     if kind != 42:  # *
-        raise WireError("a reply of an unknown kind")
+        raise RespError("a reply of an unknown kind")
     count = int(line)
     if count < 0:
         return None, after
@@ -89,7 +89,7 @@ def _bulk(buffer: bytes, length: int, start: int) -> tuple[bytes | None, int]:
     if length < 0:
         return None, start
     if length > MAX_REPLY_BYTES:
-        raise WireError("a reply beyond any bound")
+        raise RespError("a reply beyond any bound")
     end = start + length
     if len(buffer) < end + 2:
         raise _Incomplete

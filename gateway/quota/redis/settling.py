@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 import structlog
 
-from gateway.quota.redis.connection import StoreAway
+from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.grants import Registered
 from gateway.quota.redis.link import Link, unpack
 from gateway.quota.redis.resp import Reply, ServerError
@@ -76,11 +76,11 @@ class Settler:
             asyncio.get_running_loop().call_soon(self._send_tick)
 
     def hold_back(self) -> None:
-        """Send nothing that is added from now on, until `go_on`."""
+        """Send nothing that is added from now on, until `send_held_back`."""
         if self._held_back is None:
             self._held_back = deque(maxlen=MAX_WAITING_ITEMS)
 
-    def go_on(self) -> None:
+    def send_held_back(self) -> None:
         """Send what was held back, and all that comes."""
         items, self._held_back = self._held_back, None
         for item in items or ():
@@ -101,7 +101,7 @@ class Settler:
             await self._broken.wait()
             try:
                 await self._resend()
-            except StoreAway:
+            except StoreUnavailable:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _send_tick(self) -> None:
@@ -113,7 +113,7 @@ class Settler:
             number, items = self._next_batch()
             try:
                 future = self._link.send("settle", *self._packed(number, items))
-            except StoreAway:
+            except StoreUnavailable:
                 self._broken.set()
                 return
             future.add_done_callback(lambda done, number=number: self._replied(number, done))  # type: ignore[misc]
@@ -140,7 +140,7 @@ class Settler:
             self._broken.set()
             return
         error = future.exception()
-        if isinstance(error, StoreAway | ServerError):
+        if isinstance(error, StoreUnavailable | ServerError):
             self._link.failed(error)
         elif error is None and unpack(future.result())[0] == _APPLIED:
             self._confirmed(number)
@@ -158,7 +158,7 @@ class Settler:
             number, items = self._unacknowledged[0]
             reply = await self._link.call("settle", *self._packed(number, items))
             if reply[0] != _APPLIED:
-                raise StoreAway("settlements out of order")
+                raise StoreUnavailable("settlements out of order")
             self._confirmed(number)
         self._broken.clear()
         self._send_all()

@@ -68,7 +68,7 @@ class PlannedBudget(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Plan(msgspec.Struct, frozen=True, gc=False):
+class QuotaSpec(msgspec.Struct, frozen=True, gc=False):
     """`packed` holds from `start` until before `end`, UTC seconds of the server's clock.
 
     `tokens_per_minute` is the tightest such limit. `labels` are those of the principal, if it is for one.
@@ -83,7 +83,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     labels: tuple[str, ...] = ()
 
 
-def make_plan(scopes: Iterable[Scope], zone: ZoneInfo, now: float, labels: tuple[str, ...] = ()) -> Plan:
+def make_plan(scopes: Iterable[Scope], zone: ZoneInfo, now: float, labels: tuple[str, ...] = ()) -> QuotaSpec:
     """The plan for `now` (UTC seconds)."""
     limits, budgets = [], []
     start, end = 0.0, math.inf
@@ -98,7 +98,7 @@ def make_plan(scopes: Iterable[Scope], zone: ZoneInfo, now: float, labels: tuple
     until = 0 if math.isinf(end) else math.ceil(end)
     packed = _encode([int(start), until, rows, [budget.row() for budget in budgets]])
     tokens = [item.tokens_per_minute for _, item in limits if item.tokens_per_minute and not item.shadow]
-    return Plan(packed, min(tokens, default=None), tuple(limits), tuple(budgets), start, end, labels)
+    return QuotaSpec(packed, min(tokens, default=None), tuple(limits), tuple(budgets), start, end, labels)
 
 
 def _limit_row(label: str, limits: Limits) -> list[object]:
@@ -137,7 +137,7 @@ def counters_of(numbers: list[int], index: int) -> tuple[int, int, int, int]:
     return w, s, h, u
 
 
-def windows_of(plan: Plan, counters: list[int]) -> list[list[object]]:
+def windows_of(plan: QuotaSpec, counters: list[int]) -> list[list[object]]:
     """Name, start (-1: rolls) and seconds of a part of each budget that a hold was taken in."""
     rows: list[list[object]] = []
     for index, budget in enumerate(plan.budgets):

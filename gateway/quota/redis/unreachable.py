@@ -20,7 +20,7 @@ from gateway.core.admission import (
 from gateway.core.errors import Unavailable
 from gateway.core.refusals import too_fast, too_many_at_once
 from gateway.core.tenancy import Limits
-from gateway.quota.redis.specs import Plan
+from gateway.quota.redis.specs import QuotaSpec
 
 RETRY_AFTER_SECONDS = 1.0
 
@@ -28,7 +28,7 @@ RETRY_AFTER_SECONDS = 1.0
 class AwayGrant(msgspec.Struct, frozen=True, eq=False):
     """A hold that no server knows: the scopes whose places it has here, and the plan of its time."""
 
-    plan: Plan
+    plan: QuotaSpec
     places: tuple[str, ...]
 
 
@@ -53,7 +53,7 @@ class Away:
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
 
-    def admit(self, ask: Ask, plan: Plan, workers: int, now: float) -> Hold:
+    def admit(self, ask: Ask, plan: QuotaSpec, workers: int, now: float) -> Hold:
         """Raises Unavailable when a hard budget would have to be asked, or LimitExceeded."""
         if any(not budget.budget.soft for budget in plan.budgets):
             raise unavailable()
@@ -77,7 +77,7 @@ class Away:
             token=AwayGrant(plan, places),
         )
 
-    def take_rates(self, ask: Ask, plan: Plan, workers: int, now: float) -> tuple[RateView | None, int]:
+    def take_rates(self, ask: Ask, plan: QuotaSpec, workers: int, now: float) -> tuple[RateView | None, int]:
         """Take from this worker's part of each rate, or from none; with the output cap that fits.
 
         Raises LimitExceeded.

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from gateway.ports import Clock
-from gateway.quota.redis.connection import StoreAway
+from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.link import Link
 from gateway.quota.redis.replies import ADMITTED, MICROSECONDS, STALE
 
@@ -24,7 +24,7 @@ SWEEP_ITEMS = 100
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Upkeep:
+class HoldUpkeep:
     """`run` is owned by the admission; `tick` is one round of it."""
 
     def __init__(self, link: Link, admission: "RedisAdmission", clock: Clock, lease_seconds: float) -> None:
@@ -46,7 +46,7 @@ class Upkeep:
             if self._link.is_up:
                 try:
                     await self.tick()
-                except StoreAway as exc:
+                except StoreUnavailable as exc:
                     _log.info("redis.upkeep_waits", error=str(exc))
 
     async def tick(self) -> None:

@@ -9,9 +9,9 @@ from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import Weights
 from gateway.core.pricing import PriceVersion
 from gateway.finance.tco.measured import LEAST_STREAMS, learned
-from gateway.finance.tco.question import Question, answer
-from gateway.finance.tco.report import Report
-from gateway.ledger.past import Observed
+from gateway.finance.tco.question import TcoPeriod, answer
+from gateway.finance.tco.report import TcoReport
+from gateway.ledger.past import PastAnswer
 from gateway.ledger.price_versions import enter_prices
 from tests.finance.tco import week
 
@@ -25,8 +25,8 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def report(config: Path) -> Report:
-    return answer(week.built(config).tco_sources, Question(**WEEK), week.UNTIL).actual
+def report(config: Path) -> TcoReport:
+    return answer(week.built(config).tco_sources, TcoPeriod(**WEEK), week.UNTIL).actual
 
 
 # --- prices over time ---
@@ -72,9 +72,9 @@ def test_a_price_that_was_entered_for_a_time_to_come_changes_nothing(config: Pat
 # --- weights that were observed ---
 
 
-def streams(count: int, *, deployment: str = "llama-4-scout") -> list[Observed]:
+def streams(count: int, *, deployment: str = "llama-4-scout") -> list[PastAnswer]:
     """100 ms for a prompt of 1,000 tokens, then 10 ms a token: 0.1 ms read, 10 ms written."""
-    one = Observed(
+    one = PastAnswer(
         deployment=deployment,
         dispatched_model="-",
         stream=1,
@@ -126,7 +126,7 @@ def test_two_pools_each_have_their_bill_and_only_one_can_be_meant(config: Path) 
     found = report(config)
     assert [pool.deployment for pool in found.pools] == ["llama-4-scout"]
     assert any(one.startswith("llama-4-maverick: nothing is booked") for one in found.missing)
-    question = Question(**WEEK, what_if="llama-4-scout.replicas=2")
+    question = TcoPeriod(**WEEK, what_if="llama-4-scout.replicas=2")
     other = answer(week.built(config).tco_sources, question, week.UNTIL).what_if
     assert other is not None
     assert other.report.pools[0].gpu_hours == 2 * 8 * 168
@@ -166,7 +166,9 @@ def test_a_pool_that_nobody_used_is_all_idle_and_has_no_break_even(tmp_path: Pat
 
 
 def test_without_any_replica_there_is_no_pool_to_compare_with(config: Path) -> None:
-    found = answer(week.built(config).tco_sources, Question(**WEEK, what_if="replicas=0"), week.UNTIL).what_if
+    found = answer(
+        week.built(config).tco_sources, TcoPeriod(**WEEK, what_if="replicas=0"), week.UNTIL
+    ).what_if
     assert found is not None
     (pool,) = found.report.pools
     assert (pool.gpu_usd, pool.bill_usd, pool.utilisation, pool.all_traffic) == (0, 1_680.0, None, None)
@@ -176,6 +178,6 @@ def test_without_a_beginning_it_is_the_first_booking(tmp_path: Path) -> None:
     config = week.config(tmp_path)
     early = msgspec.structs.replace(next(week.records()), attempt_id="early:1", at=week.STARTS - 1)
     week.write(config, instead=[early, *week.records()])
-    found = answer(week.built(config).tco_sources, Question(), week.UNTIL).actual
+    found = answer(week.built(config).tco_sources, TcoPeriod(), week.UNTIL).actual
     assert found.since == "2026-11-02T00:00:00Z"
     assert found.totals.fully_loaded_usd == 6_329.5

@@ -17,11 +17,11 @@ from gateway.core.balancing import Fleet
 from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import SECOND
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
-from gateway.finance.tco.compare import By
-from gateway.finance.tco.question import Question, WrongTime, answer
+from gateway.finance.tco.compare import TcoRows
+from gateway.finance.tco.question import TcoPeriod, WrongTime, answer
 from gateway.finance.tco.what_if import WrongWhatIf
-from gateway.metrics.names import Names
-from gateway.metrics.scrape import Sources
+from gateway.metrics.names import LabelNames
+from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import PrometheusTelemetry
 from tests.finance.tco import week
 
@@ -208,13 +208,13 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
     found = week.built(config)
     clock = _Clock()
     telemetry = PrometheusTelemetry(
-        names=Names(
+        names=LabelNames(
             models=frozenset(),
             deployments=frozenset({"llama-4-scout"}),
             features=frozenset(),
             teams=frozenset(),
         ),
-        sources=Sources(
+        sources=ScrapeSources(
             budgets=tuple,
             fleet=lambda: Fleet([]),
             ledger_lag_rows=lambda: 0,
@@ -330,7 +330,7 @@ def test_nothing_is_guessed_where_nothing_is_booked(tmp_path: Path) -> None:
 
 
 def test_a_period_that_was_not_booked_throughout_says_so(config: Path) -> None:
-    question = Question(since="2026-10-31", until="2026-11-12", by=By.TEAM)
+    question = TcoPeriod(since="2026-10-31", until="2026-11-12", by=TcoRows.TEAM)
     result = answer(week.built(config).tco_sources, question, week.UNTIL).actual
     assert "llama-4-scout: booked only since 2026-11-02T00:00:00Z" in result.missing
     assert "llama-4-scout: booked only until 2026-11-09T00:00:00Z" in result.missing
@@ -340,7 +340,7 @@ def test_a_period_that_was_not_booked_throughout_says_so(config: Path) -> None:
 
 
 def totals(config: Path, what_if: str) -> Any:
-    question = Question(since="2026-11-02", until="2026-11-09", what_if=what_if)
+    question = TcoPeriod(since="2026-11-02", until="2026-11-09", what_if=what_if)
     found = answer(week.built(config).tco_sources, question, week.UNTIL).what_if
     assert found is not None
     return found.report
@@ -387,7 +387,7 @@ def test_an_assumption_that_cannot_be_made_says_what_to_write(config: Path, what
 @pytest.mark.parametrize("since", ["tomorrow", "2026-13-01", "2026-11-09"])
 def test_a_period_that_cannot_be_read_or_ends_before_it_begins_is_refused(config: Path, since: str) -> None:
     with pytest.raises(WrongTime):
-        answer(week.built(config).tco_sources, Question(since=since, until="2026-11-09"), week.UNTIL)
+        answer(week.built(config).tco_sources, TcoPeriod(since=since, until="2026-11-09"), week.UNTIL)
 
 
 # --- the picture ---

@@ -15,7 +15,7 @@ from gateway.core.endpoint import Endpoint, Timeouts
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.aiohttp_client import AiohttpUpstream
 from gateway.http.client.client import LeanUpstream
-from gateway.http.client.resolver import Address
+from gateway.http.client.resolver import PeerAddress
 from gateway.ports import Upstream, UpstreamRequest, UpstreamResponse
 
 PATIENCE_SECONDS = 5.0
@@ -135,12 +135,14 @@ class Stage:
     def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
         return uvloop.new_event_loop if self.loop == "uvloop" else asyncio.new_event_loop
 
-    async def lookup(self, host: str, port: int) -> list[Address]:
+    async def lookup(self, host: str, port: int) -> list[PeerAddress]:
         self.lookups += 1
         if host not in self.names:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [
-            Address(socket.AF_INET6, (ip, port, 0, 0)) if ":" in ip else Address(socket.AF_INET, (ip, port))
+            PeerAddress(socket.AF_INET6, (ip, port, 0, 0))
+            if ":" in ip
+            else PeerAddress(socket.AF_INET, (ip, port))
             for ip in self.names[host]
         ]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from gateway.http.server.limits import Limits
+from gateway.http.server.limits import ServerLimits
 from tests.http.server.web_stage import Stage
 
 
@@ -21,7 +21,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def stage(runner: asyncio.Runner, request: pytest.FixtureRequest) -> Iterator[Stage]:
     async def make() -> Stage:
-        stage = Stage(getattr(request.module, "LIMITS", Limits()))
+        stage = Stage(getattr(request.module, "LIMITS", ServerLimits()))
         await stage.start()
         return stage
 

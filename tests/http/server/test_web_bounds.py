@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from gateway.http.server.limits import Limits
+from gateway.http.server.limits import ServerLimits
 from tests.http.server.web_stage import BODY_LIMIT, Client, Stage, chunked, get, post
 
-LIMITS = Limits(
+LIMITS = ServerLimits(
     head_seconds=0.3,
     body_seconds=0.3,
     unread_seconds=1.5,
@@ -223,7 +223,7 @@ async def test_a_long_wait_for_an_answer_is_not_idle(stage: Stage) -> None:
 async def test_lingering_has_an_end(stage: Stage) -> None:
     """A client that got its error and neither leaves nor stops sending."""
 
-    short = Stage(Limits(check_seconds=0.02, linger_seconds=0.2))
+    short = Stage(ServerLimits(check_seconds=0.02, linger_seconds=0.2))
     await short.start()
     async with short.client() as client:
         await client.send(b"garbage\r\n\r\n")

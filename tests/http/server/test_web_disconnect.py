@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from gateway.core.errors import ClientDisconnected
-from gateway.http.server.limits import Limits
+from gateway.http.server.limits import ServerLimits
 from tests.http.server.web_stage import Client, Stage, get, post
 
-LIMITS = Limits(check_seconds=0.02)
+LIMITS = ServerLimits(check_seconds=0.02)
 
 
 def close(client: Client) -> None:

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from gateway.core.errors import InvalidRequest
 from gateway.http.server.body import RequestReader
 from gateway.http.server.exchange import Exchange
-from gateway.http.server.limits import HeadTooLarge, Limits
+from gateway.http.server.limits import HeadTooLarge, ServerLimits
 
-LIMITS = Limits(head_bytes=600)
+LIMITS = ServerLimits(head_bytes=600)
 
 
 class Reading:
     """Everything that a reader says about some bytes."""
 
-    def __init__(self, segments: Sequence[bytes], limits: Limits = LIMITS) -> None:
+    def __init__(self, segments: Sequence[bytes], limits: ServerLimits = LIMITS) -> None:
         self.taken: list[Exchange] = []
         self.crowded = 0
         self.error: InvalidRequest | None = None
@@ -172,7 +172,7 @@ def test_tiny_chunks_take_no_more_memory_than_their_bytes() -> None:
 
 
 def test_a_body_that_nobody_asks_for_is_reported() -> None:
-    limits = Limits(waiting_bytes=100)
+    limits = ServerLimits(waiting_bytes=100)
     start = b"POST / HTTP/1.1\r\ncontent-length: 1000\r\n\r\n"
     assert Reading([start + b"a" * 100], limits).crowded == 0
     assert Reading([start + b"a" * 101], limits).crowded == 1

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from gateway.http.server.limits import Limits
+from gateway.http.server.limits import ServerLimits
 from tests.http.server.web_stage import Stage, get, post
 
 
 @contextlib.asynccontextmanager
 async def serving(drain_seconds: float = 5.0) -> AsyncIterator[Stage]:
-    stage = Stage(Limits(check_seconds=0.02), drain_seconds)
+    stage = Stage(ServerLimits(check_seconds=0.02), drain_seconds)
     stage.forget()
     await stage.start()
     try:

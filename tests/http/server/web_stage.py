@@ -15,10 +15,10 @@ import orjson
 from gateway.core.envelope import envelope
 from gateway.core.errors import GatewayError
 from gateway.http.server.exchange import Exchange
-from gateway.http.server.limits import Limits
+from gateway.http.server.limits import ServerLimits
 from gateway.http.server.listening import Listening, listen
 from gateway.http.server.protocol import DataProtocol
-from gateway.http.write_coalescer import Outbox
+from gateway.http.write_coalescer import WriteCoalescer
 
 PATIENCE_SECONDS = 10.0
 BODY_LIMIT = 1024 * 1024
@@ -350,7 +350,7 @@ def living() -> list[object]:
 class Stage:
     """One server. `forget` between tests; `settled` when nothing of them may be left."""
 
-    def __init__(self, limits: Limits, drain_seconds: float = 1.0) -> None:
+    def __init__(self, limits: ServerLimits, drain_seconds: float = 1.0) -> None:
         class Limited(DataProtocol):
             __slots__ = ()
 
@@ -361,7 +361,7 @@ class Stage:
             self,
             self.listener,
             drain_seconds=drain_seconds,
-            protocol=functools.partial(Limited, outbox=Outbox()),
+            protocol=functools.partial(Limited, coalescer=WriteCoalescer()),
         )
         self.port = self.listening.port
         self.complaints: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.record import Outcome
-from gateway.ledger.journal.frames import Frame, Kind, read_frames, read_record
+from gateway.ledger.journal.frames import Frame, FrameKind, read_frames, read_record
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import Harness, chat, gateway_over, simulators
 from tests.ledger.journal.journal_stage import run, until
@@ -14,7 +14,7 @@ from tests.ledger.journal.journal_stage import run, until
 SLOW = Knobs(ttft_ms=60_000)
 
 
-def journalled(harness: Harness, kind: Kind) -> list[str]:
+def journalled(harness: Harness, kind: FrameKind) -> list[str]:
     """Ids of the attempts in the journal's frames of this kind."""
     folder = harness.ledger.with_name(f"{harness.ledger.name}.journal")
     content = b"".join(path.read_bytes() for path in sorted(folder.glob("*.journal")))
@@ -56,12 +56,12 @@ def test_the_intent_is_in_the_file_when_the_upstream_sees_the_request(tmp_path: 
         request = asyncio.create_task(harness.post(chat()))
         await harness.arrived()
         [attempt] = harness.attempts()
-        assert journalled(harness, Kind.INTENT) == [attempt.attempt_id]
-        assert journalled(harness, Kind.FINAL) == []
+        assert journalled(harness, FrameKind.INTENT) == [attempt.attempt_id]
+        assert journalled(harness, FrameKind.FINAL) == []
         harness.external.set_knobs(ttft_ms=0)
         request.cancel()
         await harness.settled()
-        assert journalled(harness, Kind.FINAL) == [attempt.attempt_id]
+        assert journalled(harness, FrameKind.FINAL) == [attempt.attempt_id]
         [row] = await harness.rows()
         assert row["outcome"] == Outcome.CLIENT_DISCONNECT
 
@@ -75,8 +75,8 @@ def test_each_attempt_of_a_request_has_its_own_intent(tmp_path: Path) -> None:
         assert (await harness.post(chat(model="auto"))).status_code == 200
         rows = await harness.rows()
         assert len(rows) == 3
-        assert journalled(harness, Kind.INTENT) == [row["attempt_id"] for row in rows]
-        assert journalled(harness, Kind.FINAL) == [row["attempt_id"] for row in rows]
+        assert journalled(harness, FrameKind.INTENT) == [row["attempt_id"] for row in rows]
+        assert journalled(harness, FrameKind.FINAL) == [row["attempt_id"] for row in rows]
 
     scenario(tmp_path, steps)
 

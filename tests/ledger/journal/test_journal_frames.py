@@ -7,7 +7,7 @@ from gateway.core.record import UsageRecord
 from gateway.ledger.journal.frames import (
     Damage,
     Frame,
-    Kind,
+    FrameKind,
     UnreadableRecord,
     final_frame,
     intent_frame,
@@ -37,7 +37,7 @@ def ends() -> list[int]:
 
 def test_a_record_comes_back_as_it_was() -> None:
     names, intended, _, ended = whole(SEGMENT)
-    assert (names.kind, intended.kind, ended.kind) == (Kind.NAMES, Kind.INTENT, Kind.FINAL)
+    assert (names.kind, intended.kind, ended.kind) == (FrameKind.NAMES, FrameKind.INTENT, FrameKind.FINAL)
     assert read_record(intended.payload, read_names(names)) == intent(1)
     assert read_record(ended.payload) == final(1)
 
@@ -83,7 +83,7 @@ def test_text_of_a_client_cannot_look_like_a_frame() -> None:
     record = final(1, tags={"note": forged[:500]}, reported_model=forged[:500])
     content = bytearray(names_frame() + final_frame(record))
     content[len(names_frame()) + 4] ^= 0xFF  # its length is damaged, so the reader looks inside
-    assert [frame.kind for frame in whole(bytes(content))] == [Kind.NAMES]
+    assert [frame.kind for frame in whole(bytes(content))] == [FrameKind.NAMES]
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_a_record_that_this_version_does_not_know_says_so() -> None:
     with pytest.raises(UnreadableRecord):
         read_record(payload)
     with pytest.raises(UnreadableRecord):
-        read_names(Frame(Kind.NAMES, b"\xc1"))
+        read_names(Frame(FrameKind.NAMES, b"\xc1"))
 
 
 def test_a_pad_has_the_size_that_was_asked_for_and_says_nothing() -> None:
     assert len(pad_frame(4096)) == 4096
-    assert [frame.kind for frame in whole(pad_frame(4096) + FRAMES[3])] == [Kind.PAD, Kind.FINAL]
+    assert [frame.kind for frame in whole(pad_frame(4096) + FRAMES[3])] == [FrameKind.PAD, FrameKind.FINAL]

@@ -14,7 +14,7 @@ from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.journal import Journal, JournalLimits
-from gateway.ledger.journal.ledger import JournaledLedger, Sync, Upkeep
+from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes, Sync
 from gateway.ledger.journal.opening import open_journaled_ledger
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.writer import WriterLimits
@@ -31,7 +31,7 @@ from tests.ledger.journal.journal_stage import (
 )
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=32 * 1024)
-QUICK = Upkeep(release_seconds=0.01, sync_seconds=0.01, peers_seconds=0.02)
+QUICK = JournalTimes(release_seconds=0.01, sync_seconds=0.01, peers_seconds=0.02)
 IMPATIENT = WriterLimits(
     linger_seconds=0.005, retry_seconds=0.005, retry_ceiling_seconds=0.02, close_timeout_seconds=0.05
 )
@@ -45,7 +45,7 @@ class Home:
         self.folder = journals(path / "journal")
 
     def ledger(
-        self, files: Files | None = None, sync: Sync = "off", upkeep: Upkeep = QUICK
+        self, files: Files | None = None, sync: Sync = "off", upkeep: JournalTimes = QUICK
     ) -> JournaledLedger:
         writer = open_ledger(f"sqlite:///{self.database}", limits=IMPATIENT)
         folder = JournalFolder(self.folder.path, "0123456789ab")

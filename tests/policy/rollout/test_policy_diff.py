@@ -15,16 +15,16 @@ from gateway.core.call import Media
 from gateway.core.pricing import NO_VERSIONS
 from gateway.core.recorded import RecordedFacts
 from gateway.finance.price_catalogue import PriceCatalogue
-from gateway.ledger.past import Observed, PastAttempt
+from gateway.ledger.past import PastAnswer, PastAttempt
 from gateway.policy.rollout.diff import NOT_RECORDED, Replayed, _Replaying
 from gateway.policy.rollout.diff_report import DiffReport, report
 from gateway.policy.rollout.replay import (
     SEARCH_CHANGED,
-    Asked,
     Goes,
-    Judge,
     Outcome,
+    PastRequest,
     Refuses,
+    ReplayEvaluator,
     Unknown,
     asked_of,
 )
@@ -113,12 +113,14 @@ def row(number: int = 1, **changes: Any) -> PastAttempt:
     return PastAttempt(**(fields | rest))
 
 
-def asked(one: PastAttempt) -> Asked:
+def asked(one: PastAttempt) -> PastRequest:
     return asked_of(one, msgspec.json.decode(one.facts, type=RecordedFacts))
 
 
-def judge(built: Built, reference: Built | None = None, latest: tuple[Observed, ...] = ()) -> Judge:
-    return Judge(built, reference or built, NO_VERSIONS, latest, NOON / 1e6)
+def judge(
+    built: Built, reference: Built | None = None, latest: tuple[PastAnswer, ...] = ()
+) -> ReplayEvaluator:
+    return ReplayEvaluator(built, reference or built, NO_VERSIONS, latest, NOON / 1e6)
 
 
 def outcome(built: Built, one: PastAttempt, reference: Built | None = None) -> Outcome:
@@ -273,9 +275,9 @@ def test_a_class_that_the_policy_does_not_know_is_not_judged(policy: Policies) -
 def test_the_speed_of_a_deployment_that_never_answered_is_not_guessed(policy: Policies) -> None:
     fast = policy(models__auto={"use": ["hosted", "own"], "prefer": "latency"})
 
-    def seen(name: str, model: str, ms: float) -> Observed:
+    def seen(name: str, model: str, ms: float) -> PastAnswer:
         facts = msgspec.json.encode(RecordedFacts(text_bytes=4000)).decode()
-        return Observed(name, model, 1, 1000, 100, ms, ms + 1000, facts)
+        return PastAnswer(name, model, 1, 1000, 100, ms, ms + 1000, facts)
 
     own = seen("own", "scout", 50)
     unknown = judge(fast, latest=(own, seen("hosted", "another-model", 9))).judge(asked(row())).outcome
