@@ -1,7 +1,7 @@
-"""The process that `benchmarks.instructions` counts: a gateway, its clients and its upstream, without sockets.
+"""The process that `benchmarks.instructions` counts: a gateway, its clients and its upstream, in memory.
 
-Only the event loop is other than in service. Connections to upstreams and from clients are transports in memory,
-which hand bytes over in the next turn of the loop.
+Only the event loop is other than in service. Connections to upstreams and from clients have no sockets: their
+transports hand bytes over in the next turn of the loop.
 """
 
 from __future__ import annotations
@@ -161,8 +161,7 @@ def upstream_events(*, stream: bool) -> tuple[bytes, ...]:
     """What the upstream writes, turn by turn."""
     if not stream:
         body = wire.chat_answer()
-        head = b"HTTP/1.1 200 OK\r\nserver: nginx\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-        return (head % len(body) + body,)
+        return (stream_upstream.PLAIN % (len(body), body),)
     source = stream_upstream
     middle = (source.MIDDLE,) * (CHUNKS - 1)
     return (source.HEAD + source.FIRST, *middle, source.LAST, source.usage(CHUNKS), source.DONE + source.END)
