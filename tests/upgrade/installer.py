@@ -58,6 +58,8 @@ class Installer:
     def end(self) -> None:
         for installation in self._made:
             installation.end()
+            if installation.state is not None:
+                installation.state.close()
 
     def _installed(
         self, folder: Path, ledger: Ledger, state: SharedState | None, features: Json, more: Json

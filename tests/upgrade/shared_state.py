@@ -67,10 +67,6 @@ class SharedState:
         found = self._server.scan_iter(f"{self._tag}slots:*")
         return sum(self._server.zcount(key, now, "+inf") for key in found)
 
-    def workers(self) -> int:
-        """Gateways that count as alive."""
-        return int(self._server.zcount(f"{self._tag}alive", time.time() * 1_000_000, "+inf"))
-
     def saved(self) -> Saved:
         """All of its keys as the server keeps them."""
         with redis.Redis.from_url(self.url) as server:
