@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from upgrade.ledgers import Row
-from upgrade.prices import PRICES
-from upgrade.upstreams import Seen
+from tests.upgrade.ledgers import Row
+from tests.upgrade.prices import PRICES
+from tests.upgrade.upstreams import Seen
 
 # Ways in which an attempt can end in the ledger although no upstream has read it.
 NEVER_READ = frozenset(

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from upgrade.gateway import Gateway
-from upgrade.installation import Json
-from upgrade.installer import secret_of
-from upgrade.waiting import PATIENCE_SECONDS
+from tests.upgrade.gateway import Gateway
+from tests.upgrade.installation import Json
+from tests.upgrade.installer import secret_of
+from tests.upgrade.waiting import PATIENCE_SECONDS
 
 _PAUSE_SECONDS = 0.05
 

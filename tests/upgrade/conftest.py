@@ -5,13 +5,13 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
-from admission.valkey_server import ValkeyServer, valkey_server
-from ledger.postgres_server import PostgresServer, postgres_server
 
-from upgrade.installer import Installer
-from upgrade.releases import Release, current, release_0_1_0
-from upgrade.upstreams import Upstreams, simulated
-from upgrade.waiting import TEST_SECONDS
+from tests.ledger.postgres_server import PostgresServer, postgres_server
+from tests.quota.valkey_server import ValkeyServer, valkey_server
+from tests.upgrade.installer import Installer
+from tests.upgrade.releases import Release, current, release_0_1_0
+from tests.upgrade.upstreams import Upstreams, simulated
+from tests.upgrade.waiting import TEST_SECONDS
 
 
 @pytest.hookimpl(tryfirst=True)

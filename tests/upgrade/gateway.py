@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from upgrade.prices import NANO
-from upgrade.releases import Release
-from upgrade.waiting import until
+from tests.upgrade.prices import NANO
+from tests.upgrade.releases import Release
+from tests.upgrade.waiting import until
 
 _SERVES = re.compile(r"serves (\S+)/v1 \(admin (\S+)\)")
 _COMPLAINT = re.compile(r'"level": "(error|critical)"|Traceback')

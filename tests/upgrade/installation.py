@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from upgrade.gateway import Gateway
-from upgrade.ledgers import Ledger, Row
-from upgrade.releases import Release
-from upgrade.shared_state import Saved, SharedState
+from tests.upgrade.gateway import Gateway
+from tests.upgrade.ledgers import Ledger, Row
+from tests.upgrade.releases import Release
+from tests.upgrade.shared_state import Saved, SharedState
 
 Json = dict[str, Any]
 

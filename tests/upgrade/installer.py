@@ -6,11 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from upgrade.installation import Installation, Json
-from upgrade.ledgers import Ledger, PostgresLedger, SqliteLedger
-from upgrade.prices import price_of
-from upgrade.shared_state import SharedState
-from upgrade.upstreams import Upstreams
+from tests.upgrade.installation import Installation, Json
+from tests.upgrade.ledgers import Ledger, PostgresLedger, SqliteLedger
+from tests.upgrade.prices import price_of
+from tests.upgrade.shared_state import SharedState
+from tests.upgrade.upstreams import Upstreams
 
 ADMIN_TOKEN = "admin-token-of-the-rollout-0123456789"
 LEASE_SECONDS = 3.0

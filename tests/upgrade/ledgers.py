@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-from ledger.postgres_server import PostgresServer
+
+from tests.ledger.postgres_server import PostgresServer
 
 Row = dict[str, Any]
 

@@ -5,12 +5,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from upgrade.clients import Load
-from upgrade.installer import Installer
-from upgrade.ledgers import SqliteLedger
-from upgrade.releases import Release
-from upgrade.upstreams import Upstreams
-from upgrade.waiting import until
+from tests.upgrade.clients import Load
+from tests.upgrade.installer import Installer
+from tests.upgrade.ledgers import SqliteLedger
+from tests.upgrade.releases import Release
+from tests.upgrade.upstreams import Upstreams
+from tests.upgrade.waiting import until
 
 CLIENTS = 8
 ANSWERS = 60

@@ -11,17 +11,17 @@ import httpx
 import msgspec
 import pytest
 
-from upgrade.books import billed, disagreements, total
-from upgrade.clients import Load, ask, chat, sender
-from upgrade.gateway import Gateway
-from upgrade.installation import Installation, Json
-from upgrade.installer import Installer
-from upgrade.ledgers import Row
-from upgrade.prices import NANO
-from upgrade.releases import Release
-from upgrade.shared_state import Counters, SharedState
-from upgrade.upstreams import Seen, Upstreams
-from upgrade.waiting import until, until_true
+from tests.upgrade.books import billed, disagreements, total
+from tests.upgrade.clients import Load, ask, chat, sender
+from tests.upgrade.gateway import Gateway
+from tests.upgrade.installation import Installation, Json
+from tests.upgrade.installer import Installer
+from tests.upgrade.ledgers import Row
+from tests.upgrade.prices import NANO
+from tests.upgrade.releases import Release
+from tests.upgrade.shared_state import Counters, SharedState
+from tests.upgrade.upstreams import Seen, Upstreams
+from tests.upgrade.waiting import until, until_true
 
 CLIENTS = 12
 REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, CONCURRENT = 30, 3_000, 8

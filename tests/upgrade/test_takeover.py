@@ -17,15 +17,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from upgrade.books import billed, disagreements, total
-from upgrade.clients import Load, ask, chat, sender
-from upgrade.installation import Installation
-from upgrade.installer import Installer, Where
-from upgrade.ledgers import Row
-from upgrade.prices import NANO
-from upgrade.releases import Release
-from upgrade.upstreams import Seen, Upstreams
-from upgrade.waiting import TEST_SECONDS, until
+from tests.upgrade.books import billed, disagreements, total
+from tests.upgrade.clients import Load, ask, chat, sender
+from tests.upgrade.installation import Installation
+from tests.upgrade.installer import Installer, Where
+from tests.upgrade.ledgers import Row
+from tests.upgrade.prices import NANO
+from tests.upgrade.releases import Release
+from tests.upgrade.upstreams import Seen, Upstreams
+from tests.upgrade.waiting import TEST_SECONDS, until
 
 CLIENTS = 16
 COMMITTED, UNCOMMITTED = 60, 100  # answers before the database goes out of reach, and after

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import msgspec
 
-from upgrade.releases import Release
-from upgrade.waiting import until_true
+from tests.upgrade.releases import Release
+from tests.upgrade.waiting import until_true
 
 Knobs = Mapping[str, Any]
 
