@@ -73,6 +73,8 @@ class Rollout(msgspec.Struct, kw_only=True):
         for gateway in self.gateways.values():
             if gateway.is_alive:
                 await until_true(gateway.has_committed_all)
+        # One that leases may have taken a part anew meanwhile, and gives it back unused.
+        await until(self.state.is_at_rest)
         return seen, await self.installation.ledger.rows()
 
     def check_understood(self) -> None:
