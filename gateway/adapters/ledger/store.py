@@ -20,6 +20,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
 from gateway.adapters.ledger.audit.trail import (
+    CHAIN_MOVED,
     HEADS,
     INSERT_ENTRY,
     SET_HEAD,
@@ -29,6 +30,7 @@ from gateway.adapters.ledger.audit.trail import (
     head_values,
 )
 from gateway.adapters.ledger.engine import create_folder, open_writer, unavailable
+from gateway.adapters.ledger.errors import LedgerUnavailable
 from gateway.adapters.ledger.migrate import upgrade_file
 from gateway.adapters.ledger.periods import BOUNDS, DATE_LATE_ROWS, PRUNED, Bounds
 from gateway.adapters.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
@@ -176,6 +178,8 @@ class SqliteStore:
             with connection.begin():
                 kept_out = _insert_over(connection, rows) if rows else []
                 draft = None if self._trail is None else _keep_receipts(connection, self._trail, rows)
+                if self._trail is not None and draft is not None:
+                    self._trail.pledge(draft)
             if self._trail is not None and draft is not None:
                 self._trail.adopt(draft)
             return kept_out
@@ -220,10 +224,14 @@ def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
 
 
 def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
+    """Raises LedgerUnavailable when the chain in the database has come further than `trail` knows."""
     run = connection.exec_driver_sql
-    draft = trail.draft(rows, () if trail.is_open else run(HEADS).all())
-    for entry in draft.entries:
-        run(INSERT_ENTRY, entry_values(entry))
+    draft = trail.draft(rows, run(HEADS).all() if trail.needs_heads else ())
+    try:
+        for entry in draft.entries:
+            run(INSERT_ENTRY, entry_values(entry))
+    except IntegrityError as exc:  # no fault of the rows: none of them may be refused for it
+        raise LedgerUnavailable(CHAIN_MOVED) from exc
     if draft.entries:
         run(SET_HEAD, head_values(draft.head))
     return draft
