@@ -37,6 +37,7 @@ from gateway.adapters.ledger.postgres import (
 from gateway.adapters.ledger.postgres_sql import (
     CLAIM_ATTEMPTS,
     DATE_LATE,
+    DURABLE,
     KEEP_ROLLUPS,
     STAGE,
     STAGED,
@@ -164,7 +165,7 @@ class PostgresStore:
             try:
                 with translated(self._address):
                     await migrate(connection, self._address)
-                    for statement in STAGE:
+                    for statement in (DURABLE, *STAGE):
                         await connection.execute(statement)
             except BaseException:
                 connection.terminate()
