@@ -73,6 +73,10 @@ class AuditTrail:
     def has_notes(self) -> bool:
         return bool(self._notes)
 
+    @property
+    def note_count(self) -> int:
+        return len(self._notes)
+
     def note(self, kind: Kind, particulars: Mapping[str, Any]) -> None:
         """Keep something that is no attempt for the next transaction."""
         if len(self._notes) >= NOTES_CEILING:
