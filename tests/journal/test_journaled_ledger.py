@@ -397,6 +397,21 @@ def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None
     run(scenario())
 
 
+@pytest.mark.parametrize(("sync", "pragma"), [("off", 1), ("batch", 2)])
+def test_where_a_power_cut_spares_the_journal_it_spares_what_has_left_it_for_the_file(
+    tmp_path: Path, sync: Sync, pragma: int
+) -> None:
+    async def scenario() -> None:
+        ledger = open_journaled_ledger(f"sqlite:///{tmp_path}/ledger.db", sync=sync)
+        await ledger.start()
+        store: Any = ledger._writer._store
+        asked = lambda: store._connected().exec_driver_sql("PRAGMA synchronous").scalar()  # noqa: E731
+        assert await store._on_thread(asked) == pragma
+        await ledger.close()
+
+    run(scenario())
+
+
 def test_the_journal_stands_beside_the_file_unless_told_otherwise(tmp_path: Path) -> None:
     async def scenario() -> None:
         for folder in (None, tmp_path / "elsewhere"):

@@ -99,11 +99,13 @@ class SqliteStore:
 
     slice_rows = SLICE_ROWS
 
-    def __init__(self, path: Path, trail: AuditTrail | None = None) -> None:
+    def __init__(
+        self, path: Path, trail: AuditTrail | None = None, *, sync_each_commit: bool = False
+    ) -> None:
         """With a `trail` each transaction also holds the receipts of its rows."""
         self._path = path
         self._trail = trail
-        self._engine = open_writer(path)
+        self._engine = open_writer(path, sync_each_commit=sync_each_commit)
         self._connection: Connection | None = None
         self._closed = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ledger")
