@@ -40,19 +40,20 @@ def open_ledger(
     spill_folder: Path | None = None,
     limits: WriterLimits | None = None,
     trail: AuditTrail | None = None,
+    sync_each_commit: bool = False,
 ) -> LedgerWriter:
     """A writer for the database at `url`, not yet started.
 
     Spill files stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
-    directory, unless told otherwise. `trail` is this process's chain of the audit log. Raises
-    LedgerUnavailable when `url` names no database that the ledger can live in.
+    directory, unless told otherwise. `trail` is this process's chain of the audit log.
+    `sync_each_commit`: an SQLite file too has each commit on the disk when it returns, as PostgreSQL does.
+    Raises LedgerUnavailable when `url` names no database that the ledger can live in.
     """
     address = parse(url)
     if isinstance(address, SqliteAddress):
         path = address.path
-        return LedgerWriter(
-            SqliteStore(path, trail), Spill(spill_folder or path.parent, path.name), limits, trail
-        )
+        store = SqliteStore(path, trail, sync_each_commit=sync_each_commit)
+        return LedgerWriter(store, Spill(spill_folder or path.parent, path.name), limits, trail)
     # Imported only where it is used: the driver takes a twentieth of a second.
     from gateway.ledger.postgres.store import PostgresStore  # noqa: PLC0415
 
