@@ -1,11 +1,11 @@
-"""What one warm chat request touches: `python -m benchmarks.request_trace` counts calls, functions and files.
+"""The code that one warm chat request touches: `python -m benchmarks.request_trace` counts it.
 
-A whole gateway runs over simulators in this process, with rules, budgets and limits on. After some requests to
-warm up, `sys.setprofile` records each call of a function of gateway/ while one more is answered and settled.
-These are counts and not times. They do not depend on the machine, so a test can hold them.
+A whole gateway runs over simulators in this process, with rules, budgets and limits on. After some requests
+to warm up, `sys.setprofile` records each call of a function of gateway/ while one more is answered and
+settled. These are counts and not times. They do not depend on the machine, so a test can hold them.
 
-Background tasks run meanwhile, so the request with the fewest files counts. Calls in other threads are not seen:
-they write the ledger's rows. The simulators are left out.
+Background tasks run meanwhile, so the request with the fewest files counts. The threads that write the
+ledger's rows are not seen. The simulators are left out.
 """
 
 import argparse
