@@ -19,7 +19,7 @@ from gateway.config.deployments import DeploymentError, build_deployment, end_of
 from gateway.config.load import Loaded
 from gateway.config.pools import pool_terms
 from gateway.config.problems import Problem
-from gateway.config.redacted import KeptText, kept_text
+from gateway.config.redacted import RedactedText, redacted_text
 from gateway.config.schema import Settings
 from gateway.config.screening import build_screenings
 from gateway.core import catalog
@@ -45,7 +45,7 @@ class Built:
     screenings: Screenings
     scopes: tuple[Scope, ...]
     version: str
-    kept: KeptText
+    redacted: RedactedText
     pools: tuple[PoolTerms, ...] = ()
 
     @property
@@ -89,7 +89,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             screenings=screenings,
             scopes=tuple(scope for scope in scopes.values() if scope.budgets or _limited(scope)),
             version=loaded.version,
-            kept=kept_text(loaded.text, loaded.root, settings),
+            redacted=redacted_text(loaded.text, loaded.root, settings),
             pools=tuple(
                 pool_terms(name, given, zone) for name, given in settings.deployments.items() if given.cost
             ),
@@ -112,14 +112,14 @@ def _deployments(
             continue  # not in force yet, which the loading has said; models that use it say it again
         try:
             deployment = build_deployment(name, given, networks, prices, zone)
-            deployments[name] = _in_its_file(deployment, given, loaded, settings)
+            deployments[name] = _with_file_context(deployment, given, loaded, settings)
         except DeploymentError as error:
             path = ("deployments", name, *error.field.split("."))
             report(loaded.problem(path, error.message))
     return deployments
 
 
-def _in_its_file(
+def _with_file_context(
     deployment: catalog.Deployment, given: schema.Deployment, loaded: Loaded, settings: Settings
 ) -> catalog.Deployment:
     """The deployment with what the rest of the file says about it."""
@@ -210,7 +210,7 @@ def _shares(given: Mapping[str, Decimal]) -> dict[str, float]:
 def _zone_lines(loaded: Loaded, classes: Iterable[str]) -> dict[str, int]:
     """The line of each class in `privacy.zones`; none when the file says nothing about privacy."""
     zones = loaded.root["privacy"]["zones"]
-    return {name: zones[name].line for name in classes if zones[name].node is not None}
+    return {name: zones[name].line for name in classes if zones[name].parsed is not None}
 
 
 def _scopes(settings: Settings, zone: ZoneInfo) -> dict[tuple[str, str], Scope]:
