@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.config.catalogue import STANDARD_CLASSES
 from gateway.config.kinds import exact_number
 from gateway.config.nodes import ConfigNode
+from gateway.config.privacy import STANDARD_CLASSES
 from gateway.config.problem_report import ProblemReport
 from gateway.config.problems import did_you_mean
 from gateway.core.detect import DETECTOR_NAMES

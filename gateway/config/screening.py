@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import detectors as schema
-from gateway.config.catalogue import HOME_ZONE, Privacy
 from gateway.config.load import Loaded
+from gateway.config.privacy import HOME_ZONE, Privacy
 from gateway.config.problems import KeyPath, Problem
 from gateway.config.schema import Settings
 from gateway.core.catalog import Modality
