@@ -1,4 +1,4 @@
-"""From settings to who pays: scopes with limits and budgets, and principals with the floors of their class."""
+"""From settings to who pays: scopes with limits and budgets, and principals with their least class."""
 
 from zoneinfo import ZoneInfo
 

@@ -20,7 +20,7 @@ class DataListener(Section):
 
 
 class AdminListener(Section):
-    host: Host = Field(default="127.0.0.1", description="address of the admin API, console and metrics")
+    host: Host = Field(default="127.0.0.1", description="address of the admin API and metrics")
     port: PortNumber = Field(default=8081, description="port of the admin API; 0 takes any free one")
     token: Secret | None = Field(
         default=None, description="bearer token of the admin API; left out: only /healthz and /readyz answer"
@@ -66,8 +66,7 @@ class Server(Section):
     )
     key_pepper: Secret | None = Field(
         default=None,
-        description="secret that keys are hashed with; left out: derived from the admin token, so that "
-        "changing the token then invalidates keys made through the admin API",
+        description="secret that keys are hashed with; left out: derived from the admin token",
     )
 
     def pepper(self) -> bytes:
