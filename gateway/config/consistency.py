@@ -128,7 +128,7 @@ def check_budgets(root: ConfigNode, report: ProblemReport) -> None:
             for budget in budgets.items():
                 per, rolling = budget["per"].text, budget["rolling"].text == "true"
                 if rolling and per == "lifetime":
-                    report.error(budget["rolling"], "a lifetime does not roll")
+                    report.error(budget["rolling"], "a lifetime budget cannot be rolling")
                 window = f"rolling {per}" if rolling else per
                 if window is not None and window in first:
                     report.error(budget["per"], f"line {first[window]} already has a budget for this window")

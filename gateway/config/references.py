@@ -142,7 +142,7 @@ def _check_successors_end(deployments: ConfigNode, report: ProblemReport) -> Non
             name = follows[name]
         if name in chain and len(chain[chain.index(name) :]) > 1:
             circle = chain[chain.index(name) :]
-            report.error(deployments[circle[0]]["successor"], f"goes round: {' -> '.join([*circle, name])}")
+            report.error(deployments[circle[0]]["successor"], f"is a circle: {' -> '.join([*circle, name])}")
 
 
 def check_models(root: ConfigNode, report: ProblemReport) -> None:
@@ -171,12 +171,12 @@ def _check_rule_decides(rule: ConfigNode, report: ProblemReport) -> None:
         return
     refuses, uses = rule["refuse"].exists, any(rule["use"].items())
     if refuses and rule["use"].exists:
-        report.error(rule["use"], "cannot stand beside refuse: a rule either refuses or says who remains")
+        report.error(rule["use"], "cannot be combined with refuse: a rule refuses or names what remains")
     elif not refuses and not uses and (not rule["use"].exists or rule["use"].is_list):
         report.error(rule["use"], "must not be empty: name the deployments that remain, or write refuse")
     for key in ("prefer", "weights", "sticky"):
         if refuses and rule[key].exists:
-            report.error(rule[key], "has no effect beside refuse")
+            report.error(rule[key], "has no effect in a rule that refuses")
 
 
 def _check_quality(model: ConfigNode, report: ProblemReport) -> None:

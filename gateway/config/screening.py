@@ -1,4 +1,4 @@
-"""From settings to what requests are looked through for: detectors, allow-lists, and switches of features."""
+"""From settings to what is searched for in requests: detectors, allow-lists, and switches of features."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _KINDS: Final = ("regex", "words", "words_file")
 
 
 def build_screenings(loaded: Loaded, settings: Settings, report: Report) -> Screenings:
-    """What each feature's requests are looked through for. Every problem is reported, with line and path."""
+    """What is searched for in each feature's requests. Every problem is reported, with line and path."""
     return _Builder(loaded, settings, report).build()
 
 
@@ -104,7 +104,7 @@ class _Builder:
         elif name not in BUILT_IN and len(kinds) != 1:
             self._report_problem(path, "needs exactly one of regex, words and words_file")
         elif given.validator is not None and given.regex is None:
-            self._report_problem((*path, "validator"), "goes with `regex` only")
+            self._report_problem((*path, "validator"), "needs `regex`")
         else:
             self._compose(name, given, path)
 

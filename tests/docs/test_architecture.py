@@ -1,4 +1,7 @@
-"""docs/architecture.md: its paths exist, its layers are the enforced ones, its request goes the real way."""
+"""docs/architecture.md: its paths exist, its layers are the enforced ones, its request goes the real way.
+
+And of every page: its links lead somewhere.
+"""
 
 import re
 import tomllib
@@ -11,10 +14,16 @@ from benchmarks.request_trace import trace
 from tests.docs.source import GATEWAY, ROOT
 
 PAGES = ["docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md"]
+ALL_PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (ROOT, ROOT / "docs", ROOT / "docs/decisions")
+    for path in folder.glob("*.md")
+)
 PAGE = (ROOT / PAGES[0]).read_text()
 TOPS = ("gateway/", "tests/", "docs/", "benchmarks/", "deploy/", "helm/")
 _PATH = re.compile(r"`([\w./-]+)`")
-_LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+_LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
+_CODE = re.compile(r"```.*?```", re.DOTALL)
 
 
 def paths(page: str) -> list[str]:
@@ -24,13 +33,26 @@ def paths(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_path_and_link_exists(page: str) -> None:
-    folder = (ROOT / page).parent
-    links = _LINK.findall((ROOT / page).read_text())
-    missing = [path for path in paths(page) if not (ROOT / path).exists()]
-    missing += [link for link in links if not (folder / link).exists()]
-    assert paths(page) or links
-    assert not missing
+def test_every_path_exists(page: str) -> None:
+    assert [path for path in paths(page) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    """Links within the repository: the file exists, and the heading that is named after `#`."""
+    text = _CODE.sub("", (ROOT / page).read_text())
+    missing = []
+    for link, heading in _LINK.findall(text):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        if not target.exists() or (heading and heading not in headings(target)):
+            missing.append(f"{link}#{heading}")
+    assert missing == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", _CODE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
 
 
 def section(title: str) -> str:
