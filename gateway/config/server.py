@@ -59,7 +59,7 @@ class Server(Section):
         description="between two looks for prices entered with `tollway prices`, seconds",
     )
     watch: Flag = Field(
-        default=True, description="look at this file each second, and take it over when it has changed"
+        default=True, description="check this file each second, and reload it when it has changed"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"
