@@ -310,7 +310,9 @@ class Gateway:
 
     def _keep(self, built: Built, how: How) -> None:
         at = int(self._clock.now() * 1_000_000)
-        text = PolicyText(version=built.version, text=built.kept.text, whole=built.kept.whole, kept_at=at)
+        text = PolicyText(
+            version=built.version, text=built.redacted.text, whole=built.redacted.whole, kept_at=at
+        )
         self._archive.note(text, InForce(at=at, version=built.version, how=how))
 
     def _note_denial(self, denial: Denial) -> None:

@@ -23,7 +23,7 @@ from gateway.ledger.dimensions import Unanswerable
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.policy.explain import DecisionQuestion, Explainer, Explanation
-from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, told
+from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, problem_fields
 from gateway.ports import Clock
 from gateway.proxy.pipeline import Pipeline
 
@@ -106,12 +106,12 @@ async def answer_reload(reloader: Reloader) -> ReloadAnswer:
     try:
         done = await reloader.reload(How.ADMIN)
     except ReloadRefused as refused:
-        problems = [ToldProblem.model_validate(told(problem)) for problem in refused.problems]
+        problems = [ToldProblem.model_validate(problem_fields(problem)) for problem in refused.problems]
         is_passing = refused.result is Result.UNAVAILABLE
         raise ReloadRefusal(reloader.version, problems, refused.settings, is_passing=is_passing) from refused
     return ReloadAnswer(
         version=done.version,
         previous=done.previous,
         changed=done.result is Result.APPLIED,
-        warnings=[ToldProblem.model_validate(told(problem)) for problem in done.warnings],
+        warnings=[ToldProblem.model_validate(problem_fields(problem)) for problem in done.warnings],
     )

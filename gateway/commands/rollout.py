@@ -69,10 +69,10 @@ def rollback(
         enter(built, "policy rollback", version=old)
     typer.echo(f"{config}: is version {old} again.")
     if reload:
-        from gateway.policy.rollout.past_requests import ReloadNotDone, ask_to_reload
+        from gateway.policy.rollout.reload_request import ReloadFailed, request_reload
 
-        with told("policy rollback", ReloadNotDone):
-            typer.echo(ask_to_reload(built.settings))
+        with told("policy rollback", ReloadFailed):
+            typer.echo(request_reload(built.settings))
     elif built.settings.server.watch:
         typer.echo("A running gateway takes it over within seconds.")
     else:

@@ -13,13 +13,13 @@ from zoneinfo import ZoneInfo
 from msgspec import structs
 
 from gateway.config import catalogue as schema
-from gateway.config import tenancy as payers
 from gateway.config.cel import CelCompiler, ConditionError
-from gateway.config.deployments import DeploymentError, build_deployment, end_of_day, parse_networks
+from gateway.config.deployments import DeploymentError, build_deployment, parse_networks
 from gateway.config.load import Loaded
+from gateway.config.payers import build_scopes, build_tenancy, is_limited
 from gateway.config.pools import pool_terms
 from gateway.config.problems import Problem
-from gateway.config.redacted import KeptText, kept_text
+from gateway.config.redacted import RedactedText, redacted_text
 from gateway.config.schema import Settings
 from gateway.config.screening import build_screenings
 from gateway.core import catalog
@@ -28,11 +28,9 @@ from gateway.core.money import nano_from_usd
 from gateway.core.policy import Policy
 from gateway.core.pool_cost import PoolTerms
 from gateway.core.screening import Screenings
-from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
-from gateway.core.windows import Per
+from gateway.core.tenancy import Scope, Tenancy
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.finance.tco.sources import TcoSources
-from gateway.proxy.auth import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Built:
     screenings: Screenings
     scopes: tuple[Scope, ...]
     version: str
-    kept: KeptText
+    redacted: RedactedText
     pools: tuple[PoolTerms, ...] = ()
 
     @property
@@ -80,16 +78,16 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
         deployments=deployments,
         zone_lines=_zone_lines(loaded, settings.privacy.classes),
     )
-    scopes = _scopes(settings, zone)
+    scopes = build_scopes(settings, zone)
     return (
         Built(
             settings=settings,
             policy=policy,
-            tenancy=_tenancy(settings, scopes, zone),
+            tenancy=build_tenancy(settings, scopes, zone),
             screenings=screenings,
-            scopes=tuple(scope for scope in scopes.values() if scope.budgets or _limited(scope)),
+            scopes=tuple(scope for scope in scopes.values() if is_limited(scope)),
             version=loaded.version,
-            kept=kept_text(loaded.text, loaded.root, settings),
+            redacted=redacted_text(loaded.text, loaded.root, settings),
             pools=tuple(
                 pool_terms(name, given, zone) for name, given in settings.deployments.items() if given.cost
             ),
@@ -112,14 +110,14 @@ def _deployments(
             continue  # not in force yet, which the loading has said; models that use it say it again
         try:
             deployment = build_deployment(name, given, networks, prices, zone)
-            deployments[name] = _in_its_file(deployment, given, loaded, settings)
+            deployments[name] = _with_file_context(deployment, given, loaded, settings)
         except DeploymentError as error:
             path = ("deployments", name, *error.field.split("."))
             report(loaded.problem(path, error.message))
     return deployments
 
 
-def _in_its_file(
+def _with_file_context(
     deployment: catalog.Deployment, given: schema.Deployment, loaded: Loaded, settings: Settings
 ) -> catalog.Deployment:
     """The deployment with what the rest of the file says about it."""
@@ -210,122 +208,4 @@ def _shares(given: Mapping[str, Decimal]) -> dict[str, float]:
 def _zone_lines(loaded: Loaded, classes: Iterable[str]) -> dict[str, int]:
     """The line of each class in `privacy.zones`; none when the file says nothing about privacy."""
     zones = loaded.root["privacy"]["zones"]
-    return {name: zones[name].line for name in classes if zones[name].node is not None}
-
-
-def _scopes(settings: Settings, zone: ZoneInfo) -> dict[tuple[str, str], Scope]:
-    """Every scope that the file names, by kind and name."""
-    scopes = {("org", settings.org.name): _scope("org", settings.org.name, settings.org, zone)}
-    for kind, payers_of_kind in (
-        ("team", settings.teams),
-        ("feature", settings.features),
-        ("key", settings.keys),
-    ):
-        for name, payer in payers_of_kind.items():
-            scopes[kind, name] = _scope(kind, name, payer, zone)
-    return scopes
-
-
-def _scope(kind: str, name: str, payer: payers.Payer, zone: ZoneInfo) -> Scope:
-    limits = payer.limits
-    return Scope(
-        kind=kind,
-        name=name,
-        limits=Limits(
-            requests_per_minute=limits.requests_per_minute,
-            tokens_per_minute=limits.tokens_per_minute,
-            concurrent=limits.concurrent,
-            shadow=limits.shadow,
-        ),
-        budgets=tuple(_budget(budget, zone) for budget in payer.budgets),
-    )
-
-
-def _budget(budget: payers.Budget, zone: ZoneInfo) -> Budget:
-    return Budget(
-        nano_usd=nano_from_usd(budget.usd),
-        per=Per(budget.per),
-        rolling=budget.rolling,
-        soft=budget.soft,
-        alert_at=tuple(sorted(set(budget.alert_at))),
-        webhook=budget.webhook,
-        overrides=tuple(
-            Override(nano_from_usd(item.usd), end_of_day(item.until, zone)) for item in budget.overrides
-        ),
-    )
-
-
-def _limited(scope: Scope) -> bool:
-    return scope.limits.any
-
-
-def _tenancy(settings: Settings, scopes: dict[tuple[str, str], Scope], zone: ZoneInfo) -> Tenancy:
-    pepper = settings.server.pepper()
-    keys = {}
-    for name, key in settings.keys.items():
-        by_feature = {
-            feature: _principal(settings, scopes, name, feature) for feature in (key.feature, *key.features)
-        }
-        entry = KeyEntry(
-            name=name,
-            digest=digest(pepper, key.secret.get_secret_value()),
-            default=by_feature[key.feature],
-            by_feature=by_feature,
-            expires_at=None if key.expires_on is None else end_of_day(key.expires_on, zone),
-        )
-        keys[entry.digest] = entry
-    keyless = {name: _keyless(settings, name) for name in ("", *settings.features)}
-    return Tenancy(keys=keys, pepper=pepper, time_zone=zone, keyless=keyless)
-
-
-def _keyless(settings: Settings, feature_name: str) -> Principal:
-    feature = settings.features.get(feature_name)
-    floor, floor_from = _floor(settings, None, feature_name)
-    return Principal(
-        key="",
-        feature=feature_name,
-        team=feature.team if feature else "",
-        org=settings.org.name,
-        floor=floor,
-        floor_from=floor_from,
-        models=None,
-        scopes=(),
-    )
-
-
-def _floor(settings: Settings, key_name: str | None, feature_name: str) -> tuple[str, str]:
-    """The least class of a key's requests for a feature, and the place in the file that says so."""
-    privacy = settings.privacy
-    floor, place = privacy.default, "privacy.default"
-    feature = settings.features.get(feature_name)
-    if feature is not None and feature.privacy is not None:
-        floor, place = feature.privacy, f"features.{feature_name}.privacy"
-    key = None if key_name is None else settings.keys[key_name]
-    if key is not None and key.privacy is not None:
-        rank = privacy.classes.index
-        if rank(key.privacy) > rank(floor):
-            floor, place = key.privacy, f"keys.{key_name}.privacy"
-    return floor, place
-
-
-def _principal(
-    settings: Settings, scopes: dict[tuple[str, str], Scope], key_name: str, feature_name: str
-) -> Principal:
-    key, feature = settings.keys[key_name], settings.features[feature_name]
-    payers_of_request = (
-        scopes["key", key_name],
-        scopes["feature", feature_name],
-        scopes["team", feature.team],
-        scopes["org", settings.org.name],
-    )
-    floor, floor_from = _floor(settings, key_name, feature_name)
-    return Principal(
-        key=key_name,
-        feature=feature_name,
-        team=feature.team,
-        org=settings.org.name,
-        floor=floor,
-        floor_from=floor_from,
-        models=None if key.models is None else frozenset(key.models),
-        scopes=tuple(scope for scope in payers_of_request if scope.budgets or _limited(scope)),
-    )
+    return {name: zones[name].line for name in classes if zones[name].parsed is not None}

@@ -1,11 +1,10 @@
-"""Schema of what can answer: `zones`, `privacy`, `deployments` and `models`."""
+"""Schema of what can answer: `deployments` and `models`."""
 
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gateway.config.detectors import Detection, Detector, Entities, Media
 from gateway.config.kinds import (
     BLANK,
     AllowBlank,
@@ -27,7 +26,7 @@ from gateway.config.kinds import (
     Usd,
     usd_amount,
 )
-from gateway.config.urls import Authority, Cidr, HttpUrl, ProxyUrl, UrlPath
+from gateway.config.urls import Authority, HttpUrl, ProxyUrl, UrlPath
 
 Provider = Literal["openai", "azure", "vllm", "openai-compatible", "litellm"]
 Serves = Literal[
@@ -50,41 +49,6 @@ Modality = Literal["text", "image", "audio", "video", "file"]
 Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
 StopsWhenLeft = Literal["never", "streams", "always"]
 Prefer = Literal["cost", "latency", "quality", "order", "weights"]
-
-STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
-HOME_ZONE: Final = "local"
-
-
-class Zone(Section):
-    cidrs: tuple[Cidr, ...] = Field(
-        default=(), description="networks in which every address of the zone must lie; left out: any address"
-    )
-
-
-class Privacy(Section):
-    classes: tuple[Name, ...] = Field(
-        default=STANDARD_CLASSES, description="privacy classes, least to most sensitive", min_length=1
-    )
-    default: Name = Field(default="internal", description="class of a request that nothing labels")
-    zones: Annotated[dict[Name, tuple[Name, ...]], AllowBlank] = Field(
-        description="for each class the zones that its requests may reach; an empty list allows none"
-    )
-    detect: tuple[Detection, ...] = Field(default=(), description="content that raises the class")
-    detectors: Annotated[dict[Name, Detector], AllowBlank] = Field(
-        default={}, description="detectors of your own, and allow-lists of built-in ones, by name"
-    )
-    media: Media = Field(default=Media(), description="content that no detector reads")
-    entities: Entities | None = Field(
-        default=None, description="second stage: named entities, for the features that ask for it"
-    )
-
-
-def default_privacy(zones: dict[str, Any]) -> Privacy:
-    """Privacy of a file that says nothing: the two lower classes may go anywhere declared, the two upper
-    ones only to a zone named `local`, and nowhere when there is none."""
-    anywhere = tuple(zones)
-    home = tuple(name for name in anywhere if name == HOME_ZONE)
-    return Privacy(zones={"public": anywhere, "internal": anywhere, "confidential": home, "restricted": home})
 
 
 class TierPrice(Section):

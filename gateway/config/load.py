@@ -10,10 +10,10 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from gateway.config import addresses, agreement, pending, phrases, references, source
-from gateway.config.findings import Findings
+from gateway.config import addresses, consistency, not_in_force, references, schema_errors, source
 from gateway.config.kinds import Section
-from gateway.config.places import Place
+from gateway.config.nodes import ConfigNode
+from gateway.config.problem_report import ProblemReport
 from gateway.config.problems import KeyPath, Problem, Severity, in_file_order
 from gateway.config.schema import Settings
 
@@ -37,7 +37,7 @@ class Loaded:
     warnings: list[Problem]
     text: str = field(repr=False)
     version: str
-    root: Place = field(repr=False)
+    root: ConfigNode = field(repr=False)
 
     @property
     def blocking(self) -> list[Problem]:
@@ -111,7 +111,7 @@ def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], to
     settings, wrong = validated(Settings, tree.root, tree.unresolved, file)
     # What is already known to be wrong by itself need not agree with anything else.
     broken = {problem.path for problem in wrong}
-    crossed = [problem for problem in _cross_checked(file, root, today) if problem.path not in broken]
+    crossed = [problem for problem in _cross_check(file, root, today) if problem.path not in broken]
     found = [*tree.problems, *wrong, *crossed]
     errors = in_file_order(problem for problem in found if problem.severity == "error")
     warnings = in_file_order(problem for problem in found if problem.severity == "warning")
@@ -126,7 +126,7 @@ def validated(
     try:
         return kind.model_validate(source.plain(node)), []
     except ValidationError as error:
-        found = list(phrases.in_plain_words(error, root))
+        found = list(schema_errors.messages_of(error, root))
     # A variable that is not set is reported as such; that its place is empty then is no second error.
     return None, [
         Problem(root.at(path).line, path, message, file)
@@ -135,20 +135,25 @@ def validated(
     ]
 
 
-def _cross_checked(file: str, root: Place, today: datetime.date) -> list[Problem]:
-    findings = Findings(file)
-    for check in (*references.CHECKS, *addresses.CHECKS, *agreement.CHECKS, pending.check_pending):
-        check(root, findings)
-    agreement.check_retirement(root, findings, today)
-    return findings.problems
+def _cross_check(file: str, root: ConfigNode, today: datetime.date) -> list[Problem]:
+    report = ProblemReport(file)
+    for check in (
+        *references.CHECKS,
+        *addresses.CHECKS,
+        *consistency.CHECKS,
+        not_in_force.check_not_in_force,
+    ):
+        check(root, report)
+    consistency.check_retirement(root, report, today)
+    return report.problems
 
 
 def _refused(file: str, content: bytes, text: str, *problems: Problem) -> Loaded:
     return Loaded(file, None, in_file_order(problems), [], text, _version(content), _root(None))
 
 
-def _root(node: source.Node | None) -> Place:
-    return Place((), node.line if node else 1, node)
+def _root(node: source.Node | None) -> ConfigNode:
+    return ConfigNode((), node.line if node else 1, node)
 
 
 def version_of(content: bytes) -> str:

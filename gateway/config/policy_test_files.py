@@ -8,10 +8,10 @@ from typing import Final
 from pydantic import Field
 
 from gateway.config import references, source
-from gateway.config.findings import Findings
 from gateway.config.kinds import Section
 from gateway.config.load import read_text, validated
-from gateway.config.places import Place
+from gateway.config.nodes import ConfigNode
+from gateway.config.problem_report import ProblemReport
 from gateway.config.problems import Problem, in_file_order
 from gateway.config.tenancy import PolicyTest
 
@@ -43,26 +43,26 @@ def files_beside(config: Path) -> list[Path]:
     return [path for path in tests if not any(path.name.startswith(f"{other}.") for other in others)]
 
 
-def read_tests(path: Path, config: Place, environ: Mapping[str, str]) -> tuple[list[Located], list[Problem]]:
+def read_tests(
+    path: Path, config: ConfigNode, environ: Mapping[str, str]
+) -> tuple[list[Located], list[Problem]]:
     """The tests of one file, whose names must be those of the configuration `config`; or what is wrong."""
     file = str(path)
     _, text, unreadable = read_text(path)
     if unreadable is not None:
         return [], [unreadable]
     tree = source.read(file, text, environ)
-    root = Place((), tree.root.line if tree.root else 1, tree.root)
+    root = ConfigNode((), tree.root.line if tree.root else 1, tree.root)
     if tree.root is None or not root.is_mapping:
         shape = Problem(root.line, (), "must be a mapping with the one section `policy_tests:`", file)
         return [], tree.problems or [shape]
     found, wrong = validated(PolicyTestFile, tree.root, tree.unresolved, file)
-    findings = Findings(file)
-    references.check_policy_tests(config, findings, tests=root)
+    report = ProblemReport(file)
+    references.check_policy_tests(config, report, tests=root)
     broken = {problem.path for problem in wrong}
-    crossed = [problem for problem in findings.problems if problem.path not in broken]
+    crossed = [problem for problem in report.problems if problem.path not in broken]
     problems = in_file_order([*tree.problems, *wrong, *crossed])
     if found is None or problems:
         return [], problems
-    places = root["policy_tests"].items()
-    return [
-        Located(test, file, place.line) for test, place in zip(found.policy_tests, places, strict=True)
-    ], []
+    nodes = root["policy_tests"].items()
+    return [Located(test, file, node.line) for test, node in zip(found.policy_tests, nodes, strict=True)], []

@@ -12,40 +12,40 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from gateway.config.places import Place
+from gateway.config.nodes import ConfigNode
 from gateway.config.problems import KeyPath
 from gateway.config.schema import Settings
 from gateway.config.source import Scalar
 from gateway.config.urls import Address
 
-TAKEN_OUT: Final = "[secret taken out]"
+REDACTED: Final = "[secret taken out]"
 WITHHELD: Final = "# This version has secrets in a form that could not be taken out, so it was not kept.\n"
 
 _WORDS_OF_SECRETS: Final = re.compile(r"(?i)pass|secret|token|key")
 
 
 @dataclass(frozen=True, slots=True)
-class KeptText:
+class RedactedText:
     """`whole`: it is the file's own text, so the file can be made from it again."""
 
     text: str
     whole: bool
 
 
-def kept_text(text: str, root: Place, settings: Settings) -> KeptText:
+def redacted_text(text: str, root: ConfigNode, settings: Settings) -> RedactedText:
     """`text`, which was read as `root` and `settings`, without what is secret in it."""
     lines = text.splitlines(keepends=True)
     whole = True
     for path in _secret_paths(settings, ()):
-        node = root.at(path).node
-        if not isinstance(node, Scalar) or node.is_blank or not node.is_literal:
+        parsed = root.at(path).parsed
+        if not isinstance(parsed, Scalar) or parsed.is_blank or not parsed.is_literal:
             continue
         whole = False
-        line = lines[node.line - 1]
-        if not node.raw or node.raw not in line:  # folded, or written with escapes
-            return KeptText(WITHHELD, whole=False)
-        lines[node.line - 1] = line.replace(node.raw, TAKEN_OUT)
-    return KeptText("".join(lines), whole)
+        line = lines[parsed.line - 1]
+        if not parsed.raw or parsed.raw not in line:  # folded, or written with escapes
+            return RedactedText(WITHHELD, whole=False)
+        lines[parsed.line - 1] = line.replace(parsed.raw, REDACTED)
+    return RedactedText("".join(lines), whole)
 
 
 def _secret_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.config.audit import Audit
-from gateway.config.catalogue import Deployment, Model, Privacy, Zone, default_privacy
+from gateway.config.catalogue import Deployment, Model
 from gateway.config.kinds import AllowBlank, Name, Section
+from gateway.config.privacy import Privacy, Zone, default_privacy
 from gateway.config.server import Server
 from gateway.config.tenancy import Feature, Key, Org, PolicyTest, Team
 from gateway.config.urls import Address, LedgerUrl, StateUrl

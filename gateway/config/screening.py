@@ -1,12 +1,12 @@
-"""From settings to what requests are looked through for: detectors, allow-lists, and switches of features."""
+"""From settings to what is searched for in requests: detectors, allow-lists, and switches of features."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from gateway.config import detectors as schema
-from gateway.config.catalogue import HOME_ZONE, Privacy
 from gateway.config.load import Loaded
+from gateway.config.privacy import HOME_ZONE, Privacy
 from gateway.config.problems import KeyPath, Problem
 from gateway.config.schema import Settings
 from gateway.core.catalog import Modality
@@ -24,7 +24,7 @@ _KINDS: Final = ("regex", "words", "words_file")
 
 
 def build_screenings(loaded: Loaded, settings: Settings, report: Report) -> Screenings:
-    """What each feature's requests are looked through for. Every problem is reported, with line and path."""
+    """What is searched for in each feature's requests. Every problem is reported, with line and path."""
     return _Builder(loaded, settings, report).build()
 
 
@@ -93,47 +93,47 @@ class _Builder:
         try:
             return Detectors(names, self._defined)
         except BadExpression as exc:
-            self._fault(("privacy", "detectors"), str(exc))
+            self._report_problem(("privacy", "detectors"), str(exc))
             return None
 
     def _define(self, name: str, given: schema.Detector) -> None:
         path = ("privacy", "detectors", name)
         kinds = [kind for kind in _KINDS if getattr(given, kind) is not None]
         if name in BUILT_IN and kinds:
-            self._fault((*path, kinds[0]), "is not for a built-in detector: take another name")
+            self._report_problem((*path, kinds[0]), "is not for a built-in detector: take another name")
         elif name not in BUILT_IN and len(kinds) != 1:
-            self._fault(path, "needs exactly one of regex, words and words_file")
+            self._report_problem(path, "needs exactly one of regex, words and words_file")
         elif given.validator is not None and given.regex is None:
-            self._fault((*path, "validator"), "goes with `regex` only")
+            self._report_problem((*path, "validator"), "needs `regex`")
         else:
             self._compose(name, given, path)
 
     def _compose(self, name: str, given: schema.Detector, path: KeyPath) -> None:
         try:
-            detector = BUILT_IN[name] if name in BUILT_IN else self._made(given, path)
+            detector = BUILT_IN[name] if name in BUILT_IN else self._detector_of(given, path)
         except BadExpression as exc:
             kind = next(kind for kind in _KINDS if getattr(given, kind) is not None)
-            self._fault((*path, kind), f"cannot be used: {exc}")
+            self._report_problem((*path, kind), f"cannot be used: {exc}")
             return
         for index, pattern in enumerate(given.allow_regex):
             try:
                 AllowList((), (pattern,))
             except BadExpression as exc:
-                self._fault((*path, "allow_regex", index), f"cannot be used: {exc}")
+                self._report_problem((*path, "allow_regex", index), f"cannot be used: {exc}")
                 return
         if given.allow or given.allow_regex:
             separators = name not in BUILT_IN or name in SEPARATORS_MATTER
             detector = allowing(detector, AllowList(given.allow, given.allow_regex, separators=separators))
         self._defined[name] = detector
 
-    def _made(self, given: schema.Detector, path: KeyPath) -> Detector:
+    def _detector_of(self, given: schema.Detector, path: KeyPath) -> Detector:
         if given.regex is not None:
             return regex_detector(given.regex, given.validator)
         if given.words_file is not None:
             return words_detector(_words_of(Path(self._loaded.file).parent / given.words_file))
         return words_detector(given.words or ())
 
-    def _fault(self, path: KeyPath, message: str) -> None:
+    def _report_problem(self, path: KeyPath, message: str) -> None:
         self._report(self._loaded.problem(path, message))
 
 

@@ -20,7 +20,7 @@ class DataListener(Section):
 
 
 class AdminListener(Section):
-    host: Host = Field(default="127.0.0.1", description="address of the admin API, console and metrics")
+    host: Host = Field(default="127.0.0.1", description="address of the admin API and metrics")
     port: PortNumber = Field(default=8081, description="port of the admin API; 0 takes any free one")
     token: Secret | None = Field(
         default=None, description="bearer token of the admin API; left out: only /healthz and /readyz answer"
@@ -59,15 +59,14 @@ class Server(Section):
         description="between two looks for prices entered with `tollway prices`, seconds",
     )
     watch: Flag = Field(
-        default=True, description="look at this file each second, and take it over when it has changed"
+        default=True, description="check this file each second, and reload it when it has changed"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"
     )
     key_pepper: Secret | None = Field(
         default=None,
-        description="secret that keys are hashed with; left out: derived from the admin token, so that "
-        "changing the token then invalidates keys made through the admin API",
+        description="secret that keys are hashed with; left out: derived from the admin token",
     )
 
     def pepper(self) -> bytes:

@@ -101,7 +101,7 @@ def read(file: str, text: str, environ: Mapping[str, str]) -> Source:
     except _UnreadableError as stop:
         reader.report(stop.line, stop.path, stop.message)
     except yaml.YAMLError as error:
-        reader.report(*_what_yaml_says(error, text))
+        reader.report(*_syntax_problem(error, text))
     return Source(root, reader.problems, frozenset(reader.unresolved))
 
 
@@ -263,7 +263,7 @@ def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
 
 
-def _what_yaml_says(error: yaml.YAMLError, text: str) -> tuple[int, KeyPath, str]:
+def _syntax_problem(error: yaml.YAMLError, text: str) -> tuple[int, KeyPath, str]:
     """A syntax error as (line, path, message), with the usual mistakes named."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:

@@ -42,7 +42,7 @@ class Budget(Section):
     alert_at: tuple[Percent, ...] = Field(
         default=(), description="percentages of the limit at which to alert"
     )
-    webhook: HttpUrl | None = Field(default=None, description="URL that is told of each alert by POST")
+    webhook: HttpUrl | None = Field(default=None, description="URL to which each alert is sent by POST")
     overrides: tuple[Override, ...] = Field(
         default=(), description="other limits for a time; of several in force the last one counts"
     )

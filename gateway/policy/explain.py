@@ -70,7 +70,7 @@ class CandidateVerdict(msgspec.Struct, frozen=True, kw_only=True):
     estimated_seconds: float | None
 
 
-class RuleSeen(msgspec.Struct, frozen=True):
+class DecidingRule(msgspec.Struct, frozen=True):
     """The rule that decided."""
 
     number: int
@@ -98,14 +98,14 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     feature: str
     team: str
     privacy: ExplainedPrivacy | None = None
-    rule: RuleSeen | None = None
+    rule: DecidingRule | None = None
     candidates: list[CandidateVerdict] = []
     order: list[str] = []
     decision: str | None = None
     refused: ExplainedRefusal | None = None
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionDetails(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided, with everything that it depended on."""
 
     principal: Principal
@@ -139,21 +139,23 @@ class Explainer:
             question,
             principal,
             privacy=self._privacy(question, decided),
-            rule=None if rule is None else RuleSeen(rule.number, rule.line, rule.when),
-            candidates=self._judged(question.call, decision, at),
+            rule=None if rule is None else DecidingRule(rule.number, rule.line, rule.when),
+            candidates=self._verdicts(question.call, decision, at),
             order=[item.name for item in decision.candidates] if isinstance(decision, Plan) else [],
             decision=decision.decision if isinstance(decision, Plan) else None,
             refused=_refusal(decision.error, decided) if isinstance(decision, Refused) else None,
         )
 
-    async def decide(self, question: DecisionQuestion, principal: Principal, moment: Moment) -> Decided:
+    async def decide(
+        self, question: DecisionQuestion, principal: Principal, moment: Moment
+    ) -> DecisionDetails:
         """Raises the GatewayError of a request that does not come as far as a plan."""
         model = find_model(self._planner.policy, principal, question.call.model)
         named = question.headers.get(PRIVACY_HEADER)
         classified = await self._classifier.classify(question.call, principal, named)
         at = msgspec.structs.replace(moment, header=question.header)
         decision = self._planner.decide(question.call, principal, model, classified.privacy, at)
-        return Decided(principal=principal, classified=classified, decision=decision)
+        return DecisionDetails(principal=principal, classified=classified, decision=decision)
 
     def principal(self, question: DecisionQuestion) -> Principal:
         """Who is meant. Raises PermissionDenied, InvalidApiKey or InvalidRequest."""
@@ -193,10 +195,10 @@ class Explainer:
             **known,
         )
 
-    def _privacy(self, question: DecisionQuestion, decided: Decided) -> ExplainedPrivacy:
+    def _privacy(self, question: DecisionQuestion, decided: DecisionDetails) -> ExplainedPrivacy:
         classified, principal = decided.classified, decided.principal
         if classified.raised_by:
-            raised_by = ", ".join(dict.fromkeys(_found(item.by) for item in classified.raised_by))
+            raised_by = ", ".join(dict.fromkeys(_raised_by(item.by) for item in classified.raised_by))
         elif classified.privacy != principal.floor:
             raised_by = f"header {PRIVACY_HEADER}"
         else:
@@ -205,18 +207,18 @@ class Explainer:
             raised_by += f" ({_masking(classified.stand_in)})"
         return ExplainedPrivacy(classified.privacy, raised_by)
 
-    def _judged(self, call: Call, decision: Plan | Refused, moment: Moment) -> list[CandidateVerdict]:
+    def _verdicts(self, call: Call, decision: Plan | Refused, moment: Moment) -> list[CandidateVerdict]:
         kept = decision.candidates if isinstance(decision, Plan) else ()
-        judged = [
-            self._judge(call, item, moment, _why_kept(decision, number, len(kept)))
+        verdicts = [
+            self._verdict(call, item, moment, _why_kept(decision, number, len(kept)))
             for number, item in enumerate(kept, 1)
         ]
         for excluded in decision.excluded:
             deployment = self._planner.policy.deployments[excluded.deployment]
-            judged.append(self._judge(call, deployment, moment, excluded))
-        return judged
+            verdicts.append(self._verdict(call, deployment, moment, excluded))
+        return verdicts
 
-    def _judge(
+    def _verdict(
         self, call: Call, deployment: Deployment, moment: Moment, verdict: Excluded | tuple[str, int | None]
     ) -> CandidateVerdict:
         pool = self._planner.fleet.replica_sets[deployment.name]
@@ -252,14 +254,14 @@ def _masking(stand_in: StandIn) -> str:
     return f"{masked} masked; as it is, of class {stand_in.privacy}, only to {home}"
 
 
-def _found(by: str) -> str:
+def _raised_by(by: str) -> str:
     """What a class was raised by, in words."""
     if by in set(Modality):
         return f"{by} content"
     return by if by == UNREADABLE or by.startswith(ENTITIES) else f"detector {by}"
 
 
-def _refusal(error: GatewayError, decided: Decided | None = None) -> ExplainedRefusal:
+def _refusal(error: GatewayError, decided: DecisionDetails | None = None) -> ExplainedRefusal:
     message = error.message
     if isinstance(error, PrivacyViolation) and decided is not None:
         message = f"{message} {why(decided.classified, decided.principal.feature)}".rstrip()

@@ -34,7 +34,7 @@ class UnmetExpectation:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTestOutcome:
-    """What came of one test; it passed when there are no failures."""
+    """The result of one test; it passed when there are no failures."""
 
     located: Located
     failures: tuple[UnmetExpectation, ...]
@@ -83,13 +83,13 @@ async def _run(built: Built, located: Located) -> PolicyTestOutcome:
     return PolicyTestOutcome(located, failures, time.monotonic() - started)
 
 
-def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
-    if came.refused is not None:
-        return _of_the_class(expect, came) + _of_a_refusal(expect, came.refused)
-    names = tuple(came.order)
+def _differences(expect: Expectation, explanation: Explanation) -> list[tuple[str, str]]:
+    if explanation.refused is not None:
+        return _class_differences(expect, explanation) + _refusal_differences(expect, explanation.refused)
+    names = tuple(explanation.order)
     order = f"the order {', '.join(names)}"
-    zones = sorted({item.zone for item in came.candidates if item.kept})
-    differences = _of_the_class(expect, came)
+    zones = sorted({item.zone for item in explanation.candidates if item.kept})
+    differences = _class_differences(expect, explanation)
     if expect.refused is not None:
         differences.append((f"refused with {expect.refused}", order))
     if expect.deployment is not None and names[0] != expect.deployment:
@@ -103,7 +103,7 @@ def _differences(expect: Expectation, came: Explanation) -> list[tuple[str, str]
     return differences
 
 
-def _of_a_refusal(expect: Expectation, refused: ExplainedRefusal) -> list[tuple[str, str]]:
+def _refusal_differences(expect: Expectation, refused: ExplainedRefusal) -> list[tuple[str, str]]:
     """What was expected of candidates, where there are none."""
     found = f"refused with {refused.code} ({refused.message})"
     if expect.refused not in (None, refused.code):
@@ -113,10 +113,10 @@ def _of_a_refusal(expect: Expectation, refused: ExplainedRefusal) -> list[tuple[
     return []
 
 
-def _of_the_class(expect: Expectation, came: Explanation) -> list[tuple[str, str]]:
-    if expect.privacy is None or came.privacy is None or came.privacy.privacy == expect.privacy:
+def _class_differences(expect: Expectation, explanation: Explanation) -> list[tuple[str, str]]:
+    if expect.privacy is None or explanation.privacy is None or explanation.privacy.privacy == expect.privacy:
         return []
-    return [(f"privacy class {expect.privacy}", came.privacy.privacy)]
+    return [(f"privacy class {expect.privacy}", explanation.privacy.privacy)]
 
 
 def _wanted(expect: Expectation) -> str:

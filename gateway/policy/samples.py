@@ -89,8 +89,8 @@ def _fleet(built: Built, given: Circumstances) -> Fleet:
     fleet = Fleet(built.policy.deployments.values())
     for name, count in (given.outstanding or {}).items():
         replicas = fleet.replica_sets[name].replicas if name in fleet.replica_sets else ()
-        for place, state in enumerate(replicas):
-            state.outstanding = (count + place) // len(replicas)
+        for index, state in enumerate(replicas):
+            state.outstanding = (count + index) // len(replicas)
     for name in given.down:
         for state in fleet.replica_sets[name].replicas if name in fleet.replica_sets else ():
             state.is_up = False

@@ -95,7 +95,7 @@ def test_media_count_as_what_the_feature_says_before_what_all_say(changed: Chang
         ("mine: {regex: 'a*'}", "mine.regex: cannot be used: it matches the empty text"),
         ("mine: {regex: a, words: [b]}", "mine: needs exactly one of regex, words and words_file"),
         ("mine: {allow: [b]}", "mine: needs exactly one of regex, words and words_file"),
-        ("mine: {words: [b], validator: luhn}", "mine.validator: goes with `regex` only"),
+        ("mine: {words: [b], validator: luhn}", "mine.validator: needs `regex`"),
         ("mine: {regex: a, validator: lun}", "mine.validator: must be luhn, iban, ean13 or my_number"),
         ("mine: {words_file: nowhere.txt}", "mine.words_file: cannot be used: nowhere.txt cannot be read"),
         ("mine: {words: ['  ']}", "mine.words[0]: must not be empty"),

@@ -17,13 +17,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway.config.kinds import Section
-from gateway.config.pending import PENDING
+from gateway.config.not_in_force import NOT_IN_FORCE
 from gateway.config.schema import Settings
 from gateway.config.urls import Address
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 _TABLE = re.compile(r"<!-- keys: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
-_PENDING = re.compile(r"<!-- pending -->\n(.*?)<!-- end -->", re.DOTALL)
+_NOT_IN_FORCE = re.compile(r"<!-- not in force -->\n(.*?)<!-- end -->", re.DOTALL)
 _WORDS = {
     str: "text",
     int: "whole number",
@@ -114,30 +114,32 @@ def test_every_key_is_documented_as_the_schema_has_it(key: str) -> None:
     assert written.get(key) == tables()[key], f"run: python {Path(__file__).name}"
 
 
-def pending_table() -> str:
+def not_in_force_table() -> str:
     """What is accepted and not in force yet, as a table."""
     found: dict[tuple[str, str], list[str]] = {}
-    for pending in PENDING:
+    for setting in NOT_IN_FORCE:
         concerned = "any"
-        if pending.only or pending.but:
-            words = ", ".join(f"`{word}`" for word in pending.only or pending.but)
-            concerned = words if pending.only else f"other than {words}"
-        found.setdefault((concerned, pending.instead), []).append(f"`{pending.pattern}`")
+        if setting.only or setting.but:
+            words = ", ".join(f"`{word}`" for word in setting.only or setting.but)
+            concerned = words if setting.only else f"other than {words}"
+        found.setdefault((concerned, setting.instead), []).append(f"`{setting.pattern}`")
     body = "".join(f"| {', '.join(keys)} | {value} | {then} |\n" for (value, then), keys in found.items())
     return "| key | value | for now |\n|---|---|---|\n" + body
 
 
 def test_what_is_not_in_force_is_documented() -> None:
-    written = _PENDING.search(PAGE.read_text())
+    written = _NOT_IN_FORCE.search(PAGE.read_text())
     assert written is not None
-    assert written[1] == pending_table(), f"run: python {Path(__file__).name}"
+    assert written[1] == not_in_force_table(), f"run: python {Path(__file__).name}"
 
 
 def write() -> None:
     """Writes the tables into the page."""
     fresh = tables()
     page = _TABLE.sub(lambda m: f"<!-- keys: {m[1]} -->\n{fresh[m[1]]}<!-- end -->", PAGE.read_text())
-    PAGE.write_text(_PENDING.sub(lambda m: f"<!-- pending -->\n{pending_table()}<!-- end -->", page))
+    PAGE.write_text(
+        _NOT_IN_FORCE.sub(lambda m: f"<!-- not in force -->\n{not_in_force_table()}<!-- end -->", page)
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.config.build import Built
-from gateway.config.catalogue import HOME_ZONE, Deployment
+from gateway.config.catalogue import Deployment
+from gateway.config.privacy import HOME_ZONE
 from gateway.core.catalog import Model
 from gateway.policy.explain import PRIVACY_HEADER
 from gateway.policy.proof.results import Hole

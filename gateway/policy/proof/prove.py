@@ -87,11 +87,11 @@ class _Prover:
         # The settings are what the file says; the policy was built from them, and might be wrong as well.
         settings = self._built.settings
         allowed = settings.privacy.zones[case.privacy]
-        for place, candidate in enumerate(plan.candidates):
+        for index, candidate in enumerate(plan.candidates):
             zone = settings.deployments[candidate.name].zone
             key = (case.privacy, zone, candidate.name)
             if zone not in allowed and key not in self._holes:
-                self._holes[key] = hole(self._built, case, plan, place, moment, down)
+                self._holes[key] = hole(self._built, case, plan, index, moment, down)
 
     def _unusable(self, moment: Moment) -> Iterator[Unusable]:
         planner = self._planner(frozenset())

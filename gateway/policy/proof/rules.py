@@ -33,7 +33,7 @@ def report_rules(space: Space, built: Built, report: RuleReport) -> None:
     model = space.model
     if model.rules is None:
         return
-    can_hold, can_decide, dead_ends = _met(space, built)
+    can_hold, can_decide, dead_ends = _reachable(space, built)
     for rule in model.rules.rules:
         if rule.number not in can_hold:
             reason = "no key, feature, class and kind of request can make its condition true"
@@ -55,7 +55,7 @@ def _finding(model: Model, rule: Rule, reason: str) -> RuleFinding:
     return RuleFinding(model=model.name, rule=rule.number, line=rule.line, when=rule.when, reason=reason)
 
 
-def _met(space: Space, built: Built) -> tuple[set[int], set[int], dict[int, list[str]]]:
+def _reachable(space: Space, built: Built) -> tuple[set[int], set[int], dict[int, list[str]]]:
     """The rules whose condition can hold, those that can be the first, and the classes each only refuses."""
     can_hold: set[int] = set()
     can_decide: set[int] = set()

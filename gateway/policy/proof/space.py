@@ -59,22 +59,22 @@ class Space:
         return classes[classes.index(principal.floor) :]
 
     def cases(self, kinds: Iterable[RequestKind], *, for_each_principal: bool = False) -> Iterator[Case]:
-        """Every class and rule that can be met with each of `kinds`, once, with somebody who meets it.
+        """Every class and rule that can occur with each of `kinds`, once, with a principal for whom it does.
 
-        `for_each_principal`: once for each of those who do.
+        `for_each_principal`: once for each such principal.
         """
-        met: set[tuple[str, int, RequestKind]] = set()
+        seen: set[tuple[str, int, RequestKind]] = set()
         listed = tuple(kinds)
         for principal in self.principals:
             if for_each_principal:
-                met = set()
+                seen = set()
             for privacy in self.classes(principal):
                 for kind in listed:
                     tools = Capability.TOOLS in kind.needs
                     for rule in self.possible_rules(principal, privacy, kind.modalities, tools):
                         point = (privacy, rule, kind)
-                        if point not in met:
-                            met.add(point)
+                        if point not in seen:
+                            seen.add(point)
                             yield Case(self.model, principal, privacy, kind, rule)
 
     def possible_rules(

@@ -28,15 +28,15 @@ _MEMBERS: dict[Capability, dict[str, Any]] = {
 }
 
 
-def hole(built: Built, case: Case, plan: Plan, place: int, moment: Moment, down: frozenset[str]) -> Hole:
-    """The hole that `plan` opens with its candidate at `place`."""
-    reached = plan.candidates[place]
+def hole(built: Built, case: Case, plan: Plan, index: int, moment: Moment, down: frozenset[str]) -> Hole:
+    """The hole that `plan` opens with its candidate at `index`."""
+    reached = plan.candidates[index]
     line = built.policy.zone_lines.get(case.privacy)
     return Hole(
         privacy=case.privacy,
         zone=built.settings.deployments[reached.name].zone,
         deployment=reached.name,
-        path=_path(case, plan, place, moment, down),
+        path=_path(case, plan, index, moment, down),
         line=line if line is not None else reached.lines.get("zone"),
         model=case.model.name,
         key=case.principal.key,
@@ -69,7 +69,7 @@ def body(case: Case) -> dict[str, Any]:
     return made
 
 
-def _path(case: Case, plan: Plan, place: int, moment: Moment, down: frozenset[str]) -> str:
+def _path(case: Case, plan: Plan, index: int, moment: Moment, down: frozenset[str]) -> str:
     rules = case.model.rules
     if case.rule == NO_RULE or rules is None:
         by = f"model {case.model.name} by {case.model.prefer}"
@@ -77,12 +77,12 @@ def _path(case: Case, plan: Plan, place: int, moment: Moment, down: frozenset[st
         rule = rules.rules[case.rule - 1]
         by = f"rule {rule.number} (line {rule.line})"
     steps = [by]
-    reached = plan.candidates[place].name
+    reached = plan.candidates[index].name
     if reached not in {item.name for item in case.model.use}:
         day = dt.datetime.fromtimestamp(moment.now, dt.UTC).date()
         steps.append(f"as successor from {day} on")
-    if place:
-        steps.append(f"failover after {', '.join(item.name for item in plan.candidates[:place])}")
+    if index:
+        steps.append(f"failover after {', '.join(item.name for item in plan.candidates[:index])}")
     if down:
         steps.append(f"while {', '.join(sorted(down))} is down")
     return ", ".join(steps)

@@ -1,4 +1,4 @@
-"""Keeps what came into force in the ledger's database, behind the gateway's back and until it is there."""
+"""Writes what came into force to the ledger's database, in the background and until it is there."""
 
 import asyncio
 from collections import deque
@@ -15,7 +15,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 class PolicyArchive:
-    """Writes to the ledger at `url`, in order. A database that is away is asked again until it answers."""
+    """Writes to the ledger at `url`, in order, and tries again while the database is unavailable."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,7 +49,7 @@ class PolicyArchive:
             await self.flush()
         except LedgerUnavailable as exc:
             _log.error(
-                "policy.not_kept", problem=str(exc), versions=[text.version for text, _ in self._waiting]
+                "policy.not_archived", problem=str(exc), versions=[text.version for text, _ in self._waiting]
             )
 
     async def _run(self) -> None:
@@ -62,6 +62,6 @@ class PolicyArchive:
                     await self.flush()
                     pause = FIRST_PAUSE_SECONDS
                 except LedgerUnavailable as exc:
-                    _log.warning("policy.not_kept_yet", problem=str(exc), retry_seconds=pause)
+                    _log.warning("policy.not_archived_yet", problem=str(exc), retry_seconds=pause)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

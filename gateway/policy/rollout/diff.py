@@ -1,6 +1,6 @@
 """Two policies over the traffic of the past: which requests would go elsewhere, and what that would change.
 
-Rows are streamed; requests that no rule and no constraint can tell apart are judged once. Money and tokens
+Rows are streamed; requests that no rule and no constraint can tell apart are evaluated once. Money and tokens
 are those that were recorded, at the prices of each policy: how long another model's answers would have been
 nobody knows.
 """
@@ -21,10 +21,10 @@ from gateway.ledger.past import PastAttempt, reading_past
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span
 from gateway.policy.rollout.equivalence import View, draws_of, views_of
-from gateway.policy.rollout.replay import Goes, Outcome, ReplayEvaluator, Unknown, asked_of
+from gateway.policy.rollout.replay import Outcome, ReplayEvaluator, RoutedTo, Unknown, past_request
 
 _HOUR = 3600 * 1_000_000
-# What is remembered of requests that were judged; then it begins anew, so that memory stays bounded.
+# What is remembered of requests that were evaluated; then it begins anew, so that memory stays bounded.
 MOST_REMEMBERED = 200_000
 
 NOT_RECORDED = "its row is from before these facts were kept"
@@ -40,7 +40,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def unknown(self) -> str | None:
-        """Why it cannot be judged; None when it can."""
+        """Why it cannot be evaluated; None when it can."""
         for outcome in (self.new, self.old):
             if isinstance(outcome, Unknown):
                 return outcome.reason
@@ -84,7 +84,7 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """A span of the ledger under both judges. `attempts` are all rows that were read."""
+    """A span of the ledger under both policies. `attempts` are all rows that were read."""
 
     old: ReplayEvaluator
     new: ReplayEvaluator
@@ -107,7 +107,7 @@ def replay(url: str, old: Built, new: Built, span: Span, advance: Advance) -> Re
         latest = past.latest()
         before = ReplayEvaluator(old, old, prices, latest, now)
         after = ReplayEvaluator(new, old, prices, latest, now)
-        replaying = _Replaying(before, after)
+        replaying = _Replay(before, after)
         total, done = past.count(), 0
         for batch in past.attempts():
             for row in batch:
@@ -123,7 +123,7 @@ def replay(url: str, old: Built, new: Built, span: Span, advance: Advance) -> Re
     )
 
 
-class _Probes:
+class _VerdictsBySize:
     """Verdicts on requests that differ in nothing but their size, by size.
 
     Prompts that grow make deployments too small one after the other, and make one of two dearer than the
@@ -156,7 +156,7 @@ class _Probes:
                 del self._sizes[middle], self._shapes[middle], self._found[middle]
 
 
-class _Sight(msgspec.Struct, frozen=True):
+class _RelevantFacts(msgspec.Struct, frozen=True):
     """What is to be looked at of the requests to one model."""
 
     views: tuple[View, ...]
@@ -165,16 +165,16 @@ class _Sight(msgspec.Struct, frozen=True):
     edges: tuple[float, ...] | None  # draws between two of these are alike; None: all of them differ
 
 
-class _Replaying:
+class _Replay:
     def __init__(self, old: ReplayEvaluator, new: ReplayEvaluator) -> None:
         self._old = old
         self._new = new
-        self._sights: dict[str, _Sight] = {}
-        self._whos: dict[tuple[str, str, str], Hashable] = {}
+        self._relevant_facts: dict[str, _RelevantFacts] = {}
+        self._equivalent_principals: dict[tuple[str, str, str], Hashable] = {}
         self._rules: dict[Hashable, Hashable] = {}
-        self._plans: dict[Hashable, _Probes] = {}
+        self._plans: dict[Hashable, _VerdictsBySize] = {}
         self._verdicts: dict[Verdict, Verdict] = {}  # each once, so that its id stands for it
-        self._by_place: dict[Hashable, Tally] = {}
+        self._tally_of: dict[Hashable, Tally] = {}
         self.cells: dict[Cell, Tally] = {}
         self.not_judged: defaultdict[str, int] = defaultdict(int)
 
@@ -193,17 +193,17 @@ class _Replaying:
         self._add(row, verdict, is_request)
 
     def _verdict(self, row: PastAttempt, facts: RecordedFacts) -> Verdict:
-        sight = self._sights.get(row.model) or self._look(row.model)
+        relevant = self._relevant_facts.get(row.model) or self._find_relevant(row.model)
         kind = self._kind(row, facts)
-        seen = (kind, *[view(row, facts) for view in sight.views])
+        seen = (kind, *[view(row, facts) for view in relevant.views])
         rules = self._rules.get(seen)
         if rules is None:
             rules = self._remember(self._rules, seen, self._matched(row, facts))
-        plan = (kind, rules, _share(facts, sight))
-        probes = self._plans.get(plan)
-        if probes is None:
-            probes = self._remember(self._plans, plan, _Probes())
-        return probes.find(facts.text_bytes) or self._judge(row, facts, probes)
+        plan = (kind, rules, _share(facts, relevant))
+        by_size = self._plans.get(plan)
+        if by_size is None:
+            by_size = self._remember(self._plans, plan, _VerdictsBySize())
+        return by_size.find(facts.text_bytes) or self._evaluate(row, facts, by_size)
 
     @staticmethod
     def _remember(memory: dict[Hashable, Remembered], key: Hashable, value: Remembered) -> Remembered:
@@ -215,9 +215,12 @@ class _Replaying:
     def _kind(self, row: PastAttempt, facts: RecordedFacts) -> Hashable:
         """What the constraints and the objectives look at, but for the size."""
         who = (row.key, row.feature, row.model)
-        alike = self._whos.get(who)
+        alike = self._equivalent_principals.get(who)
         if alike is None:
-            alike = self._whos[who] = (self._old.who(*who), self._new.who(*who))
+            alike = self._equivalent_principals[who] = (
+                self._old.principal_class(*who),
+                self._new.principal_class(*who),
+            )
         return (
             row.model,
             alike,
@@ -234,13 +237,13 @@ class _Replaying:
             _down(facts) if facts.pools else None,
         )
 
-    def _look(self, name: str) -> _Sight:
-        models = [(judge.model(name), judge.zone) for judge in (self._old, self._new)]
+    def _find_relevant(self, name: str) -> _RelevantFacts:
+        models = [(side.model(name), side.zone) for side in (self._old, self._new)]
         present = [(model, zone) for model, zone in models if model is not None]
         shares = [way for model, _ in present for way in _shares(model)]
         edges = [draws_of(weights) for weights, _ in shares]
         retired = self._old.has_retired or self._new.has_retired  # then shares are handed on
-        sight = self._sights[name] = _Sight(
+        relevant = self._relevant_facts[name] = _RelevantFacts(
             views=views_of(present),
             units=any(sticky for _, sticky in shares),
             draws=not all(sticky for _, sticky in shares),
@@ -248,29 +251,29 @@ class _Replaying:
             if retired or None in edges
             else tuple(sorted({edge for found in edges if found is not None for edge in found})),
         )
-        return sight
+        return relevant
 
     def _matched(self, row: PastAttempt, facts: RecordedFacts) -> Hashable:
-        asked = asked_of(row, facts)
-        return self._old.rules(asked), self._new.rules(asked)
+        request = past_request(row, facts)
+        return self._old.rules(request), self._new.rules(request)
 
-    def _judge(self, row: PastAttempt, facts: RecordedFacts, probes: _Probes) -> Verdict:
-        asked = asked_of(row, facts)
-        old, new = self._old.judge(asked), self._new.judge(asked)
-        made = Verdict(old.outcome, new.outcome)
-        verdict = self._verdicts.setdefault(made, made)
-        probes.add(facts.text_bytes, (verdict, old.shape, new.shape), verdict)
+    def _evaluate(self, row: PastAttempt, facts: RecordedFacts, by_size: _VerdictsBySize) -> Verdict:
+        request = past_request(row, facts)
+        old, new = self._old.evaluate(request), self._new.evaluate(request)
+        combined = Verdict(old.outcome, new.outcome)
+        verdict = self._verdicts.setdefault(combined, combined)
+        by_size.add(facts.text_bytes, (verdict, old.shape, new.shape), verdict)
         return verdict
 
     def _add(self, row: PastAttempt, verdict: Verdict, is_request: bool) -> None:
-        place = (row.feature, id(verdict), row.service_tier, row.at // _HOUR)
-        tally = self._by_place.get(place)
+        cell = (row.feature, id(verdict), row.service_tier, row.at // _HOUR)
+        tally = self._tally_of.get(cell)
         if tally is None:
-            tally = self._by_place[place] = Tally()
+            tally = self._tally_of[cell] = Tally()
             self.cells[Cell(row.feature, verdict, row.service_tier, row.at // _HOUR)] = tally
         if is_request:
             tally.requests += 1
-            if row.policy_version == self._old.version and verdict.old != Goes(row.deployment):
+            if row.policy_version == self._old.version and verdict.old != RoutedTo(row.deployment):
                 tally.otherwise += 1
         tally.recorded_nano += row.cost_nano_usd
         tally.input_text += row.input_text
@@ -292,12 +295,12 @@ def _shares(model: Model) -> Iterator[tuple[Mapping[str, float], bool]]:
             yield rule.weights, rule.sticky
 
 
-def _share(facts: RecordedFacts, sight: _Sight) -> Hashable:
+def _share(facts: RecordedFacts, relevant: _RelevantFacts) -> Hashable:
     """What decides for a request whose model splits its requests."""
-    unit = facts.unit if sight.units else None
-    if not sight.draws and (unit is not None or not sight.units):
+    unit = facts.unit if relevant.units else None
+    if not relevant.draws and (unit is not None or not relevant.units):
         return unit
-    return unit, facts.draw if sight.edges is None else bisect_right(sight.edges, facts.draw)
+    return unit, facts.draw if relevant.edges is None else bisect_right(relevant.edges, facts.draw)
 
 
 def _down(facts: RecordedFacts) -> Hashable:

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.core.money import NANO_PER_USD
 from gateway.policy.rollout.diff import Cell, Replayed, Tally
-from gateway.policy.rollout.replay import Goes, Outcome, Refuses
+from gateway.policy.rollout.replay import Outcome, RefusedWith, RoutedTo
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +56,10 @@ class NotJudged(msgspec.Struct, frozen=True):
 
 
 class DiffReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`replayed_otherwise` of the judged requests were recorded under the old version and went elsewhere than
-    it sends them in the replay: what decided then (a speed, a failure) is not recorded.
+    """What `policy diff --format json` prints. Many attributes: each is a member of that object.
+
+    `replayed_otherwise` of the judged requests were recorded under the old version and went elsewhere than it
+    sends them in the replay. What decided then (a speed, a failure) is not recorded.
     """
 
     old_version: str
@@ -114,7 +116,7 @@ class _Side(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def deployment(self) -> str | None:
-        return self.outcome.deployment if isinstance(self.outcome, Goes) else None
+        return self.outcome.deployment if isinstance(self.outcome, RoutedTo) else None
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -129,11 +131,11 @@ def _sides(replayed: Replayed) -> tuple[list[_Side], list[_Side]]:
     old: list[_Side] = []
     new: list[_Side] = []
     for cell, tally in replayed.cells.items():
-        for judge, outcome, into in (
+        for evaluator, outcome, into in (
             (replayed.old, cell.verdict.old, old),
             (replayed.new, cell.verdict.new, new),
         ):
-            into.append(_Side(cell, tally, outcome, judge.cost(outcome, tally.usage, cell.tier)))
+            into.append(_Side(cell, tally, outcome, evaluator.cost(outcome, tally.usage, cell.tier)))
     return old, new
 
 
@@ -164,7 +166,7 @@ def _refusals(served: list[_Side], refused: list[_Side]) -> list[RefusedGroup]:
     """What goes somewhere on the one side and is refused on the other, or with another error."""
     sums: Counter[tuple[str, str, str]] = Counter()
     for one, other in zip(served, refused, strict=True):
-        if isinstance(other.outcome, Refuses) and one.deployment is not None:
+        if isinstance(other.outcome, RefusedWith) and one.deployment is not None:
             sums[one.cell.feature, one.deployment, other.outcome.code] += one.tally.requests
     return [
         RefusedGroup(feature=feature, deployment=deployment, code=code, requests=requests)

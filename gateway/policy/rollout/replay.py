@@ -34,13 +34,13 @@ NOW = 0.0  # on the clock of durations, which stands still in a replay
 SEARCH_CHANGED = "what is searched for has changed, and no prompt is kept to search again"
 
 
-class Goes(msgspec.Struct, frozen=True):
+class RoutedTo(msgspec.Struct, frozen=True):
     """To this deployment first."""
 
     deployment: str
 
 
-class Refuses(msgspec.Struct, frozen=True):
+class RefusedWith(msgspec.Struct, frozen=True):
     """With an error of this code."""
 
     code: str
@@ -52,7 +52,7 @@ class Unknown(msgspec.Struct, frozen=True):
     reason: str
 
 
-Outcome = Goes | Refuses | Unknown
+Outcome = RoutedTo | RefusedWith | Unknown
 
 
 class PastRequest(msgspec.Struct, frozen=True):
@@ -90,10 +90,10 @@ class ReplayEvaluator:
         self._reference = reference
         self._prices = prices
         self._now = now
-        self._fleet = _taught(Fleet(built.policy.deployments.values()), latest)
+        self._fleet = _with_observations(Fleet(built.policy.deployments.values()), latest)
         self._planner = Planner(built.policy, self._fleet)
         self._keys: Mapping[str, KeyEntry] = {entry.name: entry for entry in built.tenancy.keys.values()}
-        self._disturbed: list[ReplicaSet] = []
+        self._changed_pools: list[ReplicaSet] = []
         self._screening_numbers: dict[int, int] = {}
         self._known_classes: dict[Hashable, tuple[str, ...] | Unknown] = {}
 
@@ -114,7 +114,7 @@ class ReplayEvaluator:
     def model(self, name: str) -> Model | None:
         return self._policy.models.get(name)
 
-    def who(self, key: str, feature: str, model: str) -> Hashable:
+    def principal_class(self, key: str, feature: str, model: str) -> Hashable:
         """Keys and features for which this is equal are treated alike, but for rules that name them."""
         entry = self._keys.get(key)
         principal = None if entry is None else entry.by_feature.get(feature)
@@ -122,93 +122,95 @@ class ReplayEvaluator:
             return entry is None
         return principal.floor, principal.may_use(model), entry.expires_at, self._screening_number(feature)
 
-    def rules(self, asked: PastRequest) -> tuple[int, ...]:
+    def rules(self, request: PastRequest) -> tuple[int, ...]:
         """The number of the rule that decides, 0 for none, for each class that the request may have."""
         try:
-            principal = self._principal(asked)
-            model = find_model(self._policy, principal, asked.model)
-            classes = self._possible_classes(asked, principal)
+            principal = self._principal(request)
+            model = find_model(self._policy, principal, request.model)
+            classes = self._possible_classes(request, principal)
         except GatewayError:
             return ()
         if model.rules is None or isinstance(classes, Unknown):
             return ()
-        self._arrange(asked.facts.pools)
-        moment, match = self._moment(asked), model.rules.first_match
-        return tuple(match(Facts(asked.call, principal, privacy, moment, self._fleet)) for privacy in classes)
+        self._restore_pools(request.facts.pools)
+        moment, match = self._moment(request), model.rules.first_match
+        return tuple(
+            match(Facts(request.call, principal, privacy, moment, self._fleet)) for privacy in classes
+        )
 
     def cost(self, outcome: Outcome, usage: Usage, tier: str | None) -> int:
         """What `usage` costs where it goes, at the price of now in nano-USD; 0 where it goes nowhere."""
-        if not isinstance(outcome, Goes):
+        if not isinstance(outcome, RoutedTo):
             return 0
         deployment = self._policy.deployments[outcome.deployment]
         price = self._prices.price_of(deployment, int(self._now * _MICROSECONDS))
         return cost(price.rates(tier), usage)
 
-    def judge(self, asked: PastRequest) -> ReplayedDecision:
-        """What becomes of `asked`."""
+    def evaluate(self, request: PastRequest) -> ReplayedDecision:
+        """What becomes of `request`."""
         try:
-            principal = self._principal(asked)
-            model = find_model(self._policy, principal, asked.model)
-            classes = self._possible_classes(asked, principal)
+            principal = self._principal(request)
+            model = find_model(self._policy, principal, request.model)
+            classes = self._possible_classes(request, principal)
         except GatewayError as error:
-            return ReplayedDecision(Refuses(error.code))
+            return ReplayedDecision(RefusedWith(error.code))
         if isinstance(classes, Unknown):
             return ReplayedDecision(classes)
-        self._arrange(asked.facts.pools)
-        found = [self._planned(asked, principal, model, privacy) for privacy in classes]
+        self._restore_pools(request.facts.pools)
+        found = [self._planned(request, principal, model, privacy) for privacy in classes]
         outcomes = {one.outcome for one in found}
         shape = tuple(part for one in found for part in one.shape)
         return ReplayedDecision(outcomes.pop() if len(outcomes) == 1 else Unknown(SEARCH_CHANGED), shape)
 
     # --- who asks, and how sensitive it is ---
 
-    def _principal(self, asked: PastRequest) -> Principal:
-        entry = self._keys.get(asked.key)
+    def _principal(self, request: PastRequest) -> Principal:
+        entry = self._keys.get(request.key)
         if entry is None or (entry.expires_at is not None and self._now >= entry.expires_at):
-            raise InvalidApiKey(asked.key)
-        principal = entry.by_feature.get(asked.feature)
+            raise InvalidApiKey(request.key)
+        principal = entry.by_feature.get(request.feature)
         if principal is None:
-            raise PermissionDenied(asked.feature)
+            raise PermissionDenied(request.feature)
         return principal
 
-    def _possible_classes(self, asked: PastRequest, principal: Principal) -> tuple[str, ...] | Unknown:
-        facts = asked.facts
-        key = (principal, asked.privacy, asked.modalities, facts.named, facts.finds)
+    def _possible_classes(self, request: PastRequest, principal: Principal) -> tuple[str, ...] | Unknown:
+        facts = request.facts
+        key = (principal, request.privacy, request.modalities, facts.named, facts.finds)
         found = self._known_classes.get(key)
         if found is None:
-            found = self._known_classes[key] = self._classes(asked, principal)
+            found = self._known_classes[key] = self._classes(request, principal)
         return found
 
-    def _classes(self, asked: PastRequest, principal: Principal) -> tuple[str, ...] | Unknown:
+    def _classes(self, request: PastRequest, principal: Principal) -> tuple[str, ...] | Unknown:
         """Every class that the request may have: one, unless it depends on words that are not kept."""
-        known, facts = self._policy.classes, asked.facts
-        if asked.privacy not in known:
-            return Unknown(f"the privacy class {asked.privacy} is not in version {self.version}")
+        known, facts = self._policy.classes, request.facts
+        if request.privacy not in known:
+            return Unknown(f"the privacy class {request.privacy} is not in version {self.version}")
         if facts.named and facts.named not in known:
             raise InvalidRequest(facts.named)
-        screening = self._built.screenings.of(asked.feature)
+        screening = self._built.screenings.of(request.feature)
         least = max(principal.floor, facts.named or principal.floor, key=known.index)
-        for modality in asked.modalities.split(","):
+        for modality in request.modalities.split(","):
             if modality and modality != Modality.TEXT:
                 least = max(least, screening.media_class(Modality(modality)), key=known.index)
-        return self._with_finds(asked, screening, least)
+        return self._with_finds(request, screening, least)
 
-    def _with_finds(self, asked: PastRequest, screening: Screening, least: str) -> tuple[str, ...]:
+    def _with_finds(self, request: PastRequest, screening: Screening, least: str) -> tuple[str, ...]:
         known = self._policy.classes
-        finds = [_detector(name) for name in asked.facts.finds.split(",") if name]
+        finds = [_detector(name) for name in request.facts.finds.split(",") if name]
         if UNREADABLE in finds:
             return (known[-1],)
         raise_to = _raise_to(screening)
-        is_same = self._searches_the_same(screening, asked.feature) and raise_to.keys() >= set(finds)
+        is_same = self._searches_the_same(screening, request.feature) and raise_to.keys() >= set(finds)
         if is_same and finds:
-            return (max(least, asked.privacy, key=known.index),)  # the class that these finds asked for
+            return (max(least, request.privacy, key=known.index),)  # the class that these finds asked for
         for name in finds:
             # What would be masked anew might be nothing that is left.
             if name in raise_to and name not in _masked_by(screening):
                 least = max(least, raise_to[name], key=known.index)
         # Nothing that was found raised it further than it was; and what was already at the top was not
         # searched at all.
-        most = known.index(asked.privacy) if is_same else len(known)
+        most = known.index(request.privacy) if is_same else len(known)
         others = {to for to in raise_to.values() if known.index(least) < known.index(to) <= most}
         return (least, *sorted(others))
 
@@ -233,47 +235,47 @@ class ReplayEvaluator:
     # --- where it goes ---
 
     def _planned(
-        self, asked: PastRequest, principal: Principal, model: Model, privacy: str
+        self, request: PastRequest, principal: Principal, model: Model, privacy: str
     ) -> ReplayedDecision:
-        decision = self._planner.decide(asked.call, principal, model, privacy, self._moment(asked))
+        decision = self._planner.decide(request.call, principal, model, privacy, self._moment(request))
         if isinstance(decision, Refused):
-            return ReplayedDecision(Refuses(decision.error.code), ((),))
+            return ReplayedDecision(RefusedWith(decision.error.code), ((),))
         shape = (tuple(item.name for item in decision.candidates),)
-        return ReplayedDecision(self._unless_too_little_is_known(decision), shape)
+        return ReplayedDecision(self._outcome_of(decision), shape)
 
-    def _unless_too_little_is_known(self, plan: Plan) -> Outcome:
+    def _outcome_of(self, plan: Plan) -> Outcome:
         by = plan.model if plan.rule is None else plan.rule
         if by.prefer is Objective.LATENCY and len(plan.candidates) > 1:
             pools = (self._fleet.replica_sets[item.name] for item in plan.candidates)
             new = sorted(pool.deployment.name for pool in pools if pool.ttft_seconds is None)
             if new:
                 return Unknown(f"how fast {', '.join(new)} answers is not recorded yet")
-        return Goes(plan.candidates[0].name)
+        return RoutedTo(plan.candidates[0].name)
 
-    def _moment(self, asked: PastRequest) -> Moment:
+    def _moment(self, request: PastRequest) -> Moment:
         zone: ZoneInfo = self._built.tenancy.time_zone
         return Moment(
             now=self._now,
             monotonic=NOW,
-            random=asked.facts.draw,
-            budget_used=lambda: asked.facts.budget,
-            local_time=lambda: local_time(asked.at / _MICROSECONDS, zone),
+            random=request.facts.draw,
+            budget_used=lambda: request.facts.budget,
+            local_time=lambda: local_time(request.at / _MICROSECONDS, zone),
             prices=self._prices,
-            unit=asked.facts.unit,
+            unit=request.facts.unit,
         )
 
-    def _arrange(self, pools: Mapping[str, PoolState]) -> None:
+    def _restore_pools(self, pools: Mapping[str, PoolState]) -> None:
         """Put the replicas into the state in which the request met them."""
-        for pool in self._disturbed:
+        for pool in self._changed_pools:
             for state in pool.replicas:
                 state.outstanding = 0
                 state.breaker.succeeded()
-        self._disturbed = []
+        self._changed_pools = []
         for name, (outstanding, available, replicas) in pools.items():
             met = self._fleet.replica_sets.get(name)
             if met is not None:
-                self._disturbed.append(met)
-                _disturb(met, outstanding, available, replicas)
+                self._changed_pools.append(met)
+                _set_pool_state(met, outstanding, available, replicas)
 
 
 def _detector(find: str) -> str:
@@ -301,17 +303,17 @@ def _home(screening: Screening) -> Mapping[str, frozenset[str]] | None:
     return None if screening.masking is None else screening.masking.home
 
 
-def _disturb(pool: ReplicaSet, outstanding: int, available: int, replicas: int) -> None:
+def _set_pool_state(pool: ReplicaSet, outstanding: int, available: int, replicas: int) -> None:
     """As many of the replicas as were out then are out; another number of them is scaled."""
     pool.replicas[0].outstanding = outstanding
     count = len(pool.replicas)
     out = count if not available else min((replicas - available) * count // max(replicas, 1), count - 1)
     for state in pool.replicas[count - out :]:
-        # As the last resort it would still be asked: the row is there because somebody was.
+        # As the last resort it would still be used: the row is there because some replica was.
         state.breaker.failed(NOW, weight=FAILURES_TO_OPEN, answered=True)
 
 
-def asked_of(row: PastAttempt, facts: RecordedFacts) -> PastRequest:
+def past_request(row: PastAttempt, facts: RecordedFacts) -> PastRequest:
     """The request behind `row`, whose facts are `facts`."""
     call = Call(
         api=Api(row.endpoint),
@@ -352,7 +354,7 @@ def _needs(listed: str) -> frozenset[Capability]:
     return frozenset(map(Capability, listed.split(","))) if listed else frozenset()
 
 
-def _taught(fleet: Fleet, latest: Iterable[PastAnswer]) -> Fleet:
+def _with_observations(fleet: Fleet, latest: Iterable[PastAnswer]) -> Fleet:
     """`fleet` with what the latest attempts tell of tokenizers and speeds, learned as while serving."""
     decode = msgspec.json.Decoder(RecordedFacts).decode
     for one in latest:
@@ -364,6 +366,6 @@ def _taught(fleet: Fleet, latest: Iterable[PastAnswer]) -> Fleet:
             pool.learn_tokenizer(facts.text_bytes, one.input_tokens)
         if one.ttft_ms is not None:
             seconds = (one.duration_ms - one.ttft_ms) / 1000
-            told = one.stream and seconds > 0 and one.output_tokens > 1
-            pool.learn_speed(one.ttft_ms / 1000, one.output_tokens / seconds if told else None, NOW)
+            has_speed = one.stream and seconds > 0 and one.output_tokens > 1
+            pool.learn_speed(one.ttft_ms / 1000, one.output_tokens / seconds if has_speed else None, NOW)
     return fleet

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.config.build import Built, build
 from gateway.config.load import Loaded, load, version_of
-from gateway.config.redacted import kept_text
+from gateway.config.redacted import redacted_text
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.policies import PolicyText, keep_policy_text, read_policies
 
@@ -37,10 +37,10 @@ def roll_back(path: Path, version: str, url: str, environ: Mapping[str, str]) ->
     content = kept.text.encode()
     if version_of(content) != version:
         raise RollbackRefused(f"the text that is kept for version {version} is not that version's")
-    built, beside = _checked(target, content, environ)
-    with _told(target), _removed(beside):
+    built, temporary = _write_checked(target, content, environ)
+    with _refusing_on_errors(target), _removing(temporary):
         _keep_present(present, target, url)
-        beside.replace(target)
+        temporary.replace(target)
     return built
 
 
@@ -51,7 +51,7 @@ def _keep_present(present: Loaded, target: Path, url: str) -> None:
     """
     is_whole = False
     if present.settings is not None:
-        text = kept_text(present.text, present.root, present.settings)
+        text = redacted_text(present.text, present.root, present.settings)
         is_whole, now = text.whole, time.time_ns() // 1000
         keep_policy_text(
             url, PolicyText(version=present.version, text=text.text, whole=is_whole, kept_at=now)
@@ -60,16 +60,16 @@ def _keep_present(present: Loaded, target: Path, url: str) -> None:
         shutil.copy2(target, target.with_name(f"{target.name}.{present.version}"))
 
 
-def _checked(target: Path, content: bytes, environ: Mapping[str, str]) -> tuple[Built, Path]:
+def _write_checked(target: Path, content: bytes, environ: Mapping[str, str]) -> tuple[Built, Path]:
     """What `content` asks for, and a file with it beside `target` that can take its place at once."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with _told(target):
-        _write(beside, content, target.stat().st_mode & 0o777 if target.exists() else 0o600)
-    built, problems = build(load(beside, environ), PriceCatalogue())
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with _refusing_on_errors(target):
+        _write(temporary, content, target.stat().st_mode & 0o777 if target.exists() else 0o600)
+    built, problems = build(load(temporary, environ), PriceCatalogue())
     if built is not None:
-        return built, beside
-    beside.unlink()
-    listed = "\n".join(str(problem).replace(str(beside), str(target)) for problem in problems)
+        return built, temporary
+    temporary.unlink()
+    listed = "\n".join(str(problem).replace(str(temporary), str(target)) for problem in problems)
     raise RollbackRefused(f"that version cannot be served any more:\n{listed}")
 
 
@@ -84,7 +84,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 
 @contextmanager
-def _told(target: Path) -> Iterator[None]:
+def _refusing_on_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
@@ -92,7 +92,7 @@ def _told(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _removed(path: Path) -> Iterator[None]:
+def _removing(path: Path) -> Iterator[None]:
     """Whatever happens, nothing stays at `path`."""
     try:
         yield

@@ -16,17 +16,17 @@ from gateway.core.pricing import NO_VERSIONS
 from gateway.core.recorded import RecordedFacts
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.past import PastAnswer, PastAttempt
-from gateway.policy.rollout.diff import NOT_RECORDED, Replayed, _Replaying
+from gateway.policy.rollout.diff import NOT_RECORDED, Replayed, _Replay
 from gateway.policy.rollout.diff_report import DiffReport, report
 from gateway.policy.rollout.replay import (
     SEARCH_CHANGED,
-    Goes,
     Outcome,
     PastRequest,
-    Refuses,
+    RefusedWith,
     ReplayEvaluator,
+    RoutedTo,
     Unknown,
-    asked_of,
+    past_request,
 )
 
 Json = dict[str, Any]
@@ -114,7 +114,7 @@ def row(number: int = 1, **changes: Any) -> PastAttempt:
 
 
 def asked(one: PastAttempt) -> PastRequest:
-    return asked_of(one, msgspec.json.decode(one.facts, type=RecordedFacts))
+    return past_request(one, msgspec.json.decode(one.facts, type=RecordedFacts))
 
 
 def judge(
@@ -124,12 +124,12 @@ def judge(
 
 
 def outcome(built: Built, one: PastAttempt, reference: Built | None = None) -> Outcome:
-    return judge(built, reference).judge(asked(one)).outcome
+    return judge(built, reference).evaluate(asked(one)).outcome
 
 
 def compare(old: Built, new: Built, rows: list[PastAttempt]) -> DiffReport:
     before, after = judge(old), judge(new, old)
-    replaying = _Replaying(before, after)
+    replaying = _Replay(before, after)
     for one in rows:
         replaying.take(one)
     return report(
@@ -148,17 +148,17 @@ def compare(old: Built, new: Built, rows: list[PastAttempt]) -> DiffReport:
 
 def test_the_facts_of_its_row_decide(policy: Policies) -> None:
     plain = policy()
-    assert outcome(plain, row()) == Goes("own")
-    assert outcome(plain, row(modalities="image,text", facts__media=Media(images_high=1, bytes=9))) == Goes(
-        "hosted"
-    )
-    assert outcome(plain, row(facts__text_bytes=300_000)) == Goes("hosted")
-    assert outcome(plain, row(facts__max_output=9_000)) == Goes("hosted")
-    assert outcome(plain, row(facts__needs="tools")) == Goes("own")
-    assert outcome(plain, row(model="hosted", facts__named="confidential")) == Refuses(
+    assert outcome(plain, row()) == RoutedTo("own")
+    assert outcome(
+        plain, row(modalities="image,text", facts__media=Media(images_high=1, bytes=9))
+    ) == RoutedTo("hosted")
+    assert outcome(plain, row(facts__text_bytes=300_000)) == RoutedTo("hosted")
+    assert outcome(plain, row(facts__max_output=9_000)) == RoutedTo("hosted")
+    assert outcome(plain, row(facts__needs="tools")) == RoutedTo("own")
+    assert outcome(plain, row(model="hosted", facts__named="confidential")) == RefusedWith(
         "privacy_policy_violation"
     )
-    assert outcome(plain, row(model="gone")) == Refuses("model_not_found")
+    assert outcome(plain, row(model="gone")) == RefusedWith("model_not_found")
 
 
 @pytest.mark.parametrize(
@@ -178,35 +178,35 @@ def test_rules_see_what_was_recorded(policy: Policies, when: str, change: Json) 
         models__auto__rules=[{"when": when, "use": ["hosted"]}],
         features__review={"team": "research", "privacy": "internal"},
     )
-    assert outcome(built, row()) == Goes("own")
-    assert outcome(built, row(**change)) == Goes("hosted")
+    assert outcome(built, row()) == RoutedTo("own")
+    assert outcome(built, row(**change)) == RoutedTo("hosted")
 
 
 def test_a_pool_that_was_away_is_left_out_and_is_the_last_resort(policy: Policies) -> None:
-    assert outcome(policy(), row(facts__pools={"own": (0, 0, 2)})) == Goes("hosted")
+    assert outcome(policy(), row(facts__pools={"own": (0, 0, 2)})) == RoutedTo("hosted")
     only = policy(models__auto__use=["own"])
-    assert outcome(only, row(facts__pools={"own": (0, 0, 2)})) == Goes("own")
-    assert outcome(only, row()) == Goes("own")
+    assert outcome(only, row(facts__pools={"own": (0, 0, 2)})) == RoutedTo("own")
+    assert outcome(only, row()) == RoutedTo("own")
 
 
 def test_shares_go_by_the_draw_and_sticky_ones_by_whom_they_keep_together(policy: Policies) -> None:
     shares: Json = {"prefer": "weights", "weights": {"own": 75, "hosted": 25}, "use": ["own", "hosted"]}
     split = policy(models__auto=shares)
-    assert outcome(split, row(facts__draw=0.74)) == Goes("own")
-    assert outcome(split, row(facts__draw=0.76)) == Goes("hosted")
+    assert outcome(split, row(facts__draw=0.74)) == RoutedTo("own")
+    assert outcome(split, row(facts__draw=0.76)) == RoutedTo("hosted")
     sticky = policy(models__auto=shares | {"sticky": True})
     units = [f"{number:010x}" for number in range(200)]
     went = [outcome(sticky, row(facts__unit=unit, facts__draw=0.99)) for unit in units]
     assert went == [outcome(sticky, row(facts__unit=unit, facts__draw=0.0)) for unit in units]
-    assert 120 <= went.count(Goes("own")) <= 180
+    assert 120 <= went.count(RoutedTo("own")) <= 180
 
 
 def test_keys_that_the_policy_does_not_have_or_that_have_expired_are_refused(policy: Policies) -> None:
     other = {"secret": "key-of-another-0123456789", "feature": "triage"}
-    assert outcome(policy(keys={"other": other}), row()) == Refuses("invalid_api_key")
-    assert outcome(policy(keys__app__expires_on="2026-11-01"), row()) == Refuses("invalid_api_key")
+    assert outcome(policy(keys={"other": other}), row()) == RefusedWith("invalid_api_key")
+    assert outcome(policy(keys__app__expires_on="2026-11-01"), row()) == RefusedWith("invalid_api_key")
     narrow = policy(keys__app__features=None)
-    assert outcome(narrow, row(feature="review")) == Refuses("permission_denied")
+    assert outcome(narrow, row(feature="review")) == RefusedWith("permission_denied")
 
 
 # --- what cannot be told ---
@@ -215,7 +215,7 @@ def test_keys_that_the_policy_does_not_have_or_that_have_expired_are_refused(pol
 def test_a_lower_floor_is_no_guess_when_nothing_was_found(policy: Policies) -> None:
     """A detector that raises to `confidential` would have raised it beyond the floor that it had."""
     old, new = policy(), policy(features__triage={"team": "research", "privacy": "public"})
-    assert outcome(new, row(), old) == Goes("own")
+    assert outcome(new, row(), old) == RoutedTo("own")
 
 
 def test_what_hid_below_a_floor_is_not_known_once_the_floor_is_lower(policy: Policies) -> None:
@@ -224,11 +224,11 @@ def test_what_hid_below_a_floor_is_not_known_once_the_floor_is_lower(policy: Pol
         features__review={"team": "research", "privacy": "internal"}, models__auto__use=["hosted", "own"]
     )
     was = row(feature="review", privacy="confidential")
-    assert outcome(old, was) == Goes("own")
+    assert outcome(old, was) == RoutedTo("own")
     assert outcome(new, was, old) == Unknown(SEARCH_CHANGED)
     # Where both classes go to the same place it does not matter.
     same = policy(features__review={"team": "research", "privacy": "internal"})
-    assert outcome(same, was, old) == Goes("own")
+    assert outcome(same, was, old) == RoutedTo("own")
 
 
 def test_another_detector_makes_it_unknown_where_its_finds_would_matter(policy: Policies) -> None:
@@ -238,8 +238,8 @@ def test_another_detector_makes_it_unknown_where_its_finds_would_matter(policy: 
         privacy__detect=[{"find": ["email", "iban"], "raise_to": "confidential"}],
     )
     assert outcome(new, row(), old) == Unknown(SEARCH_CHANGED)
-    assert outcome(new, row(privacy="confidential", facts__finds="email"), old) == Goes("own")
-    assert outcome(new, row(privacy="restricted", facts__named="restricted"), old) == Goes("own")
+    assert outcome(new, row(privacy="confidential", facts__finds="email"), old) == RoutedTo("own")
+    assert outcome(new, row(privacy="restricted", facts__named="restricted"), old) == RoutedTo("own")
 
 
 def test_finds_of_the_second_stage_count_as_they_were_recorded_and_not_where_it_is_new(
@@ -249,8 +249,8 @@ def test_finds_of_the_second_stage_count_as_they_were_recorded_and_not_where_it_
     order: Json = {"models__auto__use": ["hosted", "own"]}
     old = policy(**order, privacy__entities=entities)
     late = row(privacy="confidential", facts__finds="named entities (late)")
-    assert outcome(old, late) == Goes("own")
-    assert outcome(old, row()) == Goes("hosted")
+    assert outcome(old, late) == RoutedTo("own")
+    assert outcome(old, row()) == RoutedTo("hosted")
     without = policy(**order)
     assert outcome(without, late, old) == Unknown(SEARCH_CHANGED)
     assert outcome(old, row(), without) == Unknown(SEARCH_CHANGED)
@@ -262,7 +262,7 @@ def test_what_masking_would_leave_of_a_text_is_not_known(policy: Policies) -> No
         models__auto__use=["hosted", "own"], features__triage={"team": "research", "mask": ["email"]}
     )
     found = row(privacy="confidential", facts__finds="email")
-    assert outcome(old, found) == Goes("own")
+    assert outcome(old, found) == RoutedTo("own")
     assert outcome(masking, found, old) == Unknown(SEARCH_CHANGED)
 
 
@@ -280,10 +280,10 @@ def test_the_speed_of_a_deployment_that_never_answered_is_not_guessed(policy: Po
         return PastAnswer(name, model, 1, 1000, 100, ms, ms + 1000, facts)
 
     own = seen("own", "scout", 50)
-    unknown = judge(fast, latest=(own, seen("hosted", "another-model", 9))).judge(asked(row())).outcome
+    unknown = judge(fast, latest=(own, seen("hosted", "another-model", 9))).evaluate(asked(row())).outcome
     assert unknown == Unknown("how fast hosted answers is not recorded yet")
-    both = judge(fast, latest=(own, seen("hosted", "gpt-4o", 900))).judge(asked(row())).outcome
-    assert both == Goes("own")
+    both = judge(fast, latest=(own, seen("hosted", "gpt-4o", 900))).evaluate(asked(row())).outcome
+    assert both == RoutedTo("own")
 
 
 # --- many requests under two policies ---
@@ -377,13 +377,13 @@ def test_requests_that_are_judged_together_are_judged_as_each_by_itself(policy: 
         for number in range(4_000)
     ]
     before, after = judge(old), judge(new, old)
-    replaying = _Replaying(before, after)
+    replaying = _Replay(before, after)
     alone, lone_after = judge(old), judge(new, old)
     verdicts = set()
     for one in rows:
         facts = msgspec.json.decode(one.facts, type=RecordedFacts)
         verdict = replaying._verdict(one, facts)
-        assert verdict.old == alone.judge(asked(one)).outcome, one
-        assert verdict.new == lone_after.judge(asked(one)).outcome, one
+        assert verdict.old == alone.evaluate(asked(one)).outcome, one
+        assert verdict.new == lone_after.evaluate(asked(one)).outcome, one
         verdicts.add(verdict)
     assert len(verdicts) > 4

@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import load, version_of
-from gateway.config.redacted import TAKEN_OUT, WITHHELD, KeptText, kept_text
+from gateway.config.redacted import REDACTED, WITHHELD, RedactedText, redacted_text
 from tests.core.files import ENVIRON, EXAMPLE, changed, loaded
 
 SECRET = "sk-live-0123456789"
 
 
-def kept(folder: Path, text: str) -> KeptText:
+def redacted(folder: Path, text: str) -> RedactedText:
     found = loaded(folder, text)
     assert found.settings is not None, found.errors
-    return kept_text(found.text, found.root, found.settings)
+    return redacted_text(found.text, found.root, found.settings)
 
 
 def test_variables_are_kept_as_they_stand_and_the_text_is_whole(tmp_path: Path) -> None:
-    assert kept(tmp_path, EXAMPLE) == KeptText(EXAMPLE, whole=True)
+    assert redacted(tmp_path, EXAMPLE) == RedactedText(EXAMPLE, whole=True)
     assert not any(value in EXAMPLE for value in ENVIRON.values())
 
 
@@ -28,7 +28,7 @@ def test_the_text_that_is_kept_has_the_version_of_the_file(tmp_path: Path) -> No
         path.write_bytes(content.encode())
         found = load(path, ENVIRON)
         assert found.settings is not None
-        text = kept_text(found.text, found.root, found.settings).text
+        text = redacted_text(found.text, found.root, found.settings).text
         assert version_of(text.encode()) == found.version
 
 
@@ -44,16 +44,16 @@ def test_the_text_that_is_kept_has_the_version_of_the_file(tmp_path: Path) -> No
     ],
 )
 def test_a_secret_that_was_written_down_is_taken_out(tmp_path: Path, old: str, new: str) -> None:
-    found = kept(tmp_path, changed((old, new)))
+    found = redacted(tmp_path, changed((old, new)))
     assert SECRET not in found.text
-    assert TAKEN_OUT in found.text
+    assert REDACTED in found.text
     assert not found.whole
     assert found.text.count("\n") == EXAMPLE.count("\n")
 
 
 def test_an_address_without_a_password_is_no_secret(tmp_path: Path) -> None:
     text = changed(("ledger: sqlite:///var/tollway.db", "ledger: postgresql://tollway@db/ledger"))
-    assert kept(tmp_path, text) == KeptText(text, whole=True)
+    assert redacted(tmp_path, text) == RedactedText(text, whole=True)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_a_secret_in_a_form_that_cannot_be_found_again_withholds_the_text(
     tmp_path: Path, written: str
 ) -> None:
     text = changed(('"${OPENAI_API_KEY}"', written))
-    assert kept(tmp_path, text) == KeptText(WITHHELD, whole=False)
+    assert redacted(tmp_path, text) == RedactedText(WITHHELD, whole=False)

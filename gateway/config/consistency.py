@@ -3,9 +3,9 @@
 import datetime
 from typing import Final
 
-from gateway.config.findings import Findings
 from gateway.config.kinds import exact_number
-from gateway.config.places import Place
+from gateway.config.nodes import ConfigNode
+from gateway.config.problem_report import ProblemReport
 from gateway.config.references import Check
 from gateway.core.licenses import TERMS, conflict
 from gateway.proxy.auth import MAX_SECRET_LENGTH
@@ -36,131 +36,129 @@ _LISTS_OF_DISTINCT: Final = (
 )
 
 
-def check_lists_are_distinct(root: Place, findings: Findings) -> None:
+def check_lists_are_distinct(root: ConfigNode, report: ProblemReport) -> None:
     for pattern in _LISTS_OF_DISTINCT:
-        for place in root.find(pattern):
+        for node in root.find(pattern):
             seen: set[str] = set()
-            for item in place.items():
+            for item in node.items():
                 if item.text is not None and item.text.rstrip("/") in seen:
-                    findings.error(item, "is listed twice: remove one")
+                    report.error(item, "is listed twice: remove one")
                 seen.add((item.text or "").rstrip("/"))
 
 
-def check_gpu_prices(root: Place, findings: Findings) -> None:
+def check_gpu_prices(root: ConfigNode, report: ProblemReport) -> None:
     """Each price begins after the one before it, so that there is one for each day."""
     for prices in root.find("deployments.*.cost.usd_per_gpu_hour"):
         before: str | None = None
         for index, price in enumerate(prices.items()):
             since = price["since"].text if price["since"].exists else None
             if index and since is None:
-                findings.error(price, "since is required from the second price on: its first day")
+                report.error(price, "since is required from the second price on: its first day")
             elif before is not None and since is not None and since <= before:
-                findings.error(price["since"], "must be later than that of the price before it")
+                report.error(price["since"], "must be later than that of the price before it")
             before = since or before
 
 
-def check_work_weights(root: Place, findings: Findings) -> None:
+def check_work_weights(root: ConfigNode, report: ProblemReport) -> None:
     for weights in root.find("deployments.*.cost.weights"):
         given = [exact_number(weights[name].text) for name in ("prefill", "decode")]
         if given == [0, 0]:
-            findings.error(weights, "prefill and decode are both 0: nothing would count as work")
+            report.error(weights, "prefill and decode are both 0: nothing would count as work")
 
 
-def check_destinations(root: Place, findings: Findings) -> None:
+def check_destinations(root: ConfigNode, report: ProblemReport) -> None:
     for _, deployment in root["deployments"].entries():
         provider = deployment["provider"].text
         if deployment.is_mapping and provider is not None:
-            _check_where(deployment, provider, findings)
-            _check_price(deployment, provider, findings)
-        _check_replicas(deployment["replicas"], findings)
-        _check_tls(deployment["tls"], findings)
+            _check_where(deployment, provider, report)
+            _check_price(deployment, provider, report)
+        _check_replicas(deployment["replicas"], report)
+        _check_tls(deployment["tls"], report)
 
 
-def _check_where(deployment: Place, provider: str, findings: Findings) -> None:
+def _check_where(deployment: ConfigNode, provider: str, report: ProblemReport) -> None:
     has_url, has_replicas = deployment["base_url"].exists, deployment["replicas"].exists
     if provider == "vllm" and has_url == has_replicas:
-        findings.error(deployment, "a vllm deployment needs either replicas or base_url")
+        report.error(deployment, "a vllm deployment needs either replicas or base_url")
     if provider in _NEEDS_BASE_URL and not has_url:
-        findings.error(deployment, "base_url is required, such as https://api.openai.com/v1")
+        report.error(deployment, "base_url is required, such as https://api.openai.com/v1")
     if provider != "vllm" and has_replicas:
-        findings.error(deployment["replicas"], "is only for provider vllm: use base_url")
-    if provider in _NEEDS_KEY and deployment["api_key"].node is None:
-        findings.error(deployment, f'api_key is required for {provider}, such as "${{OPENAI_API_KEY}}"')
+        report.error(deployment["replicas"], "is only for provider vllm: use base_url")
+    if provider in _NEEDS_KEY and deployment["api_key"].parsed is None:
+        report.error(deployment, f'api_key is required for {provider}, such as "${{OPENAI_API_KEY}}"')
     if provider != "azure" and deployment["azure"].exists:
-        findings.error(deployment["azure"], "is only for provider azure")
+        report.error(deployment["azure"], "is only for provider azure")
 
 
-def _check_price(deployment: Place, provider: str, findings: Findings) -> None:
+def _check_price(deployment: ConfigNode, provider: str, report: ProblemReport) -> None:
     price, cost = deployment["price"], deployment["cost"]
     if provider == "vllm" and not price.exists and not cost.exists:
-        findings.error(deployment, "price and cost are both missing: give one, or its use would look free")
+        report.error(deployment, "price and cost are both missing: give one, or its use would look free")
     if cost.is_mapping and not price.exists and not cost["saturation_tokens_per_second"].exists:
-        findings.error(cost, "saturation_tokens_per_second is required unless there is a price")
+        report.error(cost, "saturation_tokens_per_second is required unless there is a price")
     serves = deployment["serves"].texts() if deployment["serves"].exists else ("chat",)
     if price.is_mapping and not price["output"].exists and _GENERATES.intersection(serves):
-        findings.error(price, "output is required: USD per million output tokens")
+        report.error(price, "output is required: USD per million output tokens")
 
 
-def _check_replicas(replicas: Place, findings: Findings) -> None:
+def _check_replicas(replicas: ConfigNode, report: ProblemReport) -> None:
     given = [key for key in ("urls", "dns", "kubernetes") if replicas[key].exists]
     if replicas.is_mapping and len(given) != 1:
-        findings.error(replicas, "needs exactly one of urls, dns and kubernetes")
+        report.error(replicas, "needs exactly one of urls, dns and kubernetes")
 
 
-def _check_tls(tls: Place, findings: Findings) -> None:
+def _check_tls(tls: ConfigNode, report: ProblemReport) -> None:
     for given, lacking in (("cert_file", "key_file"), ("key_file", "cert_file")):
         if tls[given].exists and not tls[lacking].exists:
-            findings.error(tls[given], f"needs {lacking} beside it")
+            report.error(tls[given], f"needs {lacking} beside it")
 
 
-def check_token_bounds(root: Place, findings: Findings) -> None:
+def check_token_bounds(root: ConfigNode, report: ProblemReport) -> None:
     for _, deployment in root["deployments"].entries():
         context, output = (deployment[key].text or "" for key in ("context_tokens", "max_output_tokens"))
         if context.isdecimal() and output.isdecimal() and len(context + output) < 40:  # noqa: SIM102
             if int(output) > int(context):
-                findings.error(deployment["max_output_tokens"], "must be <= context_tokens")
+                report.error(deployment["max_output_tokens"], "must be <= context_tokens")
 
 
-def check_budgets(root: Place, findings: Findings) -> None:
+def check_budgets(root: ConfigNode, report: ProblemReport) -> None:
     for scope in _SCOPES:
         for budgets in root.find(f"{scope}.budgets"):
             first: dict[str, int] = {}
             for budget in budgets.items():
                 per, rolling = budget["per"].text, budget["rolling"].text == "true"
                 if rolling and per == "lifetime":
-                    findings.error(budget["rolling"], "a lifetime does not roll")
+                    report.error(budget["rolling"], "a lifetime budget cannot be rolling")
                 window = f"rolling {per}" if rolling else per
                 if window is not None and window in first:
-                    findings.error(
-                        budget["per"], f"line {first[window]} already has a budget for this window"
-                    )
+                    report.error(budget["per"], f"line {first[window]} already has a budget for this window")
                 elif window is not None:
                     first[window] = budget["per"].line
 
 
-def check_secrets(root: Place, findings: Findings) -> None:
-    first: dict[str, Place] = {}
+def check_secrets(root: ConfigNode, report: ProblemReport) -> None:
+    first: dict[str, ConfigNode] = {}
     for secret in root.find("keys.*.secret"):
         if secret.text is None:
             continue
         if secret.text in first:
             other = first[secret.text]
-            findings.error(secret, f"is the same as that of keys.{other.path[1]} on line {other.line}")
+            report.error(secret, f"is the same as that of keys.{other.path[1]} on line {other.line}")
         else:
             first[secret.text] = secret
         if len(secret.text) > MAX_SECRET_LENGTH:
-            findings.error(secret, f"is longer than the {MAX_SECRET_LENGTH} characters that a key may have")
+            report.error(secret, f"is longer than the {MAX_SECRET_LENGTH} characters that a key may have")
     for pattern in ("keys.*.secret", "server.admin.token", "server.key_pepper"):
         for secret in root.find(pattern):
             if secret.text and len(secret.text) < SHORTEST_SAFE_SECRET:
-                findings.warn(secret, f"is shorter than {SHORTEST_SAFE_SECRET} characters and can be guessed")
+                report.warn(secret, f"is shorter than {SHORTEST_SAFE_SECRET} characters and can be guessed")
     if not root["server"]["admin"]["token"].exists:
-        findings.warn(
+        report.warn(
             root["server"]["admin"]["token"], "is not set: the admin port answers only /healthz and /readyz"
         )
 
 
-def check_licenses(root: Place, findings: Findings) -> None:
+def check_licenses(root: ConfigNode, report: ProblemReport) -> None:
     """Says where a licence withholds its rights; whether its weights are then used is the file's choice."""
     org = root["org"]
     users = exact_number(org["monthly_users"].text)
@@ -174,7 +172,7 @@ def check_licenses(root: Place, findings: Findings) -> None:
             continue
         if license_name.text not in TERMS:
             hint = license_name.hint(TERMS)
-            findings.warn(license_name, f"no terms of this licence are known, so none are checked{hint}")
+            report.warn(license_name, f"no terms of this licence are known, so none are checked{hint}")
             continue
         found = conflict(
             license_name.text,
@@ -182,23 +180,23 @@ def check_licenses(root: Place, findings: Findings) -> None:
             monthly_users=None if users is None else int(users),
         )
         if found is not None:
-            findings.warn(license_name, f"{found}: {then}")
+            report.warn(license_name, f"{found}: {then}")
 
 
-def check_retirement(root: Place, findings: Findings, today: datetime.date) -> None:
+def check_retirement(root: ConfigNode, report: ProblemReport, today: datetime.date) -> None:
     for _, deployment in root["deployments"].entries():
         retires_on, successor = deployment["retires_on"], deployment["successor"]
         if successor.exists and not retires_on.exists:
-            findings.warn(successor, "has no effect without retires_on")
+            report.warn(successor, "has no effect without retires_on")
         try:
             days = (datetime.date.fromisoformat(retires_on.text or "") - today).days
         except ValueError:
             continue
         named = f"its successor is {successor.quoted}" if successor.text else "it names no successor"
         if days < 0:
-            findings.warn(retires_on, f"is in the past, so this deployment is not used; {named}")
+            report.warn(retires_on, f"is in the past, so this deployment is not used; {named}")
         elif days <= RETIREMENT_NOTICE_DAYS:
-            findings.warn(retires_on, f"is its last day, {days} days from now; {named}")
+            report.warn(retires_on, f"is its last day, {days} days from now; {named}")
 
 
 CHECKS: tuple[Check, ...] = (

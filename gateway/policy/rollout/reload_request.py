@@ -10,15 +10,15 @@ RELOAD_SECONDS = 30.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # addresses to listen on, not to ask
 
 
-class ReloadNotDone(Exception):
+class ReloadFailed(Exception):
     """The gateway could not be asked, or refused. The message says why."""
 
 
-def ask_to_reload(settings: Settings) -> str:
-    """What the gateway with `settings` answers, in words. Raises ReloadNotDone."""
+def request_reload(settings: Settings) -> str:
+    """What the gateway with `settings` answers, in words. Raises ReloadFailed."""
     admin = settings.server.admin
     if admin.token is None:
-        raise ReloadNotDone(
+        raise ReloadFailed(
             "the admin port has no token (server.admin.token), so it answers nobody: use SIGHUP"
         )
     host = _EVERYWHERE.get(admin.host, admin.host)
@@ -28,9 +28,9 @@ def ask_to_reload(settings: Settings) -> str:
         response = httpx.post(url, headers=headers, timeout=RELOAD_SECONDS, trust_env=False)
         answer = response.json()
     except (httpx.HTTPError, ValueError) as exc:
-        raise ReloadNotDone(f"no answer from {url} ({type(exc).__name__}): is the gateway running?") from exc
+        raise ReloadFailed(f"no answer from {url} ({type(exc).__name__}): is the gateway running?") from exc
     if response.status_code != 200:
-        raise ReloadNotDone(_refusal({"problems": [], **answer}))
+        raise ReloadFailed(_refusal({"problems": [], **answer}))
     return f"Version {answer['version']} is in force, where {answer['previous']} was."
 
 

@@ -10,12 +10,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from gateway.config.kinds import PLAIN, Blank, Section
-from gateway.config.places import Place
+from gateway.config.nodes import ConfigNode
 from gateway.config.problems import KeyPath, did_you_mean, either
 from gateway.config.schema import Settings
 
 _MAPPING = "must be a mapping of keys to values"
-_PHRASES = {
+_MESSAGES = {
     "string_type": "must be a single text",
     "tuple_type": "must be a list such as [a, b]",
     "dict_type": _MAPPING,
@@ -27,13 +27,13 @@ _PHRASES = {
 }
 
 
-def in_plain_words(error: ValidationError, root: Place) -> Iterator[tuple[KeyPath, str]]:
+def messages_of(error: ValidationError, root: ConfigNode) -> Iterator[tuple[KeyPath, str]]:
     """Each error of the schema as (path, message)."""
     for details in error.errors(include_url=False):
         if _follows_from_another(details):
             continue
         path = tuple(part for part in details["loc"] if part != "[key]")
-        yield path, _phrase(details, path, root.at(path))
+        yield path, _message(details, path, root.at(path))
 
 
 def _follows_from_another(details: ErrorDetails) -> bool:
@@ -42,7 +42,7 @@ def _follows_from_another(details: ErrorDetails) -> bool:
     return kind == "default_factory_not_called" or (kind == "too_short" and bool(details["input"]))
 
 
-def _phrase(details: ErrorDetails, path: KeyPath, place: Place) -> str:
+def _message(details: ErrorDetails, path: KeyPath, node: ConfigNode) -> str:
     kind = details["type"]
     if kind == "missing":
         return f"is required: {_description(path)}"
@@ -51,20 +51,20 @@ def _phrase(details: ErrorDetails, path: KeyPath, place: Place) -> str:
     if isinstance(details["input"], Blank):
         return "is empty: give a value, or remove the line"
     if kind == "literal_error":
-        return _not_among(re.findall(r"'([^']*)'", details.get("ctx", {})["expected"]), place)
+        return _not_a_choice(re.findall(r"'([^']*)'", details.get("ctx", {})["expected"]), node)
     if kind == PLAIN:
-        return _own_words(details.get("ctx", {}), details["loc"][-1:] == ("[key]",) or place.is_literal)
-    return _PHRASES.get(kind, "cannot be used here")
+        return _own_message(details.get("ctx", {}), details["loc"][-1:] == ("[key]",) or node.is_literal)
+    return _MESSAGES.get(kind, "cannot be used here")
 
 
-def _own_words(context: dict[str, Any], may_quote: bool) -> str:
+def _own_message(context: dict[str, Any], may_quote: bool) -> str:
     aside = context["aside"] if may_quote else ""
     return f"{context['message']}; {aside}" if aside else str(context["message"])
 
 
-def _not_among(choices: list[str], place: Place) -> str:
-    shown = f", not {place.quoted}" if place.is_literal else ""
-    return f"must be {either(choices)}{shown}{place.hint(tuple(choices))}"
+def _not_a_choice(choices: list[str], node: ConfigNode) -> str:
+    shown = f", not {node.quoted}" if node.is_literal else ""
+    return f"must be {either(choices)}{shown}{node.hint(tuple(choices))}"
 
 
 def _unknown_key(path: KeyPath) -> str:
