@@ -81,8 +81,8 @@ def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: 
 
 def expected_seconds(deployment: Deployment, expected: Estimate, sorting: Sorting) -> float:
     """Time to the last token, as observed of late."""
-    pool = sorting.fleet.replica_sets[deployment.name]
-    return pool.expected_seconds(_likely(expected), sorting.moment.monotonic)
+    replica_set = sorting.fleet.replica_sets[deployment.name]
+    return replica_set.expected_seconds(_likely(expected), sorting.moment.monotonic)
 
 
 def _likely(expected: Estimate) -> int:
@@ -113,9 +113,8 @@ def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
     session = moment.header(b"x-tollway-session")
     if session:
         return _digest(f"{principal.key}\0session\0{session}", UNIT_BYTES).hex()
-    user = call.body.get("safety_identifier") or call.body.get("user")
-    if user and isinstance(user, str):
-        return _digest(f"{principal.key}\0user\0{user}", UNIT_BYTES).hex()
+    if call.user is not None:
+        return _digest(f"{principal.key}\0user\0{call.user}", UNIT_BYTES).hex()
     return None
 
 

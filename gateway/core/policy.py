@@ -170,10 +170,10 @@ class Planner:
     ) -> tuple[tuple[Deployment, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
         kept, estimates, dropped = [], [], []
         for deployment in eligible:
-            pool = self.fleet.replica_sets[deployment.name]
-            expected = estimate(call, deployment, pool.bytes_per_token)
+            replica_set = self.fleet.replica_sets[deployment.name]
+            expected = estimate(call, deployment, replica_set.bytes_per_token)
             reason = size_reason(deployment, call, expected)
-            if reason is None and not is_healthy(pool, monotonic):
+            if reason is None and not is_healthy(replica_set, monotonic):
                 reason = Excluded(deployment.name, Constraint.HEALTH, "no replica is available")
             if reason is None:
                 kept.append(deployment)

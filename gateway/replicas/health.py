@@ -116,14 +116,14 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 def _trust_the_others(fleet: Fleet) -> None:
     """A replica that is no longer probed would stay as the last probe left it, for ever."""
-    for pool in fleet.replica_sets.values():
-        if pool.deployment.health is None:
-            for state in pool.replicas:
+    for replica_set in fleet.replica_sets.values():
+        if replica_set.deployment.health is None:
+            for state in replica_set.replicas:
                 state.is_up = True
 
 
 def _probed(fleet: Fleet) -> Iterator[tuple[ReplicaState, Health]]:
-    for pool in fleet.replica_sets.values():
-        if pool.deployment.health is not None:
-            for state in pool.replicas:
-                yield state, pool.deployment.health
+    for replica_set in fleet.replica_sets.values():
+        if replica_set.deployment.health is not None:
+            for state in replica_set.replicas:
+                yield state, replica_set.deployment.health
