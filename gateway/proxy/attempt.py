@@ -8,11 +8,13 @@ Rules:
 """
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable
 
 import msgspec
 import structlog
 
-from gateway.core.admission import Hold, RateView, Settlement
+from gateway.core.admission import Hold
 from gateway.core.answer import read_answer, read_error
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.money import usd_text
@@ -22,7 +24,6 @@ from gateway.core.sse import EventTooLarge, StreamReader
 from gateway.core.usage import NO_USAGE, Exact, Metered, usage_from_wire
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, Upstream, UpstreamResponse
 from gateway.proxy.ended import (
-    NOTHING_USED,
     Ended,
     Progress,
     ended,
@@ -32,7 +33,7 @@ from gateway.proxy.ended import (
     record_of,
     under_estimate,
 )
-from gateway.proxy.target import Target, upstream_request
+from gateway.proxy.target import Target, answer_headers, upstream_request
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -43,8 +44,6 @@ DRAIN_SECONDS = 1.0
 # Our own account's trouble at the upstream (its key, its model name), or a passing one: try another
 # candidate. Every other 4xx is the request's own fault and would fail there as well.
 _TRY_ANOTHER = frozenset({401, 402, 403, 404, 407, 408, 409, 425, 429})
-
-_Headers = list[tuple[bytes, bytes]]
 
 
 class Services(msgspec.Struct, frozen=True, eq=False):
@@ -58,12 +57,10 @@ class Services(msgspec.Struct, frozen=True, eq=False):
 
 
 class Attempt:
-    """One attempt under way."""
+    """One attempt under way. `ended` is its result, once there is one, whatever the way out."""
 
     __slots__ = (
         "_content_type",
-        "_ended",
-        "_headers",
         "_hold",
         "_inbound",
         "_last",
@@ -74,6 +71,7 @@ class Attempt:
         "_services",
         "_sink",
         "_target",
+        "ended",
     )
 
     def __init__(self, services: Services, hold: Hold, target: Target, inbound: Inbound, sink: Sink) -> None:
@@ -85,16 +83,10 @@ class Attempt:
         self._progress = Progress(services.clock.monotonic(), hold.nano)
         self._response: UpstreamResponse | None = None
         self._reader: StreamReader | None = None
-        self._ended: Ended | None = None
+        self.ended: Ended | None = None
         self._content_type = b"application/json"
         self._processing_ms: bytes | None = None
-        self._headers: _Headers = []
         self._last: bytes | None = None  # what `finish` sends; None: there is no whole answer
-
-    @property
-    def settlement(self) -> Settlement:
-        """What the attempt takes from the budgets, once it has ended."""
-        return NOTHING_USED if self._ended is None else self._ended.settlement
 
     async def run(self) -> Ended:
         """Send, and relay the answer up to its last bytes; `Ended.failure` says that another may be tried.
@@ -120,35 +112,43 @@ class Attempt:
             self._cancelled()
             raise
         finally:
-            if self._ended is None:
+            if self.ended is None:
                 # Our own defect, not a known way out. What was sent must be in the ledger all the same.
                 self._take_notes()
                 self._end(Outcome.UPSTREAM_ERROR, under_estimate(target, progress))
             if self._last is None and self._response is not None:
                 self._response.abort()
 
-    async def finish(self) -> None:
+    def finish(self) -> Awaitable[None]:
         """Send the last bytes of a whole answer, whose hold is settled by now."""
-        if self._last is None or self._response is None:
-            return
-        if self._reader is None:
-            masked = self._target.masked
-            body = self._last if masked is None else Restorer(masked).answer(self._last)
-            await self._sink.answer(200, self._headers, body)
-            return
+        last = self._last or b""
+        if self._reader is not None or self.ended is None:
+            return self._finish_stream(last)
+        cost = usd_text(self.ended.record.cost_nano_usd).encode()
+        headers = [*self._answer_headers(), (b"x-tollway-cost-usd", cost)]
+        masked = self._target.masked
+        return self._sink.answer(200, headers, last if masked is None else Restorer(masked).answer(last))
+
+    async def _finish_stream(self, last: bytes) -> None:
+        response = self._response
         try:
-            if self._last:
-                await self._sink.send(self._last)
+            if last:
+                await self._sink.send(last)
             await self._sink.end()
-            await _drain(self._response)
+            # Read to the end of the body so that the connection can be used again; not for long.
+            with contextlib.suppress(TimeoutError, UpstreamFailure):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    while response is not None and await response.next_chunk():
+                        pass
         finally:
-            self._response.abort()
+            if response is not None:
+                response.abort()
 
     def report_completed(self) -> None:
         """The request ends with this attempt."""
-        if self._ended is not None:
+        if self.ended is not None:
             seconds = self._services.clock.monotonic() - self._target.request.started
-            self._services.telemetry.answered(self._ended.record, seconds)
+            self._services.telemetry.answered(self.ended.record, seconds)
 
     # --- what comes back ---
 
@@ -165,8 +165,6 @@ class Attempt:
             progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
             metered = under_estimate(self._target, progress)
         result = self._succeeded(metered)
-        self._headers = headers = self._answer_headers()
-        headers.append((b"x-tollway-cost-usd", usd_text(result.record.cost_nano_usd).encode()))
         self._last = body
         return result
 
@@ -194,6 +192,9 @@ class Attempt:
         if not reader.complete or not sink.started:
             raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
         return self._end_of_stream(reader, rest)
+
+    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
+        return answer_headers(self._target, self._hold, self._content_type, self._processing_ms)
 
     def _new_reader(self) -> StreamReader:
         call, masked = self._target.request.call, self._target.masked
@@ -234,7 +235,7 @@ class Attempt:
         target = self._target
         target.replica.breaker.succeeded()
         result = self._end(Outcome.SUCCESS, metered)
-        learn(target, self._progress, result.record, self._services.clock.monotonic())
+        learn(target, self._progress, result.record)
         return result
 
     def _failed(self, failure: UpstreamFailure) -> Ended:
@@ -264,7 +265,7 @@ class Attempt:
         """Record the attempt, which has ended."""
         services = self._services
         record = record_of(self._target, self._progress, outcome, metered, services.clock.monotonic())
-        self._ended = result = ended(record, failure)
+        self.ended = result = ended(record, failure)
         services.ledger.append(record)
         services.telemetry.attempted(record)
         return result
@@ -296,25 +297,6 @@ class Attempt:
             elif name == b"openai-processing-ms":
                 self._processing_ms = value
 
-    def _answer_headers(self) -> _Headers:
-        target, hold = self._target, self._hold
-        headers = [
-            (b"content-type", self._content_type),
-            (b"x-request-id", target.request.id.encode()),
-            *target.replica_set.answer_headers,
-            (b"x-tollway-decision", target.decision.encode()),
-            (b"x-tollway-policy", target.request.policy_version.encode()),
-        ]
-        if self._processing_ms is not None:
-            headers.append((b"openai-processing-ms", self._processing_ms))
-        if target.masked is not None:
-            headers.append((b"x-tollway-masked", b"%d" % len(target.masked.originals)))
-        if hold.is_capped:
-            headers.append((b"x-tollway-output-cap", str(hold.output_tokens).encode()))
-        _add_rate(headers, b"requests", hold.requests)
-        _add_rate(headers, b"tokens", hold.tokens)
-        return headers
-
 
 def _feed(reader: StreamReader, chunk: bytes) -> bytes:
     try:
@@ -324,21 +306,3 @@ def _feed(reader: StreamReader, chunk: bytes) -> bytes:
     if reader.failure is not None:
         raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
     return passed
-
-
-async def _drain(response: UpstreamResponse) -> None:
-    """Read to the end of the body so that the connection can be used again; not for long."""
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while await response.next_chunk():
-                pass
-    except (TimeoutError, UpstreamFailure):
-        response.abort()
-
-
-def _add_rate(headers: _Headers, kind: bytes, view: RateView | None) -> None:
-    if view is None:
-        return
-    headers.append((b"x-ratelimit-limit-" + kind, b"%d" % view.limit))
-    headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % view.remaining))
-    headers.append((b"x-ratelimit-reset-" + kind, b"%.3fs" % view.reset_seconds))

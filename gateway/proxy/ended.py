@@ -148,14 +148,14 @@ def record_of(
     )
 
 
-def learn(target: Target, progress: Progress, record: UsageRecord, now: float) -> None:
+def learn(target: Target, progress: Progress, record: UsageRecord) -> None:
     """What a whole answer shows of its deployment: its speed, its pace, its tokenizer."""
     call, replica_set, usage = target.request.call, target.replica_set, record.usage
     output = usage.output_tokens
     if progress.first_token_at is not None:
         seconds = progress.last_seen_at - progress.first_token_at
         speed = output / seconds if call.stream and seconds > 0 and output > 1 else None
-        replica_set.learn_speed(progress.first_token_at - progress.sent_at, speed, now)
+        replica_set.learn_speed(progress.first_token_at - progress.sent_at, speed, progress.last_seen_at)
     if record.estimated:
         return
     seconds = progress.last_seen_at - (progress.quiet_until if call.stream else progress.sent_at)

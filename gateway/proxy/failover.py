@@ -45,7 +45,8 @@ class Relay:
                     try:
                         failure = (await attempt.run()).failure
                     finally:
-                        settlement = attempt.settlement
+                        if attempt.ended is not None:
+                            settlement = attempt.ended.settlement
                 if failure is None:
                     break
                 targets.failed(target, failure)

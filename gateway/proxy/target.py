@@ -1,4 +1,4 @@
-"""What goes out: a request that was admitted, and where one attempt of it goes.
+"""What goes out: a request that was admitted, where one attempt of it goes, and what the client hears of it.
 
 Everything here is decided before a byte is sent, and nothing of it changes afterwards.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from gateway.core.admission import Hold
+from gateway.core.admission import Hold, RateView
 from gateway.core.balancing import ReplicaSet, ReplicaState
 from gateway.core.call import Call, encode_call
 from gateway.core.catalog import Api, Deployment, Price, Provider
@@ -118,6 +118,37 @@ def upstream_request(
         fresh=target.fresh,
         sent_to=sent_to,
     )
+
+
+def answer_headers(
+    target: Target, hold: Hold, content_type: bytes, processing_ms: bytes | None
+) -> list[tuple[bytes, bytes]]:
+    """What the client is told: where its request went and why, and what its limits have left."""
+    request = target.request
+    headers = [
+        (b"content-type", content_type),
+        (b"x-request-id", request.id.encode()),
+        *target.replica_set.answer_headers,
+        (b"x-tollway-decision", target.decision.encode()),
+        (b"x-tollway-policy", request.policy_version.encode()),
+    ]
+    if processing_ms is not None:
+        headers.append((b"openai-processing-ms", processing_ms))
+    if target.masked is not None:
+        headers.append((b"x-tollway-masked", b"%d" % len(target.masked.originals)))
+    if hold.is_capped:
+        headers.append((b"x-tollway-output-cap", str(hold.output_tokens).encode()))
+    _add_rate(headers, b"requests", hold.requests)
+    _add_rate(headers, b"tokens", hold.tokens)
+    return headers
+
+
+def _add_rate(headers: list[tuple[bytes, bytes]], kind: bytes, view: RateView | None) -> None:
+    if view is None:
+        return
+    headers.append((b"x-ratelimit-limit-" + kind, b"%d" % view.limit))
+    headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % view.remaining))
+    headers.append((b"x-ratelimit-reset-" + kind, b"%.3fs" % view.reset_seconds))
 
 
 def _outgoing_key(idempotency_key: str, masked: Masked | None) -> bytes:
