@@ -51,7 +51,7 @@ class ReplicaState:
         self.breaker.failed(now, weight=weight, answered=failure.answered)
 
 
-class Blame:
+class FailureAttribution:
     """Whose failures they are, over the attempts of one request.
 
     What goes wrong alike on two servers is wrong with the request. It counts against neither:
@@ -69,7 +69,7 @@ class Blame:
             return
         for other, before in self._counted:
             if other is not state and failure.is_like(before):
-                other.breaker.forgive()
+                other.breaker.uncount_failure()
                 self._own = failure
                 return
         state.failed(failure, now)

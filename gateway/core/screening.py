@@ -123,7 +123,7 @@ def screen(call: Call, body: _Body, screening: Screening, floor: str) -> Classif
     return _masked(call, body, screening, masking, floor, whole.privacy)
 
 
-def asks_for_entities(classified: Classified, screening: Screening) -> bool:
+def needs_entity_stage(classified: Classified, screening: Screening) -> bool:
     """Whether the second stage could change the class."""
     rule, rank = screening.entities, screening.classes.index
     return rule is not None and rank(classified.privacy) < rank(rule.raise_to)

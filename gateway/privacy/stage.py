@@ -29,7 +29,7 @@ class EntityStage:
     """Implements the EntityFinder port over a process that is started again whenever it ends."""
 
     def __init__(self, settings: RecognizerSettings, counted: Callable[[EntityResult], None]) -> None:
-        """`counted` is told each answer."""
+        """`counted` gets each answer."""
         self.settings = settings
         self._counted = counted
         self._task: asyncio.Task[None] | None = None
@@ -136,21 +136,21 @@ class EntityStage:
                 return (first and first.error) or "ended before it was ready"
             self._is_ready = True
             _log.info("entities.ready")
-            while (told := await next_reply(reader)) is not None:
-                self._take(told)
+            while (reply := await next_reply(reader)) is not None:
+                self._take(reply)
         except TimeoutError:
             return f"not ready after {START_SECONDS:.0f} s"
         except BadFrame as exc:
             return f"sent {exc}"
         return "ended"
 
-    def _take(self, told: RecognizeReply) -> None:
-        if told.id is None or self._asked.pop(told.id, None) is None:
+    def _take(self, reply: RecognizeReply) -> None:
+        if reply.id is None or self._asked.pop(reply.id, None) is None:
             raise BadFrame("an answer to nothing that was asked")
         self._pause = FIRST_PAUSE_SECONDS
-        waiting = self._waiting.get(told.id)
+        waiting = self._waiting.get(reply.id)
         if waiting is not None and not waiting.done():
-            waiting.set_result(EntityResult.FOUND if told.found else EntityResult.CLEAR)
+            waiting.set_result(EntityResult.FOUND if reply.found else EntityResult.CLEAR)
 
     def _forget(self) -> None:
         """Nobody will answer any more what is still open."""

@@ -10,7 +10,7 @@ from gateway.core.policy import Policy
 from gateway.core.screening import (
     Classified,
     Screenings,
-    asks_for_entities,
+    needs_entity_stage,
     screen,
     text_for_entities,
     with_entities,
@@ -44,7 +44,7 @@ class Classifier:
             classified = screen(call, body, screening, floor)
         else:
             classified = await asyncio.to_thread(screen, call, body, screening, floor)
-        if self._entities is None or not asks_for_entities(classified, screening):
+        if self._entities is None or not needs_entity_stage(classified, screening):
             return classified
         result = await self._entities.find(text_for_entities(body, classified))
         return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)

@@ -5,7 +5,7 @@ attempt is recorded on its way out, whatever that way is. The hold has one owner
 """
 
 from gateway.core.admission import Hold
-from gateway.core.balancing import Blame, Fleet, ReplicaState
+from gateway.core.balancing import FailureAttribution, Fleet, ReplicaState
 from gateway.core.envelope import envelope
 from gateway.core.errors import (
     GatewayError,
@@ -66,7 +66,7 @@ class Targets:
     A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
     """
 
-    __slots__ = ("_again", "_blame", "_clock", "_fleet", "_index", "_number", "_request", "_tried")
+    __slots__ = ("_again", "_attribution", "_clock", "_fleet", "_index", "_number", "_request", "_tried")
 
     def __init__(self, request: Request, fleet: Fleet, clock: Clock) -> None:
         self._request = request
@@ -76,7 +76,7 @@ class Targets:
         self._number = 0  # of attempts
         self._tried: list[ReplicaState] = []
         self._again: Target | None = None
-        self._blame: Blame | None = None
+        self._attribution: FailureAttribution | None = None
 
     def next(self) -> Target | None:
         """Where the next attempt goes, which enters its replica at once; None when nothing is left."""
@@ -105,8 +105,8 @@ class Targets:
         elif failure.status == 429:
             target.replica.breaker.succeeded()  # it is alive, only busy: not its fault
         else:
-            self._blame = self._blame or Blame()
-            self._blame.failed(target.replica, failure, self._clock.monotonic())
+            self._attribution = self._attribution or FailureAttribution()
+            self._attribution.failed(target.replica, failure, self._clock.monotonic())
 
 
 async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:

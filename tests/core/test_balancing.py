@@ -14,7 +14,7 @@ from gateway.core.balancing import (
     LEAST_BYTES_PER_TOKEN,
     MEASURED_FOR_SECONDS,
     MOST_BYTES_PER_TOKEN,
-    Blame,
+    FailureAttribution,
     Fleet,
     ReplicaSet,
     ReplicaState,
@@ -162,9 +162,9 @@ def blamed(*failures: UpstreamFailure, times: int = FAILURES_TO_OPEN) -> list[bo
     """Which replicas are available after requests that failed so on the first, the second, ... of them."""
     item = pool(len(failures))
     for _ in range(times):
-        blame = Blame()
+        attribution = FailureAttribution()
         for state, failure in zip(item.replicas, failures, strict=True):
-            blame.failed(state, failure, NOW)
+            attribution.failed(state, failure, NOW)
     return [state.available(NOW) for state in item.replicas]
 
 
@@ -187,9 +187,9 @@ def test_a_server_that_does_not_answer_is_at_fault_however_many_others_do_the_sa
 
 def test_two_tries_on_the_same_replica_are_no_second_opinion():
     item = pool(1)
-    blame = Blame()
+    attribution = FailureAttribution()
     for _ in range(FAILURES_TO_OPEN):
-        blame.failed(item.replicas[0], STATUS_500, NOW)
+        attribution.failed(item.replicas[0], STATUS_500, NOW)
     assert not item.replicas[0].available(NOW)
 
 

@@ -74,14 +74,14 @@ async def test_many_texts_at_once_get_their_own_answers() -> None:
     assert found == [EntityResult.FOUND if number % 3 else EntityResult.CLEAR for number in range(60)]
 
 
-async def test_before_it_is_ready_it_is_away() -> None:
+async def test_before_it_is_ready_it_is_unavailable() -> None:
     stage = EntityStage(settings("never-ready"), lambda _: None)
     stage.start()
     assert await stage.find("hello") is EntityResult.UNAVAILABLE
     await stage.close()
 
 
-async def test_a_program_that_cannot_start_is_away_and_its_reason_is_logged() -> None:
+async def test_a_program_that_cannot_start_is_unavailable_and_its_reason_is_logged() -> None:
     for given, reason in (
         (settings("broken"), "no model"),
         (RecognizerSettings(find=("PERSON",), command=("/no/such/program",)), "cannot be started"),
@@ -119,7 +119,7 @@ async def test_one_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("text", ["crash:", "garbage:", "huge:", "half:", "other:"])
-async def test_whatever_it_does_instead_of_answering_it_is_away_and_then_back(text: str) -> None:
+async def test_whatever_it_does_instead_of_answering_it_is_unavailable_and_then_back(text: str) -> None:
     async with running(settings()) as stage:
         assert await stage.find(text) is EntityResult.UNAVAILABLE
         await until(lambda: stage.is_ready)
@@ -198,7 +198,7 @@ async def test_presidio_on_a_blank_pipeline_finds_patterns() -> None:
         assert await stage.find("it came from the harbour") is EntityResult.CLEAR
 
 
-async def test_without_its_model_the_built_in_recogniser_is_away_and_says_what_to_do() -> None:
+async def test_without_its_model_the_built_in_recogniser_is_unavailable_and_says_what_to_do() -> None:
     with structlog.testing.capture_logs() as logs:
         stage = EntityStage(RecognizerSettings(find=("PERSON",), model="no_such_model"), lambda _: None)
         stage.start()
