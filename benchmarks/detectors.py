@@ -14,12 +14,12 @@ from functools import partial
 
 import orjson
 
-from gateway.core.call import parse_call
 from gateway.core.catalog import Api
 from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.core.detect.custom import regex_detector, words_detector
 from gateway.core.detect.text import find_text
 from gateway.core.masking import mask
+from gateway.core.parse import parse_call
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.screening import Masking, Screening, screen
 from gateway.core.sse import StreamReader
@@ -167,13 +167,14 @@ def _print_masking() -> None:
         ("2 KB with 3 values", values + _of_size(ENGLISH, 2_000)),
         ("64 KB with 3 values", values + _of_size(ENGLISH, 64_000)),
     ):
-        call = parse_call(Api.CHAT, orjson.dumps(_chat(text)), 100)
+        call, body = parse_call(Api.CHAT, orjson.dumps(_chat(text)), 100)
         cells = [
-            _microseconds(partial(screen, call, kind, "internal"), len(text)) for kind in (plain, masking)
+            _microseconds(partial(screen, call, body, kind, "internal"), len(text))
+            for kind in (plain, masking)
         ]
         print(f"screen(), {name:<20} {cells[0]:>9,.1f} us, of a feature that masks {cells[1]:>9,.1f} us")
-    call = parse_call(Api.CHAT, orjson.dumps(_chat(values)), 100)
-    restorer = Restorer(mask(call, detectors))
+    call, body = parse_call(Api.CHAT, orjson.dumps(_chat(values)), 100)
+    restorer = Restorer(mask(body, call.rest, detectors))
     chunk = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'
     readers = StreamReader(hide_usage=True), RestoringReader(restorer, hide_usage=True)
     for reader in readers:

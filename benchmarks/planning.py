@@ -17,9 +17,9 @@ from benchmarks.detectors import ENGLISH, JAPANESE
 from gateway.config.build import Built, build
 from gateway.config.load import load
 from gateway.core.balancing import Fleet
-from gateway.core.call import parse_call
 from gateway.core.catalog import Api
 from gateway.core.facts import Moment, local_time
+from gateway.core.parse import parse_call
 from gateway.core.policy import Planner
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.proxy.classify import Classifier
@@ -82,12 +82,12 @@ def measure(condition: str, prefer: str, text: str) -> tuple[float, float]:
     planner = Planner(made.policy, Fleet(made.policy.deployments.values()))
     classifier = Classifier(made.policy, made.screenings)
     body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
-    call = parse_call(Api.CHAT, orjson.dumps(body), 100)
+    call, parsed = parse_call(Api.CHAT, orjson.dumps(body), 100)
     (entry,) = made.tenancy.keys.values()
     who, model, zone = entry.default, made.policy.models["auto"], made.tenancy.time_zone
 
     def classify() -> None:
-        waiting = classifier.classify(call, who, None)
+        waiting = classifier.classify(call, parsed, who, None)
         try:
             waiting.send(None)  # short texts never wait, so no loop need turn
         except StopIteration:

@@ -41,7 +41,7 @@ from gateway.policy.rollout.config_file import ConfigFile
 from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result
 from gateway.ports import BudgetView
 from gateway.privacy.service import EntityService
-from gateway.proxy.dispatch import Services
+from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
 from gateway.proxy.handler import DataPlane
 from gateway.proxy.pipeline import Pipeline

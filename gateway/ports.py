@@ -1,12 +1,12 @@
-"""Floor 1: the seams of the gateway. A Protocol stands here only where two implementations are real."""
+"""The seams of the gateway. A Protocol stands here only where two implementations are real."""
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from gateway.core.admission import Ask, Hold, Settlement
+from gateway.core.causes import EntityResult
 from gateway.core.endpoint import Endpoint
 from gateway.core.errors import GatewayError
 from gateway.core.record import UsageRecord
@@ -233,21 +233,10 @@ class Telemetry(Protocol):
         ...
 
 
-class Sighting(enum.StrEnum):
-    """What the second stage says of a text. All but CLEAR count as found: nothing could be ruled out."""
-
-    CLEAR = "clear"
-    FOUND = "found"
-    LATE = "late"  # not within the deadline
-    AWAY = "away"  # the recogniser is not running, or not ready yet
-    BUSY = "busy"  # as many texts are with it as may be
-    TOO_LONG = "too_long"
-
-
 class EntityFinder(Protocol):
     """Looks for named entities, beside the event loop."""
 
-    async def look(self, text: str) -> Sighting:
+    async def find(self, text: str) -> EntityResult:
         """Answers within its deadline, whatever happens. Never raises."""
         ...
 

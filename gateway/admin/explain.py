@@ -8,8 +8,8 @@ import orjson
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.core.call import parse_call
 from gateway.core.catalog import Api
+from gateway.core.parse import parse_call
 from gateway.policy.explain import DecisionQuestion, Explanation
 
 Explain = Callable[[DecisionQuestion], Awaitable[Explanation]]
@@ -40,8 +40,10 @@ def explain_router(explain: Explain, max_messages: Callable[[], int]) -> APIRout
         responses={200: {"content": {"application/json": {}}, "description": "The decision"}},
     )
     async def post_explain(asked: ExplainRequest) -> Response:
+        call, body = parse_call(asked.api, orjson.dumps(asked.request), max_messages())
         question = DecisionQuestion(
-            call=parse_call(asked.api, orjson.dumps(asked.request), max_messages()),
+            call=call,
+            body=body,
             key=asked.key,
             feature=asked.feature,
             headers={name.lower(): value for name, value in asked.headers.items()},

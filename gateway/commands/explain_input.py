@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway.core.call import parse_call
 from gateway.core.catalog import Api
 from gateway.core.errors import GatewayError
+from gateway.core.parse import parse_call
 from gateway.core.tenancy import Tenancy
 from gateway.policy.explain import DecisionQuestion
 from gateway.proxy.auth import digest
@@ -113,11 +113,11 @@ def question(
 ) -> DecisionQuestion:
     """Raises typer.BadParameter for a body that no endpoint would take."""
     try:
-        call = parse_call(_api(asked), asked.body, most)
+        call, body = parse_call(_api(asked), asked.body, most)
     except GatewayError as error:
         raise typer.BadParameter(error.message) from error
     return DecisionQuestion(
-        call=call, key=key or _key_of(asked, tenancy), feature=feature, headers=asked.headers
+        call=call, body=body, key=key or _key_of(asked, tenancy), feature=feature, headers=asked.headers
     )
 
 

@@ -1,6 +1,8 @@
-"""Choose a replica: available means healthy and not tripped; the least outstanding one wins."""
+"""Choose a replica: available means healthy and not tripped; the one with the fewest attempts wins."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 from gateway.core.breaker import FAILURES_TO_OPEN, Breaker
 from gateway.core.catalog import Deployment, Replica
@@ -19,15 +21,27 @@ LEARN_FROM_TOKENS = 50
 
 
 class ReplicaState:
-    """One replica as it stands now. `outstanding` counts from the moment of choice until the attempt ends."""
+    """One replica as it stands now. `async with` it is one attempt there, counted in `in_flight`.
 
-    __slots__ = ("breaker", "is_up", "outstanding", "replica")
+    No await between `ReplicaSet.choose` and `async with`: requests of the same moment are to spread out.
+    """
+
+    __slots__ = ("breaker", "in_flight", "is_up", "replica")
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.breaker = Breaker()
-        self.outstanding = 0
+        self.in_flight = 0
         self.is_up = True  # until the first probe says otherwise
+
+    async def __aenter__(self) -> Self:
+        self.in_flight += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.in_flight -= 1
 
     def available(self, now: float) -> bool:
         return self.is_up and self.breaker.allows(now)
@@ -37,7 +51,7 @@ class ReplicaState:
         self.breaker.failed(now, weight=weight, answered=failure.answered)
 
 
-class Blame:
+class FailureAttribution:
     """Whose failures they are, over the attempts of one request.
 
     What goes wrong alike on two servers is wrong with the request. It counts against neither:
@@ -55,7 +69,7 @@ class Blame:
             return
         for other, before in self._counted:
             if other is not state and failure.is_like(before):
-                other.breaker.forgive()
+                other.breaker.uncount_failure()
                 self._own = failure
                 return
         state.failed(failure, now)
@@ -66,7 +80,7 @@ class ReplicaSet:
     """The replicas of one deployment, and what its answers have taught us."""
 
     __slots__ = (
-        "_anew",
+        "_measures_anew",
         "_turn",
         "answer_headers",
         "bytes_per_token",
@@ -87,15 +101,15 @@ class ReplicaSet:
         self.replicas = replicas
         self.pace = Pace()
         self._turn = 0
-        self._anew = False
+        self._measures_anew = False
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
         self.measured_at = 0.0
         self.ttft_seconds: float | None = None
         self.tokens_per_second: float | None = None
 
     @property
-    def outstanding(self) -> int:
-        return sum(state.outstanding for state in self.replicas)
+    def in_flight(self) -> int:
+        return sum(state.in_flight for state in self.replicas)
 
     def is_available(self, now: float) -> bool:
         # A plain loop: this runs for every deployment of every request, and a generator costs twice as much.
@@ -108,10 +122,10 @@ class ReplicaSet:
         """A replica is available, or at least there and answering, if badly: the last resort."""
         return self.is_available(now) or any(state.is_up and state.breaker.answers for state in self.replicas)
 
-    def take(self, now: float, tried: Sequence[ReplicaState] = ()) -> ReplicaState | None:
-        """Choose and count at once, so that requests of the same moment spread out. None: nothing available.
+    def choose(self, now: float, tried: Sequence[ReplicaState] = ()) -> ReplicaState | None:
+        """The replica that the next attempt goes to, which enters it at once. None: nothing is available.
 
-        Replicas in `tried` are not chosen again. The caller gives back through `give_back`.
+        Replicas in `tried` are not chosen again.
         """
         best: ReplicaState | None = None
         count = len(self.replicas)
@@ -120,40 +134,27 @@ class ReplicaSet:
             state = self.replicas[(self._turn + step) % count]
             if state in tried or not state.available(now):
                 continue
-            if best is None or state.outstanding < best.outstanding:
+            if best is None or state.in_flight < best.in_flight:
                 best = state
         if best is not None:
-            best.outstanding += 1
             best.breaker.start(now)
             if self._is_out_of_date(now):
-                self.measured_at, self._anew = now, True  # this one tries; the others wait and see
+                self.measured_at, self._measures_anew = now, True  # this one tries; the others wait and see
         elif not tried:
-            best = self._take_last_resort()
+            best = self._last_resort()
         return best
 
-    def _take_last_resort(self) -> ReplicaState | None:
+    def _last_resort(self) -> ReplicaState | None:
         answering = [state for state in self.replicas if state.is_up and state.breaker.answers]
-        best = min(answering, key=lambda state: state.outstanding, default=None)
-        if best is not None:
-            best.outstanding += 1
-        return best
-
-    @staticmethod
-    def take_again(state: ReplicaState) -> None:
-        """Count the same replica once more, for a second try that says nothing about its health."""
-        state.outstanding += 1
-
-    @staticmethod
-    def give_back(state: ReplicaState) -> None:
-        state.outstanding -= 1
+        return min(answering, key=lambda state: state.in_flight, default=None)
 
     def _is_out_of_date(self, now: float) -> bool:
         return self.ttft_seconds is not None and now - self.measured_at > MEASURED_FOR_SECONDS
 
     def learn_speed(self, ttft_seconds: float, tokens_per_second: float | None, now: float) -> None:
         """Averages over recent answers; what was known before a long pause counts no more."""
-        if self._anew:
-            self._anew = False
+        if self._measures_anew:
+            self._measures_anew = False
             self.ttft_seconds = self.tokens_per_second = None
         self.measured_at = now
         self.ttft_seconds = _smooth(self.ttft_seconds, ttft_seconds)
@@ -189,16 +190,16 @@ class Fleet:
 
 def _replica_set(deployment: Deployment, previous: ReplicaSet | None) -> ReplicaSet:
     states = {state.replica: state for state in previous.replicas} if previous else {}
-    pool = ReplicaSet(
+    replica_set = ReplicaSet(
         deployment, tuple(states.get(item) or ReplicaState(item) for item in deployment.replicas)
     )
     if previous is not None and previous.deployment.model == deployment.model:
-        pool.pace = previous.pace
-        pool.bytes_per_token = previous.bytes_per_token
-        pool.measured_at = previous.measured_at
-        pool.ttft_seconds = previous.ttft_seconds
-        pool.tokens_per_second = previous.tokens_per_second
-    return pool
+        replica_set.pace = previous.pace
+        replica_set.bytes_per_token = previous.bytes_per_token
+        replica_set.measured_at = previous.measured_at
+        replica_set.ttft_seconds = previous.ttft_seconds
+        replica_set.tokens_per_second = previous.tokens_per_second
+    return replica_set
 
 
 def _smooth(old: float | None, new: float) -> float:

@@ -44,7 +44,7 @@ class Breaker:
         self._open_until = self._trial_until = 0.0
         self._answers_only = True
 
-    def forgive(self) -> None:
+    def uncount_failure(self) -> None:
         """The last failure counted turned out to be that of the request."""
         self._failures = max(self._failures - 1, 0)
         if self._failures < FAILURES_TO_OPEN:

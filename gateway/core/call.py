@@ -1,10 +1,9 @@
-"""Parse a request body once, shallowly: only the facts that routing and metering need.
+"""The facts of one request that routing and metering need, and its body as it goes upstream.
 
-The prompt is not interpreted. What goes upstream is always re-encoded from the parsed value, so that the
-gateway and the upstream can never read two different values for one duplicated key.
+What goes upstream is always re-encoded from the parsed value, so that the gateway and the upstream can never
+read two different values for one duplicated key.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,71 +11,26 @@ import msgspec
 import orjson
 
 from gateway.core.catalog import Api, Capability, Modality
-from gateway.core.errors import InvalidRequest
-
-TEXT_ONLY = frozenset({Modality.TEXT})
-NOTHING: frozenset[Capability] = frozenset()
-
-MAX_CHOICES = 128
-MAX_TAGS = 16
-MAX_TAG_LENGTH = 512
-
-# What `reasoning_effort` says when no reasoning is asked for.
-_NO_EFFORT = (None, "none")
+from gateway.core.media import Media
 
 # Bytes of a prompt for each token, before anything was learned: English text and Japanese text in UTF-8
 # both come out near four with the o200k and Llama 4 vocabularies.
 BYTES_PER_TOKEN = 4
 
-# Integers from here on are read as floats; below zero, those beyond half of it.
-LARGEST_EXACT = 2.0**64
-_LONG_INTEGERS = re.compile(rb"(?<![\d.])-?\d{19,}(?![\d.eE])")
-# Large members that hold text, or schemas, in which a number is the same however it is written.
-_WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
-# Members of a content part that may be an address themselves; in others it is the `url` inside.
-_ADDRESSES = frozenset({"image_url", "audio_url", "video_url", "file_url", "url"})
-
-_PART_MODALITIES = {
-    "text": Modality.TEXT,
-    "input_text": Modality.TEXT,
-    "output_text": Modality.TEXT,
-    "refusal": Modality.TEXT,
-    "image_url": Modality.IMAGE,
-    "input_image": Modality.IMAGE,
-    "input_audio": Modality.AUDIO,
-    "audio_url": Modality.AUDIO,
-    "video_url": Modality.VIDEO,
-    "input_video": Modality.VIDEO,
-    "file": Modality.FILE,
-    "input_file": Modality.FILE,
-}
+# Bounds of the tags, wherever they come from.
+MAX_TAGS = 16
+MAX_TAG_LENGTH = 512
 
 
-class Media(msgspec.Struct, frozen=True, gc=False):
-    """Binary parts of a prompt: how many, and how many bytes of JSON they take.
-
-    `file_bytes` are those of files, of video, and of audio that is named by its address: nothing about them
-    bounds how many tokens they unfold to. `is_remote`: some part is an address that the upstream would fetch.
-    """
-
-    images_low: int = 0
-    images_high: int = 0
-    audio_bytes: int = 0
-    file_bytes: int = 0
-    bytes: int = 0
-    is_remote: bool = False
-
-
-NO_MEDIA = Media()
-
-
-class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
+class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """Facts of one request. `rest` is the re-encoded body without `model`, `stream_options` and output caps.
 
-    `body` is the parsed body, kept until it is classified. `growth` is by how many bytes `rest` is shorter
-    than another body that may be sent in its place. `max_output` is None when the client named no cap.
-    `stream_options` are the client's own, without `include_usage`. `prompts` are read each by itself (a list
-    in completions and embeddings); `choices` are all that is generated for them.
+    `growth` is by how many bytes `rest` is shorter than another body that may be sent in its place.
+    `max_output` is None when the client named no cap. `stream_options` are the client's own, without
+    `include_usage`. `prompts` are read each by itself (a list in completions and embeddings); `choices` are
+    all that is generated for them. `user` is whom the client says that it acts for.
+
+    More than 14 attributes: one for each member of the body that routing, holding or metering reads.
     """
 
     api: Api
@@ -92,7 +46,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
     service_tier: str | None
     tags: Mapping[str, str]
     rest: bytes
-    body: Mapping[str, Any]
+    user: str | None = None
     prompts: int = 1
     growth: int = 0
 
@@ -105,42 +59,6 @@ class Call(msgspec.Struct, kw_only=True, eq=False, gc=False):
     def prompt_tokens(self) -> int:
         """Estimate of the text's tokens, the same for every deployment."""
         return self.text_bytes // BYTES_PER_TOKEN + 1
-
-
-def parse_call(api: Api, raw: bytes, max_messages: int) -> Call:
-    """Read `raw` as a request to `api`. Raises InvalidRequest with the field at fault in `param`."""
-    body = _decode(raw)
-    model = body.pop("model", None)
-    if model is None:
-        raise InvalidRequest("You must provide a `model` parameter.", param="model")
-    if not isinstance(model, str) or not model:
-        raise _wrong_type("model", "a non-empty string")
-    _check_numbers(body, raw)
-    stream = _optional(body, "stream", bool, "a boolean") or False
-    options = _stream_options(body, stream)
-    modalities, media = _contents(api, body, max_messages)
-    prompts = _prompts(api, body)
-    choices = _choices(body)
-    call = Call(
-        api=api,
-        model=model,
-        stream=stream,
-        include_usage=bool(options.pop("include_usage", False)),
-        stream_options=options,
-        max_output=_max_output(api, body),
-        choices=choices * (prompts if api is Api.COMPLETIONS else 1),
-        modalities=modalities,
-        needs=_needs(body, choices),
-        media=media,
-        service_tier=_optional(body, "service_tier", str, "a string"),
-        tags=_tags(body),
-        rest=_encode(body),
-        body=body,
-        prompts=prompts,
-    )
-    if api is Api.EMBEDDINGS and call.stream:
-        raise InvalidRequest("Embeddings can't be streamed.", param="stream")
-    return call
 
 
 def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: bytes | None = None) -> bytes:
@@ -158,280 +76,3 @@ def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: b
     if len(rest) == 2:
         return encoded
     return encoded[:-1] + b"," + rest[1:]
-
-
-def _decode(raw: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(
-            f"We could not parse the JSON body of your request: {exc.msg} (line {exc.lineno}, "
-            f"column {exc.colno}). The body must be one JSON object in UTF-8.",
-            code="invalid_json",
-        ) from exc
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    return body
-
-
-def _check_numbers(body: Mapping[str, Any], raw: bytes) -> None:
-    """Integers beyond 64 bits were read as floats, and would reach the upstream as other numbers."""
-    for name, value in body.items():
-        if name not in _WITHOUT_NUMBERS and _is_huge(value) and _has_long_integer(raw):
-            raise InvalidRequest(
-                f"Invalid '{name}': a number beyond 64 bits. Expected a value that is exact in JSON.",
-                param=name,
-                code="invalid_value",
-            )
-
-
-def _has_long_integer(raw: bytes) -> bool:
-    """Fractions may be huge and are forwarded as they are; only an integer must be exact."""
-    return any(
-        len(written) > 20 or not -LARGEST_EXACT / 2 <= int(written) < LARGEST_EXACT
-        for written in _LONG_INTEGERS.findall(raw)
-    )
-
-
-def _is_huge(value: Any) -> bool:
-    pending = [value]
-    while pending:  # a stack, since the body may be nested deeper than calls can be
-        value = pending.pop()
-        if isinstance(value, float) and not -LARGEST_EXACT / 2 <= value < LARGEST_EXACT:
-            return True
-        if isinstance(value, dict):
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value
-    return False
-
-
-def _encode(body: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body)
-    except TypeError as exc:  # nesting that can be read but not written back
-        raise InvalidRequest("The JSON body is nested too deeply.", code="invalid_json") from exc
-
-
-def _optional(body: Mapping[str, Any], name: str, kind: type[Any], noun: str) -> Any:
-    value = body.get(name)
-    if value is None or isinstance(value, kind):
-        return value
-    raise _wrong_type(name, noun)
-
-
-def _wrong_type(name: str, noun: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid type for '{name}': expected {noun}.", param=name, code="invalid_type")
-
-
-def _positive(body: Mapping[str, Any], name: str) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong_type(name, "an integer")
-    if value < 1:
-        raise InvalidRequest(
-            f"Invalid '{name}': integer below minimum value. Expected a value >= 1, but got {value} instead.",
-            param=name,
-            code="integer_below_min_value",
-        )
-    return value
-
-
-def _stream_options(body: dict[str, Any], stream: bool) -> dict[str, Any]:
-    options = body.pop("stream_options", None)
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise _wrong_type("stream_options", "an object")
-    if not stream:
-        raise InvalidRequest(
-            "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
-        )
-    if not isinstance(options.get("include_usage", False), bool | None):
-        raise _wrong_type("stream_options.include_usage", "a boolean")
-    _encode({"stream_options": options})  # it is written back for each attempt, so refuse it now or never
-    return options
-
-
-def _max_output(api: Api, body: dict[str, Any]) -> int | None:
-    if api is Api.EMBEDDINGS:
-        return None
-    caps = [cap for name in ("max_completion_tokens", "max_tokens") if (cap := _positive(body, name))]
-    body.pop("max_completion_tokens", None)
-    body.pop("max_tokens", None)
-    return min(caps) if caps else None
-
-
-def _choices(body: Mapping[str, Any]) -> int:
-    """How many completions the upstream will generate and bill: `n`, or `best_of` where that is larger."""
-    choices = max(_positive(body, "n") or 1, _positive(body, "best_of") or 1)
-    if choices > MAX_CHOICES:
-        raise InvalidRequest(f"Invalid 'n': at most {MAX_CHOICES} choices are allowed.", param="n")
-    return choices
-
-
-def _prompts(api: Api, body: Mapping[str, Any]) -> int:
-    """How many prompts one request holds: a list of token ids is one, any other list has one in each item."""
-    if api is Api.CHAT:
-        return 1
-    prompt = body.get("input" if api is Api.EMBEDDINGS else "prompt")
-    if not isinstance(prompt, list) or isinstance(prompt[0], int):
-        return 1
-    return len(prompt)
-
-
-def _needs(body: Mapping[str, Any], choices: int) -> frozenset[Capability]:
-    tools = body.get("tools") or body.get("functions")
-    form = body.get("response_format")
-    logprobs = body.get("logprobs")
-    reasons = body.get("reasoning_effort") not in _NO_EFFORT or bool(body.get("reasoning"))
-    if not tools and not form and not logprobs and not reasons and choices == 1:
-        return NOTHING
-    if tools is not None and not isinstance(tools, list):
-        raise _wrong_type("tools", "an array")
-    if form is not None and not isinstance(form, dict):
-        raise _wrong_type("response_format", "an object")
-    needs = set()
-    if tools:
-        needs.add(Capability.TOOLS)
-    if form and form.get("type") == "json_schema":
-        needs.add(Capability.JSON_SCHEMA)
-    if logprobs:
-        needs.add(Capability.LOGPROBS)
-    if reasons:
-        needs.add(Capability.REASONING)
-    if choices > 1:
-        needs.add(Capability.CHOICES)
-    return frozenset(needs)
-
-
-def _tags(body: Mapping[str, Any]) -> dict[str, str]:
-    metadata = body.get("metadata")
-    if not metadata:
-        return {}
-    if not isinstance(metadata, dict):
-        raise _wrong_type("metadata", "an object")
-    return {
-        str(name)[:MAX_TAG_LENGTH]: value[:MAX_TAG_LENGTH]
-        for name, value in list(metadata.items())[:MAX_TAGS]
-        if isinstance(value, str)
-    }
-
-
-def _contents(api: Api, body: Mapping[str, Any], max_messages: int) -> tuple[frozenset[Modality], Media]:
-    if api is Api.CHAT:
-        return _message_contents(body, max_messages)
-    name = "input" if api is Api.EMBEDDINGS else "prompt"
-    value = body.get(name)
-    if not value or not isinstance(value, (str, list)):
-        raise InvalidRequest(f"'{name}' must be a non-empty string or array.", param=name)
-    return TEXT_ONLY, NO_MEDIA
-
-
-def _message_contents(body: Mapping[str, Any], max_messages: int) -> tuple[frozenset[Modality], Media]:
-    messages = body.get("messages")
-    if messages is None:
-        raise InvalidRequest("Missing required parameter: 'messages'.", param="messages")
-    if not isinstance(messages, list):
-        raise _wrong_type("messages", "an array of objects")
-    if not messages:
-        raise InvalidRequest(
-            "Invalid 'messages': empty array. Expected at least one message.",
-            param="messages",
-            code="empty_array",
-        )
-    if len(messages) > max_messages:
-        raise InvalidRequest(
-            f"Invalid 'messages': array too long. Expected at most {max_messages} messages, "
-            f"but got {len(messages)} instead.",
-            param="messages",
-            code="array_above_max_length",
-        )
-    parts: list[tuple[str, Any]] = []
-    for index, message in enumerate(messages):
-        _check_message(message, index, parts)
-    spoken = body.get("modalities")
-    wants_audio = isinstance(spoken, list) and "audio" in spoken
-    if not parts and not wants_audio:
-        return TEXT_ONLY, NO_MEDIA
-    return _modalities(parts, wants_audio)
-
-
-def _check_message(message: Any, index: int, parts: list[tuple[str, Any]]) -> None:
-    if not isinstance(message, dict):
-        raise _wrong_type(f"messages[{index}]", "an object")
-    if not isinstance(message.get("role"), str):
-        raise InvalidRequest(
-            f"Missing required parameter: 'messages[{index}].role'.", param=f"messages[{index}].role"
-        )
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return
-    where = f"messages[{index}].content"
-    if not isinstance(content, list):
-        raise _wrong_type(where, "a string or an array of content parts")
-    for number, part in enumerate(content):
-        if not isinstance(part, dict):
-            raise _wrong_type(f"{where}[{number}]", "an object")
-        parts.append((f"{where}[{number}]", part))
-
-
-def _modalities(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozenset[Modality], Media]:
-    found = {Modality.TEXT}
-    if wants_audio:
-        found.add(Modality.AUDIO)
-    low = high = audio_bytes = file_bytes = total = 0
-    is_remote = False
-    for where, part in parts:
-        kind = part.get("type")
-        modality = _PART_MODALITIES.get(kind) if isinstance(kind, str) else None
-        if modality is None:
-            # An unknown kind could carry anything past the privacy rules, so it is refused, not forwarded.
-            raise InvalidRequest(
-                f"Invalid value for '{where}.type'. Supported: {', '.join(sorted(_PART_MODALITIES))}.",
-                param=f"{where}.type",
-                code="invalid_value",
-            )
-        if modality is Modality.TEXT:
-            continue
-        found.add(modality)
-        is_remote = is_remote or _is_remote(part)
-        size = _payload_bytes(part)
-        total += size
-        if modality is Modality.IMAGE:
-            is_low = _detail(part) == "low"
-            low, high = low + is_low, high + (not is_low)
-        elif kind == "input_audio":
-            audio_bytes += size
-        else:
-            file_bytes += size
-    return frozenset(found), Media(low, high, audio_bytes, file_bytes, total, is_remote)
-
-
-def _is_remote(part: Mapping[str, Any]) -> bool:
-    """True when content is named by an address instead of being there; whatever is no `data:` URL is one."""
-    for name, value in part.items():
-        address = value.get("url") if isinstance(value, dict) else value if name in _ADDRESSES else None
-        if isinstance(address, str) and address[:5].lower() != "data:":
-            return True
-        if isinstance(value, dict) and isinstance(value.get("file_url"), str):
-            return True
-    return False
-
-
-def _payload_bytes(part: Mapping[str, Any]) -> int:
-    """Length of the longest string of a binary part: its base64 data or its URL."""
-    longest = 0
-    for value in part.values():
-        inner = value.values() if isinstance(value, dict) else (value,)
-        for text in inner:
-            if isinstance(text, str):
-                longest = max(longest, len(text))
-    return longest
-
-
-def _detail(part: Mapping[str, Any]) -> str | None:
-    image = part.get("image_url")
-    return image.get("detail") if isinstance(image, dict) else part.get("detail")

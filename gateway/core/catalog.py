@@ -170,6 +170,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
     million. `lines` are those of the file on which its fields stand.
+
+    More than 14 attributes: one for each setting of the file that routing or pricing reads.
     """
 
     name: str

@@ -15,7 +15,7 @@ from gateway.core.conditions import (
     Compared,
     Condition,
     Constant,
-    Holds,
+    Contains,
     Joined,
     Not,
     OneOf,
@@ -141,7 +141,7 @@ class _ConditionParser:
         sign = self._next()
         if sign == "in":
             self.at += 1
-            return Holds(self._path(), constant)
+            return Contains(self._path(), constant)
         if sign in _MIRRORED:
             self.at += 1
             return Compared(self._path(), _MIRRORED[sign], constant)

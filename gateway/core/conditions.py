@@ -46,7 +46,7 @@ class OneOf(msgspec.Struct, frozen=True):
     constants: tuple[Constant, ...]
 
 
-class Holds(msgspec.Struct, frozen=True):
+class Contains(msgspec.Struct, frozen=True):
     """`"image" in modalities`."""
 
     path: tuple[str, ...]
@@ -64,7 +64,7 @@ class Joined(msgspec.Struct, frozen=True):
     conditions: tuple["Condition", ...]
 
 
-Condition = Always | Compared | OneOf | Holds | Not | Joined
+Condition = Always | Compared | OneOf | Contains | Not | Joined
 
 
 def first_of(rules: Sequence[tuple[int, Condition]]) -> Callable[[Facts], int]:
@@ -101,7 +101,7 @@ def _tree(condition: Condition) -> ast.expr:
             return ast.Compare(
                 _reading(path), [ast.In()], [ast.Set([ast.Constant(item) for item in constants])]
             )
-        case Holds(path, constant):
+        case Contains(path, constant):
             return ast.Compare(ast.Constant(constant), [ast.In()], [_reading(path)])
         case Not(inner):
             return ast.UnaryOp(ast.Not(), _tree(inner))
@@ -130,5 +130,5 @@ def could_hold(condition: Condition, known: Facts) -> bool | None:
             if (not all_of) in found_all:
                 return not all_of
             return None if None in found_all else all_of
-        case Compared(path) | OneOf(path) | Holds(path):
+        case Compared(path) | OneOf(path) | Contains(path):
             return compiled(condition)(known) if path[0] in known else None

@@ -1,6 +1,6 @@
 """Every way a request can fail, as meaning rather than as status code.
 
-GatewayError                 the client gets an error envelope (web/envelope.py maps it, once)
+GatewayError                 the client gets an error envelope (core/envelope.py maps it, once)
  ├─ InvalidRequest           400  malformed or unsupported input
  │   └─ UnsupportedModality  400  no deployment of the model reads this kind of content
  ├─ InvalidApiKey            401
@@ -199,14 +199,18 @@ class UpstreamFailure(Exception):
     """One attempt failed. `detail` is for logs and operators; it holds no prompt text and no credentials.
 
     `stale`: a reused connection died before any byte of a response. Most likely the upstream had closed it
-    while it was idle, so the same request may be sent again on a fresh one.
+    while it was idle, so the same request may be sent again on a fresh one. `status` is that of the answer,
+    in a failure of kind STATUS only.
     """
 
-    def __init__(self, kind: FailureKind, detail: str, *, stale: bool = False) -> None:
+    def __init__(
+        self, kind: FailureKind, detail: str, *, stale: bool = False, status: int | None = None
+    ) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
         self.stale = stale
+        self.status = status
 
     @property
     def is_timeout(self) -> bool:
@@ -221,7 +225,7 @@ class UpstreamFailure(Exception):
         """True when one request may well have caused both, on two servers."""
         if self.kind is not other.kind or self.kind not in _CAUSED_BY_REQUESTS:
             return False
-        return self.kind is not FailureKind.STATUS or self.detail == other.detail
+        return self.status == other.status
 
     @property
     def never_sent(self) -> bool:

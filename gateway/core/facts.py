@@ -60,11 +60,11 @@ class Facts(dict[str, object]):
         now = self.moment.monotonic
         return {
             name: {
-                "outstanding": pool.outstanding,
-                "available": sum(state.available(now) for state in pool.replicas),
-                "replicas": len(pool.replicas),
+                "outstanding": replica_set.in_flight,
+                "available": sum(state.available(now) for state in replica_set.replicas),
+                "replicas": len(replica_set.replicas),
             }
-            for name, pool in self.fleet.replica_sets.items()
+            for name, replica_set in self.fleet.replica_sets.items()
         }
 
 

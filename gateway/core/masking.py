@@ -1,6 +1,6 @@
 """Masking: values leave as placeholders, and come back in the answer.
 
-    masked = mask(call, detectors)            # "write to bob@example.com" -> "write to [EMAIL_1]"
+    masked = mask(body, rest, detectors)      # "write to bob@example.com" -> "write to [EMAIL_1]"
     masked.originals                          # {"[EMAIL_1]": "bob@example.com"}
 
 One value has one placeholder throughout a request, numbered in the order of the body: a conversation that is
@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.core.call import Call
 from gateway.core.detect import Detectors
 from gateway.core.detect.places import Found
 from gateway.core.detect.text import is_payload
@@ -39,17 +38,17 @@ class Masked(msgspec.Struct, frozen=True):
     nested: bool
 
 
-def mask(call: Call, detectors: Detectors) -> Masked:
-    """The body of `call` with a placeholder for each value that `detectors` find in one of its strings.
+def mask(body: Mapping[str, Any], rest: bytes, detectors: Detectors) -> Masked:
+    """`body`, whose JSON is `rest`, with a placeholder for each value that `detectors` find in its strings.
 
     Left as they are: payloads of media parts, names of members, numbers, and values that are written over two
     strings or in escapes.
     """
-    masking = _Masking(call.rest, detectors)
-    body: dict[str, Any] = masking.members(None, call.body)
-    form = call.body.get("response_format")
+    masking = _Masking(rest, detectors)
+    masked = masking.members(None, body)
+    form = body.get("response_format")
     nested = isinstance(form, dict) and form.get("type") in {"json_schema", "json_object"}
-    return Masked(body, orjson.dumps(body), masking.originals, nested)
+    return Masked(masked, orjson.dumps(masked), masking.originals, nested)
 
 
 class _Masking:

@@ -11,7 +11,7 @@ from gateway.core.call import Call
 from gateway.core.catalog import Deployment, Model, Objective, Rule
 from gateway.core.estimate import Estimate
 from gateway.core.facts import Moment
-from gateway.core.retirement import LineUp
+from gateway.core.retirement import ServingSet
 from gateway.core.tenancy import Principal
 
 Pair = tuple[Deployment, Estimate]
@@ -22,18 +22,18 @@ UNIT_BYTES = 5
 
 
 class Sorting(msgspec.Struct, frozen=True, gc=False):
-    """What an objective is applied to: the request, who stands for whom, and how fast each one is."""
+    """What an objective is applied to: the request, who serves for whom, and how fast each one is."""
 
     call: Call
     principal: Principal
     model: Model
     fleet: Fleet
     moment: Moment
-    line_up: LineUp
+    serving: ServingSet
 
     def shares(self, given: Mapping[str, float]) -> Mapping[str, float]:
         """Weights or ratings of the file, handed on from the retired ones."""
-        return self.line_up.shares(given) if self.line_up.place_of else given
+        return self.serving.shares(given) if self.serving.serving_for else given
 
 
 def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair]:
@@ -52,8 +52,8 @@ def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair
         unit = unit_of(sorting.call, sorting.principal, sorting.moment) if by.sticky else None
         if unit is None:
             return _drawn(pairs, weights, sorting.moment.random)
-        place = f"{sorting.model.name}\0{unit}"
-        pairs.sort(key=lambda pair: -_affinity(place, pair[0].name, weights.get(pair[0].name, 0.0)))
+        key = f"{sorting.model.name}\0{unit}"
+        pairs.sort(key=lambda pair: -_affinity(key, pair[0].name, weights.get(pair[0].name, 0.0)))
     return pairs
 
 
@@ -81,8 +81,8 @@ def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: 
 
 def expected_seconds(deployment: Deployment, expected: Estimate, sorting: Sorting) -> float:
     """Time to the last token, as observed of late."""
-    pool = sorting.fleet.replica_sets[deployment.name]
-    return pool.expected_seconds(_likely(expected), sorting.moment.monotonic)
+    replica_set = sorting.fleet.replica_sets[deployment.name]
+    return replica_set.expected_seconds(_likely(expected), sorting.moment.monotonic)
 
 
 def _likely(expected: Estimate) -> int:
@@ -113,9 +113,8 @@ def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
     session = moment.header(b"x-tollway-session")
     if session:
         return _digest(f"{principal.key}\0session\0{session}", UNIT_BYTES).hex()
-    user = call.body.get("safety_identifier") or call.body.get("user")
-    if user and isinstance(user, str):
-        return _digest(f"{principal.key}\0user\0{user}", UNIT_BYTES).hex()
+    if call.user is not None:
+        return _digest(f"{principal.key}\0user\0{call.user}", UNIT_BYTES).hex()
     return None
 
 

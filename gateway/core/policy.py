@@ -25,7 +25,7 @@ from gateway.core.errors import GatewayError, RefusedByRule
 from gateway.core.estimate import Estimate, estimate
 from gateway.core.facts import Facts, Moment
 from gateway.core.ordering import Sorting, in_order
-from gateway.core.retirement import Era, LineUp, era_at, line_up
+from gateway.core.retirement import Era, ServingSet, era_at, serving_set
 from gateway.core.tenancy import Principal
 
 
@@ -68,11 +68,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Filtered(msgspec.Struct, frozen=True):
-    """What the constraints over closed sets leave of a model, and who stands for whom."""
+    """What the constraints over closed sets leave of a model, and who serves for whom."""
 
     eligible: tuple[Deployment, ...]
     excluded: tuple[Excluded, ...]
-    line_up: LineUp
+    serving: ServingSet
 
 
 _StaticKey = tuple[str, str, str, frozenset[str], frozenset[str], bool]
@@ -120,7 +120,7 @@ class Planner:
             return Refused(model=model, privacy=privacy, error=error, excluded=excluded, rule=rule)
         by = model if rule is None else rule
         if len(kept) > 1 and by.prefer is not Objective.ORDER:
-            sorting = Sorting(call, principal, model, self.fleet, moment, filtered.line_up)
+            sorting = Sorting(call, principal, model, self.fleet, moment, filtered.serving)
             pairs = in_order(by, sorting, list(zip(kept, estimates, strict=True)))
             kept, estimates = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
         return Plan(
@@ -148,7 +148,7 @@ class Planner:
         zones = policy.zones[privacy]
         may_leave = all(zones >= others for others in policy.zones.values())
         allowed = ClassZones(privacy, zones, policy.zone_lines.get(privacy), may_leave)
-        serving = line_up(model, self._era, policy.deployments)
+        serving = serving_set(model, self._era, policy.deployments)
         checked = checked_capabilities(serving.deployments)
         eligible, excluded = [], []
         for deployment in serving.deployments:
@@ -170,10 +170,10 @@ class Planner:
     ) -> tuple[tuple[Deployment, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
         kept, estimates, dropped = [], [], []
         for deployment in eligible:
-            pool = self.fleet.replica_sets[deployment.name]
-            expected = estimate(call, deployment, pool.bytes_per_token)
+            replica_set = self.fleet.replica_sets[deployment.name]
+            expected = estimate(call, deployment, replica_set.bytes_per_token)
             reason = size_reason(deployment, call, expected)
-            if reason is None and not is_healthy(pool, monotonic):
+            if reason is None and not is_healthy(replica_set, monotonic):
                 reason = Excluded(deployment.name, Constraint.HEALTH, "no replica is available")
             if reason is None:
                 kept.append(deployment)
@@ -204,7 +204,7 @@ class Planner:
 def _narrowed(rule: Rule, filtered: _Filtered) -> tuple[tuple[Deployment, ...], tuple[Excluded, ...]]:
     """What `rule` leaves of the eligible deployments, in its order, and what it removes."""
     by_name = {deployment.name: deployment for deployment in filtered.eligible}
-    use = filtered.line_up.standing_for(rule.use) if filtered.line_up.place_of else rule.use
+    use = filtered.serving.names_serving(rule.use) if filtered.serving.serving_for else rule.use
     says = "refuses" if rule.refuse is not None else "leaves it out"
     dropped = tuple(
         Excluded(name, Constraint.RULE, f"rule {rule.number} (line {rule.line}) {says}", rule.line)

@@ -33,6 +33,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     have cost there. `unseen_nano_usd` is what a broken attempt may have cost beyond `cost_nano_usd`.
     `address` is the one that the bytes went to, `ip:port`; empty when none went out.
     `ttft_ms` is None when no token came. `facts` are what the plan depended on beside these columns.
+
+    More than 14 attributes: it is the ledger's row, one for each column.
     """
 
     attempt_id: str

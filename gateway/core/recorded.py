@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.core.balancing import Fleet
-from gateway.core.call import NO_MEDIA, Call, Media
-from gateway.core.catalog import Modality
+from gateway.core.call import Call
+from gateway.core.causes import MediaContent, written
 from gateway.core.facts import Moment
+from gateway.core.media import NO_MEDIA, Media
 from gateway.core.ordering import unit_of
 from gateway.core.screening import Classified
 from gateway.core.tenancy import Principal
@@ -19,9 +20,7 @@ from gateway.core.tenancy import Principal
 MOST = 2**53  # exact in JSON everywhere
 DIGITS = 6
 
-_MODALITIES = frozenset(Modality)  # content of these kinds is known from the row itself
-
-# Outstanding attempts, available replicas, and all replicas of a pool.
+# Attempts in flight, available replicas, and all replicas of a pool.
 PoolState = tuple[int, int, int]
 
 
@@ -75,17 +74,19 @@ def recorded_facts(
 def _finds(classified: Classified) -> str:
     if not classified.raised_by:
         return ""
-    return ",".join(sorted(item.by for item in classified.raised_by if item.by not in _MODALITIES))
+    # The row's column of modalities names its media.
+    causes = [item.by for item in classified.raised_by if not isinstance(item.by, MediaContent)]
+    return ",".join(sorted(map(written, causes)))
 
 
 def _busy(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
     found: dict[str, PoolState] = {}
-    for name, pool in fleet.replica_sets.items():
-        outstanding = available = 0
-        for state in pool.replicas:
-            outstanding += state.outstanding
+    for name, replica_set in fleet.replica_sets.items():
+        in_flight = available = 0
+        for state in replica_set.replicas:
+            in_flight += state.in_flight
             available += state.available(monotonic)
-        count = len(pool.replicas)
-        if outstanding or available < count:
-            found[name] = (outstanding, available, count)
+        count = len(replica_set.replicas)
+        if in_flight or available < count:
+            found[name] = (in_flight, available, count)
     return found

@@ -31,39 +31,39 @@ def era_at(now: float, deployments: Iterable[Deployment]) -> Era:
     )
 
 
-class LineUp(msgspec.Struct, frozen=True):
+class ServingSet(msgspec.Struct, frozen=True):
     """The deployments of one model in one era, each retired one followed by those that took its place.
 
-    `place_of` has for each of the model's own the names that stand in its place, itself if it still serves.
+    `serving_for` has for each of the model's own the names that serve for it: itself, if it still serves.
     """
 
     deployments: tuple[Deployment, ...]
-    place_of: Mapping[str, tuple[str, ...]]
+    serving_for: Mapping[str, tuple[str, ...]]
 
-    def standing_for(self, names: Iterable[str]) -> tuple[str, ...]:
+    def names_serving(self, names: Iterable[str]) -> tuple[str, ...]:
         """`names` of the file as they are to be read in this era, each once."""
-        return tuple(dict.fromkeys(one for name in names for one in self.place_of.get(name, (name,))))
+        return tuple(dict.fromkeys(one for name in names for one in self.serving_for.get(name, (name,))))
 
     def shares(self, weights: Mapping[str, float]) -> dict[str, float]:
         """`weights` of the file, with what a retired deployment had given to the first in its place."""
         found: dict[str, float] = {}
         for name, weight in weights.items():
-            heir = self.place_of.get(name, (name,))[:1]
-            for one in heir:
+            first = self.serving_for.get(name, (name,))[:1]
+            for one in first:
                 found[one] = found.get(one, 0.0) + weight
         return found
 
 
-def line_up(model: Model, era: Era, deployments: Mapping[str, Deployment]) -> LineUp:
+def serving_set(model: Model, era: Era, deployments: Mapping[str, Deployment]) -> ServingSet:
     """Who serves `model` in `era`."""
     if era.retired.isdisjoint(item.name for item in model.use):
-        return LineUp(model.use, {})
+        return ServingSet(model.use, {})
     met: dict[str, Deployment] = {}
-    place_of = {
+    serving_for = {
         item.name: tuple(dict.fromkeys(_serving(item, era, deployments, met, frozenset())))
         for item in model.use
     }
-    return LineUp(tuple(met.values()), place_of)
+    return ServingSet(tuple(met.values()), serving_for)
 
 
 def _serving(

@@ -10,14 +10,24 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.call import TEXT_ONLY, Call
+from gateway.core.call import Call
 from gateway.core.catalog import Modality
+from gateway.core.causes import (
+    Cause,
+    Detected,
+    EntitiesPossible,
+    EntityResult,
+    MediaContent,
+    TooLongToMask,
+    Unreadable,
+    to_client,
+)
 from gateway.core.detect import Detectors
 from gateway.core.detect.text import find_text
 from gateway.core.masking import Masked, mask
+from gateway.core.media import TEXT_ONLY
 
-UNREADABLE = "unreadable input"
-ENTITIES = "named entities"
+_Body = Mapping[str, object]
 
 # A longer text is not masked: what is found in it keeps it at home.
 MOST_MASKED_BYTES = 1024 * 1024
@@ -73,9 +83,9 @@ class Screenings(msgspec.Struct, frozen=True):
 
 
 class Raise(msgspec.Struct, frozen=True):
-    """What in the request asks for class `to`: the name of a detector, a modality, or UNREADABLE."""
+    """What in the request asks for class `to`."""
 
-    by: str
+    by: Cause
     to: str
 
 
@@ -98,35 +108,40 @@ class Classified(msgspec.Struct, frozen=True):
     stand_in: StandIn | None = None
 
 
-def screen(call: Call, screening: Screening, floor: str) -> Classified:
-    """The class of `call`, which is `floor` at least."""
+def screen(call: Call, body: _Body, screening: Screening, floor: str) -> Classified:
+    """The class of `call`, whose body is `body`: `floor` at least."""
     masking = screening.masking
     if masking is None and floor == screening.classes[-1]:
         return Classified(floor)
     media = _media(call, screening)
-    found, unreadable = _finds(call, call.body, screening)
+    found, unreadable = _finds(call, body, screening)
     if not found and not media and not unreadable:
         return Classified(floor)
     whole = _highest(screening, floor, [*media, *_raises(screening, found), *unreadable])
     if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
         return whole
-    return _masked(call, screening, masking, floor, whole.privacy)
+    return _masked(call, body, screening, masking, floor, whole.privacy)
 
 
-def asks_for_entities(classified: Classified, screening: Screening) -> bool:
+def needs_entity_stage(classified: Classified, screening: Screening) -> bool:
     """Whether the second stage could change the class."""
     rule, rank = screening.entities, screening.classes.index
     return rule is not None and rank(classified.privacy) < rank(rule.raise_to)
 
 
-def text_for_entities(call: Call, classified: Classified) -> str:
+def text_for_entities(body: _Body, classified: Classified) -> str:
     """What the second stage reads: what would leave."""
-    body = call.body if classified.stand_in is None else classified.stand_in.masked.body
-    return "\n".join(find_text(body).pieces)
+    leaves = body if classified.stand_in is None else classified.stand_in.masked.body
+    return "\n".join(find_text(leaves).pieces)
 
 
-def with_entities(classified: Classified, screening: Screening, sighting: str) -> Classified:
-    """`classified` after the second stage could not rule entities out; `sighting` says why."""
+def sized_for(call: Call, stand_in: StandIn) -> Call:
+    """`call` as large as the larger of the two bodies that may be sent for it."""
+    return msgspec.structs.replace(call, growth=max(len(stand_in.masked.rest) - len(call.rest), 0))
+
+
+def with_entities(classified: Classified, screening: Screening, result: EntityResult) -> Classified:
+    """`classified` after the second stage could not rule entities out; `result` says why."""
     rule, rank = screening.entities, screening.classes.index
     if rule is None:
         return classified
@@ -134,21 +149,24 @@ def with_entities(classified: Classified, screening: Screening, sighting: str) -
     if stand_in is not None and screening.masking is not None:
         privacy = max(stand_in.privacy, rule.raise_to, key=rank)
         stand_in = StandIn(stand_in.masked, screening.masking.home[privacy], privacy)
-    return Classified(rule.raise_to, (Raise(f"{ENTITIES} ({sighting})", rule.raise_to),), stand_in)
+    return Classified(rule.raise_to, (Raise(EntitiesPossible(result), rule.raise_to),), stand_in)
 
 
-def _masked(call: Call, screening: Screening, masking: Masking, floor: str, privacy: str) -> Classified:
+def _masked(
+    call: Call, body: _Body, screening: Screening, masking: Masking, floor: str, privacy: str
+) -> Classified:
     """The class of what is left of `call`, which is of class `privacy`, when its values are replaced."""
     classes = screening.classes
     if call.text_bytes > MOST_MASKED_BYTES:
-        return Classified(classes[-1], (Raise("mask", classes[-1]),))
-    masked = mask(call, masking.detectors)
+        return Classified(classes[-1], (Raise(TooLongToMask(), classes[-1]),))
+    masked = mask(body, call.rest, masking.detectors)
     left, _ = _finds(call, masked.body, screening)
     # What could not be replaced must not leave, whatever a find of it raises to.
-    overlooked = [Raise(name, classes[-1]) for name in sorted(left.intersection(masking.detectors.names))]
+    overlooked = [
+        Raise(Detected(name), classes[-1]) for name in sorted(left.intersection(masking.detectors.names))
+    ]
     raises = [*_media(call, screening), *_raises(screening, left), *overlooked]
     classified = _highest(screening, floor, raises)
-    call.growth = max(len(masked.rest) - len(call.rest), 0)
     stand_in = StandIn(masked, masking.home[privacy], privacy)
     return Classified(classified.privacy, classified.raised_by, stand_in)
 
@@ -157,15 +175,13 @@ def _media(call: Call, screening: Screening) -> list[Raise]:
     if call.modalities == TEXT_ONLY:
         return []
     return [
-        Raise(modality, screening.media_class(modality))
+        Raise(MediaContent(modality), screening.media_class(modality))
         for modality in sorted(call.modalities)
         if modality is not Modality.TEXT
     ]
 
 
-def _finds(
-    call: Call, body: Mapping[str, object], screening: Screening
-) -> tuple[frozenset[str], list[Raise]]:
+def _finds(call: Call, body: _Body, screening: Screening) -> tuple[frozenset[str], list[Raise]]:
     """The detectors that find something in `body`, and what follows when it hides its text."""
     if screening.detectors is None:
         return _NOTHING, []
@@ -173,12 +189,16 @@ def _finds(
     text = find_text({**body, "stream_options": call.stream_options} if call.stream_options else body)
     if text.unreadable or (text.has_payload and call.modalities == TEXT_ONLY):
         # Token ids hide the text from every detector, and so does a payload outside of a media part.
-        return _NOTHING, [Raise(UNREADABLE, screening.classes[-1])]
+        return _NOTHING, [Raise(Unreadable(), screening.classes[-1])]
     return screening.detectors.scan(text.pieces), []
 
 
 def _raises(screening: Screening, found: Iterable[str]) -> list[Raise]:
-    return [Raise(name, screening.raise_to[name]) for name in sorted(found) if name in screening.raise_to]
+    return [
+        Raise(Detected(name), screening.raise_to[name])
+        for name in sorted(found)
+        if name in screening.raise_to
+    ]
 
 
 def _highest(screening: Screening, floor: str, raises: list[Raise]) -> Classified:
@@ -191,23 +211,9 @@ def _highest(screening: Screening, floor: str, raises: list[Raise]) -> Classifie
     return Classified(classes[rank], tuple(item for item in raises if item.to == classes[rank]))
 
 
-def why(classified: Classified, feature: str) -> str:
+def raise_reasons(classified: Classified, feature: str) -> str:
     """What raised the class, in words for the client, and what would change it; "" when nothing did."""
     if not classified.raised_by:
         return ""
-    said = []
-    for item in classified.raised_by:
-        if item.by in set(Modality):
-            said.append(
-                f"{item.by} content counts as '{item.to}' because no detector reads it (to change that, set "
-                f"features.{feature}.media.{item.by} or privacy.media.{item.by} to a class)"
-            )
-        elif item.by == "mask":
-            said.append("it is too long to be masked")
-        elif item.by.startswith(ENTITIES):
-            said.append(f"{item.by}: there are some, or nobody could say in time")
-        elif item.by == UNREADABLE:
-            said.append(f"token ids and stray payloads count as '{item.to}' because no detector reads them")
-        else:
-            said.append(f"the detector {item.by} found something")
-    return f"What raised the class: {'; '.join(said)}."
+    reasons = "; ".join(to_client(item.by, item.to, feature) for item in classified.raised_by)
+    return f"What raised the class: {reasons}."

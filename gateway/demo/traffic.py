@@ -13,9 +13,10 @@ import httpx
 import msgspec
 import orjson
 
-from gateway.core.call import parse_call
 from gateway.core.catalog import Api
+from gateway.core.causes import written
 from gateway.core.cost import cost
+from gateway.core.parse import parse_call
 from gateway.core.tenancy import Principal
 from gateway.core.usage import Usage, WireUsage, usage_from_wire
 from gateway.demo.failure import DemoFailed
@@ -122,11 +123,11 @@ class Client:
     async def _classify(self, sample: Sample, raw: bytes) -> Class:
         """The gateway's own classifier, asked once more: no header tells a client what was found."""
         rules = self._stage.gateway.pipeline.rulebook
-        call = parse_call(Api.CHAT, raw, rules.max_messages)
+        call, body = parse_call(Api.CHAT, raw, rules.max_messages)
         principal = _principal(self._stage, sample.feature)
-        classified = await rules.classifier.classify(call, principal, sample.privacy)
+        classified = await rules.classifier.classify(call, body, principal, sample.privacy)
         if classified.raised_by:
-            found = sorted(item.by for item in classified.raised_by)
+            found = sorted(written(item.by) for item in classified.raised_by)
             return Class(classified.privacy, f"found {', '.join(found)}")
         if classified.privacy != principal.floor:
             return Class(classified.privacy, f"header {_PRIVACY_HEADER}")

@@ -157,7 +157,7 @@ def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
             labels = (deployment, state.replica.name)
             # Two servers may differ in their path only: one name then stands for both, and shows the worse.
             up[labels] = min(up.get(labels, 1), int(state.available(monotonic)))
-            _add(inflight, labels, state.outstanding)
+            _add(inflight, labels, state.in_flight)
     yield _gauge(families.REPLICA_UP, up)
     yield _gauge(families.REPLICA_INFLIGHT, inflight)
 

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from gateway.core.call import Call
-from gateway.core.catalog import Deployment, Modality, Model, Objective, Rule
+from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.causes import in_words
 from gateway.core.constraints import Constraint, Excluded
 from gateway.core.errors import (
     GatewayError,
@@ -22,8 +23,9 @@ from gateway.core.estimate import Estimate, estimate
 from gateway.core.facts import Moment
 from gateway.core.money import NANO_PER_USD
 from gateway.core.ordering import likely_nano
+from gateway.core.parse import Body
 from gateway.core.policy import Plan, Planner, Refused
-from gateway.core.screening import ENTITIES, UNREADABLE, Classified, StandIn, why
+from gateway.core.screening import Classified, StandIn, raise_reasons, sized_for
 from gateway.core.tenancy import Principal, Tenancy
 from gateway.proxy.classify import Classifier
 from gateway.proxy.pipeline import find_model
@@ -39,6 +41,7 @@ class DecisionQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     call: Call
+    body: Body
     key: str | None = None
     feature: str | None = None
     headers: Mapping[str, str] = {}
@@ -106,8 +109,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided, with everything that it depended on."""
+    """What was decided, with everything that it depended on.
 
+    `call` is as large as the larger of the two bodies that may be sent for it.
+    """
+
+    call: Call
     principal: Principal
     classified: Classified
     decision: Plan | Refused
@@ -140,7 +147,7 @@ class Explainer:
             principal,
             privacy=self._privacy(question, decided),
             rule=None if rule is None else DecidingRule(rule.number, rule.line, rule.when),
-            candidates=self._verdicts(question.call, decision, at),
+            candidates=self._verdicts(decided.call, decision, at),
             order=[item.name for item in decision.candidates] if isinstance(decision, Plan) else [],
             decision=decision.decision if isinstance(decision, Plan) else None,
             refused=_refusal(decision.error, decided) if isinstance(decision, Refused) else None,
@@ -152,10 +159,13 @@ class Explainer:
         """Raises the GatewayError of a request that does not come as far as a plan."""
         model = find_model(self._planner.policy, principal, question.call.model)
         named = question.headers.get(PRIVACY_HEADER)
-        classified = await self._classifier.classify(question.call, principal, named)
+        call = question.call
+        classified = await self._classifier.classify(call, question.body, principal, named)
+        if classified.stand_in is not None:
+            call = sized_for(call, classified.stand_in)
         at = msgspec.structs.replace(moment, header=question.header)
-        decision = self._planner.decide(question.call, principal, model, classified.privacy, at)
-        return DecisionDetails(principal=principal, classified=classified, decision=decision)
+        decision = self._planner.decide(call, principal, model, classified.privacy, at)
+        return DecisionDetails(call=call, principal=principal, classified=classified, decision=decision)
 
     def principal(self, question: DecisionQuestion) -> Principal:
         """Who is meant. Raises PermissionDenied, InvalidApiKey or InvalidRequest."""
@@ -198,7 +208,7 @@ class Explainer:
     def _privacy(self, question: DecisionQuestion, decided: DecisionDetails) -> ExplainedPrivacy:
         classified, principal = decided.classified, decided.principal
         if classified.raised_by:
-            raised_by = ", ".join(dict.fromkeys(_raised_by(item.by) for item in classified.raised_by))
+            raised_by = ", ".join(dict.fromkeys(in_words(item.by) for item in classified.raised_by))
         elif classified.privacy != principal.floor:
             raised_by = f"header {PRIVACY_HEADER}"
         else:
@@ -254,15 +264,8 @@ def _masking(stand_in: StandIn) -> str:
     return f"{masked} masked; as it is, of class {stand_in.privacy}, only to {home}"
 
 
-def _raised_by(by: str) -> str:
-    """What a class was raised by, in words."""
-    if by in set(Modality):
-        return f"{by} content"
-    return by if by == UNREADABLE or by.startswith(ENTITIES) else f"detector {by}"
-
-
 def _refusal(error: GatewayError, decided: DecisionDetails | None = None) -> ExplainedRefusal:
     message = error.message
     if isinstance(error, PrivacyViolation) and decided is not None:
-        message = f"{message} {why(decided.classified, decided.principal.feature)}".rstrip()
+        message = f"{message} {raise_reasons(decided.classified, decided.principal.feature)}".rstrip()
     return ExplainedRefusal(error.status, error.code, message)

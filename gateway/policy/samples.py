@@ -9,9 +9,11 @@ import orjson
 from gateway.config.build import Built
 from gateway.config.tenancy import SampleRequest
 from gateway.core.balancing import Fleet
-from gateway.core.call import BYTES_PER_TOKEN, Call, Media
+from gateway.core.call import BYTES_PER_TOKEN, Call
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.facts import Moment, local_time
+from gateway.core.media import Media
+from gateway.core.parse import Body
 from gateway.core.policy import Planner
 from gateway.core.tenancy import Principal
 from gateway.policy.explain import PRIVACY_HEADER, DecisionQuestion, Explainer, Explanation
@@ -54,15 +56,23 @@ def question_of(sample: SampleRequest) -> DecisionQuestion:
     headers = {PRIVACY_HEADER: sample.privacy, "x-tollway-session": sample.session}
     return DecisionQuestion(
         call=_call(sample),
+        body=_body(sample),
         key=sample.key,
         feature=sample.feature,
         headers={name: value for name, value in headers.items() if value is not None},
     )
 
 
+def _body(sample: SampleRequest) -> Body:
+    return {"messages": _messages(sample), "user": sample.user}
+
+
+def _messages(sample: SampleRequest) -> list[dict[str, str]]:
+    return [{"role": "user", "content": sample.text or "sample"}]
+
+
 def _call(sample: SampleRequest) -> Call:
-    body = {"messages": [{"role": "user", "content": sample.text or "sample"}]}
-    rest = orjson.dumps(body)
+    rest = orjson.dumps({"messages": _messages(sample)})
     if sample.prompt_tokens is not None:
         # Only its length is looked at: the longest text that counts as so many tokens.
         length = sample.prompt_tokens * BYTES_PER_TOKEN - 1
@@ -81,7 +91,7 @@ def _call(sample: SampleRequest) -> Call:
         service_tier=None,
         tags=dict(sample.tags),
         rest=rest,
-        body={**body, "user": sample.user},
+        user=sample.user or None,
     )
 
 
@@ -90,7 +100,7 @@ def _fleet(built: Built, given: Circumstances) -> Fleet:
     for name, count in (given.outstanding or {}).items():
         replicas = fleet.replica_sets[name].replicas if name in fleet.replica_sets else ()
         for index, state in enumerate(replicas):
-            state.outstanding = (count + index) // len(replicas)
+            state.in_flight = (count + index) // len(replicas)
     for name in given.down:
         for state in fleet.replica_sets[name].replicas if name in fleet.replica_sets else ():
             state.is_up = False

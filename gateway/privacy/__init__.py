@@ -2,6 +2,6 @@
 
 stage = EntityStage(RecognizerSettings(...), counted)
 stage.start()
-await stage.look("Ada Lovelace lives here")   # Sighting.FOUND, or why that cannot be said
+await stage.find("Ada Lovelace lives here")   # EntityResult.FOUND, or why that cannot be said
 await stage.close()
 """

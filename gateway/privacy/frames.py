@@ -42,7 +42,7 @@ def framed(value: msgspec.Struct) -> bytes:
     return len(content).to_bytes(_LENGTH_BYTES, "big") + content
 
 
-async def next_told(reader: asyncio.StreamReader) -> RecognizeReply | None:
+async def next_reply(reader: asyncio.StreamReader) -> RecognizeReply | None:
     """The next frame; None at the end. Raises BadFrame."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from gateway.ports import Sighting
+from gateway.core.causes import EntityResult
 from gateway.privacy.settings import RecognizerSettings
 from gateway.privacy.stage import EntityStage
 
@@ -11,7 +11,7 @@ from gateway.privacy.stage import EntityStage
 class EntityService:
     """Implements the EntityFinder port over at most one stage."""
 
-    def __init__(self, counted: Callable[[Sighting], None]) -> None:
+    def __init__(self, counted: Callable[[EntityResult], None]) -> None:
         self._counted = counted
         self._stage: EntityStage | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -33,11 +33,11 @@ class EntityService:
     def is_ready(self) -> bool:
         return self._stage is not None and self._stage.is_ready
 
-    async def look(self, text: str) -> Sighting:
+    async def find(self, text: str) -> EntityResult:
         if self._stage is None:
-            self._counted(Sighting.AWAY)
-            return Sighting.AWAY
-        return await self._stage.look(text)
+            self._counted(EntityResult.UNAVAILABLE)
+            return EntityResult.UNAVAILABLE
+        return await self._stage.find(text)
 
     async def close(self) -> None:
         self.configure(None)

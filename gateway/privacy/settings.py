@@ -24,13 +24,13 @@ class RecognizerSettings(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] | None = None
 
     def arguments(self) -> list[str]:
-        """The program and what it is told."""
+        """The program and its arguments."""
         if self.command is not None:
             return list(self.command)
-        told = {
+        options = {
             "find": self.find,
             "language": self.language,
             "model": self.model,
             "min_score": self.min_score,
         }
-        return [sys.executable, "-m", WORKER, json.dumps(told)]
+        return [sys.executable, "-m", WORKER, json.dumps(options)]

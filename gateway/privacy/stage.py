@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from gateway.ports import Sighting
-from gateway.privacy.frames import BadFrame, RecognizeReply, RecognizeRequest, framed, next_told
+from gateway.core.causes import EntityResult
+from gateway.privacy.frames import BadFrame, RecognizeReply, RecognizeRequest, framed, next_reply
 from gateway.privacy.settings import RecognizerSettings
 
 _log = structlog.get_logger("tollway.entities")
@@ -28,15 +28,15 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TM
 class EntityStage:
     """Implements the EntityFinder port over a process that is started again whenever it ends."""
 
-    def __init__(self, settings: RecognizerSettings, counted: Callable[[Sighting], None]) -> None:
-        """`counted` is told each answer."""
+    def __init__(self, settings: RecognizerSettings, counted: Callable[[EntityResult], None]) -> None:
+        """`counted` gets each answer."""
         self.settings = settings
         self._counted = counted
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._is_ready = False
         self._asked: dict[int, float] = {}
-        self._waiting: dict[int, asyncio.Future[Sighting]] = {}
+        self._waiting: dict[int, asyncio.Future[EntityResult]] = {}
         self._count = 0
         self._pause = FIRST_PAUSE_SECONDS
 
@@ -54,25 +54,25 @@ class EntityStage:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def look(self, text: str) -> Sighting:
+    async def find(self, text: str) -> EntityResult:
         """Whether `text` names someone or something that counts; within the deadline, whatever happens."""
-        sighting = await self._look(text)
-        self._counted(sighting)
-        return sighting
+        result = await self._find(text)
+        self._counted(result)
+        return result
 
-    async def _look(self, text: str) -> Sighting:
+    async def _find(self, text: str) -> EntityResult:
         process = self._process
         if not self._is_ready or process is None or process.stdin is None:
-            return Sighting.AWAY
+            return EntityResult.UNAVAILABLE
         if len(text) > MOST_TEXT_CHARACTERS:
-            return Sighting.TOO_LONG
+            return EntityResult.TOO_LONG
         if len(self._asked) >= self.settings.queue:
             self._end_if_hanging()
-            return Sighting.BUSY
+            return EntityResult.BUSY
         if process.stdin.is_closing():
-            return Sighting.AWAY  # it has just ended, and nobody has noticed yet
+            return EntityResult.UNAVAILABLE  # it has just ended, and nobody has noticed yet
         self._count = number = self._count + 1
-        answer: asyncio.Future[Sighting] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[EntityResult] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         self._asked[number] = time.monotonic()
         process.stdin.write(framed(RecognizeRequest(number, text)))
@@ -81,7 +81,7 @@ class EntityStage:
                 return await answer
         except TimeoutError:
             self._end_if_hanging()
-            return Sighting.LATE
+            return EntityResult.LATE
         finally:
             del self._waiting[number]
 
@@ -101,7 +101,7 @@ class EntityStage:
     async def _keep_running(self) -> None:
         while True:
             reason = await self._run()
-            _log.warning("entities.away", reason=reason, again_in_seconds=self._pause)
+            _log.warning("entities.unavailable", reason=reason, again_in_seconds=self._pause)
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
 
@@ -131,26 +131,26 @@ class EntityStage:
             return "has no output"
         try:
             async with asyncio.timeout(START_SECONDS):
-                first = await next_told(reader)
+                first = await next_reply(reader)
             if first is None or not first.ready:
                 return (first and first.error) or "ended before it was ready"
             self._is_ready = True
             _log.info("entities.ready")
-            while (told := await next_told(reader)) is not None:
-                self._take(told)
+            while (reply := await next_reply(reader)) is not None:
+                self._take(reply)
         except TimeoutError:
             return f"not ready after {START_SECONDS:.0f} s"
         except BadFrame as exc:
             return f"sent {exc}"
         return "ended"
 
-    def _take(self, told: RecognizeReply) -> None:
-        if told.id is None or self._asked.pop(told.id, None) is None:
+    def _take(self, reply: RecognizeReply) -> None:
+        if reply.id is None or self._asked.pop(reply.id, None) is None:
             raise BadFrame("an answer to nothing that was asked")
         self._pause = FIRST_PAUSE_SECONDS
-        waiting = self._waiting.get(told.id)
+        waiting = self._waiting.get(reply.id)
         if waiting is not None and not waiting.done():
-            waiting.set_result(Sighting.FOUND if told.found else Sighting.CLEAR)
+            waiting.set_result(EntityResult.FOUND if reply.found else EntityResult.CLEAR)
 
     def _forget(self) -> None:
         """Nobody will answer any more what is still open."""
@@ -159,4 +159,4 @@ class EntityStage:
         self._asked.clear()
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_result(Sighting.AWAY)
+                waiting.set_result(EntityResult.UNAVAILABLE)

@@ -16,11 +16,11 @@ _LENGTH_BYTES = 4
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
+    options = json.loads(sys.argv[1])
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever prints must not print into the frames
     try:
-        analyzer = _analyzer(told["language"], told["model"])
+        analyzer = _analyzer(options["language"], options["model"])
     except (ImportError, OSError, ValueError) as exc:
         _send(sink, RecognizeReply(error=_reason(exc)))
         return
@@ -30,15 +30,15 @@ def main() -> None:
         ask = decode(source.read(int.from_bytes(head, "big")))
         found = analyzer.analyze(
             text=ask.text,
-            language=told["language"],
-            entities=told["find"],
-            score_threshold=told["min_score"],
+            language=options["language"],
+            entities=options["find"],
+            score_threshold=options["min_score"],
         )
         _send(sink, RecognizeReply(id=ask.id, found=tuple(sorted({item.entity_type for item in found}))))
 
 
-def _send(sink: BinaryIO, told: RecognizeReply) -> None:
-    sink.write(framed(told))
+def _send(sink: BinaryIO, reply: RecognizeReply) -> None:
+    sink.write(framed(reply))
     sink.flush()
 
 

@@ -1,264 +1,308 @@
-"""One attempt: what was sent where, what came back, and its row for the ledger.
+"""One attempt: send a request to one replica, relay what comes back, and end in exactly one `Ended`.
 
-Everything here runs without awaiting, so an attempt is recorded exactly once on every way out, a cancelled
-task included.
+Rules:
+- Nothing is sent before the ledger has its intent.
+- `run` relays all but the last bytes of a whole answer. Its caller settles the hold, then calls `finish`: the
+  client's next request, and its question what this one cost, must find it settled.
+- Every way out is recorded: success, failure, a client that has gone, a defect of ours.
 """
 
-import functools
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Awaitable
 
 import msgspec
+import structlog
 
-from gateway.core.admission import Settlement
-from gateway.core.balancing import ReplicaSet, ReplicaState
-from gateway.core.call import Call
-from gateway.core.catalog import Deployment
-from gateway.core.cost import cost, counterfactuals
-from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.core.estimate import Estimate
-from gateway.core.liability import Seen, most_output, most_output_of_whole
-from gateway.core.masking import Masked
-from gateway.core.policy import Plan
-from gateway.core.pricing import PriceBook
-from gateway.core.record import Outcome, UsageRecord
-from gateway.core.recorded import RecordedFacts
-from gateway.core.screening import StandIn
-from gateway.core.tenancy import Principal
-from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
+from gateway.core.admission import Hold
+from gateway.core.answer import read_answer, read_error
+from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
+from gateway.core.money import usd_text
+from gateway.core.record import Outcome
+from gateway.core.restoring import Restorer, RestoringReader
+from gateway.core.sse import EventTooLarge, StreamReader
+from gateway.core.usage import NO_USAGE, Exact, Metered, usage_from_wire
+from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, Upstream, UpstreamResponse
+from gateway.proxy.ended import (
+    Ended,
+    Progress,
+    ended,
+    learn,
+    metered_failure,
+    outcome_of,
+    record_of,
+    under_estimate,
+)
+from gateway.proxy.target import Target, answer_headers, upstream_request
 
-_OUTCOMES: Mapping[FailureKind, Outcome] = {
-    FailureKind.CONNECT: Outcome.CONNECT_ERROR,
-    FailureKind.ZONE: Outcome.CONNECT_ERROR,
-    FailureKind.CONNECT_TIMEOUT: Outcome.CONNECT_ERROR,
-    FailureKind.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
-    FailureKind.BETWEEN_BYTES_TIMEOUT: Outcome.TIMEOUT,
-    FailureKind.TOTAL_TIMEOUT: Outcome.TIMEOUT,
-}
+_log = structlog.get_logger("tollway.relay")
+
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+MAX_ERROR_BYTES = 1024 * 1024
+DRAIN_SECONDS = 1.0
+
+# Our own account's trouble at the upstream (its key, its model name), or a passing one: try another
+# candidate. Every other 4xx is the request's own fault and would fail there as well.
+_TRY_ANOTHER = frozenset({401, 402, 403, 404, 407, 408, 409, 425, 429})
 
 
-class Request(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """A request that was admitted: the facts that all its attempts share. `started` is monotonic seconds.
+class Services(msgspec.Struct, frozen=True, eq=False):
+    """What every attempt deals with."""
 
-    `stand_in` is what is sent in its place, except to the zones that get the request as it is.
-    """
-
-    id: str
-    org: str
-    principal: Principal
-    call: Call
-    plan: Plan
-    policy_version: str
-    tags: Mapping[str, str]
-    facts: RecordedFacts
-    started: float
-    prices: PriceBook
-    stand_in: StandIn | None = None
-
-    def masked_in(self, zone: str) -> Masked | None:
-        """What a deployment in `zone` gets in place of the body; None where it gets the body itself."""
-        stand_in = self.stand_in
-        return None if stand_in is None or zone in stand_in.zones else stand_in.masked
-
-    def privacy_in(self, zone: str) -> str:
-        """The class of what a deployment in `zone` gets."""
-        stand_in = self.stand_in
-        return self.plan.privacy if stand_in is None or zone not in stand_in.zones else stand_in.privacy
+    upstream: Upstream
+    admission: Admission
+    ledger: Ledger
+    telemetry: Telemetry
+    clock: Clock
 
 
 class Attempt:
-    """One dispatch of a request to one replica."""
+    """One attempt under way. `ended` is its result, once there is one, whatever the way out."""
 
     __slots__ = (
-        "_request",
-        "address",
-        "at",
-        "blocked_seconds",
-        "deployment",
-        "estimate",
-        "finish_reason",
-        "first_token_at",
-        "fresh",
-        "held_nano",
-        "id",
-        "last_seen_at",
-        "number",
-        "pool",
-        "price",
-        "quiet_until",
-        "reported_model",
-        "sent_at",
-        "stale",
-        "state",
-        "status",
-        "text_bytes",
-        "text_chunks",
-        "upstream_request_id",
+        "_content_type",
+        "_hold",
+        "_inbound",
+        "_last",
+        "_processing_ms",
+        "_progress",
+        "_reader",
+        "_response",
+        "_services",
+        "_sink",
+        "_target",
+        "ended",
     )
 
-    def __init__(
-        self,
-        request: Request,
-        number: int,
-        pool: ReplicaSet,
-        state: ReplicaState,
-        estimate: Estimate,
-        *,
-        fresh: bool = False,
-    ) -> None:
-        """`fresh`: the one before found a stale connection, so this one must not reuse any."""
-        self._request = request
-        self.fresh = fresh
-        self.stale = False
-        self.number = number
-        self.id = f"{request.id}:{number}"
-        self.pool = pool
-        self.state = state
-        self.deployment: Deployment = pool.deployment
-        self.estimate = estimate
-        self.price = self.deployment.price
-        self.address = ""
-        self.at = 0
-        self.sent_at = 0.0
-        self.last_seen_at = 0.0
-        self.quiet_until = 0.0
-        self.blocked_seconds = 0.0
-        self.first_token_at: float | None = None
-        self.held_nano = 0
-        self.status = 0
-        self.text_chunks = 0
-        self.text_bytes = 0
-        self.finish_reason: str | None = None
-        self.reported_model: str | None = None
-        self.upstream_request_id: str | None = None
+    def __init__(self, services: Services, hold: Hold, target: Target, inbound: Inbound, sink: Sink) -> None:
+        self._services = services
+        self._hold = hold
+        self._target = target
+        self._inbound = inbound
+        self._sink = sink
+        self._progress = Progress(services.clock.monotonic(), hold.nano)
+        self._response: UpstreamResponse | None = None
+        self._reader: StreamReader | None = None
+        self.ended: Ended | None = None
+        self._content_type = b"application/json"
+        self._processing_ms: bytes | None = None
+        self._last: bytes | None = None  # what `finish` sends; None: there is no whole answer
 
-    def begin(self, *, at: float, monotonic: float, held_nano: int) -> None:
-        """The request goes out now: `at` is UTC seconds, `monotonic` the clock of durations.
+    async def run(self) -> Ended:
+        """Send, and relay the answer up to its last bytes; `Ended.failure` says that another may be tried.
 
-        From here on its price is fixed, whatever comes into force before the answer ends.
+        Raises Unavailable when nothing may be sent, UpstreamRejected when the request itself is wrong.
         """
-        self.at = int(at * 1_000_000)
-        self.price = self._request.prices.price_of(self.deployment, self.at)
-        self.sent_at = self.last_seen_at = self.quiet_until = monotonic
-        self.held_nano = held_nano
+        progress, target, services = self._progress, self._target, self._services
+        key = self._inbound.header(b"idempotency-key")
+        outgoing = upstream_request(target, self._hold, key, progress.note_address)
+        least = under_estimate(target, progress)
+        services.ledger.intend(record_of(target, progress, Outcome.PRESUMED, least, progress.sent_at))
+        try:
+            self._response = response = await services.upstream.send(outgoing)
+            self._read_head(response)
+            if response.status != 200:
+                raise await self._refusal(response)
+            if target.request.call.stream:
+                return await self._relay_stream(response)
+            return await self._read_answer(response)
+        except UpstreamFailure as failure:
+            return self._failed(failure)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        finally:
+            if self.ended is None:
+                # Our own defect, not a known way out. What was sent must be in the ledger all the same.
+                self._take_notes()
+                self._end(Outcome.UPSTREAM_ERROR, under_estimate(target, progress))
+            if self._last is None and self._response is not None:
+                self._response.abort()
 
-    def went_to(self, address: str) -> None:
-        """Bytes are about to go out to `address`, `ip:port`."""
-        self.address = address
+    def finish(self) -> Awaitable[None]:
+        """Send the last bytes of a whole answer, whose hold is settled by now."""
+        last = self._last or b""
+        if self._reader is not None or self.ended is None:
+            return self._finish_stream(last)
+        cost = usd_text(self.ended.record.cost_nano_usd).encode()
+        headers = [*self._answer_headers(), (b"x-tollway-cost-usd", cost)]
+        masked = self._target.masked
+        return self._sink.answer(200, headers, last if masked is None else Restorer(masked).answer(last))
 
-    def under_estimate(self) -> UnderEstimate:
-        """Usage of an attempt that broke: its prompt as estimated, and the pieces of text that were seen."""
-        prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
-        return UnderEstimate(Usage(input_text=prompt, output_text=self.text_chunks))
+    async def _finish_stream(self, last: bytes) -> None:
+        response = self._response
+        try:
+            if last:
+                await self._sink.send(last)
+            await self._sink.end()
+            # Read to the end of the body so that the connection can be used again; not for long.
+            with contextlib.suppress(TimeoutError, UpstreamFailure):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    while response is not None and await response.next_chunk():
+                        pass
+        finally:
+            if response is not None:
+                response.abort()
 
-    def record(self, outcome: Outcome, metered: Metered, now: float) -> UsageRecord:
-        """The ledger row. `now` is monotonic seconds."""
-        request = self._request
-        call, plan, deployment = request.call, request.plan, self.deployment
-        usage = metered.usage
-        is_exact = isinstance(metered, Exact)
-        tier = metered.service_tier if isinstance(metered, Exact) else None
-        spent = cost(self.price.rates(tier), usage)
-        first = self.first_token_at
-        return UsageRecord(
-            attempt_id=self.id,
-            request_id=request.id,
-            at=self.at,
-            org=request.org,
-            team=request.principal.team,
-            feature=request.principal.feature,
-            key=request.principal.key,
-            model=plan.model.name,
-            dispatched_model=deployment.model,
-            reported_model=self.reported_model,
-            endpoint=call.api,
-            deployment=deployment.name,
-            replica=self.state.replica.name,
-            zone=deployment.zone,
-            privacy=request.privacy_in(deployment.zone),
-            modalities=_listed(call.modalities),
-            decision=self.decision,
-            stream=call.stream,
-            status=self.status,
-            outcome=outcome,
-            finish_reason=self.finish_reason,
-            usage=usage,
-            estimated=not is_exact,
-            service_tier=tier,
-            price_version=self.price.version_of(tier),
-            cost_nano_usd=spent,
-            counterfactual_nano_usd=counterfactuals(
-                plan.model.use, deployment.name, usage, request.prices, self.at
-            ),
-            held_nano_usd=self.held_nano,
-            unseen_nano_usd=0 if is_exact else max(self._most_nano(outcome, now) - spent, 0),
-            ttft_ms=None if first is None else (first - self.sent_at) * 1000,
-            duration_ms=(now - self.sent_at) * 1000,
-            upstream_request_id=self.upstream_request_id,
-            tags=request.tags,
-            policy_version=request.policy_version,
-            facts=request.facts,
-            address=self.address,
-        )
+    def report_completed(self) -> None:
+        """The request ends with this attempt."""
+        if self.ended is not None:
+            seconds = self._services.clock.monotonic() - self._target.request.started
+            self._services.telemetry.answered(self.ended.record, seconds)
 
-    @property
-    def decision(self) -> str:
-        """Why this deployment: the plan's reason for the first candidate, `failover` for the others."""
-        plan = self._request.plan
-        return plan.decision if plan.candidates[0] is self.deployment else "failover"
+    # --- what comes back ---
 
-    def teach_pace(self, tokens: int) -> None:
-        """The answer is complete, and its usage says that it has `tokens`."""
-        written_from = self.quiet_until if self._request.call.stream else self.sent_at
-        seconds = self.last_seen_at - written_from
-        if self.blocked_seconds <= seconds / 2:  # else it was the client's pace
-            self.pool.pace.learn(tokens, self.text_chunks, seconds)
-
-    def _most_nano(self, outcome: Outcome, now: float) -> int:
-        """What an attempt without usage may have cost at most."""
-        if outcome is Outcome.PRESUMED:
-            return self.held_nano  # nobody was there to see how long the upstream went on
-        call, pace = self._request.call, self.pool.pace
-        cap = self.estimate.output * call.choices
-        seen = Seen(
-            text_chunks=self.text_chunks,
-            text_bytes=self.text_bytes,
-            watched_seconds=self.last_seen_at - self.quiet_until - self.blocked_seconds,
-            silent_seconds=self.quiet_until - self.sent_at + self.blocked_seconds + now - self.last_seen_at,
-        )
-        if outcome is Outcome.SUCCESS:
-            output = most_output_of_whole(seen, pace, call, cap)
+    async def _read_answer(self, response: UpstreamResponse) -> Ended:
+        body = await response.read(MAX_ANSWER_BYTES)
+        answer = read_answer(body)
+        progress = self._progress
+        progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
+        progress.finish_reason = answer.finish_reason
+        progress.reported_model = answer.model
+        if answer.usage is not None:
+            metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
         else:
-            output = most_output(seen, pace, call, self.deployment, cap)
-        input_rate, output_rate = self.price.dearest(call.service_tier)
-        most = -(-(self.estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
-        return min(self.held_nano, most)
+            progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
+            metered = under_estimate(self._target, progress)
+        result = self._succeeded(metered)
+        self._last = body
+        return result
+
+    async def _relay_stream(self, response: UpstreamResponse) -> Ended:
+        if not self._content_type.startswith(b"text/event-stream"):
+            raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
+        self._reader = reader = self._new_reader()
+        sink, progress, clock = self._sink, self._progress, self._services.clock
+        while chunk := await response.next_chunk():
+            progress.last_seen_at = clock.monotonic()
+            if not reader.text_chunks:
+                progress.quiet_until = progress.last_seen_at
+            passed = _feed(reader, chunk)
+            if not passed:
+                continue
+            if progress.first_token_at is None:
+                progress.first_token_at = progress.last_seen_at
+                await sink.start(200, [*self._answer_headers(), (b"x-accel-buffering", b"no")])
+            if reader.done:
+                return self._end_of_stream(reader, passed)
+            await sink.send(passed)
+            progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
+        # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
+        rest = reader.flush()
+        if not reader.complete or not sink.started:
+            raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
+        return self._end_of_stream(reader, rest)
+
+    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
+        return answer_headers(self._target, self._hold, self._content_type, self._processing_ms)
+
+    def _new_reader(self) -> StreamReader:
+        call, masked = self._target.request.call, self._target.masked
+        hide_usage = not call.include_usage
+        if masked is None:
+            return StreamReader(hide_usage=hide_usage, choices=call.choices)
+        return RestoringReader(Restorer(masked), hide_usage=hide_usage, choices=call.choices)
+
+    def _end_of_stream(self, reader: StreamReader, last: bytes) -> Ended:
+        self._take_notes()
+        result = self._succeeded(self._metered(reader))
+        self._last = last
+        return result
+
+    async def _refusal(self, response: UpstreamResponse) -> UpstreamRejected:
+        """An answer other than 200: the client's own mistake, to be told to it.
+
+        Raises UpstreamFailure where it is another candidate's turn.
+        """
+        body = await response.read(MAX_ERROR_BYTES)
+        status = response.status
+        error = read_error(status, body)
+        if status in _TRY_ANOTHER or not 400 <= status < 500:
+            raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
+        self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
+        self._target.replica.breaker.succeeded()
+        return UpstreamRejected(
+            error.message,
+            status=status,
+            type=error.type or "invalid_request_error",
+            param=error.param,
+            code=error.code,
+        )
+
+    # --- the ways out ---
+
+    def _succeeded(self, metered: Metered) -> Ended:
+        target = self._target
+        target.replica.breaker.succeeded()
+        result = self._end(Outcome.SUCCESS, metered)
+        learn(target, self._progress, result.record)
+        return result
+
+    def _failed(self, failure: UpstreamFailure) -> Ended:
+        target = self._target
+        self._take_notes()
+        _log.warning(
+            "attempt.failed",
+            attempt_id=target.attempt_id,
+            deployment=target.deployment.name,
+            replica=target.replica.replica.name,
+            kind=failure.kind,
+            detail=failure.detail,
+        )
+        return self._end(outcome_of(failure), metered_failure(target, self._progress, failure), failure)
+
+    def _cancelled(self) -> None:
+        """The client went away, or the server stops. Neither is the upstream's failure."""
+        metered: Metered = under_estimate(self._target, self._progress)
+        if self._reader is not None:
+            self._take_notes()
+            metered = self._metered(self._reader)
+        outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
+        self._end(outcome, metered)
+        self.report_completed()
+
+    def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:
+        """Record the attempt, which has ended."""
+        services = self._services
+        record = record_of(self._target, self._progress, outcome, metered, services.clock.monotonic())
+        self.ended = result = ended(record, failure)
+        services.ledger.append(record)
+        services.telemetry.attempted(record)
+        return result
+
+    def _take_notes(self) -> None:
+        """Note what the stream has said so far."""
+        reader, progress = self._reader, self._progress
+        if reader is not None:
+            progress.text_chunks, progress.text_bytes = reader.text_chunks, reader.text_bytes
+            progress.finish_reason = reader.finish_reason
+            progress.reported_model = reader.model
+
+    def _metered(self, reader: StreamReader) -> Metered:
+        if reader.usage is not None:
+            return Exact(usage_from_wire(reader.usage), reader.service_tier)
+        return under_estimate(self._target, self._progress)
+
+    # --- headers ---
+
+    def _read_head(self, response: UpstreamResponse) -> None:
+        """The few headers of the upstream that mean something here; all others are its own business."""
+        progress = self._progress
+        progress.status = response.status
+        for name, value in response.headers:
+            if name == b"content-type":
+                self._content_type = value
+            elif name == b"x-request-id":
+                progress.upstream_request_id = value.decode("latin-1")
+            elif name == b"openai-processing-ms":
+                self._processing_ms = value
 
 
-def settlement_of(record: UsageRecord) -> Settlement:
-    """What an attempt takes from the budgets: what was seen, and what it may have cost unseen."""
-    usage = record.usage
-    tokens = None if record.estimated else usage.input_tokens + usage.output_tokens
-    return Settlement(spent_nano=record.cost_nano_usd, unseen_nano=record.unseen_nano_usd, rate_tokens=tokens)
-
-
-@functools.lru_cache(maxsize=64)
-def _listed(modalities: frozenset[str]) -> str:
-    return ",".join(sorted(modalities))
-
-
-def outcome_of(failure: UpstreamFailure, status: int) -> Outcome:
-    """How a failed attempt is booked."""
-    if failure.stale:
-        return Outcome.STALE_CONNECTION
-    if failure.kind is FailureKind.STATUS and status == 429:
-        return Outcome.RATE_LIMITED
-    return _OUTCOMES.get(failure.kind, Outcome.UPSTREAM_ERROR)
-
-
-def metered_failure(attempt: Attempt, failure: UpstreamFailure) -> Metered:
-    """Usage of a failed attempt: nothing if it was never sent or was refused, else what was seen of it."""
-    if failure.never_sent or failure.kind is FailureKind.STATUS:
-        return Exact(NO_USAGE)
-    if failure.stale:
-        return UnderEstimate(NO_USAGE)
-    return attempt.under_estimate()
+def _feed(reader: StreamReader, chunk: bytes) -> bytes:
+    try:
+        passed = reader.feed(chunk)
+    except EventTooLarge as exc:
+        raise UpstreamFailure(FailureKind.PROTOCOL, "an event of the stream has no end") from exc
+    if reader.failure is not None:
+        raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
+    return passed

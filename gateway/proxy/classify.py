@@ -3,18 +3,20 @@
 import asyncio
 
 from gateway.core.call import Call
+from gateway.core.causes import EntityResult
 from gateway.core.errors import InvalidRequest
+from gateway.core.parse import Body
 from gateway.core.policy import Policy
 from gateway.core.screening import (
     Classified,
     Screenings,
-    asks_for_entities,
+    needs_entity_stage,
     screen,
     text_for_entities,
     with_entities,
 )
 from gateway.core.tenancy import Principal
-from gateway.ports import EntityFinder, Sighting
+from gateway.ports import EntityFinder
 
 # Scanning this much text takes about as long as forwarding a request; beyond it the loop would feel it.
 INLINE_BYTES = 64 * 1024
@@ -31,7 +33,7 @@ class Classifier:
         self._screenings = screenings
         self._entities = entities
 
-    async def classify(self, call: Call, principal: Principal, named: str | None) -> Classified:
+    async def classify(self, call: Call, body: Body, principal: Principal, named: str | None) -> Classified:
         """The most sensitive of the key's and feature's floor, the caller's header, and what was found.
 
         `named` is the `x-tollway-privacy` header. Raises InvalidRequest when it names no class.
@@ -39,13 +41,13 @@ class Classifier:
         floor = principal.floor if named is None else self._raised(principal.floor, named)
         screening = self._screenings.of(principal.feature)
         if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
-            classified = screen(call, screening, floor)
+            classified = screen(call, body, screening, floor)
         else:
-            classified = await asyncio.to_thread(screen, call, screening, floor)
-        if self._entities is None or not asks_for_entities(classified, screening):
+            classified = await asyncio.to_thread(screen, call, body, screening, floor)
+        if self._entities is None or not needs_entity_stage(classified, screening):
             return classified
-        sighting = await self._entities.look(text_for_entities(call, classified))
-        return classified if sighting is Sighting.CLEAR else with_entities(classified, screening, sighting)
+        result = await self._entities.find(text_for_entities(body, classified))
+        return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)
 
     def _raised(self, floor: str, named: str) -> str:
         policy = self._policy

@@ -1,16 +1,13 @@
-"""Forward an admitted request along its plan, and relay the answer.
+"""Forward an admitted request along its plan, and settle its hold.
 
 Retry and failover happen only before the first byte reaches the client, and only inside the plan. Every
-attempt is recorded on its way out, whatever that way is.
+attempt is recorded on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 """
 
-from collections.abc import Iterator
-
 from gateway.core.admission import Hold
-from gateway.core.balancing import Blame, Fleet, ReplicaState
+from gateway.core.balancing import FailureAttribution, Fleet, ReplicaState
 from gateway.core.envelope import envelope
 from gateway.core.errors import (
-    FailureKind,
     GatewayError,
     LimitExceeded,
     Unavailable,
@@ -18,71 +15,98 @@ from gateway.core.errors import (
     UpstreamFailure,
 )
 from gateway.core.sse import error_event
-from gateway.ports import Inbound, Sink
-from gateway.proxy.attempt import Attempt, Request
-from gateway.proxy.dispatch import NOTHING_USED, Dispatch, Services
+from gateway.ports import Clock, Inbound, Sink
+from gateway.proxy.attempt import Attempt, Services
+from gateway.proxy.ended import NOTHING_USED
+from gateway.proxy.target import Request, Target, again, target_at
 
 REPLICA_TRIES = 2
 
 
 class Relay:
-    """Dispatches attempts. One for the whole process."""
+    """Forwards requests. One for the whole process."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._admission = services.admission
-        self._clock = services.clock
 
     async def forward(self, request: Request, hold: Hold, fleet: Fleet, inbound: Inbound, sink: Sink) -> None:
         """Answer through `sink`, or raise the GatewayError that says why no candidate did."""
-        settlement = NOTHING_USED
+        services, settlement = self._services, NOTHING_USED
+        targets = Targets(request, fleet, services.clock)
+        attempt: Attempt | None = None
         failure: UpstreamFailure | None = None
-        blame = Blame()
         try:
-            for attempt in self._attempts(request, fleet):
-                try:
+            while (target := targets.next()) is not None:
+                async with target.replica:
                     if settlement.spent_nano or settlement.unseen_nano:
-                        renewed, settlement = settlement, NOTHING_USED
-                        hold = await self._admission.renew(hold, renewed)
-                    dispatch = Dispatch(self._services, request, hold, attempt, blame, inbound, sink)
+                        used, settlement = settlement, NOTHING_USED
+                        hold = await services.admission.renew(hold, used)
+                    attempt = Attempt(services, hold, target, inbound, sink)
                     try:
-                        await dispatch.run()
-                        return
-                    except UpstreamFailure as exc:
-                        failure = exc
+                        failure = (await attempt.run()).failure
                     finally:
-                        settlement = dispatch.settlement
-                    if sink.started:
-                        dispatch.report_completed()
-                        await _break_off(sink, failure)
-                        return
-                finally:
-                    attempt.pool.give_back(attempt.state)
-        finally:
-            self._admission.settle(hold, settlement)
-        raise _exhausted(failure)
-
-    def _attempts(self, request: Request, fleet: Fleet) -> Iterator[Attempt]:
-        """At most two replicas of each candidate, in the plan's order. Each is counted as outstanding.
-
-        A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
-        """
-        number = 0
-        for deployment, expected in zip(request.plan.candidates, request.plan.estimates, strict=True):
-            pool = fleet.replica_sets[deployment.name]
-            tried: list[ReplicaState] = []
-            while len(tried) < REPLICA_TRIES:
-                state = pool.take(self._clock.monotonic(), tried)
-                if state is None:
+                        if attempt.ended is not None:
+                            settlement = attempt.ended.settlement
+                if failure is None:
                     break
-                tried.append(state)
-                number += 1
-                attempt = Attempt(request, number, pool, state, expected)
-                yield attempt
-                if attempt.stale:
-                    pool.take_again(state)
-                    number += 1
-                    yield Attempt(request, number, pool, state, expected, fresh=True)
+                targets.failed(target, failure)
+                if sink.started:
+                    break
+        finally:
+            services.admission.settle(hold, settlement)
+        if attempt is None or (failure is not None and not sink.started):
+            raise _exhausted(failure)
+        attempt.report_completed()
+        await (attempt.finish() if failure is None else _break_off(sink, failure))
+
+
+class Targets:
+    """What the attempts of one request go to: at most two replicas of each candidate, in the plan's order.
+
+    A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
+    """
+
+    __slots__ = ("_again", "_attribution", "_clock", "_fleet", "_index", "_number", "_request", "_tried")
+
+    def __init__(self, request: Request, fleet: Fleet, clock: Clock) -> None:
+        self._request = request
+        self._fleet = fleet
+        self._clock = clock
+        self._index = 0  # of the candidate whose turn it is
+        self._number = 0  # of attempts
+        self._tried: list[ReplicaState] = []
+        self._again: Target | None = None
+        self._attribution: FailureAttribution | None = None
+
+    def next(self) -> Target | None:
+        """Where the next attempt goes, which enters its replica at once; None when nothing is left."""
+        self._number += 1
+        if self._again is not None:
+            target, self._again = self._again, None
+            return again(target, self._number)
+        request, clock = self._request, self._clock
+        candidates = request.plan.candidates
+        while self._index < len(candidates):
+            replica_set = self._fleet.replica_sets[candidates[self._index].name]
+            if len(self._tried) < REPLICA_TRIES:
+                replica = replica_set.choose(clock.monotonic(), self._tried)
+                if replica is not None:
+                    self._tried.append(replica)
+                    at = int(clock.now() * 1_000_000)
+                    return target_at(replica, replica_set, request, self._index, self._number, at)
+            self._index += 1
+            self._tried = []
+        return None
+
+    def failed(self, target: Target, failure: UpstreamFailure) -> None:
+        """The attempt at `target` ended in `failure`: count it where it belongs."""
+        if failure.stale:
+            self._again = None if target.fresh else target
+        elif failure.status == 429:
+            target.replica.breaker.succeeded()  # it is alive, only busy: not its fault
+        else:
+            self._attribution = self._attribution or FailureAttribution()
+            self._attribution.failed(target.replica, failure, self._clock.monotonic())
 
 
 async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
@@ -94,7 +118,7 @@ async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
 def _exhausted(failure: UpstreamFailure | None) -> GatewayError:
     if failure is None:
         return Unavailable("No replica can take this request now. Retry shortly.", retry_after_seconds=1.0)
-    if failure.kind is FailureKind.STATUS and failure.detail == "status 429":
+    if failure.status == 429:
         return LimitExceeded(
             "The upstream is at its rate limit. Retry shortly.",
             scope="upstream",

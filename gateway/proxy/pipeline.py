@@ -1,4 +1,4 @@
-"""Floor 2: the straight line of a request, readable in one screen.
+"""The straight line of a request, readable in one screen.
 
 receive, authenticate, parse once, classify, plan, hold, forward or stream, meter, settle, record.
 """
@@ -12,21 +12,22 @@ import structlog
 
 from gateway.core.admission import Hold
 from gateway.core.audit import Denial
-from gateway.core.call import Call, parse_call
+from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, PrivacyViolation, Unavailable
 from gateway.core.estimate import ask_for
 from gateway.core.facts import Moment, local_time, no_header, tags_of
+from gateway.core.parse import parse_call
 from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.recorded import recorded_facts
-from gateway.core.screening import Classified, why
+from gateway.core.screening import Classified, raise_reasons, sized_for
 from gateway.core.tenancy import Principal
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
-from gateway.proxy.attempt import Request
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.failover import Relay
+from gateway.proxy.target import Request
 
 _log = structlog.get_logger("tollway.pipeline")
 
@@ -81,10 +82,13 @@ class Pipeline:
         model: Model | None = None
         try:
             principal = rules.authenticator.authenticate(inbound, self._clock.now())
-            call = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
+            call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
             model = find_model(rules.planner.policy, principal, call.model)
             named = inbound.header(b"x-tollway-privacy")
-            classified = await rules.classifier.classify(call, principal, named)
+            classified = await rules.classifier.classify(call, body, principal, named)
+            del body  # the prompt is no longer needed as a value: free it while the upstream works
+            if classified.stand_in is not None:
+                call = sized_for(call, classified.stand_in)
             moment = self._moment(principal, rules.time_zone, prices, inbound.header)
             plan = _plan(rules.planner, call, principal, model, classified, moment)
             facts = recorded_facts(call, principal, classified, named, moment, rules.planner.fleet)
@@ -106,7 +110,6 @@ class Pipeline:
                 prices=prices,
                 stand_in=classified.stand_in,
             )
-            call.body = {}  # the prompt is no longer needed as a value: free it while the upstream works
             await self._relay.forward(request, hold, rules.planner.fleet, inbound, sink)
         except GatewayError as error:
             self._telemetry.refused(error, principal, model.name if model else None)
@@ -149,7 +152,7 @@ class Pipeline:
                 await self._ledger.wait_for_room()
         except TimeoutError as exc:
             raise Unavailable(
-                "The usage ledger is away or cannot keep up. Retry shortly.",
+                "The usage ledger is unavailable or cannot keep up. Retry shortly.",
                 retry_after_seconds=LEDGER_WAIT_SECONDS,
             ) from exc
 
@@ -178,7 +181,7 @@ def _plan(
     try:
         return planner.plan(call, principal, model, classified.privacy, moment)
     except PrivacyViolation as error:
-        message = f"{error.message} {why(classified, principal.feature)}"
+        message = f"{error.message} {raise_reasons(classified, principal.feature)}"
         raise PrivacyViolation(message.rstrip(), param=error.param) from error
 
 

@@ -28,7 +28,7 @@ class HealthProber:
     async def watch(self, fleet: Fleet) -> None:
         """Probe the replicas of `fleet` from now on; those that are in it as before are not disturbed."""
         wanted = dict.fromkeys(_probed(fleet))
-        _trust_the_others(fleet)
+        _mark_unprobed_up(fleet)
         gone = [self._tasks.pop(one) for one in list(self._tasks) if one not in wanted]
         for one in wanted:
             if one not in self._tasks:
@@ -70,9 +70,9 @@ class HealthProber:
                 problem = await self._probe(state, health)
         except TimeoutError:
             if timeouts + 1 >= TIMEOUTS_TO_DOWN:
-                _note(state, "no answer in time")
+                _set_up(state, "no answer in time")
             return timeouts + 1
-        _note(state, problem)
+        _set_up(state, problem)
         return 0
 
     async def _probe(self, state: ReplicaState, health: Health) -> str | None:
@@ -95,7 +95,7 @@ class HealthProber:
         return None if response.status == 200 else f"status {response.status}"
 
 
-def _note(state: ReplicaState, problem: str | None) -> None:
+def _set_up(state: ReplicaState, problem: str | None) -> None:
     was_up, state.is_up = state.is_up, problem is None
     if was_up == state.is_up:
         return
@@ -114,16 +114,16 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(tasks)
 
 
-def _trust_the_others(fleet: Fleet) -> None:
+def _mark_unprobed_up(fleet: Fleet) -> None:
     """A replica that is no longer probed would stay as the last probe left it, for ever."""
-    for pool in fleet.replica_sets.values():
-        if pool.deployment.health is None:
-            for state in pool.replicas:
+    for replica_set in fleet.replica_sets.values():
+        if replica_set.deployment.health is None:
+            for state in replica_set.replicas:
                 state.is_up = True
 
 
 def _probed(fleet: Fleet) -> Iterator[tuple[ReplicaState, Health]]:
-    for pool in fleet.replica_sets.values():
-        if pool.deployment.health is not None:
-            for state in pool.replicas:
-                yield state, pool.deployment.health
+    for replica_set in fleet.replica_sets.values():
+        if replica_set.deployment.health is not None:
+            for state in replica_set.replicas:
+                yield state, replica_set.deployment.health

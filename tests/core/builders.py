@@ -8,7 +8,7 @@ import orjson
 
 from gateway.core.admission import Ask
 from gateway.core.balancing import Fleet
-from gateway.core.call import Call, parse_call
+from gateway.core.call import Call
 from gateway.core.catalog import (
     Api,
     Capability,
@@ -27,6 +27,7 @@ from gateway.core.catalog import (
 from gateway.core.endpoint import Endpoint
 from gateway.core.facts import Moment
 from gateway.core.money import nano_from_usd
+from gateway.core.parse import Body, parse_call
 from gateway.core.policy import Planner, Policy
 from gateway.core.tenancy import Budget, Limits, Principal, Scope
 from gateway.core.windows import Per
@@ -171,6 +172,12 @@ def chat(content: Any = "Hello", **members: Any) -> dict[str, Any]:
 
 
 def parsed(body: Mapping[str, Any] | bytes, api: Api = Api.CHAT, max_messages: int = MAX_MESSAGES) -> Call:
+    return parsed_with_body(body, api, max_messages)[0]
+
+
+def parsed_with_body(
+    body: Mapping[str, Any] | bytes, api: Api = Api.CHAT, max_messages: int = MAX_MESSAGES
+) -> tuple[Call, Body]:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     return parse_call(api, raw, max_messages)
 

@@ -1,6 +1,8 @@
 """Choosing a replica, and what a pool learns from answers."""
 
+import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from gateway.core.balancing import (
     LEAST_BYTES_PER_TOKEN,
     MEASURED_FOR_SECONDS,
     MOST_BYTES_PER_TOKEN,
-    Blame,
+    FailureAttribution,
     Fleet,
     ReplicaSet,
     ReplicaState,
@@ -32,17 +34,18 @@ def pool(replicas: int) -> ReplicaSet:
 
 
 def taken(chosen: ReplicaSet, now: float = NOW, tried: tuple[ReplicaState, ...] = ()) -> ReplicaState:
-    state = chosen.take(now, tried)
+    state = chosen.choose(now, tried)
     assert state is not None
+    state.in_flight += 1  # as `async with` it does
     return state
 
 
-def test_the_least_outstanding_replica_wins():
+def test_the_replica_with_the_fewest_attempts_in_flight_wins():
     item = pool(3)
-    for state, outstanding in zip(item.replicas, (5, 1, 3), strict=True):
-        state.outstanding = outstanding
+    for state, in_flight in zip(item.replicas, (5, 1, 3), strict=True):
+        state.in_flight = in_flight
     assert taken(item) is item.replicas[1]
-    assert item.replicas[1].outstanding == 2
+    assert item.replicas[1].in_flight == 2
 
 
 def test_requests_of_the_same_moment_spread_out():
@@ -55,7 +58,7 @@ def test_ties_rotate_so_that_no_replica_is_always_the_first():
     first = []
     for _ in range(6):
         state = taken(item)
-        item.give_back(state)
+        state.in_flight -= 1
         first.append(state)
     assert Counter(first) == dict.fromkeys(item.replicas, 2)
 
@@ -65,7 +68,7 @@ def test_a_replica_that_was_tried_is_not_chosen_again():
     one = taken(item)
     other = taken(item, tried=(one,))
     assert other is not one
-    assert item.take(NOW, (one, other)) is None
+    assert item.choose(NOW, (one, other)) is None
 
 
 def test_what_is_not_up_or_has_tripped_is_not_chosen():
@@ -74,24 +77,43 @@ def test_what_is_not_up_or_has_tripped_is_not_chosen():
     item.replicas[1].failed(REFUSED, NOW)
     assert {taken(item) for _ in range(5)} == {item.replicas[2]}
     item.replicas[2].is_up = False
-    assert item.take(NOW) is None
+    assert item.choose(NOW) is None
     assert not item.is_available(NOW)
 
 
-def test_taking_nothing_counts_nothing():
+def test_choosing_nothing_counts_nothing():
     item = pool(1)
     item.replicas[0].is_up = False
-    assert item.take(NOW) is None
-    assert item.outstanding == 0
+    assert item.choose(NOW) is None
+    assert item.in_flight == 0
 
 
-def test_giving_back_makes_room():
+def test_an_attempt_counts_as_long_as_it_is_at_its_replica():
     item = pool(2)
-    states = [taken(item) for _ in range(4)]
-    assert item.outstanding == 4
-    for state in states:
-        item.give_back(state)
-    assert item.outstanding == 0
+
+    async def four_at_once() -> None:
+        async with AsyncExitStack() as attempts:
+            for _ in range(4):
+                state = item.choose(NOW)
+                assert state is not None
+                assert await attempts.enter_async_context(state) is state
+            assert [state.in_flight for state in item.replicas] == [2, 2]
+            assert item.in_flight == 4
+
+    asyncio.run(four_at_once())
+    assert item.in_flight == 0
+
+
+def test_an_attempt_that_fails_makes_room_and_its_failure_goes_on():
+    item = pool(1)
+
+    async def fail() -> None:
+        async with item.replicas[0]:
+            raise BROKEN
+
+    with pytest.raises(UpstreamFailure):
+        asyncio.run(fail())
+    assert item.in_flight == 0
 
 
 def test_a_refused_connection_trips_at_once_and_a_broken_answer_only_in_a_row():
@@ -117,9 +139,9 @@ def test_the_first_request_after_the_pause_is_the_trial_and_others_wait_for_it()
     item.replicas[0].failed(REFUSED, NOW)
     later = NOW + 1.0
     trial = taken(item, later)
-    assert item.take(later) is None
+    assert item.choose(later) is None
     trial.breaker.succeeded()
-    assert item.take(later) is trial
+    assert item.choose(later) is trial
 
 
 def test_a_pool_is_available_while_one_replica_is():
@@ -131,8 +153,8 @@ def test_a_pool_is_available_while_one_replica_is():
 # --- whose failure it is ---
 
 
-STATUS_500 = UpstreamFailure(FailureKind.STATUS, "status 500")
-STATUS_503 = UpstreamFailure(FailureKind.STATUS, "status 503")
+STATUS_500 = UpstreamFailure(FailureKind.STATUS, "status 500", status=500)
+STATUS_503 = UpstreamFailure(FailureKind.STATUS, "status 503", status=503)
 LATE = UpstreamFailure(FailureKind.FIRST_BYTE_TIMEOUT, "late")
 
 
@@ -140,9 +162,9 @@ def blamed(*failures: UpstreamFailure, times: int = FAILURES_TO_OPEN) -> list[bo
     """Which replicas are available after requests that failed so on the first, the second, ... of them."""
     item = pool(len(failures))
     for _ in range(times):
-        blame = Blame()
+        attribution = FailureAttribution()
         for state, failure in zip(item.replicas, failures, strict=True):
-            blame.failed(state, failure, NOW)
+            attribution.failed(state, failure, NOW)
     return [state.available(NOW) for state in item.replicas]
 
 
@@ -165,9 +187,9 @@ def test_a_server_that_does_not_answer_is_at_fault_however_many_others_do_the_sa
 
 def test_two_tries_on_the_same_replica_are_no_second_opinion():
     item = pool(1)
-    blame = Blame()
+    attribution = FailureAttribution()
     for _ in range(FAILURES_TO_OPEN):
-        blame.failed(item.replicas[0], STATUS_500, NOW)
+        attribution.failed(item.replicas[0], STATUS_500, NOW)
     assert not item.replicas[0].available(NOW)
 
 
@@ -179,7 +201,7 @@ def test_a_pool_whose_replicas_all_answer_badly_is_a_last_resort():
     assert not item.is_available(NOW)
     assert item.answers(NOW)
     assert {taken(item), taken(item)} == set(item.replicas)
-    assert item.take(NOW, item.replicas[:1]) is None
+    assert item.choose(NOW, item.replicas[:1]) is None
 
 
 @pytest.mark.parametrize("gone", ["down", "refused"])
@@ -190,7 +212,7 @@ def test_a_replica_that_is_not_there_is_no_last_resort(gone: str):
         state.failed(REFUSED if gone == "refused" else STATUS_500, NOW)
     state.is_up = gone != "down"
     assert not item.answers(NOW)
-    assert item.take(NOW) is None
+    assert item.choose(NOW) is None
 
 
 # --- learning ---
@@ -234,7 +256,7 @@ def test_an_answer_that_did_not_stream_teaches_only_its_time():
 def test_a_pool_that_was_slow_long_ago_is_tried_again_by_one_request_and_learned_anew():
     item = pool(1)
     item.learn_speed(9.0, 5.0, NOW)
-    item.give_back(taken(item, NOW))
+    taken(item, NOW).in_flight -= 1
     assert item.expected_seconds(100, NOW + MEASURED_FOR_SECONDS) > 9
     later = NOW + MEASURED_FOR_SECONDS + 1
     assert item.expected_seconds(100, later) == 0.0
@@ -257,7 +279,7 @@ def test_a_reload_keeps_what_is_known_of_the_same_replicas():
     assert set(after.replica_sets) == {"llama", "gpt-4o"}
     kept = after.replica_sets["llama"]
     assert kept.replicas[:2] == known.replicas
-    assert kept.replicas[2].outstanding == 0
+    assert kept.replicas[2].in_flight == 0
     assert (kept.bytes_per_token, kept.ttft_seconds, kept.tokens_per_second) == (3.0, 0.2, 90.0)
 
 
@@ -265,10 +287,10 @@ def test_a_replica_that_went_away_takes_what_was_known_of_it_along():
     before = Fleet([deployment("a", replicas=1)])
     taken(before.replica_sets["a"])
     after = Fleet([deployment("a", replicas=0)], before.replica_sets)
-    assert Fleet([deployment("a", replicas=1)], after.replica_sets).replica_sets["a"].outstanding == 0
+    assert Fleet([deployment("a", replicas=1)], after.replica_sets).replica_sets["a"].in_flight == 0
 
 
 def test_a_pool_without_replicas_has_nothing_to_take():
     empty = ReplicaSet(deployment(replicas=0), ())
     assert not empty.is_available(NOW)
-    assert empty.take(NOW) is None
+    assert empty.choose(NOW) is None

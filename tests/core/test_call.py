@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.call import BYTES_PER_TOKEN, MAX_CHOICES, MAX_TAGS, Media, encode_call, parse_call
+from gateway.core.call import BYTES_PER_TOKEN, MAX_TAGS, encode_call
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.errors import InvalidRequest
-from tests.core.builders import chat, parsed
+from gateway.core.media import Media
+from gateway.core.parse import MAX_CHOICES, parse_call
+from tests.core.builders import chat, parsed, parsed_with_body
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 78}}  # 100 characters
 REWRITTEN = {"model", "stream_options", "max_tokens", "max_completion_tokens"}
@@ -340,8 +342,8 @@ def test_of_a_duplicated_key_the_last_value_is_parsed_and_the_same_one_is_forwar
 
 def test_duplicated_keys_inside_a_message_are_forwarded_as_parsed():
     raw = b'{"model":"m","messages":[{"role":"user","content":"one","content":"two"}]}'
-    call = parsed(raw)
-    assert call.body["messages"][0]["content"] == "two"
+    call, body = parsed_with_body(raw)
+    assert body["messages"][0]["content"] == "two"
     assert b"one" not in call.rest
 
 
@@ -423,7 +425,7 @@ def test_arbitrary_bytes_are_parsed_or_refused_but_nothing_else(raw: bytes, api:
 def test_known_names_with_any_values_are_parsed_or_refused_but_nothing_else(members: Any, api: Api):
     raw = orjson.dumps({"model": "m", **members})
     try:
-        call = parse_call(api, raw, 5)
+        call, _ = parse_call(api, raw, 5)
     except InvalidRequest:
         return
     assert json.loads(encode_call(call, "u", "max_tokens", 1))["model"] == "u"

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.catalog import Modality
+from gateway.core.causes import Detected
 from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.core.detect.custom import words_detector
-from gateway.core.masking import mask
+from gateway.core.masking import Masked, mask
 from gateway.core.restoring import Restorer
-from gateway.core.screening import MOST_MASKED_BYTES, Classified, Masking, Screening, screen
-from tests.core.builders import CLASSES, ZONES, chat, parsed
+from gateway.core.screening import MOST_MASKED_BYTES, Classified, Masking, Screening, screen, sized_for
+from tests.core.builders import CLASSES, ZONES, chat, parsed_with_body
 from tests.core.test_detect_properties import cards, cut, full_width
 
 ALL = Detectors(DETECTOR_NAMES)
@@ -24,8 +25,13 @@ MAIL = "bob@example.com"
 
 
 def masked(text: str) -> str:
-    body = mask(parsed(chat(text)), ALL).body
+    body = masked_body(chat(text), ALL).body
     return str(body["messages"][0]["content"])
+
+
+def masked_body(body: Any, detectors: Detectors) -> Masked:
+    call, value = parsed_with_body(body)
+    return mask(value, call.rest, detectors)
 
 
 def screening(*names: str, raise_to: dict[str, str] = RAISE_TO) -> Screening:
@@ -39,7 +45,7 @@ def screening(*names: str, raise_to: dict[str, str] = RAISE_TO) -> Screening:
 
 
 def screened(body: Any, *names: str, floor: str = "internal") -> Classified:
-    return screen(parsed(body), screening(*names), floor)
+    return screen(*parsed_with_body(body), screening(*names), floor)
 
 
 # What becomes a placeholder
@@ -83,7 +89,7 @@ def test_a_conversation_that_goes_on_keeps_its_placeholders() -> None:
         {"role": "assistant", "content": "a@b.example"},
         {"role": "user", "content": "c@d.example"},
     ]
-    bodies = [mask(parsed(chat() | {"messages": messages}), ALL).body for messages in (first, more)]
+    bodies = [masked_body(chat() | {"messages": messages}, ALL).body for messages in (first, more)]
     assert bodies[1]["messages"][:1] == bodies[0]["messages"]
     assert [message["content"] for message in bodies[1]["messages"]] == [
         "[EMAIL_1]",
@@ -98,7 +104,7 @@ def test_a_placeholder_that_the_client_wrote_itself_is_not_used() -> None:
 
 def test_a_detector_of_ones_own_gives_its_name() -> None:
     names = Detectors(("project-names",), {"project-names": words_detector(["Kestrel"])})
-    found = mask(parsed(chat("the Kestrel file")), names)
+    found = masked_body(chat("the Kestrel file"), names)
     assert found.originals == {"[PROJECT_NAMES_1]": "Kestrel"}
 
 
@@ -117,22 +123,22 @@ def test_every_string_of_the_body_but_payloads() -> None:
         "stop": [MAIL, [MAIL]],
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"enum": [MAIL]}}}],
     }
-    found = mask(parsed(body), ALL)
+    found = masked_body(body, ALL)
     assert MAIL.encode() not in found.rest
     assert found.rest.count(b"[EMAIL_1]") == 9
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,sk+proj+" + "A" * 40}}
-    assert mask(parsed(chat([image])), ALL).body["messages"][0]["content"] == [image]
+    assert masked_body(chat([image]), ALL).body["messages"][0]["content"] == [image]
 
 
 def test_a_value_in_arguments_means_what_it_means_there() -> None:
     arguments = orjson.dumps({"size": 'the 7"x', "n": "ü"}).decode()
     call = {"id": "1", "function": {"name": "f", "arguments": arguments}}
     words = Detectors(("w",), {"w": words_detector(['7"x'])})
-    found = mask(parsed(chat() | {"messages": [{"role": "assistant", "tool_calls": [call]}]}), words)
+    found = masked_body(chat() | {"messages": [{"role": "assistant", "tool_calls": [call]}]}, words)
     assert found.originals == {}
     own = Detectors(("w",), {"w": words_detector([r"7\"x"])})
-    assert mask(
-        parsed(chat() | {"messages": [{"role": "assistant", "tool_calls": [call]}]}), own
+    assert masked_body(
+        chat() | {"messages": [{"role": "assistant", "tool_calls": [call]}]}, own
     ).originals == {"[W_1]": '7"x'}
 
 
@@ -150,7 +156,7 @@ def test_without_its_values_a_request_is_of_the_class_that_is_left() -> None:
 def test_what_the_feature_does_not_mask_still_counts() -> None:
     found = screened(chat(f"{MAIL} 4111 1111 1111 1111"), "email")
     assert found.privacy == "confidential"
-    assert [item.by for item in found.raised_by] == ["credit_card"]
+    assert [item.by for item in found.raised_by] == [Detected("credit_card")]
 
 
 def test_masking_never_lowers_the_floor() -> None:
@@ -175,15 +181,15 @@ def test_without_a_find_nothing_is_sent_in_place() -> None:
 )
 def test_what_cannot_be_replaced_counts_as_the_most_sensitive_class(body: Any) -> None:
     quiet = screening("email", "credit_card", raise_to={})
-    assert screen(parsed(body), quiet, "public").privacy == "restricted"
+    assert screen(*parsed_with_body(body), quiet, "public").privacy == "restricted"
 
 
 def test_a_longer_body_is_reckoned_with() -> None:
-    call = parsed(chat("a@b.cd"))
-    before = call.text_bytes
-    found = screen(call, screening("email"), "internal")
+    call, body = parsed_with_body(chat("a@b.cd"))
+    found = screen(call, body, screening("email"), "internal")
     assert found.stand_in is not None
-    assert call.text_bytes - before == len(found.stand_in.masked.rest) - len(call.rest)
+    sized = sized_for(call, found.stand_in)
+    assert sized.text_bytes - call.text_bytes == len(found.stand_in.masked.rest) - len(call.rest)
 
 
 # The property: no byte of a value is left, or the request stays at home.
@@ -228,9 +234,9 @@ def bodies(draw: st.DrawFn) -> tuple[Any, list[str]]:
 @given(bodies())
 def test_no_value_is_left_in_what_may_go_out(given_: tuple[Any, list[str]]) -> None:
     body, held = given_
-    call = parsed(body)
+    call, value = parsed_with_body(body)
     names = ("email", "credit_card", "iban", "jp_my_number")
-    found = screen(call, screening(*names), "internal")
+    found = screen(call, value, screening(*names), "internal")
     if "external" not in ZONES[found.privacy]:
         return
     assert found.stand_in is not None
@@ -244,11 +250,11 @@ def test_no_value_is_left_in_what_may_go_out(given_: tuple[Any, list[str]]) -> N
 @settings(max_examples=300, deadline=None)
 @given(bodies())
 def test_what_was_replaced_can_be_put_back(given_: tuple[Any, list[str]]) -> None:
-    call = parsed(given_[0])
-    found = mask(call, ALL)
+    call, body = parsed_with_body(given_[0])
+    found = mask(body, call.rest, ALL)
     if found.originals:
         restored = orjson.loads(Restorer(found).answer(found.rest))
-        assert _meaning(restored) == _meaning(call.body)
+        assert _meaning(restored) == _meaning(body)
 
 
 def _meaning(node: Any, key: str = "") -> Any:

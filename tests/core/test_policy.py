@@ -330,7 +330,7 @@ def test_rules_see_every_fact_of_the_request(when: str):
     item = model(local(replicas=2), deployment(), rules=rules((when, ("gpt-4o",))))
     plans = planner(item)
     first, second = plans.fleet.replica_sets["llama"].replicas
-    first.outstanding, second.is_up = 2, False
+    first.in_flight, second.is_up = 2, False
     body = chat(
         [IMAGE, {"type": "text", "text": "Hi"}],
         stream=True,
@@ -488,7 +488,7 @@ def test_health_is_never_remembered():
 def test_where_all_that_is_left_answers_badly_it_is_asked_all_the_same_and_only_then():
     ill, well = local(), deployment()
     plans = planner(model(ill, well))
-    trouble = UpstreamFailure(FailureKind.STATUS, "status 500")
+    trouble = UpstreamFailure(FailureKind.STATUS, "status 500", status=500)
     for _ in range(3):
         plans.fleet.replica_sets["llama"].replicas[0].failed(trouble, 1000.0)
     assert names(plan(model(ill, well), plans=plans).candidates) == ["gpt-4o"]

@@ -158,7 +158,7 @@ def put_a_fault(chance: random.Random, fleet: Fleet) -> Moment:
     for pool in fleet.replica_sets.values():
         for state in pool.replicas:
             state.is_up = chance.random() < 0.7
-            state.outstanding = chance.randint(0, 4)
+            state.in_flight = chance.randint(0, 4)
             state.breaker.succeeded()
             if chance.random() < 0.15:
                 state.breaker.failed(1000.0, weight=3)

@@ -6,6 +6,8 @@ import msgspec
 
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
+from gateway.core.catalog import Modality
+from gateway.core.causes import Detected, MediaContent
 from gateway.core.recorded import MOST, RecordedFacts, recorded_facts
 from gateway.core.screening import Classified, Raise
 from tests.core.builders import chat, deployment, local, moment, parsed, principal
@@ -35,7 +37,7 @@ def test_an_ordinary_request_takes_few_bytes() -> None:
 def test_what_is_kept_reads_back_as_it_was() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
     fleet = Fleet([local(replicas=3)])
-    fleet.replica_sets["llama"].take(1000.0)
+    fleet.replica_sets["llama"].replicas[0].in_flight = 1
     kept = facts(parsed(chat([image], max_tokens=7)), fleet)
     assert (kept.media.images_low, kept.max_output, kept.pools) == (1, 7, {"llama": (1, 3, 3)})
     assert msgspec.json.decode(msgspec.json.encode(kept), type=RecordedFacts) == kept
@@ -53,9 +55,9 @@ def test_a_cap_of_any_size_fits_into_the_row() -> None:
 
 def test_what_asked_for_the_class_is_kept_by_its_name_and_media_are_told_by_the_row_itself() -> None:
     raised_by = (
-        Raise("iban", "confidential"),
-        Raise("email", "confidential"),
-        Raise("image", "confidential"),
+        Raise(Detected("iban"), "confidential"),
+        Raise(Detected("email"), "confidential"),
+        Raise(MediaContent(Modality.IMAGE), "confidential"),
     )
     kept = facts(parsed(chat()), Fleet([deployment()]), *raised_by, named="internal")
     assert (kept.finds, kept.named) == ("email,iban", "internal")

@@ -250,13 +250,13 @@ class Harness:
     def _is_busy(self) -> bool:
         return bool(
             asyncio.all_tasks() - self._at_rest - {asyncio.current_task()}
-            or self.outstanding()
+            or self.in_flight()
             or any(attempt.is_running for attempt in self.attempts())
         )
 
-    def outstanding(self) -> int:
+    def in_flight(self) -> int:
         pools = self.gateway.pipeline.rulebook.planner.fleet.replica_sets
-        return sum(pool.outstanding for pool in pools.values())
+        return sum(pool.in_flight for pool in pools.values())
 
     async def rows(self) -> list[Json]:
         await self.gateway.flush()

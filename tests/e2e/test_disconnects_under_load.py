@@ -49,7 +49,7 @@ async def test_every_attempt_is_in_the_ledger_once(tmp_path: Path, failure: Erro
         metrics = await harness.metrics()
         assert metrics.nano("budget_held_usd") == 0
         assert metrics.sum("replica_inflight") == 0
-        assert harness.outstanding() == 0
+        assert harness.in_flight() == 0
         assert metrics.nano("cost_usd_total") == sum(row["cost_nano_usd"] for row in rows)
         await assert_all_slots_are_free(harness)
 

@@ -250,8 +250,8 @@ async def test_streams_of_requests_without_masking_run_no_code_of_it(
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("not for this request")
 
-    monkeypatch.setattr("gateway.proxy.dispatch.Restorer", forbidden)
-    monkeypatch.setattr("gateway.proxy.dispatch.RestoringReader", forbidden)
+    monkeypatch.setattr("gateway.proxy.attempt.Restorer", forbidden)
+    monkeypatch.setattr("gateway.proxy.attempt.RestoringReader", forbidden)
     async with running(tmp_path, MASKING) as harness:
         nothing_to_mask = await harness.post(chat("Tell me about ships.", stream=True))
         at_home = await harness.post(chat(f"Write: {MAIL}", model="scout", stream=True))

@@ -180,10 +180,10 @@ async def test_what_was_learned_of_replicas_that_stay_is_kept(tmp_path: Path) ->
         after = harness.gateway.pipeline.rulebook.planner.fleet.replica_sets["scout"]
         assert after is not before
         assert (after.bytes_per_token, after.ttft_seconds, after.tokens_per_second) == (3.5, 0.25, 77.0)
-        assert after.outstanding == 1
+        assert after.in_flight == 1
         assert [state.breaker for state in after.replicas] == [state.breaker for state in before.replicas]
         assert (await held).status_code == 200
-        assert after.outstanding == 0
+        assert after.in_flight == 0
 
 
 async def test_another_model_behind_the_same_name_is_learned_anew(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ async def test_reloads_under_load_disturb_nobody(tmp_path: Path) -> None:
             planned = await _load(harness, end)
         answers = [answer for client in clients for answer in await client]
         # Not `settled`: replicas that came back have tasks of their own, their probes.
-        await until(lambda: not harness.outstanding())
+        await until(lambda: not harness.in_flight())
         rows = {row["request_id"]: row for row in await harness.rows()}
 
         assert [entry for entry in logs if entry["log_level"] == "error"] == []
@@ -71,7 +71,7 @@ async def test_reloads_under_load_disturb_nobody(tmp_path: Path) -> None:
             served.add(version)
         assert rows == {}
         assert served == set(planned)
-        assert harness.outstanding() == 0
+        assert harness.in_flight() == 0
         assert len(asyncio.all_tasks()) == len(harness._at_rest)
 
 

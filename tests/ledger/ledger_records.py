@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.core.call import Media
+from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage

@@ -545,8 +545,9 @@ def test_replicas_show_probe_breaker_and_attempts_under_way() -> None:
     pool = fleet.replica_sets["llama-4-scout"]
     subject = telemetry(fleet=fleet)
     assert set(values(subject, "replica_up").values()) == {1.0}
-    taken = pool.take(100.0)
+    taken = pool.choose(100.0)
     assert taken is not None
+    taken.in_flight += 1
     pool.replicas[0].is_up = False
     pool.replicas[1].failed(UpstreamFailure(FailureKind.CONNECT, "refused"), 100.0)
     assert set(values(subject, "replica_up").values()) == {0.0}

@@ -9,8 +9,8 @@ from fractions import Fraction
 import msgspec
 
 from gateway.core.balancing import LEARN_FROM_TOKENS
-from gateway.core.call import NO_MEDIA
 from gateway.core.catalog import Api, Deployment, Rates
+from gateway.core.media import NO_MEDIA
 from gateway.core.pool_cost import PoolTerms, Weights
 from gateway.core.pricing import PriceBook
 from gateway.core.recorded import RecordedFacts

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.call import NO_MEDIA, Call
+from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, RuleSet
 from gateway.core.conditions import Condition, could_hold
 from gateway.core.facts import Moment
+from gateway.core.media import NO_MEDIA
 from gateway.core.policy import Plan, Planner, Policy, Refused
 from gateway.core.tenancy import Principal, Tenancy
 
@@ -165,7 +166,6 @@ def call_of(case: Case) -> Call:
         service_tier=None,
         tags={},
         rest=b'{"messages":[]}',
-        body={},
     )
 
 

@@ -16,7 +16,7 @@ import msgspec
 from gateway.core.call import BYTES_PER_TOKEN
 from gateway.core.catalog import Model
 from gateway.core.condition_text import parse, selections
-from gateway.core.conditions import Compared, Condition, Constant, Holds, Joined, Not, OneOf
+from gateway.core.conditions import Compared, Condition, Constant, Contains, Joined, Not, OneOf
 from gateway.core.facts import POOL_NAMES, local_time
 from gateway.core.recorded import RecordedFacts
 from gateway.ledger.past import PastAttempt
@@ -92,7 +92,7 @@ def _compared(conditions: Iterable[Condition]) -> _Constants:
 
 def _comparisons(condition: Condition) -> Iterator[tuple[tuple[str, ...], tuple[Constant, ...]]]:
     match condition:
-        case Compared(path, _, constant) | Holds(path, constant):
+        case Compared(path, _, constant) | Contains(path, constant):
             yield path, (constant,)
         case OneOf(path, constants):
             yield path, constants

@@ -15,13 +15,14 @@ from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
+from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
 from gateway.core.cost import cost
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
 from gateway.core.facts import Facts, Moment, local_time
 from gateway.core.policy import Plan, Planner, Refused
 from gateway.core.pricing import PriceBook
 from gateway.core.recorded import PoolState, RecordedFacts
-from gateway.core.screening import ENTITIES, UNREADABLE, Screening
+from gateway.core.screening import Screening
 from gateway.core.tenancy import KeyEntry, Principal
 from gateway.core.usage import Usage
 from gateway.ledger.past import PastAnswer, PastAttempt
@@ -29,7 +30,6 @@ from gateway.proxy.pipeline import find_model
 
 _MICROSECONDS = 1_000_000
 _tags_of = msgspec.json.Decoder(dict[str, str]).decode
-UNMASKED = "mask"  # as a find: masking came to no end
 NOW = 0.0  # on the clock of durations, which stands still in a replay
 SEARCH_CHANGED = "what is searched for has changed, and no prompt is kept to search again"
 
@@ -197,7 +197,7 @@ class ReplayEvaluator:
 
     def _with_finds(self, request: PastRequest, screening: Screening, least: str) -> tuple[str, ...]:
         known = self._policy.classes
-        finds = [_detector(name) for name in request.facts.finds.split(",") if name]
+        finds = [kind_of(name) for name in request.facts.finds.split(",") if name]
         if UNREADABLE in finds:
             return (known[-1],)
         raise_to = _raise_to(screening)
@@ -268,19 +268,14 @@ class ReplayEvaluator:
         """Put the replicas into the state in which the request met them."""
         for pool in self._changed_pools:
             for state in pool.replicas:
-                state.outstanding = 0
+                state.in_flight = 0
                 state.breaker.succeeded()
         self._changed_pools = []
-        for name, (outstanding, available, replicas) in pools.items():
+        for name, (in_flight, available, replicas) in pools.items():
             met = self._fleet.replica_sets.get(name)
             if met is not None:
                 self._changed_pools.append(met)
-                _set_pool_state(met, outstanding, available, replicas)
-
-
-def _detector(find: str) -> str:
-    """What found it: the second stage adds how it came to that, `named entities (late)`."""
-    return ENTITIES if find.startswith(ENTITIES) else find
+                _set_pool_state(met, in_flight, available, replicas)
 
 
 def _raise_to(screening: Screening) -> dict[str, str]:
@@ -303,9 +298,9 @@ def _home(screening: Screening) -> Mapping[str, frozenset[str]] | None:
     return None if screening.masking is None else screening.masking.home
 
 
-def _set_pool_state(pool: ReplicaSet, outstanding: int, available: int, replicas: int) -> None:
+def _set_pool_state(pool: ReplicaSet, in_flight: int, available: int, replicas: int) -> None:
     """As many of the replicas as were out then are out; another number of them is scaled."""
-    pool.replicas[0].outstanding = outstanding
+    pool.replicas[0].in_flight = in_flight
     count = len(pool.replicas)
     out = count if not available else min((replicas - available) * count // max(replicas, 1), count - 1)
     for state in pool.replicas[count - out :]:
@@ -329,7 +324,6 @@ def past_request(row: PastAttempt, facts: RecordedFacts) -> PastRequest:
         service_tier=None,
         tags=_tags_of(row.tags) if row.tags != "{}" else {},
         rest=bytes(facts.text_bytes + facts.media.bytes),
-        body={},
         prompts=facts.prompts,
     )
     return PastRequest(

@@ -90,7 +90,7 @@ def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path) -> None:
         assert harness.attempts() == []
         assert await harness.rows() == []
         assert await harness.held_nano() == 0
-        assert harness.outstanding() == 0
+        assert harness.in_flight() == 0
         ready = await harness.http.get(f"{harness.gateway.admin_url}/readyz")
         assert ready.status_code == 503
         [reason] = ready.json()["reasons"]

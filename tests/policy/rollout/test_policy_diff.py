@@ -11,7 +11,7 @@ import yaml
 
 from gateway.config.build import Built, build
 from gateway.config.load import load
-from gateway.core.call import Media
+from gateway.core.media import Media
 from gateway.core.pricing import NO_VERSIONS
 from gateway.core.recorded import RecordedFacts
 from gateway.finance.price_catalogue import PriceCatalogue

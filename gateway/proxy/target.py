@@ -1,0 +1,166 @@
+"""What goes out: a request that was admitted, where one attempt of it goes, and what the client hears of it.
+
+Everything here is decided before a byte is sent, and nothing of it changes afterwards.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from gateway.core.admission import Hold, RateView
+from gateway.core.balancing import ReplicaSet, ReplicaState
+from gateway.core.call import Call, encode_call
+from gateway.core.catalog import Api, Deployment, Price, Provider
+from gateway.core.estimate import Estimate
+from gateway.core.masking import Masked
+from gateway.core.policy import Plan
+from gateway.core.pricing import PriceBook
+from gateway.core.recorded import RecordedFacts
+from gateway.core.screening import StandIn
+from gateway.core.tenancy import Principal
+from gateway.ports import UpstreamRequest
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """A request that was admitted: the facts that all its attempts share. `started` is monotonic seconds.
+
+    `stand_in` is what is sent in its place, except to the zones that get the request as it is.
+    """
+
+    id: str
+    org: str
+    principal: Principal
+    call: Call
+    plan: Plan
+    policy_version: str
+    tags: Mapping[str, str]
+    facts: RecordedFacts
+    started: float
+    prices: PriceBook
+    stand_in: StandIn | None = None
+
+
+class Target(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Where one attempt of `request` goes, chosen at `at` (UTC microseconds), which fixes its `price`.
+
+    `decision` is why: the plan's reason for its first candidate, `failover` for the others. `privacy` is the
+    class of what goes out; `masked` is what goes out in place of the body, where it is not the body itself.
+    `fresh`: the attempt before found a stale connection, so this one must not reuse any.
+    """
+
+    attempt_id: str
+    request: Request
+    replica_set: ReplicaSet
+    replica: ReplicaState
+    deployment: Deployment
+    estimate: Estimate
+    price: Price
+    at: int
+    decision: str
+    privacy: str
+    masked: Masked | None
+    fresh: bool
+
+
+def target_at(
+    replica: ReplicaState, replica_set: ReplicaSet, request: Request, index: int, number: int, at: int
+) -> Target:
+    """Attempt `number` of `request`, at `replica` of the candidate at `index` of its plan."""
+    plan, stand_in, deployment = request.plan, request.stand_in, replica_set.deployment
+    goes_as_it_is = stand_in is None or deployment.zone in stand_in.zones
+    return Target(
+        f"{request.id}:{number}",
+        request,
+        replica_set,
+        replica,
+        deployment,
+        plan.estimates[index],
+        request.prices.price_of(deployment, at),
+        at,
+        plan.decision if index == 0 else "failover",
+        plan.privacy if stand_in is None or not goes_as_it_is else stand_in.privacy,
+        None if stand_in is None or goes_as_it_is else stand_in.masked,
+        False,
+    )
+
+
+def again(target: Target, number: int) -> Target:
+    """The same place once more, as attempt `number`, on a connection of its own."""
+    return msgspec.structs.replace(target, attempt_id=f"{target.request.id}:{number}", fresh=True)
+
+
+def upstream_request(
+    target: Target, hold: Hold, idempotency_key: str | None, sent_to: Callable[[str], None]
+) -> UpstreamRequest:
+    """The request as it goes out under `hold`; `sent_to` is told the address."""
+    request, deployment, masked = target.request, target.deployment, target.masked
+    call, replica = request.call, target.replica.replica
+    headers = [
+        *deployment.headers,
+        (b"x-request-id", request.id.encode()),
+        (b"x-tollway-attempt", target.attempt_id.encode()),
+    ]
+    if idempotency_key is not None:
+        headers.append((b"idempotency-key", _outgoing_key(idempotency_key, masked)))
+    return UpstreamRequest(
+        endpoint=replica.endpoint,
+        method=b"POST",
+        target=replica.target(call.api),
+        headers=headers,
+        body=encode_call(
+            call,
+            deployment.model,
+            _cap_field(call, deployment),
+            min(hold.output_tokens, target.estimate.output),
+            None if masked is None else masked.rest,
+        ),
+        fresh=target.fresh,
+        sent_to=sent_to,
+    )
+
+
+def answer_headers(
+    target: Target, hold: Hold, content_type: bytes, processing_ms: bytes | None
+) -> list[tuple[bytes, bytes]]:
+    """What the client is told: where its request went and why, and what its limits have left."""
+    request = target.request
+    headers = [
+        (b"content-type", content_type),
+        (b"x-request-id", request.id.encode()),
+        *target.replica_set.answer_headers,
+        (b"x-tollway-decision", target.decision.encode()),
+        (b"x-tollway-policy", request.policy_version.encode()),
+    ]
+    if processing_ms is not None:
+        headers.append((b"openai-processing-ms", processing_ms))
+    if target.masked is not None:
+        headers.append((b"x-tollway-masked", b"%d" % len(target.masked.originals)))
+    if hold.is_capped:
+        headers.append((b"x-tollway-output-cap", str(hold.output_tokens).encode()))
+    _add_rate(headers, b"requests", hold.requests)
+    _add_rate(headers, b"tokens", hold.tokens)
+    return headers
+
+
+def _add_rate(headers: list[tuple[bytes, bytes]], kind: bytes, view: RateView | None) -> None:
+    if view is None:
+        return
+    headers.append((b"x-ratelimit-limit-" + kind, b"%d" % view.limit))
+    headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % view.remaining))
+    headers.append((b"x-ratelimit-reset-" + kind, b"%.3fs" % view.reset_seconds))
+
+
+def _outgoing_key(idempotency_key: str, masked: Masked | None) -> bytes:
+    """A key that the client made up may hold what was masked. Its digest tells repetitions as well."""
+    key = idempotency_key.encode("latin-1")
+    return key if masked is None else hashlib.sha256(key).hexdigest().encode()
+
+
+def _cap_field(call: Call, deployment: Deployment) -> str | None:
+    """The field in which the upstream honours an output cap."""
+    if call.api is Api.EMBEDDINGS:
+        return None
+    if call.api is Api.CHAT and deployment.provider is not Provider.COMPATIBLE:
+        return "max_completion_tokens"
+    return "max_tokens"

@@ -1,0 +1,322 @@
+"""A request along its plan: where its attempts go, how each ends, and that its hold is settled once."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from gateway.core.admission import Ask, Hold, Settlement
+from gateway.core.balancing import Fleet
+from gateway.core.catalog import Deployment
+from gateway.core.errors import (
+    BudgetExceeded,
+    FailureKind,
+    LimitExceeded,
+    Unavailable,
+    UpstreamExhausted,
+    UpstreamFailure,
+    UpstreamRejected,
+)
+from gateway.core.pricing import NO_VERSIONS
+from gateway.core.record import Outcome, UsageRecord
+from gateway.core.recorded import NOTHING_RECORDED
+from gateway.ports import Headers, UpstreamRequest
+from gateway.proxy.attempt import Services
+from gateway.proxy.failover import Relay
+from gateway.proxy.target import Request
+from tests.core.builders import ToldClock, chat, deployment, local, model, moment, parsed, planner, principal
+from tests.core.builders import run as run_to_end
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 7}
+ANSWER = orjson.dumps({"model": "m", "choices": [{"index": 0, "finish_reason": "stop"}], "usage": USAGE})
+TEXT = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
+STOP = b'data: {"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+STALE = UpstreamFailure(FailureKind.RESET, "closed while idle", stale=True)
+RESET = UpstreamFailure(FailureKind.RESET, "reset")
+REFUSED = UpstreamFailure(FailureKind.CONNECT, "refused")
+
+
+class Answered(msgspec.Struct):
+    """What an upstream says: a body at once, or chunks; an exception among them is raised in its turn."""
+
+    status: int = 200
+    body: bytes = ANSWER
+    chunks: tuple[bytes | BaseException, ...] = ()
+
+
+Reply = Answered | BaseException
+
+
+class Response:
+    """A scripted UpstreamResponse."""
+
+    peer = "127.0.0.1:9101"
+
+    def __init__(self, answered: Answered, log: list[Any]) -> None:
+        self.status = answered.status
+        kind = b"text/event-stream" if answered.chunks else b"application/json"
+        self.headers: Headers = [(b"content-type", kind)]
+        self._body = answered.body
+        self._chunks: Iterator[bytes | BaseException] = iter(answered.chunks)
+        self._log = log
+
+    async def read(self, limit_bytes: int) -> bytes:
+        return self._body
+
+    async def next_chunk(self) -> bytes:
+        chunk = next(self._chunks, b"")
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk
+
+    def abort(self) -> None:
+        self._log.append("abort")
+
+
+class Scene:
+    """Everything around a relay. `log` is what happened, in order; `records` what the ledger got."""
+
+    disconnected = False
+    started = False
+
+    def __init__(
+        self, *replies: Reply, candidates: tuple[Deployment, ...] = (), stream: bool = False
+    ) -> None:
+        self.log: list[Any] = []
+        self.settled: list[Settlement] = []
+        self.renewed: list[Settlement] = []
+        self.sent: list[UpstreamRequest] = []
+        self.records: list[UsageRecord] = []
+        self.refuses_renewal = False
+        self._replies = list(replies)
+        asked = model(*(candidates or (deployment(replicas=2),)))
+        plans = planner(asked)
+        call = parsed(chat(stream=stream))
+        plan = plans.plan(call, principal(), asked, "internal", moment())
+        self.fleet: Fleet = plans.fleet
+        self.clock = ToldClock()
+        self.hold = Hold(
+            ask=Ask(
+                principal=principal(),
+                prompt_nano=1,
+                output_nano_per_million=1,
+                output_tokens=50,
+                output_is_explicit=False,
+                choices=1,
+                prompt_tokens=5,
+            ),
+            output_tokens=50,
+            rate_tokens=0,
+            nano=10**9,
+            admitted_at=0.0,
+            requests=None,
+            tokens=None,
+            token=None,
+        )
+        self.request = Request(
+            id="r",
+            org="org",
+            principal=principal(),
+            call=call,
+            plan=plan,
+            policy_version="v1",
+            tags={},
+            facts=NOTHING_RECORDED,
+            started=0.0,
+            prices=NO_VERSIONS,
+        )
+
+    async def forward(self) -> None:
+        stage: Any = self  # it stands for every port
+        services = Services(stage, stage, stage, stage, self.clock)
+        await Relay(services).forward(self.request, self.hold, self.fleet, stage, stage)
+
+    @property
+    def places(self) -> list[str]:
+        return [record.replica for record in self.records]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [record.outcome for record in self.records]
+
+    # Upstream
+    async def send(self, given: Any) -> Any:
+        if isinstance(given, bytes):
+            self.log.append(given)
+            return None
+        self.sent.append(given)
+        assert self.in_flight() == 1
+        reply = self._replies.pop(0)
+        if isinstance(reply, BaseException):
+            raise reply
+        return Response(reply, self.log)
+
+    def in_flight(self) -> int:
+        return sum(replicas.in_flight for replicas in self.fleet.replica_sets.values())
+
+    # Admission
+    def settle(self, hold: Hold, settlement: Settlement) -> None:
+        self.log.append("settle")
+        self.settled.append(settlement)
+
+    async def renew(self, hold: Hold, settlement: Settlement) -> Hold:
+        if self.refuses_renewal:
+            raise BudgetExceeded("no", scope="org", window="day", resets_at=None, only_held=False)
+        self.renewed.append(settlement)
+        return hold
+
+    # Ledger
+    def intend(self, record: UsageRecord) -> None:
+        assert record.outcome is Outcome.PRESUMED
+        self.log.append("intend")
+
+    def append(self, record: UsageRecord) -> None:
+        self.records.append(record)
+
+    # Telemetry
+    def attempted(self, record: UsageRecord) -> None:
+        assert record is self.records[-1]
+
+    def answered(self, record: UsageRecord, seconds: float) -> None:
+        self.log.append("answered")
+
+    # Inbound and sink
+    def header(self, name: bytes) -> str | None:
+        return None
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self.log.append(body)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self.log.append("start")
+
+    async def end(self) -> None:
+        self.log.append("end")
+
+
+def done(scene: Scene) -> Scene:
+    """Run `scene` to its end; whatever that is, one settlement, and no replica counts on."""
+    try:
+        run_to_end(scene.forward())
+    finally:
+        assert scene.in_flight() == 0
+        assert len(scene.settled) == 1
+    return scene
+
+
+def test_the_hold_is_settled_before_the_answer_is_sent() -> None:
+    scene = done(Scene(Answered()))
+    assert scene.log == ["intend", "settle", "answered", ANSWER]
+    assert scene.settled[0].spent_nano == scene.records[0].cost_nano_usd > 0
+
+
+def test_the_hold_is_settled_before_the_client_reads_the_last_event() -> None:
+    scene = done(Scene(Answered(chunks=(TEXT, STOP, DONE)), stream=True))
+    assert scene.log == ["intend", "start", TEXT, STOP, "settle", "answered", DONE, "end", "abort"]
+    assert scene.outcomes == [Outcome.SUCCESS]
+
+
+def test_a_stream_that_is_finished_may_end_without_done() -> None:
+    scene = done(Scene(Answered(chunks=(TEXT, STOP)), stream=True))
+    assert scene.log == ["intend", "start", TEXT, STOP, "settle", "answered", "end", "abort"]
+    assert scene.outcomes == [Outcome.SUCCESS]
+
+
+def test_a_stream_that_breaks_is_settled_before_its_error_event_and_not_tried_again() -> None:
+    scene = done(Scene(Answered(chunks=(TEXT, RESET)), Answered(), stream=True))
+    assert scene.log[:6] == ["intend", "start", TEXT, "abort", "settle", "answered"]
+    assert b'"upstream_error"' in scene.log[6]
+    assert scene.log[7:] == ["end"]
+    assert scene.settled[0].rate_tokens is None
+
+
+def test_another_replica_is_tried_and_then_the_next_candidate() -> None:
+    scene = done(Scene(REFUSED, RESET, Answered(), candidates=(local(replicas=3), deployment())))
+    assert [record.deployment for record in scene.records] == ["llama", "llama", "gpt-4o"]
+    assert scene.places[0] != scene.places[1]
+    assert [record.decision for record in scene.records] == ["order", "order", "failover"]
+    assert [record.attempt_id for record in scene.records] == ["r:1", "r:2", "r:3"]
+    assert len(scene.renewed) == 1  # the connection that was refused had used nothing
+
+
+def test_a_stale_connection_is_tried_again_at_the_same_replica_on_a_fresh_one() -> None:
+    scene = done(Scene(STALE, Answered()))
+    assert scene.places[0] == scene.places[1]
+    assert [sent.fresh for sent in scene.sent] == [False, True]
+    assert scene.outcomes == [Outcome.STALE_CONNECTION, Outcome.SUCCESS]
+    assert [record.attempt_id for record in scene.records] == ["r:1", "r:2"]
+
+
+def test_a_stale_connection_says_nothing_of_its_replica() -> None:
+    scene = Scene(*[STALE, Answered()] * 10)
+    for _ in range(10):
+        run_to_end(scene.forward())
+    assert all(state.available(1000.0) for state in scene.fleet.replica_sets["gpt-4o"].replicas)
+
+
+def test_an_upstream_at_its_rate_limit_is_one_whose_status_says_so() -> None:
+    busy = Answered(status=429, body=b"{}")
+    scene = Scene(busy, busy)
+    with pytest.raises(LimitExceeded):
+        done(scene)
+    assert scene.outcomes == [Outcome.RATE_LIMITED] * 2
+    assert scene.log == ["intend", "abort", "intend", "abort", "settle"]
+
+
+def test_a_server_that_fails_is_no_rate_limit_whatever_its_words() -> None:
+    broken = Answered(status=500, body=b'{"error":"status 429"}')
+    scene = Scene(broken, broken)
+    with pytest.raises(UpstreamExhausted):
+        done(scene)
+    assert scene.outcomes == [Outcome.UPSTREAM_ERROR] * 2
+
+
+def test_a_request_that_is_wrong_is_told_so_and_costs_nothing() -> None:
+    scene = Scene(Answered(status=400, body=b'{"error":{"message":"no"}}'), Answered())
+    with pytest.raises(UpstreamRejected, match="no"):
+        done(scene)
+    assert scene.outcomes == [Outcome.CLIENT_ERROR]
+    assert scene.settled == [Settlement(spent_nano=0, rate_tokens=0)]
+
+
+def test_where_no_replica_is_left_nothing_was_used() -> None:
+    scene = Scene()
+    for state in scene.fleet.replica_sets["gpt-4o"].replicas:
+        state.is_up = False
+    with pytest.raises(Unavailable):
+        done(scene)
+    assert scene.settled == [Settlement(spent_nano=0)]
+
+
+def test_a_budget_that_has_no_room_for_another_attempt_ends_the_request() -> None:
+    scene = Scene(RESET, Answered())
+    scene.refuses_renewal = True
+    with pytest.raises(BudgetExceeded):
+        done(scene)
+    assert len(scene.records) == 1
+    assert scene.settled == [Settlement(spent_nano=0)]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_request_that_is_cancelled_is_recorded_and_settled(gone: bool) -> None:
+    scene = Scene(Answered(chunks=(TEXT, asyncio.CancelledError())), stream=True)
+    scene.disconnected = gone
+    with pytest.raises(asyncio.CancelledError):
+        done(scene)
+    assert scene.outcomes == [Outcome.CLIENT_DISCONNECT if gone else Outcome.SHUTDOWN]
+    assert scene.settled[0].spent_nano == scene.records[0].cost_nano_usd > 0
+    assert scene.log == ["intend", "start", TEXT, "answered", "abort", "settle"]
+
+
+def test_a_defect_of_ours_is_recorded_and_settled_too() -> None:
+    scene = Scene(Answered(chunks=(TEXT, RuntimeError("ours"))), stream=True)
+    with pytest.raises(RuntimeError, match="ours"):
+        done(scene)
+    assert scene.outcomes == [Outcome.UPSTREAM_ERROR]
+    assert scene.settled[0].spent_nano == scene.records[0].cost_nano_usd > 0
+    assert "abort" in scene.log
