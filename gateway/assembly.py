@@ -45,8 +45,7 @@ def request_ids() -> Callable[[], str]:
     """A source of request ids: unique across processes by a random part, within one by counting."""
     # The start time comes first: ids then grow with time, which keeps the ledger's index compact.
     prefix = f"req_{int(time.time()):08x}{secrets.token_hex(4)}"
-    count = itertools.count(1)
-    return lambda: f"{prefix}{next(count):08x}"
+    return map((prefix + "{:08x}").format, itertools.count(1)).__next__
 
 
 def rulebook(built: Built, fleet: Fleet, entities: EntityFinder) -> Rulebook:

@@ -1,9 +1,83 @@
-"""Read the whole answer of a request that did not stream: what was used, and whether it is an answer."""
+"""Read the few members of an upstream's JSON that the gateway observes, and let no oddity of theirs matter.
+
+An answer is the client's, whatever its `id` or its usage look like. What is not of the expected type counts
+as left out: a member that is only watched must never turn an answer that was paid for into a failure.
+"""
+
+from typing import Any
 
 import msgspec
 
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.core.observed import BROKEN_JSON, Observed, observe
+from gateway.core.usage import WireUsage
+
+_NOTHING = msgspec.Raw()
+_NO_ERROR = frozenset({b"", b"null"})
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One completion, or a piece of it. `index` tells those of one answer apart."""
+
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class Observed(msgspec.Struct, gc=False):
+    """What one answer, or one event of a stream, says of itself."""
+
+    model: str | None = None
+    choices: list[Choice] | None = None
+    usage: WireUsage | None = None
+    service_tier: str | None = None
+    error: msgspec.Raw = _NOTHING  # `Raw | None` would take nothing but null
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.choices[0].finish_reason if self.choices else None
+
+    @property
+    def has_error(self) -> bool:
+        return bytes(self.error) not in _NO_ERROR
+
+
+_decode = msgspec.json.Decoder(Observed).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_choice = msgspec.json.Decoder(Choice).decode
+_decode_text = msgspec.json.Decoder(str | None).decode
+_decode_usage = msgspec.json.Decoder(WireUsage | None).decode
+
+BROKEN_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def observe(text: bytes) -> Observed:
+    """Raises one of BROKEN_JSON when `text` is no JSON object."""
+    try:
+        return _decode(text)
+    except msgspec.ValidationError:
+        return _observe_one_by_one(_decode_members(text))
+
+
+def _observe_one_by_one(members: dict[str, msgspec.Raw]) -> Observed:
+    choices = _or_none(_decode_list, members.get("choices"))
+    return Observed(
+        model=_or_none(_decode_text, members.get("model")),
+        choices=None if choices is None else [_choice(raw) for raw in choices],
+        usage=_or_none(_decode_usage, members.get("usage")),
+        service_tier=_or_none(_decode_text, members.get("service_tier")),
+        error=members.get("error", _NOTHING),
+    )
+
+
+def _choice(raw: msgspec.Raw) -> Choice:
+    return _or_none(_decode_choice, raw) or Choice()
+
+
+def _or_none(decode: Any, raw: msgspec.Raw | None) -> Any:
+    try:
+        return None if raw is None else decode(raw)
+    except BROKEN_JSON:
+        return None
 
 
 def read_answer(body: bytes) -> Observed:

@@ -4,10 +4,76 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from gateway.core.breaker import FAILURES_TO_OPEN, Breaker
 from gateway.core.catalog import Deployment, Replica
 from gateway.core.errors import UpstreamFailure
-from gateway.core.liability import Pace
+from gateway.core.estimate import Pace
+
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Breaker:
+    """Closed, open until a moment, then half-open: one trial decides.
+
+    Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
+    Never a 4xx, and never a client that went away.
+
+    `answers`: it is open, and what opened it were all answers of a server that is there. Such a one is the
+    last resort, since it may be the requests that it cannot bear.
+    """
+
+    __slots__ = ("_answers_only", "_failures", "_open_until", "_pause_seconds", "_trial_until")
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._open_until = 0.0
+        self._trial_until = 0.0
+        self._answers_only = True
+
+    @property
+    def answers(self) -> bool:
+        return self._open_until > 0 and self._answers_only
+
+    def allows(self, now: float) -> bool:
+        if not self._open_until:
+            return True
+        return now >= self._open_until and now >= self._trial_until
+
+    def start(self, now: float) -> None:
+        """A request was sent. In the half-open state it is the trial, and others wait for its result."""
+        if self._open_until:
+            self._trial_until = now + self._pause_seconds
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._open_until = self._trial_until = 0.0
+        self._answers_only = True
+
+    def uncount_failure(self) -> None:
+        """The last failure counted turned out to be that of the request."""
+        self._failures = max(self._failures - 1, 0)
+        if self._failures < FAILURES_TO_OPEN:
+            self._open_until = self._trial_until = 0.0
+
+    def failed(self, now: float, *, weight: int = 1, answered: bool = False) -> None:
+        """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
+        self._failures += weight
+        self._answers_only &= answered
+        if self._failures < FAILURES_TO_OPEN:
+            return
+        if self._open_until:
+            if now < self._open_until:
+                return  # sent before it opened: the same trouble, not another one
+            self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+        self._open_until = now + self._pause_seconds
+        self._trial_until = 0.0
+
+    def retry_after_seconds(self, now: float) -> float:
+        return max(self._open_until - now, 0.0)
+
 
 # How much one new observation moves a learned average.
 SMOOTHING = 0.1

@@ -101,16 +101,14 @@ def retired_reason(deployment: Deployment) -> Excluded:
     return Excluded(deployment.name, Constraint.RETIRED, detail, deployment.lines.get("retires_on"))
 
 
-def size_reason(deployment: Deployment, call: Call, expected: Estimate) -> Excluded | None:
-    """Why the request is too large for `deployment`."""
+def size_reason(deployment: Deployment, call: Call, expected: Estimate) -> Excluded:
+    """Why the request, which is too large for `deployment`, is."""
     name, lines = deployment.name, deployment.lines
     if expected.prompt > deployment.context_tokens * call.prompts:
         detail = f"about {expected.prompt} prompt tokens, and its context is {deployment.context_tokens}"
         return Excluded(name, Constraint.CONTEXT, detail, lines.get("context_tokens"))
-    if (call.max_output or 0) > deployment.max_output_tokens:
-        detail = f"{call.max_output} output tokens asked, at most {deployment.max_output_tokens} possible"
-        return Excluded(name, Constraint.OUTPUT, detail, lines.get("max_output_tokens"))
-    return None
+    detail = f"{call.max_output} output tokens asked, at most {deployment.max_output_tokens} possible"
+    return Excluded(name, Constraint.OUTPUT, detail, lines.get("max_output_tokens"))
 
 
 def _listed(items: frozenset[enum.StrEnum] | frozenset[str]) -> str:

@@ -134,7 +134,7 @@ class Planner:
         )
 
     def _by_static_constraints(self, call: Call, model: Model, privacy: str, now: float) -> _Filtered:
-        if not self._era.contains(now):
+        if not self._era.begins <= now < self._era.ends:
             self._era = era_at(now, self.policy.deployments.values())
             self._static = {}
         key = (model.name, call.api, privacy, call.modalities, call.needs, call.media.is_remote)
@@ -172,8 +172,12 @@ class Planner:
         for deployment in eligible:
             replica_set = self.fleet.replica_sets[deployment.name]
             expected = estimate(call, deployment, replica_set.bytes_per_token)
-            reason = size_reason(deployment, call, expected)
-            if reason is None and not is_healthy(replica_set, monotonic):
+            fits = (
+                expected.prompt <= deployment.context_tokens * call.prompts
+                and (call.max_output or 0) <= deployment.max_output_tokens
+            )
+            reason = None if fits else size_reason(deployment, call, expected)
+            if fits and not is_healthy(replica_set, monotonic):
                 reason = Excluded(deployment.name, Constraint.HEALTH, "no replica is available")
             if reason is None:
                 kept.append(deployment)

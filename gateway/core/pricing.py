@@ -1,6 +1,7 @@
-"""Prices over time: immutable versions, each in force from a moment on, chosen by when a request was sent.
+"""Prices over time, and what usage costs at them: integers only.
 
-They rank above the price that the configuration gives a deployment (its `price`, its `cost`, or the
+A price version is immutable and in force from a moment on; which one counts is decided by when a request was
+sent. Versions rank above the price that the configuration gives a deployment (its `price`, its `cost`, or the
 catalogue's), tier by tier: that one holds before the first version, and for tiers that have none.
 """
 
@@ -12,6 +13,8 @@ from operator import attrgetter
 import msgspec
 
 from gateway.core.catalog import Deployment, Price, Rates
+from gateway.core.money import TOKENS_PER_PRICE_UNIT
+from gateway.core.usage import Usage
 
 STANDARD = "standard"
 
@@ -131,3 +134,42 @@ def _history(versions: list[PriceVersion]) -> _History:
             starts.append(one.effective_from)
         periods.append(_Period(dict(in_force)))
     return _History(starts, periods)
+
+
+def cost(rates: Rates, usage: Usage) -> int:
+    """Cost of `usage` in nano-USD, each component rounded up.
+
+    Cached tokens are part of the prompt tokens and are charged once, at their own rate; they are taken to be
+    text and image first, because the providers list no cached audio for chat.
+    """
+    plain = usage.input_text + usage.input_image
+    audio = usage.input_audio
+    cached = usage.input_cached
+    nano = 0
+    if cached:
+        nano -= -cached * rates.cached_input // TOKENS_PER_PRICE_UNIT
+        plain, overflow = max(plain - cached, 0), max(cached - plain, 0)
+        audio -= overflow
+    if plain:
+        nano -= -plain * rates.input // TOKENS_PER_PRICE_UNIT
+    if audio:
+        nano -= -audio * rates.input_audio // TOKENS_PER_PRICE_UNIT
+    if output := usage.output_text + usage.output_reasoning:
+        nano -= -output * rates.output // TOKENS_PER_PRICE_UNIT
+    if usage.output_audio:
+        nano -= -usage.output_audio * rates.output_audio // TOKENS_PER_PRICE_UNIT
+    return nano
+
+
+def counterfactuals(
+    deployments: tuple[Deployment, ...], chosen: str, usage: Usage, book: PriceBook, at: int
+) -> dict[str, int]:
+    """What the same token counts would have cost at `at` on each other deployment, in nano-USD.
+
+    Tokenizers differ between models; the counts are not converted, so read it as a comparison of prices.
+    """
+    return {
+        deployment.name: cost(book.price_of(deployment, at).standard, usage)
+        for deployment in deployments
+        if deployment.name != chosen
+    }

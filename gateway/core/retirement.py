@@ -17,9 +17,6 @@ class Era(msgspec.Struct, frozen=True):
     ends: float
     retired: frozenset[str]
 
-    def contains(self, now: float) -> bool:
-        return self.begins <= now < self.ends
-
 
 def era_at(now: float, deployments: Iterable[Deployment]) -> Era:
     """The era in which `now` (UTC seconds) lies."""

@@ -15,8 +15,8 @@ import orjson
 
 from gateway.core.catalog import Api
 from gateway.core.causes import written
-from gateway.core.cost import cost
 from gateway.core.parse import parse_call
+from gateway.core.pricing import cost
 from gateway.core.tenancy import Principal
 from gateway.core.usage import Usage, WireUsage, usage_from_wire
 from gateway.demo.failure import DemoFailed

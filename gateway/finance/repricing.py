@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.catalog import Price
-from gateway.core.cost import cost
-from gateway.core.pricing import PriceBook
+from gateway.core.pricing import PriceBook, cost
 from gateway.core.usage import Usage
 from gateway.ledger.periods import BOUNDS, Bounds
 from gateway.ledger.rows import Row

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.core.admission import Settlement
-from gateway.core.cost import cost, counterfactuals
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.core.liability import Seen, most_output, most_output_of_whole
+from gateway.core.estimate import Seen, most_output, most_output_of_whole
+from gateway.core.pricing import cost, counterfactuals
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
 from gateway.proxy.target import Target

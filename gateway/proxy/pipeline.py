@@ -188,7 +188,8 @@ def _plan(
 def find_model(policy: Policy, principal: Principal, name: str) -> Model:
     """Raises ModelNotFound, in the same words for a model that is unknown and one that is not allowed."""
     model = policy.models.get(name)
-    if model is None or not principal.may_use(name):
+    allowed = principal.models
+    if model is None or (allowed is not None and name not in allowed):
         raise ModelNotFound(
             f"The model '{name[:100]}' does not exist or you do not have access to it.", param="model"
         )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.balancing import (
+    FAILURES_TO_OPEN,
     INITIAL_BYTES_PER_TOKEN,
     LEARN_FROM_TOKENS,
     LEAST_BYTES_PER_TOKEN,
@@ -19,7 +20,6 @@ from gateway.core.balancing import (
     ReplicaSet,
     ReplicaState,
 )
-from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.errors import FailureKind, UpstreamFailure
 from tests.core.builders import deployment, local
 

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.catalog import Rates
-from gateway.core.cost import cost, counterfactuals
 from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal, usd_text
-from gateway.core.pricing import NO_VERSIONS
+from gateway.core.pricing import NO_VERSIONS, cost, counterfactuals
 from gateway.core.usage import NO_USAGE, Usage
 from tests.core.builders import deployment, price, rates
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from gateway.core.admission import hold_nano
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, ImageRule, Modality, Rates
-from gateway.core.cost import cost
 from gateway.core.estimate import (
     AUDIO_BYTES_PER_TOKEN,
     TEMPLATE_TOKENS,
@@ -19,6 +18,7 @@ from gateway.core.estimate import (
     ask_for,
     estimate,
 )
+from gateway.core.pricing import cost
 from gateway.core.usage import Usage
 from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
 from tests.core.builders import chat, deployment, local, parsed, price, principal, rates

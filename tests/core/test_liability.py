@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.catalog import StopsWhenLeft
-from gateway.core.liability import (
+from gateway.core.estimate import (
     LEAST_TOKENS_PER_SECOND,
     MEASURED_CHUNKS,
     NOTICE_SECONDS,

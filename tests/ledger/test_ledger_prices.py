@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.core.catalog import Price, Rates
-from gateway.core.cost import cost
-from gateway.core.pricing import PriceBook, PriceVersion
+from gateway.core.pricing import PriceBook, PriceVersion, cost
 from gateway.finance.repricing import PAGE_ROWS, Source, reprice
 from gateway.ledger.price_versions import PriceChanged, enter_prices, read_prices
 from gateway.ledger.reports import usage_by

@@ -4,7 +4,7 @@ The classes take UTF-8 bytes: given a str, the wrapper would encode it and conve
 A call releases the GIL while it scans.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import re2
 
@@ -94,18 +94,15 @@ class Finder:
 class PatternSet:
     """Which of several expressions occur anywhere in a text, in one pass over it. Raises BadExpression."""
 
-    __slots__ = ("_compiled",)
+    __slots__ = ("matches",)
 
     def __init__(self, expressions: Iterable[str]) -> None:
-        self._compiled = re2.Set.SearchSet(_options())
+        compiled = re2.Set.SearchSet(_options())
         try:
             for expression in expressions:
-                self._compiled.Add(expression)
-            self._compiled.Compile()
+                compiled.Add(expression)
+            compiled.Compile()
         except re2.error as exc:
             raise BadExpression("the detectors together are too large for one pass") from exc
-
-    def matches(self, text: bytes) -> list[int] | None:
-        """Positions of the expressions that occur, in no particular order; None when none does."""
-        found: list[int] | None = self._compiled.Match(text)
-        return found
+        # Positions of the expressions that occur, in no particular order; None when none does.
+        self.matches: Callable[[bytes], list[int] | None] = compiled.Match

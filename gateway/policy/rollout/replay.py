@@ -11,16 +11,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.config.build import Built
-from gateway.core.balancing import Fleet, ReplicaSet
-from gateway.core.breaker import FAILURES_TO_OPEN
+from gateway.core.balancing import FAILURES_TO_OPEN, Fleet, ReplicaSet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
-from gateway.core.cost import cost
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
 from gateway.core.facts import Facts, Moment, local_time
 from gateway.core.policy import Plan, Planner, Refused
-from gateway.core.pricing import PriceBook
+from gateway.core.pricing import PriceBook, cost
 from gateway.core.recorded import PoolState, RecordedFacts
 from gateway.core.screening import Screening
 from gateway.core.tenancy import KeyEntry, Principal

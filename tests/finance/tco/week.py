@@ -15,8 +15,8 @@ import msgspec
 from gateway.config.build import Built, build
 from gateway.config.load import load
 from gateway.core.catalog import Rates
-from gateway.core.cost import cost
 from gateway.core.pool_cost import SECOND, PoolTerms
+from gateway.core.pricing import cost
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
