@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+import enum
 import socket
 import struct
 from collections import deque
@@ -20,9 +21,11 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from gateway.core.errors import InvalidRequest
-from gateway.http.server.body import RequestReader
 from gateway.http.server.exchange import Exchange, Handler, refusal
+from gateway.http.server.flow_control import FlowControl
 from gateway.http.server.limits import RequestTimeout, ServerLimits
+from gateway.http.server.parser import RequestParser
+from gateway.http.server.server_fields import ServerFields
 from gateway.http.write_coalescer import WriteCoalescer
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -30,36 +33,50 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _log = structlog.get_logger("tollway.http")
 
 
-class DataProtocol(asyncio.Protocol):
-    """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`."""
+class ConnectionState(enum.Enum):
+    """How far a connection is from its end. It only ever goes down this list."""
+
+    OPEN = enum.auto()
+    """Requests are taken."""
+    REFUSED = enum.auto()
+    """Something was refused: nothing more is taken, what was asked before is still answered."""
+    LINGERING = enum.auto()
+    """The last answer is written. What still comes is read and dropped, until the client closes."""
+    CLOSED = enum.auto()
+    """Closing, cut off, or left by the client."""
+
+
+# Read for every segment: a module's name costs less than an attribute of the enum's class.
+_OPEN = ConnectionState.OPEN
+
+
+class ServerConnection(asyncio.Protocol):
+    """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`.
+
+    Its attributes are what uvicorn hands in, the parts of a connection (parser, flow control, the exchanges
+    in their order), and the times and counts that its limits are checked against.
+    """
 
     limits: ClassVar[ServerLimits] = ServerLimits()
 
     __slots__ = (
         "_active",
-        "_coalescer",
         "_discarded_bytes",
-        "_drain",
+        "_flow",
         "_handler",
         "_heard_at",
         "_idle_since",
-        "_input_closed",
-        "_is_reading",
-        "_is_stopping",
+        "_linger_seconds",
         "_lingering_since",
         "_loop",
-        "_reader",
+        "_parser",
         "_refusal",
         "_server_fields",
-        "_server_headers",
+        "_server_state",
         "_state",
         "_timer",
         "_transport",
-        "_unread_bytes",
-        "_unread_since",
         "_waiting",
-        "_written_in",
-        "is_congested",
     )
 
     def __init__(
@@ -73,46 +90,39 @@ class DataProtocol(asyncio.Protocol):
     ) -> None:
         """`coalescer` is shared by all connections of the server."""
         self._handler = cast("Handler", config.loaded_app)
-        self._state = server_state
-        self._coalescer = coalescer
-        self._written_in = -1
+        self._server_state = server_state
+        self._server_fields = ServerFields(server_state)
         self._loop = _loop or asyncio.get_running_loop()
         now = self._loop.time()
-        self._reader = RequestReader(self, self.limits, self._take, self._pause_reading, now)
+        self._flow = FlowControl(self._loop, coalescer, now)
+        self._parser = RequestParser(self.limits, self._new_exchange, self._flow.pause_reading, now)
+        self._state = _OPEN
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._active: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._refusal: InvalidRequest | None = None
-        self._heard_at = self._idle_since = self._unread_since = now
-        self._lingering_since: float | None = None
-        self._unread_bytes = self._discarded_bytes = 0
-        self._server_headers: list[tuple[bytes, bytes]] = []
-        self._server_fields = b""
-        self._is_reading = True
-        self._input_closed = False
-        self._is_stopping = False
-        self._drain: asyncio.Future[None] | None = None
-        self.is_congested = False
+        self._heard_at = self._idle_since = self._lingering_since = now
+        self._linger_seconds = self.limits.linger_seconds
+        self._discarded_bytes = 0
 
     # --- the event loop's callbacks ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # uvloop's own low mark is 16 bytes: a large answer would stop and start with every buffer.
-        self._transport.set_write_buffer_limits(high=64 * 1024, low=16 * 1024)
-        self._state.connections.add(self)  # type: ignore[arg-type]  # in place of uvicorn's own class
+        self._flow.attach(self._transport)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # in place of uvicorn's own class
         self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = now = self._loop.time()
-        if self._input_closed:
+        if self._state is not _OPEN:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > self.limits.linger_bytes:
                 self._transport.abort()
             return
         try:
-            self._reader.feed(data, now)
+            self._parser.feed(data, now)
         except InvalidRequest as error:
             self._refuse(error)
 
@@ -123,26 +133,24 @@ class DataProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state.connections.discard(self)
+        self._server_state.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._lose()
-        self.resume_writing()
-        self._reader.close()
+        self._flow.resume_writing()
+        self._parser.close()
 
     def pause_writing(self) -> None:
-        self.is_congested = True
+        self._flow.is_congested = True
 
     def resume_writing(self) -> None:
-        self.is_congested = False
-        if self._drain is not None and not self._drain.done():
-            self._drain.set_result(None)
+        self._flow.resume_writing()
 
     def shutdown(self) -> None:
-        """The server drains: close when idle, else after the answer under way."""
-        self._is_stopping = True
+        """The server drains: close when idle, else after the answer under way, and linger no more."""
+        self._linger_seconds = 0.0
         if self._active is None:
-            self._coalescer.flush()
+            self._flow.flush()
             self._transport.close()
         else:
             self._active.keep_alive = False
@@ -152,61 +160,25 @@ class DataProtocol(asyncio.Protocol):
         """For the server, which closes what is left in the end."""
         return self._transport
 
-    # --- what exchanges use ---
-
-    def server_fields(self) -> bytes:
-        """The header lines that the server adds to every answer: the date, kept by its own tick."""
-        headers = self._state.default_headers
-        if headers is not self._server_headers:
-            self._server_headers = headers
-            self._server_fields = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-        return self._server_fields
-
-    def write(self, data: bytes) -> None:
-        """Queue `data` for the client, if it is still there."""
-        coalescer, transport = self._coalescer, self._transport
-        if transport.is_closing():
-            self.is_congested = True
-        elif self._written_in != coalescer.turn:
-            self._written_in = coalescer.turn
-            coalescer.write(self._loop, transport, data)
-        else:
-            # Whoever writes on and on must hear of a congestion before the turn is over.
-            coalescer.flush()
-            transport.write(data)
-
-    async def drained(self) -> None:
-        """Return once the client has read enough for more to be written, or has gone."""
-        if self._transport.is_closing():
-            await asyncio.sleep(0)  # who only writes would never let the loop tell that the client has gone
-        elif self.is_congested:
-            self._drain = self._loop.create_future()
-            await self._drain
-
-    def read_on(self) -> None:
-        """Somebody wants what comes next."""
-        if self._is_reading:
-            return
-        self._is_reading = True
-        self._heard_at = self._loop.time()
-        if self._reader.began_at is not None:
-            self._reader.began_at = self._heard_at  # it was us who did not listen
-        self._transport.resume_reading()
-
     # --- turns ---
 
-    def _take(self, exchange: Exchange) -> None:
+    def _new_exchange(
+        self, method: str, path: str, headers: dict[bytes, bytes], is_http10: bool, keep_alive: bool
+    ) -> Exchange:
+        """A request's head is complete: answer it now, or after those before it."""
+        exchange = Exchange(self._flow, self._server_fields, method, path, headers, is_http10, keep_alive)
         if self._active is None:
             self._begin(exchange)
-            return
-        self._waiting.append(exchange)
-        if len(self._waiting) >= self.limits.waiting_requests:
-            self._pause_reading()  # what its segment still brings is taken all the same
+        else:
+            self._waiting.append(exchange)
+            if len(self._waiting) >= self.limits.waiting_requests:
+                self._flow.pause_reading()  # what its segment still brings is taken all the same
+        return exchange
 
     def _begin(self, exchange: Exchange) -> None:
         self._active = exchange
         exchange.task = task = self._loop.create_task(self._answer(exchange))
-        self._state.tasks.add(task)
+        self._server_state.tasks.add(task)
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -215,18 +187,18 @@ class DataProtocol(asyncio.Protocol):
             # Its name only: the text of an error could hold the prompt.
             _log.error("handler.defect", kind=type(exc).__name__)
         except asyncio.CancelledError:
-            self._coalescer.flush()
+            self._flow.flush()
             self._transport.abort()  # the time to stop is over, also for what the client has yet to read
             raise
         finally:
             if exchange.task is not None:
-                self._state.tasks.discard(exchange.task)
+                self._server_state.tasks.discard(exchange.task)
                 exchange.task = None  # once cancelled it would hold the exchange
             self._turn(exchange)
 
     def _turn(self, exchange: Exchange) -> None:
         """An exchange is over: close the connection, or take the next request."""
-        self._state.total_requests += 1
+        self._server_state.total_requests += 1
         self._active = None
         if not exchange.ended:
             self._cut_off(exchange)
@@ -235,31 +207,26 @@ class DataProtocol(asyncio.Protocol):
         elif self._waiting:
             self._begin(self._waiting.popleft())
         elif self._refusal is not None:
-            self._tell(self._refusal)
-        if not self._is_reading:
-            self.read_on()
-
-    def _pause_reading(self) -> None:
-        if self._is_reading:
-            self._is_reading = False
-            self._transport.pause_reading()
+            self._send_refusal(self._refusal)
+        if not self._flow.is_reading:
+            self._flow.resume_reading()
 
     # --- ways out ---
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Nothing more is taken from this client. What it asked before is answered, then comes `error`."""
-        self._input_closed = True
-        self.read_on()  # only to notice when it leaves
-        if self._reader.arriving is not None:
-            self._reader.arriving.fail(error)  # which then is the answer to that request
-            self._reader.arriving = None
+        self._state = ConnectionState.REFUSED
+        self._flow.resume_reading()  # only to notice when it leaves
+        if self._parser.arriving is not None:
+            self._parser.arriving.fail(error)  # which then is the answer to that request
+            self._parser.arriving = None
         elif self._active is not None:
             self._refusal = error
         else:
-            self._tell(error)
+            self._send_refusal(error)
 
-    def _tell(self, error: InvalidRequest) -> None:
-        self.write(refusal(error, self.server_fields()))
+    def _send_refusal(self, error: InvalidRequest) -> None:
+        self._flow.write(refusal(error, self._server_fields.current()))
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -267,23 +234,25 @@ class DataProtocol(asyncio.Protocol):
 
         Closing with bytes unread would reset the connection, and the client could lose the answer.
         """
-        reader = self._reader
-        is_midway = self._input_closed or self._waiting or not self._is_reading
-        self._input_closed = True
+        parser = self._parser
+        is_midway = self._state is not _OPEN or self._waiting or not self._flow.is_reading
         self._waiting.clear()
         if self._transport.is_closing():
+            self._state = ConnectionState.CLOSED
             return
-        self._coalescer.flush()
-        if not is_midway and reader.began_at is None and reader.arriving is None:
+        self._flow.flush()
+        if not is_midway and parser.began_at is None and parser.arriving is None:
+            self._state = ConnectionState.CLOSED
             self._transport.close()
         else:
+            self._state = ConnectionState.LINGERING
             self._lingering_since = self._loop.time()
             self._transport.write_eof()
 
     def _cut_off(self, exchange: Exchange) -> None:
         """End the connection in a way that half an answer cannot pass for a whole one."""
-        self._input_closed = True
-        self._coalescer.flush()
+        self._state = ConnectionState.CLOSED
+        self._flow.flush()
         if exchange.is_http10 and exchange.started and not self._transport.is_closing():
             # No length and no chunks: only a reset differs from the proper end.
             own = self._transport.get_extra_info("socket")
@@ -292,7 +261,7 @@ class DataProtocol(asyncio.Protocol):
 
     def _lose(self) -> None:
         """The client has gone."""
-        self._input_closed = True
+        self._state = ConnectionState.CLOSED
         for exchange in (self._active, *self._waiting):
             if exchange is not None:
                 exchange.lost()
@@ -301,25 +270,26 @@ class DataProtocol(asyncio.Protocol):
 
     def _check(self) -> None:
         """Every few seconds: give up what does not move."""
-        limits, reader, now = self.limits, self._reader, self._loop.time()
-        self._timer = self._loop.call_later(limits.check_seconds, self._check)
-        unread = self._transport.get_write_buffer_size()
-        if not unread or unread != self._unread_bytes:
-            self._unread_bytes, self._unread_since = unread, now
-        elif now - self._unread_since > limits.unread_seconds:
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
+        if self._flow.unread_seconds(now) > self.limits.unread_seconds:
             self._transport.abort()
-        if self._lingering_since is not None:
-            if self._is_stopping or now - self._lingering_since > limits.linger_seconds:
+        if self._state is ConnectionState.LINGERING:
+            if now - self._lingering_since > self._linger_seconds:
                 self._transport.abort()
-        elif self._input_closed or not self._is_reading:
-            return
-        elif reader.arriving is not None:
-            if now - self._heard_at > limits.body_seconds:
+        elif self._state is _OPEN and self._flow.is_reading:
+            self._check_input(now)
+
+    def _check_input(self, now: float) -> None:
+        """Refuse a request that does not arrive, close a connection that is not used."""
+        limits, parser, resumed_at = self.limits, self._parser, self._flow.resumed_at
+        if parser.arriving is not None:
+            if now - max(self._heard_at, resumed_at) > limits.body_seconds:
                 self._refuse(RequestTimeout(f"No more of the request's body for {limits.body_seconds:g} s."))
-        elif reader.began_at is not None:
-            if now - reader.began_at > limits.head_seconds:
+        elif parser.began_at is not None:
+            if now - max(parser.began_at, resumed_at) > limits.head_seconds:
                 self._refuse(RequestTimeout(f"The request's head took over {limits.head_seconds:g} s."))
         elif self._active is not None:
             self._idle_since = now
-        elif now - max(self._idle_since, reader.last_began_at) > limits.idle_seconds:
+        elif now - max(self._idle_since, parser.last_began_at) > limits.idle_seconds:
             self._transport.close()
