@@ -69,7 +69,7 @@ class Gateway:
         server = settings.server
         self._clock = SystemClock()
         self._built = built
-        self._upstream = upstream(server.upstream_client)
+        self._upstream = upstream()
         coalescer = WriteCoalescer()
         self._ledger: JournaledLedger = open_journaled_ledger(
             settings.ledger.get_secret_value(),
