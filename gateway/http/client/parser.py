@@ -109,7 +109,7 @@ class ResponseParser:
         return self.complete
 
     def _check_version(self, data: bytes) -> None:
-        # The parser does not tell its callers which protocol it read, so the first bytes are compared here.
+        # The parser does not say which protocol it read, so the first bytes are compared here.
         self._start = start = (self._start + data[:_VERSION_BYTES])[:_VERSION_BYTES]
         if start == b"HTTP/1.1":
             return

@@ -70,13 +70,13 @@ class ServerConnection(asyncio.Protocol):
         "_lingering_since",
         "_loop",
         "_parser",
+        "_pipelined",
         "_refusal",
         "_server_fields",
         "_server_state",
         "_state",
         "_timer",
         "_transport",
-        "_waiting",
     )
 
     def __init__(
@@ -100,7 +100,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._active: Exchange | None = None
-        self._waiting: deque[Exchange] = deque()
+        self._pipelined: deque[Exchange] = deque()
         self._refusal: InvalidRequest | None = None
         self._heard_at = self._idle_since = self._lingering_since = now
         self._linger_seconds = self.limits.linger_seconds
@@ -128,7 +128,7 @@ class ServerConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self._active is not None:
-            self._lose()
+            self._client_gone()
             # Not a mere close: that would wait for a client which reads no more.
             self._transport.abort()
 
@@ -136,7 +136,7 @@ class ServerConnection(asyncio.Protocol):
         self._server_state.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        self._lose()
+        self._client_gone()
         self._flow.resume_writing()
         self._parser.close()
 
@@ -170,8 +170,8 @@ class ServerConnection(asyncio.Protocol):
         if self._active is None:
             self._begin(exchange)
         else:
-            self._waiting.append(exchange)
-            if len(self._waiting) >= self.limits.waiting_requests:
+            self._pipelined.append(exchange)
+            if len(self._pipelined) >= self.limits.waiting_requests:
                 self._flow.pause_reading()  # what its segment still brings is taken all the same
         return exchange
 
@@ -194,18 +194,18 @@ class ServerConnection(asyncio.Protocol):
             if exchange.task is not None:
                 self._server_state.tasks.discard(exchange.task)
                 exchange.task = None  # once cancelled it would hold the exchange
-            self._turn(exchange)
+            self._exchange_over(exchange)
 
-    def _turn(self, exchange: Exchange) -> None:
+    def _exchange_over(self, exchange: Exchange) -> None:
         """An exchange is over: close the connection, or take the next request."""
         self._server_state.total_requests += 1
         self._active = None
         if not exchange.ended:
-            self._cut_off(exchange)
+            self._abort_answer(exchange)
         elif not exchange.keep_alive:
-            self._hang_up()
-        elif self._waiting:
-            self._begin(self._waiting.popleft())
+            self._close_after_answer()
+        elif self._pipelined:
+            self._begin(self._pipelined.popleft())
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         if not self._flow.is_reading:
@@ -227,16 +227,16 @@ class ServerConnection(asyncio.Protocol):
 
     def _send_refusal(self, error: InvalidRequest) -> None:
         self._flow.write(refusal(error, self._server_fields.current()))
-        self._hang_up()
+        self._close_after_answer()
 
-    def _hang_up(self) -> None:
+    def _close_after_answer(self) -> None:
         """Close after the last answer, and read on for a while where more of the client's may be on its way.
 
         Closing with bytes unread would reset the connection, and the client could lose the answer.
         """
         parser = self._parser
-        is_midway = self._state is not _OPEN or self._waiting or not self._flow.is_reading
-        self._waiting.clear()
+        is_midway = self._state is not _OPEN or self._pipelined or not self._flow.is_reading
+        self._pipelined.clear()
         if self._transport.is_closing():
             self._state = ConnectionState.CLOSED
             return
@@ -249,7 +249,7 @@ class ServerConnection(asyncio.Protocol):
             self._lingering_since = self._loop.time()
             self._transport.write_eof()
 
-    def _cut_off(self, exchange: Exchange) -> None:
+    def _abort_answer(self, exchange: Exchange) -> None:
         """End the connection in a way that half an answer cannot pass for a whole one."""
         self._state = ConnectionState.CLOSED
         self._flow.flush()
@@ -259,13 +259,13 @@ class ServerConnection(asyncio.Protocol):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
 
-    def _lose(self) -> None:
+    def _client_gone(self) -> None:
         """The client has gone."""
         self._state = ConnectionState.CLOSED
-        for exchange in (self._active, *self._waiting):
+        for exchange in (self._active, *self._pipelined):
             if exchange is not None:
-                exchange.lost()
-        self._waiting.clear()
+                exchange.client_gone()
+        self._pipelined.clear()
         self._refusal = None
 
     def _check(self) -> None:

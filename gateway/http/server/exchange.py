@@ -91,7 +91,7 @@ class Exchange:
         # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
         declared = self._headers.get(b"content-length", b"0").strip()[-20:]
         if self._size > limit_bytes or int(declared) > limit_bytes:
-            self._outgrow(limit_bytes)
+            self._refuse_size(limit_bytes)
         if not self.complete and self._failure is None:
             await self._arrival()
         if self._failure is not None:
@@ -123,7 +123,7 @@ class Exchange:
             return 0
         self._size += len(data)
         if self._limit_bytes is not None and self._size > self._limit_bytes:
-            self._outgrow(self._limit_bytes)
+            self._refuse_size(self._limit_bytes)
             return 0
         if not self._body:
             self._body = data
@@ -148,7 +148,7 @@ class Exchange:
             self._body = b""
             self._wake()
 
-    def lost(self) -> None:
+    def client_gone(self) -> None:
         """The client has gone: nobody is left to answer."""
         if self.disconnected:
             return
@@ -162,7 +162,7 @@ class Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _outgrow(self, limit_bytes: int) -> None:
+    def _refuse_size(self, limit_bytes: int) -> None:
         self.fail(PayloadTooLarge(f"The request body is larger than the limit of {limit_bytes // MIB} MiB."))
 
     # --- Sink ---

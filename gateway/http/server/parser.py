@@ -22,18 +22,18 @@ ExchangeFactory: TypeAlias = Callable[[str, str, dict[bytes, bytes], bool, bool]
 class RequestParser:
     """Reads one connection. `began_at` is set while a head, `arriving` while a body is incomplete.
 
-    `new_exchange` is called for each request when its head is complete, `crowded` when more of a body waits
-    than `limits.waiting_bytes`.
+    `new_exchange` is called for each request when its head is complete, `on_backlog` when more of a body
+    waits than `limits.waiting_bytes`.
     """
 
     __slots__ = (
-        "_crowded",
         "_head_bytes",
         "_headers",
         "_limits",
         "_new_exchange",
         "_non_body_bytes",
         "_now",
+        "_on_backlog",
         "_parser",
         "_url",
         "arriving",
@@ -45,12 +45,12 @@ class RequestParser:
         self,
         limits: ServerLimits,
         new_exchange: ExchangeFactory,
-        crowded: Callable[[], None],
+        on_backlog: Callable[[], None],
         now: float,
     ) -> None:
         self._limits = limits
         self._new_exchange = new_exchange
-        self._crowded = crowded
+        self._on_backlog = on_backlog
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._url = b""
@@ -79,7 +79,7 @@ class RequestParser:
 
     def close(self) -> None:
         """The connection is gone. It, llhttp's and this hold each other: let go, or a collector must."""
-        del self._parser, self._new_exchange, self._crowded
+        del self._parser, self._new_exchange, self._on_backlog
         self.arriving = None
 
     # --- the parser's callbacks ---
@@ -128,7 +128,7 @@ class RequestParser:
     def on_body(self, body: bytes) -> None:
         self._non_body_bytes = -1
         if self.arriving is not None and self.arriving.feed(body) > self._limits.waiting_bytes:
-            self._crowded()
+            self._on_backlog()
 
     def on_message_complete(self) -> None:
         if self.arriving is not None:

@@ -6,7 +6,8 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 
-from gateway.core.endpoint import Proxy
+from gateway.core.endpoint import Endpoint, Proxy
+from tests.http.client.upstream_stage import Stage
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -94,3 +95,13 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(data)
         await writer.drain()
     writer.transport.abort()
+
+
+def far(stage: Stage, proxy: Proxy, **changes: object) -> Endpoint:
+    """An endpoint whose name only a proxy can resolve."""
+    return stage.endpoint(**({"host": "far.test", "port": 8000, "proxy": proxy} | changes))
+
+
+def scripted(stage: Stage, **changes: object) -> Endpoint:
+    """An endpoint whose proxy is the stage's own server, which says what its script says."""
+    return far(stage, Proxy(scheme="http", host="127.0.0.1", port=stage.server.port), **changes)

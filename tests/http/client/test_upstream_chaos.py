@@ -1,4 +1,4 @@
-"""Everything at once, from a seed: no place in the pool is lost and no answer goes to another request."""
+"""Everything at once, from a seed: no slot of the pool is lost and no answer goes to another request."""
 
 import asyncio
 import random

@@ -20,9 +20,9 @@ class Reading:
 
     def __init__(self, segments: Sequence[bytes], limits: ServerLimits = LIMITS) -> None:
         self.taken: list[Exchange] = []
-        self.crowded = 0
+        self.backlogs = 0
         self.error: InvalidRequest | None = None
-        parser = RequestParser(limits, self.new_exchange, self.crowd, 0.0)
+        parser = RequestParser(limits, self.new_exchange, self.on_backlog, 0.0)
         for segment in segments:
             try:
                 parser.feed(segment, 0.0)
@@ -38,8 +38,8 @@ class Reading:
         self.taken.append(exchange)
         return exchange
 
-    def crowd(self) -> None:
-        self.crowded += 1
+    def on_backlog(self) -> None:
+        self.backlogs += 1
 
     def outcome(self) -> list[Any]:
         requests = [
@@ -179,5 +179,5 @@ def test_tiny_chunks_take_no_more_memory_than_their_bytes() -> None:
 def test_a_body_that_nobody_asks_for_is_reported() -> None:
     limits = ServerLimits(waiting_bytes=100)
     start = b"POST / HTTP/1.1\r\ncontent-length: 1000\r\n\r\n"
-    assert Reading([start + b"a" * 100], limits).crowded == 0
-    assert Reading([start + b"a" * 101], limits).crowded == 1
+    assert Reading([start + b"a" * 100], limits).backlogs == 0
+    assert Reading([start + b"a" * 101], limits).backlogs == 1
