@@ -1,8 +1,8 @@
-"""CPU time of the upstream clients against a static server on loopback, the server in a process of its own.
+"""CPU time of the upstream client against a static server on loopback, the server in a process of its own.
 
-    python benchmarks/upstream_client.py [--client lean aiohttp] [--seconds 3] [--connections 32]
+    python benchmarks/upstream_client.py [--seconds 3] [--connections 32]
 
-Prints, for each client: requests a second and CPU microseconds a request (POST of 700 bytes, answer of 600,
+Prints requests a second and CPU microseconds a request (POST of 700 bytes, answer of 600,
 both on kept connections), then CPU microseconds a chunk (streams of 200-byte chunks, one in each segment).
 CPU time is the client process's, user and system; wall-clock figures depend on the other core as well.
 """
@@ -20,8 +20,7 @@ from typing import cast
 import uvloop
 
 from gateway.core.endpoint import Endpoint
-from gateway.http.client.aiohttp_client import AiohttpUpstream
-from gateway.http.client.client import LeanUpstream
+from gateway.http.client.client import HttpUpstream
 from gateway.ports import Upstream, UpstreamRequest
 
 _ANSWER_BODY = b"x" * 600
@@ -128,8 +127,8 @@ async def _measure(
     return done / wall, cpu / done * 1e6
 
 
-async def _bench(name: str, port: int, seconds: float, connections: int) -> None:
-    upstream: Upstream = AiohttpUpstream() if name == "aiohttp" else LeanUpstream()
+async def _bench(port: int, seconds: float, connections: int) -> None:
+    upstream = HttpUpstream()
     endpoint = Endpoint(scheme="http", host="127.0.0.1", port=port)
 
     def request(target: bytes) -> UpstreamRequest:
@@ -139,9 +138,9 @@ async def _bench(name: str, port: int, seconds: float, connections: int) -> None
 
     ask, stream = request(b"/v1/chat/completions"), request(b"/stream")
     rate, cost = await _measure(lambda: _ask(upstream, ask), seconds, connections)
-    print(f"{name:8} {rate:9.0f} requests/s {cost:7.1f} us CPU/request", flush=True)
+    print(f"{rate:9.0f} requests/s {cost:7.1f} us CPU/request", flush=True)
     rate, cost = await _measure(lambda: _stream(upstream, stream), seconds, connections)
-    print(f"{name:8} {rate:9.0f} chunks/s   {cost:7.1f} us CPU/chunk", flush=True)
+    print(f"{rate:9.0f} chunks/s   {cost:7.1f} us CPU/chunk", flush=True)
     await upstream.close()
 
 
@@ -149,7 +148,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--client", nargs="+", default=["lean", "aiohttp"], choices=["lean", "aiohttp"])
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--connections", type=int, default=32)
     options = parser.parse_args()
@@ -158,8 +156,7 @@ def main() -> None:
     server.start()
     port = ours.recv()
     try:
-        for name in options.client:
-            uvloop.run(_bench(name, port, options.seconds, options.connections))
+        uvloop.run(_bench(port, options.seconds, options.connections))
     finally:
         server.terminate()
         server.join()

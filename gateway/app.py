@@ -22,8 +22,8 @@ from gateway.core.balancing import Fleet
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
+from gateway.http.server.connection import ServerConnection
 from gateway.http.server.listening import Listening, url_of
-from gateway.http.server.protocol import DataProtocol
 from gateway.http.write_coalescer import WriteCoalescer
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.errors import LedgerUnavailable
@@ -69,7 +69,7 @@ class Gateway:
         server = settings.server
         self._clock = SystemClock()
         self._built = built
-        self._upstream = upstream(server.upstream_client)
+        self._upstream = upstream()
         coalescer = WriteCoalescer()
         self._ledger: JournaledLedger = open_journaled_ledger(
             settings.ledger.get_secret_value(),
@@ -144,7 +144,7 @@ class Gateway:
             DataPlane(self.pipeline, request_ids()),
             data_socket,
             drain_seconds=server.drain_seconds,
-            protocol=functools.partial(DataProtocol, coalescer=coalescer),
+            protocol=functools.partial(ServerConnection, coalescer=coalescer),
         )
         operations = Operations(
             self.pipeline, self._ledger, lambda: self._built, self.book_pools, self.reloader, self._clock

@@ -13,8 +13,7 @@ import structlog
 from gateway.config.build import Built
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
-from gateway.http.client.choosing import ChoosingUpstream
-from gateway.http.client.client import LeanUpstream
+from gateway.http.client.client import HttpUpstream
 from gateway.http.server.listening import listen
 from gateway.ledger.audit.keys import Signer, UnusableKey, key_file, new_seed, signer_from, signer_in
 from gateway.metrics.names import LabelNames
@@ -94,14 +93,5 @@ def signer(built: Built) -> Signer:
         return signer_from(new_seed())
 
 
-def upstream(client: str) -> Upstream:
-    if client == "aiohttp":
-        return _aiohttp()
-    return ChoosingUpstream(LeanUpstream(), _aiohttp)
-
-
-def _aiohttp() -> Upstream:
-    # Imported only where it is used: it takes a third of a second.
-    from gateway.http.client.aiohttp_client import AiohttpUpstream  # noqa: PLC0415
-
-    return AiohttpUpstream()
+def upstream() -> Upstream:
+    return HttpUpstream()

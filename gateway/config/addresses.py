@@ -41,6 +41,18 @@ def check_zones_of_addresses(root: ConfigNode, report: ProblemReport) -> None:
             _warn_of_plain_http(url, zone, report)
 
 
+def check_proxies(root: ConfigNode, report: ProblemReport) -> None:
+    """The address behind a proxy is not known, so a zone with cidrs has none that could be allowed."""
+    for _, deployment in root["deployments"].entries():
+        zone = root["zones"][deployment["zone"].text or ""]
+        if deployment["proxy"].exists and zone.path[-1] and _networks(zone):
+            report.warn(
+                deployment["proxy"],
+                f"addresses behind a proxy cannot be checked against the cidrs of zone {zone.path[-1]}: no "
+                "request is sent; remove proxy, or give the deployment a zone without cidrs",
+            )
+
+
 def _urls(deployment: ConfigNode) -> Iterator[ConfigNode]:
     if deployment["base_url"].exists:
         yield deployment["base_url"]
@@ -97,4 +109,4 @@ def _networks(zone: ConfigNode) -> list[IpNetwork]:
     return networks
 
 
-CHECKS: tuple[Check, ...] = (check_listeners, check_zones_of_addresses)
+CHECKS: tuple[Check, ...] = (check_listeners, check_zones_of_addresses, check_proxies)

@@ -109,7 +109,7 @@ def _deployments(
         if given.provider == "litellm" or not _has_address(given):
             continue  # not in force yet, which the loading has said; models that use it say it again
         try:
-            deployment = build_deployment(name, given, networks, prices, zone)
+            deployment = loaded.proxies.applied(build_deployment(name, given, networks, prices, zone))
             deployments[name] = _with_file_context(deployment, given, loaded, settings)
         except DeploymentError as error:
             path = ("deployments", name, *error.field.split("."))

@@ -245,7 +245,11 @@ class Deployment(Section):
     )
     timeouts: Timeouts = Field(default=Timeouts(), description="bounds on one exchange")
     tls: Tls = Field(default=Tls(), description="private CA and client certificate")
-    proxy: ProxyUrl | None = Field(default=None, description="URL of a forward proxy")
+    proxy: ProxyUrl | None = Field(
+        default=None,
+        description="forward proxy that tunnels to it by CONNECT, such as `http://user:password@proxy:3128`; "
+        "https: TLS to the proxy itself; not in a zone with `cidrs`, whose addresses could not be checked",
+    )
     headers: Annotated[dict[HeaderName, HeaderValue], AllowBlank] = Field(
         default={}, description="extra headers of each upstream request"
     )

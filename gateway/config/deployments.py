@@ -13,6 +13,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.config import catalogue as schema
+from gateway.config.proxies import proxy_of
 from gateway.core import catalog
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
 from gateway.core.money import nano_from_usd
@@ -138,7 +139,7 @@ def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...]
         ),
         max_connections=given.max_connections,
         idle_seconds=_VLLM_IDLE_SECONDS if given.provider == "vllm" else _IDLE_SECONDS,
-        proxy=None if given.proxy is None else given.proxy.get_secret_value(),
+        proxy=None if given.proxy is None else proxy_of(given.proxy.get_secret_value()),
     )
     return catalog.Replica(f"{host}:{port}", endpoint, path, query)
 

@@ -10,11 +10,20 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from gateway.config import addresses, consistency, not_in_force, references, schema_errors, source
+from gateway.config import (
+    addresses,
+    consistency,
+    deprecated,
+    not_in_force,
+    references,
+    schema_errors,
+    source,
+)
 from gateway.config.kinds import Section
 from gateway.config.nodes import ConfigNode
 from gateway.config.problem_report import ProblemReport
 from gateway.config.problems import KeyPath, Problem, Severity, in_file_order
+from gateway.config.proxies import ProxyEnvironment, UnusableProxy, proxies_of
 from gateway.config.schema import Settings
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
@@ -28,7 +37,8 @@ class Loaded:
     """One version of the file. `settings` is None exactly when there are errors.
 
     `text` is the file as it stands, with variables not replaced; `version` is the first 12 hex digits of the
-    SHA-256 of its bytes, a byte order mark not counted.
+    SHA-256 of its bytes, a byte order mark not counted. `proxies` are those of the environment where the file
+    asks for them.
     """
 
     file: str
@@ -38,6 +48,7 @@ class Loaded:
     text: str = field(repr=False)
     version: str
     root: ConfigNode = field(repr=False)
+    proxies: ProxyEnvironment = field(default=ProxyEnvironment(), repr=False)
 
     @property
     def blocking(self) -> list[Problem]:
@@ -112,10 +123,12 @@ def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], to
     # What is already known to be wrong by itself need not agree with anything else.
     broken = {problem.path for problem in wrong}
     crossed = [problem for problem in _cross_check(file, root, today) if problem.path not in broken]
-    found = [*tree.problems, *wrong, *crossed]
+    proxies, unusable = _proxies(file, root, settings, environ)
+    found = [*tree.problems, *wrong, *crossed, *unusable]
     errors = in_file_order(problem for problem in found if problem.severity == "error")
     warnings = in_file_order(problem for problem in found if problem.severity == "warning")
-    return Loaded(file, None if errors else settings, errors, warnings, text, _version(content), root)
+    version = _version(content)
+    return Loaded(file, None if errors else settings, errors, warnings, text, version, root, proxies)
 
 
 def validated(
@@ -135,6 +148,19 @@ def validated(
     ]
 
 
+def _proxies(
+    file: str, root: ConfigNode, settings: Settings | None, environ: Mapping[str, str]
+) -> tuple[ProxyEnvironment, list[Problem]]:
+    """The environment's proxies, if the file wants them, and what is wrong with them."""
+    if settings is None or not settings.server.proxy_from_env:
+        return ProxyEnvironment(), []
+    try:
+        return proxies_of(environ), []
+    except UnusableProxy as error:
+        path = ("server", "proxy_from_env")
+        return ProxyEnvironment(), [Problem(root.at(path).line, path, str(error), file)]
+
+
 def _cross_check(file: str, root: ConfigNode, today: datetime.date) -> list[Problem]:
     report = ProblemReport(file)
     for check in (
@@ -142,6 +168,7 @@ def _cross_check(file: str, root: ConfigNode, today: datetime.date) -> list[Prob
         *addresses.CHECKS,
         *consistency.CHECKS,
         not_in_force.check_not_in_force,
+        deprecated.check_deprecated,
     ):
         check(root, report)
     consistency.check_retirement(root, report, today)

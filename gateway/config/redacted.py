@@ -16,7 +16,7 @@ from gateway.config.nodes import ConfigNode
 from gateway.config.problems import KeyPath
 from gateway.config.schema import Settings
 from gateway.config.source import Scalar
-from gateway.config.urls import Address
+from gateway.config.urls import Address, ProxyAddress
 
 REDACTED: Final = "[secret taken out]"
 WITHHELD: Final = "# This version has secrets in a form that could not be taken out, so it was not kept.\n"
@@ -50,7 +50,7 @@ def redacted_text(text: str, root: ConfigNode, settings: Settings) -> RedactedTe
 
 def _secret_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(value, SecretStr):
-        if not isinstance(value, Address) or _has_password(value.get_secret_value()):
+        if not isinstance(value, Address) or _has_secret(value):
             yield path
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
@@ -63,7 +63,9 @@ def _secret_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
             yield from _secret_paths(inner, (*path, index))
 
 
-def _has_password(address: str) -> bool:
-    parts = urlsplit(address)
+def _has_secret(address: Address) -> bool:
+    parts = urlsplit(address.get_secret_value())
+    if isinstance(address, ProxyAddress):
+        return parts.username is not None
     query = parse_qsl(parts.query, keep_blank_values=True)
     return bool(parts.password) or any(_WORDS_OF_SECRETS.search(name) for name, _ in query)

@@ -32,9 +32,14 @@ class Server(Section):
     admin: AdminListener = Field(default=AdminListener(), description="the control plane")
     max_body_mib: Count = Field(default=64, description="largest request body, MiB")
     max_messages: Count = Field(default=2048, description="most messages in one chat request")
+    proxy_from_env: Flag = Field(
+        default=False,
+        description="reach deployments through the forward proxies that `HTTPS_PROXY`, `HTTP_PROXY` and "
+        "`NO_PROXY` name (or in lower case); never used for a zone with `cidrs`, loopback, or a "
+        "deployment with `proxy` of its own",
+    )
     upstream_client: Literal["lean", "aiohttp"] = Field(
-        default="lean",
-        description="HTTP client towards deployments; a deployment with `proxy` always uses aiohttp",
+        default="lean", description="no effect: there is one client; refused from 0.3 on"
     )
     drain_seconds: Seconds = Field(
         default=30.0, description="how long open streams may go on after SIGTERM, seconds"

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
@@ -35,12 +35,17 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _proxy_url(value: str) -> str:
+def proxy_url(value: str) -> str:
+    """`value`, which is the URL of a forward proxy. Raises PydanticCustomError when it is not."""
     parts = _split(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise refusal("must be the URL of a forward proxy such as http://proxy:3128")
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise refusal("must be a proxy's URL without path or query")
+    if parts.port == 0:
+        raise refusal("must not name port 0")
+    if ":" in unquote(parts.username or ""):
+        raise refusal("must not have a colon in the user name: Basic credentials cannot carry it")
     return value
 
 
@@ -95,6 +100,10 @@ class Address(SecretStr):
         return f"{self.scheme}:..." if ":" in self.get_secret_value() else self.get_secret_value()
 
 
+class ProxyAddress(Address):
+    """The URL of a forward proxy. A user name without a password can be a token, so it is secret too."""
+
+
 def _address(check: Callable[[str], Any]) -> AfterValidator:
     def verify(value: Address) -> Address:
         check(value.get_secret_value())
@@ -130,4 +139,4 @@ def _ledger(value: str) -> None:
 
 StateUrl = Annotated[Address, BeforeValidator(nonempty), _address(_state)]
 LedgerUrl = Annotated[Address, BeforeValidator(nonempty), _address(_ledger)]
-ProxyUrl = Annotated[Address, BeforeValidator(nonempty), _address(_proxy_url)]
+ProxyUrl = Annotated[ProxyAddress, BeforeValidator(nonempty), _address(proxy_url)]

@@ -24,11 +24,33 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str | None = None
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A forward proxy that opens tunnels by CONNECT. `scheme` is https for TLS to the proxy itself.
+
+    `credentials` is `user:password` of its URL, percent-decoded. It is never shown.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    credentials: bytes | None = None
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, for messages and for people."""
+        return host_and_port(self.host, self.port)
+
+    def __repr__(self) -> str:
+        hidden = "" if self.credentials is None else "...@"
+        return f"Proxy({self.scheme}://{hidden}{self.authority})"
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """One upstream server. Hashable (at the price of a field read): it is the key of its connection pool.
 
     `networks`: the resolved address must lie in one of them before a connection is made; None allows any.
-    `proxy`: URL of a forward proxy; only the aiohttp client speaks through one.
+    `proxy`: what it is reached through. The address behind a proxy cannot be checked, so with `networks` too
+    nothing is ever sent.
     """
 
     scheme: str
@@ -39,11 +61,19 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     timeouts: Timeouts = Timeouts()
     max_connections: int = 1024
     idle_seconds: float = 60.0
-    proxy: str | None = None
+    proxy: Proxy | None = None
 
     @property
     def authority(self) -> str:
         """Value of the Host header: the port is left out where it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
+        return bracketed(self.host) if self.port == default else host_and_port(self.host, self.port)
+
+
+def host_and_port(host: str, port: int) -> str:
+    return f"{bracketed(host)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """`host` as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

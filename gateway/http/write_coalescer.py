@@ -1,4 +1,4 @@
-"""Floor 2: writes of one turn of the event loop, made together at its end, to clients and to upstreams.
+"""Writes of one turn of the event loop, made together at its end, to clients and to upstreams.
 
 A system call leaves the processor's caches and predictors to the kernel, and the Python code after it runs
 slowly for a while. With many requests at once, their preparation then runs back to back, and the calls after

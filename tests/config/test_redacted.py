@@ -41,6 +41,8 @@ def test_the_text_that_is_kept_has_the_version_of_the_file(tmp_path: Path) -> No
         ('token: "${TOLLWAY_ADMIN_TOKEN}"', f"token: {SECRET}"),
         ("ledger: sqlite:///var/tollway.db", f"ledger: postgresql://tollway:{SECRET}@db/ledger"),
         ("ledger: sqlite:///var/tollway.db", f"ledger: postgresql://db/ledger?password={SECRET}"),
+        ("    zone: external", f"    proxy: http://user:{SECRET}@proxy:3128\n    zone: external"),
+        ("    zone: external", f"    proxy: http://{SECRET}@proxy:3128\n    zone: external"),
     ],
 )
 def test_a_secret_that_was_written_down_is_taken_out(tmp_path: Path, old: str, new: str) -> None:
@@ -48,11 +50,18 @@ def test_a_secret_that_was_written_down_is_taken_out(tmp_path: Path, old: str, n
     assert SECRET not in found.text
     assert REDACTED in found.text
     assert not found.whole
-    assert found.text.count("\n") == EXAMPLE.count("\n")
+    assert found.text.count("\n") == changed((old, new)).count("\n")
 
 
-def test_an_address_without_a_password_is_no_secret(tmp_path: Path) -> None:
-    text = changed(("ledger: sqlite:///var/tollway.db", "ledger: postgresql://tollway@db/ledger"))
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ledger: sqlite:///var/tollway.db", "ledger: postgresql://tollway@db/ledger"),
+        ("    zone: external", "    proxy: http://proxy:3128\n    zone: external"),
+    ],
+)
+def test_an_address_without_a_password_is_no_secret(tmp_path: Path, old: str, new: str) -> None:
+    text = changed((old, new))
     assert redacted(tmp_path, text) == RedactedText(text, whole=True)
 
 

@@ -8,7 +8,7 @@ from gateway.http.client.connection import Connection
 from gateway.http.client.dialer import Dialer
 from gateway.http.client.pool import ConnectionPool
 from gateway.http.client.resolver import Lookup, Resolver, system_lookup
-from gateway.http.client.response import ExchangeFailure, LeanResponse
+from gateway.http.client.response import ExchangeFailure, HttpResponse
 from gateway.http.client.tls import TlsContexts
 from gateway.http.write_coalescer import WriteCoalescer
 from gateway.ports import UpstreamRequest
@@ -18,7 +18,7 @@ _CLOSING_TURNS = 1000  # of the loop, which reports an aborted transport as lost
 _CUT_OFF = ExchangeFailure(FailureKind.RESET, "the client was closed during the exchange")
 
 
-class LeanUpstream:
+class HttpUpstream:
     """Implements `Upstream`. One event loop for its whole life; it owns one timer while connections idle.
 
     `lookup` replaces the system's resolver.
@@ -33,7 +33,7 @@ class LeanUpstream:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def send(self, request: UpstreamRequest) -> LeanResponse:
+    async def send(self, request: UpstreamRequest) -> HttpResponse:
         """See `Upstream.send`. Raises ValueError for a request that could break the framing."""
         pool = self._pools.get(request.endpoint) or self._add_pool(request.endpoint)
         head = pool.request_head.encode(request)
@@ -87,8 +87,10 @@ class LeanUpstream:
     def _add_pool(self, endpoint: Endpoint) -> ConnectionPool:
         if self._closed:
             raise _CLOSED.error()
-        if endpoint.proxy is not None:
-            raise UpstreamFailure(FailureKind.CONNECT, "this client speaks through no proxy; use aiohttp's")
+        if endpoint.proxy is not None and endpoint.networks is not None:
+            # The name is resolved by the proxy, so nothing here could tell where the bytes would go.
+            detail = f"the address of {endpoint.host} cannot be checked behind a proxy"
+            raise UpstreamFailure(FailureKind.ZONE, detail)
         pool = ConnectionPool(endpoint, asyncio.get_running_loop(), self._schedule_sweep, self._coalescer)
         self._pools[endpoint] = pool
         return pool
@@ -115,7 +117,7 @@ class LeanUpstream:
             if self._closed:
                 raise _CLOSED.error() from error
             kind = FailureKind.TOTAL_TIMEOUT if deadline == total else FailureKind.CONNECT_TIMEOUT
-            detail = f"waited for {waited_for} to {pool.endpoint.authority}"
+            detail = f"waited for {waited_for} to {pool.endpoint.authority}{_via(pool.endpoint)}"
             raise UpstreamFailure(kind, detail) from error
         finally:
             self._opening.discard(opening)
@@ -143,3 +145,7 @@ class LeanUpstream:
                 self._schedule_sweep(max(idle_since + endpoint.idle_seconds, now + 0.01))
             elif not pool.size and not pool.waiters:
                 del self._pools[endpoint]
+
+
+def _via(endpoint: Endpoint) -> str:
+    return "" if endpoint.proxy is None else f" through the proxy {endpoint.proxy.authority}"

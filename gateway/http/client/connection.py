@@ -1,4 +1,4 @@
-"""One TCP or TLS connection of the lean client: bytes to the wire, bytes to the response, deadlines.
+"""One TCP or TLS connection to an upstream: bytes to the wire, bytes to the response, deadlines.
 
 Rules:
 - A connection carries one exchange at a time. `response` is that exchange, or None while idle.
@@ -8,15 +8,14 @@ Rules:
 """
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
+from gateway.core.endpoint import Endpoint
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.decoding import BodyDecoder
 from gateway.http.client.parser import ResponseParser
-from gateway.http.client.response import ExchangeFailure, LeanResponse
-
-if TYPE_CHECKING:
-    from gateway.http.client.pool import ConnectionPool
+from gateway.http.client.response import ExchangeFailure, HttpResponse
+from gateway.http.write_coalescer import WriteCoalescer
 
 UNREAD_LIMIT_BYTES = 256 * 1024
 _SINGLE_WRITE_BYTES = 64 * 1024
@@ -24,14 +23,35 @@ _PIECE_BYTES = 256 * 1024
 _TIMER_SLACK_SECONDS = 0.001  # uvloop's timers count whole milliseconds and may fire this much early
 
 
+class ConnectionOwner(Protocol):
+    """What a connection needs of the pool that it belongs to."""
+
+    endpoint: Endpoint
+    coalescer: WriteCoalescer
+
+    def release(self, connection: "Connection") -> None:
+        """It is free again."""
+
+    def closed(self, connection: "Connection") -> None:
+        """It has been aborted, and gives up its slot."""
+
+    def lost(self, connection: "Connection") -> None:
+        """The loop reports that it is no more."""
+
+
 class Connection(asyncio.Protocol):
-    """Made by `Dialer`, lent out by `ConnectionPool`. Not for use outside this package."""
+    """Made by `Dialer`, lent out by `ConnectionPool`. Not for use outside this package.
+
+    It has many attributes because moving bytes and watching deadlines read the same ones: in two objects
+    every segment would pay for the way between them.
+    """
 
     __slots__ = (
         "_backlog_bytes",
         "_loop",
         "_now",
         "_overall_deadline",
+        "_owner",
         "_quiet_since",
         "_sent_at",
         "_tick_seconds",
@@ -49,25 +69,24 @@ class Connection(asyncio.Protocol):
         "parser",
         "paused",
         "peer",
-        "pool",
         "response",
         "transport",
     )
 
-    def __init__(self, pool: "ConnectionPool", peer: str, loop: asyncio.AbstractEventLoop) -> None:
-        self.pool = pool
+    def __init__(self, owner: ConnectionOwner, peer: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
         self.peer = peer
         self.connected = False
         self.holds_slot = False
         self.lost = False
         self.parser = ResponseParser()
-        self.response: LeanResponse | None = None
+        self.response: HttpResponse | None = None
         self.transport: asyncio.Transport
         self.closed = False
         self.idle_since = 0.0
         self._loop = loop
         self._now = loop.time
-        self._timeouts = timeouts = pool.endpoint.timeouts
+        self._timeouts = timeouts = owner.endpoint.timeouts
         self._tick_seconds = min(
             timeouts.first_byte_seconds, timeouts.between_bytes_seconds, timeouts.total_seconds
         )
@@ -84,14 +103,14 @@ class Connection(asyncio.Protocol):
 
     # The exchange, from the client's side.
 
-    def start(self, head: bytes, body: bytes, *, head_only: bool, started: float) -> LeanResponse:
+    def start(self, head: bytes, body: bytes, *, head_only: bool, started: float) -> HttpResponse:
         """Begin an exchange that was asked for at `started` (loop time). Never waits."""
-        self.response = response = LeanResponse(self, self._loop)
+        self.response = response = HttpResponse(self, self._loop)
         self.parser.begin(head_only=head_only)
         self._overall_deadline = started + self._timeouts.total_seconds
         self._quiet_since = self._sent_at = now = self._now()
         if len(body) < _SINGLE_WRITE_BYTES:
-            self.pool.coalescer.write(self._loop, self.transport, head + body)
+            self._owner.coalescer.write(self._loop, self.transport, head + body)
         else:
             self.transport.write(head)
             self._unsent = memoryview(body)
@@ -119,7 +138,7 @@ class Connection(asyncio.Protocol):
             _wake(response)
 
     def close(self) -> None:
-        """Abort the transport and give up the place in the pool. Idempotent."""
+        """Abort the transport and give up the slot in the pool. Idempotent."""
         if self.closed:
             return
         self.closed = True
@@ -130,7 +149,7 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
         if self.holds_slot:
             self.holds_slot = False
-            self.pool.closed(self)
+            self._owner.closed(self)
 
     # Callbacks of the event loop.
 
@@ -177,7 +196,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self.fail(self._broken("reset" if exc else "closed", exc))
-        self.pool.connections.discard(self)
+        self._owner.lost(self)
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -190,7 +209,7 @@ class Connection(asyncio.Protocol):
 
     # Inside.
 
-    def _deliver(self, response: LeanResponse) -> None:
+    def _deliver(self, response: HttpResponse) -> None:
         """Hand over what the parser has, and wake the reader if there is something for it."""
         parser = self.parser
         if parser.head_complete and not response.status:
@@ -208,7 +227,7 @@ class Connection(asyncio.Protocol):
         parser.parts.clear()
         _wake(response)
 
-    def _finish(self, response: LeanResponse) -> None:
+    def _finish(self, response: HttpResponse) -> None:
         response.complete = True
         response.connection = None
         self.response = None
@@ -217,7 +236,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         if self.parser.reusable and not self.transport.get_write_buffer_size():
             self.idle_since = self._quiet_since
-            self.pool.release(self)
+            self._owner.release(self)
         else:
             self.close()
 
@@ -259,7 +278,7 @@ class Connection(asyncio.Protocol):
             self._timer_due = due
             self._timer = self._loop.call_at(due, self._check_deadlines)
 
-    def _next_deadline(self, response: LeanResponse, now: float) -> tuple[float, FailureKind, str]:
+    def _next_deadline(self, response: HttpResponse, now: float) -> tuple[float, FailureKind, str]:
         timeouts = self._timeouts
         if self._unsent is not None:
             backlog_bytes = self.transport.get_write_buffer_size()
@@ -279,7 +298,7 @@ class Connection(asyncio.Protocol):
         return quiet_since + timeouts.between_bytes_seconds, FailureKind.BETWEEN_BYTES_TIMEOUT, detail
 
 
-def _wake(response: LeanResponse) -> None:
+def _wake(response: HttpResponse) -> None:
     waiter = response.waiter
     if waiter is not None:
         response.waiter = None

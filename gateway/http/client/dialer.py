@@ -1,13 +1,24 @@
-"""A new connection: resolve, check the zone, TCP to exactly the checked address, TLS to the name."""
+"""A new connection: resolve, check the zone, TCP to exactly the checked address, TLS to the name.
+
+With a proxy it is the proxy that is resolved and connected to, by TLS if its URL says so. A tunnel to the
+upstream follows, and inside of it TLS with the upstream as ever: the proxy sees no more than ciphertext.
+"""
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 
+from gateway.core.endpoint import Endpoint, TlsFiles
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.connection import Connection
 from gateway.http.client.pool import ConnectionPool
 from gateway.http.client.resolver import PeerAddress, Resolver, unwrapped
 from gateway.http.client.tls import TlsContexts
+from gateway.http.client.tunnel import open_tunnel
+
+# A proxy's certificate is checked against the system's authorities. The deployment's own files are for its
+# upstream: its client certificate must not be shown to a proxy.
+_PROXY_TLS = TlsFiles()
 
 
 class Dialer:
@@ -22,7 +33,7 @@ class Dialer:
 
         Addresses are tried in order; each gets an even share of the time that is left until `deadline`.
         """
-        addresses = await self._resolver.addresses(pool.endpoint)
+        addresses = await self._addresses(pool.endpoint)
         loop = asyncio.get_running_loop()
         failures = []
         for index, address in enumerate(addresses):
@@ -38,7 +49,15 @@ class Dialer:
                 failures.append(failure.detail)
                 if failure.kind is FailureKind.ZONE:
                     raise
-        raise UpstreamFailure(FailureKind.CONNECT, "; ".join(failures))
+        proxy = pool.endpoint.proxy
+        through = "" if proxy is None else f"through the proxy {proxy.authority}: "
+        raise UpstreamFailure(FailureKind.CONNECT, through + "; ".join(failures))
+
+    async def _addresses(self, endpoint: Endpoint) -> Sequence[PeerAddress]:
+        proxy = endpoint.proxy
+        if proxy is None:
+            return await self._resolver.addresses(endpoint)
+        return await self._resolver.lookup(proxy.host, proxy.port, None)
 
     async def _open(self, pool: ConnectionPool, address: PeerAddress) -> Connection:
         loop = asyncio.get_running_loop()
@@ -49,8 +68,7 @@ class Dialer:
             await loop.create_connection(lambda: connection, host, port, family=address.family)
             pool.connections.add(connection)
             _check_peer(connection.transport, address)
-            if pool.endpoint.scheme == "https":
-                await self._start_tls(connection, pool)
+            await self._reach(connection, pool.endpoint)
         except BaseException as error:
             if connection.connected:
                 connection.close()
@@ -62,25 +80,35 @@ class Dialer:
         connection.holds_slot = True
         return connection
 
-    async def _start_tls(self, connection: Connection, pool: ConnectionPool) -> None:
-        endpoint = pool.endpoint
-        context = self._contexts.context(endpoint.tls)
-        plain = connection.transport
+    async def _reach(self, connection: Connection, endpoint: Endpoint) -> None:
+        """From a TCP connection, to the proxy if there is one, to where the request can be written."""
+        proxy, seconds = endpoint.proxy, endpoint.timeouts.connect_seconds
+        if proxy is not None:
+            if proxy.scheme == "https":
+                await self._start_tls(connection, proxy.host, _PROXY_TLS, seconds)
+            await open_tunnel(connection.transport, endpoint, proxy)
+            connection.transport.set_protocol(connection)
+            connection.transport.resume_reading()
+        if endpoint.scheme == "https":
+            await self._start_tls(connection, endpoint.host, endpoint.tls, seconds)
+
+    async def _start_tls(self, connection: Connection, host: str, files: TlsFiles, seconds: float) -> None:
+        context = self._contexts.context(files)
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                plain,
+                connection.transport,
                 connection,
                 context,
-                server_hostname=endpoint.host,
-                ssl_handshake_timeout=endpoint.timeouts.connect_seconds + 1,  # ours is first
+                server_hostname=host,
+                ssl_handshake_timeout=seconds + 1,  # ours is first
             )
         except ssl.SSLCertVerificationError as error:
-            detail = f"certificate of {endpoint.host} refused: {error.verify_message}"
+            detail = f"certificate of {host} refused: {error.verify_message}"
             raise UpstreamFailure(FailureKind.CONNECT, detail) from error
         except (ssl.SSLError, OSError) as error:
-            raise UpstreamFailure(FailureKind.CONNECT, f"TLS with {endpoint.host} failed: {error}") from error
+            raise UpstreamFailure(FailureKind.CONNECT, f"TLS with {host} failed: {error}") from error
         if secured is None:
-            raise UpstreamFailure(FailureKind.CONNECT, f"{endpoint.host} closed during the TLS handshake")
+            raise UpstreamFailure(FailureKind.CONNECT, f"{host} closed during the TLS handshake")
         connection.connection_made(secured)
 
 

@@ -26,7 +26,8 @@ class ResponseParser:
     """Parses the responses of one connection, one after the other; call `begin` before each.
 
     `parts` collects body bytes until the caller takes them. `coding` is `gzip` or `deflate` when the body is
-    compressed, and then `headers` name neither the coding nor the length.
+    compressed, and then `headers` name neither the coding nor the length. The many attributes are the state
+    of one message between two calls of httptools, which calls back into this object alone.
     """
 
     __slots__ = (
@@ -108,7 +109,7 @@ class ResponseParser:
         return self.complete
 
     def _check_version(self, data: bytes) -> None:
-        # The parser does not tell its callers which protocol it read, so the first bytes are compared here.
+        # The parser does not say which protocol it read, so the first bytes are compared here.
         self._start = start = (self._start + data[:_VERSION_BYTES])[:_VERSION_BYTES]
         if start == b"HTTP/1.1":
             return

@@ -15,7 +15,7 @@ from gateway.http.write_coalescer import WriteCoalescer
 
 
 class ConnectionPool:
-    """Bookkeeping only: dialling is `Dialer`, the order of events is `LeanUpstream`."""
+    """Bookkeeping only: dialling is `Dialer`, the order of events is `HttpUpstream`."""
 
     __slots__ = (
         "_loop",
@@ -85,6 +85,10 @@ class ConnectionPool:
             with suppress(ValueError):  # it may be on its way to a waiter, who will find it closed
                 self.idle.remove(connection)
         self.free_slot()
+
+    def lost(self, connection: Connection) -> None:
+        """The loop reports that `connection` is no more."""
+        self.connections.discard(connection)
 
     def close_idle(self, until: float) -> float | None:
         """Close what has been idle since before `until`; when the next one became idle, or None."""

@@ -9,12 +9,12 @@ _TARGET = re.compile(rb"/[!\"$-~]*").fullmatch
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 is_name = _TOKEN  # of a header, in lower case
 _METHOD = re.compile(rb"[A-Z]{1,32}").fullmatch
-_OURS = frozenset(
+_RESERVED = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"te", b"trailer"}
     | {b"upgrade", b"expect", b"proxy-connection"}
 )
 _USUALLY_WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS"})
-_REMEMBERED = 1024  # entries of each kind
+_CACHE_ENTRIES = 1024  # entries of each kind
 
 
 class RequestHead:
@@ -64,7 +64,7 @@ class RequestHead:
         if not _TARGET(request.target):
             raise ValueError("the request target must be a path of visible ASCII without a fragment")
         prepared = request.method + b" " + request.target + self._fixed
-        if len(self._starts) < _REMEMBERED:
+        if len(self._starts) < _CACHE_ENTRIES:
             self._starts[request.method + request.target] = (
                 prepared  # a target begins with /: no other reading
             )
@@ -74,11 +74,11 @@ class RequestHead:
         """The prepared `name: `; empty for a name that is left out. Raises ValueError for a bad one."""
         if name == b"accept-encoding":
             return b""
-        if name in _OURS:
+        if name in _RESERVED:
             raise ValueError(f"the client sets {name.decode()} itself")
         if not _TOKEN(name):
             raise ValueError(f"not a lower-case header name: {name!r}")
         prefix = b"\r\n" + name + b": "
-        if len(self._prefixes) < _REMEMBERED:
+        if len(self._prefixes) < _CACHE_ENTRIES:
             self._prefixes[name] = prefix
         return prefix

@@ -1,14 +1,11 @@
-"""One answer of the lean client: the connection puts bytes in, the reader takes them out."""
+"""One answer of an upstream: the connection puts bytes in, the reader takes them out."""
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.decoding import BodyDecoder
-
-if TYPE_CHECKING:
-    from gateway.http.client.connection import Connection
-    from gateway.ports import Headers
+from gateway.ports import Headers
 
 
 class ExchangeFailure(NamedTuple):
@@ -27,7 +24,20 @@ class ExchangeFailure(NamedTuple):
 ABORTED = ExchangeFailure(FailureKind.RESET, "aborted by the gateway")
 
 
-class LeanResponse:
+class ResponseSource(Protocol):
+    """What a response needs of the connection that it comes from."""
+
+    peer: str
+    paused: bool
+
+    def collected(self) -> None:
+        """The reader took what had been waiting for it."""
+
+    def fail(self, failure: ExchangeFailure) -> None:
+        """End the exchange, and the connection with it."""
+
+
+class HttpResponse:
     """Implements `UpstreamResponse`. `status` is 0 until the head is there.
 
     `connection` is None once the body is complete, failed or aborted: then only buffered bytes are left.
@@ -46,11 +56,11 @@ class LeanResponse:
         "waiter",
     )
 
-    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: ResponseSource, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.headers: Headers = ()
         self.peer = connection.peer
-        self.connection: Connection | None = connection
+        self.connection: ResponseSource | None = connection
         self.parts: list[bytes] = []
         self.complete = False
         self.decoder: BodyDecoder | None = None

@@ -3,14 +3,13 @@
 import asyncio
 import copy
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
+from gateway.http.server.flow_control import FlowControl
+from gateway.http.server.server_fields import ServerFields
 from gateway.ports import Headers
-
-if TYPE_CHECKING:
-    from gateway.http.server.protocol import DataProtocol
 
 MIB = 1024 * 1024
 # Larger bodies are written apart from their head, because joining would copy them.
@@ -19,20 +18,22 @@ BODILESS = frozenset({204, 304})
 
 
 class Exchange:
-    """Made by `DataProtocol` when a request's head is complete. `task` answers it.
+    """Made by its connection when a request's head is complete. `task` answers it.
 
     The body may still be arriving; `body` waits for it. What arrives before anybody asks is bounded by the
-    connection, which stops reading.
+    connection, which stops reading. Both halves are attributes of this one object, because every request
+    makes one: a second object a request would cost more than it explains.
     """
 
     __slots__ = (
         "_body",
         "_failure",
+        "_flow",
         "_head",
         "_headers",
         "_is_silent",
         "_limit_bytes",
-        "_protocol",
+        "_server_fields",
         "_size",
         "_waiter",
         "_watched",
@@ -49,7 +50,8 @@ class Exchange:
 
     def __init__(
         self,
-        protocol: "DataProtocol",
+        flow: FlowControl,
+        server_fields: ServerFields,
         method: str,
         path: str,
         headers: dict[bytes, bytes],
@@ -57,7 +59,8 @@ class Exchange:
         keep_alive: bool,
     ) -> None:
         """`is_http10`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
-        self._protocol = protocol
+        self._flow = flow
+        self._server_fields = server_fields
         self.method = method
         self.path = path
         self._headers = headers
@@ -70,7 +73,7 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._watched = False
         self._head = b""
-        self._is_silent = False
+        self._is_silent: bool  # once started
         self.complete = False
         self.disconnected = False
         self.started = False
@@ -88,7 +91,7 @@ class Exchange:
         # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
         declared = self._headers.get(b"content-length", b"0").strip()[-20:]
         if self._size > limit_bytes or int(declared) > limit_bytes:
-            self._outgrow(limit_bytes)
+            self._refuse_size(limit_bytes)
         if not self.complete and self._failure is None:
             await self._arrival()
         if self._failure is not None:
@@ -104,9 +107,9 @@ class Exchange:
     async def _arrival(self) -> None:
         """Wait until the body is complete, or will not be."""
         if not self.is_http10 and self._headers.get(b"expect", b"").lower() == b"100-continue":
-            self._protocol.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._flow.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiter = asyncio.get_running_loop().create_future()
-        self._protocol.read_on()
+        self._flow.resume_reading()
         try:
             await self._waiter
         finally:
@@ -120,7 +123,7 @@ class Exchange:
             return 0
         self._size += len(data)
         if self._limit_bytes is not None and self._size > self._limit_bytes:
-            self._outgrow(self._limit_bytes)
+            self._refuse_size(self._limit_bytes)
             return 0
         if not self._body:
             self._body = data
@@ -145,7 +148,7 @@ class Exchange:
             self._body = b""
             self._wake()
 
-    def lost(self) -> None:
+    def client_gone(self) -> None:
         """The client has gone: nobody is left to answer."""
         if self.disconnected:
             return
@@ -159,7 +162,7 @@ class Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _outgrow(self, limit_bytes: int) -> None:
+    def _refuse_size(self, limit_bytes: int) -> None:
         self.fail(PayloadTooLarge(f"The request body is larger than the limit of {limit_bytes // MIB} MiB."))
 
     # --- Sink ---
@@ -168,16 +171,16 @@ class Exchange:
         framing = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
         head = self._begin(status, headers, framing)
         self.ended = True
-        protocol = self._protocol
+        flow = self._flow
         if self._is_silent:
-            protocol.write(head)
+            flow.write(head)
         elif len(body) <= JOINED_BYTES:
-            protocol.write(head + body)
+            flow.write(head + body)
         else:
-            protocol.write(head)
-            protocol.write(body)
-        if protocol.is_congested:
-            await protocol.drained()
+            flow.write(head)
+            flow.write(body)
+        if flow.is_congested:
+            await flow.drained()
 
     async def start(self, status: int, headers: Headers) -> None:
         is_chunked = not self.is_http10 and status not in BODILESS
@@ -193,17 +196,17 @@ class Exchange:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
             data, self._head = self._head + data, b""
-        protocol = self._protocol
-        protocol.write(data)
-        if protocol.is_congested:
-            await protocol.drained()
+        flow = self._flow
+        flow.write(data)
+        if flow.is_congested:
+            await flow.drained()
 
     async def end(self) -> None:
         if self.ended or not self.started:
             raise RuntimeError("the end of no answer")
         self.ended = True
         head, self._head = self._head, b""
-        self._protocol.write(head if self.is_http10 or self._is_silent else head + b"0\r\n\r\n")
+        self._flow.write(head if self.is_http10 or self._is_silent else head + b"0\r\n\r\n")
 
     def _begin(self, status: int, headers: Headers, framing: bytes) -> bytes:
         """The answer's head. Raises ValueError on a header that would end its line, or begin another."""
@@ -220,7 +223,7 @@ class Exchange:
         return b"".join(
             (
                 STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                self._protocol.server_fields(),
+                self._server_fields.current(),
                 fields,
                 framing,
                 CORS if b"origin" in self._headers else b"",

@@ -11,25 +11,18 @@ pytest.register_assert_rewrite("tests.http.client.upstream_stage")
 
 from tests.http.client.upstream_stage import Stage  # noqa: E402
 
-_STAGES = [("lean", "asyncio"), ("lean", "uvloop"), ("aiohttp", "asyncio"), ("aiohttp", "uvloop")]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "only(client): a rule that only this client can keep")
+_LOOPS = ["asyncio", "uvloop"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test runs for each client and loop; one that is marked `only`, for that client's."""
-    if "stage" not in metafunc.fixturenames:
-        return
-    only = metafunc.definition.get_closest_marker("only")
-    stages = [one for one in _STAGES if only is None or one[0] == only.args[0]]
-    metafunc.parametrize("stage", stages, indirect=True, ids="-".join)
+    """A test that takes a stage runs on each kind of event loop."""
+    if "stage" in metafunc.fixturenames:
+        metafunc.parametrize("stage", _LOOPS, indirect=True)
 
 
 @pytest.fixture
 def stage(request: pytest.FixtureRequest) -> Stage:
-    return Stage(*request.param)
+    return Stage(request.param)
 
 
 @pytest.fixture(scope="package", autouse=True)

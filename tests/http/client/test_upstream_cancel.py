@@ -115,7 +115,7 @@ async def test_while_resolving(stage: Stage) -> None:
         await asyncio.sleep(60)
         return []
 
-    stage.upstream._resolver._lookup = never  # type: ignore[attr-defined]
+    stage.upstream._resolver._lookup = never
     task = asyncio.ensure_future(stage.send(stage.endpoint(host="slow.test")))
     other = asyncio.ensure_future(stage.send(stage.endpoint(host="slow.test")))
     await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Everything at once, from a seed: no place in the pool is lost and no answer goes to another request."""
+"""Everything at once, from a seed: no slot of the pool is lost and no answer goes to another request."""
 
 import asyncio
 import random
@@ -91,4 +91,4 @@ async def test_chaos(stage: Stage, seed: int) -> None:
     outcomes = [task.result() for task in tasks if not task.cancelled()]
     assert outcomes.count("answered") > 60
     await asyncio.sleep(0.15)
-    assert stage.upstream.counts()[0] == stage.upstream.counts()[2] == 0  # type: ignore[attr-defined]
+    assert stage.upstream.counts()[0] == stage.upstream.counts()[2] == 0

@@ -167,7 +167,6 @@ async def test_two_answers_in_one_packet(stage: Stage) -> None:
         assert await stage.ask() == (200, b"first")
 
 
-@pytest.mark.only("lean")
 @pytest.mark.parametrize("extra", [b"H", b"HTTP/1.1 200 OK\r\n", b"\0\0\0", b"x" * 10_000])
 async def test_bytes_behind_an_answer_cost_the_connection(stage: Stage, extra: bytes) -> None:
     stage.server.plays(answers_always(with_length(b"first") + extra))
@@ -363,7 +362,7 @@ async def test_close_ends_everything(stage: Stage) -> None:
         return []
 
     stage.server.plays(answers(chunked(b"x", end=b"")), until_gone, answers(OK))
-    stage.upstream._resolver._lookup = lookup  # type: ignore[attr-defined]
+    stage.upstream._resolver._lookup = lookup
     endpoint = stage.endpoint(max_connections=2)
     streaming = await stage.send(endpoint)
     unanswered = asyncio.ensure_future(stage.send(endpoint))
@@ -373,8 +372,7 @@ async def test_close_ends_everything(stage: Stage) -> None:
     await stage.ask(stage.endpoint(idle_seconds=5))
     await asyncio.sleep(0.05)
     await stage.upstream.close()
-    if stage.client == "lean":
-        assert await streaming.next_chunk() == b"x"
+    assert await streaming.next_chunk() == b"x"
     await stage.fails(FailureKind.RESET, streaming.next_chunk())
     await stage.fails(FailureKind.RESET, unanswered)
     await stage.fails(FailureKind.CONNECT, queueing)

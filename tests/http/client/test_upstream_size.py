@@ -49,12 +49,9 @@ async def test_large_request_waits_for_a_slow_server(stage: Stage) -> None:
 
 
 def _write_buffer_bytes(stage: Stage) -> int:
-    if stage.client == "lean":
-        (pool,) = stage.upstream._pools.values()  # type: ignore[attr-defined]
-        (connection,) = pool.connections
-        return int(connection.transport.get_write_buffer_size())
-    (exchange,) = stage.upstream._exchanges  # type: ignore[attr-defined]
-    return int(exchange.transport.get_write_buffer_size())
+    (pool,) = stage.upstream._pools.values()
+    (connection,) = pool.connections
+    return connection.transport.get_write_buffer_size()
 
 
 async def test_large_response_waits_for_a_slow_reader(stage: Stage) -> None:

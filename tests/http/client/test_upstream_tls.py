@@ -61,7 +61,7 @@ async def test_private_ca(stage: Stage, keys: Keys) -> None:
     for _ in range(3):
         assert await stage.ask(endpoint, body=b"x" * 200_000) == (200, b"ok")
     assert len(seen) == 1
-    assert seen[0][0] in ("http/1.1", None)  # aiohttp makes the choice of the server possible, and speaks 1.1
+    assert seen[0][0] in ("http/1.1", None)
 
 
 async def test_streams(stage: Stage, keys: Keys) -> None:
@@ -157,7 +157,6 @@ async def test_files_that_cannot_be_used(stage: Stage, tmp_path: Path, content: 
     await stage.fails(FailureKind.CONNECT, stage.send(endpoint))
 
 
-@pytest.mark.only("lean")
 async def test_renewed_files_are_read_again(stage: Stage, keys: Keys) -> None:
     other = trustme.CA()
     await _serve(stage, keys.server("upstream.test", ca=other))

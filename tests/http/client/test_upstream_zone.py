@@ -85,14 +85,14 @@ async def test_answer_that_changes_between_check_and_connect(stage: Stage) -> No
     """DNS rebinding: the first answer passes the check, each later one points elsewhere."""
     stage.server.plays(answers_always(OK))
     stage.names["rebind.test"] = ["127.0.0.1"]
-    lookup = stage.upstream._resolver._lookup  # type: ignore[attr-defined]
+    lookup = stage.upstream._resolver._lookup
 
     async def rebinding(host: str, port: int) -> object:
         found = await lookup(host, port)
         stage.names["rebind.test"] = ["127.0.0.66"]
         return found
 
-    stage.upstream._resolver._lookup = rebinding  # type: ignore[attr-defined]
+    stage.upstream._resolver._lookup = rebinding
     endpoint = stage.endpoint(host="rebind.test", networks=_networks("127.0.0.1/32"))
     response = await stage.send(endpoint)
     assert response.peer == f"127.0.0.1:{stage.server.port}"
@@ -162,5 +162,5 @@ def test_unwrapped(text: str, plain: str) -> None:
 
 async def test_system_resolver(stage: Stage) -> None:
     stage.server.plays(answers_always(OK))
-    stage.upstream._resolver._lookup = system_lookup  # type: ignore[attr-defined]
+    stage.upstream._resolver._lookup = system_lookup
     assert await stage.ask(stage.endpoint(host="localhost")) == (200, b"ok")

@@ -13,10 +13,9 @@ import uvloop
 
 from gateway.core.endpoint import Endpoint, Timeouts
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.http.client.aiohttp_client import AiohttpUpstream
-from gateway.http.client.client import LeanUpstream
+from gateway.http.client.client import HttpUpstream
 from gateway.http.client.resolver import PeerAddress
-from gateway.ports import Upstream, UpstreamRequest, UpstreamResponse
+from gateway.ports import UpstreamRequest, UpstreamResponse
 
 PATIENCE_SECONDS = 5.0
 Script = Callable[["Peer"], Awaitable[None]]
@@ -123,13 +122,12 @@ class Server:
 class Stage:
     """One client on one kind of loop. `names` is the DNS of the test: name to addresses, in order."""
 
-    def __init__(self, client: str, loop: str) -> None:
-        self.client = client
+    def __init__(self, loop: str) -> None:
         self.loop = loop
         self.names: dict[str, list[str]] = {"upstream.test": ["127.0.0.1"]}
         self.lookups = 0
         self.server = Server()
-        self.upstream: Upstream
+        self.upstream: HttpUpstream
 
     @property
     def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -200,7 +198,7 @@ class Stage:
         before = asyncio.all_tasks()
         if not self.server.port:
             await self.server.start()
-        self.upstream = (LeanUpstream if self.client == "lean" else AiohttpUpstream)(self.lookup)
+        self.upstream = HttpUpstream(self.lookup)
         try:
             async with asyncio.timeout(20):
                 yield
@@ -211,7 +209,7 @@ class Stage:
                 await self.server.all_gone()
             await self.server.stop()
         await asyncio.sleep(0)
-        assert self.upstream.counts() == (0, 0, 0)  # type: ignore[attr-defined]
+        assert self.upstream.counts() == (0, 0, 0)
         for _ in range(100):  # the server's half of a broken TLS handshake is a task of the loop's own
             if asyncio.all_tasks() == before:
                 break
@@ -219,24 +217,24 @@ class Stage:
         assert asyncio.all_tasks() - before == set()
         assert [repr(error) for error in self.server.errors] == []
         gc.collect()
-        await asyncio.sleep(0.01 if self.client == "aiohttp" else 0)  # its timers' weak handles
+        await asyncio.sleep(0)
         assert [str(report) for report in reports] == []
         self._no_timers(loop)
 
     async def _settled(self) -> None:
         """Nothing is busy once the test has read or aborted all it asked for."""
         for _ in range(20):
-            busy, _, waiting = self.upstream.counts()  # type: ignore[attr-defined]
+            busy, _, waiting = self.upstream.counts()
             if not busy and not waiting:
                 return
             await asyncio.sleep(0.01)
-        raise AssertionError(f"left busy: {self.upstream.counts()}")  # type: ignore[attr-defined]
+        raise AssertionError(f"left busy: {self.upstream.counts()}")
 
     def _no_timers(self, loop: asyncio.AbstractEventLoop) -> None:
         scheduled = getattr(loop, "_scheduled", ())  # uvloop does not tell
         left = [handle for handle in scheduled if not handle.cancelled()]
         # asyncio's own: TLS shutdown of the server's side, and the guard of this test
-        ours = [handle for handle in left if "gateway" in repr(handle) or "aiohttp" in repr(handle)]
+        ours = [handle for handle in left if "gateway" in repr(handle)]
         assert ours == []
 
 

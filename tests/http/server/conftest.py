@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from gateway.http.server.limits import ServerLimits
-from tests.http.server.web_stage import Stage
+from tests.http.server.server_stage import Stage
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ def settings(folder: Path, text: str) -> Settings:
         ("max_body_mib: 64", "max_body_mib: 64\n  drain_seconds: 7", ["server.drain_seconds"]),
         ("max_body_mib: 64", "max_body_mib: 64\n  upstream_client: aiohttp", ["server.upstream_client"]),
         ("max_body_mib: 64", "max_body_mib: 32", []),
+        ("max_body_mib: 64", "max_body_mib: 64\n  proxy_from_env: true", []),
         ("max_body_mib: 64", "max_body_mib: 64\n  watch: false", []),
         ("per: day", "per: hour", []),
         ("prefer: cost", "prefer: order", []),

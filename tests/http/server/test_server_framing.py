@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.http.server.web_stage import Stage, chunked, get, post
+from tests.http.server.server_stage import Stage, chunked, get, post
 
 BODY = b'{"model": "auto"}'
 
@@ -109,7 +109,7 @@ async def test_pipelining_is_bounded(stage: Stage) -> None:
         sent = await client.push(request * 50_000, 0.3)
         assert sent < 20_000_000
         [connection] = stage.state.connections
-        assert len(connection._waiting) < 600  # one more segment than the limit
+        assert len(connection._pipelined) < 600  # one more segment than the limit
         del connection
         stage.handlers.go.set()
         assert (await client.answer()).body == b"0,1,"

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from gateway.http.server.limits import ServerLimits
-from tests.http.server.web_stage import Stage, get, post
+from tests.http.server.server_stage import Stage, get, post
 
 
 @contextlib.asynccontextmanager

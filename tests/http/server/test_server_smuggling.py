@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.http.server.web_stage import Stage, chunked, get, post
+from tests.http.server.server_stage import Stage, chunked, get, post
 
 SMUGGLED = get("/smuggled")
 CHUNKED = "Transfer-Encoding: chunked"

@@ -8,34 +8,33 @@ Rules:
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import httptools
 
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import HeadTooLarge, MalformedRequest, ServerLimits
 
-if TYPE_CHECKING:
-    from gateway.http.server.protocol import DataProtocol
+# Method, path, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
+ExchangeFactory: TypeAlias = Callable[[str, str, dict[bytes, bytes], bool, bool], Exchange]
 
 
-class RequestReader:
+class RequestParser:
     """Reads one connection. `began_at` is set while a head, `arriving` while a body is incomplete.
 
-    `take` gets each request when its head is complete, `crowded` is called when more of a body waits than
-    `limits.waiting_bytes`.
+    `new_exchange` is called for each request when its head is complete, `on_backlog` when more of a body
+    waits than `limits.waiting_bytes`.
     """
 
     __slots__ = (
-        "_connection",
-        "_crowded",
         "_head_bytes",
         "_headers",
         "_limits",
+        "_new_exchange",
         "_non_body_bytes",
         "_now",
+        "_on_backlog",
         "_parser",
-        "_take",
         "_url",
         "arriving",
         "began_at",
@@ -44,16 +43,14 @@ class RequestReader:
 
     def __init__(
         self,
-        connection: "DataProtocol",
         limits: ServerLimits,
-        take: Callable[[Exchange], None],
-        crowded: Callable[[], None],
+        new_exchange: ExchangeFactory,
+        on_backlog: Callable[[], None],
         now: float,
     ) -> None:
-        self._connection = connection
         self._limits = limits
-        self._take = take
-        self._crowded = crowded
+        self._new_exchange = new_exchange
+        self._on_backlog = on_backlog
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._url = b""
@@ -65,7 +62,7 @@ class RequestReader:
         self.last_began_at = now
 
     def feed(self, data: bytes, now: float) -> None:
-        """Read on. Raises InvalidRequest, after which this reader is of no more use."""
+        """Read on. Raises InvalidRequest, after which this parser is of no more use."""
         self._now = now
         offer_ends_at: int | None = None
         try:
@@ -78,11 +75,11 @@ class RequestReader:
             # Not in the handler above: what is raised there loses its own context, which carries the meaning.
             self._feed_without_upgrade(data[offer_ends_at:])
         if self.began_at is not None or self.arriving is not None:
-            self._count_fruitless(len(data))
+            self._count_non_body_bytes(len(data))
 
     def close(self) -> None:
-        """The connection is gone. It, the parser and this hold each other: let go, or a collector must."""
-        del self._connection, self._parser, self._take, self._crowded
+        """The connection is gone. It, llhttp's and this hold each other: let go, or a collector must."""
+        del self._parser, self._new_exchange, self._on_backlog
         self.arriving = None
 
     # --- the parser's callbacks ---
@@ -120,20 +117,18 @@ class RequestReader:
         path = self._url.partition(b"?")[0]
         if path[:1] != b"/":
             path = _path_of(path)
-        self.arriving = exchange = Exchange(
-            self._connection,
+        self.arriving = self._new_exchange(
             parser.get_method().decode("ascii"),
             path.decode("latin-1"),
             headers,
             is_http10,
             parser.should_keep_alive() and not is_http10,
         )
-        self._take(exchange)
 
     def on_body(self, body: bytes) -> None:
         self._non_body_bytes = -1
         if self.arriving is not None and self.arriving.feed(body) > self._limits.waiting_bytes:
-            self._crowded()
+            self._on_backlog()
 
     def on_message_complete(self) -> None:
         if self.arriving is not None:
@@ -161,7 +156,7 @@ class RequestReader:
         except httptools.HttpParserError as exc:
             raise _meaning(exc) from None
 
-    def _count_fruitless(self, size: int) -> None:
+    def _count_non_body_bytes(self, size: int) -> None:
         """The parser keeps an unfinished header, trailer or chunk extension without a bound of its own.
 
         Counted are whole segments without a byte of body, from the second of a head on.

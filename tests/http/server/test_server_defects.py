@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from tests.http.server.web_stage import Stage, get, post
+from tests.http.server.server_stage import Stage, get, post
 
 
 @pytest.mark.parametrize("path", ["/raise", "/return", "/headless"])

@@ -1,4 +1,4 @@
-"""The reader alone: how the bytes are cut never matters, and no bytes can do more than be refused."""
+"""The parser alone: how the bytes are cut never matters, and no bytes can do more than be refused."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,33 +8,38 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import InvalidRequest
-from gateway.http.server.body import RequestReader
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import HeadTooLarge, ServerLimits
+from gateway.http.server.parser import RequestParser
 
 LIMITS = ServerLimits(head_bytes=600)
 
 
 class Reading:
-    """Everything that a reader says about some bytes."""
+    """Everything that a parser says about some bytes."""
 
     def __init__(self, segments: Sequence[bytes], limits: ServerLimits = LIMITS) -> None:
         self.taken: list[Exchange] = []
-        self.crowded = 0
+        self.backlogs = 0
         self.error: InvalidRequest | None = None
-        reader = RequestReader(cast("Any", self), limits, self.taken.append, self.crowd, 0.0)
+        parser = RequestParser(limits, self.new_exchange, self.on_backlog, 0.0)
         for segment in segments:
             try:
-                reader.feed(segment, 0.0)
+                parser.feed(segment, 0.0)
             except InvalidRequest as error:
                 self.error = error
                 break
-        self.in_head = reader.began_at is not None
-        self.in_body = reader.arriving is not None
-        reader.close()
+        self.in_head = parser.began_at is not None
+        self.in_body = parser.arriving is not None
+        parser.close()
 
-    def crowd(self) -> None:
-        self.crowded += 1
+    def new_exchange(self, *request: Any) -> Exchange:
+        exchange = Exchange(cast("Any", None), cast("Any", None), *request)
+        self.taken.append(exchange)
+        return exchange
+
+    def on_backlog(self) -> None:
+        self.backlogs += 1
 
     def outcome(self) -> list[Any]:
         requests = [
@@ -174,5 +179,5 @@ def test_tiny_chunks_take_no_more_memory_than_their_bytes() -> None:
 def test_a_body_that_nobody_asks_for_is_reported() -> None:
     limits = ServerLimits(waiting_bytes=100)
     start = b"POST / HTTP/1.1\r\ncontent-length: 1000\r\n\r\n"
-    assert Reading([start + b"a" * 100], limits).crowded == 0
-    assert Reading([start + b"a" * 101], limits).crowded == 1
+    assert Reading([start + b"a" * 100], limits).backlogs == 0
+    assert Reading([start + b"a" * 101], limits).backlogs == 1

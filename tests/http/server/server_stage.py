@@ -14,10 +14,10 @@ import orjson
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import GatewayError
+from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import ServerLimits
 from gateway.http.server.listening import Listening, listen
-from gateway.http.server.protocol import DataProtocol
 from gateway.http.write_coalescer import WriteCoalescer
 
 PATIENCE_SECONDS = 10.0
@@ -344,14 +344,14 @@ class Handlers:
 
 
 def living() -> list[object]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, Exchange | DataProtocol)]
+    return [thing for thing in gc.get_objects() if isinstance(thing, Exchange | ServerConnection)]
 
 
 class Stage:
     """One server. `forget` between tests; `settled` when nothing of them may be left."""
 
     def __init__(self, limits: ServerLimits, drain_seconds: float = 1.0) -> None:
-        class Limited(DataProtocol):
+        class Limited(ServerConnection):
             __slots__ = ()
 
         Limited.limits = limits

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.errors import ClientDisconnected
 from gateway.http.server.limits import ServerLimits
-from tests.http.server.web_stage import Client, Stage, get, post
+from tests.http.server.server_stage import Client, Stage, get, post
 
 LIMITS = ServerLimits(check_seconds=0.02)
 

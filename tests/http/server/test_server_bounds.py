@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.http.server.limits import ServerLimits
-from tests.http.server.web_stage import BODY_LIMIT, Client, Stage, chunked, get, post
+from tests.http.server.server_stage import BODY_LIMIT, Client, Stage, chunked, get, post
 
 LIMITS = ServerLimits(
     head_seconds=0.3,

@@ -1,0 +1,295 @@
+"""HTTP/1.1 on the data port: uvicorn's server runs this class instead of its own ASGI cycle.
+
+Rules:
+- One answer at a time: a pipelined request waits its turn, and reading stops while too much of it waits.
+- Every wait for the client has a bound in time, and everything that it sends a bound in bytes
+  (`ServerLimits`).
+- What cannot be parsed gets one error and the connection is closed, never a guess.
+- A client that closes its side has gone, also when it only meant to say that it has asked all: there is no
+  other sign of a client that has left, and the work upstream must then stop at once.
+"""
+
+import asyncio
+import enum
+import socket
+import struct
+from collections import deque
+from typing import Any, ClassVar, cast
+
+import structlog
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from gateway.core.errors import InvalidRequest
+from gateway.http.server.exchange import Exchange, Handler, refusal
+from gateway.http.server.flow_control import FlowControl
+from gateway.http.server.limits import RequestTimeout, ServerLimits
+from gateway.http.server.parser import RequestParser
+from gateway.http.server.server_fields import ServerFields
+from gateway.http.write_coalescer import WriteCoalescer
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+_log = structlog.get_logger("tollway.http")
+
+
+class ConnectionState(enum.Enum):
+    """How far a connection is from its end. It only ever goes down this list."""
+
+    OPEN = enum.auto()
+    """Requests are taken."""
+    REFUSED = enum.auto()
+    """Something was refused: nothing more is taken, what was asked before is still answered."""
+    LINGERING = enum.auto()
+    """The last answer is written. What still comes is read and dropped, until the client closes."""
+    CLOSED = enum.auto()
+    """Closing, cut off, or left by the client."""
+
+
+# Read for every segment: a module's name costs less than an attribute of the enum's class.
+_OPEN = ConnectionState.OPEN
+
+
+class ServerConnection(asyncio.Protocol):
+    """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`.
+
+    Its attributes are what uvicorn hands in, the parts of a connection (parser, flow control, the exchanges
+    in their order), and the times and counts that its limits are checked against.
+    """
+
+    limits: ClassVar[ServerLimits] = ServerLimits()
+
+    __slots__ = (
+        "_active",
+        "_discarded_bytes",
+        "_flow",
+        "_handler",
+        "_heard_at",
+        "_idle_since",
+        "_linger_seconds",
+        "_lingering_since",
+        "_loop",
+        "_parser",
+        "_pipelined",
+        "_refusal",
+        "_server_fields",
+        "_server_state",
+        "_state",
+        "_timer",
+        "_transport",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        coalescer: WriteCoalescer,
+    ) -> None:
+        """`coalescer` is shared by all connections of the server."""
+        self._handler = cast("Handler", config.loaded_app)
+        self._server_state = server_state
+        self._server_fields = ServerFields(server_state)
+        self._loop = _loop or asyncio.get_running_loop()
+        now = self._loop.time()
+        self._flow = FlowControl(self._loop, coalescer, now)
+        self._parser = RequestParser(self.limits, self._new_exchange, self._flow.pause_reading, now)
+        self._state = _OPEN
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._active: Exchange | None = None
+        self._pipelined: deque[Exchange] = deque()
+        self._refusal: InvalidRequest | None = None
+        self._heard_at = self._idle_since = self._lingering_since = now
+        self._linger_seconds = self.limits.linger_seconds
+        self._discarded_bytes = 0
+
+    # --- the event loop's callbacks ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._flow.attach(self._transport)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # in place of uvicorn's own class
+        self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = now = self._loop.time()
+        if self._state is not _OPEN:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > self.limits.linger_bytes:
+                self._transport.abort()
+            return
+        try:
+            self._parser.feed(data, now)
+        except InvalidRequest as error:
+            self._refuse(error)
+
+    def eof_received(self) -> None:
+        if self._active is not None:
+            self._client_gone()
+            # Not a mere close: that would wait for a client which reads no more.
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server_state.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._client_gone()
+        self._flow.resume_writing()
+        self._parser.close()
+
+    def pause_writing(self) -> None:
+        self._flow.is_congested = True
+
+    def resume_writing(self) -> None:
+        self._flow.resume_writing()
+
+    def shutdown(self) -> None:
+        """The server drains: close when idle, else after the answer under way, and linger no more."""
+        self._linger_seconds = 0.0
+        if self._active is None:
+            self._flow.flush()
+            self._transport.close()
+        else:
+            self._active.keep_alive = False
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """For the server, which closes what is left in the end."""
+        return self._transport
+
+    # --- turns ---
+
+    def _new_exchange(
+        self, method: str, path: str, headers: dict[bytes, bytes], is_http10: bool, keep_alive: bool
+    ) -> Exchange:
+        """A request's head is complete: answer it now, or after those before it."""
+        exchange = Exchange(self._flow, self._server_fields, method, path, headers, is_http10, keep_alive)
+        if self._active is None:
+            self._begin(exchange)
+        else:
+            self._pipelined.append(exchange)
+            if len(self._pipelined) >= self.limits.waiting_requests:
+                self._flow.pause_reading()  # what its segment still brings is taken all the same
+        return exchange
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._active = exchange
+        exchange.task = task = self._loop.create_task(self._answer(exchange))
+        self._server_state.tasks.add(task)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._handler.handle(exchange)
+        except Exception as exc:
+            # Its name only: the text of an error could hold the prompt.
+            _log.error("handler.defect", kind=type(exc).__name__)
+        except asyncio.CancelledError:
+            self._flow.flush()
+            self._transport.abort()  # the time to stop is over, also for what the client has yet to read
+            raise
+        finally:
+            if exchange.task is not None:
+                self._server_state.tasks.discard(exchange.task)
+                exchange.task = None  # once cancelled it would hold the exchange
+            self._exchange_over(exchange)
+
+    def _exchange_over(self, exchange: Exchange) -> None:
+        """An exchange is over: close the connection, or take the next request."""
+        self._server_state.total_requests += 1
+        self._active = None
+        if not exchange.ended:
+            self._abort_answer(exchange)
+        elif not exchange.keep_alive:
+            self._close_after_answer()
+        elif self._pipelined:
+            self._begin(self._pipelined.popleft())
+        elif self._refusal is not None:
+            self._send_refusal(self._refusal)
+        if not self._flow.is_reading:
+            self._flow.resume_reading()
+
+    # --- ways out ---
+
+    def _refuse(self, error: InvalidRequest) -> None:
+        """Nothing more is taken from this client. What it asked before is answered, then comes `error`."""
+        self._state = ConnectionState.REFUSED
+        self._flow.resume_reading()  # only to notice when it leaves
+        if self._parser.arriving is not None:
+            self._parser.arriving.fail(error)  # which then is the answer to that request
+            self._parser.arriving = None
+        elif self._active is not None:
+            self._refusal = error
+        else:
+            self._send_refusal(error)
+
+    def _send_refusal(self, error: InvalidRequest) -> None:
+        self._flow.write(refusal(error, self._server_fields.current()))
+        self._close_after_answer()
+
+    def _close_after_answer(self) -> None:
+        """Close after the last answer, and read on for a while where more of the client's may be on its way.
+
+        Closing with bytes unread would reset the connection, and the client could lose the answer.
+        """
+        parser = self._parser
+        is_midway = self._state is not _OPEN or self._pipelined or not self._flow.is_reading
+        self._pipelined.clear()
+        if self._transport.is_closing():
+            self._state = ConnectionState.CLOSED
+            return
+        self._flow.flush()
+        if not is_midway and parser.began_at is None and parser.arriving is None:
+            self._state = ConnectionState.CLOSED
+            self._transport.close()
+        else:
+            self._state = ConnectionState.LINGERING
+            self._lingering_since = self._loop.time()
+            self._transport.write_eof()
+
+    def _abort_answer(self, exchange: Exchange) -> None:
+        """End the connection in a way that half an answer cannot pass for a whole one."""
+        self._state = ConnectionState.CLOSED
+        self._flow.flush()
+        if exchange.is_http10 and exchange.started and not self._transport.is_closing():
+            # No length and no chunks: only a reset differs from the proper end.
+            own = self._transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._transport.abort()
+
+    def _client_gone(self) -> None:
+        """The client has gone."""
+        self._state = ConnectionState.CLOSED
+        for exchange in (self._active, *self._pipelined):
+            if exchange is not None:
+                exchange.client_gone()
+        self._pipelined.clear()
+        self._refusal = None
+
+    def _check(self) -> None:
+        """Every few seconds: give up what does not move."""
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
+        if self._flow.unread_seconds(now) > self.limits.unread_seconds:
+            self._transport.abort()
+        if self._state is ConnectionState.LINGERING:
+            if now - self._lingering_since > self._linger_seconds:
+                self._transport.abort()
+        elif self._state is _OPEN and self._flow.is_reading:
+            self._check_input(now)
+
+    def _check_input(self, now: float) -> None:
+        """Refuse a request that does not arrive, close a connection that is not used."""
+        limits, parser, resumed_at = self.limits, self._parser, self._flow.resumed_at
+        if parser.arriving is not None:
+            if now - max(self._heard_at, resumed_at) > limits.body_seconds:
+                self._refuse(RequestTimeout(f"No more of the request's body for {limits.body_seconds:g} s."))
+        elif parser.began_at is not None:
+            if now - max(parser.began_at, resumed_at) > limits.head_seconds:
+                self._refuse(RequestTimeout(f"The request's head took over {limits.head_seconds:g} s."))
+        elif self._active is not None:
+            self._idle_since = now
+        elif now - max(self._idle_since, parser.last_began_at) > limits.idle_seconds:
+            self._transport.close()
