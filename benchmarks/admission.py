@@ -27,7 +27,7 @@ from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.scripts import Scripts
-from gateway.quota.redis.shared import SharedCounters, share_counters
+from gateway.quota.redis.shared_counters import SharedCounters, share_counters
 from gateway.quota.redis.specs import packed_ask
 from tests.core.builders import ask, principal, scope
 from tests.quota.valkey_server import valkey_server

@@ -84,19 +84,21 @@ def read_budgets(found: "Built", now: float) -> list[BudgetLine]:
 
 
 def _from_state(found: "Built") -> "list[BudgetView] | None":
-    """From Redis; None when the state is not shared, or, with a word about it, when it is away."""
+    """From Redis; None when the state is not shared, or, with a word about it, when it is unreachable."""
     url = found.settings.state.get_secret_value()
     if url == "memory":
         return None
     from gateway.quota.redis.connection import StoreUnavailable
-    from gateway.quota.redis.read_only import read_shared_budgets
+    from gateway.quota.redis.read_budgets import read_shared_budgets
 
     org, zone = found.settings.org.name, found.tenancy.time_zone
     try:
         with _without_logs():
             return asyncio.run(read_shared_budgets(url, org, found.scopes, zone))
     except StoreUnavailable as exc:
-        typer.echo(f"tollway budgets: the shared state is away ({exc}); this is from the ledger.", err=True)
+        typer.echo(
+            f"tollway budgets: the shared state is unreachable ({exc}); this is from the ledger.", err=True
+        )
         return None
 
 

@@ -11,7 +11,7 @@ from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.rebuild import Books
 from gateway.quota.redis.scripts import Scripts
-from gateway.quota.redis.shared import share_counters
+from gateway.quota.redis.shared_counters import share_counters
 
 AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
 

@@ -70,7 +70,7 @@ class MemoryAdmission:
         return None
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        """Adopt the scopes of a configuration; scopes that went away are forgotten.
+        """Adopt the scopes of a configuration; scopes that it lacks are forgotten.
 
         What is in flight counts in what is new of limits and budgets. What was spent before does not:
         see `reconfigure`.

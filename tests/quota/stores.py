@@ -20,7 +20,7 @@ from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.rebuild import Books
 from gateway.quota.redis.scripts import Scripts
-from gateway.quota.redis.shared import SharedCounters, share_counters
+from gateway.quota.redis.shared_counters import SharedCounters, share_counters
 from tests.core.builders import ToldClock
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from gateway.core.windows import Per
 from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.quota_lease import QuotaLease
-from gateway.quota.redis.shared import SharedCounters
+from gateway.quota.redis.shared_counters import SharedCounters
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, run
 from tests.quota.test_admission_redis import commands

@@ -17,9 +17,9 @@ from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.client import RedisClient
 from gateway.quota.redis.layout import SettlementRow
-from gateway.quota.redis.replies import Done, Gap
+from gateway.quota.redis.replies import Applied, Gap
 from gateway.quota.redis.scripts import Scripts
-from gateway.quota.redis.shared import share_counters
+from gateway.quota.redis.shared_counters import share_counters
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import PATIENT, MemoryStores, RedisStores, ready, run
 
@@ -156,7 +156,7 @@ def test_a_repeated_batch_changes_nothing_and_none_overtakes(shared: RedisStores
             counters, worker = stage.shared.store, stage.shared.holds.worker_id
             rows = [[SettlementRow(hold.token.id, 50, 0, -1)] for hold in holds]
             for _ in range(3):
-                assert isinstance(await counters.settle(worker, 1, rows[0]), Done)
+                assert isinstance(await counters.settle(worker, 1, rows[0]), Applied)
             assert isinstance(await counters.settle(worker, 3, rows[1]), Gap)
             await stage.store.upkeep.refresh()
             view = stage.store.budgets()[0]

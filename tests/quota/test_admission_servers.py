@@ -25,7 +25,7 @@ from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.scripts import Scripts
-from gateway.quota.redis.shared import share_counters
+from gateway.quota.redis.shared_counters import share_counters
 from tests.core.builders import ask, principal, scope
 from tests.quota.stores import UTC, ready, run
 from tests.quota.valkey_server import ValkeyServer, free_port, idle_server, valkey_server

@@ -25,7 +25,7 @@ from gateway.quota.redis.refusals import no_budget, no_limit, rate_view, shadowe
 from gateway.quota.redis.replies import AdmitReply, Admitted, Closed, Forgotten, NoBudget, NoLimit, RenewReply
 from gateway.quota.redis.server_clock import MICROSECONDS
 from gateway.quota.redis.settling import NOT_KNOWN, PendingSettlement
-from gateway.quota.redis.shared import SharedCounters
+from gateway.quota.redis.shared_counters import SharedCounters
 from gateway.quota.redis.specs import QuotaSpec, packed_ask
 from gateway.quota.redis.upkeep import HoldUpkeep
 
@@ -148,7 +148,7 @@ class RedisAdmission:
                 ),
             )
         except StoreUnavailable:
-            return self._admit_by_ourselves(ask)
+            return self._admit_locally(ask)
         spec, (hold_id, reply) = taken
         match reply:
             case Admitted():
@@ -158,11 +158,11 @@ class RedisAdmission:
             case NoBudget():
                 raise no_budget(spec, ask, reply)
             case Forgotten() | Closed():
-                return self._admit_by_ourselves(ask)
+                return self._admit_locally(ask)
             case _:
                 assert_never(reply)
 
-    def _admit_by_ourselves(self, ask: Ask) -> Hold:
+    def _admit_locally(self, ask: Ask) -> Hold:
         spec = self._cache.spec(ask.principal)
         return self._fallback.admit(ask, spec, self._cache.workers, self._clock.monotonic())
 

@@ -17,7 +17,7 @@ from gateway.quota.memory import SpentInWindows
 from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.holds import OpenHolds
 from gateway.quota.redis.layout import MissingRow
-from gateway.quota.redis.replies import Done, Forgotten, Stale
+from gateway.quota.redis.replies import Applied, Forgotten, Stale
 from gateway.quota.redis.specs import QuotaSpec, make_spec, views_of
 from gateway.quota.redis.store import CounterStore
 
@@ -102,7 +102,7 @@ class BudgetBackfill:
             await store.release_claim(CLAIM)
         return True
 
-    async def _add_missing(self, spec: QuotaSpec, spent_in_windows: SpentInWindows) -> Done | Stale | None:
+    async def _add_missing(self, spec: QuotaSpec, spent_in_windows: SpentInWindows) -> Applied | Stale | None:
         """None when nothing is missing. Raises as server and ledger do."""
         holds = self._holds
         counted = await self._store.snapshot(spec, holds.worker_id, holds.lease)
@@ -112,14 +112,14 @@ class BudgetBackfill:
         async with asyncio.timeout(LEDGER_SECONDS):
             spent = await spent_in_windows(views)
         rows = [
-            MissingRow(budget.name, row.start, *_missing(known, (row.spent, row.unseen)))
-            for budget, row, known in zip(spec.budgets, counted.counters, spent, strict=True)
+            MissingRow(row.start, *_missing(known, (row.spent, row.unseen)))
+            for row, known in zip(counted.counters, spent, strict=True)
         ]
         if not any(row.spent or row.unseen for row in rows):
             return None
         reply = await self._store.add_missing(holds.epoch, spec, rows)
         match reply:
-            case Done():
+            case Applied():
                 _log.info("redis.missing_spending_added", budgets=len(rows))
                 return reply
             case Stale():

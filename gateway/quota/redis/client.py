@@ -60,7 +60,7 @@ class RedisClient:
 
     @property
     def lost(self) -> "asyncio.Future[None] | None":
-        """Done when the connection is lost; None when there is none."""
+        """Applied when the connection is lost; None when there is none."""
         return None if self._connection is None else self._connection.lost
 
     def send(self, call: str, *arguments: bytes) -> "asyncio.Future[Reply]":
@@ -176,7 +176,7 @@ class RedisClient:
                     reply_seconds=timing.connect_seconds,
                 )
                 try:
-                    reply = await connection.ask(b"SENTINEL", b"get-master-addr-by-name", service)
+                    reply = await connection.call(b"SENTINEL", b"get-master-addr-by-name", service)
                 finally:
                     connection.close()
             except (StoreUnavailable, ServerError):
@@ -215,7 +215,7 @@ class RedisClient:
 
 
 async def _with_time(connection: RedisConnection, *arguments: bytes) -> Reply:
-    return await connection.send(command(*arguments), patience_seconds=SETUP_SECONDS)
+    return await connection.send(command(*arguments), more_seconds=SETUP_SECONDS)
 
 
 async def _identity(connection: RedisConnection) -> str:

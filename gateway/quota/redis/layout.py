@@ -12,14 +12,14 @@ windows in seconds.
 import msgspec
 
 
-class Row(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+class PackedRow(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """A packed row: an array with the values of its fields in order."""
 
 
 # --- requests: inside a spec and an ask ---
 
 
-class LimitRow(Row, frozen=True):
+class LimitRow(PackedRow, frozen=True):
     """One scope's limits; 0 for none. `shadow` is 1 when they only report."""
 
     scope: str
@@ -29,7 +29,7 @@ class LimitRow(Row, frozen=True):
     shadow: int
 
 
-class BudgetRow(Row, frozen=True):
+class BudgetRow(PackedRow, frozen=True):
     """One budget. `start` and `duration` are seconds of its calendar window, 0 when it rolls or never ends;
     `part` is the seconds of one part when it rolls, else 0."""
 
@@ -41,7 +41,7 @@ class BudgetRow(Row, frozen=True):
     duration: int
 
 
-class SpecRow(Row, frozen=True):
+class SpecRow(PackedRow, frozen=True):
     """What requests count against, from `start` until before `ends`, UTC seconds; `ends` 0: for ever."""
 
     start: int
@@ -50,7 +50,7 @@ class SpecRow(Row, frozen=True):
     budgets: list[BudgetRow]
 
 
-class AskRow(Row, frozen=True):
+class AskRow(PackedRow, frozen=True):
     """What a request wants, held as `hold` for `lease`. `output_cap` bounds its output cap once more."""
 
     hold: str
@@ -64,7 +64,7 @@ class AskRow(Row, frozen=True):
     output_cap: int
 
 
-class LeaseRow(Row, frozen=True):
+class LeaseRow(PackedRow, frozen=True):
     """What a worker would like to hold ahead as `hold`, and with how many other quota leases of its own."""
 
     hold: str
@@ -80,7 +80,7 @@ class LeaseRow(Row, frozen=True):
 # --- stored holds, and what changes them ---
 
 
-class WindowRow(Row, frozen=True):
+class WindowRow(PackedRow, frozen=True):
     """A budget that a hold counts in. `start` is its window's, or -1 when it rolls in parts of `part`."""
 
     name: str
@@ -88,7 +88,7 @@ class WindowRow(Row, frozen=True):
     part: int
 
 
-class TakenRow(Row, frozen=True):
+class TakenRow(PackedRow, frozen=True):
     """What a hold took of one scope's tokens per minute."""
 
     scope: str
@@ -96,7 +96,7 @@ class TakenRow(Row, frozen=True):
     tokens: int
 
 
-class HoldRow(Row, frozen=True):
+class HoldRow(PackedRow, frozen=True):
     """A hold as Redis stores it: in `slot_scopes` it has `slots` each (one when left out)."""
 
     nano: int
@@ -107,14 +107,14 @@ class HoldRow(Row, frozen=True):
     slots: int = 1
 
 
-class RateCorrection(Row, frozen=True):
+class RateCorrection(PackedRow, frozen=True):
     """Microseconds to add to a stored rate, named by its field."""
 
     field: str
     microseconds: float
 
 
-class RemainderRow(Row, frozen=True):
+class RemainderRow(PackedRow, frozen=True):
     """What stays of a quota lease: money held (-1: it ends), slots, and corrections of its rates."""
 
     nano: int
@@ -122,7 +122,7 @@ class RemainderRow(Row, frozen=True):
     corrections: list[RateCorrection]
 
 
-class SettlementRow(Row, frozen=True):
+class SettlementRow(PackedRow, frozen=True):
     """What a hold used; `used` tokens are -1 when not known.
 
     `windows` are those of a hold that this server has lost: its spending is added, and held stays.
@@ -136,24 +136,23 @@ class SettlementRow(Row, frozen=True):
     remainder: RemainderRow | None = None
 
 
-class OpenHoldRow(Row, frozen=True):
+class OpenHoldRow(PackedRow, frozen=True):
     """A hold to register again."""
 
     hold: str
     record: HoldRow
 
 
-class NewSlotsRow(Row, frozen=True):
+class NewSlotsRow(PackedRow, frozen=True):
     """Scopes in which an open hold gets a slot."""
 
     hold: str
     scopes: list[str]
 
 
-class MissingRow(Row, frozen=True):
+class MissingRow(PackedRow, frozen=True):
     """What the ledger has more than was counted, in the window of a budget that starts at `start`."""
 
-    budget: str
     start: int
     spent: int
     unseen: int
@@ -189,7 +188,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "deregister": ("worker",),
 }
 
-ROWS: dict[str, type[Row]] = {
+ROWS: dict[str, type[PackedRow]] = {
     "LIMIT": LimitRow,
     "BUDGET": BudgetRow,
     "SPEC": SpecRow,

@@ -20,36 +20,19 @@ from gateway.ports import BudgetView, Clock
 from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.fallback import unavailable
-from gateway.quota.redis.layout import LeaseRow
-from gateway.quota.redis.quota_lease import QuotaLease
+from gateway.quota.redis.quota_lease import LeaseDemand, QuotaLease
 from gateway.quota.redis.replies import Closed, Forgotten, Leased, LeaseReply
-from gateway.quota.redis.shared import SharedCounters
+from gateway.quota.redis.shared_counters import SharedCounters
 from gateway.quota.redis.specs import QuotaSpec
 
 _log = structlog.get_logger("tollway.redis")
 
 # How often leases are taken anew: rates in them are worth nothing after two seconds.
 RENEW_SECONDS = 1.0
-# A lease covers so many times what was admitted since the last one; at most ten seconds of it.
-PERIODS_COVERED = 3
 # Below this many requests in a period a lease would cost more commands than it saves.
 LEAST_REQUESTS = 8
 MAX_LEASES = 1_000
 NOTHING_USED = Settlement(spent_nano=0)
-
-
-class _Demand:
-    """What one principal's requests took since leases were last taken."""
-
-    __slots__ = ("nano", "requests", "tokens")
-
-    def __init__(self) -> None:
-        self.requests = self.nano = self.tokens = 0
-
-    def add(self, hold: Hold) -> None:
-        self.requests += 1
-        self.nano += hold.nano
-        self.tokens += hold.rate_tokens
 
 
 class _Moved(msgspec.Struct, frozen=True, eq=False):
@@ -75,7 +58,7 @@ class LeasedAdmission:
         self._clock = clock
         self._least_requests = least_requests
         self._leases: dict[Principal, QuotaLease] = {}
-        self._demands: dict[Principal, _Demand] = {}
+        self._demands: dict[Principal, LeaseDemand] = {}
         self._task: asyncio.Task[None] | None = None
         self.upkeep = exact.upkeep
         exact.rebuild.leases = self
@@ -130,11 +113,11 @@ class LeasedAdmission:
                 raise
             hold = await self.exact.admit(ask)
         except Unavailable:
-            hold = self._admit_unreachable(ask, self._leases.get(principal))
+            hold = self._admit_locally(ask, self._leases.get(principal))
         self._demand(principal).add(hold)
         return hold
 
-    def _admit_unreachable(self, ask: Ask, held: QuotaLease | None) -> Hold:
+    def _admit_locally(self, ask: Ask, held: QuotaLease | None) -> Hold:
         """The server is unreachable: spend what is leased, under this worker's part of the rates."""
         now = self._clock.monotonic()
         hold = None if held is None else held.take(ask, now, with_rates=False)
@@ -250,13 +233,13 @@ class LeasedAdmission:
                 except StoreUnavailable as exc:
                     _log.info("redis.leases_wait", error=str(exc))
 
-    async def _lease(self, principal: Principal, demand: _Demand, *, leases: int) -> None:
+    async def _lease(self, principal: Principal, demand: LeaseDemand, *, leases: int) -> None:
         store, old, asked = self._shared.store, self._leases.get(principal), self._clock.monotonic()
         slots = (old.in_flight if old is not None else 0) + demand.requests
         taken: tuple[QuotaSpec, tuple[str, LeaseReply]] = await self._shared.taker.take(
             principal,
             lambda epoch, spec, hold_id: store.lease(
-                epoch, spec, self._wanted(hold_id, demand, slots, leases)
+                epoch, spec, demand.row(hold_id, slots, leases, self._shared.holds)
             ),
         )
         spec, (hold_id, reply) = taken
@@ -269,19 +252,6 @@ class LeasedAdmission:
                 assert_never(reply)
         if old is not None and not old.is_retired:
             self._retire(old)
-
-    def _wanted(self, hold_id: str, demand: _Demand, slots: int, leases: int) -> LeaseRow:
-        holds = self._shared.holds
-        return LeaseRow(
-            hold=hold_id,
-            nano=demand.nano * PERIODS_COVERED,
-            requests=demand.requests * PERIODS_COVERED,
-            tokens=demand.tokens * PERIODS_COVERED,
-            slots=slots,
-            lease=holds.lease,
-            worker=holds.worker,
-            leases=leases,
-        )
 
     def _use(self, principal: Principal, spec: QuotaSpec, hold_id: str, got: Leased, asked: float) -> None:
         """Admit from what the server gave from now on, if it gave anything."""
@@ -306,8 +276,8 @@ class LeasedAdmission:
             self._shared.holds.remove(lease.id)
         self._shared.settler.add(lease.report(self._clock.monotonic()))
 
-    def _demand(self, principal: Principal) -> _Demand:
+    def _demand(self, principal: Principal) -> LeaseDemand:
         demand = self._demands.get(principal)
         if demand is None:
-            demand = self._demands[principal] = _Demand()
+            demand = self._demands[principal] = LeaseDemand()
         return demand

@@ -13,7 +13,8 @@ from gateway.core.admission import (
     Settlement,
     hold_nano,
 )
-from gateway.quota.redis.layout import HoldRow, RateCorrection, RemainderRow, WindowRow
+from gateway.quota.redis.holds import OpenHolds
+from gateway.quota.redis.layout import HoldRow, LeaseRow, RateCorrection, RemainderRow, WindowRow
 from gateway.quota.redis.refusals import rate_view
 from gateway.quota.redis.replies import Leased
 from gateway.quota.redis.server_clock import MICROSECONDS
@@ -24,6 +25,35 @@ from gateway.quota.redis.specs import QuotaSpec, windows_of
 # the life that lease.lua keeps the bucket smaller for, less what a reply may have taken.
 RATE_LIFE_SECONDS = 1.8
 ENDED = -1
+# A lease covers so many times what was admitted since the last one; at most ten seconds of it.
+PERIODS_COVERED = 3
+
+
+class LeaseDemand:
+    """What one principal's requests took since leases were last taken."""
+
+    __slots__ = ("nano", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = self.nano = self.tokens = 0
+
+    def add(self, hold: Hold) -> None:
+        self.requests += 1
+        self.nano += hold.nano
+        self.tokens += hold.rate_tokens
+
+    def row(self, hold_id: str, slots: int, leases: int, holds: OpenHolds) -> LeaseRow:
+        """What to ask the server for, as one of so many `leases` of this worker."""
+        return LeaseRow(
+            hold=hold_id,
+            nano=self.nano * PERIODS_COVERED,
+            requests=self.requests * PERIODS_COVERED,
+            tokens=self.tokens * PERIODS_COVERED,
+            slots=slots,
+            lease=holds.lease,
+            worker=holds.worker,
+            leases=leases,
+        )
 
 
 class QuotaLease:

@@ -18,7 +18,7 @@ from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.counter_cache import CounterCache
 from gateway.quota.redis.holds import OpenHolds
 from gateway.quota.redis.layout import MissingRow, OpenHoldRow
-from gateway.quota.redis.replies import BarrierStatus, Closed, Done, Forgotten, RestoreReply, Stale
+from gateway.quota.redis.replies import Applied, BarrierStatus, Closed, Forgotten, RestoreReply, Stale
 from gateway.quota.redis.server_clock import MICROSECONDS
 from gateway.quota.redis.settling import Settler
 from gateway.quota.redis.specs import QuotaSpec, views_of
@@ -221,7 +221,7 @@ class CounterRebuild:
         )
         spec, reply = restored
         match reply:
-            case Done():
+            case Applied():
                 self._open()
                 _log.info("redis.spending_rebuilt", budgets=len(spec.budgets))
                 return True
@@ -238,10 +238,8 @@ class CounterRebuild:
             return counted
         views = views_of(spec, counted.counters, self._store.clock.now())
         rows = [
-            MissingRow(budget.name, row.start, spent - row.spent, unseen - row.unseen)
-            for budget, row, (spent, unseen) in zip(
-                spec.budgets, counted.counters, await self._spent(views), strict=True
-            )
+            MissingRow(row.start, spent - row.spent, unseen - row.unseen)
+            for row, (spent, unseen) in zip(counted.counters, await self._spent(views), strict=True)
         ]
         return await self._store.restore(epoch, spec, rows, turn)
 

@@ -10,8 +10,8 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from gateway.quota.redis.connection import StoreUnavailable
-from gateway.quota.redis.layout import Row
-from gateway.quota.redis.resp import Reply as RespReply
+from gateway.quota.redis.layout import PackedRow
+from gateway.quota.redis.resp import Reply
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class LimitKind(enum.StrEnum):
     TOKENS = "t"
 
 
-class RateRow(Row, frozen=True):
+class RateRow(PackedRow, frozen=True):
     """The tightest limit of a kind: `reset` is how long until all of it is free again."""
 
     limit: int
@@ -30,14 +30,14 @@ class RateRow(Row, frozen=True):
     reset: int
 
 
-class ShadowedRow(Row, frozen=True):
+class ShadowedRow(PackedRow, frozen=True):
     """A limit in shadow, by its index in the spec, that would have refused."""
 
     limit: int
     kind: LimitKind
 
 
-class CountersRow(Row, frozen=True):
+class CountersRow(PackedRow, frozen=True):
     """A budget's counters: `start` is that of its window, or the oldest part kept when it rolls."""
 
     start: int
@@ -46,11 +46,11 @@ class CountersRow(Row, frozen=True):
     unseen: int
 
 
-class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+class ScriptReply(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """What a function answers: an array of its tag and then its fields. `now` is the server's clock."""
 
 
-class Admitted(Reply, frozen=True, tag=1):
+class Admitted(ScriptReply, frozen=True, tag=1):
     """A hold is granted; `counters` are those of each budget of the spec in turn."""
 
     output_tokens: int
@@ -62,7 +62,7 @@ class Admitted(Reply, frozen=True, tag=1):
     counters: list[CountersRow]
 
 
-class Leased(Reply, frozen=True, tag=1):
+class Leased(ScriptReply, frozen=True, tag=1):
     """What a worker got of what it wanted; `nano` -1: nothing. `room` is what the tightest hard budget had
     left, -1 without any."""
 
@@ -77,25 +77,25 @@ class Leased(Reply, frozen=True, tag=1):
     tokens_view: RateRow | bool
 
 
-class Done(Reply, frozen=True, tag=1):
+class Applied(ScriptReply, frozen=True, tag=1):
     now: int
 
 
-class Swept(Reply, frozen=True, tag=1):
+class Swept(ScriptReply, frozen=True, tag=1):
     """So many expired holds were taken."""
 
     now: int
     holds: int
 
 
-class Claimed(Reply, frozen=True, tag=1):
+class Claimed(ScriptReply, frozen=True, tag=1):
     """Whether this worker is the first to claim: 1 or 0."""
 
     now: int
     first: int
 
 
-class SnapshotTaken(Reply, frozen=True, tag=1):
+class SnapshotTaken(ScriptReply, frozen=True, tag=1):
     """`epoch` is False when there is none yet; `presumed` holds of dead workers count as unseen."""
 
     now: int
@@ -105,12 +105,12 @@ class SnapshotTaken(Reply, frozen=True, tag=1):
     workers: int
 
 
-class BudgetsRead(Reply, frozen=True, tag=1):
+class BudgetsRead(ScriptReply, frozen=True, tag=1):
     now: int
     counters: list[CountersRow]
 
 
-class EpochEntered(Reply, frozen=True, tag=1):
+class EpochEntered(ScriptReply, frozen=True, tag=1):
     """`closed` is 1 while hard budgets are closed."""
 
     now: int
@@ -118,7 +118,7 @@ class EpochEntered(Reply, frozen=True, tag=1):
     closed: int
 
 
-class BarrierStatus(Reply, frozen=True, tag=1):
+class BarrierStatus(ScriptReply, frozen=True, tag=1):
     """What the server says of the workers in a rebuild. `closed_since` 0: the budgets are open.
 
     `ready` of `expected` workers have paused; `turn` changes whenever one of them does.
@@ -131,7 +131,7 @@ class BarrierStatus(Reply, frozen=True, tag=1):
     turn: int
 
 
-class NoBudget(Reply, frozen=True, tag=2):
+class NoBudget(ScriptReply, frozen=True, tag=2):
     """The budget with this index in the spec has no room.
 
     `start` of a rolling one is the oldest part that holds anything: only when that leaves can there be room.
@@ -145,7 +145,7 @@ class NoBudget(Reply, frozen=True, tag=2):
     now: int
 
 
-class NoLimit(Reply, frozen=True, tag=3):
+class NoLimit(ScriptReply, frozen=True, tag=3):
     """The limit with this index in the spec has no room for `wait`, -1: never."""
 
     limit: int
@@ -154,23 +154,23 @@ class NoLimit(Reply, frozen=True, tag=3):
     now: int
 
 
-class Stale(Reply, frozen=True, tag=4):
+class Stale(ScriptReply, frozen=True, tag=4):
     """The spec is not for this moment of the server's clock."""
 
     now: int
 
 
-class Forgotten(Reply, frozen=True, tag=5):
+class Forgotten(ScriptReply, frozen=True, tag=5):
     """The counters are not those of this epoch."""
 
 
-class Gap(Reply, frozen=True, tag=6):
+class Gap(ScriptReply, frozen=True, tag=6):
     """A batch of settlements before this one never came, so this one was not applied."""
 
     now: int
 
 
-class Closed(Reply, frozen=True, tag=7):
+class Closed(ScriptReply, frozen=True, tag=7):
     """The counters are being rebuilt."""
 
     now: int
@@ -180,16 +180,16 @@ class Closed(Reply, frozen=True, tag=7):
 AdmitReply: TypeAlias = Admitted | NoBudget | NoLimit | Forgotten | Closed
 RenewReply: TypeAlias = Admitted | NoBudget | Forgotten | Closed
 LeaseReply: TypeAlias = Leased | Forgotten | Closed
-RestoreReply: TypeAlias = Done | Forgotten | Closed
+RestoreReply: TypeAlias = Applied | Forgotten | Closed
 
-SettleReply: TypeAlias = Done | Gap
+SettleReply: TypeAlias = Applied | Gap
 
 # What a Lua file names in capitals: rows inside replies, and replies.
-REPLY_ROWS: dict[str, type[Row]] = {"RATE": RateRow, "SHADOWED": ShadowedRow, "COUNTERS": CountersRow}
-REPLIES: dict[str, type[Reply]] = {
+REPLY_ROWS: dict[str, type[PackedRow]] = {"RATE": RateRow, "SHADOWED": ShadowedRow, "COUNTERS": CountersRow}
+REPLIES: dict[str, type[ScriptReply]] = {
     "ADMITTED": Admitted,
     "LEASED": Leased,
-    "DONE": Done,
+    "APPLIED": Applied,
     "SWEPT": Swept,
     "CLAIMED": Claimed,
     "SNAPSHOT_TAKEN": SnapshotTaken,
@@ -212,7 +212,7 @@ class ReplyDecoder(Generic[T]):
         self.function = function
         self._decode = msgspec.msgpack.Decoder(expected).decode
 
-    def __call__(self, reply: RespReply) -> T:
+    def __call__(self, reply: Reply) -> T:
         """Raises StoreUnavailable, which says what is wrong, for what is none of the expected replies."""
         if not isinstance(reply, bytes):
             raise StoreUnavailable(f"the reply of {self.function} is not packed: {type(reply).__name__}")

@@ -5,6 +5,7 @@ whose reply was lost is simply sent again.
 """
 
 import asyncio
+import functools
 from collections import deque
 from typing import assert_never
 
@@ -14,7 +15,7 @@ import structlog
 from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.holds import OpenHold, OpenHolds
 from gateway.quota.redis.layout import RemainderRow, SettlementRow, WindowRow
-from gateway.quota.redis.replies import Done, Gap
+from gateway.quota.redis.replies import Applied, Gap
 from gateway.quota.redis.resp import Reply
 from gateway.quota.redis.store import CounterStore
 
@@ -124,7 +125,7 @@ class Settler:
         while self._unsent and not self._broken.is_set():
             number, items = self._next_batch()
             future = self._store.send_settle(self._holds.worker_id, number, self._rows(items))
-            future.add_done_callback(lambda done, number=number: self._replied(number, done))  # type: ignore[misc]
+            future.add_done_callback(functools.partial(self._replied, number))
 
     def _next_batch(self) -> tuple[int, list[PendingSettlement]]:
         self._number += 1
@@ -144,7 +145,7 @@ class Settler:
             self._broken.set()
             return
         match reply:
-            case Done():
+            case Applied():
                 self._confirmed(number)
             case Gap():
                 self._broken.set()

@@ -12,13 +12,13 @@ import msgspec
 
 from gateway.quota.redis.client import RedisClient
 from gateway.quota.redis.connection import StoreUnavailable
-from gateway.quota.redis.layout import MissingRow, NewSlotsRow, OpenHoldRow, Row, SettlementRow
+from gateway.quota.redis.layout import MissingRow, NewSlotsRow, OpenHoldRow, PackedRow, SettlementRow
 from gateway.quota.redis.replies import (
     AdmitReply,
+    Applied,
     BarrierStatus,
     BudgetsRead,
     Claimed,
-    Done,
     EpochEntered,
     Forgotten,
     LeaseReply,
@@ -43,19 +43,21 @@ _ADMIT: ReplyDecoder[AdmitReply | Stale] = ReplyDecoder("admit", AdmitReply | St
 _RENEW: ReplyDecoder[RenewReply | Stale] = ReplyDecoder("renew", RenewReply | Stale)
 _LEASE: ReplyDecoder[LeaseReply | Stale] = ReplyDecoder("lease", LeaseReply | Stale)
 _SETTLE: ReplyDecoder[SettleReply] = ReplyDecoder("settle", SettleReply)
-_HEARTBEAT: ReplyDecoder[Done] = ReplyDecoder("heartbeat", Done)
+_HEARTBEAT: ReplyDecoder[Applied] = ReplyDecoder("heartbeat", Applied)
 _SWEEP: ReplyDecoder[Swept] = ReplyDecoder("sweep", Swept)
 _SNAPSHOT: ReplyDecoder[SnapshotTaken | Stale] = ReplyDecoder("snapshot", SnapshotTaken | Stale)
 _READ_BUDGETS: ReplyDecoder[BudgetsRead | Stale] = ReplyDecoder("read_budgets", BudgetsRead | Stale)
 _CLAIM: ReplyDecoder[Claimed] = ReplyDecoder("claim", Claimed)
-_RELEASE_CLAIM: ReplyDecoder[Done] = ReplyDecoder("release_claim", Done)
-_ADD_SLOTS: ReplyDecoder[Done] = ReplyDecoder("add_slots", Done)
+_RELEASE_CLAIM: ReplyDecoder[Applied] = ReplyDecoder("release_claim", Applied)
+_ADD_SLOTS: ReplyDecoder[Applied] = ReplyDecoder("add_slots", Applied)
 _ENTER_EPOCH: ReplyDecoder[EpochEntered] = ReplyDecoder("enter_epoch", EpochEntered)
-_REGISTER_HOLDS: ReplyDecoder[Done | Stale] = ReplyDecoder("register_holds", Done | Stale)
+_REGISTER_HOLDS: ReplyDecoder[Applied | Stale] = ReplyDecoder("register_holds", Applied | Stale)
 _BARRIER: ReplyDecoder[BarrierStatus | Forgotten] = ReplyDecoder("barrier", BarrierStatus | Forgotten)
 _RESTORE: ReplyDecoder[RestoreReply | Stale] = ReplyDecoder("restore", RestoreReply | Stale)
-_ADD_MISSING: ReplyDecoder[Done | Stale | Forgotten] = ReplyDecoder("add_missing", Done | Stale | Forgotten)
-_DEREGISTER: ReplyDecoder[Done] = ReplyDecoder("deregister", Done)
+_ADD_MISSING: ReplyDecoder[Applied | Stale | Forgotten] = ReplyDecoder(
+    "add_missing", Applied | Stale | Forgotten
+)
+_DEREGISTER: ReplyDecoder[Applied] = ReplyDecoder("deregister", Applied)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -107,7 +109,7 @@ class CounterStore:
         numbers = (b"%d" % spent, b"%d" % unseen, b"%d" % used)
         return self._call(_RENEW, epoch, spec.packed, ask, hold.encode(), *numbers)
 
-    def lease(self, epoch: bytes, spec: QuotaSpec, wanted: Row) -> Awaitable[LeaseReply | Stale]:
+    def lease(self, epoch: bytes, spec: QuotaSpec, wanted: PackedRow) -> Awaitable[LeaseReply | Stale]:
         return self._call(_LEASE, epoch, spec.packed, _encode(wanted))
 
     def send_settle(
@@ -130,7 +132,7 @@ class CounterStore:
 
     # --- upkeep ---
 
-    def heartbeat(self, lease: int, holds: Sequence[str]) -> Awaitable[Done]:
+    def heartbeat(self, lease: int, holds: Sequence[str]) -> Awaitable[Applied]:
         return self._call(_HEARTBEAT, b"%d" % lease, _encode(holds))
 
     def sweep(self, most: int) -> Awaitable[Swept]:
@@ -147,10 +149,10 @@ class CounterStore:
         whole = b"%d" % max(math.ceil(seconds), 1)
         return bool((await self._call(_CLAIM, name.encode(), whole)).first)
 
-    def release_claim(self, name: str) -> Awaitable[Done]:
+    def release_claim(self, name: str) -> Awaitable[Applied]:
         return self._call(_RELEASE_CLAIM, name.encode())
 
-    def add_slots(self, lease: int, rows: Sequence[NewSlotsRow]) -> Awaitable[Done]:
+    def add_slots(self, lease: int, rows: Sequence[NewSlotsRow]) -> Awaitable[Applied]:
         return self._call(_ADD_SLOTS, b"%d" % lease, _encode(rows))
 
     # --- rebuild ---
@@ -160,7 +162,7 @@ class CounterStore:
 
     def register_holds(
         self, spec: QuotaSpec, lease: int, holds: Sequence[OpenHoldRow]
-    ) -> Awaitable[Done | Stale]:
+    ) -> Awaitable[Applied | Stale]:
         return self._call(_REGISTER_HOLDS, spec.packed, b"%d" % lease, _encode(holds))
 
     def barrier(
@@ -176,10 +178,10 @@ class CounterStore:
 
     def add_missing(
         self, epoch: bytes, spec: QuotaSpec, rows: Sequence[MissingRow]
-    ) -> Awaitable[Done | Stale | Forgotten]:
+    ) -> Awaitable[Applied | Stale | Forgotten]:
         return self._call(_ADD_MISSING, epoch, spec.packed, _encode(rows))
 
-    def deregister(self, worker: bytes) -> Awaitable[Done]:
+    def deregister(self, worker: bytes) -> Awaitable[Applied]:
         return self._call(_DEREGISTER, worker)
 
     async def _call(self, decoder: ReplyDecoder[T], *arguments: bytes) -> T:

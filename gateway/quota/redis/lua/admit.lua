@@ -28,20 +28,20 @@ end
 -- Take `units` from one limit, as drained to now: notes in `taken` the fields to store and what to show.
 local function take(limit, units, rates, now, taken)
   local scope, requests, tokens = limit[LIMIT.scope], limit[LIMIT.requests], limit[LIMIT.tokens]
-  local is_told = limit[LIMIT.shadow] == 0
+  local is_shown = limit[LIMIT.shadow] == 0
   if limit[LIMIT.concurrent] > 0 then taken.slot_scopes[#taken.slot_scopes + 1] = scope end
   if requests > 0 then
     local new = rates.requests_at + MINUTE / requests
     taken.fields[#taken.fields + 1] = 'q|' .. scope
     taken.fields[#taken.fields + 1] = moment(new)
-    if is_told then taken.requests = tighter(taken.requests, requests, new, now) end
+    if is_shown then taken.requests = tighter(taken.requests, requests, new, now) end
   end
   if tokens > 0 then
     local new = rates.tokens_at + units * MINUTE / tokens
     taken.fields[#taken.fields + 1] = 't|' .. scope
     taken.fields[#taken.fields + 1] = moment(new)
     taken.rows[#taken.rows + 1] = {[TAKEN.scope] = scope, [TAKEN.per_minute] = tokens, [TAKEN.tokens] = units}
-    if is_told then taken.tokens = tighter(taken.tokens, tokens, new, now) end
+    if is_shown then taken.tokens = tighter(taken.tokens, tokens, new, now) end
   end
 end
 
@@ -55,9 +55,9 @@ local function no_limit(index, kind, wait, now)
   })
 end
 
--- Ask every limit: the reply that one has no room, or nil; what of them may be taken, by index; those in
+-- Check every limit: the reply that one has no room, or nil; what of them may be taken, by index; those in
 -- shadow that would have refused; and the output cap that fits into all.
-local function ask_limits(keys, spec, ask, stored, now)
+local function check_limits(keys, spec, ask, stored, now)
   local room, shadowed, most = {}, {}, ask[ASK.output_cap]
   for i, limit in ipairs(spec[SPEC.limits]) do
     local rates, in_shadow = stored.limits[i], limit[LIMIT.shadow] == 1
@@ -77,7 +77,7 @@ local function ask_limits(keys, spec, ask, stored, now)
 end
 
 -- The output cap, at most `most`, that fits into the tightest hard budget; or nil and the reply that it has no room.
-local function ask_budgets(keys, ask, budgets, most, now)
+local function fit_budgets(keys, ask, budgets, most, now)
   local least = tightest(budgets)
   if not least then return most end
   local cap = fit(ask, budgets[least].left)
@@ -112,10 +112,10 @@ local function admit(keys, args)
   local refused, spec, now, stored = begin_hold(keys, args[ADMIT.spec], args[ADMIT.epoch])
   if refused then return refused end
   local ask, state = unpacked(args[ADMIT.ask]), keys[KEY.state]
-  local full_up, room, shadowed, most = ask_limits(keys, spec, ask, stored, now)
-  if full_up then return full_up end
+  local refused, room, shadowed, most = check_limits(keys, spec, ask, stored, now)
+  if refused then return refused end
   local budgets = open_all(state, spec, stored, now)
-  local cap, over = ask_budgets(keys, ask, budgets, most, now)
+  local cap, over = fit_budgets(keys, ask, budgets, most, now)
   if not cap then return over end
 
   local nano, units = hold_nano(ask, cap), rate_units(ask, cap)

@@ -50,8 +50,8 @@ local function quotient(a, b)
   return (a - math.fmod(a, b)) / b
 end
 
-local function done(now)
-  return pack({DONE.tag, [DONE.now] = now})
+local function applied(now)
+  return pack({APPLIED.tag, [APPLIED.now] = now})
 end
 
 local function is_stale(spec, now)

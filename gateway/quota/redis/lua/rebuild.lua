@@ -37,7 +37,7 @@ local function enter_epoch(keys, args)
   return epoch_entered(now, fresh, 1)
 end
 
--- register_holds: registers the holds that this server does not know; the spec is of all budgets. Replies DONE
+-- register_holds: registers the holds that this server does not know; the spec is of all budgets. Replies APPLIED
 -- or STALE.
 local function register_holds(keys, args)
   local refused, spec, now, stored = begin(keys, args[REGISTER_HOLDS.spec])
@@ -54,7 +54,7 @@ local function register_holds(keys, args)
       keep_hold(keys, id, tonumber(args[REGISTER_HOLDS.lease]), now, record)
     end
   end
-  return done(now)
+  return applied(now)
 end
 
 local function barrier_status(now, closed_since, ready, expected, turn)
@@ -112,7 +112,7 @@ local function add_rows(keys, budgets, rows, now)
 end
 
 -- restore: adds what the ledger has more than this server had counted just before the ledger was asked, and
--- opens the budgets; the spec is of all budgets. Replies DONE, STALE, FORGOTTEN when another worker did it
+-- opens the budgets; the spec is of all budgets. Replies APPLIED, STALE, FORGOTTEN when another worker did it
 -- already, or CLOSED when a worker has moved since the turn in which both were read.
 local function restore(keys, args)
   local refused, spec, now, stored = begin(keys, args[RESTORE.spec], args[RESTORE.epoch])
@@ -123,21 +123,21 @@ local function restore(keys, args)
   add_rows(keys, open_all(keys[KEY.state], spec, stored, now), unpacked(args[RESTORE.rows]), now)
   redis.call('HDEL', keys[KEY.state], 'closed')
   redis.call('DEL', keys[KEY.ready])
-  return done(now)
+  return applied(now)
 end
 
 -- add_missing: as restore, for budgets that this server did not count all along. Only who holds the claim may
--- call it. Replies DONE, STALE or FORGOTTEN.
+-- call it. Replies APPLIED, STALE or FORGOTTEN.
 local function add_missing(keys, args)
   local refused, spec, now, stored = begin(keys, args[ADD_MISSING.spec], args[ADD_MISSING.epoch])
   if refused then return refused end
   add_rows(keys, open_all(keys[KEY.state], spec, stored, now), unpacked(args[ADD_MISSING.rows]), now)
-  return done(now)
+  return applied(now)
 end
 
--- deregister: a worker stops. Replies DONE.
+-- deregister: a worker stops. Replies APPLIED.
 local function deregister(keys, args)
   redis.call('ZREM', keys[KEY.alive], args[DEREGISTER.worker])
   not_ready(keys, args[DEREGISTER.worker])
-  return done(clock(keys))
+  return applied(clock(keys))
 end

@@ -9,7 +9,7 @@ local function renew(keys, args)
   settle_one(keys, old, tonumber(args[RENEW.spent]), tonumber(args[RENEW.unseen]), -1, nil, nil, now)
 
   local budgets = open_all(state, spec, read(state, spec), now)
-  local cap, over = ask_budgets(keys, ask, budgets, ask[ASK.output_cap], now)
+  local cap, over = fit_budgets(keys, ask, budgets, ask[ASK.output_cap], now)
   if not cap then
     correct_tokens(state, record, tonumber(args[RENEW.used]), now)
     return over

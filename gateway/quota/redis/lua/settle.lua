@@ -1,6 +1,6 @@
 -- settle: applies one batch of settlements. A batch whose number was applied before is a repetition after a
 -- lost reply and changes nothing; one that overtook a lost one is not applied, or the lost one would count as
--- applied. Units and keys: common.lua. Replies DONE or GAP.
+-- applied. Units and keys: common.lua. Replies APPLIED or GAP.
 
 -- The rest of a row may be left out or nil.
 local function optional(value)
@@ -51,9 +51,9 @@ end
 
 local function settle(keys, args)
   local now, number = clock(keys), tonumber(args[SETTLE.batch])
-  local applied = keys[KEY.worker] .. args[SETTLE.worker]
-  local last = tonumber(redis.call('GET', applied) or '-1')
-  if last >= number then return done(now) end
+  local last_batch = keys[KEY.worker] .. args[SETTLE.worker]
+  local last = tonumber(redis.call('GET', last_batch) or '-1')
+  if last >= number then return applied(now) end
   if last >= 0 and number > last + 1 then return pack({GAP.tag, [GAP.now] = now}) end
   for _, item in ipairs(unpacked(args[SETTLE.settlements])) do
     settle_one(
@@ -67,6 +67,6 @@ local function settle(keys, args)
       now
     )
   end
-  redis.call('SET', applied, args[SETTLE.batch], 'EX', 86400)
-  return done(now)
+  redis.call('SET', last_batch, args[SETTLE.batch], 'EX', 86400)
+  return applied(now)
 end

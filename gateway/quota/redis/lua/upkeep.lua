@@ -1,6 +1,6 @@
 -- What workers do from time to time. Units and keys: common.lua.
 
--- heartbeat: holds that are still open here live for another lease. Replies DONE.
+-- heartbeat: holds that are still open here live for another lease. Replies APPLIED.
 local function heartbeat(keys, args)
   local now = clock(keys)
   local due = text(now + tonumber(args[HEARTBEAT.lease]))
@@ -11,7 +11,7 @@ local function heartbeat(keys, args)
       keep_slots(keys, id, record, due)
     end
   end
-  return done(now)
+  return applied(now)
 end
 
 -- sweep: the worker of a hold whose lease has ended died after it may have dispatched the request, so all of it
@@ -63,13 +63,13 @@ local function claim(keys, args)
   return pack({CLAIMED.tag, [CLAIMED.now] = clock(keys), [CLAIMED.first] = first and 1 or 0})
 end
 
--- release_claim: gives back what `claim` gave. Replies DONE.
+-- release_claim: gives back what `claim` gave. Replies APPLIED.
 local function release_claim(keys, args)
   redis.call('DEL', keys[KEY.claim] .. args[RELEASE_CLAIM.name])
-  return done(clock(keys))
+  return applied(clock(keys))
 end
 
--- add_slots: open holds get a slot in scopes which had no limit on them when they were taken. Replies DONE.
+-- add_slots: open holds get a slot in scopes which had no limit on them when they were taken. Replies APPLIED.
 local function add_slots(keys, args)
   local now = clock(keys)
   local due = text(now + tonumber(args[ADD_SLOTS.lease]))
@@ -86,5 +86,5 @@ local function add_slots(keys, args)
       keep_slots(keys, id, record, due)
     end
   end
-  return done(now)
+  return applied(now)
 end

@@ -8,11 +8,11 @@ from gateway.ports import Clock
 from gateway.quota.redis.client import RedisClient
 from gateway.quota.redis.counter_cache import CounterCache
 from gateway.quota.redis.fallback import LocalFallback
+from gateway.quota.redis.hold_taker import HoldTaker
 from gateway.quota.redis.holds import OpenHolds
 from gateway.quota.redis.server_clock import ServerClock
 from gateway.quota.redis.settling import Settler
 from gateway.quota.redis.store import CounterStore
-from gateway.quota.redis.taking import HoldTaker
 
 LEASE_SECONDS = 30.0
 
