@@ -26,7 +26,7 @@ from gateway.quota.accounts import (
     view_of,
 )
 
-# Told what a limit in shadow mode would have refused: the scope's label and the limit's name.
+# Called with what a limit in shadow mode would have refused: the scope's label and the limit's name.
 Shadowed = Callable[[str, str], None]
 # (spent, unseen) nano-USD in each view's window, in order, as the ledger has them.
 SpentInWindows = Callable[[Sequence[BudgetView]], Awaitable[Sequence[tuple[int, int]]]]

@@ -109,7 +109,7 @@ class RedisAdmission:
     async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
         """Adopt a new configuration while serving: budgets that it brings begin with what the ledger says.
 
-        A ledger or server that cannot be asked now is asked later.
+        When the ledger or the server is unreachable, the budgets are completed later.
         """
         new = self._cache.uncounted(scopes, zone)
         before = self._holds.ids()
@@ -172,7 +172,7 @@ class RedisAdmission:
         Raises BudgetExceeded, with the old hold's limits given back, or Unavailable.
         """
         if isinstance(hold.token, FallbackGrant):
-            # Only soft budgets were open: what was spent is told, and nothing is held.
+            # Only soft budgets were open: what was spent is settled, and nothing is held.
             self._settle_fallback(hold.token, settlement)
             return hold
         old = _grant(hold)

@@ -26,7 +26,7 @@ class StoreUnavailable(Exception):
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection that stands. Make one with `connect`."""
+    """An open connection. Make one with `connect`."""
 
     def __init__(self, reply_seconds: float) -> None:
         self._reply_seconds = reply_seconds

@@ -55,7 +55,7 @@ class LocalFallback:
         self._buckets: dict[str, _Bucket] = {}
 
     def admit(self, ask: Ask, spec: QuotaSpec, workers: int, now: float) -> Hold:
-        """Raises Unavailable when a hard budget would have to be asked, or LimitExceeded."""
+        """Raises Unavailable when there is a hard budget, or LimitExceeded."""
         if any(not budget.budget.soft for budget in spec.budgets):
             raise unavailable()
         limited = [(label, item) for label, item in spec.limits if not item.shadow]

@@ -183,7 +183,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "enter_epoch": ("identity", "fresh", "worker"),
     "register_holds": ("spec", "lease", "holds"),
     "barrier": ("epoch", "worker", "lease", "known_workers", "ready"),
-    "restore": ("epoch", "spec", "rows", "turn"),
+    "restore": ("epoch", "spec", "rows", "generation"),
     "add_missing": ("epoch", "spec", "rows"),
     "deregister": ("worker",),
 }

@@ -115,7 +115,7 @@ class QuotaLease:
         self.is_retired = False
 
     def take(self, ask: Ask, now: float, *, with_rates: bool = True) -> Hold | None:
-        """A hold out of this lease; None when it cannot tell or has not enough: then the server decides.
+        """A hold out of this lease; None when it cannot decide or has not enough: then the server decides.
 
         Without rates only money and slots are taken; the caller sees to the rates.
         """

@@ -29,7 +29,7 @@ _log = structlog.get_logger("tollway.redis")
 REGISTER_ITEMS = 200
 RETRY_SECONDS = 0.2
 POLL_SECONDS = 0.05
-# How long others may take to pause before it is looked for workers that have died meanwhile.
+# How long others may take to pause before what dead workers left is brought in once more.
 OTHERS_SECONDS = 1.0
 # In this time every worker that reaches the server has come back to it. A worker that has just started knows
 # of no other, so a count of workers alone does not do.
@@ -149,7 +149,7 @@ class CounterRebuild:
         await self._quiesce()
         status = await self._barrier(epoch, ready=True)
         for _ in range(int(OTHERS_SECONDS / POLL_SECONDS)):
-            if self._is_enough(status) and await self._restore(epoch, status.turn):
+            if self._is_enough(status) and await self._restore(epoch, status.generation):
                 return
             await asyncio.sleep(POLL_SECONDS)
             status = await self._barrier(epoch, ready=True)
@@ -173,7 +173,7 @@ class CounterRebuild:
             await settler.drain()
 
     async def _barrier(self, epoch: bytes, *, ready: bool) -> BarrierStatus:
-        """Tell the others whether this worker has paused, and hear of them. Raises _Over."""
+        """Report whether this worker has paused, and learn of the others. Raises _Over."""
         holds = self._holds
         status = await self._store.barrier(epoch, holds.worker_id, holds.lease, self._cache.workers, ready)
         if isinstance(status, Forgotten):
@@ -214,10 +214,10 @@ class CounterRebuild:
         still_open = {hold.id: hold for hold in self._holds}
         return [OpenHoldRow(name, still_open[name].record()) for name in ids if name in still_open]
 
-    async def _restore(self, epoch: bytes, turn: int) -> bool:
+    async def _restore(self, epoch: bytes, generation: int) -> bool:
         """False when a worker has moved meanwhile, so that the ledger must be read again. Raises _Over."""
         restored: tuple[QuotaSpec, RestoreReply] = await self._store.for_spec(
-            self._cache.spec_of_all, lambda spec: self._restore_spec(epoch, spec, turn)
+            self._cache.spec_of_all, lambda spec: self._restore_spec(epoch, spec, generation)
         )
         spec, reply = restored
         match reply:
@@ -232,7 +232,7 @@ class CounterRebuild:
             case _:
                 assert_never(reply)
 
-    async def _restore_spec(self, epoch: bytes, spec: QuotaSpec, turn: int) -> RestoreReply | Stale:
+    async def _restore_spec(self, epoch: bytes, spec: QuotaSpec, generation: int) -> RestoreReply | Stale:
         counted = await self._store.snapshot(spec, self._holds.worker_id, self._holds.lease)
         if isinstance(counted, Stale):
             return counted
@@ -241,7 +241,7 @@ class CounterRebuild:
             MissingRow(row.start, spent - row.spent, unseen - row.unseen)
             for row, (spent, unseen) in zip(counted.counters, await self._spent(views), strict=True)
         ]
-        return await self._store.restore(epoch, spec, rows, turn)
+        return await self._store.restore(epoch, spec, rows, generation)
 
     async def _spent(self, views: Sequence[BudgetView]) -> Sequence[tuple[int, int]]:
         if self._spent_in_windows is None or not views:

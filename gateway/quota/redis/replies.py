@@ -121,14 +121,14 @@ class EpochEntered(ScriptReply, frozen=True, tag=1):
 class BarrierStatus(ScriptReply, frozen=True, tag=1):
     """What the server says of the workers in a rebuild. `closed_since` 0: the budgets are open.
 
-    `ready` of `expected` workers have paused; `turn` changes whenever one of them does.
+    `ready` of `expected` workers have paused; `generation` changes whenever one of them does.
     """
 
     now: int
     closed_since: int
     ready: int
     expected: int
-    turn: int
+    generation: int
 
 
 class NoBudget(ScriptReply, frozen=True, tag=2):

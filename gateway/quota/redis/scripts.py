@@ -70,11 +70,11 @@ def _text(name: str) -> str:
 
 
 class Scripts:
-    """The library and its names. `clock` replaces clock.lua, for tests that tell the time."""
+    """The library and its names. `clock` replaces clock.lua, for tests that set the time."""
 
     def __init__(self, clock: str | None = None) -> None:
         body = filled("\n".join([_text("clock") if clock is None else clock, *map(_text, _FILES)]))
-        # The name is no secret and needs no strength: it only tells versions apart.
+        # The name is no secret and needs no strength: it only keeps versions apart.
         version = hashlib.sha256(body.encode()).hexdigest()[:12]
         self.library = f"tollway_{version}"
         register = [f"redis.register_function('{self.library}_{call}', {call})" for call in CALLS]

@@ -33,7 +33,7 @@ NOT_KNOWN = -1
 class PendingSettlement(msgspec.Struct, frozen=True, eq=False):
     """What a hold used: nano-USD, and tokens or NOT_KNOWN.
 
-    `origin` tells the windows that the hold was counted in, should the server have lost it. `remainder` is
+    `origin` has the windows that the hold was counted in, should the server have lost it. `remainder` is
     what stays of a quota lease.
     """
 

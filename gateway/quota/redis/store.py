@@ -172,9 +172,9 @@ class CounterStore:
         return self._call(_BARRIER, epoch, worker, *numbers)
 
     def restore(
-        self, epoch: bytes, spec: QuotaSpec, rows: Sequence[MissingRow], turn: int
+        self, epoch: bytes, spec: QuotaSpec, rows: Sequence[MissingRow], generation: int
     ) -> Awaitable[RestoreReply | Stale]:
-        return self._call(_RESTORE, epoch, spec.packed, _encode(rows), b"%d" % turn)
+        return self._call(_RESTORE, epoch, spec.packed, _encode(rows), b"%d" % generation)
 
     def add_missing(
         self, epoch: bytes, spec: QuotaSpec, rows: Sequence[MissingRow]

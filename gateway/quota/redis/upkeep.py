@@ -29,7 +29,7 @@ class HoldUpkeep:
         self._clock = clock
         # Monotonic seconds of each hold's last heartbeat.
         self._beaten: dict[str, float] = {}
-        # After a reload: limits may ask for slots that nobody asked for before.
+        # After a reload: limits may need slots that open holds do not have.
         self.slots_are_due = False
 
     async def run(self) -> None:

@@ -7,7 +7,7 @@ local function hold_nano(ask, cap)
   return ask[ASK.prompt_nano] + cap * quotient(rate, SECOND) + quotient(part + SECOND - 1, SECOND)
 end
 
--- The part of what is left that a cap which nobody asked for may take.
+-- The part of what is left that a default cap may take.
 local function share(room)
   return math.min(math.max(quotient(room, 4), 1024), room)
 end

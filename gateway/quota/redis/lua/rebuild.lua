@@ -1,16 +1,16 @@
 -- After a restart, a failover or a flush the counters may be older than what was spent. The server's identity
--- (run id and replication id) tells: another identity, or none, begins a new epoch, in which whatever has a
+-- (run id and replication id) shows it: another identity, or none, begins a new epoch, in which whatever has a
 -- hard budget stays closed until open holds are registered again and spent is rebuilt from the ledger. The
 -- ledger is read once every worker has paused: what it booked before is committed and counted, what it
 -- books from then on is neither. Units and keys: common.lua.
 
 -- One more or one less worker has paused: what was read of the ledger before is out of date.
-local function next_turn(keys)
+local function next_generation(keys)
   redis.call('HINCRBY', keys[KEY.ready], 'turn', 1)
 end
 
 local function not_ready(keys, worker)
-  if redis.call('HDEL', keys[KEY.ready], worker) == 1 then next_turn(keys) end
+  if redis.call('HDEL', keys[KEY.ready], worker) == 1 then next_generation(keys) end
 end
 
 local function epoch_entered(now, epoch, closed)
@@ -57,19 +57,19 @@ local function register_holds(keys, args)
   return applied(now)
 end
 
-local function barrier_status(now, closed_since, ready, expected, turn)
+local function barrier_status(now, closed_since, ready, expected, generation)
   return pack({
     BARRIER_STATUS.tag,
     [BARRIER_STATUS.now] = now,
     [BARRIER_STATUS.closed_since] = closed_since,
     [BARRIER_STATUS.ready] = ready,
     [BARRIER_STATUS.expected] = expected,
-    [BARRIER_STATUS.turn] = turn,
+    [BARRIER_STATUS.generation] = generation,
   })
 end
 
 -- barrier: a worker says whether it has paused (ready 1) or not (0), and how many workers it knows of: the
--- server may have lost who was alive, so workers tell each other. Replies BARRIER_STATUS, or FORGOTTEN in
+-- server may have lost who was alive, so workers exchange it. Replies BARRIER_STATUS, or FORGOTTEN in
 -- another epoch.
 local function barrier(keys, args)
   local now, worker, is_ready = clock(keys), args[BARRIER.worker], args[BARRIER.ready] == '1'
@@ -80,22 +80,22 @@ local function barrier(keys, args)
   local was_ready = redis.call('HEXISTS', keys[KEY.ready], worker) == 1
   if is_ready then
     redis.call('HSET', keys[KEY.ready], worker, args[BARRIER.known_workers])
-    if not was_ready then next_turn(keys) end
+    if not was_ready then next_generation(keys) end
   else
     not_ready(keys, worker)
   end
-  local ready, turn = 0, 0
+  local ready, generation = 0, 0
   local expected = redis.call('ZCOUNT', keys[KEY.alive], '(' .. text(now), '+inf')
   local all = redis.call('HGETALL', keys[KEY.ready])
   for i = 1, #all, 2 do
     local name, value = all[i], tonumber(all[i + 1])
     if name == 'turn' then
-      turn = value
+      generation = value
     else
       ready, expected = ready + 1, math.max(expected, value)
     end
   end
-  return barrier_status(now, tonumber(closed), ready, expected, turn)
+  return barrier_status(now, tonumber(closed), ready, expected, generation)
 end
 
 -- Rows are MISSING, in the order of the spec's budgets. What was counted since they were computed stays on top;
@@ -111,15 +111,15 @@ local function add_rows(keys, budgets, rows, now)
   end
 end
 
--- restore: adds what the ledger has more than this server had counted just before the ledger was asked, and
+-- restore: adds what the ledger has more than this server had counted just before the ledger was read, and
 -- opens the budgets; the spec is of all budgets. Replies APPLIED, STALE, FORGOTTEN when another worker did it
--- already, or CLOSED when a worker has moved since the turn in which both were read.
+-- already, or CLOSED when a worker has moved since the generation in which both were read.
 local function restore(keys, args)
   local refused, spec, now, stored = begin(keys, args[RESTORE.spec], args[RESTORE.epoch])
   if refused then return refused end
   if not stored.closed then return pack({FORGOTTEN.tag}) end
-  local turn = redis.call('HGET', keys[KEY.ready], 'turn') or '0'
-  if turn ~= args[RESTORE.turn] then return pack({CLOSED.tag, [CLOSED.now] = now}) end
+  local generation = redis.call('HGET', keys[KEY.ready], 'turn') or '0'
+  if generation ~= args[RESTORE.generation] then return pack({CLOSED.tag, [CLOSED.now] = now}) end
   add_rows(keys, open_all(keys[KEY.state], spec, stored, now), unpacked(args[RESTORE.rows]), now)
   redis.call('HDEL', keys[KEY.state], 'closed')
   redis.call('DEL', keys[KEY.ready])

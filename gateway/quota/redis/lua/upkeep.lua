@@ -15,7 +15,7 @@ local function heartbeat(keys, args)
 end
 
 -- sweep: the worker of a hold whose lease has ended died after it may have dispatched the request, so all of it
--- counts as unseen until it is settled or the ledger tells more. Replies SWEPT.
+-- counts as unseen until it is settled or the ledger has more. Replies SWEPT.
 local function sweep(keys, args)
   local now, swept = clock(keys), 0
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', keys[KEY.due], '-inf', text(now), 'LIMIT', 0, args[SWEEP.most])) do
