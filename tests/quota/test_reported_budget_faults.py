@@ -1,7 +1,7 @@
 """How other gateways lost money or locked people out, each as a specification that names its ticket.
 
 First over every store, then between two workers; whole gateways are in tests/e2e. The arithmetic behind some
-of them is specified in tests/quota/test_memory_admission.py.
+of them is specified in tests/quota/test_memory_known_faults.py.
 """
 
 import asyncio
