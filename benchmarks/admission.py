@@ -24,9 +24,10 @@ from gateway.core.windows import Per
 from gateway.quota.memory import MemoryAdmission
 from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.link import Link, Timing
 from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.shared_counters import SharedCounters, share_counters
 from gateway.quota.redis.specs import packed_ask
 from tests.core.builders import ask, principal, scope
 from tests.quota.valkey_server import valkey_server
@@ -84,18 +85,20 @@ async def subjects(url: str) -> tuple[dict[str, Request], list[Any]]:
     given = ask(PAYER)
     memory = MemoryAdmission(clock)
     memory.configure(SCOPES, UTC)
-    exact_link = Link(parse_target(url), "bench-exact", Scripts(), Timing(reply_seconds=1.0))
-    exact = RedisAdmission(exact_link, clock, UTC, quarantine_seconds=0.0)
-    leased_link = Link(parse_target(url), "bench-leased", Scripts(), Timing(reply_seconds=1.0))
-    behind = RedisAdmission(leased_link, clock, UTC, quarantine_seconds=0.0)
-    leased = LeasedAdmission(behind, leased_link, clock)
+    counters, leased_counters = (
+        share_counters(RedisClient(parse_target(url), org, Scripts(), Timing(reply_seconds=1.0)), clock, UTC)
+        for org in ("bench-exact", "bench-leased")
+    )
+    exact = RedisAdmission(counters, clock, quarantine_seconds=0.0)
+    behind = RedisAdmission(leased_counters, clock, quarantine_seconds=0.0)
+    leased = LeasedAdmission(behind, leased_counters, clock)
     for store in (exact, leased):
         store.configure(SCOPES, UTC)
         await store.start()
     while exact.problem() or leased.problem():
         await asyncio.sleep(0.01)
     client = redis.asyncio.Redis.from_url(url)
-    called = itself(exact, given)
+    called = itself(counters, given)
 
     async def by_redis_py() -> None:
         await client.execute_command(*called())
@@ -105,22 +108,22 @@ async def subjects(url: str) -> tuple[dict[str, Request], list[Any]]:
     return requests | {"redis-py": by_redis_py}, [exact, leased, client]
 
 
-def itself(exact: RedisAdmission, given: Ask) -> Callable[[], list[Any]]:
+def itself(counters: SharedCounters, given: Ask) -> Callable[[], list[Any]]:
     """The arguments of an admit for another client; nothing settles these, so they are admits only."""
-    link, plan = exact._link, exact.known.plan(PAYER)
-    head = link._heads["admit"]
+    holds, spec = counters.holds, counters.cache.spec(PAYER)
+    head = counters.client._heads["admit"]
     return lambda: [
         *head,
-        exact.recovery.epoch,
-        plan.packed,
-        packed_ask(given, exact.next_id(), 30_000_000, given.output_tokens),
+        holds.epoch,
+        spec.packed,
+        packed_ask(given, holds.next_id(), 30_000_000, given.output_tokens),
     ]
 
 
 async def measure(url: str, seconds: float, concurrency: int) -> list[dict[str, object]]:
     requests, owned = await subjects(url)
     rounds: dict[str, list[tuple[int, float, list[float]]]] = {name: [] for name in requests}
-    # Slices are sized by what a full second needed, so leased gets to know its load first.
+    # Leases are sized by what a full second needed, so leased gets to know its load first.
     await load(requests["leased"], concurrency, 2.5)
     for _ in range(max(int(seconds / TURN_SECONDS), 1)):
         for name, request in requests.items():

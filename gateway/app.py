@@ -45,7 +45,7 @@ from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
 from gateway.proxy.handler import DataPlane
 from gateway.proxy.pipeline import Pipeline
-from gateway.quota.opening import open_admission
+from gateway.quota.factory import open_admission
 from gateway.replicas.health import HealthProber
 
 _log = structlog.get_logger("tollway.app")

@@ -68,7 +68,7 @@ def budgets(config: ConfigOption = DEFAULT_FILE, form: FormatOption = OutputForm
 def read_budgets(found: "Built", now: float) -> list[BudgetLine]:
     """Every configured budget at `now` (UTC seconds), in the order of the file. Raises LedgerUnavailable."""
     configured = [budget for scope in found.scopes for budget in scope.budgets]
-    views = _from_state(found, now)
+    views = _from_state(found)
     is_shared = views is not None
     if views is None:
         views = _from_ledger(found, now)
@@ -83,20 +83,22 @@ def read_budgets(found: "Built", now: float) -> list[BudgetLine]:
     ]
 
 
-def _from_state(found: "Built", now: float) -> "list[BudgetView] | None":
-    """From Redis; None when the state is not shared, or, with a word about it, when it is away."""
+def _from_state(found: "Built") -> "list[BudgetView] | None":
+    """From Redis; None when the state is not shared, or, with a word about it, when it is unreachable."""
     url = found.settings.state.get_secret_value()
     if url == "memory":
         return None
     from gateway.quota.redis.connection import StoreUnavailable
-    from gateway.quota.redis.peek import peek_budgets
+    from gateway.quota.redis.read_budgets import read_shared_budgets
 
     org, zone = found.settings.org.name, found.tenancy.time_zone
     try:
         with _without_logs():
-            return asyncio.run(peek_budgets(url, org, found.scopes, zone, now))
+            return asyncio.run(read_shared_budgets(url, org, found.scopes, zone))
     except StoreUnavailable as exc:
-        typer.echo(f"tollway budgets: the shared state is away ({exc}); this is from the ledger.", err=True)
+        typer.echo(
+            f"tollway budgets: the shared state is unreachable ({exc}); this is from the ledger.", err=True
+        )
         return None
 
 
@@ -113,10 +115,11 @@ def _without_logs() -> Iterator[None]:
 
 def _from_ledger(found: "Built", now: float) -> "list[BudgetView]":
     from gateway.ledger.spending import spent_in_windows
-    from gateway.quota.redis.specs import make_plan
+    from gateway.quota.redis.replies import CountersRow
+    from gateway.quota.redis.specs import make_spec
 
-    plan = make_plan(found.scopes, found.tenancy.time_zone, now)
-    views = [planned.view((0, 0, 0, 0), now) for planned in plan.budgets]
+    spec = make_spec(found.scopes, found.tenancy.time_zone, now)
+    views = [budget.view(CountersRow(0, 0, 0, 0), now) for budget in spec.budgets]
     sums = spent_in_windows(found.settings.ledger.get_secret_value(), views)
     return [
         msgspec.structs.replace(view, spent_nano=spent, unseen_nano=unseen)

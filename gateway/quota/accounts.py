@@ -96,7 +96,7 @@ class Account:
 
 
 class Grant:
-    """What a hold took, and where: the store's side of a Hold. `scopes` are those in which it has a place.
+    """What a hold took, and where: the store's side of a Hold. `scopes` are those in which it has a slot.
 
     `tokens` are the limits that it took tokens from, as they were then.
     """
@@ -153,14 +153,14 @@ def take(account: Account, taken: tuple[ScopeState, ...], ask: Ask, output_token
     by_tokens = account.by_tokens
     for state in taken:
         state.in_flight += 1
-        told = not state.limits.shadow
+        shown = not state.limits.shadow
         if state.requests is not None:
             state.requests_at = state.requests.take(state.requests_at, 1, now)
-            if told:
+            if shown:
                 requests = _tighter(requests, state.requests, state.requests_at, now)
         if state.tokens is not None:
             state.tokens_at = state.tokens.take(state.tokens_at, units, now)
-            if told:
+            if shown:
                 tokens = _tighter(tokens, state.tokens, state.tokens_at, now)
             else:
                 by_tokens += ((state, state.tokens),)
@@ -192,7 +192,7 @@ def hold_money(account: Account, nano: int) -> tuple[tuple[BudgetCounter, Window
 
 
 def join(hold: Hold, states: Iterable[ScopeState], counters: Iterable[BudgetCounter]) -> None:
-    """Count an open hold in places and budgets that did not ask for it when it was taken."""
+    """Count an open hold in slots and budgets that did not count it when it was taken."""
     grant = grant_of(hold)
     for state in states:
         if state.limits.concurrent is not None and state not in grant.scopes:

@@ -26,7 +26,7 @@ from gateway.quota.accounts import (
     view_of,
 )
 
-# Told what a limit in shadow mode would have refused: the scope's label and the limit's name.
+# Called with what a limit in shadow mode would have refused: the scope's label and the limit's name.
 Shadowed = Callable[[str, str], None]
 # (spent, unseen) nano-USD in each view's window, in order, as the ledger has them.
 SpentInWindows = Callable[[Sequence[BudgetView]], Awaitable[Sequence[tuple[int, int]]]]
@@ -70,7 +70,7 @@ class MemoryAdmission:
         return None
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        """Adopt the scopes of a configuration; scopes that went away are forgotten.
+        """Adopt the scopes of a configuration; scopes that it lacks are forgotten.
 
         What is in flight counts in what is new of limits and budgets. What was spent before does not:
         see `reconfigure`.

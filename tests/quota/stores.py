@@ -16,17 +16,18 @@ from gateway.ports import BudgetView
 from gateway.quota.memory import MemoryAdmission, SpentInWindows
 from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.link import Link, Timing
 from gateway.quota.redis.rebuild import Books
 from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.shared_counters import SharedCounters, share_counters
 from tests.core.builders import ToldClock
 
 T = TypeVar("T")
 
 UTC = ZoneInfo("UTC")
 
-# Patient, because nothing here is about time: a busy test machine must not look like a server that is away.
+# Patient, because nothing here is about time: a busy test machine must not look like an unreachable server.
 PATIENT = Timing(connect_seconds=10.0, reply_seconds=10.0)
 
 TOLD_CLOCK = """
@@ -81,9 +82,15 @@ class Stage:
 
 class RedisStage(Stage):
     def __init__(
-        self, store: RedisAdmission, clock: ToldClock, server: "redis.Redis[bytes]", org: str
+        self,
+        store: RedisAdmission,
+        shared: SharedCounters,
+        clock: ToldClock,
+        server: "redis.Redis[bytes]",
+        org: str,
     ) -> None:
         super().__init__(store, clock)
+        self.shared = shared
         self.server = server
         self._told_key = f"tollway:{{{org}}}:state:told"
         self.tell()
@@ -93,10 +100,10 @@ class RedisStage(Stage):
 
     async def settled(self) -> None:
         if isinstance(self.store, LeasedAdmission):
-            self.store.return_slices()
+            self.store.return_leases()
         await self.store.flush()
-        await self.store.upkeep.look()
-        await self.store.upkeep.look()
+        await self.store.upkeep.refresh()
+        await self.store.upkeep.refresh()
 
     async def _told(self) -> None:
         self.tell()
@@ -153,23 +160,20 @@ class RedisStores:
         clock = clock or (ToldClock() if now is None else ToldClock(now))
         org = org or secrets.token_hex(6)
 
-        link = Link(parse_target(self.url), org, Scripts(TOLD_CLOCK), timing)
-        store = self.store(
-            link,
+        client = RedisClient(parse_target(self.url), org, Scripts(TOLD_CLOCK), timing)
+        shared = share_counters(client, clock, zone)
+        exact = RedisAdmission(
+            shared,
             clock,
-            RedisAdmission(
-                link,
-                clock,
-                zone,
-                spent_in_windows=_from(spent),
-                shadowed=lambda *what: stage.shadowed.append(what),
-                quarantine_seconds=0.0,
-                books=books,
-            ),
+            spent_in_windows=_from(spent),
+            shadowed=lambda *what: stage.shadowed.append(what),
+            quarantine_seconds=0.0,
+            books=books,
         )
+        store = self.store(exact, shared, clock)
         store.configure(scopes, zone)
         with redis.Redis.from_url(self.url) as server:
-            stage = RedisStage(store, clock, server, org)
+            stage = RedisStage(store, shared, clock, server, org)
             await store.start()
             await ready(store)
             try:
@@ -177,21 +181,21 @@ class RedisStores:
             finally:
                 await store.close()
 
-    def store(self, link: Link, clock: ToldClock, exact: RedisAdmission) -> Any:
+    def store(self, exact: RedisAdmission, shared: SharedCounters, clock: ToldClock) -> Any:
         return exact
 
 
 class EagerlyLeased(LeasedAdmission):
-    """Takes slices at every chance, so that whatever a slice can do wrong shows in a few requests."""
+    """Takes leases at every chance, so that whatever a lease can do wrong shows in a few requests."""
 
     async def admit(self, ask: Ask) -> Hold:
-        await self.turn()
+        await self.renew_leases()
         return await super().admit(ask)
 
 
 class LeasedStores(RedisStores):
-    def store(self, link: Link, clock: ToldClock, exact: RedisAdmission) -> Any:
-        return EagerlyLeased(exact, link, clock, least_requests=1)
+    def store(self, exact: RedisAdmission, shared: SharedCounters, clock: ToldClock) -> Any:
+        return EagerlyLeased(exact, shared, clock, least_requests=1)
 
 
 async def ready(store: RedisAdmission | LeasedAdmission) -> None:

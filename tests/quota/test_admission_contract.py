@@ -167,7 +167,7 @@ def test_a_late_refund_gives_back_only_what_has_not_drained(stores: Any) -> None
             stage.store.settle(other, NOTHING)
             await stage.settled()
             # 4,000 have drained and 3,000 came: of the 6,000 only the 2,000 that had not drained come back.
-            await stage.forward(2)  # until slices that were returned no longer count
+            await stage.forward(2)  # until leases that were returned no longer count
             again = await stage.store.admit(ask(payer, tokens=3_000))
             assert again.tokens.remaining == pytest.approx(200, abs=1)
 

@@ -12,8 +12,8 @@ from gateway.core.tenancy import Scope
 from gateway.core.windows import Per
 from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.leases import QuotaLease
-from gateway.quota.redis.link import Link
+from gateway.quota.redis.quota_lease import QuotaLease
+from gateway.quota.redis.shared_counters import SharedCounters
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, run
 from tests.quota.test_admission_redis import commands
@@ -23,10 +23,10 @@ MUCH = 10**15
 
 
 class PlainlyLeased(LeasedStores):
-    """As it serves, but turns when told."""
+    """As it serves, but takes leases when told."""
 
-    def store(self, link: Link, clock: ToldClock, exact: RedisAdmission) -> Any:
-        return LeasedAdmission(exact, link, clock)
+    def store(self, exact: RedisAdmission, shared: SharedCounters, clock: ToldClock) -> Any:
+        return LeasedAdmission(exact, shared, clock)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def second(stage: Any, payers: Sequence[Any], requests: int) -> None:
         if number % 50 == 0:
             await asyncio.sleep(0)
     await stage.forward_clock(1.0)
-    await stage.store.turn()
+    await stage.store.renew_leases()
 
 
 def test_steady_load_needs_no_round_trip_for_95_of_100_requests(plain: PlainlyLeased) -> None:
@@ -84,7 +84,7 @@ async def forward(stage: Any, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("limit", [37 * USUAL, 4_000 * USUAL])
-def test_workers_with_slices_never_pass_a_budget(plain: PlainlyLeased, limit: int) -> None:
+def test_workers_with_leases_never_pass_a_budget(plain: PlainlyLeased, limit: int) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: limit}))
 
     async def scenario() -> None:
@@ -104,12 +104,12 @@ def test_workers_with_slices_never_pass_a_budget(plain: PlainlyLeased, limit: in
                     spent += USUAL
                     assert spent <= limit
                 if spent % (100 * USUAL) == 0:
-                    await one.store.turn()
-                    await two.store.turn()
+                    await one.store.renew_leases()
+                    await two.store.renew_leases()
                 if spent == limit:
                     break
-            one.store.return_slices()
-            two.store.return_slices()
+            one.store.return_leases()
+            two.store.return_leases()
             await one.settled()
             await two.settled()
             view = await one.view()
@@ -120,7 +120,7 @@ def test_workers_with_slices_never_pass_a_budget(plain: PlainlyLeased, limit: in
     run(scenario)
 
 
-def test_slices_of_a_rate_let_no_instant_see_more_than_a_full_bucket(plain: PlainlyLeased) -> None:
+def test_leases_of_a_rate_let_no_instant_see_more_than_a_full_bucket(plain: PlainlyLeased) -> None:
     payer = principal(triage := scope(requests=600))
 
     async def scenario() -> None:
@@ -130,7 +130,7 @@ def test_slices_of_a_rate_let_no_instant_see_more_than_a_full_bucket(plain: Plai
                 for _ in range(10):
                     await stage.store.admit(ask(payer))
                     admitted += 1
-                await stage.store.turn()
+                await stage.store.renew_leases()
                 clocked = 1.0 if step < 20 else 1.9
                 await forward(stage, clocked)
             burst = 0
@@ -145,14 +145,14 @@ def test_slices_of_a_rate_let_no_instant_see_more_than_a_full_bucket(plain: Plai
     run(scenario)
 
 
-def test_places_are_leased_and_never_more_than_there_are(plain: PlainlyLeased) -> None:
+def test_slots_are_leased_and_never_more_than_there_are(plain: PlainlyLeased) -> None:
     payer = principal(triage := scope(concurrent=40))
 
     async def scenario() -> None:
         clock = ToldClock()
         async with (
-            plain.stage(triage, org="acme-places", clock=clock) as one,
-            plain.stage(triage, org="acme-places", clock=clock) as two,
+            plain.stage(triage, org="acme-slots", clock=clock) as one,
+            plain.stage(triage, org="acme-slots", clock=clock) as two,
         ):
             holds: list[tuple[Any, Hold]] = []
             for number in range(200):
@@ -164,30 +164,30 @@ def test_places_are_leased_and_never_more_than_there_are(plain: PlainlyLeased) -
                         done.store.settle(hold, Settlement(spent_nano=0))
                 assert len(holds) <= 40
                 if number % 9 == 0:
-                    await one.store.turn()
-                    await two.store.turn()
+                    await one.store.renew_leases()
+                    await two.store.renew_leases()
             for stage, hold in holds:
                 stage.store.settle(hold, Settlement(spent_nano=0))
             await one.settled()
             await two.settled()
-            assert one.server.zcard("tollway:{acme-places}:slots:feature:triage") == 0
-            assert one.server.hlen("tollway:{acme-places}:holds") == 0
+            assert one.server.zcard("tollway:{acme-slots}:slots:feature:triage") == 0
+            assert one.server.hlen("tollway:{acme-slots}:holds") == 0
 
     run(scenario)
 
 
-def test_a_dead_workers_slice_expires_as_presumed(plain: PlainlyLeased) -> None:
+def test_a_dead_workers_lease_expires_as_presumed(plain: PlainlyLeased) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 1_000 * USUAL}))
 
     async def scenario() -> None:
         clock = ToldClock()
         async with (
-            plain.stage(triage, org="acme-slice", clock=clock) as dead,
-            plain.stage(triage, org="acme-slice", clock=clock) as alive,
+            plain.stage(triage, org="acme-lease", clock=clock) as dead,
+            plain.stage(triage, org="acme-lease", clock=clock) as alive,
         ):
             for _ in range(20):
                 dead.store.settle(await dead.store.admit(ask(payer)), Settlement(spent_nano=10))
-            await dead.store.turn()
+            await dead.store.renew_leases()
             await dead.store.flush()
             hold = await dead.store.admit(ask(payer))
             assert hold.token is not None
@@ -199,7 +199,7 @@ def test_a_dead_workers_slice_expires_as_presumed(plain: PlainlyLeased) -> None:
             assert (view.held_nano, view.unseen_nano) == (0, before.held_nano)
             # It was not dead: what it knows replaces what was presumed.
             dead.store.settle(hold, Settlement(spent_nano=10))
-            dead.store.return_slices()
+            dead.store.return_leases()
             await dead.store.flush()
             view = await alive.view()
             assert (view.spent_nano, view.held_nano, view.unseen_nano) == (210, 0, 0)
@@ -207,19 +207,19 @@ def test_a_dead_workers_slice_expires_as_presumed(plain: PlainlyLeased) -> None:
     run(scenario)
 
 
-def test_a_slice_lives_as_long_as_its_requests(plain: PlainlyLeased) -> None:
+def test_a_lease_lives_as_long_as_its_requests(plain: PlainlyLeased) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 1_000 * USUAL}))
 
     async def scenario() -> None:
         async with plain.stage(triage) as stage:
             for _ in range(20):
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=10))
-            await stage.store.turn()
+            await stage.store.renew_leases()
             hold = await stage.store.admit(ask(payer))
             assert isinstance(hold.token, QuotaLease)
             for _ in range(20):
                 await forward(stage, 10)
-                await stage.store.turn()
+                await stage.store.renew_leases()
                 await stage.store.upkeep.tick()
             await stage.store.flush()
             view = (stage.store.budgets())[0]
@@ -232,17 +232,17 @@ def test_a_slice_lives_as_long_as_its_requests(plain: PlainlyLeased) -> None:
     run(scenario)
 
 
-def test_a_retry_out_of_a_returned_slice_is_held_once(plain: PlainlyLeased) -> None:
+def test_a_retry_out_of_a_returned_lease_is_held_once(plain: PlainlyLeased) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 1_000 * USUAL}))
 
     async def scenario() -> None:
         async with plain.stage(triage) as stage:
             for _ in range(20):
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=0))
-            await stage.store.turn()
+            await stage.store.renew_leases()
             hold = await stage.store.admit(ask(payer))
             assert isinstance(hold.token, QuotaLease)
-            stage.store.return_slices()
+            stage.store.return_leases()
             hold = await stage.store.renew(hold, Settlement(spent_nano=10))
             view = await stage.view()
             assert (view.spent_nano, view.held_nano, view.unseen_nano) == (10, USUAL, 0)
@@ -254,14 +254,14 @@ def test_a_retry_out_of_a_returned_slice_is_held_once(plain: PlainlyLeased) -> N
 
 
 def test_a_retry_may_use_what_this_worker_only_leased(plain: PlainlyLeased) -> None:
-    """Money that lies in our own slice must not refuse the second attempt of our own request."""
+    """Money that lies in our own lease must not refuse the second attempt of our own request."""
     payer = principal(triage := scope(budgets={Per.DAY: 1_000 * USUAL}))
 
     async def scenario() -> None:
         async with plain.stage(triage) as stage:
             for _ in range(20):
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=0))
-            await stage.store.turn()
+            await stage.store.renew_leases()
             hold = await stage.store.admit(ask(payer, output_tokens=14_000))
             assert isinstance(hold.token, QuotaLease)
             rest = await stage.store.exact.admit(ask(payer, output_tokens=10**7))

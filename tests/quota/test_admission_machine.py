@@ -121,8 +121,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0), cost=st.floats(0, 1))
     def renew(self, which: int, cost: float) -> None:
-        place = which % len(self.open)
-        stage, hold, at = self.open.pop(place)
+        stage, hold, at = self.open.pop(which % len(self.open))
         settlement = Settlement(spent_nano=int(hold.nano * cost))
         self.book(at, settlement)
         try:
@@ -148,10 +147,10 @@ class Machine(RuleBasedStateMachine):
                     self.run(stage.store.upkeep.tick())
 
     @rule(worker=st.integers(0, 1))
-    def slices_are_taken(self, worker: int) -> None:
+    def leases_are_taken(self, worker: int) -> None:
         stage = self.stages[worker % len(self.stages)]
-        if hasattr(stage.store, "turn"):
-            self.run(stage.store.turn())
+        if hasattr(stage.store, "renew_leases"):
+            self.run(stage.store.renew_leases())
 
     @precondition(lambda self: self.open and self.workers > 1)
     @rule()

@@ -1,4 +1,4 @@
-"""Counters that were lost come back from the ledger: whole, once, when every worker stands still."""
+"""Counters that were lost come back from the ledger: whole, once, when every worker has paused."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,8 @@ from gateway.ports import BudgetView
 from gateway.quota.redis.connection import StoreUnavailable
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, RedisStores, ready, run
-from tests.quota.test_admission_away import eventually
 from tests.quota.test_admission_leased import PlainlyLeased
+from tests.quota.test_admission_unreachable import eventually
 from tests.quota.valkey_server import ValkeyServer, valkey_server
 
 USUAL = 1_100_000
@@ -126,7 +126,7 @@ def test_what_dead_workers_left_is_brought_in_first(server: ValkeyServer) -> Non
     run(scenario)
 
 
-def test_budgets_open_when_every_worker_stands_still_or_a_lease_is_over(server: ValkeyServer) -> None:
+def test_budgets_open_when_every_worker_has_paused_or_a_lease_is_over(server: ValkeyServer) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 100 * USUAL}))
 
     async def scenario() -> None:
@@ -137,7 +137,7 @@ def test_budgets_open_when_every_worker_stands_still_or_a_lease_is_over(server: 
         ):
             one.payer = two.payer = payer
             for stage in (one, two, one):
-                await stage.store.upkeep.look()
+                await stage.store.upkeep.refresh()
             for seconds in (0, 31):
                 second.may_flush.clear()
                 await Worker(one, first).lose_everything()
@@ -156,7 +156,7 @@ def test_budgets_open_when_every_worker_stands_still_or_a_lease_is_over(server: 
     run(scenario)
 
 
-def test_a_greeting_that_broke_off_registers_the_holds_the_next_time(
+def test_a_connection_that_broke_off_registers_the_holds_the_next_time(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 100 * USUAL}))
@@ -166,17 +166,17 @@ def test_a_greeting_that_broke_off_registers_the_holds_the_next_time(
         async with stage_of(server, paper, triage) as stage:
             stage.payer = payer
             hold = await stage.store.admit(ask(payer))
-            recovery = stage.store.recovery
-            adopt, broken = recovery._adopt, 0
+            rebuild = stage.store.rebuild
+            register, broken = rebuild._register, 0
 
             async def breaks_once() -> None:
                 nonlocal broken
                 broken += 1
                 if broken == 1:
                     raise StoreUnavailable("the connection was lost")
-                await adopt()
+                await register()
 
-            monkeypatch.setattr(recovery, "_adopt", breaks_once)
+            monkeypatch.setattr(rebuild, "_register", breaks_once)
             await Worker(stage, paper).lose_everything()
             await eventually(lambda: broken > 1)
             await ready(stage.store)
@@ -185,7 +185,7 @@ def test_a_greeting_that_broke_off_registers_the_holds_the_next_time(
     run(scenario)
 
 
-def test_slices_that_the_server_has_lost_are_not_held_for_ever(server: ValkeyServer) -> None:
+def test_leases_that_the_server_has_lost_are_not_held_for_ever(server: ValkeyServer) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 10_000 * USUAL}))
 
     async def scenario() -> None:
@@ -195,17 +195,17 @@ def test_slices_that_the_server_has_lost_are_not_held_for_ever(server: ValkeySer
             worker = Worker(stage, paper)
             for _ in range(20):
                 worker.settle(await stage.store.admit(ask(payer)), USUAL)
-            await stage.store.turn()
+            await stage.store.renew_leases()
             late = await stage.store.admit(ask(payer))
-            assert late.token.id in {grant.id for grant in stage.store.exact.open_grants()}
-            epoch = stage.store.recovery.epoch
+            assert late.token.id in stage.shared.holds.ids()
+            epoch = stage.shared.holds.epoch
             stage.server.flushall()
             stage.tell()
-            await eventually(lambda: stage.store.recovery.epoch != epoch)
+            await eventually(lambda: stage.shared.holds.epoch != epoch)
             await ready(stage.store)
             worker.settle(late, 5)
             view = await stage.view()
             assert (view.spent_nano, view.held_nano) == (20 * USUAL + 5, 0)
-            assert stage.store.exact.open_grants() == []
+            assert not stage.shared.holds.ids()
 
     run(scenario)

@@ -15,8 +15,11 @@ from gateway.core.tenancy import Principal
 from gateway.core.windows import Per
 from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
-from gateway.quota.redis.link import Link
+from gateway.quota.redis.client import RedisClient
+from gateway.quota.redis.layout import SettlementRow
+from gateway.quota.redis.replies import Applied, Gap
 from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.shared_counters import share_counters
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import PATIENT, MemoryStores, RedisStores, ready, run
 
@@ -150,15 +153,12 @@ def test_a_repeated_batch_changes_nothing_and_none_overtakes(shared: RedisStores
     async def scenario() -> None:
         async with shared.stage(triage) as stage:
             holds = [await stage.store.admit(ask(payer)) for _ in range(2)]
-            link = stage.store._link
-            items = [
-                stage.store._settler._packed(n, [(h.token.id, 50, 0, -1, None, None)])
-                for n, h in ((1, holds[0]), (3, holds[1]))
-            ]
+            counters, worker = stage.shared.store, stage.shared.holds.worker_id
+            rows = [[SettlementRow(hold.token.id, 50, 0, -1)] for hold in holds]
             for _ in range(3):
-                assert (await link.call("settle", *items[0]))[0] == 1
-            assert (await link.call("settle", *items[1]))[0] == 6
-            await stage.store.upkeep.look()
+                assert isinstance(await counters.settle(worker, 1, rows[0]), Applied)
+            assert isinstance(await counters.settle(worker, 3, rows[1]), Gap)
+            await stage.store.upkeep.refresh()
             view = stage.store.budgets()[0]
             assert (view.spent_nano, view.held_nano) == (50, USUAL)
 
@@ -281,8 +281,10 @@ def test_without_function_the_same_text_runs_as_scripts(redis_url: str) -> None:
                 "ACL", "SETUSER", "narrow", "on", ">pass", "~*", "+@all", "-function", "-fcall"
             )
         url = redis_url.replace("redis://", "redis://narrow:pass@")
-        link = Link(parse_target(url), "acme-narrow", Scripts(), PATIENT)
-        store = RedisAdmission(link, SystemClock(), ZoneInfo("UTC"), quarantine_seconds=0.0)
+        client = RedisClient(parse_target(url), "acme-narrow", Scripts(), PATIENT)
+        clock = SystemClock()
+        shared = share_counters(client, clock, ZoneInfo("UTC"))
+        store = RedisAdmission(shared, clock, quarantine_seconds=0.0)
         store.configure([triage], ZoneInfo("UTC"))
         await store.start()
         try:

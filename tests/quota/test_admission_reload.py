@@ -35,14 +35,14 @@ class Ledger:
         return [(self.spent, self.unseen)] * len(views)
 
 
-async def covered(stage: Any) -> None:
+async def backfilled(stage: Any) -> None:
     """What a shared store does later by itself is done."""
-    if not hasattr(stage.store, "recovery"):
+    if not hasattr(stage.store, "upkeep"):
         return
     exact = getattr(stage.store, "exact", stage.store)
     await exact.flush()
     async with asyncio.timeout(30):
-        await exact.covering.done.wait()
+        await exact.backfill.done.wait()
 
 
 def test_a_budget_that_comes_back_begins_with_what_the_ledger_says(stores: Any) -> None:
@@ -110,7 +110,7 @@ def test_what_is_in_flight_at_a_reload_counts_in_the_budgets_that_it_brings(stor
             assert (await stage.view()).spent_nano == USUAL
             stage.store.settle(hold, Settlement(spent_nano=7))
             ledger.spent += 7
-            await covered(stage)
+            await backfilled(stage)
             view = await stage.view()
             assert (view.spent_nano, view.held_nano) == (USUAL + 7, 0)
 

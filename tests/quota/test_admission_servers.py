@@ -22,9 +22,10 @@ from gateway.core.windows import Per
 from gateway.ports import BudgetView
 from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.link import Link, Timing
 from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.shared_counters import share_counters
 from tests.core.builders import ask, principal, scope
 from tests.quota.stores import UTC, ready, run
 from tests.quota.valkey_server import ValkeyServer, free_port, idle_server, valkey_server
@@ -49,9 +50,11 @@ async def serving(
         return [(0, 0)] * len(views) if spent is None else spent(views)
 
     timing = Timing(connect_seconds=10.0, reply_seconds=2.0)
-    link = Link(parse_target(url), org or secrets.token_hex(6), Scripts(), timing)
-    exact = RedisAdmission(link, SystemClock(), UTC, spent_in_windows=from_ledger, quarantine_seconds=0.0)
-    store: Store = LeasedAdmission(exact, link, SystemClock()) if leased else exact
+    client = RedisClient(parse_target(url), org or secrets.token_hex(6), Scripts(), timing)
+    clock = SystemClock()
+    shared = share_counters(client, clock, UTC)
+    exact = RedisAdmission(shared, clock, spent_in_windows=from_ledger, quarantine_seconds=0.0)
+    store: Store = LeasedAdmission(exact, shared, clock) if leased else exact
     store.configure([TRIAGE], UTC)
     await store.start()
     try:
@@ -148,10 +151,10 @@ def test_a_certificate_that_is_not_trusted_or_of_another_name_is_not_accepted(
     async def scenario() -> None:
         async with behind_tls(locked, keys) as port:
             target = parse_target(f"rediss://:opensesame@{host}:{port}")
-            link = Link(target, "acme", Scripts(), Timing())
-            keeping = asyncio.create_task(link.run())
-            await eventually(lambda: "certificate" in str(link.problem).lower())
-            assert not link.is_up
+            client = RedisClient(target, "acme", Scripts(), Timing())
+            keeping = asyncio.create_task(client.run())
+            await eventually(lambda: "certificate" in str(client.problem).lower())
+            assert not client.is_connected
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
 
@@ -161,11 +164,11 @@ def test_a_certificate_that_is_not_trusted_or_of_another_name_is_not_accepted(
 def test_a_wrong_password_is_said_without_repeating_it(locked: ValkeyServer) -> None:
     async def scenario() -> None:
         target = parse_target(f"redis://:sesame-open@127.0.0.1:{locked.port}")
-        link = Link(target, "acme", Scripts(), Timing())
-        keeping = asyncio.create_task(link.run())
-        await eventually(lambda: link.problem != "not connected yet")
-        assert not link.is_up
-        assert "sesame" not in str(link.problem)
+        client = RedisClient(target, "acme", Scripts(), Timing())
+        keeping = asyncio.create_task(client.run())
+        await eventually(lambda: client.problem != "not connected yet")
+        assert not client.is_connected
+        assert "sesame" not in str(client.problem)
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
 
@@ -182,9 +185,9 @@ def test_sentinel_and_a_failover_in_which_spending_was_lost(leased: bool) -> Non
         async with serving(url, leased=leased, spent=lambda views: [(known[0], 0) for _ in views]) as store:
             store.settle(await store.admit(ask(PAYER)), Settlement(spent_nano=USUAL))
             await store.flush()
-            known[0], epoch = 2 * USUAL, store.recovery.epoch
+            known[0], epoch = 2 * USUAL, epoch_of(store)
             master.stop(signal.SIGKILL)
-            await eventually(lambda: store.recovery.epoch != epoch)
+            await eventually(lambda: epoch_of(store) != epoch)
             await ready(store)
             await store.admit(ask(PAYER))
             with pytest.raises(BudgetExceeded):
@@ -221,6 +224,11 @@ def test_a_cluster_whose_other_node_holds_the_org(leased: bool) -> None:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
         wait_until(first, lambda client: b"8192-16383" in client.execute_command("CLUSTER", "NODES"))
         run(lambda: scenario(first, second))
+
+
+def epoch_of(store: Store) -> bytes:
+    exact = store.exact if isinstance(store, LeasedAdmission) else store
+    return exact._holds.epoch
 
 
 def orgs() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """How other gateways lost money or locked people out, each as a specification that names its ticket.
 
 First over every store, then between two workers; whole gateways are in tests/e2e. The arithmetic behind some
-of them is specified in tests/quota/test_memory_admission.py.
+of them is specified in tests/quota/test_memory_known_faults.py.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ def test_a_budget_is_not_pinned_while_nothing_is_spent(stores: Any) -> None:
     run(scenario)
 
 
-def test_places_come_back_on_every_way_out(stores: Any) -> None:
+def test_slots_come_back_on_every_way_out(stores: Any) -> None:
     """LiteLLM #20256: concurrency slots leaked until Redis was restarted."""
     payer = principal(triage := scope(budgets={Per.MINUTE: 2 * USUAL}, concurrent=2))
 
@@ -103,7 +103,7 @@ def test_a_refused_request_consumes_nothing(stores: Any) -> None:
             for _ in range(30):
                 with pytest.raises(LimitExceeded) as refused:
                     await stage.store.admit(ask(payer, tokens=1_000))
-            assert refused.value.retry_after_seconds == pytest.approx(15, abs=2.1)  # slices are out
+            assert refused.value.retry_after_seconds == pytest.approx(15, abs=2.1)  # leases are out
             hold = await stage.store.admit(ask(payer, tokens=1))
             assert hold.requests.remaining == 98
 

@@ -1,4 +1,4 @@
-"""Lifts counters to what the ledger knows where the server may not have counted all along.
+"""Adds to counters what the ledger knows more, where the server may not have counted all along.
 
 So it is with budgets that were not configured for a while, or in another time zone: at the start of a worker,
 when a reload brings them, and once more when what was in flight at the reload has ended.
@@ -6,7 +6,7 @@ when a reload brings them, and once more when what was in flight at the reload h
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import assert_never
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -15,12 +15,11 @@ import structlog
 from gateway.core.tenancy import Scope
 from gateway.quota.memory import SpentInWindows
 from gateway.quota.redis.connection import StoreUnavailable
-from gateway.quota.redis.link import Link
-from gateway.quota.redis.replies import ADMITTED, STALE
-from gateway.quota.redis.specs import QuotaSpec, counters_of, make_plan
-
-if TYPE_CHECKING:
-    from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.holds import OpenHolds
+from gateway.quota.redis.layout import MissingRow
+from gateway.quota.redis.replies import Applied, Forgotten, Stale
+from gateway.quota.redis.specs import QuotaSpec, make_spec, views_of
+from gateway.quota.redis.store import CounterStore
 
 _log = structlog.get_logger("tollway.redis")
 
@@ -28,9 +27,8 @@ CHECK_SECONDS = 0.5
 LEDGER_SECONDS = 30.0
 # Longer than the ledger may take, so that two workers never add the same difference.
 CLAIM_SECONDS = LEDGER_SECONDS + 10
-CLAIM = b"cover"
-
-_encode = msgspec.msgpack.Encoder().encode
+# Part of a Redis key that gateways of other versions use too.
+CLAIM = "cover"
 
 
 class _Due(msgspec.Struct, frozen=True):
@@ -45,10 +43,10 @@ class BudgetBackfill:
     """`run` is owned by the admission."""
 
     def __init__(
-        self, link: Link, admission: "RedisAdmission", spent_in_windows: SpentInWindows | None
+        self, store: CounterStore, holds: OpenHolds, spent_in_windows: SpentInWindows | None
     ) -> None:
-        self._link = link
-        self._admission = admission
+        self._store = store
+        self._holds = holds
         self._spent_in_windows = spent_in_windows
         self._due: list[_Due] = []
         self._wanted = asyncio.Event()
@@ -57,7 +55,7 @@ class BudgetBackfill:
         self.done.set()
 
     def want(self, scopes: Iterable[Scope], zone: ZoneInfo, after: frozenset[str] = frozenset()) -> None:
-        """Cover the budgets of `scopes`, tried again until it succeeds."""
+        """Complete the budgets of `scopes`; tried again until it succeeds."""
         found = tuple(scope for scope in scopes if scope.budgets)
         if found and self._spent_in_windows is not None:
             self._due.append(_Due(found, zone, after))
@@ -69,7 +67,7 @@ class BudgetBackfill:
         while True:
             await self._wanted.wait()
             for due in list(self._due):
-                if await self._cover(due):
+                if await self._try(due):
                     self._due.remove(due)
             if self._due:
                 await asyncio.sleep(CHECK_SECONDS)
@@ -77,57 +75,59 @@ class BudgetBackfill:
                 self._wanted.clear()
                 self.done.set()
 
-    async def _cover(self, due: _Due) -> bool:
-        if due.after & {grant.id for grant in self._admission.open_grants()}:
+    async def _try(self, due: _Due) -> bool:
+        if due.after & self._holds.ids():
             return False
         try:
-            return await self.cover(due.scopes, due.zone)
+            return await self.fill(due.scopes, due.zone)
         except (StoreUnavailable, TimeoutError, OSError) as exc:
-            _log.warning("redis.cover_failed", error=str(exc))
+            _log.warning("redis.backfill_failed", error=str(exc))
         except Exception as exc:  # the ledger's own errors: try again
-            _log.exception("redis.cover_failed", error=str(exc))
+            _log.exception("redis.backfill_failed", error=str(exc))
         return False
 
-    async def cover(self, scopes: Sequence[Scope], zone: ZoneInfo) -> bool:
+    async def fill(self, scopes: Sequence[Scope], zone: ZoneInfo) -> bool:
         """False when another worker is at it or the server is not ready. Raises as server and ledger do."""
-        if not self._admission.recovery.opened.is_set():
-            return False
-        if not await self._admission.claim(CLAIM.decode(), CLAIM_SECONDS):
+        spent_in_windows, store = self._spent_in_windows, self._store
+        if spent_in_windows is None:
+            return True
+        if not self._holds.opened.is_set() or not await store.claim(CLAIM, CLAIM_SECONDS):
             return False
         try:
-            await self._lift(make_plan(scopes, zone, self._admission.known.now()))
+            await store.for_spec(
+                lambda: make_spec(scopes, zone, store.clock.now()),
+                lambda spec: self._add_missing(spec, spent_in_windows),
+            )
         finally:
-            await self._link.call("unclaim", CLAIM)
+            await store.release_claim(CLAIM)
         return True
 
-    async def _lift(self, plan: QuotaSpec) -> None:
-        if self._spent_in_windows is None:
-            return
-        admission = self._admission
-        lease = b"%d" % admission.lease
-        counted = cast(
-            "list[int]",
-            self._known(await self._link.call("look", plan.packed, admission.worker.encode(), lease)),
-        )
-        now = admission.known.now()
-        views = [budget.view(counters_of(counted, index), now) for index, budget in enumerate(plan.budgets)]
+    async def _add_missing(self, spec: QuotaSpec, spent_in_windows: SpentInWindows) -> Applied | Stale | None:
+        """None when nothing is missing. Raises as server and ledger do."""
+        holds = self._holds
+        counted = await self._store.snapshot(spec, holds.worker_id, holds.lease)
+        if isinstance(counted, Stale):
+            return counted
+        views = views_of(spec, counted.counters, self._store.clock.now())
         async with asyncio.timeout(LEDGER_SECONDS):
-            spent = await self._spent_in_windows(views)
-        rows = []
-        for index, (budget, known) in enumerate(zip(plan.budgets, spent, strict=True)):
-            w, before, _, unseen = counters_of(counted, index)
-            rows.append([budget.name, w, *_missing(known, (before, unseen))])
-        if any(row[2] or row[3] for row in rows):
-            epoch = admission.recovery.epoch
-            self._known(await self._link.call("cover", epoch, plan.packed, _encode(rows)))
-            _log.info("redis.spending_covered", budgets=len(rows))
-
-    def _known(self, reply: list[object]) -> object:
-        if reply[0] == STALE:
-            self._admission.known.learn_clock(cast("int", reply[1]))
-        if reply[0] != ADMITTED:
-            raise StoreUnavailable("the counters cannot be covered now")
-        return reply[3] if len(reply) > 3 else None
+            spent = await spent_in_windows(views)
+        rows = [
+            MissingRow(row.start, *_missing(known, (row.spent, row.unseen)))
+            for row, known in zip(counted.counters, spent, strict=True)
+        ]
+        if not any(row.spent or row.unseen for row in rows):
+            return None
+        reply = await self._store.add_missing(holds.epoch, spec, rows)
+        match reply:
+            case Applied():
+                _log.info("redis.missing_spending_added", budgets=len(rows))
+                return reply
+            case Stale():
+                return reply
+            case Forgotten():
+                raise StoreUnavailable("the counters are being rebuilt")
+            case _:
+                assert_never(reply)
 
 
 def _missing(known: tuple[int, int], counted: tuple[int, int]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class StoreUnavailable(Exception):
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection that stands. Make one with `connect`."""
+    """An open connection. Make one with `connect`."""
 
     def __init__(self, reply_seconds: float) -> None:
         self._reply_seconds = reply_seconds
@@ -41,10 +41,11 @@ class RedisConnection(asyncio.Protocol):
 
     # --- commands ---
 
-    def send(self, packed: bytes, *, patience_seconds: float = 0.0) -> "asyncio.Future[Reply]":
-        """Send a packed command with this tick's others. The future fails with StoreAway or ServerError.
+    def send(self, packed: bytes, *, more_seconds: float = 0.0) -> "asyncio.Future[Reply]":
+        """Send a packed command with this tick's others.
 
-        `patience_seconds` adds to the time that the reply may take.
+        The future fails with StoreUnavailable or ServerError. The reply may take
+        `more_seconds` longer than usual.
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.lost.done() or len(self._waiting) >= MAX_WAITING:
@@ -53,13 +54,14 @@ class RedisConnection(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(packed)
-        due = self._loop.time() + self._reply_seconds + patience_seconds
+        due = self._loop.time() + self._reply_seconds + more_seconds
         self._waiting.append((due, future))
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._overdue)
         return future
 
-    async def ask(self, *arguments: bytes) -> Reply:
+    async def call(self, *arguments: bytes) -> Reply:
+        """Send one command and wait for its reply. Raises as the future of `send` does."""
         return await self.send(command(*arguments))
 
     def close(self) -> None:
@@ -75,7 +77,7 @@ class RedisConnection(asyncio.Protocol):
     def _overdue(self) -> None:
         self._timer = None
         now = self._loop.time()
-        # Answered ones leave the queue as replies arrive; a late reply must still find its place in order,
+        # Answered ones leave the queue as replies arrive; a late reply must still meet its own future,
         # so overdue ones stay in it with a future that is done.
         for due, future in self._waiting:
             if due > now:
@@ -127,7 +129,7 @@ class RedisConnection(asyncio.Protocol):
 async def connect(
     target: Target, endpoint: Endpoint | None, *, connect_seconds: float, reply_seconds: float
 ) -> RedisConnection:
-    """Connect and log in. Raises StoreAway, or ServerError for credentials that are refused."""
+    """Connect and log in. Raises StoreUnavailable, or ServerError for credentials that are refused."""
     loop = asyncio.get_running_loop()
     context = target.tls_context()
     try:
@@ -165,7 +167,7 @@ async def _log_in(connection: RedisConnection, target: Target) -> None:
         steps.append([b"SELECT", b"%d" % target.database])
     try:
         for step in steps:
-            await connection.ask(*step)
+            await connection.call(*step)
     except BaseException:
         connection.close()
         raise

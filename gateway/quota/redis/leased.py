@@ -1,12 +1,13 @@
-"""Leased admission: most requests are admitted from slices that this worker holds, without a round trip.
+"""Leased admission: most requests are admitted from quota leases of this worker, without a round trip.
 
-Overshoot is nil, because a slice is held on the server before anything is admitted from it. What it costs:
-up to 2% of a budget's remainder lies in slices, and near the end of a budget, or of a rate, every request
-asks the server (`RedisAdmission`, which also decides whatever a slice cannot).
+Overshoot is nil, because a lease is held on the server before anything is admitted from it. What it costs:
+up to 2% of a budget's remainder is leased, and near the end of a budget, or of a rate, every request asks the
+server (`RedisAdmission`, which also decides whatever a lease cannot).
 """
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import assert_never
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -16,45 +17,28 @@ from gateway.core.admission import Ask, Hold, Settlement
 from gateway.core.errors import BudgetExceeded, LimitExceeded, Unavailable
 from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
-from gateway.quota.redis.admission import LEASE_SECONDS, RedisAdmission
+from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.connection import StoreUnavailable
-from gateway.quota.redis.leases import QuotaLease
-from gateway.quota.redis.link import Link
-from gateway.quota.redis.replies import ADMITTED, MICROSECONDS, leased
-from gateway.quota.redis.unreachable import unavailable
+from gateway.quota.redis.fallback import unavailable
+from gateway.quota.redis.quota_lease import LeaseDemand, QuotaLease
+from gateway.quota.redis.replies import Closed, Forgotten, Leased, LeaseReply
+from gateway.quota.redis.shared_counters import SharedCounters
+from gateway.quota.redis.specs import QuotaSpec
 
 _log = structlog.get_logger("tollway.redis")
 
-# How often slices are taken anew: rates in them are worth nothing after two seconds.
-TURN_SECONDS = 1.0
-# A slice covers so many times what the last turn admitted; at most ten seconds of it.
-TURNS_COVERED = 3
-# Below this many requests in a turn a slice would cost more commands than it saves.
+# How often leases are taken anew: rates in them are worth nothing after two seconds.
+RENEW_SECONDS = 1.0
+# Below this many requests in a period a lease would cost more commands than it saves.
 LEAST_REQUESTS = 8
-MAX_SLICES = 1_000
+MAX_LEASES = 1_000
 NOTHING_USED = Settlement(spent_nano=0)
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class _Demand:
-    """What one principal's requests took since the last turn."""
-
-    __slots__ = ("nano", "peak", "requests", "tokens")
-
-    def __init__(self) -> None:
-        self.requests = self.nano = self.tokens = self.peak = 0
-
-    def add(self, hold: Hold) -> None:
-        self.requests += 1
-        self.nano += hold.nano
-        self.tokens += hold.rate_tokens
 
 
 class _Moved(msgspec.Struct, frozen=True, eq=False):
-    """A request whose place is in a slice and whose money the server holds by itself."""
+    """A request whose slot is in a lease and whose money the server holds by itself."""
 
-    place: QuotaLease
+    lease: QuotaLease
     money: Hold
 
 
@@ -64,45 +48,42 @@ class LeasedAdmission:
     def __init__(
         self,
         exact: RedisAdmission,
-        link: Link,
+        shared: SharedCounters,
         clock: Clock,
         *,
-        lease_seconds: float = LEASE_SECONDS,
         least_requests: int = LEAST_REQUESTS,
     ) -> None:
         self.exact = exact
-        self._link = link
+        self._shared = shared
         self._clock = clock
-        self._lease_seconds = lease_seconds
         self._least_requests = least_requests
-        self._slices: dict[Principal, QuotaLease] = {}
-        self._demands: dict[Principal, _Demand] = {}
+        self._leases: dict[Principal, QuotaLease] = {}
+        self._demands: dict[Principal, LeaseDemand] = {}
         self._task: asyncio.Task[None] | None = None
         self.upkeep = exact.upkeep
-        self.recovery = exact.recovery
-        exact.recovery.forgotten = self.return_slices
+        exact.rebuild.leases = self
 
     async def start(self) -> None:
         await self.exact.start()
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Give all slices back, then disconnect."""
+        """Give all leases back, then disconnect."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self.return_slices()
+        self.return_leases()
         await self.exact.close()
 
     def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        self.return_slices()
+        self.return_leases()
         self.exact.configure(scopes, zone)
 
     async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
-        """As `RedisAdmission.reconfigure`; slices are taken anew."""
-        self.return_slices()
+        """As `RedisAdmission.reconfigure`; leases are taken anew."""
+        self.return_leases()
         await self.exact.reconfigure(scopes, zone)
-        self.return_slices()
+        self.return_leases()
 
     async def flush(self) -> None:
         await self.exact.flush()
@@ -116,9 +97,9 @@ class LeasedAdmission:
     # --- the Admission port ---
 
     async def admit(self, ask: Ask) -> Hold:
-        """From memory when a slice has room, else one round trip. Raises as RedisAdmission does."""
+        """From memory when a lease has room, else one round trip. Raises as RedisAdmission does."""
         principal = ask.principal
-        held = self._slices.get(principal)
+        held = self._leases.get(principal)
         if held is not None:
             hold = held.take(ask, self._clock.monotonic())
             if hold is not None:
@@ -127,25 +108,25 @@ class LeasedAdmission:
         try:
             hold = await self.exact.admit(ask)
         except (BudgetExceeded, LimitExceeded) as refusal:
-            # What is missing may be what our own slices hold: give it back and ask again.
-            if not self.return_slices(refusal.scope):
+            # What is missing may be what our own leases hold: give it back and ask again.
+            if not self.return_leases(refusal.scope):
                 raise
             hold = await self.exact.admit(ask)
         except Unavailable:
-            hold = self._admit_away(ask, self._slices.get(principal))
+            hold = self._admit_locally(ask, self._leases.get(principal))
         self._demand(principal).add(hold)
         return hold
 
-    def _admit_away(self, ask: Ask, held: QuotaLease | None) -> Hold:
-        """The server is away: spend what is leased, under this worker's part of the rates."""
+    def _admit_locally(self, ask: Ask, held: QuotaLease | None) -> Hold:
+        """The server is unreachable: spend what is leased, under this worker's part of the rates."""
         now = self._clock.monotonic()
         hold = None if held is None else held.take(ask, now, with_rates=False)
         if held is None or hold is None:
             raise unavailable()
         try:
-            workers = self.exact.upkeep.workers
-            hold.requests, hold.output_tokens = self.exact.away.take_rates(ask, held.plan, workers, now)
-            # Nothing was taken from the slice's own: what is used is a debt there when the server is back.
+            workers, fallback = self._shared.cache.workers, self._shared.fallback
+            hold.requests, hold.output_tokens = fallback.take_rates(ask, held.spec, workers, now)
+            # Nothing was taken from the lease's own: what is used is a debt there when the server is back.
             hold.rate_tokens = 0
         except LimitExceeded:
             self.settle(hold, NOTHING_USED)
@@ -164,29 +145,29 @@ class LeasedAdmission:
             if nano is not None:
                 hold.nano = nano
                 return hold
-            place = token
-            if place.is_retired:
+            lease = token
+            if lease.is_retired:
                 # The server still holds this attempt's money there; it must not count beside the next one's.
-                self.exact.report_slice(place)
+                self._report(lease)
         else:
             self.exact.settle(token.money, msgspec.structs.replace(settlement, rate_tokens=None))
-            place = token.place
+            lease = token.lease
             hold.nano = 0
-            hold.token = place
+            hold.token = lease
         try:
-            most = hold.ask.output_tokens if place.plan.tokens_per_minute is None else hold.output_tokens
+            most = hold.ask.output_tokens if lease.spec.tokens_per_minute is None else hold.output_tokens
             money = await self._hold_money(hold.ask, most)
         except BaseException:
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
-        hold.nano, hold.output_tokens, hold.token = money.nano, money.output_tokens, _Moved(place, money)
+        hold.nano, hold.output_tokens, hold.token = money.nano, money.output_tokens, _Moved(lease, money)
         return hold
 
     async def _hold_money(self, ask: Ask, most_output: int) -> Hold:
         try:
             return await self.exact.hold_money(ask, most_output)
         except BudgetExceeded as refusal:
-            if not self.return_slices(refusal.scope):
+            if not self.return_leases(refusal.scope):
                 raise
             return await self.exact.hold_money(ask, most_output)
 
@@ -200,14 +181,14 @@ class LeasedAdmission:
             return
         hold.open = False
         if isinstance(token, QuotaLease):
-            place = token
-            place.book(hold.nano, settlement)
+            lease = token
+            lease.book(hold.nano, settlement)
         else:
-            place = token.place
+            lease = token.lease
             self.exact.settle(token.money, msgspec.structs.replace(settlement, rate_tokens=None))
-        place.leave(hold, settlement.rate_tokens, self._clock.monotonic())
-        if place.is_done:
-            self.exact.report_slice(place)
+        lease.leave(hold, settlement.rate_tokens, self._clock.monotonic())
+        if lease.is_done:
+            self._report(lease)
 
     def used_share(self, principal: Principal) -> float:
         return self.exact.used_share(principal)
@@ -215,77 +196,88 @@ class LeasedAdmission:
     def budgets(self) -> list[BudgetView]:
         return self.exact.budgets()
 
-    # --- slices ---
+    # --- quota leases ---
 
-    def return_slices(self, scope: str | None = None) -> bool:
+    def return_leases(self, scope: str | None = None) -> bool:
         """Give back what no request in flight holds, of one scope (`team:research`) or of all.
 
         False when there was nothing to give.
         """
-        found = [item for item in self._slices.items() if scope is None or item[1].counts_against(scope)]
+        found = [item for item in self._leases.items() if scope is None or item[1].counts_against(scope)]
         for principal, item in found:
-            del self._slices[principal]
+            del self._leases[principal]
             self._retire(item)
         return bool(found)
 
-    async def turn(self) -> None:
-        """Take slices anew for whoever was busy since the last turn; give back those of the others."""
+    def report_leases(self) -> None:
+        """Settle what leases that were given back have spent since."""
+        for hold in self._shared.holds:
+            if isinstance(hold, QuotaLease):
+                self._report(hold)
+
+    async def renew_leases(self) -> None:
+        """Take leases anew for whoever was busy since the last time; give back those of the others."""
         demands, self._demands = self._demands, {}
-        busy = [item for item in demands.items() if item[1].requests >= self._least_requests][:MAX_SLICES]
+        busy = [item for item in demands.items() if item[1].requests >= self._least_requests][:MAX_LEASES]
         kept = {principal for principal, _ in busy}
-        for principal in [principal for principal in self._slices if principal not in kept]:
-            self._retire(self._slices.pop(principal))
-        await asyncio.gather(*(self._lease(*item, slices=len(busy)) for item in busy))
+        for principal in [principal for principal in self._leases if principal not in kept]:
+            self._retire(self._leases.pop(principal))
+        await asyncio.gather(*(self._lease(*item, leases=len(busy)) for item in busy))
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(TURN_SECONDS)
-            if self._link.is_up:
+            await asyncio.sleep(RENEW_SECONDS)
+            if self._shared.store.is_connected:
                 try:
-                    await self.turn()
+                    await self.renew_leases()
                 except StoreUnavailable as exc:
                     _log.info("redis.leases_wait", error=str(exc))
 
-    async def _lease(self, principal: Principal, demand: _Demand, *, slices: int) -> None:
-        exact = self.exact
-        plan = exact.known.plan(principal)
-        slice_id = exact.next_id()
-        old = self._slices.get(principal)
-        places = (old.in_flight if old is not None else 0) + demand.requests
-        want = _encode(
-            (
-                slice_id,
-                demand.nano * TURNS_COVERED,
-                demand.requests * TURNS_COVERED,
-                demand.tokens * TURNS_COVERED,
-                places,
-                int(self._lease_seconds * MICROSECONDS),
-                exact.worker,
-                slices,
-            )
+    async def _lease(self, principal: Principal, demand: LeaseDemand, *, leases: int) -> None:
+        store, old, asked = self._shared.store, self._leases.get(principal), self._clock.monotonic()
+        slots = (old.in_flight if old is not None else 0) + demand.requests
+        taken: tuple[QuotaSpec, tuple[str, LeaseReply]] = await self._shared.taker.take(
+            principal,
+            lambda epoch, spec, hold_id: store.lease(
+                epoch, spec, demand.row(hold_id, slots, leases, self._shared.holds)
+            ),
         )
-        asked = self._clock.monotonic()
-        reply = await exact.ask("lease", plan, want, slice_id)
-        if reply[0] != ADMITTED:
-            return
-        got = leased(reply)
-        exact.known.learn(plan, got.counters, got.now)
-        if got.nano >= 0:
-            # Two thirds of the lease, so that a heartbeat has come and the server has not given it up.
-            until = asked + min(self._lease_seconds * 2 / 3, plan.end - exact.known.now())
-            exact.register(taken := QuotaLease(slice_id, exact.recovery.epoch, plan, got, asked, until))
-            self._slices[principal] = taken
-        else:
-            self._slices.pop(principal, None)
+        spec, (hold_id, reply) = taken
+        match reply:
+            case Leased():
+                self._use(principal, spec, hold_id, reply, asked)
+            case Forgotten() | Closed():
+                return
+            case _:
+                assert_never(reply)
         if old is not None and not old.is_retired:
             self._retire(old)
 
-    def _retire(self, item: QuotaLease) -> None:
-        item.is_retired = True
-        self.exact.report_slice(item)
+    def _use(self, principal: Principal, spec: QuotaSpec, hold_id: str, got: Leased, asked: float) -> None:
+        """Admit from what the server gave from now on, if it gave anything."""
+        holds, cache = self._shared.holds, self._shared.cache
+        cache.learn(spec, got.counters, got.now)
+        if got.nano < 0:
+            self._leases.pop(principal, None)
+            return
+        # Two thirds of the lease, so that a heartbeat has come and the server has not given it up.
+        lasting = min(holds.lease_seconds * 2 / 3, spec.end - self._shared.store.clock.now())
+        lease = QuotaLease(hold_id, holds.epoch, spec, got, asked, asked + lasting)
+        holds.add(lease)
+        self._leases[principal] = lease
 
-    def _demand(self, principal: Principal) -> _Demand:
+    def _retire(self, lease: QuotaLease) -> None:
+        lease.is_retired = True
+        self._report(lease)
+
+    def _report(self, lease: QuotaLease) -> None:
+        """Settle what a lease has spent, and give back what it does not hold."""
+        if lease.in_flight == 0:
+            self._shared.holds.remove(lease.id)
+        self._shared.settler.add(lease.report(self._clock.monotonic()))
+
+    def _demand(self, principal: Principal) -> LeaseDemand:
         demand = self._demands.get(principal)
         if demand is None:
-            demand = self._demands[principal] = _Demand()
+            demand = self._demands[principal] = LeaseDemand()
         return demand

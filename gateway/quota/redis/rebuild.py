@@ -1,41 +1,40 @@
 """After a restart, failover or flush of the server: spending is rebuilt before hard budgets open again.
 
-Each worker registers its open holds anew and then stands still: what it booked so far is committed to the
-ledger and counted by the server, and what it books from now on waits with both. Once all of them stand, one
+Each worker registers its open holds anew and then pauses: what it booked so far is committed to the ledger
+and counted by the server, and what it books from now on waits with both. Once all of them have paused, one
 asks the ledger what was spent and opens the budgets. So nothing is missing, and nothing is counted twice.
 """
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, assert_never
 
-import msgspec
 import structlog
 
+from gateway.ports import BudgetView
 from gateway.quota.memory import SpentInWindows
 from gateway.quota.redis.connection import StoreUnavailable
-from gateway.quota.redis.link import Link
-from gateway.quota.redis.replies import ADMITTED, CLOSED, FORGOTTEN, MICROSECONDS, STALE
+from gateway.quota.redis.counter_cache import CounterCache
+from gateway.quota.redis.holds import OpenHolds
+from gateway.quota.redis.layout import MissingRow, OpenHoldRow
+from gateway.quota.redis.replies import Applied, BarrierStatus, Closed, Forgotten, RestoreReply, Stale
+from gateway.quota.redis.server_clock import MICROSECONDS
 from gateway.quota.redis.settling import Settler
-from gateway.quota.redis.specs import counters_of
-
-if TYPE_CHECKING:
-    from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.specs import QuotaSpec, views_of
+from gateway.quota.redis.store import CounterStore
 
 _log = structlog.get_logger("tollway.redis")
 
-ADOPT_ITEMS = 200
+REGISTER_ITEMS = 200
 RETRY_SECONDS = 0.2
 POLL_SECONDS = 0.05
-# How long others may take to stand still before it is looked for workers that have died meanwhile.
-PATIENCE_SECONDS = 1.0
+# How long others may take to pause before what dead workers left is brought in once more.
+OTHERS_SECONDS = 1.0
 # In this time every worker that reaches the server has come back to it. A worker that has just started knows
 # of no other, so a count of workers alone does not do.
 QUARANTINE_SECONDS = 2.0
 LEDGER_SECONDS = 30.0
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Books(Protocol):
@@ -50,20 +49,22 @@ class Books(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Return once everything appended before the halt is committed."""
+        """Return once everything appended before the pause is committed."""
         ...
 
     def resume_commits(self) -> None: ...
 
 
-class BarrierStatus(msgspec.Struct, frozen=True):
-    """What the server says of the workers; times in microseconds of its clock."""
+class LeaseOwner(Protocol):
+    """Whoever admits from quota leases."""
 
-    now: int
-    closed_since: int
-    standing: int
-    expected: int
-    turn: int
+    def return_leases(self) -> object:
+        """Give back what was leased ahead."""
+        ...
+
+    def report_leases(self) -> None:
+        """Settle what leases that were given back have spent since."""
+        ...
 
 
 class _Over(Exception):
@@ -75,48 +76,45 @@ class CounterRebuild:
 
     def __init__(
         self,
-        link: Link,
-        admission: "RedisAdmission",
+        store: CounterStore,
+        holds: OpenHolds,
+        cache: CounterCache,
         settler: Settler,
-        lease: int,
+        *,
         spent_in_windows: SpentInWindows | None,
         quarantine_seconds: float,
         books: Books | None,
     ) -> None:
-        self._link = link
-        self._admission = admission
+        self._store = store
+        self._holds = holds
+        self._cache = cache
         self._settler = settler
-        self._lease = lease
         self._spent_in_windows = spent_in_windows
         self._quarantine = int(quarantine_seconds * MICROSECONDS)
         self._books = books
         self._closed = asyncio.Event()
-        # Set while budgets are open.
-        self.opened = asyncio.Event()
-        self.epoch = b""
         # The epoch in which all open holds are registered.
         self._registered_in = b""
         self.problem: str | None = None
-        # Called when what is leased ahead has to be given back.
-        self.forgotten: Callable[[], object] | None = None
+        # Who has to give back what is leased ahead, if anybody leases.
+        self.leases: LeaseOwner | None = None
 
     async def on_connect(self) -> None:
-        """Learn the epoch of the counters, or begin a new one. Raises StoreAway."""
-        worker, fresh = self._admission.worker.encode(), secrets.token_hex(8).encode()
-        reply = await self._link.call("hello", self._link.identity.encode(), fresh, worker)
-        _, now, epoch, closed = cast("tuple[int, int, str, int]", tuple(reply))
-        self.epoch = self._settler.epoch = epoch.encode()
-        self._admission.known.learn_clock(int(now))
-        if self._registered_in != self.epoch:
+        """Learn the epoch of the counters, or begin a new one. Raises StoreUnavailable."""
+        holds = self._holds
+        entered = await self._store.enter_epoch(self._store.identity, secrets.token_hex(8), holds.worker_id)
+        holds.epoch = entered.epoch.encode()
+        self._store.clock.learn(entered.now)
+        if self._registered_in != holds.epoch:
             # Nobody may take this worker as ready before its holds are registered.
             self._closed.clear()
-            if self.forgotten is not None:
-                self.forgotten()
-            await self._adopt()
-            self._registered_in = self.epoch
-        if closed:
+            if self.leases is not None:
+                self.leases.return_leases()
+            await self._register()
+            self._registered_in = holds.epoch
+        if entered.closed:
             self.problem = "state: spending is being rebuilt from the ledger"
-            self.opened.clear()
+            holds.opened.clear()
             self._closed.set()
         else:
             self._open()
@@ -126,9 +124,9 @@ class CounterRebuild:
         while True:
             await self._closed.wait()
             try:
-                await self._rebuild(self.epoch)
+                await self._rebuild(self._holds.epoch)
             except _Over:
-                await asyncio.sleep(POLL_SECONDS)  # the connection's owner may be about to greet
+                await asyncio.sleep(POLL_SECONDS)  # on_connect may be about to run
             except (StoreUnavailable, TimeoutError, OSError) as exc:
                 _log.warning("redis.rebuild_waits", error=str(exc) or "no reply in time")
                 await self._pause()
@@ -136,26 +134,25 @@ class CounterRebuild:
                 _log.exception("redis.rebuild_failed", error=str(exc))
                 await self._pause()
 
-    def release(self) -> None:
-        """Stand still no longer."""
+    def _resume(self) -> None:
         if self._books is not None:
             self._books.resume_commits()
 
     async def _pause(self) -> None:
-        if not self._link.is_up:
+        if not self._store.is_connected:
             # Who knows for how long: the queue must not fill meanwhile.
-            self.release()
+            self._resume()
         await asyncio.sleep(RETRY_SECONDS)
 
     async def _rebuild(self, epoch: bytes) -> None:
-        await self._stand(epoch, still=False)
+        await self._barrier(epoch, ready=False)
         await self._quiesce()
-        standing = await self._stand(epoch, still=True)
-        for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
-            if self._is_enough(standing) and await self._restore(epoch, standing.turn):
+        status = await self._barrier(epoch, ready=True)
+        for _ in range(int(OTHERS_SECONDS / POLL_SECONDS)):
+            if self._is_enough(status) and await self._restore(epoch, status.generation):
                 return
             await asyncio.sleep(POLL_SECONDS)
-            standing = await self._stand(epoch, still=True)
+            status = await self._barrier(epoch, ready=True)
         # Somebody is missing: if it died, what it left has to be brought in first.
 
     async def _quiesce(self) -> None:
@@ -166,88 +163,88 @@ class CounterRebuild:
             books.resume_commits()
             await books.replay_dead_workers()
             books.pause_commits()
-        if self.forgotten is not None:
-            self.forgotten()
-        self._admission.report_slices()
+        if self.leases is not None:
+            self.leases.return_leases()
+            self.leases.report_leases()
         settler.hold_back()
         async with asyncio.timeout(LEDGER_SECONDS):
             if books is not None:
                 await books.flush()
             await settler.drain()
 
-    async def _stand(self, epoch: bytes, *, still: bool) -> BarrierStatus:
-        """Tell the others, and hear of them. Raises _Over."""
-        admission = self._admission
-        worker, lease, known = (
-            admission.worker.encode(),
-            b"%d" % self._lease,
-            b"%d" % admission.upkeep.workers,
-        )
-        reply = await self._link.call("stand", epoch, worker, lease, known, b"1" if still else b"0")
-        if reply[0] == FORGOTTEN:
+    async def _barrier(self, epoch: bytes, *, ready: bool) -> BarrierStatus:
+        """Report whether this worker has paused, and learn of the others. Raises _Over."""
+        holds = self._holds
+        status = await self._store.barrier(epoch, holds.worker_id, holds.lease, self._cache.workers, ready)
+        if isinstance(status, Forgotten):
             raise _Over
-        standing = BarrierStatus(*cast("list[int]", reply[1:]))
-        if not standing.closed_since:
+        if not status.closed_since:
             self._open()
             raise _Over
-        return standing
+        return status
 
-    def _is_enough(self, standing: BarrierStatus) -> bool:
+    def _is_enough(self, status: BarrierStatus) -> bool:
         """Whether all have come who can, or a lease is over, and with it whatever the others held."""
-        waited = standing.now - standing.closed_since
-        if waited >= self._lease:
+        waited = status.now - status.closed_since
+        if waited >= self._holds.lease:
             return True
-        return waited >= self._quarantine and standing.standing >= standing.expected
+        return waited >= self._quarantine and status.ready >= status.expected
 
     def _open(self) -> None:
         self._closed.clear()
-        self.opened.set()
+        self._holds.opened.set()
         self.problem = None
-        self.release()
+        self._resume()
         self._settler.send_held_back()
 
-    async def _adopt(self) -> None:
+    async def _register(self) -> None:
         """Register our open holds with a server that may have lost them."""
-        lease = b"%d" % self._lease
-        waiting = [grant.id for grant in self._admission.open_grants()]
-        for at in range(0, len(waiting), ADOPT_ITEMS):
-            # What was settled while the server answered must not be registered any more.
-            still_open = {grant.id: grant for grant in self._admission.open_grants()}
-            some = [still_open[name] for name in waiting[at : at + ADOPT_ITEMS] if name in still_open]
-            rows = [[grant.id, grant.record()] for grant in some]
-            reply = await self._link.call(
-                "adopt", self._admission.known.plan_of_all().packed, lease, _encode(rows)
-            )
-            if reply[0] == STALE:
-                self._admission.known.learn_clock(cast("int", reply[1]))
-                raise StoreUnavailable("the server's clock has moved")
+        waiting = [hold.id for hold in self._holds]
+        for at in range(0, len(waiting), REGISTER_ITEMS):
+            await self._register_some(waiting[at : at + REGISTER_ITEMS])
 
-    async def _restore(self, epoch: bytes, turn: int) -> bool:
-        """False when a worker has moved meanwhile, so that the ledger must be read again."""
-        plan = self._admission.known.plan_of_all()
-        lease = b"%d" % self._lease
-        reply = await self._link.call("look", plan.packed, self._admission.worker.encode(), lease)
-        if reply[0] == STALE:
-            self._admission.known.learn_clock(cast("int", reply[1]))
-            raise StoreUnavailable("the server's clock has moved")
-        counted = cast("list[int]", reply[3])
-        now = self._admission.known.now()
-        views = [budget.view(counters_of(counted, index), now) for index, budget in enumerate(plan.budgets)]
-        spent: Sequence[tuple[int, int]] = [(0, 0)] * len(views)
-        if self._spent_in_windows is not None and views:
-            async with asyncio.timeout(LEDGER_SECONDS):
-                spent = await self._spent_in_windows(views)
-        rows = []
-        for index, (budget, known) in enumerate(zip(plan.budgets, spent, strict=True)):
-            w, before, _, unseen = counters_of(counted, index)
-            rows.append([budget.name, w, known[0] - before, known[1] - unseen])
-        reply = await self._link.call("restore", epoch, plan.packed, _encode(rows), b"%d" % turn)
-        if reply[0] == CLOSED:
-            return False
-        if reply[0] == FORGOTTEN:
-            raise _Over
-        if reply[0] != ADMITTED:
-            raise StoreUnavailable("the counters cannot be restored now")
-        self._open()
-        _log.info("redis.spending_rebuilt", budgets=len(rows))
-        return True
+    async def _register_some(self, ids: Sequence[str]) -> None:
+        store, lease = self._store, self._holds.lease
+        await store.for_spec(
+            self._cache.spec_of_all, lambda spec: store.register_holds(spec, lease, self._rows(ids))
+        )
+
+    def _rows(self, ids: Sequence[str]) -> list[OpenHoldRow]:
+        # What was settled while the server answered must not be registered any more.
+        still_open = {hold.id: hold for hold in self._holds}
+        return [OpenHoldRow(name, still_open[name].record()) for name in ids if name in still_open]
+
+    async def _restore(self, epoch: bytes, generation: int) -> bool:
+        """False when a worker has moved meanwhile, so that the ledger must be read again. Raises _Over."""
+        restored: tuple[QuotaSpec, RestoreReply] = await self._store.for_spec(
+            self._cache.spec_of_all, lambda spec: self._restore_spec(epoch, spec, generation)
+        )
+        spec, reply = restored
+        match reply:
+            case Applied():
+                self._open()
+                _log.info("redis.spending_rebuilt", budgets=len(spec.budgets))
+                return True
+            case Closed():
+                return False
+            case Forgotten():
+                raise _Over
+            case _:
+                assert_never(reply)
+
+    async def _restore_spec(self, epoch: bytes, spec: QuotaSpec, generation: int) -> RestoreReply | Stale:
+        counted = await self._store.snapshot(spec, self._holds.worker_id, self._holds.lease)
+        if isinstance(counted, Stale):
+            return counted
+        views = views_of(spec, counted.counters, self._store.clock.now())
+        rows = [
+            MissingRow(row.start, spent - row.spent, unseen - row.unseen)
+            for row, (spent, unseen) in zip(counted.counters, await self._spent(views), strict=True)
+        ]
+        return await self._store.restore(epoch, spec, rows, generation)
+
+    async def _spent(self, views: Sequence[BudgetView]) -> Sequence[tuple[int, int]]:
+        if self._spent_in_windows is None or not views:
+            return [(0, 0)] * len(views)
+        async with asyncio.timeout(LEDGER_SECONDS):
+            return await self._spent_in_windows(views)

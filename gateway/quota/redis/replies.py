@@ -1,95 +1,223 @@
-"""What the Lua functions answer, as typed values and as the errors that clients see."""
+"""What the Lua functions answer: one Struct for each reply, in unions that a caller matches to the end.
 
-from typing import cast
+As in layout.py, the order of the fields is the layout. A reply begins with its tag. Whatever is not one of
+the declared replies, with a field too many or one of another type, is a StoreUnavailable that says so.
+"""
+
+import enum
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from gateway.core.admission import Ask, RateView
-from gateway.core.errors import BudgetExceeded, LimitExceeded
-from gateway.core.refusals import over_budget, too_fast, too_many_at_once
-from gateway.quota.redis.specs import QuotaSpec
+from gateway.quota.redis.connection import StoreUnavailable
+from gateway.quota.redis.layout import PackedRow
+from gateway.quota.redis.resp import Reply
 
-ADMITTED, NO_BUDGET, NO_LIMIT, STALE, FORGOTTEN, GAP, CLOSED = range(1, 8)
-
-MICROSECONDS = 1_000_000
-
-_LIMIT_NAMES = {"c": "concurrent", "q": "requests_per_minute", "t": "tokens_per_minute"}
+T = TypeVar("T")
 
 
-class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """A granted hold. `counters` are start, spent, held, unseen of each budget of the plan in turn."""
+class LimitKind(enum.StrEnum):
+    CONCURRENT = "c"
+    REQUESTS = "q"
+    TOKENS = "t"
+
+
+class RateRow(PackedRow, frozen=True):
+    """The tightest limit of a kind: `reset` is how long until all of it is free again."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+class ShadowedRow(PackedRow, frozen=True):
+    """A limit in shadow, by its index in the spec, that would have refused."""
+
+    limit: int
+    kind: LimitKind
+
+
+class CountersRow(PackedRow, frozen=True):
+    """A budget's counters: `start` is that of its window, or the oldest part kept when it rolls."""
+
+    start: int
+    spent: int
+    held: int
+    unseen: int
+
+
+class ScriptReply(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    """What a function answers: an array of its tag and then its fields. `now` is the server's clock."""
+
+
+class Admitted(ScriptReply, frozen=True, tag=1):
+    """A hold is granted; `counters` are those of each budget of the spec in turn."""
 
     output_tokens: int
     nano: int
     now: int
-    requests: RateView | None
-    tokens: RateView | None
-    shadowed: list[list[object]]
-    counters: list[int]
+    requests: RateRow | bool
+    tokens: RateRow | bool
+    shadowed: list[ShadowedRow]
+    counters: list[CountersRow]
 
 
-def admitted(reply: list[object]) -> Admitted:
-    """From `{1, cap, nano, now, requests, tokens, shadowed, counters}`."""
-    _, cap, nano, now, requests, tokens, shadowed, counters = cast(
-        "tuple[int, int, int, int, list[int] | bool, list[int] | bool, list[list[object]], list[int]]", reply
-    )
-    return Admitted(int(cap), int(nano), int(now), _rate(requests), _rate(tokens), shadowed, counters)
-
-
-class Leased(msgspec.Struct, frozen=True, gc=False):
-    """What a worker got of what it wanted; `nano` -1: nothing. `room` -1: no hard budget."""
+class Leased(ScriptReply, frozen=True, tag=1):
+    """What a worker got of what it wanted; `nano` -1: nothing. `room` is what the tightest hard budget had
+    left, -1 without any."""
 
     now: int
     nano: int
     requests: int
     tokens: int
-    places: int
+    slots: int
     room: int
-    counters: list[int]
-    requests_view: RateView | None
-    tokens_view: RateView | None
+    counters: list[CountersRow]
+    requests_view: RateRow | bool
+    tokens_view: RateRow | bool
 
 
-def leased(reply: list[object]) -> Leased:
-    """From `{1, now, nano, requests, tokens, places, room, counters, requests view, tokens view}`."""
-    _, now, nano, requests, tokens, places, room, counters, by_requests, by_tokens = cast(
-        "tuple[int, int, int, int, int, int, int, list[int], list[int] | bool, list[int] | bool]", reply
-    )
-    return Leased(now, nano, requests, tokens, places, room, counters, _rate(by_requests), _rate(by_tokens))
+class Applied(ScriptReply, frozen=True, tag=1):
+    now: int
 
 
-def _rate(row: list[int] | bool) -> RateView | None:
-    if isinstance(row, bool):
-        return None
-    return RateView(row[0], row[1], row[2] / MICROSECONDS)
+class Swept(ScriptReply, frozen=True, tag=1):
+    """So many expired holds were taken."""
+
+    now: int
+    holds: int
 
 
-def shadowed_limits(plan: QuotaSpec, rows: list[list[object]]) -> list[tuple[str, str]]:
-    """Scope and limit of each row `{limit, kind}`."""
-    return [(plan.limits[cast("int", index)][0], _LIMIT_NAMES[cast("str", kind)]) for index, kind in rows]
+class Claimed(ScriptReply, frozen=True, tag=1):
+    """Whether this worker is the first to claim: 1 or 0."""
+
+    now: int
+    first: int
 
 
-def no_limit(plan: QuotaSpec, reply: list[object]) -> LimitExceeded:
-    """From `{3, limit, kind, wait, now}`."""
-    _, index, kind, wait, _ = cast("tuple[int, int, str, int, int]", reply)
-    label, limits = plan.limits[index]
-    if kind == "c":
-        return too_many_at_once(label, limits.concurrent or 0)
-    per_minute = limits.requests_per_minute if kind == "q" else limits.tokens_per_minute
-    seconds = float("inf") if wait < 0 else wait / MICROSECONDS
-    return too_fast(label, _LIMIT_NAMES[kind], per_minute or 0, seconds)
+class SnapshotTaken(ScriptReply, frozen=True, tag=1):
+    """`epoch` is False when there is none yet; `presumed` holds of dead workers count as unseen."""
+
+    now: int
+    epoch: str | bool
+    counters: list[CountersRow]
+    presumed: int
+    workers: int
 
 
-def no_budget(plan: QuotaSpec, ask: Ask, reply: list[object]) -> BudgetExceeded:
-    """From `{2, budget, w, s, h, u, now}`."""
-    _, index, w, spent, held, unseen, _ = cast("tuple[int, int, int, int, int, int, int]", reply)
-    budget = plan.budgets[index]
-    return over_budget(
-        ask,
-        scope=budget.scope.label,
-        window=budget.budget.window,
-        limit_nano=budget.limit,
-        left_nano=budget.limit - spent - held - unseen,
-        held_nano=held,
-        ends_at=budget.ends_at(w),
-    )
+class BudgetsRead(ScriptReply, frozen=True, tag=1):
+    now: int
+    counters: list[CountersRow]
+
+
+class EpochEntered(ScriptReply, frozen=True, tag=1):
+    """`closed` is 1 while hard budgets are closed."""
+
+    now: int
+    epoch: str
+    closed: int
+
+
+class BarrierStatus(ScriptReply, frozen=True, tag=1):
+    """What the server says of the workers in a rebuild. `closed_since` 0: the budgets are open.
+
+    `ready` of `expected` workers have paused; `generation` changes whenever one of them does.
+    """
+
+    now: int
+    closed_since: int
+    ready: int
+    expected: int
+    generation: int
+
+
+class NoBudget(ScriptReply, frozen=True, tag=2):
+    """The budget with this index in the spec has no room.
+
+    `start` of a rolling one is the oldest part that holds anything: only when that leaves can there be room.
+    """
+
+    budget: int
+    start: int
+    spent: int
+    held: int
+    unseen: int
+    now: int
+
+
+class NoLimit(ScriptReply, frozen=True, tag=3):
+    """The limit with this index in the spec has no room for `wait`, -1: never."""
+
+    limit: int
+    kind: LimitKind
+    wait: int
+    now: int
+
+
+class Stale(ScriptReply, frozen=True, tag=4):
+    """The spec is not for this moment of the server's clock."""
+
+    now: int
+
+
+class Forgotten(ScriptReply, frozen=True, tag=5):
+    """The counters are not those of this epoch."""
+
+
+class Gap(ScriptReply, frozen=True, tag=6):
+    """A batch of settlements before this one never came, so this one was not applied."""
+
+    now: int
+
+
+class Closed(ScriptReply, frozen=True, tag=7):
+    """The counters are being rebuilt."""
+
+    now: int
+
+
+# Each may be Stale too, which CounterStore.for_spec takes care of.
+AdmitReply: TypeAlias = Admitted | NoBudget | NoLimit | Forgotten | Closed
+RenewReply: TypeAlias = Admitted | NoBudget | Forgotten | Closed
+LeaseReply: TypeAlias = Leased | Forgotten | Closed
+RestoreReply: TypeAlias = Applied | Forgotten | Closed
+
+SettleReply: TypeAlias = Applied | Gap
+
+# What a Lua file names in capitals: rows inside replies, and replies.
+REPLY_ROWS: dict[str, type[PackedRow]] = {"RATE": RateRow, "SHADOWED": ShadowedRow, "COUNTERS": CountersRow}
+REPLIES: dict[str, type[ScriptReply]] = {
+    "ADMITTED": Admitted,
+    "LEASED": Leased,
+    "APPLIED": Applied,
+    "SWEPT": Swept,
+    "CLAIMED": Claimed,
+    "SNAPSHOT_TAKEN": SnapshotTaken,
+    "BUDGETS_READ": BudgetsRead,
+    "EPOCH_ENTERED": EpochEntered,
+    "BARRIER_STATUS": BarrierStatus,
+    "NO_BUDGET": NoBudget,
+    "NO_LIMIT": NoLimit,
+    "STALE": Stale,
+    "FORGOTTEN": Forgotten,
+    "GAP": Gap,
+    "CLOSED": Closed,
+}
+
+
+class ReplyDecoder(Generic[T]):
+    """Reads the packed reply of one function. `expected` is the union of what that function may answer."""
+
+    def __init__(self, function: str, expected: object) -> None:
+        self.function = function
+        self._decode = msgspec.msgpack.Decoder(expected).decode
+
+    def __call__(self, reply: Reply) -> T:
+        """Raises StoreUnavailable, which says what is wrong, for what is none of the expected replies."""
+        if not isinstance(reply, bytes):
+            raise StoreUnavailable(f"the reply of {self.function} is not packed: {type(reply).__name__}")
+        try:
+            decoded: T = self._decode(reply)
+        except msgspec.DecodeError as exc:
+            raise StoreUnavailable(f"the reply of {self.function} is malformed: {exc}") from exc
+        return decoded

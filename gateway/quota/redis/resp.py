@@ -42,7 +42,7 @@ class ReplyReader:
         self._buffer = b""
 
     def feed(self, data: bytes) -> Sequence[Reply]:
-        """The replies that are complete with `data`. Raises WireError."""
+        """The replies that are complete with `data`. Raises RespError."""
         buffer = self._buffer + data if self._buffer else data
         replies: list[Reply] = []
         at = 0

@@ -2,31 +2,66 @@
 
 During a rolling upgrade the old and the new version run side by side on one server, each called by its own
 workers. Servers without FUNCTION (managed ones that forbid it) get the same text as EVAL scripts.
+
+A Lua file writes `LIMIT.scope` for a position in a packed row; the number comes from layout.py and
+replies.py. So both sides have one declaration, and a name that it lacks fails here, before anything is
+loaded.
 """
 
 import hashlib
+import re
+from collections.abc import Iterable
 from importlib import resources
 
-CALLS = (
+from gateway.quota.redis.layout import ARGUMENTS, KEYS, ROWS, STORED
+from gateway.quota.redis.replies import REPLIES, REPLY_ROWS, LimitKind
+
+CALLS = tuple(ARGUMENTS)
+_FILES = (
+    "common",
+    "budgets",
+    "rates",
+    "holds",
     "admit",
     "settle",
     "renew",
-    "heartbeat",
-    "sweep",
-    "look",
-    "peek",
-    "claim",
     "lease",
-    "hello",
-    "adopt",
-    "stand",
-    "restore",
-    "cover",
-    "unclaim",
-    "seat",
-    "leave",
+    "upkeep",
+    "rebuild",
 )
-_FILES = ("common", "admit", "settle", "renew", "lease", "upkeep", "recovery")
+# `LIMIT.scope`, but not within a longer name.
+_NAME = re.compile(r"(?<![\w.])([A-Z][A-Z_]*)\.(\w+)")
+
+
+def positions() -> dict[str, dict[str, str]]:
+    """What each name in capitals stands for: Lua literals by field; positions begin at 1."""
+    found = {"KEY": _numbered(key.rstrip(":") for key in KEYS)}
+    for name, fields in STORED.items():
+        found[name] = _numbered(fields) | {"size": str(len(fields))}
+    found |= {call.upper(): _numbered(names) for call, names in ARGUMENTS.items()}
+    found |= {name: _numbered(row.__struct_fields__) for name, row in (ROWS | REPLY_ROWS).items()}
+    for name, reply in REPLIES.items():
+        found[name] = _numbered(("tag", *reply.__struct_fields__))
+        found[name]["tag"] = str(reply.__struct_config__.tag)
+    found["LIMIT_KIND"] = {kind.name.lower(): f"'{kind}'" for kind in LimitKind}
+    return found
+
+
+def _numbered(names: Iterable[str]) -> dict[str, str]:
+    return {name: str(number) for number, name in enumerate(names, 1)}
+
+
+def filled(lua: str) -> str:
+    """`lua` with a number for every declared position. Raises ValueError for one that is not declared."""
+    known = positions()
+
+    def number(match: re.Match[str]) -> str:
+        try:
+            return known[match[1]][match[2]]
+        except KeyError:
+            raise ValueError(f"{match[0]} is declared in neither layout.py nor replies.py") from None
+
+    return _NAME.sub(number, lua)
 
 
 def _text(name: str) -> str:
@@ -35,11 +70,11 @@ def _text(name: str) -> str:
 
 
 class Scripts:
-    """The library and its names. `clock` replaces clock.lua, for tests that tell the time."""
+    """The library and its names. `clock` replaces clock.lua, for tests that set the time."""
 
     def __init__(self, clock: str | None = None) -> None:
-        body = "\n".join([_text("clock") if clock is None else clock, *map(_text, _FILES)])
-        # The name is no secret and needs no strength: it only tells versions apart.
+        body = filled("\n".join([_text("clock") if clock is None else clock, *map(_text, _FILES)]))
+        # The name is no secret and needs no strength: it only keeps versions apart.
         version = hashlib.sha256(body.encode()).hexdigest()[:12]
         self.library = f"tollway_{version}"
         register = [f"redis.register_function('{self.library}_{call}', {call})" for call in CALLS]

@@ -5,63 +5,76 @@ whose reply was lost is simply sent again.
 """
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Sequence
-from typing import TypeAlias
+from typing import assert_never
 
 import msgspec
 import structlog
 
 from gateway.quota.redis.connection import StoreUnavailable
-from gateway.quota.redis.grants import Registered
-from gateway.quota.redis.link import Link, unpack
-from gateway.quota.redis.resp import Reply, ServerError
+from gateway.quota.redis.holds import OpenHold, OpenHolds
+from gateway.quota.redis.layout import RemainderRow, SettlementRow, WindowRow
+from gateway.quota.redis.replies import Applied, Gap
+from gateway.quota.redis.resp import Reply
+from gateway.quota.redis.store import CounterStore
 
 _log = structlog.get_logger("tollway.redis")
 
 BATCH_ITEMS = 256
-# While the server is away settlements wait here. Beyond the bound the oldest are given up: their holds then
-# expire as presumed at their full size, which is too much and never too little.
+# While the server is unreachable, settlements wait here. Beyond the bound the oldest are given up: their
+# holds then expire as presumed at their full size, which is too much and never too little.
 MAX_WAITING_ITEMS = 200_000
 RETRY_SECONDS = 0.1
 
-_APPLIED = 1
+NOT_KNOWN = -1
 
-# What stays of a slice: nano-USD (-1: nothing, it ends), places, corrections of rates.
-Left = tuple[int, int, list[tuple[str, float]]]
-Windows = list[list[object]]
-# What a hold was counted in, should the server have lost it: by the hold, or told at once.
-Origin: TypeAlias = "Registered | Windows | None"
-# hold, spent nano-USD, unseen nano-USD, tokens used (-1: not known), origin, left
-Item: TypeAlias = "tuple[str, int, int, int, Origin, Left | None]"
-_encode = msgspec.msgpack.Encoder().encode
+
+class PendingSettlement(msgspec.Struct, frozen=True, eq=False):
+    """What a hold used: nano-USD, and tokens or NOT_KNOWN.
+
+    `origin` has the windows that the hold was counted in, should the server have lost it. `remainder` is
+    what stays of a quota lease.
+    """
+
+    hold: str
+    spent: int
+    unseen: int
+    used: int
+    origin: OpenHold | list[WindowRow] | None = None
+    remainder: RemainderRow | None = None
+
+    def row(self, epoch: bytes) -> SettlementRow:
+        """As the server reads it, when its counters are those of `epoch`."""
+        windows = self.origin
+        if windows is not None and not isinstance(windows, list):
+            windows = windows.windows() if windows.epoch != epoch else None
+        return SettlementRow(self.hold, self.spent, self.unseen, self.used, windows, self.remainder)
 
 
 class Settler:
     """`add` never waits; `run` resends after failures and is owned by whoever made the settler."""
 
-    def __init__(self, link: Link, worker: str) -> None:
-        self._link = link
-        self._worker = worker.encode()
+    def __init__(self, store: CounterStore, holds: OpenHolds) -> None:
+        self._store = store
+        self._holds = holds
         self._number = 0
-        self._unsent: deque[Item] = deque()
-        self._unacknowledged: deque[tuple[int, list[Item]]] = deque()
+        self._unsent: deque[PendingSettlement] = deque()
+        self._unacknowledged: deque[tuple[int, list[PendingSettlement]]] = deque()
         self._waiting_items = 0
         self._scheduled = False
         self._broken = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         # While spending is rebuilt from the ledger: settlements of rows that the ledger does not have yet.
-        self._held_back: deque[Item] | None = None
-        # The counters that the server has now; a hold of others was lost with them.
-        self.epoch = b""
+        self._held_back: deque[PendingSettlement] | None = None
 
     @property
     def waiting(self) -> int:
         """Settlements that the server has not confirmed."""
         return self._waiting_items
 
-    def add(self, item: Item) -> None:
+    def add(self, item: PendingSettlement) -> None:
         """Settle, with this tick's others."""
         if self._held_back is not None:
             self._held_back.append(item)
@@ -111,41 +124,33 @@ class Settler:
     def _send_all(self) -> None:
         while self._unsent and not self._broken.is_set():
             number, items = self._next_batch()
-            try:
-                future = self._link.send("settle", *self._packed(number, items))
-            except StoreUnavailable:
-                self._broken.set()
-                return
-            future.add_done_callback(lambda done, number=number: self._replied(number, done))  # type: ignore[misc]
+            future = self._store.send_settle(self._holds.worker_id, number, self._rows(items))
+            future.add_done_callback(functools.partial(self._replied, number))
 
-    def _next_batch(self) -> tuple[int, list[Item]]:
+    def _next_batch(self) -> tuple[int, list[PendingSettlement]]:
         self._number += 1
         count = min(len(self._unsent), BATCH_ITEMS)
         batch = (self._number, [self._unsent.popleft() for _ in range(count)])
         self._unacknowledged.append(batch)
         return batch
 
-    def _packed(self, number: int, items: list[Item]) -> tuple[bytes, bytes, bytes]:
-        return self._worker, b"%d" % number, _encode([self._row(item) for item in items])
-
-    def _row(self, item: Item) -> Sequence[object]:
-        hold, spent, unseen, used, origin, left = item
-        if origin is None or isinstance(origin, list):
-            return item
-        kept = origin.windows() if origin.epoch != self.epoch else None
-        return hold, spent, unseen, used, kept, left
+    def _rows(self, items: list[PendingSettlement]) -> list[SettlementRow]:
+        epoch = self._holds.epoch
+        return [item.row(epoch) for item in items]
 
     def _replied(self, number: int, future: "asyncio.Future[Reply]") -> None:
-        if future.cancelled():
+        try:
+            reply = self._store.settled(future)
+        except (StoreUnavailable, asyncio.CancelledError):
             self._broken.set()
             return
-        error = future.exception()
-        if isinstance(error, StoreUnavailable | ServerError):
-            self._link.failed(error)
-        elif error is None and unpack(future.result())[0] == _APPLIED:
-            self._confirmed(number)
-            return
-        self._broken.set()
+        match reply:
+            case Applied():
+                self._confirmed(number)
+            case Gap():
+                self._broken.set()
+            case _:
+                assert_never(reply)
 
     def _confirmed(self, number: int) -> None:
         while self._unacknowledged and self._unacknowledged[0][0] <= number:
@@ -156,8 +161,8 @@ class Settler:
     async def _resend(self) -> None:
         while self._unacknowledged:
             number, items = self._unacknowledged[0]
-            reply = await self._link.call("settle", *self._packed(number, items))
-            if reply[0] != _APPLIED:
+            reply = await self._store.settle(self._holds.worker_id, number, self._rows(items))
+            if isinstance(reply, Gap):
                 raise StoreUnavailable("settlements out of order")
             self._confirmed(number)
         self._broken.clear()

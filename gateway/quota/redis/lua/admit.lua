@@ -1,99 +1,131 @@
--- admit: args epoch, packed plan, packed ask. One call checks every limit and budget and takes from all, or
--- takes from none: between two calls another worker could take the last dollar. Units and keys: common.lua.
--- Replies {1, cap, nano, now, requests, tokens, shadowed, counters}, requests and tokens being {limit,
--- remaining, reset} of the tightest; {2, budget, w, s, h, u, now}; {3, limit, kind, wait, now};
--- {4, now} when the plan is not for this moment; {5} when the counters are not those of this epoch;
--- {7, now} while they are being rebuilt.
+-- admit: one call checks every limit and budget and takes from all, or takes from none: between two calls
+-- another worker could take the last dollar. Units and keys: common.lua. Replies ADMITTED, NO_BUDGET, NO_LIMIT,
+-- STALE, FORGOTTEN or CLOSED.
 
 -- What one limit says: nil when it has room, else which kind has none and the wait (-1: for ever); with room
 -- also the output cap that fits.
-local function full(keys, limit, ask, at, now, burst)
-  if limit[4] > 0 and redis.call('ZCOUNT', keys[6] .. limit[1], text(now), '+inf') >= limit[4] then
-    return 'c', 0
+local function full(keys, limit, ask, rates, now, burst)
+  local requests, tokens, concurrent = limit[LIMIT.requests], limit[LIMIT.tokens], limit[LIMIT.concurrent]
+  if concurrent > 0 and slots_in_use(keys, limit[LIMIT.scope], now) >= concurrent then
+    return LIMIT_KIND.concurrent, 0
   end
-  if limit[2] > 0 then
-    local unit = MINUTE / limit[2]
-    local wait = at[1] + unit - now - burst
-    if wait > unit * ROUNDING then return 'q', wait end
+  if requests > 0 then
+    local unit = MINUTE / requests
+    local wait = rates.requests_at + unit - now - burst
+    if wait > unit * ROUNDING then return LIMIT_KIND.requests, wait end
   end
-  if limit[3] > 0 then
-    local unit = MINUTE / limit[3]
-    local units = rate_units(ask, least_output(ask, limit[3]))
-    if units > limit[3] then return 't', -1 end
-    local wait = at[2] + units * unit - now - burst
-    if wait > unit * ROUNDING then return 't', wait end
-    return nil, nil, fit_rate(ask, math.floor((now + burst - at[2]) / unit + ROUNDING))
+  if tokens > 0 then
+    local unit = MINUTE / tokens
+    local units = rate_units(ask, least_output(ask, tokens))
+    if units > tokens then return LIMIT_KIND.tokens, -1 end
+    local wait = rates.tokens_at + units * unit - now - burst
+    if wait > unit * ROUNDING then return LIMIT_KIND.tokens, wait end
+    return nil, nil, fit_rate(ask, math.floor((now + burst - rates.tokens_at) / unit + ROUNDING))
   end
-  return nil, nil, ask[4]
+  return nil, nil, ask[ASK.output_tokens]
 end
 
-local function tighter(view, per_minute, at, now)
-  local remaining = math.max(math.floor(per_minute - (at - now) / (MINUTE / per_minute) + ROUNDING), 0)
-  if view and view[2] <= remaining then return view end
-  return {per_minute, remaining, math.floor(at - now)}
+-- Take `units` from one limit, as drained to now: notes in `taken` the fields to store and what to show.
+local function take(limit, units, rates, now, taken)
+  local scope, requests, tokens = limit[LIMIT.scope], limit[LIMIT.requests], limit[LIMIT.tokens]
+  local is_shown = limit[LIMIT.shadow] == 0
+  if limit[LIMIT.concurrent] > 0 then taken.slot_scopes[#taken.slot_scopes + 1] = scope end
+  if requests > 0 then
+    local new = rates.requests_at + MINUTE / requests
+    taken.fields[#taken.fields + 1] = 'q|' .. scope
+    taken.fields[#taken.fields + 1] = moment(new)
+    if is_shown then taken.requests = tighter(taken.requests, requests, new, now) end
+  end
+  if tokens > 0 then
+    local new = rates.tokens_at + units * MINUTE / tokens
+    taken.fields[#taken.fields + 1] = 't|' .. scope
+    taken.fields[#taken.fields + 1] = moment(new)
+    taken.rows[#taken.rows + 1] = {[TAKEN.scope] = scope, [TAKEN.per_minute] = tokens, [TAKEN.tokens] = units}
+    if is_shown then taken.tokens = tighter(taken.tokens, tokens, new, now) end
+  end
 end
 
--- Take from one limit; returns the fields to store.
-local function take(limit, units, at, now, taken)
-  if limit[4] > 0 then taken.slots[#taken.slots + 1] = limit[1] end
-  if limit[2] > 0 then
-    local new = at[1] + MINUTE / limit[2]
-    taken.fields[#taken.fields + 1] = 'q|' .. limit[1]
-    taken.fields[#taken.fields + 1] = string.format('%.17g', new)
-    if limit[5] == 0 then taken.requests = tighter(taken.requests, limit[2], new, now) end
+local function no_limit(index, kind, wait, now)
+  return pack({
+    NO_LIMIT.tag,
+    [NO_LIMIT.limit] = index - 1,
+    [NO_LIMIT.kind] = kind,
+    [NO_LIMIT.wait] = math.ceil(wait),
+    [NO_LIMIT.now] = now,
+  })
+end
+
+-- Check every limit: the reply that one has no room, or nil; what of them may be taken, by index; those in
+-- shadow that would have refused; and the output cap that fits into all.
+local function check_limits(keys, spec, ask, stored, now)
+  local room, shadowed, most = {}, {}, ask[ASK.output_cap]
+  for i, limit in ipairs(spec[SPEC.limits]) do
+    local rates, in_shadow = stored.limits[i], limit[LIMIT.shadow] == 1
+    drain(keys[KEY.state], limit, rates, now)
+    local burst = tonumber(rates.leased_until or '0') > now and MINUTE - RATE_LEASE_LIFE or MINUTE
+    local kind, wait, fits = full(keys, limit, ask, rates, now, burst)
+    if not kind then
+      room[i] = rates
+      if not in_shadow then most = math.min(most, fits) end
+    elseif in_shadow then
+      shadowed[#shadowed + 1] = {[SHADOWED.limit] = i - 1, [SHADOWED.kind] = kind}
+    else
+      return no_limit(i, kind, wait, now)
+    end
   end
-  if limit[3] > 0 then
-    local new = at[2] + units * MINUTE / limit[3]
-    taken.fields[#taken.fields + 1] = 't|' .. limit[1]
-    taken.fields[#taken.fields + 1] = string.format('%.17g', new)
-    taken.tokens_of[#taken.tokens_of + 1] = {limit[1], limit[3], units}
-    if limit[5] == 0 then taken.tokens = tighter(taken.tokens, limit[3], new, now) end
-  end
+  return nil, room, shadowed, most
+end
+
+-- The output cap, at most `most`, that fits into the tightest hard budget; or nil and the reply that it has no room.
+local function fit_budgets(keys, ask, budgets, most, now)
+  local least = tightest(budgets)
+  if not least then return most end
+  local cap = fit(ask, budgets[least].left)
+  if cap then return math.min(cap, most) end
+  return nil, no_room(keys[KEY.state], budgets, least, now)
+end
+
+local function admitted(cap, nano, now, requests, tokens, shadowed, budgets)
+  return pack({
+    ADMITTED.tag,
+    [ADMITTED.output_tokens] = cap,
+    [ADMITTED.nano] = nano,
+    [ADMITTED.now] = now,
+    [ADMITTED.requests] = requests,
+    [ADMITTED.tokens] = tokens,
+    [ADMITTED.shadowed] = shadowed,
+    [ADMITTED.counters] = shown(budgets),
+  })
+end
+
+local function hold_row(nano, admitted_at, windows, slot_scopes, taken)
+  return {
+    [HOLD.nano] = nano,
+    [HOLD.admitted_at] = admitted_at,
+    [HOLD.windows] = windows,
+    [HOLD.slot_scopes] = slot_scopes,
+    [HOLD.taken] = taken,
+  }
 end
 
 local function admit(keys, args)
-  local plan, ask = cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
-  local now = clock(keys)
-  if stale(plan, now) then return pack(STALE, now) end
-  local values = read(keys[1], plan)
-  if values[1] ~= args[1] then return pack(FORGOTTEN) end
-  if closed(plan, values) then return pack(CLOSED, now) end
-
-  local room, shadowed, most = {}, {}, ask[9]
-  for i, limit in ipairs(plan[3]) do
-    local at = {
-      drained(keys[1], 'q|' .. limit[1], values[3 * i], now, MINUTE),
-      drained(keys[1], 't|' .. limit[1], values[3 * i + 1], now, LONGEST_DEBT),
-    }
-    local burst = tonumber(values[3 * i + 2] or '0') > now and MINUTE - SLICE_LIFE or MINUTE
-    local kind, wait, fits = full(keys, limit, ask, at, now, burst)
-    if not kind then
-      room[i] = at
-      if limit[5] == 0 then most = math.min(most, fits) end
-    elseif limit[5] == 1 then
-      shadowed[#shadowed + 1] = {i - 1, kind}
-    else
-      return pack(NO_LIMIT, i - 1, kind, math.ceil(wait), now)
-    end
-  end
-  local budgets = open_all(keys[1], plan, values, now)
-  local cap, least = most, tightest(budgets)
-  if least then
-    cap = fit(ask, budgets[least].left)
-    if cap then
-      cap = math.min(cap, most)
-    else
-      return no_room(keys[1], budgets, least, now)
-    end
-  end
+  local refused, spec, now, stored = begin_hold(keys, args[ADMIT.spec], args[ADMIT.epoch])
+  if refused then return refused end
+  local ask, state = unpacked(args[ADMIT.ask]), keys[KEY.state]
+  local refused, room, shadowed, most = check_limits(keys, spec, ask, stored, now)
+  if refused then return refused end
+  local budgets = open_all(state, spec, stored, now)
+  local cap, over = fit_budgets(keys, ask, budgets, most, now)
+  if not cap then return over end
 
   local nano, units = hold_nano(ask, cap), rate_units(ask, cap)
-  local taken = {fields = {}, slots = {}, tokens_of = {}, requests = false, tokens = false}
-  for i, limit in ipairs(plan[3]) do
+  local taken = {fields = {}, slot_scopes = {}, rows = {}, requests = false, tokens = false}
+  for i, limit in ipairs(spec[SPEC.limits]) do
     if room[i] then take(limit, units, room[i], now, taken) end
   end
-  if #taken.fields > 0 then redis.call('HSET', keys[1], unpack(taken.fields)) end
-  local held = hold_money(keys[1], budgets, nano)
-  keep_hold(keys, ask[1], ask[7], now, {nano, now, held, taken.slots, taken.tokens_of})
-  return pack(ADMITTED, cap, nano, now, taken.requests, taken.tokens, shadowed, shown(budgets))
+  if #taken.fields > 0 then redis.call('HSET', state, unpack(taken.fields)) end
+  local windows = hold_money(state, budgets, nano)
+  local record = hold_row(nano, now, windows, taken.slot_scopes, taken.rows)
+  keep_hold(keys, ask[ASK.hold], ask[ASK.lease], now, record)
+  return admitted(cap, nano, now, taken.requests, taken.tokens, shadowed, budgets)
 end

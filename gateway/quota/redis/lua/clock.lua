@@ -1,5 +1,5 @@
 -- Time is the server's own: microseconds since 1970 (integer), so that all workers mean the same moment.
 local function clock(_keys)
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+  local seconds, rest = unpack(redis.call('TIME'))
+  return tonumber(seconds) * 1000000 + tonumber(rest)
 end

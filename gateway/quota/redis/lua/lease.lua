@@ -1,10 +1,8 @@
--- lease: args epoch, packed plan, packed {slice, nano, requests, tokens, places, lease, worker, slices}: what a
--- worker would like to have so that it can admit from memory. It gets at most 2% of what the tightest budget
--- has left and 10% of what each rate has, shared with all workers and this worker's `slices`; nothing of a
--- budget with less than 5% left or of a rate with less than a quarter, where every request counts exactly.
--- A slice is a hold: it expires, is presumed spent, and is settled like one. Units and keys: common.lua.
--- Replies {1, now, nano, requests, tokens, places, room, counters, requests view, tokens view}; nano -1: nothing
--- is leased. `room` is what the tightest hard budget had left, -1 without any; views as in admit.lua.
+-- lease: what a worker would like to hold ahead so that it can admit from memory. It gets at most 2% of what
+-- the tightest budget has left and 10% of what each rate has, shared with all workers and this worker's other
+-- quota leases; nothing of a budget with less than 5% left or of a rate with less than a quarter, where every
+-- request counts exactly. A quota lease is a hold: it expires, is presumed spent, and is settled like one.
+-- Units and keys: common.lua. Replies LEASED, STALE, FORGOTTEN or CLOSED.
 
 local function rate_share(at, per_minute, now, parts)
   local free = per_minute - (at - now) / (MINUTE / per_minute)
@@ -12,61 +10,102 @@ local function rate_share(at, per_minute, now, parts)
   return math.floor(free / 10 / parts)
 end
 
-local function lease(keys, args)
-  local plan, want = cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
-  local now = clock(keys)
-  if stale(plan, now) then return pack(STALE, now) end
-  local values = read(keys[1], plan)
-  if values[1] ~= args[1] then return pack(FORGOTTEN) end
-  if closed(plan, values) then return pack(CLOSED, now) end
-  redis.call('ZADD', keys[7], text(now + want[6]), want[7])
-  local parts = redis.call('ZCARD', keys[7]) * want[8]
+local function slot_share(keys, scope, concurrent, now, parts)
+  local free = concurrent - slots_in_use(keys, scope, now)
+  return free * 4 < concurrent and 0 or math.floor(free / 4 / parts)
+end
 
-  local nano, requests, tokens, places, room = want[2], want[3], want[4], want[5], -1
-  local budgets = open_all(keys[1], plan, values, now)
+-- The part of the budgets that may be leased, and what the tightest hard one has left, -1 without any.
+local function money_share(budgets, wanted, parts)
+  local nano, room = wanted, -1
   for _, b in ipairs(budgets) do
     if not b.soft then
       room = room < 0 and b.left or math.min(room, b.left)
       nano = b.left * 20 < b.limit and 0 or math.min(nano, math.floor(b.left / 50 / parts))
     end
   end
-  local useless = nano <= 0 and #budgets > 0
-  local at = {}
-  for i, limit in ipairs(plan[3]) do
-    at[i] = {
-      drained(keys[1], 'q|' .. limit[1], values[3 * i], now, MINUTE),
-      drained(keys[1], 't|' .. limit[1], values[3 * i + 1], now, LONGEST_DEBT),
-    }
-    if limit[2] > 0 then requests = math.min(requests, rate_share(at[i][1], limit[2], now, parts)) end
-    if limit[3] > 0 then tokens = math.min(tokens, rate_share(at[i][2], limit[3], now, parts)) end
-    if limit[4] > 0 then
-      local free = limit[4] - redis.call('ZCOUNT', keys[6] .. limit[1], text(now), '+inf')
-      places = math.min(places, free * 4 < limit[4] and 0 or math.floor(free / 4 / parts))
-    end
-    useless = useless or (limit[2] > 0 and requests <= 0) or (limit[3] > 0 and tokens <= 0)
-      or (limit[4] > 0 and places <= 0) or limit[5] == 1
-  end
-  if useless then return pack(ADMITTED, now, -1, 0, 0, 0, room, shown(budgets), false, false) end
+  return nano, room
+end
 
-  local slots, ahead, by_requests, by_tokens = {}, text(now + SLICE_LIFE), false, false
-  for i, limit in ipairs(plan[3]) do
-    local fields = {}
-    if limit[2] > 0 then
-      fields[#fields + 1] = 'q|' .. limit[1]
-      local new = at[i][1] + requests * MINUTE / limit[2]
-      fields[#fields + 1] = string.format('%.17g', new)
-      by_requests = tighter(by_requests, limit[2], new, now)
-    end
-    if limit[3] > 0 then
-      fields[#fields + 1] = 't|' .. limit[1]
-      local new = at[i][2] + tokens * MINUTE / limit[3]
-      fields[#fields + 1] = string.format('%.17g', new)
-      by_tokens = tighter(by_tokens, limit[3], new, now)
-    end
-    if #fields > 0 then redis.call('HSET', keys[1], 'z|' .. limit[1], ahead, unpack(fields)) end
-    if limit[4] > 0 then slots[#slots + 1] = limit[1] end
+-- Lowers `got` to the part of one limit that may be leased; true when that leaves nothing to admit from.
+local function share_limit(keys, limit, rates, got, now, parts)
+  local requests, tokens, concurrent = limit[LIMIT.requests], limit[LIMIT.tokens], limit[LIMIT.concurrent]
+  if requests > 0 then got.requests = math.min(got.requests, rate_share(rates.requests_at, requests, now, parts)) end
+  if tokens > 0 then got.tokens = math.min(got.tokens, rate_share(rates.tokens_at, tokens, now, parts)) end
+  if concurrent > 0 then
+    got.slots = math.min(got.slots, slot_share(keys, limit[LIMIT.scope], concurrent, now, parts))
   end
-  local held = hold_money(keys[1], budgets, nano)
-  keep_hold(keys, want[1], want[6], now, {nano, now, held, slots, {}, places})
-  return pack(ADMITTED, now, nano, requests, tokens, places, room, shown(budgets), by_requests, by_tokens)
+  return (requests > 0 and got.requests <= 0) or (tokens > 0 and got.tokens <= 0)
+    or (concurrent > 0 and got.slots <= 0) or limit[LIMIT.shadow] == 1
+end
+
+-- Takes the units ahead from one limit's rates, and lowers the views to what is left.
+local function take_ahead(state, limit, rates, got, now)
+  local scope, requests, tokens, fields = limit[LIMIT.scope], limit[LIMIT.requests], limit[LIMIT.tokens], {}
+  if requests > 0 then
+    local new = rates.requests_at + got.requests * MINUTE / requests
+    fields[#fields + 1] = 'q|' .. scope
+    fields[#fields + 1] = moment(new)
+    got.requests_view = tighter(got.requests_view, requests, new, now)
+  end
+  if tokens > 0 then
+    local new = rates.tokens_at + got.tokens * MINUTE / tokens
+    fields[#fields + 1] = 't|' .. scope
+    fields[#fields + 1] = moment(new)
+    got.tokens_view = tighter(got.tokens_view, tokens, new, now)
+  end
+  if #fields > 0 then redis.call('HSET', state, 'z|' .. scope, text(now + RATE_LEASE_LIFE), unpack(fields)) end
+end
+
+local function leased(got, room, budgets, now)
+  return pack({
+    LEASED.tag,
+    [LEASED.now] = now,
+    [LEASED.nano] = got.nano,
+    [LEASED.requests] = got.requests,
+    [LEASED.tokens] = got.tokens,
+    [LEASED.slots] = got.slots,
+    [LEASED.room] = room,
+    [LEASED.counters] = shown(budgets),
+    [LEASED.requests_view] = got.requests_view,
+    [LEASED.tokens_view] = got.tokens_view,
+  })
+end
+
+local function lease(keys, args)
+  local refused, spec, now, stored = begin_hold(keys, args[LEASE.spec], args[LEASE.epoch])
+  if refused then return refused end
+  local wanted, state = unpacked(args[LEASE.wanted]), keys[KEY.state]
+  keep_alive(keys, wanted[WANTED.worker], wanted[WANTED.lease], now)
+  local parts = redis.call('ZCARD', keys[KEY.alive]) * wanted[WANTED.leases]
+
+  local budgets = open_all(state, spec, stored, now)
+  local nano, room = money_share(budgets, wanted[WANTED.nano], parts)
+  local useless = nano <= 0 and #budgets > 0
+  local got = {
+    nano = nano,
+    requests = wanted[WANTED.requests],
+    tokens = wanted[WANTED.tokens],
+    slots = wanted[WANTED.slots],
+    requests_view = false,
+    tokens_view = false,
+  }
+  for i, limit in ipairs(spec[SPEC.limits]) do
+    drain(state, limit, stored.limits[i], now)
+    useless = share_limit(keys, limit, stored.limits[i], got, now, parts) or useless
+  end
+  if useless then
+    local nothing = {nano = -1, requests = 0, tokens = 0, slots = 0, requests_view = false, tokens_view = false}
+    return leased(nothing, room, budgets, now)
+  end
+
+  local slot_scopes = {}
+  for i, limit in ipairs(spec[SPEC.limits]) do
+    take_ahead(state, limit, stored.limits[i], got, now)
+    if limit[LIMIT.concurrent] > 0 then slot_scopes[#slot_scopes + 1] = limit[LIMIT.scope] end
+  end
+  local record = hold_row(nano, now, hold_money(state, budgets, nano), slot_scopes, {})
+  record[HOLD.slots] = got.slots
+  keep_hold(keys, wanted[WANTED.hold], wanted[WANTED.lease], now, record)
+  return leased(got, room, budgets, now)
 end

@@ -1,30 +1,22 @@
--- renew: args epoch, packed plan, packed ask under a new name of the hold, old name, spent, unseen, used.
--- Settles the money of one attempt and holds for the next; slots and rates stay taken. Without room the
--- whole hold is settled. Replies as admit does. Units and keys: common.lua.
+-- renew: settles the money of one attempt and holds for the next, as `ask` under a new name; slots and rates
+-- stay taken. Without room the whole old hold is settled. Units and keys: common.lua. Replies as admit, without
+-- NO_LIMIT.
 local function renew(keys, args)
-  local plan, ask = cmsgpack.unpack(args[2]), cmsgpack.unpack(args[3])
-  local now = clock(keys)
-  if stale(plan, now) then return pack(STALE, now) end
-  local values = read(keys[1], plan)
-  if values[1] ~= args[1] then return pack(FORGOTTEN) end
-  if closed(plan, values) then return pack(CLOSED, now) end
-  local old = redis.call('HGET', keys[2], args[4])
-  local record = old and cmsgpack.unpack(old) or {0, now, {}, {}, {}}
-  settle_one(keys, {args[4], tonumber(args[5]), tonumber(args[6]), -1}, now)
+  local refused, spec, now = begin_hold(keys, args[RENEW.spec], args[RENEW.epoch])
+  if refused then return refused end
+  local ask, state, old = unpacked(args[RENEW.ask]), keys[KEY.state], args[RENEW.hold]
+  local record = open_hold(keys, old) or hold_row(0, now, {}, {}, {})
+  settle_one(keys, old, tonumber(args[RENEW.spent]), tonumber(args[RENEW.unseen]), -1, nil, nil, now)
 
-  local budgets = open_all(keys[1], plan, read(keys[1], plan), now)
-  local cap, least = ask[9], tightest(budgets)
-  if least then
-    cap = fit(ask, budgets[least].left)
-    if cap then
-      cap = math.min(cap, ask[9])
-    else
-      correct_tokens(keys[1], record, tonumber(args[7]), now)
-      return no_room(keys[1], budgets, least, now)
-    end
+  local budgets = open_all(state, spec, read(state, spec), now)
+  local cap, over = fit_budgets(keys, ask, budgets, ask[ASK.output_cap], now)
+  if not cap then
+    correct_tokens(state, record, tonumber(args[RENEW.used]), now)
+    return over
   end
   local nano = hold_nano(ask, cap)
-  local held = hold_money(keys[1], budgets, nano)
-  keep_hold(keys, ask[1], ask[7], now, {nano, record[2], held, record[4], record[5]})
-  return pack(ADMITTED, cap, nano, now, false, false, {}, shown(budgets))
+  local windows = hold_money(state, budgets, nano)
+  local renewed = hold_row(nano, record[HOLD.admitted_at], windows, record[HOLD.slot_scopes], record[HOLD.taken])
+  keep_hold(keys, ask[ASK.hold], ask[ASK.lease], now, renewed)
+  return admitted(cap, nano, now, false, false, {}, budgets)
 end

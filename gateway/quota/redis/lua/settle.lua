@@ -1,83 +1,72 @@
--- settle: args worker, number of this batch, packed list of {hold, spent, unseen, used, kept, left}. A batch whose
--- number was applied before is a repetition after a lost reply and changes nothing; one that overtook a lost
--- one is not applied, or the lost one would count as applied: replies {6, now}. `used` is -1 when not
--- known. `kept` is what the worker knows of a hold that this server has lost (nil otherwise): its spending is
--- added, and nothing is taken from held. `left` is {nano, places, rates} of a slice (lease.lua): what stays
--- held, how many places stay, and corrections {field, microseconds} of rates; without nano it ends. Units and keys: common.lua. Replies {1, now}.
+-- settle: applies one batch of settlements. A batch whose number was applied before is a repetition after a
+-- lost reply and changes nothing; one that overtook a lost one is not applied, or the lost one would count as
+-- applied. Units and keys: common.lua. Replies APPLIED or GAP.
 
--- Correct what was taken of tokens per minute: core/admission.GcraLimit.correct.
-local function correct_tokens(state, record, used, now)
-  if used < 0 or #record[5] == 0 then return end
-  local names, fields = {}, {}
-  for i, taken in ipairs(record[5]) do
-    names[i] = 't|' .. taken[1]
-  end
-  local values = redis.call('HMGET', state, unpack(names))
-  for i, taken in ipairs(record[5]) do
-    local unit, reserved, at = MINUTE / taken[2], taken[3], tonumber(values[i] or '0')
-    if used >= reserved then
-      at = math.max(at, now) + (used - reserved) * unit
-    else
-      at = at - math.max((reserved - used) * unit - (now - record[2]), 0)
-    end
-    fields[2 * i - 1], fields[2 * i] = names[i], string.format('%.17g', at)
-  end
-  redis.call('HSET', state, unpack(fields))
+-- The rest of a row may be left out or nil.
+local function optional(value)
+  return type(value) == 'table' and value or nil
 end
 
-local function correct_rates(state, corrections, now)
-  for _, correction in ipairs(corrections) do
-    local at = tonumber(redis.call('HGET', state, correction[1]) or '0')
-    if correction[2] > 0 then at = math.max(at, now) end
-    redis.call('HSET', state, correction[1], string.format('%.17g', at + correction[2]))
+-- What stays of a quota lease is held on: less money, and the last slots are free.
+local function keep_remainder(keys, id, record, remainder, spent, unseen, now)
+  local stays = remainder[REMAINDER.nano]
+  settle_money(keys[KEY.state], record[HOLD.windows], record[HOLD.nano] - stays, spent, unseen, now)
+  drop_slots(keys, id, record, remainder[REMAINDER.slots] + 1)
+  record[HOLD.nano], record[HOLD.slots] = stays, remainder[REMAINDER.slots]
+  redis.call('HSET', keys[KEY.holds], id, pack(record))
+end
+
+-- What was presumed spent is now known.
+local function settle_presumed(keys, id, record, stays, spent, unseen, now)
+  local more = unseen + math.max(stays, 0) - record[HOLD.nano]
+  settle_money(keys[KEY.state], record[HOLD.windows], 0, spent, more, now)
+  record[HOLD.nano] = stays
+  if stays >= 0 then
+    redis.call('HSET', keys[KEY.presumed], id, pack(record))
+  else
+    redis.call('HDEL', keys[KEY.presumed], id)
   end
 end
 
-local function settle_one(keys, item, now)
-  local id, spent, unseen, used = item[1], item[2], item[3], item[4]
-  local left = type(item[6]) == 'table' and item[6] or nil
-  if left then correct_rates(keys[1], left[3], now) end
-  local packed = redis.call('HGET', keys[2], id)
-  if packed then
-    local record = cmsgpack.unpack(packed)
-    if left and left[1] >= 0 then
-      settle_money(keys[1], record[3], record[1] - left[1], spent, unseen, now)
-      drop_places(keys, id, record, left[2] + 1)
-      record[1], record[6] = left[1], left[2]
-      redis.call('HSET', keys[2], id, cmsgpack.pack(record))
-      return record
-    end
-    settle_money(keys[1], record[3], record[1], spent, unseen, now)
-    correct_tokens(keys[1], record, used, now)
-    drop_hold(keys, id, record)
-    return record
+local function settle_one(keys, id, spent, unseen, used, windows, remainder, now)
+  local state, stays = keys[KEY.state], -1
+  if remainder then
+    stays = remainder[REMAINDER.nano]
+    correct_rates(state, remainder[REMAINDER.corrections], now)
   end
-  packed = redis.call('HGET', keys[4], id)
-  if packed then
-    -- It was presumed spent; now it is known.
-    local record = cmsgpack.unpack(packed)
-    local stays = left and left[1] or -1
-    settle_money(keys[1], record[3], 0, spent, unseen + math.max(stays, 0) - record[1], now)
-    record[1] = stays
-    if stays >= 0 then
-      redis.call('HSET', keys[4], id, cmsgpack.pack(record))
-    else
-      redis.call('HDEL', keys[4], id)
-    end
-  elseif type(item[5]) == 'table' then
-    settle_money(keys[1], item[5], 0, spent, unseen, now)
+  local record = open_hold(keys, id)
+  if record then
+    if stays >= 0 then return keep_remainder(keys, id, record, remainder, spent, unseen, now) end
+    settle_money(state, record[HOLD.windows], record[HOLD.nano], spent, unseen, now)
+    correct_tokens(state, record, used, now)
+    return drop_hold(keys, id, record)
+  end
+  local presumed = redis.call('HGET', keys[KEY.presumed], id)
+  if presumed then
+    settle_presumed(keys, id, unpacked(presumed), stays, spent, unseen, now)
+  elseif windows then
+    settle_money(state, windows, 0, spent, unseen, now)
   end
 end
 
 local function settle(keys, args)
-  local now, number = clock(keys), tonumber(args[2])
-  local seat = keys[5] .. args[1]
-  local last = tonumber(redis.call('GET', seat) or '-1')
-  if last >= number then return pack(ADMITTED, now) end
-  if last >= 0 and number > last + 1 then return pack(GAP, now) end
-  for _, item in ipairs(cmsgpack.unpack(args[3])) do
-    settle_one(keys, item, now)
+  local now, number = clock(keys), tonumber(args[SETTLE.batch])
+  local last_batch = keys[KEY.worker] .. args[SETTLE.worker]
+  local last = tonumber(redis.call('GET', last_batch) or '-1')
+  if last >= number then return applied(now) end
+  if last >= 0 and number > last + 1 then return pack({GAP.tag, [GAP.now] = now}) end
+  for _, item in ipairs(unpacked(args[SETTLE.settlements])) do
+    settle_one(
+      keys,
+      item[SETTLEMENT.hold],
+      item[SETTLEMENT.spent],
+      item[SETTLEMENT.unseen],
+      item[SETTLEMENT.used],
+      optional(item[SETTLEMENT.windows]),
+      optional(item[SETTLEMENT.remainder]),
+      now
+    )
   end
-  redis.call('SET', seat, args[2], 'EX', 86400)
-  return pack(ADMITTED, now)
+  redis.call('SET', last_batch, args[SETTLE.batch], 'EX', 86400)
+  return applied(now)
 end

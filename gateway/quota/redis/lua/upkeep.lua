@@ -1,86 +1,90 @@
--- heartbeat: args lease, packed list of holds. Holds that are still open here live for another lease.
--- Replies {1, now}. Units and keys: common.lua.
+-- What workers do from time to time. Units and keys: common.lua.
+
+-- heartbeat: holds that are still open here live for another lease. Replies APPLIED.
 local function heartbeat(keys, args)
   local now = clock(keys)
-  local due = text(now + tonumber(args[1]))
-  for _, id in ipairs(cmsgpack.unpack(args[2])) do
-    local packed = redis.call('HGET', keys[2], id)
-    if packed then
-      redis.call('ZADD', keys[3], due, id)
-      keep_places(keys, id, cmsgpack.unpack(packed), due)
+  local due = text(now + tonumber(args[HEARTBEAT.lease]))
+  for _, id in ipairs(unpacked(args[HEARTBEAT.holds])) do
+    local record = open_hold(keys, id)
+    if record then
+      redis.call('ZADD', keys[KEY.due], due, id)
+      keep_slots(keys, id, record, due)
     end
   end
-  return pack(ADMITTED, now)
+  return applied(now)
 end
 
--- sweep: args most holds to take. The worker of a hold whose lease has ended went away after it may have
--- dispatched the request, so all of it counts as unseen until it is settled or the ledger tells more.
--- Replies {1, now, swept}.
+-- sweep: the worker of a hold whose lease has ended died after it may have dispatched the request, so all of it
+-- counts as unseen until it is settled or the ledger has more. Replies SWEPT.
 local function sweep(keys, args)
   local now, swept = clock(keys), 0
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', keys[3], '-inf', text(now), 'LIMIT', 0, args[1])) do
-    local packed = redis.call('HGET', keys[2], id)
-    if packed then
-      local record = cmsgpack.unpack(packed)
-      settle_money(keys[1], record[3], record[1], 0, record[1], now)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', keys[KEY.due], '-inf', text(now), 'LIMIT', 0, args[SWEEP.most])) do
+    local record = open_hold(keys, id)
+    if record then
+      local nano = record[HOLD.nano]
+      settle_money(keys[KEY.state], record[HOLD.windows], nano, 0, nano, now)
       drop_hold(keys, id, record)
-      redis.call('HSET', keys[4], id, packed)
+      redis.call('HSET', keys[KEY.presumed], id, pack(record))
       swept = swept + 1
     else
-      redis.call('ZREM', keys[3], id)
+      redis.call('ZREM', keys[KEY.due], id)
     end
   end
-  return pack(ADMITTED, now, swept)
+  return pack({SWEPT.tag, [SWEPT.now] = now, [SWEPT.holds] = swept})
 end
 
--- look: args packed plan, worker, lease. Replies {1, now, epoch, counters, presumed, workers}; writes only
--- that this worker is alive.
-local function look(keys, args)
-  local plan, now = cmsgpack.unpack(args[1]), clock(keys)
-  if stale(plan, now) then return pack(STALE, now) end
-  redis.call('ZADD', keys[7], text(now + tonumber(args[3])), args[2])
-  redis.call('ZREMRANGEBYSCORE', keys[7], '-inf', text(now))
-  local values = read(keys[1], plan)
-  local budgets = open_all(keys[1], plan, values, now)
-  local presumed = redis.call('HLEN', keys[4])
-  return pack(ADMITTED, now, values[1], shown(budgets), presumed, redis.call('ZCARD', keys[7]))
+-- snapshot: the counters; writes only that this worker is alive. Replies SNAPSHOT_TAKEN or STALE.
+local function snapshot(keys, args)
+  local refused, spec, now, stored = begin(keys, args[SNAPSHOT.spec])
+  if refused then return refused end
+  keep_alive(keys, args[SNAPSHOT.worker], tonumber(args[SNAPSHOT.lease]), now)
+  redis.call('ZREMRANGEBYSCORE', keys[KEY.alive], '-inf', text(now))
+  return pack({
+    SNAPSHOT_TAKEN.tag,
+    [SNAPSHOT_TAKEN.now] = now,
+    [SNAPSHOT_TAKEN.epoch] = stored.epoch,
+    [SNAPSHOT_TAKEN.counters] = shown(open_all(keys[KEY.state], spec, stored, now)),
+    [SNAPSHOT_TAKEN.presumed] = redis.call('HLEN', keys[KEY.presumed]),
+    [SNAPSHOT_TAKEN.workers] = redis.call('ZCARD', keys[KEY.alive]),
+  })
 end
 
--- peek: args packed plan. Replies {1, now, counters} and writes nothing: for those who only want to know.
-local function peek(keys, args)
-  local plan, now = cmsgpack.unpack(args[1]), clock(keys)
-  if stale(plan, now) then return pack(STALE, now) end
-  return pack(ADMITTED, now, shown(open_all(keys[1], plan, read(keys[1], plan), now)))
+-- read_budgets: the counters, for those who only want to know: writes nothing. Replies BUDGETS_READ or STALE.
+local function read_budgets(keys, args)
+  local refused, spec, now, stored = begin(keys, args[READ_BUDGETS.spec])
+  if refused then return refused end
+  local counters = shown(open_all(keys[KEY.state], spec, stored, now))
+  return pack({BUDGETS_READ.tag, [BUDGETS_READ.now] = now, [BUDGETS_READ.counters] = counters})
 end
 
--- claim: args name, seconds. Replies {1, now, 1} to the first worker that asks within these seconds, else 0.
+-- claim: replies CLAIMED, first to one worker within these seconds.
 local function claim(keys, args)
-  local done = redis.call('SET', keys[8] .. args[1], 1, 'NX', 'EX', args[2])
-  return pack(ADMITTED, clock(keys), done and 1 or 0)
+  local first = redis.call('SET', keys[KEY.claim] .. args[CLAIM.name], 1, 'NX', 'EX', args[CLAIM.seconds])
+  return pack({CLAIMED.tag, [CLAIMED.now] = clock(keys), [CLAIMED.first] = first and 1 or 0})
 end
 
--- unclaim: args name. Gives back what `claim` gave. Replies {1, now}.
-local function unclaim(keys, args)
-  redis.call('DEL', keys[8] .. args[1])
-  return pack(ADMITTED, clock(keys))
+-- release_claim: gives back what `claim` gave. Replies APPLIED.
+local function release_claim(keys, args)
+  redis.call('DEL', keys[KEY.claim] .. args[RELEASE_CLAIM.name])
+  return applied(clock(keys))
 end
 
--- seat: args lease, packed list of {hold, scopes}: open holds that get a place in scopes which had no limit on
--- them when they were taken. Replies {1, now}.
-local function seat(keys, args)
+-- add_slots: open holds get a slot in scopes which had no limit on them when they were taken. Replies APPLIED.
+local function add_slots(keys, args)
   local now = clock(keys)
-  local due = text(now + tonumber(args[1]))
-  for _, item in ipairs(cmsgpack.unpack(args[2])) do
-    local packed = redis.call('HGET', keys[2], item[1])
-    if packed then
-      local record, has = cmsgpack.unpack(packed), {}
-      for _, scope in ipairs(record[4]) do has[scope] = true end
-      for _, scope in ipairs(item[2]) do
-        if not has[scope] then record[4][#record[4] + 1] = scope end
+  local due = text(now + tonumber(args[ADD_SLOTS.lease]))
+  for _, row in ipairs(unpacked(args[ADD_SLOTS.rows])) do
+    local id = row[NEW_SLOTS.hold]
+    local record, has = open_hold(keys, id), {}
+    if record then
+      local scopes = record[HOLD.slot_scopes]
+      for _, scope in ipairs(scopes) do has[scope] = true end
+      for _, scope in ipairs(row[NEW_SLOTS.scopes]) do
+        if not has[scope] then scopes[#scopes + 1] = scope end
       end
-      redis.call('HSET', keys[2], item[1], cmsgpack.pack(record))
-      keep_places(keys, item[1], record, due)
+      redis.call('HSET', keys[KEY.holds], id, pack(record))
+      keep_slots(keys, id, record, due)
     end
   end
-  return pack(ADMITTED, now)
+  return applied(now)
 end

@@ -7,10 +7,11 @@ from gateway.ports import Clock
 from gateway.quota.memory import MemoryAdmission, Shadowed, SpentInWindows
 from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
+from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.link import Link, Timing
 from gateway.quota.redis.rebuild import Books
 from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.shared_counters import share_counters
 
 AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
 
@@ -30,14 +31,7 @@ def open_admission(
     """Not started yet. In memory every request is admitted exactly, without any round trip."""
     if state == "memory":
         return MemoryAdmission(clock, spent_in_windows=spent_in_windows, shadowed=shadowed)
-    link = Link(parse_target(state), org, Scripts(), Timing())
-    exact = RedisAdmission(
-        link,
-        clock,
-        zone,
-        spent_in_windows=spent_in_windows,
-        shadowed=shadowed,
-        lease_seconds=lease_seconds,
-        books=books,
-    )
-    return exact if mode == "exact" else LeasedAdmission(exact, link, clock, lease_seconds=lease_seconds)
+    client = RedisClient(parse_target(state), org, Scripts(), Timing())
+    shared = share_counters(client, clock, zone, lease_seconds=lease_seconds)
+    exact = RedisAdmission(shared, clock, spent_in_windows=spent_in_windows, shadowed=shadowed, books=books)
+    return exact if mode == "exact" else LeasedAdmission(exact, shared, clock)

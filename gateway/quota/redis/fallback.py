@@ -1,6 +1,6 @@
-"""What one worker does by itself while the shared counters are away.
+"""What one worker does by itself while the shared counters are unreachable.
 
-Rates and places: its part of each limit, by the number of workers that were last alive. Hard budgets: what
+Rates and slots: its part of each limit, by the number of workers that were last alive. Hard budgets: what
 is leased (leased.py), and beyond that 503, never a guess. Soft budgets: open; what is spent is settled when
 the counters are back.
 """
@@ -20,16 +20,17 @@ from gateway.core.admission import (
 from gateway.core.errors import Unavailable
 from gateway.core.refusals import too_fast, too_many_at_once
 from gateway.core.tenancy import Limits
+from gateway.quota.redis.layout import WindowRow
 from gateway.quota.redis.specs import QuotaSpec
 
 RETRY_AFTER_SECONDS = 1.0
 
 
-class AwayGrant(msgspec.Struct, frozen=True, eq=False):
-    """A hold that no server knows: the scopes whose places it has here, and the plan of its time."""
+class FallbackGrant(msgspec.Struct, frozen=True, eq=False):
+    """A hold that no server knows: the scopes whose slots it has here, and the spec of its time."""
 
-    plan: QuotaSpec
-    places: tuple[str, ...]
+    spec: QuotaSpec
+    slot_scopes: tuple[str, ...]
 
 
 class _Bucket(msgspec.Struct):
@@ -47,24 +48,24 @@ def unavailable() -> Unavailable:
     )
 
 
-class Away:
+class LocalFallback:
     """Times are monotonic seconds, given with each call."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
 
-    def admit(self, ask: Ask, plan: QuotaSpec, workers: int, now: float) -> Hold:
-        """Raises Unavailable when a hard budget would have to be asked, or LimitExceeded."""
-        if any(not budget.budget.soft for budget in plan.budgets):
+    def admit(self, ask: Ask, spec: QuotaSpec, workers: int, now: float) -> Hold:
+        """Raises Unavailable when there is a hard budget, or LimitExceeded."""
+        if any(not budget.budget.soft for budget in spec.budgets):
             raise unavailable()
-        limited = [(label, item) for label, item in plan.limits if not item.shadow]
-        places = tuple(label for label, item in limited if item.concurrent)
+        limited = [(label, item) for label, item in spec.limits if not item.shadow]
+        slot_scopes = tuple(label for label, item in limited if item.concurrent)
         for label, item in limited:
             most = _part(item.concurrent, workers)
             if most is not None and self._bucket(label).in_flight >= most:
                 raise too_many_at_once(label, most)
-        view, cap = self.take_rates(ask, plan, workers, now)
-        for label in places:
+        view, cap = self.take_rates(ask, spec, workers, now)
+        for label in slot_scopes:
             self._bucket(label).in_flight += 1
         return Hold(
             ask=ask,
@@ -74,16 +75,16 @@ class Away:
             admitted_at=now,
             requests=view,
             tokens=None,
-            token=AwayGrant(plan, places),
+            token=FallbackGrant(spec, slot_scopes),
         )
 
-    def take_rates(self, ask: Ask, plan: QuotaSpec, workers: int, now: float) -> tuple[RateView | None, int]:
+    def take_rates(self, ask: Ask, spec: QuotaSpec, workers: int, now: float) -> tuple[RateView | None, int]:
         """Take from this worker's part of each rate, or from none; with the output cap that fits.
 
         Raises LimitExceeded.
         """
         cap = ask.output_tokens
-        limited = [(label, _shared(item, workers)) for label, item in plan.limits if not item.shadow]
+        limited = [(label, _shared(item, workers)) for label, item in spec.limits if not item.shadow]
         for label, (requests, tokens) in limited:
             bucket = self._bucket(label)
             if requests and (wait := requests.wait_seconds(bucket.requests_at, 1, now)):
@@ -106,24 +107,19 @@ class Away:
                 bucket.tokens_at = tokens.take(bucket.tokens_at, _units(tokens, ask, cap), now)
         return view, cap
 
-    def settle(self, grant: AwayGrant) -> None:
-        for label in grant.places:
+    def settle(self, grant: FallbackGrant) -> None:
+        for label in grant.slot_scopes:
             self._bucket(label).in_flight -= 1
 
     def _bucket(self, label: str) -> _Bucket:
         return self._buckets.setdefault(label, _Bucket())
 
 
-def spending(grant: AwayGrant, settlement: Settlement) -> list[list[object]] | None:
-    """The windows that the spending of an away hold belongs to; None when there is nothing to add."""
+def windows_to_settle(grant: FallbackGrant, settlement: Settlement) -> list[WindowRow] | None:
+    """The windows that the spending of a fallback hold belongs to; None when there is nothing to add."""
     if not settlement.spent_nano and not settlement.unseen_nano:
         return None
-    return [_window(budget.row()) for budget in grant.plan.budgets]
-
-
-def _window(row: list[object]) -> list[object]:
-    name, start, _, _, part, _ = row
-    return [name, -1 if part else start, part]
+    return [budget.window_row(int(budget.window.start)) for budget in grant.spec.budgets]
 
 
 def _part(limit: int | None, workers: int) -> int | None:

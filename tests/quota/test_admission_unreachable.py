@@ -1,4 +1,4 @@
-"""When the shared counters are away, slow, restarted or flushed. Each test has a server of its own."""
+"""When the shared counters are unreachable, slow, restarted or flushed. Each test has a server of its own."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +11,15 @@ from gateway.core.errors import LimitExceeded, Unavailable
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import Per
 from gateway.ports import BudgetView
-from gateway.quota.redis.leases import QuotaLease
-from gateway.quota.redis.link import Timing
+from gateway.quota.redis.client import Timing
+from gateway.quota.redis.quota_lease import QuotaLease
 from tests.core.builders import ToldClock, ask, principal, scope
 from tests.quota.stores import LeasedStores, RedisStores, ready, run
 from tests.quota.test_admission_leased import PlainlyLeased
 from tests.quota.valkey_server import ValkeyServer, valkey_server
 
 USUAL = 1_100_000
-# Long enough for a busy test machine, short enough for a server that stands still.
+# Long enough for a busy test machine, short enough for a server that is frozen.
 IMPATIENT = Timing(connect_seconds=10.0, reply_seconds=0.5)
 
 
@@ -69,7 +69,7 @@ def test_hard_budgets_close_and_open_again(server: ValkeyServer) -> None:
     run(scenario)
 
 
-def test_a_server_that_stands_still_is_a_server_that_is_away(server: ValkeyServer) -> None:
+def test_a_frozen_server_is_an_unreachable_server(server: ValkeyServer) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 10 * USUAL}, concurrent=1))
 
     async def scenario() -> None:
@@ -82,7 +82,7 @@ def test_a_server_that_stands_still_is_a_server_that_is_away(server: ValkeyServe
             await ready(stage.store)
             # What the server did with those calls when it woke up is given back.
             view = await stage.view()
-            await eventually(lambda: stage.store._settler.waiting == 0)
+            await eventually(lambda: stage.shared.settler.waiting == 0)
             assert (view.spent_nano, view.held_nano) == (0, 0)
             await stage.store.admit(ask(payer))
 
@@ -99,7 +99,7 @@ def test_rates_fall_back_to_this_workers_part(server: ValkeyServer) -> None:
             stage_on(server, triage, org="acme", clock=clock) as two,
         ):
             for stage in (one, two, one):
-                await stage.store.upkeep.look()
+                await stage.store.upkeep.refresh()
             server.stop()
             for _ in range(5):
                 hold = await one.store.admit(ask(payer))
@@ -113,7 +113,7 @@ def test_rates_fall_back_to_this_workers_part(server: ValkeyServer) -> None:
     run(scenario)
 
 
-def test_places_fall_back_too_and_are_given_back(server: ValkeyServer) -> None:
+def test_slots_fall_back_too_and_are_given_back(server: ValkeyServer) -> None:
     payer = principal(triage := scope(concurrent=2))
 
     async def scenario() -> None:
@@ -172,9 +172,9 @@ def test_lost_counters_are_rebuilt_before_hard_budgets_open(
             await stage.settled()
             ledger.update({Per.DAY: 3 * USUAL, Per.MONTH: 7 * USUAL})
             if how == "restart":
-                epoch = stage.store.recovery.epoch
+                epoch = stage.shared.holds.epoch
                 restarted(stage, server)
-                await eventually(lambda: stage.store.recovery.epoch != epoch)
+                await eventually(lambda: stage.shared.holds.epoch != epoch)
             else:
                 stage.server.flushall()
                 stage.tell()
@@ -223,14 +223,14 @@ def test_a_ledger_that_is_down_too_keeps_hard_budgets_closed(server: ValkeyServe
     run(scenario)
 
 
-def test_what_is_leased_is_spent_while_the_server_is_away(server: ValkeyServer) -> None:
+def test_what_is_leased_is_spent_while_the_server_is_unreachable(server: ValkeyServer) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 10_000 * USUAL}, requests=100_000))
 
     async def scenario() -> None:
         async with stage_on(server, triage, kind=PlainlyLeased) as stage:
             for _ in range(20):
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=USUAL))
-            await stage.store.turn()
+            await stage.store.renew_leases()
             await stage.store.flush()
             server.stop()
             stage.clock.forward(5)  # what was leased of the rate is worth nothing now, the money is
@@ -248,14 +248,14 @@ def test_what_is_leased_is_spent_while_the_server_is_away(server: ValkeyServer) 
     run(scenario)
 
 
-def test_slices_end_with_their_lease(server: ValkeyServer) -> None:
+def test_leases_end_with_their_lease(server: ValkeyServer) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 10_000 * USUAL}))
 
     async def scenario() -> None:
         async with stage_on(server, triage, kind=PlainlyLeased) as stage:
             for _ in range(20):
                 stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=USUAL))
-            await stage.store.turn()
+            await stage.store.renew_leases()
             assert isinstance((await stage.store.admit(ask(payer))).token, QuotaLease)
             server.stop()
             stage.clock.forward(25)
@@ -265,7 +265,7 @@ def test_slices_end_with_their_lease(server: ValkeyServer) -> None:
     run(scenario)
 
 
-def test_closing_while_the_server_is_away_ends(server: ValkeyServer) -> None:
+def test_closing_while_the_server_is_unreachable_ends(server: ValkeyServer) -> None:
     payer = principal(triage := scope(budgets={Per.DAY: 10 * USUAL}))
 
     async def scenario() -> None:

@@ -1,6 +1,6 @@
 """A part of a principal's budgets and rates, held on the server, from which this worker admits by itself.
 
-Money in nano-USD, times in monotonic seconds. Whatever a slice admits was reserved when the slice was taken,
+Money in nano-USD, times in monotonic seconds. Whatever a quota lease admits was reserved when it was taken,
 so its worker needs to ask nobody.
 """
 
@@ -13,29 +13,66 @@ from gateway.core.admission import (
     Settlement,
     hold_nano,
 )
-from gateway.quota.redis.replies import MICROSECONDS, Leased
-from gateway.quota.redis.settling import Item
+from gateway.quota.redis.holds import OpenHolds
+from gateway.quota.redis.layout import HoldRow, LeaseRow, RateCorrection, RemainderRow, WindowRow
+from gateway.quota.redis.refusals import rate_view
+from gateway.quota.redis.replies import Leased
+from gateway.quota.redis.server_clock import MICROSECONDS
+from gateway.quota.redis.settling import NOT_KNOWN, PendingSettlement
 from gateway.quota.redis.specs import QuotaSpec, windows_of
 
-# A slice of a rate was taken from the bucket in advance and drains there; unused it is worth nothing after
+# Units of a rate were taken from the bucket in advance and drain there; unused they are worth nothing after
 # the life that lease.lua keeps the bucket smaller for, less what a reply may have taken.
 RATE_LIFE_SECONDS = 1.8
 ENDED = -1
-NOT_KNOWN = -1
+# A lease covers so many times what was admitted since the last one; at most ten seconds of it.
+PERIODS_COVERED = 3
+
+
+class LeaseDemand:
+    """What one principal's requests took since leases were last taken."""
+
+    __slots__ = ("nano", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = self.nano = self.tokens = 0
+
+    def add(self, hold: Hold) -> None:
+        self.requests += 1
+        self.nano += hold.nano
+        self.tokens += hold.rate_tokens
+
+    def row(self, hold_id: str, slots: int, leases: int, holds: OpenHolds) -> LeaseRow:
+        """What to ask the server for, as one of so many `leases` of this worker."""
+        return LeaseRow(
+            hold=hold_id,
+            nano=self.nano * PERIODS_COVERED,
+            requests=self.requests * PERIODS_COVERED,
+            tokens=self.tokens * PERIODS_COVERED,
+            slots=slots,
+            lease=holds.lease,
+            worker=holds.worker,
+            leases=leases,
+        )
 
 
 class QuotaLease:
-    """One slice. `id` is the hold's name on the server. Retired it admits nothing; its holds live on."""
+    """One lease. `id` is the hold's name on the server. Retired it admits nothing; its holds live on.
+
+    Its counters lie flat in one object, because `take` runs once a request and reads most of them.
+    """
 
     __slots__ = (
         "_debt",
         "_has_rates",
         "_limited",
-        "_places",
         "_rates_until",
         "_reported",
         "_requests",
+        "_requests_view",
+        "_slots",
         "_tokens",
+        "_tokens_view",
         "epoch",
         "free",
         "held",
@@ -43,22 +80,22 @@ class QuotaLease:
         "in_flight",
         "is_retired",
         "leased",
-        "plan",
         "since",
+        "spec",
         "spent",
         "unseen",
         "until",
     )
 
     def __init__(
-        self, slice_id: str, epoch: bytes, plan: QuotaSpec, leased: Leased, now: float, until: float
+        self, hold_id: str, epoch: bytes, spec: QuotaSpec, leased: Leased, now: float, until: float
     ) -> None:
-        self.id = slice_id
+        self.id = hold_id
         self.epoch = epoch
-        self.plan = plan
+        self.spec = spec
         self.leased = leased
         self.since = now
-        limits = [item for _, item in plan.limits]
+        limits = [item for _, item in spec.limits]
         self._has_rates = (
             any(item.requests_per_minute for item in limits),
             any(item.tokens_per_minute for item in limits),
@@ -71,26 +108,28 @@ class QuotaLease:
         self._reported = (0, 0)
         self._requests = leased.requests
         self._tokens = float(leased.tokens)
-        self._places = leased.places
+        self._slots = leased.slots
+        self._requests_view = rate_view(leased.requests_view)
+        self._tokens_view = rate_view(leased.tokens_view)
         self._debt = 0.0
         self.is_retired = False
 
     def take(self, ask: Ask, now: float, *, with_rates: bool = True) -> Hold | None:
-        """A hold out of this slice; None when it cannot tell or has not enough: then the server decides.
+        """A hold out of this lease; None when it cannot decide or has not enough: then the server decides.
 
-        Without rates only money and places are taken; the caller sees to the rates.
+        Without rates only money and slots are taken; the caller sees to the rates.
         """
         nano = hold_nano(ask, ask.output_tokens)
-        if now >= self.until or (self.plan.budgets and not self._affords(ask, nano)):
+        if now >= self.until or (self.spec.budgets and not self._affords(ask, nano)):
             return None
-        if self._limited and self.in_flight >= self._places:
+        if self._limited and self.in_flight >= self._slots:
             return None
         units = ask.rate_tokens(ask.output_tokens)
         if with_rates:
             if now >= self._rates_until or (self._has_rates[0] and self._requests < 1):
                 return None
-            if self.plan.tokens_per_minute is not None:
-                # A slice is a tenth of what was free, so a default cap takes no more than its share.
+            if self.spec.tokens_per_minute is not None:
+                # A lease has a tenth of what was free, so a default cap takes no more than its share.
                 if units > self._tokens:
                     return None
                 self._tokens -= units
@@ -98,15 +137,14 @@ class QuotaLease:
         self.free -= nano
         self.held += nano
         self.in_flight += 1
-        leased = self.leased
         return Hold(
             ask=ask,
             output_tokens=ask.output_tokens,
             rate_tokens=units,
             nano=nano,
             admitted_at=now,
-            requests=_shown(leased.requests_view, self._requests),
-            tokens=_shown(leased.tokens_view, int(self._tokens)),
+            requests=_shown(self._requests_view, self._requests),
+            tokens=_shown(self._tokens_view, int(self._tokens)),
             token=self,
         )
 
@@ -121,8 +159,8 @@ class QuotaLease:
 
     def counts_against(self, scope: str) -> bool:
         """Whether it holds anything of `scope` (`team:research`)."""
-        return any(budget.scope.label == scope for budget in self.plan.budgets) or any(
-            label == scope for label, _ in self.plan.limits
+        return any(budget.scope.label == scope for budget in self.spec.budgets) or any(
+            label == scope for label, _ in self.spec.limits
         )
 
     def book(self, nano: int, settlement: Settlement) -> None:
@@ -143,9 +181,9 @@ class QuotaLease:
         return nano
 
     def leave(self, hold: Hold, used: int | None, now: float) -> None:
-        """A request has ended: its place is free, and its tokens are corrected."""
+        """A request has ended: its slot is free, and its tokens are corrected."""
         self.in_flight -= 1
-        per_minute = self.plan.tokens_per_minute
+        per_minute = self.spec.tokens_per_minute
         if per_minute is None or used is None:
             return
         more = used - hold.rate_tokens
@@ -158,37 +196,36 @@ class QuotaLease:
     def is_done(self) -> bool:
         return self.is_retired and self.in_flight == 0
 
-    def report(self, now: float) -> Item:
-        """What to settle: at `retire` all but what requests in flight hold, at the end the rest."""
+    def report(self, now: float) -> PendingSettlement:
+        """What to settle: once retired all but what requests in flight hold, at the end the rest."""
         spent, unseen = self.spent - self._reported[0], self.unseen - self._reported[1]
         self._reported = (self.spent, self.unseen)
         stays = ENDED if self.in_flight == 0 else self.held
-        corrections = self._corrections(now)
-        return (self.id, spent, unseen, NOT_KNOWN, self, (stays, self.in_flight, corrections))
+        remainder = RemainderRow(stays, self.in_flight, self._corrections(now))
+        return PendingSettlement(self.id, spent, unseen, NOT_KNOWN, self, remainder)
 
-    def record(self) -> list[object]:
-        """The packed hold of the Lua functions, to register it again."""
-        slots = [label for label, item in self.plan.limits if item.concurrent]
-        now = self.leased.now
-        return [self.held, now, self.windows(), slots, [], self.in_flight]
+    def record(self) -> HoldRow:
+        """As the server stores it, to register it again."""
+        slot_scopes = [label for label, item in self.spec.limits if item.concurrent]
+        return HoldRow(self.held, self.leased.now, self.windows(), slot_scopes, [], self.in_flight)
 
-    def windows(self) -> list[list[object]]:
-        return windows_of(self.plan, self.leased.counters)
+    def windows(self) -> list[WindowRow]:
+        return windows_of(self.spec, self.leased.counters)
 
-    def _corrections(self, now: float) -> list[tuple[str, float]]:
+    def _corrections(self, now: float) -> list[RateCorrection]:
         """Debts of tokens, and credit for what is left of rates and has not drained, in microseconds."""
-        rows: list[tuple[str, float]] = []
+        rows: list[RateCorrection] = []
         age = (now - self.since) * MICROSECONDS
-        for label, limits in self.plan.limits:
+        for label, limits in self.spec.limits:
             if limits.requests_per_minute and self._requests > 0:
                 credit = self._requests * 60 * MICROSECONDS / limits.requests_per_minute - age
-                rows.append((f"q|{label}", -max(credit, 0.0)))
+                rows.append(RateCorrection(f"q|{label}", -max(credit, 0.0)))
             if limits.tokens_per_minute:
                 unit = 60 * MICROSECONDS / limits.tokens_per_minute
-                rows.append((f"t|{label}", self._debt * unit))
-                rows.append((f"t|{label}", -max(self._tokens * unit - age, 0.0)))
+                rows.append(RateCorrection(f"t|{label}", self._debt * unit))
+                rows.append(RateCorrection(f"t|{label}", -max(self._tokens * unit - age, 0.0)))
         self._requests, self._tokens, self._debt = 0, 0.0, 0.0
-        return [row for row in rows if row[1]]
+        return [row for row in rows if row.microseconds]
 
 
 def _shown(view: RateView | None, left: int) -> RateView | None:

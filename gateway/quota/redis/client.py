@@ -14,12 +14,13 @@ import structlog
 from gateway.core.balancing import Breaker
 from gateway.quota.redis.addresses import Endpoint, Target
 from gateway.quota.redis.connection import RedisConnection, StoreUnavailable, connect
+from gateway.quota.redis.layout import KEYS
 from gateway.quota.redis.resp import Reply, ServerError, command
 from gateway.quota.redis.scripts import CALLS, Scripts
 
 _log = structlog.get_logger("tollway.redis")
 
-# Shorter than recovery.QUARANTINE_SECONDS: whoever lives has come back by then.
+# Shorter than rebuild.QUARANTINE_SECONDS: whoever lives has come back by then.
 LONGEST_PAUSE_SECONDS = 0.5
 # The first run of a library compiles it, so setting up may take longer than a request may wait.
 SETUP_SECONDS = 2.0
@@ -36,8 +37,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     retry_seconds: float = 0.05
 
 
-class Link:
-    """Calls the Lua functions of one org. `run` keeps the connection; whoever made the link owns it."""
+class RedisClient:
+    """Calls the Lua functions of one org. `run` keeps the connection; whoever made the client owns it."""
 
     def __init__(self, target: Target, org: str, scripts: Scripts, timing: Timing) -> None:
         self._target = target
@@ -47,21 +48,19 @@ class Link:
         self._breaker = Breaker()
         self._redirect: Endpoint | None = None
         self._heads: dict[str, list[bytes]] = {}
-        tag = f"tollway:{{{org}}}"
-        names = ("state", "holds", "due", "presumed", "worker:", "slots:", "alive", "claim:", "ready")
-        self._keys = [f"{tag}:{name}".encode() for name in names]
+        self._keys = [f"tollway:{{{org}}}:{name}".encode() for name in KEYS]
         self.identity = ""
         self.problem: str | None = "not connected yet"
         # Called on each new connection before others may use it.
-        self.connected: Callable[[], Awaitable[None]] | None = None
+        self.on_connect: Callable[[], Awaitable[None]] | None = None
 
     @property
-    def is_up(self) -> bool:
+    def is_connected(self) -> bool:
         return self._connection is not None
 
     @property
     def lost(self) -> "asyncio.Future[None] | None":
-        """Done when the connection is lost; None when there is none."""
+        """Applied when the connection is lost; None when there is none."""
         return None if self._connection is None else self._connection.lost
 
     def send(self, call: str, *arguments: bytes) -> "asyncio.Future[Reply]":
@@ -72,17 +71,12 @@ class Link:
             return future
         return self._connection.send(command(*self._heads[call], *arguments))
 
-    async def call(self, call: str, *arguments: bytes) -> list[object]:
-        """Run a function and unpack its reply. Raises StoreAway."""
-        try:
-            reply = await self.send(call, *arguments)
-        except (StoreUnavailable, ServerError) as exc:
-            raise self.failed(exc) from exc
+    def succeeded(self) -> None:
+        """Take note of a reply that came."""
         self._breaker.succeeded()
-        return unpack(reply)
 
     def failed(self, error: StoreUnavailable | ServerError) -> StoreUnavailable:
-        """Take note of a failure, and say it as a StoreAway."""
+        """Take note of a failure, and say it as a StoreUnavailable."""
         now = asyncio.get_running_loop().time()
         if isinstance(error, ServerError):
             self._redirected(error)
@@ -113,7 +107,7 @@ class Link:
                     connection = await self._open()
                 except (StoreUnavailable, ServerError, TimeoutError, ValueError) as exc:
                     if self.problem != str(exc):
-                        _log.warning("redis.away", target=self._target.shown, error=str(exc))
+                        _log.warning("redis.unreachable", target=self._target.shown, error=str(exc))
                     self.problem = str(exc) or "no reply in time"
                     # Not all workers at once, when the server comes back.
                     await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
@@ -133,8 +127,8 @@ class Link:
                 await self._set_up(connection)
                 self._connection = connection
                 self._breaker.succeeded()
-                if self.connected is not None:
-                    await self.connected()
+                if self.on_connect is not None:
+                    await self.on_connect()
         except BaseException:
             self._connection = None
             connection.close()
@@ -182,7 +176,7 @@ class Link:
                     reply_seconds=timing.connect_seconds,
                 )
                 try:
-                    reply = await connection.ask(b"SENTINEL", b"get-master-addr-by-name", service)
+                    reply = await connection.call(b"SENTINEL", b"get-master-addr-by-name", service)
                 finally:
                     connection.close()
             except (StoreUnavailable, ServerError):
@@ -195,7 +189,7 @@ class Link:
     async def _set_up(self, connection: RedisConnection) -> None:
         """Load the functions, and learn which server this is."""
         try:
-            await _patient(connection, b"FUNCTION", b"LOAD", self._scripts.source)
+            await _with_time(connection, b"FUNCTION", b"LOAD", self._scripts.source)
             by_name = True
         except ServerError as exc:
             by_name = "already exists" in str(exc)
@@ -203,7 +197,7 @@ class Link:
                 raise
         if not by_name:
             for call in CALLS:
-                await _patient(connection, b"SCRIPT", b"LOAD", self._scripts.evals[call])
+                await _with_time(connection, b"SCRIPT", b"LOAD", self._scripts.evals[call])
         count = b"%d" % len(self._keys)
         for call in CALLS:
             head = [b"FCALL", self._scripts.functions[call]]
@@ -220,25 +214,15 @@ class Link:
                 self._redirect = (host, int(port))
 
 
-def unpack(reply: Reply) -> list[object]:
-    """What a function packed. Raises StoreAway for anything else."""
-    if not isinstance(reply, bytes):
-        raise StoreUnavailable("not a reply of these functions")
-    unpacked = msgspec.msgpack.decode(reply)
-    if not isinstance(unpacked, list):
-        raise StoreUnavailable("not a reply of these functions")
-    return unpacked
-
-
-async def _patient(connection: RedisConnection, *arguments: bytes) -> Reply:
-    return await connection.send(command(*arguments), patience_seconds=SETUP_SECONDS)
+async def _with_time(connection: RedisConnection, *arguments: bytes) -> Reply:
+    return await connection.send(command(*arguments), more_seconds=SETUP_SECONDS)
 
 
 async def _identity(connection: RedisConnection) -> str:
     """Changes with every restart and every failover, so that counters that may have gone back are noticed."""
     found = {}
     for section in (b"server", b"replication"):
-        reply = await _patient(connection, b"INFO", section)
+        reply = await _with_time(connection, b"INFO", section)
         for line in (reply if isinstance(reply, bytes) else b"").decode("utf-8", "replace").splitlines():
             name, _, value = line.partition(":")
             found[name] = value
