@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from gateway.ledger.opening import open_ledger
-from gateway.ledger.reading import OwnLoop
+from gateway.ledger.postgres.loop_thread import LoopThread
 from gateway.ledger.writer import LedgerWriter, WriterLimits
 from tests.ledger.postgres_server import postgres_server
 
@@ -98,7 +98,7 @@ class SqliteDatabase(_Database):
 
 
 class PostgresDatabase(_Database):
-    def __init__(self, server_url: str, folder: Path, loop: OwnLoop) -> None:
+    def __init__(self, server_url: str, folder: Path, loop: LoopThread) -> None:
         self._loop = loop
         self._server = loop.run(asyncpg.connect(server_url))
         self._name = f"ledger_{uuid.uuid4().hex}"
@@ -158,7 +158,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture
 def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresDatabase]:
-    with OwnLoop() as loop:
+    with LoopThread() as loop:
         database = PostgresDatabase(postgres_url, tmp_path, loop)
         try:
             yield database

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-from gateway.ledger.migrate import HEAD as NEWEST
-from gateway.ledger.migrate import VERSION_TABLE
-from gateway.ledger.months import Month
+from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
+from gateway.ledger.revisions import HEAD as NEWEST
+from gateway.ledger.revisions import VERSION_TABLE
 from tests.ledger.ledger_records import make, run
 
 Database = Any

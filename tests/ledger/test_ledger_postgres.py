@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger.address import parse
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.ledger.months import Month, month_of
 from gateway.ledger.opening import open_ledger
+from gateway.ledger.postgres.partitions import Month, month_of
 from gateway.ledger.reports import usage_by
 from gateway.ledger.rows import row_of
 from gateway.ledger.tables import COLUMNS
+from gateway.ledger.url import database_of
 from gateway.ledger.writer import LedgerWriter, WriterLimits
 from tests.ledger.ledger_records import FULL, make, run, until
 from tests.ledger.postgres_server import postgres_server
@@ -247,7 +247,7 @@ def test_a_server_without_tls_never_hears_the_password_when_the_url_asks_for_tls
 
 
 def test_an_address_never_shows_its_password() -> None:
-    address = parse("postgresql://me:hunter2@host:5433/books?sslmode=verify-full&password=hunter2")
+    address = database_of("postgresql://me:hunter2@host:5433/books?sslmode=verify-full&password=hunter2")
     assert str(address) == repr(address) == "postgresql://me@host:5433/books"
 
 

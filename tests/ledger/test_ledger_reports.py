@@ -16,11 +16,11 @@ from sqlalchemy import event
 
 from gateway.core.record import UsageRecord
 from gateway.core.usage import Usage
-from gateway.ledger import reading as ledger_reading
 from gateway.ledger.dimensions import CALENDAR, Dimension
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.reports import RowsDeleted, usage_by
 from gateway.ledger.retention import close, prune
+from gateway.ledger.sqlite import reading as sqlite_reading
 from gateway.ledger.sqlite.engine import open_reader
 from gateway.ledger.tables import QUARTER, usage_record
 from tests.ledger.ledger_records import FULL, make, run
@@ -264,7 +264,7 @@ def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
         event.listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
         return engine
 
-    monkeypatch.setattr(ledger_reading, "open_reader", open_listening)
+    monkeypatch.setattr(sqlite_reading, "open_reader", open_listening)
     quarter = FULL.at - FULL.at % QUARTER
     first, last = (
         dt.datetime.fromtimestamp(at / 10**6, dt.UTC) for at in (quarter + 10**6, quarter + QUARTER - 10**6)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.ledger.months import Month
+from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import PeriodRefused, close, prune, rebuild
 from gateway.ledger.tables import QUARTER

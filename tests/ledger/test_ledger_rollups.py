@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.record import Outcome
 from gateway.core.windows import Per, Window
 from gateway.ledger.reports import usage_by
-from gateway.ledger.spans import Part, Span, cheapest, parts
+from gateway.ledger.spans import Span, SpanPart, cheapest, parts
 from gateway.ledger.spending import spent_in_windows
 from gateway.ledger.tables import DAY, QUARTER
 from gateway.ports import BudgetView
@@ -70,7 +70,7 @@ def test_most_of_a_day_is_the_day_less_the_rest(first: int, last: int) -> None:
     if first >= last:
         return
     midnight = FULL.at - FULL.at % DAY
-    part = Part("quarter", Span(midnight + first * QUARTER, midnight + last * QUARTER))
+    part = SpanPart("quarter", Span(midnight + first * QUARTER, midnight + last * QUARTER))
     counted: Counter[int] = Counter()
     quarters_read = 0
     for sign, one in cheapest(part):

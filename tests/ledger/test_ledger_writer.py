@@ -18,7 +18,7 @@ from gateway.core.usage import Usage
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.rows import careful_row_of, row_of
-from gateway.ledger.store import SLICE_ROWS
+from gateway.ledger.sqlite.store import SLICE_ROWS
 from gateway.ledger.tables import COLUMNS
 from gateway.ledger.writer import WriterLimits
 from tests.ledger.ledger_records import FULL, make, run, until

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-from gateway.ledger.months import Month
+from gateway.ledger.postgres.partitions import Month
 from tests.ledger.ledger_records import make, run
 
 Database = Any

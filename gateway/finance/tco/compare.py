@@ -24,7 +24,7 @@ from gateway.finance.tco.report import (
     WorkShare,
 )
 from gateway.ledger.pool_costs import PoolSums
-from gateway.ledger.work import NOTHING, Done, Payer
+from gateway.ledger.usage_sums import NO_USAGE, Consumer, UsageSums
 
 # A running gateway books once a minute: that the last one is not there yet is no news.
 BOOKED_WITHIN = 2 * 60 * SECOND
@@ -42,12 +42,12 @@ class _Sum:
     """What belongs to one row, in nano-USD."""
 
     def __init__(self) -> None:
-        self.done = NOTHING
+        self.usage = NO_USAGE
         self.hosted = self.workload = self.idle = self.marginal = 0
         self.on: defaultdict[str, int] = defaultdict(int)
 
     def add(self, other: "_Sum") -> None:
-        self.done = self.done.plus(other.done)
+        self.usage = self.usage.plus(other.usage)
         self.hosted += other.hosted
         self.workload += other.workload
         self.idle += other.idle
@@ -57,9 +57,9 @@ class _Sum:
 
     def cost(self, apart: int = 0) -> Cost:
         return Cost(
-            requests=self.done.requests,
-            input_tokens=self.done.input_tokens,
-            output_tokens=self.done.output_tokens,
+            requests=self.usage.requests,
+            input_tokens=self.usage.input_tokens,
+            output_tokens=self.usage.output_tokens,
             hosted_usd=usd(self.hosted),
             pool_workload_usd=usd(self.workload),
             pool_idle_usd=usd(self.idle + apart),
@@ -74,14 +74,14 @@ class _Pool(msgspec.Struct, frozen=True):
 
     terms: PoolTerms
     bill: PoolSums
-    done: Done
+    usage: UsageSums
     capacity: int | None
     allocation: Allocation
     all_traffic: tuple[AllTraffic, Mapping[Hashable, Share]] | None
 
 
-def tokens_of(done: Done) -> Tokens:
-    return Tokens(done.input_tokens, done.cached_input_tokens, done.output_tokens)
+def tokens_of(usage: UsageSums) -> Tokens:
+    return Tokens(usage.input_tokens, usage.cached_input_tokens, usage.output_tokens)
 
 
 def usd(nano: int) -> float:
@@ -95,8 +95,8 @@ def compare(measured: Measured, by: TcoRows) -> TcoReport:
     sums = _sums(measured, whole, pools)
     rows: defaultdict[str, _Sum] = defaultdict(_Sum)
     total = _Sum()
-    for payer, one in sums.items():
-        rows[getattr(payer, by)].add(one)
+    for consumer, one in sums.items():
+        rows[getattr(consumer, by)].add(one)
         total.add(one)
     apart = sum(pool.allocation.apart_nano for pool in pools.values())
     missing = list(_missing(measured, whole, pools))
@@ -109,47 +109,47 @@ def compare(measured: Measured, by: TcoRows) -> TcoReport:
         pools=[_pool_side(measured, pool) for pool in pools.values()],
         hosted=[_hosted_side(measured, name, whole) for name in measured.hosted],
         missing=missing,
-        uncertainty=_uncertainty(measured, total.done, pools.values()),
+        uncertainty=_uncertainty(measured, total.usage, pools.values()),
     )
 
 
 # --- who pays, and what it would have been elsewhere ---
 
 
-def _whole(measured: Measured) -> dict[Payer, Done]:
-    found: dict[Payer, Done] = {}
+def _whole(measured: Measured) -> dict[Consumer, UsageSums]:
+    found: dict[Consumer, UsageSums] = {}
     for segment in measured.segments:
-        for payer, done in segment.done.items():
-            found[payer] = found.get(payer, NOTHING).plus(done)
+        for consumer, usage in segment.usage.items():
+            found[consumer] = found.get(consumer, NO_USAGE).plus(usage)
     return dict(sorted(found.items()))
 
 
-def _pool(measured: Measured, name: str, whole: Mapping[Payer, Done]) -> _Pool:
+def _pool(measured: Measured, name: str, whole: Mapping[Consumer, UsageSums]) -> _Pool:
     terms, bill = measured.pools[name], measured.bills[name]
-    own = {payer: done for payer, done in whole.items() if payer.deployment == name}
+    own = {consumer: usage for consumer, usage in whole.items() if consumer.deployment == name}
     capacity = terms.weights.capacity(bill.capacity_tokens)
-    work = {payer: tokens_of(done).work(terms.weights) for payer, done in own.items()}
+    work = {consumer: tokens_of(usage).work(terms.weights) for consumer, usage in own.items()}
     return _Pool(
         terms=terms,
         bill=bill,
-        done=_total(own.values()),
+        usage=_total(own.values()),
         capacity=capacity,
-        allocation=allocate(bill.nano_usd, work, capacity, terms.idle, lambda payer: payer.feature),
+        allocation=allocate(bill.nano_usd, work, capacity, terms.idle, lambda consumer: consumer.feature),
         all_traffic=_all_traffic(measured, name, whole, capacity),
     )
 
 
 def _all_traffic(
-    measured: Measured, name: str, whole: Mapping[Payer, Done], capacity: int | None
+    measured: Measured, name: str, whole: Mapping[Consumer, UsageSums], capacity: int | None
 ) -> tuple[AllTraffic, Mapping[Hashable, Share]] | None:
     """The pool with everything on it: more replicas where it does not fit, never fewer. None: unknown."""
     bill, weights = measured.bills[name], measured.pools[name].weights
     if not capacity or not bill.replica_microseconds:
         return None
     work = {
-        payer: tokens_of(done).times(measured.ratio(payer.deployment, name)).work(weights)
-        for payer, done in whole.items()
-        if _is_compared(measured, payer)
+        consumer: tokens_of(usage).times(measured.ratio(consumer.deployment, name)).work(weights)
+        for consumer, usage in whole.items()
+        if _is_compared(measured, consumer)
     }
     provisioned = Fraction(bill.replica_microseconds, bill.microseconds)
     needed = Fraction(sum(work.values()), capacity) * provisioned
@@ -162,45 +162,47 @@ def _all_traffic(
     return found, allocate(nano, work, None, measured.pools[name].idle).shares
 
 
-def _sums(measured: Measured, whole: Mapping[Payer, Done], pools: Mapping[str, _Pool]) -> dict[Payer, _Sum]:
-    sums = {payer: _sum(measured, payer, done, pools) for payer, done in whole.items()}
+def _sums(
+    measured: Measured, whole: Mapping[Consumer, UsageSums], pools: Mapping[str, _Pool]
+) -> dict[Consumer, _Sum]:
+    sums = {consumer: _sum(measured, consumer, usage, pools) for consumer, usage in whole.items()}
     for segment in measured.segments:
-        for payer, done in segment.done.items():
+        for consumer, usage in segment.usage.items():
             for name, rates in segment.rates.items():
-                elsewhere = done.cost_nano_usd
-                if payer.deployment != name and _is_compared(measured, payer):
-                    there = tokens_of(done).times(measured.ratio(payer.deployment, name))
+                elsewhere = usage.cost_nano_usd
+                if consumer.deployment != name and _is_compared(measured, consumer):
+                    there = tokens_of(usage).times(measured.ratio(consumer.deployment, name))
                     elsewhere = hosted_cost(rates, there)
-                sums[payer].on[name] += elsewhere
+                sums[consumer].on[name] += elsewhere
     return sums
 
 
-def _sum(measured: Measured, payer: Payer, done: Done, pools: Mapping[str, _Pool]) -> _Sum:
-    """What `payer` cost, and would have on each pool."""
+def _sum(measured: Measured, consumer: Consumer, usage: UsageSums, pools: Mapping[str, _Pool]) -> _Sum:
+    """What `consumer` cost, and would have on each pool."""
     one = _Sum()
-    one.done = done
-    if payer.deployment not in measured.pools:
-        one.hosted = done.cost_nano_usd
-    elif payer.deployment in pools:
-        pool = pools[payer.deployment]
-        share = pool.allocation.shares.get(payer, Share(0, 0))
+    one.usage = usage
+    if consumer.deployment not in measured.pools:
+        one.hosted = usage.cost_nano_usd
+    elif consumer.deployment in pools:
+        pool = pools[consumer.deployment]
+        share = pool.allocation.shares.get(consumer, Share(0, 0))
         one.workload, one.idle = share.workload_nano, share.idle_nano
-        tokens = max(tokens_of(done).all, 0)
+        tokens = max(tokens_of(usage).all, 0)
         one.marginal = -(-tokens * pool.terms.marginal_rate // TOKENS_PER_PRICE_UNIT)
     for name, pool in pools.items():
         if pool.all_traffic is not None:
-            stays = 0 if _is_compared(measured, payer) else done.cost_nano_usd
-            one.on[name] = stays + pool.all_traffic[1].get(payer, Share(0, 0)).nano_usd
+            stays = 0 if _is_compared(measured, consumer) else usage.cost_nano_usd
+            one.on[name] = stays + pool.all_traffic[1].get(consumer, Share(0, 0)).nano_usd
     return one
 
 
-def _is_compared(measured: Measured, payer: Payer) -> bool:
+def _is_compared(measured: Measured, consumer: Consumer) -> bool:
     """Whether it could have been elsewhere: embeddings, and what is not configured any more, stay."""
-    return payer.deployment in measured.pools or payer.deployment in measured.hosted
+    return consumer.deployment in measured.pools or consumer.deployment in measured.hosted
 
 
-def _total(parts: Iterable[Done]) -> Done:
-    total = NOTHING
+def _total(parts: Iterable[UsageSums]) -> UsageSums:
+    total = NO_USAGE
     for one in parts:
         total = total.plus(one)
     return total
@@ -210,9 +212,9 @@ def _total(parts: Iterable[Done]) -> Done:
 
 
 def _pool_side(measured: Measured, pool: _Pool) -> PoolSide:
-    terms, bill, done, shared = pool.terms, pool.bill, pool.done, pool.allocation
+    terms, bill, usage, shared = pool.terms, pool.bill, pool.usage, pool.allocation
     name, weights = terms.plan.deployment, terms.weights
-    tokens = tokens_of(done)
+    tokens = tokens_of(usage)
     read = Tokens(tokens.input, tokens.cached, 0)
     work = tokens.work(weights)
     return PoolSide(
@@ -229,10 +231,10 @@ def _pool_side(measured: Measured, pool: _Pool) -> PoolSide:
         idle_policy=terms.idle,
         idle_apart_usd=usd(shared.apart_nano),
         marginal_usd=usd(-(-tokens.all * terms.marginal_rate // TOKENS_PER_PRICE_UNIT)),
-        transfer_usd=usd(done.cost_nano_usd),
-        requests=done.requests,
-        input_tokens=done.input_tokens,
-        output_tokens=done.output_tokens,
+        transfer_usd=usd(usage.cost_nano_usd),
+        requests=usage.requests,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
         utilisation=None if shared.utilisation is None else float(shared.utilisation),
         usd_per_million_tokens=_each(bill.nano_usd, 1, 1, tokens.all),
         usd_per_million_input_tokens=_each(bill.nano_usd, read.work(weights), work, tokens.input),
@@ -254,7 +256,7 @@ def _pool_side(measured: Measured, pool: _Pool) -> PoolSide:
 
 def _break_even(measured: Measured, pool: _Pool) -> list[BreakEven]:
     """Against each hosted deployment, at its latest prices, for the mix of the pool's own traffic."""
-    terms, tokens = pool.terms, tokens_of(pool.done)
+    terms, tokens = pool.terms, tokens_of(pool.usage)
     if not pool.capacity or not pool.bill.nano_usd or tokens.all <= 0 or not tokens.work(terms.weights):
         return []
     full = Full(
@@ -269,16 +271,16 @@ def _break_even(measured: Measured, pool: _Pool) -> list[BreakEven]:
     return [break_even(full, other, rates[other], measured.ratio(name, other)) for other in measured.hosted]
 
 
-def _hosted_side(measured: Measured, name: str, whole: Mapping[Payer, Done]) -> HostedSide:
-    done = _total(one for payer, one in whole.items() if payer.deployment == name)
+def _hosted_side(measured: Measured, name: str, whole: Mapping[Consumer, UsageSums]) -> HostedSide:
+    usage = _total(one for consumer, one in whole.items() if consumer.deployment == name)
     rates = measured.segments[-1].rates[name]
     return HostedSide(
         deployment=name,
-        requests=done.requests,
-        input_tokens=done.input_tokens,
-        output_tokens=done.output_tokens,
-        cost_usd=usd(done.cost_nano_usd),
-        usd_per_million_tokens=_each(done.cost_nano_usd, 1, 1, tokens_of(done).all),
+        requests=usage.requests,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=usd(usage.cost_nano_usd),
+        usd_per_million_tokens=_each(usage.cost_nano_usd, 1, 1, tokens_of(usage).all),
         usd_per_million_input_tokens=usd(rates.input),
         usd_per_million_output_tokens=usd(rates.output),
         latency=measured.latencies.get(name),
@@ -296,7 +298,9 @@ def _each(nano: int, part: int, whole: int, tokens: int) -> float | None:
 # --- what is not known ---
 
 
-def _missing(measured: Measured, whole: Mapping[Payer, Done], pools: Mapping[str, _Pool]) -> Iterator[str]:
+def _missing(
+    measured: Measured, whole: Mapping[Consumer, UsageSums], pools: Mapping[str, _Pool]
+) -> Iterator[str]:
     if not measured.pools:
         yield "no deployment has a `cost` section, so there is no pool to compare with: give one"
     for name in measured.pools:
@@ -304,11 +308,11 @@ def _missing(measured: Measured, whole: Mapping[Payer, Done], pools: Mapping[str
             yield f"{name}: nothing is booked for this period; a gateway that runs with its `cost` books it"
     for name, pool in pools.items():
         yield from _missing_of(measured, name, pool)
-    unknown = {payer.deployment for payer in whole} - set(measured.pools) - set(measured.hosted)
+    unknown = {consumer.deployment for consumer in whole} - set(measured.pools) - set(measured.hosted)
     for name in sorted(unknown):
         yield f"{name}: not configured, or answers no chat: its cost counts, but is not compared"
     used = sorted(
-        {payer.deployment for payer in whole if _is_compared(measured, payer)} | set(measured.hosted)
+        {consumer.deployment for consumer in whole if _is_compared(measured, consumer)} | set(measured.hosted)
     )
     for name in used:
         if name not in measured.tokenizers:
@@ -325,13 +329,13 @@ def _missing_of(measured: Measured, name: str, pool: _Pool) -> Iterator[str]:
             f"{name}: `cost.saturation_tokens_per_second` is not configured, so idle time, utilisation and "
             "break-even are unknown: measure it and give it"
         )
-    if not tokens_of(pool.done).all:
+    if not tokens_of(pool.usage).all:
         yield f"{name}: no tokens in this period, so there is no mix for a break-even"
     if pool.terms.learn and not measured.weights_are_learned[name]:
         yield f"{name}: too few streams to learn its weights from; the configured ones are used"
 
 
-def _uncertainty(measured: Measured, done: Done, pools: Iterable[_Pool]) -> Uncertainty:
+def _uncertainty(measured: Measured, usage: UsageSums, pools: Iterable[_Pool]) -> Uncertainty:
     pools = list(pools)
     notes = [
         f"{pool.terms.plan.deployment}: did {float(pool.allocation.utilisation):.2f} of what its "
@@ -346,8 +350,8 @@ def _uncertainty(measured: Measured, done: Done, pools: Iterable[_Pool]) -> Unce
     notes.append("replicas for all traffic are those of the mean load; peaks need more")
     notes.append("saturation is configured, not observed; utilisation and break-even move with it")
     return Uncertainty(
-        estimated_attempts_share=done.estimated_attempts / done.attempts if done.attempts else 0.0,
-        unseen_usd=usd(done.unseen_nano_usd),
+        estimated_attempts_share=usage.estimated_attempts / usage.attempts if usage.attempts else 0.0,
+        unseen_usd=usd(usage.unseen_nano_usd),
         pool_estimated_usd=usd(sum(pool.bill.estimated_nano_usd for pool in pools)),
         tokenizers_measured=measured_all,
         notes=notes,
