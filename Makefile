@@ -43,7 +43,7 @@ $(FOCUS): tests/focus/requirements.txt $(STAMP)
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	$(BIN)/python -m tests.chaos.run $(ARGS)
 
-check: $(STAMP)  ## Style, types and the floors of the house
+check: $(STAMP)  ## Style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

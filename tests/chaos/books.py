@@ -1,4 +1,4 @@
-"""What the storm has cost, by whoever saw it: upstreams, ledger, shared counters, `tollway usage`.
+"""What the load has cost, by whoever saw it: upstreams, ledger, shared counters, `tollway usage`.
 
 An upstream's record of an attempt is the truth. Money in integer nano-USD.
 """
@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from gateway.ledger.tables import usage_record
 from gateway.ledger.url import database_of
-from tests.chaos.town import ORG, PRICES, Limit
+from tests.chaos.scenario import ORG, PRICES, Limit
 from tests.chaos.upstream import Seen
 
 # Ways in which an attempt can end in the ledger although no upstream has read it.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from tests.chaos.town import KEYS, Address, Json, Key
+from tests.chaos.scenario import KEYS, Address, Json, Key
 
 PATIENCE_SECONDS = 30.0
 REFUSED_PAUSE_SECONDS = 0.05

@@ -1,4 +1,4 @@
-"""The whole of it: a town, a load, a storm, and the books afterwards.
+"""The whole of it: a scenario, a load, faults, and the books afterwards.
 
     make chaos ARGS="--requests 200000 --seed 1 --ledger sqlite --admission exact"
 
@@ -22,10 +22,17 @@ import redis
 import uvloop
 
 from tests.chaos.books import Books, Counter4, Shared, read_rows
-from tests.chaos.houses import GatewayHouse, SharedState, Upstream, environment, gateways, upstreams
+from tests.chaos.faults import Counts, Faults
+from tests.chaos.gateways import (
+    GatewayProcess,
+    SharedState,
+    Upstream,
+    environment,
+    running_gateways,
+    upstreams,
+)
 from tests.chaos.load import Load
-from tests.chaos.storm import Counts, Storm
-from tests.chaos.town import ADMIN_TOKEN, ORG, Services, Terms, limits
+from tests.chaos.scenario import ADMIN_TOKEN, ORG, Services, Terms, limits
 from tests.ledger.postgres_server import postgres_server
 
 GATEWAYS = 4
@@ -65,7 +72,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     options: Options
     seconds: float
     load: Load
-    storm: Storm
+    faults: Faults
     books: Books
     left: Shared
     presumed: int
@@ -98,17 +105,19 @@ async def _chaos(
     options: Options, services: Services, state: SharedState, simulators: Sequence[Upstream]
 ) -> Result:
     terms = Terms(requests=options.requests, admission=options.admission, lease_seconds=options.lease_seconds)
-    async with gateways(GATEWAYS, options.folder, services, terms) as houses:
-        load = Load([house.address for house in houses], options.requests, options.connections, options.seed)
-        storm = Storm(load, houses, state, simulators, options.counts, options.seed)
-        seconds = await _rage(load, storm, options.seconds_limit)
-        await _at_rest(houses, state.url)
+    async with running_gateways(GATEWAYS, options.folder, services, terms) as gateways:
+        load = Load(
+            [gateway.address for gateway in gateways], options.requests, options.connections, options.seed
+        )
+        faults = Faults(load, gateways, state, simulators, options.counts, options.seed)
+        seconds = await _run_load(load, faults, options.seconds_limit)
+        await _at_rest(gateways, state.url)
         shared = read_shared(state.url)
-        # The storm is over; what is forgotten now can only come from the ledger.
+        # The faults are over; what is forgotten now can only come from the ledger.
         await state.restart(signal.SIGKILL, down_seconds=0, lose=True)
-        await _rebuilt(houses, state.url)
+        await _rebuilt(gateways, state.url)
         rebuilt = read_shared(state.url)
-        usage = await _usage_nano(houses[0].config)
+        usage = await _usage_nano(gateways[0].config)
     await asyncio.gather(*(simulator.stop() for simulator in simulators))
     seen = {"gpt-4o": simulators[0].seen(), "scout": [item for s in simulators[1:] for item in s.seen()]}
     books = Books(seen, read_rows(services.ledger), limits(options.requests))
@@ -120,33 +129,33 @@ async def _chaos(
         options=options,
         seconds=seconds,
         load=load,
-        storm=storm,
+        faults=faults,
         books=books,
         left=shared,
         presumed=books.outcomes["presumed"],
-        logged=[line for house in houses for line in house.complaints()],
+        logged=[line for gateway in gateways for line in gateway.complaints()],
     )
 
 
-async def _rage(load: Load, storm: Storm, seconds_limit: float) -> float:
+async def _run_load(load: Load, faults: Faults, seconds_limit: float) -> float:
     """Seconds until all requests were sent and the last thing that goes wrong is over."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        telling = asyncio.create_task(_tell(load, storm, began))
-        group.create_task(storm.run())
+        progress = asyncio.create_task(_report_progress(load, faults, began))
+        group.create_task(faults.run())
         working = group.create_task(load.run())
         await asyncio.wait({working}, timeout=seconds_limit)
         load.enough = True
-    telling.cancel()
+    progress.cancel()
     return time.monotonic() - began
 
 
-async def _tell(load: Load, storm: Storm, began: float) -> None:
+async def _report_progress(load: Load, faults: Faults, began: float) -> None:
     while True:
         await asyncio.sleep(PROGRESS_SECONDS)
         print(
             f"{time.monotonic() - began:5.0f} s  {load.sent:,} requests, {load.broken} broken, "
-            f"{sum(storm.happened.values())} events, {dict(load.statuses)}",
+            f"{sum(faults.happened.values())} events, {dict(load.statuses)}",
             file=sys.stderr,
         )
 
@@ -154,15 +163,15 @@ async def _tell(load: Load, storm: Storm, began: float) -> None:
 # --- rest ---
 
 
-async def _at_rest(houses: Sequence[GatewayHouse], state_url: str) -> None:
+async def _at_rest(gateways: Sequence[GatewayProcess], state_url: str) -> None:
     """Until nothing is held, and the ledger has everything that gateways, dead or alive, have noted."""
     waited_for = {}
     async with httpx.AsyncClient() as http:
         for _ in range(int(SETTLE_SECONDS / 0.2)):
             waited_for = {
                 "holds": read_shared(state_url).holds,
-                "dead journals": dead_journals(houses),
-                "rows to be committed": await _lag_rows(http, houses),
+                "dead journals": dead_journals(gateways),
+                "rows to be committed": await _lag_rows(http, gateways),
             }
             if not any(waited_for.values()):
                 return
@@ -170,16 +179,16 @@ async def _at_rest(houses: Sequence[GatewayHouse], state_url: str) -> None:
     raise TimeoutError(f"it does not come to rest: {waited_for}")
 
 
-def dead_journals(houses: Sequence[GatewayHouse]) -> int:
+def dead_journals(gateways: Sequence[GatewayProcess]) -> int:
     """How many more workers have left a journal than live."""
-    return len(list(houses[0].journal.glob("*.lock"))) - len(houses)
+    return len(list(gateways[0].journal.glob("*.lock"))) - len(gateways)
 
 
-async def _lag_rows(http: httpx.AsyncClient, houses: Sequence[GatewayHouse]) -> float:
+async def _lag_rows(http: httpx.AsyncClient, gateways: Sequence[GatewayProcess]) -> float:
     rows = 0.0
-    for house in houses:
+    for gateway in gateways:
         answer = await http.get(
-            f"{house.admin_url}/metrics", headers={"authorization": f"Bearer {ADMIN_TOKEN}"}
+            f"{gateway.admin_url}/metrics", headers={"authorization": f"Bearer {ADMIN_TOKEN}"}
         )
         rows += sum(
             float(line.split()[-1])
@@ -189,15 +198,15 @@ async def _lag_rows(http: httpx.AsyncClient, houses: Sequence[GatewayHouse]) -> 
     return rows
 
 
-async def _rebuilt(houses: Sequence[GatewayHouse], state_url: str) -> None:
+async def _rebuilt(gateways: Sequence[GatewayProcess], state_url: str) -> None:
     """Until budgets are open again and every gateway knows it."""
     async with httpx.AsyncClient() as http, asyncio.timeout(SETTLE_SECONDS):
-        while not (is_open(state_url) and await _are_ready(http, houses)):
+        while not (is_open(state_url) and await _are_ready(http, gateways)):
             await asyncio.sleep(0.1)
 
 
-async def _are_ready(http: httpx.AsyncClient, houses: Sequence[GatewayHouse]) -> bool:
-    answers = [await http.get(f"{house.admin_url}/readyz") for house in houses]
+async def _are_ready(http: httpx.AsyncClient, gateways: Sequence[GatewayProcess]) -> bool:
+    answers = [await http.get(f"{gateway.admin_url}/readyz") for gateway in gateways]
     return all(answer.status_code == 200 for answer in answers)
 
 
@@ -260,7 +269,7 @@ def report(result: Result) -> str:
         f"{load.sent:,} requests in {result.seconds:.0f} s over {GATEWAYS} gateways "
         f"({options.admission}, {options.ledger}, seed {options.seed})",
         f"answers: {statuses}; {load.disconnects:,} clients left, {load.broken:,} lost their gateway",
-        *(f"{count} x {what}" for what, count in sorted(result.storm.happened.items())),
+        *(f"{count} x {what}" for what, count in sorted(result.faults.happened.items())),
         f"{len(books.seen):,} attempts seen, {len(books.rows):,} rows, {result.presumed} presumed; "
         f"rows that no upstream read: {dict(books.unread)}",
         f"outcomes: {dict(books.outcomes)}",

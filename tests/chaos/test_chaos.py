@@ -1,4 +1,4 @@
-"""The storm in small. `make chaos` runs the same over 200,000 requests."""
+"""Load and faults in small. `make chaos` runs the same over 200,000 requests."""
 
 from pathlib import Path
 
@@ -35,4 +35,4 @@ def test_while_no_gateway_dies_counters_and_ledger_agree_to_the_nano_dollar(tmp_
     )
     print(report(result))
     assert result.problems == []
-    assert result.storm.happened["loss of the shared state"] > 0
+    assert result.faults.happened["loss of the shared state"] > 0

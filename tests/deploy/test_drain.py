@@ -51,7 +51,7 @@ class Reader:
         return Streamed(bytes(self._content))
 
 
-class Town:
+class Scenario:
     """A gateway process between clients and simulators, which it shares Valkey with nobody but us."""
 
     def __init__(self, served: Served, upstreams: list[Simulator]) -> None:
@@ -78,14 +78,14 @@ class Town:
 
 
 @asynccontextmanager
-async def town(folder: Path, state: str, drain_seconds: float) -> AsyncIterator[Town]:
+async def scenario(folder: Path, state: str, drain_seconds: float) -> AsyncIterator[Scenario]:
     changes = {
         "state": state,
         "server": {"drain_seconds": drain_seconds},
         "org": {"budgets": [{"usd": 100, "per": "lifetime"}]},
     }
     async with simulators(SLOW, (SLOW, SLOW)) as (hosted, pool):
-        yield Town(Served(folder, hosted, pool, changes), [hosted, *pool])
+        yield Scenario(Served(folder, hosted, pool, changes), [hosted, *pool])
 
 
 async def takes_connections(url: str) -> bool:
@@ -99,7 +99,7 @@ async def takes_connections(url: str) -> bool:
 
 
 async def streaming_when_told_to_stop(
-    here: Town, process: asyncio.subprocess.Process
+    here: Scenario, process: asyncio.subprocess.Process
 ) -> tuple[list[Reader], int]:
     """The streams that were under way at SIGTERM, ended; and how many were when nobody new got in."""
     limits = httpx.Limits(max_connections=None)
@@ -124,7 +124,7 @@ def state() -> Iterator[str]:
 
 def test_within_the_grace_period_no_stream_is_cut_and_the_books_are_whole(tmp_path: Path, state: str) -> None:
     async def scenario() -> None:
-        async with town(tmp_path, state, drain_seconds=30) as here:
+        async with scenario(tmp_path, state, drain_seconds=30) as here:
             async with here.served.running() as process:
                 readers, still_open = await streaming_when_told_to_stop(here, process)
             assert process.returncode == 0, here.served.log()
@@ -147,7 +147,7 @@ def test_after_the_grace_period_streams_are_cut_and_the_books_are_whole_all_the_
     tmp_path: Path, state: str
 ) -> None:
     async def scenario() -> None:
-        async with town(tmp_path, state, drain_seconds=0.2) as here:
+        async with scenario(tmp_path, state, drain_seconds=0.2) as here:
             async with here.served.running() as process:
                 readers, _ = await streaming_when_told_to_stop(here, process)
             assert process.returncode == 0, here.served.log()

@@ -25,7 +25,7 @@ from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import PrometheusTelemetry
 from tests.finance.tco import week
 
-PAGE = Path(__file__).parents[2] / "docs" / "tco.md"
+PAGE = Path(__file__).parents[3] / "docs" / "tco.md"
 Json = dict[str, Any]
 WEEK = ("--since", "2026-11-02", "--until", "2026-11-09")
 

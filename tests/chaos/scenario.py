@@ -1,4 +1,4 @@
-"""The town in which the storm breaks: who may spend how much, what it costs, and the gateways' configuration.
+"""The scenario: who may spend how much, what it costs, and the gateways' configuration.
 
 Budgets grow with the number of requests, so that the scarce ones run out in the middle of any run.
 """
@@ -12,7 +12,7 @@ import yaml
 Json = dict[str, Any]
 
 ORG = "harbour"
-ADMIN_TOKEN = "admin-token-of-the-storm-0123456789"
+ADMIN_TOKEN = "admin-token-of-the-scenario-0123456789"
 HOSTED_MODEL = "gpt-4o-2024-11-20"
 POOL_MODEL = "meta-llama/Llama-4-Scout-17B-16E-Instruct"
 NANO = 10**9
@@ -23,7 +23,7 @@ PRICES = {
     "scout": {"input": 300, "cached_input": 300, "output": 1200},
 }
 
-# What a request of the storm costs in the middle, in USD: it only sizes the budgets.
+# What a request costs in the middle, in USD: it only sizes the budgets.
 USUAL_USD = 0.00006
 
 
@@ -68,7 +68,7 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 def limits(requests: int) -> list[Limit]:
-    """Every hard budget of a storm of so many requests."""
+    """Every hard budget of a run of so many requests."""
     found = [Limit("org", ORG, "month", _nano(requests, ORG_COVERS))]
     for team, share in TEAMS_COVER.items():
         found.append(Limit("team", team, "lifetime", _nano(requests, share * _weight("team", team))))
@@ -108,7 +108,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How gateways are run in this storm."""
+    """How gateways are run in this run."""
 
     requests: int
     admission: str

@@ -1,6 +1,6 @@
-"""A reload storm under streaming load: no failed request, no cut stream, each row's version consistent.
+"""Reloads under streaming load: no failed request, no cut stream, each row's version consistent.
 
-`TOLLWAY_STORM_SECONDS` and `TOLLWAY_STORM_RELOADS` set how long and how dense; 20 and 50 is the full one.
+`TOLLWAY_RELOAD_SECONDS` and `TOLLWAY_RELOAD_RELOADS` set how long and how dense; 20 and 50 is the full one.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from gateway.core.policy import Planner
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import Harness, Json, Streamed, chat, config_text, running, until
 
-SECONDS = float(os.environ.get("TOLLWAY_STORM_SECONDS", "6"))
-RELOADS = int(os.environ.get("TOLLWAY_STORM_RELOADS", "20"))
+SECONDS = float(os.environ.get("TOLLWAY_RELOAD_SECONDS", "6"))
+RELOADS = int(os.environ.get("TOLLWAY_RELOAD_RELOADS", "20"))
 CLIENTS = 12
 QUICK = Knobs(ttft_ms=30, tokens_per_second=200)
 
@@ -45,13 +45,13 @@ def versions() -> list[str]:
     return [*texts, renamed.replace("  scout:\n", "  llama:\n", 1).replace("- scout\n", "- llama\n")]
 
 
-async def test_a_reload_storm_disturbs_nobody(tmp_path: Path) -> None:
+async def test_reloads_under_load_disturb_nobody(tmp_path: Path) -> None:
     async with running(tmp_path, TO_SCOUT, external=QUICK, replicas=(QUICK, QUICK)) as harness:
         loop = asyncio.get_running_loop()
         end = loop.time() + SECONDS
         clients = [asyncio.create_task(_stream(harness, end)) for _ in range(CLIENTS)]
         with capture_logs() as logs:
-            planned = await _storm(harness, end)
+            planned = await _load(harness, end)
         answers = [answer for client in clients for answer in await client]
         # Not `settled`: replicas that came back have tasks of their own, their probes.
         await until(lambda: not harness.outstanding())
@@ -85,7 +85,7 @@ async def _stream(harness: Harness, end: float) -> list[tuple[httpx.Response, St
     return answers
 
 
-async def _storm(harness: Harness, end: float) -> dict[str, str]:
+async def _load(harness: Harness, end: float) -> dict[str, str]:
     """Reload again and again, some of it broken. The deployment of `auto` by version that came into force."""
     planned = {_planner(harness).policy.version: "scout"}
     files = itertools.cycle((*versions(), *BROKEN))

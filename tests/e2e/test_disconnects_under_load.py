@@ -38,7 +38,7 @@ async def test_every_attempt_is_in_the_ledger_once(tmp_path: Path, failure: Erro
     first = SOMETIMES_FAILING[failure] if failure else PACED
     async with running(tmp_path, BUDGET, external=PACED, replicas=[first, PACED]) as harness:
         streams = STREAMS if failure is None else STREAMS // 4
-        await storm(harness, streams)
+        await load(harness, streams)
         await harness.settled()
         rows = await harness.rows()
         assert len({row["request_id"] for row in rows}) > 0.9 * streams
@@ -54,7 +54,7 @@ async def test_every_attempt_is_in_the_ledger_once(tmp_path: Path, failure: Erro
         await assert_all_slots_are_free(harness)
 
 
-async def storm(harness: Harness, streams: int) -> None:
+async def load(harness: Harness, streams: int) -> None:
     random = Random(20261123)
     slots = asyncio.Semaphore(AT_ONCE)
 

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from gateway.simulators.knobs import ErrorKind
-from tests.chaos.houses import GatewayHouse, SharedState, Upstream
+from tests.chaos.gateways import GatewayProcess, SharedState, Upstream
 from tests.chaos.load import Load
 
 FAULTS = (
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.05
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of everything a storm has."""
+    """How often each fault happens."""
 
     kills: int
     terminations: int
@@ -46,20 +46,20 @@ class Event(msgspec.Struct, frozen=True):
     run: Callable[[], Awaitable[None]]
 
 
-class Storm:
+class Faults:
     """Three rows of events, each in order: gateways, shared state, upstreams."""
 
     def __init__(
         self,
         load: Load,
-        houses: Sequence[GatewayHouse],
+        gateways: Sequence[GatewayProcess],
         state: SharedState,
         upstreams: Sequence[Upstream],
         counts: Counts,
         seed: int,
     ) -> None:
         self._load = load
-        self._houses = list(houses)
+        self._gateways = list(gateways)
         self._state = state
         self._upstreams = list(upstreams)
         self._counts = counts
@@ -88,13 +88,13 @@ class Storm:
         ends = [("kill -9 of a gateway", signal.SIGKILL)] * self._counts.kills
         ends += [("SIGTERM to a gateway", signal.SIGTERM)] * self._counts.terminations
         for what, how in ends:
-            house, down = chance.choice(self._houses), chance.uniform(0, 1.5)
-            yield Event(_moment(chance), what, lambda h=house, d=down, s=how: self._renew(h, s, d))  # type: ignore[misc]
+            gateway, down = chance.choice(self._gateways), chance.uniform(0, 1.5)
+            yield Event(_moment(chance), what, lambda g=gateway, d=down, s=how: self._renew(g, s, d))  # type: ignore[misc]
 
-    async def _renew(self, house: GatewayHouse, how: signal.Signals, down_seconds: float) -> None:
-        await house.end(how)
+    async def _renew(self, gateway: GatewayProcess, how: signal.Signals, down_seconds: float) -> None:
+        await gateway.end(how)
         await asyncio.sleep(down_seconds)
-        await house.start()
+        await gateway.start()
 
     # --- shared state ---
 

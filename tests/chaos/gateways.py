@@ -1,4 +1,4 @@
-"""The processes of the storm: gateways, upstreams and the shared state, started, killed and started again."""
+"""The processes: gateways, upstreams and the shared state, started, killed and started again."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from tests.chaos.town import Address, Services, Terms, configuration
+from tests.chaos.scenario import Address, Services, Terms, configuration
 from tests.chaos.upstream import Seen, read_seen
 from tests.quota.valkey_server import ValkeyServer
 
@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
             plug.close()
 
 
-class GatewayHouse:
+class GatewayProcess:
     """One `tollway serve`, at the same address over all its lives."""
 
     def __init__(self, number: int, address: Address, folder: Path, services: Services, terms: Terms) -> None:
@@ -163,18 +163,18 @@ async def upstreams(folder: Path) -> AsyncIterator[list[Upstream]]:
 
 
 @asynccontextmanager
-async def gateways(
+async def running_gateways(
     count: int, folder: Path, services: Services, terms: Terms
-) -> AsyncIterator[list[GatewayHouse]]:
+) -> AsyncIterator[list[GatewayProcess]]:
     ports = free_ports(2 * count)
-    houses = [
-        GatewayHouse(number, Address(*ports[2 * number : 2 * number + 2]), folder, services, terms)
+    gateways = [
+        GatewayProcess(number, Address(*ports[2 * number : 2 * number + 2]), folder, services, terms)
         for number in range(count)
     ]
     try:
         # One alone first: it makes the tables.
-        await houses[0].start()
-        await asyncio.gather(*(house.start() for house in houses[1:]))
-        yield houses
+        await gateways[0].start()
+        await asyncio.gather(*(gateway.start() for gateway in gateways[1:]))
+        yield gateways
     finally:
-        await asyncio.gather(*(house.end(signal.SIGTERM) for house in houses if house.is_alive))
+        await asyncio.gather(*(gateway.end(signal.SIGTERM) for gateway in gateways if gateway.is_alive))
