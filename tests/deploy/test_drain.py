@@ -20,8 +20,8 @@ from gateway.cli import app
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.running import Simulator
 from tests.e2e.harness import APP_KEY, Streamed, chat, read_rows, simulators
-from tests.ledger.journal.journal_stage import until
 from tests.ledger.journal.served import Served
+from tests.ledger.ledger_records import until
 from tests.quota.valkey_server import valkey_server
 
 STREAMS = 40

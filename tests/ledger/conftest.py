@@ -21,7 +21,7 @@ from gateway.ledger.writer import LedgerWriter, WriterLimits
 from tests.ledger.postgres_server import postgres_server
 
 # A lock is waited for briefly, so that a test sees the refusal soon.
-IMPATIENT = "lock_timeout=20ms"
+SHORT_LOCK_TIMEOUT = "lock_timeout=20ms"
 
 
 class _Database:
@@ -32,9 +32,9 @@ class _Database:
     spill_name: str
 
     @property
-    def patient_url(self) -> str:
+    def waiting_url(self) -> str:
         """For what is to wait for others as long as it does in service."""
-        return self.url.replace(IMPATIENT, "lock_timeout=10s")
+        return self.url.replace(SHORT_LOCK_TIMEOUT, "lock_timeout=10s")
 
     def writer(self, **limits: Any) -> LedgerWriter:
         settings = {"linger_seconds": 0.005, "retry_seconds": 0.005, "retry_ceiling_seconds": 0.02}
@@ -107,7 +107,7 @@ class PostgresDatabase(_Database):
         self.spill_name = self._name
         self._ask(f"CREATE DATABASE {self._name}")
         parts = urlsplit(server_url)
-        query = f"{parts.query}&{IMPATIENT}" if parts.query else IMPATIENT
+        query = f"{parts.query}&{SHORT_LOCK_TIMEOUT}" if parts.query else SHORT_LOCK_TIMEOUT
         self.url = urlunsplit((parts.scheme, parts.netloc, f"/{self._name}", query, ""))
         self._connection = loop.run(asyncpg.connect(self.url))
 

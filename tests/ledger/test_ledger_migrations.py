@@ -102,7 +102,7 @@ def test_several_processes_may_start_on_a_new_database_at_once(sqlite: Database)
     assert sqlite.rows() == []
 
 
-def test_a_lock_on_a_new_file_that_outlasts_sqlites_own_patience_is_waited_for(sqlite: Database) -> None:
+def test_a_lock_on_a_new_file_that_outlasts_sqlites_own_timeout_is_waited_for(sqlite: Database) -> None:
     sqlite.path.parent.mkdir()
     with closing(sqlite3.connect(sqlite.path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -1,4 +1,4 @@
-"""What only a server does: it goes away, answers late, keeps months apart and has passwords."""
+"""What only a server does: it becomes unreachable, answers late, keeps months apart and has passwords."""
 
 import asyncio
 import datetime as dt

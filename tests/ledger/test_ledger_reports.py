@@ -147,8 +147,8 @@ def test_a_tag_is_found_whatever_it_is_called(database: Database, name: str) -> 
 def test_what_totals_do_not_know_is_not_reported_for_deleted_rows(database: Database) -> None:
     write(database, *(make(n, at=micros(f"2026-{month}-05T00:00")) for n, month in enumerate(("09", "10"))))
     now, october = micros("2026-11-05T00:00"), micros("2026-10-01T00:00")
-    close(database.patient_url, october, now=now)
-    prune(database.patient_url, october, now=now)
+    close(database.waiting_url, october, now=now)
+    prune(database.waiting_url, october, now=now)
     assert len(usage_by(database.url, ["feature", "month"])) == 2
     with pytest.raises(RowsDeleted, match=r"before 2026-10-01 were deleted.* replica"):
         usage_by(database.url, ["feature", "replica"])

@@ -149,7 +149,7 @@ def test_only_what_is_over_can_be_closed_and_only_what_is_closed_deleted(databas
 def test_a_gateway_that_writes_meanwhile_loses_nothing(database: Database, tmp_path: Path) -> None:
     import asyncio
 
-    url = database.patient_url
+    url = database.waiting_url
 
     async def scenario() -> None:
         writer = database.writer()

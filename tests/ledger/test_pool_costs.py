@@ -42,7 +42,7 @@ def ledger(database: Database) -> Database:
 
 
 def book(ledger: Database, until: int, *pools: Accruing) -> list[PoolSpan]:
-    return accrue(ledger.patient_url, pools or (Accruing(PLAN, START),), until, UTC)
+    return accrue(ledger.waiting_url, pools or (Accruing(PLAN, START),), until, UTC)
 
 
 def sums(ledger: Database, span: Span = EVER) -> dict[str, PoolSums]:
