@@ -24,7 +24,7 @@ from tests.ledger.postgres_server import postgres_server
 SHORT_LOCK_TIMEOUT = "lock_timeout=20ms"
 
 
-class _Database:
+class _TestLedger:
     """A ledger database that a test can look into and get in the way of."""
 
     url: str
@@ -67,7 +67,7 @@ class _Database:
         return path.read_text() if path.exists() else ""
 
 
-class SqliteDatabase(_Database):
+class SqliteLedger(_TestLedger):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "var" / "ledger.db"
@@ -97,7 +97,7 @@ class SqliteDatabase(_Database):
         self.path.unlink(missing_ok=True)
 
 
-class PostgresDatabase(_Database):
+class PostgresLedger(_TestLedger):
     def __init__(self, server_url: str, folder: Path, loop: LoopThread) -> None:
         self._loop = loop
         self._server = loop.run(asyncpg.connect(server_url))
@@ -157,9 +157,9 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresDatabase]:
+def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresLedger]:
     with LoopThread() as loop:
-        database = PostgresDatabase(postgres_url, tmp_path, loop)
+        database = PostgresLedger(postgres_url, tmp_path, loop)
         try:
             yield database
         finally:
@@ -167,10 +167,10 @@ def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresDatabase]:
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> SqliteDatabase:
-    return SqliteDatabase(tmp_path)
+def sqlite(tmp_path: Path) -> SqliteLedger:
+    return SqliteLedger(tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest) -> SqliteDatabase | PostgresDatabase:
+def database(request: pytest.FixtureRequest) -> SqliteLedger | PostgresLedger:
     return request.getfixturevalue(request.param)
