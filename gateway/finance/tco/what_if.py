@@ -11,7 +11,7 @@ from gateway.core.catalog import Rates
 from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import HOUR, MILLI, SECOND, PoolTerms
 from gateway.core.tco import Tokens, hosted_cost
-from gateway.finance.tco.compare import tokens_of
+from gateway.finance.tco.allocation import tokens_of
 from gateway.finance.tco.measured import Measured, PriceSegment
 from gateway.ledger.pool_costs import PoolSums
 from gateway.ledger.usage_sums import Consumer, UsageSums

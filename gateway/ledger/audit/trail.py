@@ -16,7 +16,7 @@ from gateway.core.audit import GENESIS, Entry, EntryKind, Head, Opening, Receipt
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS
 
-if TYPE_CHECKING:  # reports import this file, and signing takes a tenth of a second to import
+if TYPE_CHECKING:  # reports import this file too, and they sign nothing
     from gateway.ledger.audit.keys import Signer
 
 NOTES_CEILING = 10_000
