@@ -128,3 +128,16 @@ async def until(condition: Any) -> None:
     """Wait until `condition()` holds."""
     while not condition():
         await asyncio.sleep(0.005)
+
+
+def write(database: Any, *records: Any) -> None:
+    """Have a writer put `records` into the ledger, and stop it."""
+
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        for record in records:
+            writer.append(record)
+        await writer.close()
+
+    run(scenario())

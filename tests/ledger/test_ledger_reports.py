@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from gateway.core.record import UsageRecord
 from gateway.core.usage import Usage
 from gateway.ledger.dimensions import CALENDAR, Dimension
 from gateway.ledger.errors import LedgerUnavailable
@@ -23,22 +22,11 @@ from gateway.ledger.retention import close, prune
 from gateway.ledger.sqlite import reading as sqlite_reading
 from gateway.ledger.sqlite.engine import open_reader
 from gateway.ledger.tables import QUARTER, usage_record
-from tests.ledger.ledger_records import FULL, make, run
+from tests.ledger.ledger_records import FULL, make, write
 
 Database = Any
 
 NANO = Decimal("1e-9")
-
-
-def write(database: Database, *records: UsageRecord) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        for record in records:
-            writer.append(record)
-        await writer.close()
-
-    run(scenario())
 
 
 def micros(text: str, zone: str = "UTC") -> int:

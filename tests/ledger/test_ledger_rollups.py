@@ -15,24 +15,13 @@ from gateway.ledger.spans import Span, SpanPart, cheapest, parts
 from gateway.ledger.spending import spent_in_windows
 from gateway.ledger.tables import DAY, QUARTER
 from gateway.ports import BudgetView
-from tests.ledger.ledger_records import FULL, make, run
+from tests.ledger.ledger_records import FULL, make, write
 
 Database = Any
 
 HOUR = 4 * QUARTER
 moments = st.integers(0, 3 * DAY).map(lambda after: FULL.at + after)
 ends = st.none() | moments | st.integers(0, 3 * 96).map(lambda n: FULL.at - FULL.at % DAY + n * QUARTER)
-
-
-def write(database: Database, *records: Any) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        for record in records:
-            writer.append(record)
-        await writer.close()
-
-    run(scenario())
 
 
 def budget(kind: str, name: str, start: float) -> BudgetView:
