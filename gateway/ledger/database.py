@@ -103,9 +103,9 @@ class Maintenance(Protocol):
         ...
 
     def delete_rows(self, before: int) -> int:
-        """Delete the rows before `before` (UTC microseconds), in as many transactions as writers bear.
+        """Delete the rows before `before` (UTC microseconds), and return how many those were.
 
-        Returns how many rows it deleted.
+        SQLite's writers wait for each transaction, so there it takes many short ones.
         """
         ...
 
