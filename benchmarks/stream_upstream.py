@@ -48,7 +48,7 @@ LAST = _chunk({"content": "."}, "stop")
 DONE = _framed(b"[DONE]")
 
 
-def _usage(tokens: int) -> bytes:
+def usage(tokens: int) -> bytes:
     """The last chunk under `include_usage`."""
     usage = {"prompt_tokens": 171, "total_tokens": 171 + tokens, "completion_tokens": tokens}
     document = {
@@ -121,7 +121,7 @@ class Server(asyncio.Protocol):
             self._plan_next()
             return
         self._timer = None
-        ending = LAST + (_usage(self._total) if self._usage else b"") + DONE + END
+        ending = LAST + (usage(self._total) if self._usage else b"") + DONE + END
         self._transport.write(ending)
 
 

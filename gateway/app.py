@@ -222,18 +222,22 @@ class Gateway:
         _log.info("gateway.stopping")
         if self.reloader is not None:
             await self.reloader.close()
-        await self._data.stop()
-        await self._entities.close()
-        await self._prober.close()
-        await self._upstream.close()
-        await self._alerts.close()
-        await self._price_watch.close()
-        await self._pool_accrual.close()
-        await self._archive.close()
-        await self._admission.close()
-        await self._ledger.close()
-        await self._admin.stop()
-        _log.info("gateway.stopped")
+        try:
+            await self._data.stop()
+            await self._entities.close()
+            await self._prober.close()
+            await self._upstream.close()
+            await self._alerts.close()
+            await self._price_watch.close()
+            await self._pool_accrual.close()
+            await self._archive.close()
+            await self._admission.close()
+        finally:  # whatever of the above fails: rows that wait are saved, or it is said where they are
+            try:
+                await self._ledger.close()
+            finally:
+                await self._admin.stop()
+        _log.info("gateway.stopped", rows_left=self._ledger.lag_rows())
 
     async def adopt(self, built: Built, how: How) -> None:
         """Serve `built` from now on; requests under way finish under the policy that they began with.

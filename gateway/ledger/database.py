@@ -121,8 +121,11 @@ class Database(Protocol):
         """Where the files that belong to this ledger stand."""
         ...
 
-    def row_store(self, trail: AuditTrail | None = None) -> RowStore:
-        """Not yet open. With a `trail` each of its transactions also holds the receipts of its rows."""
+    def row_store(self, trail: AuditTrail | None = None, *, sync_each_commit: bool = False) -> RowStore:
+        """Not yet open. With a `trail` each of its transactions also holds the receipts of its rows.
+
+        `sync_each_commit`: a power cut takes no commit that has returned. PostgreSQL always does so.
+        """
         ...
 
     def reading(self) -> AbstractContextManager[ReadTransaction]:

@@ -14,13 +14,16 @@ def open_ledger(
     spill_folder: Path | None = None,
     limits: WriterLimits | None = None,
     trail: AuditTrail | None = None,
+    sync_each_commit: bool = False,
 ) -> LedgerWriter:
     """A writer for the database at `url`, not yet started.
 
     Spill files stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
-    directory, unless told otherwise. `trail` is this process's chain of the audit log. Raises
-    LedgerUnavailable when `url` names no database that the ledger can live in.
+    directory, unless told otherwise. `trail` is this process's chain of the audit log.
+    `sync_each_commit`: an SQLite file too has each commit on the disk when it returns, as PostgreSQL does.
+    Raises LedgerUnavailable when `url` names no database that the ledger can live in.
     """
     database = database_of(url)
     spill = Spill(spill_folder or database.paths.spill_folder, database.paths.name)
-    return LedgerWriter(database.row_store(trail), spill, limits, trail)
+    store = database.row_store(trail, sync_each_commit=sync_each_commit)
+    return LedgerWriter(store, spill, limits, trail)

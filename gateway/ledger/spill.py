@@ -48,7 +48,12 @@ class Spill:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(final)
+            _sync_folder(
+                self._folder
+            )  # the journal lets go of these rows now: a power cut must not take the name
         except OSError as exc:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)  # nobody reads it, and a full disk needs the room
             raise LedgerUnavailable(f"ledger: cannot write {final}: {exc.strerror}") from exc
         return final
 
@@ -60,6 +65,8 @@ class Spill:
             self._folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # this is all that is left of the row
         except OSError as exc:
             raise LedgerUnavailable(f"ledger: cannot write {path}: {exc.strerror}") from exc
         return path
@@ -98,6 +105,14 @@ class Spill:
                 path.replace(path.with_suffix(".unreadable"))
             else:
                 path.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _value(named: dict[str, str | int | float | None], column: str) -> str | int | float | None:

@@ -18,7 +18,7 @@ from gateway.core.audit import EntryKind
 from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.database import RowStore
-from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.spill import Spill
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,10 @@ class LedgerWriter:
         """Open the store, replay what an earlier run could not save, and begin to write.
 
         Raises LedgerUnavailable when the store cannot be opened; it may then be called again, or `close`.
+        Raises LedgerUnusable after `close`: it would take rows and write none.
         """
+        if self._closed:
+            raise LedgerUnusable(self._problem or "ledger: the writer was closed")
         try:
             await self._store.open()
             await self._replay()
@@ -146,6 +149,7 @@ class LedgerWriter:
             await self._drain()
         finally:
             await self._stop()
+            self._tell_of_notes()
             try:
                 await self._save_pending()
             finally:
@@ -175,7 +179,12 @@ class LedgerWriter:
 
     def _rouse(self) -> None:
         if self._closed:
-            self._save(self._take_pending())
+            records = self._take_pending()
+            try:
+                self._save(records)
+            except LedgerUnavailable:
+                self._put_back(records)
+                raise
         self._idle = self._closed  # a closed writer is roused by every row
         self._wake.set()
 
@@ -232,6 +241,8 @@ class LedgerWriter:
                 )
         except LedgerUnavailable as exc:
             self._note_failure(str(exc))
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from exc  # a driver may make a failure of it: stop all the same
             return False
         self._note_success()
         return True
@@ -276,17 +287,41 @@ class LedgerWriter:
         records, self._pending = self._pending, []
         return records
 
+    def _put_back(self, records: list[UsageRecord]) -> None:
+        """What no file took is still not committed: `lag_rows` must say so."""
+        self._pending[:0] = records
+
     async def _save_pending(self) -> None:
-        if self._pending:
-            await asyncio.to_thread(self._save, self._take_pending())
+        if not self._pending:
+            return
+        records = self._take_pending()
+        try:
+            await asyncio.to_thread(self._save, records)
+        except LedgerUnavailable:
+            self._put_back(records)
+            raise
 
     def _save(self, records: list[UsageRecord]) -> None:
+        problem = (
+            self._problem or f"not committed within {self._limits.close_timeout_seconds:g} s of the stop"
+        )
         try:
             path = self._spill.save(records)
         except LedgerUnavailable as exc:
-            log.critical("ledger.rows_lost", rows=len(records), problem=str(exc))
+            log.critical("ledger.not_spilled", rows=len(records), why=str(exc), problem=problem)
             raise
-        log.warning("ledger.spilled", rows=len(records), file=str(path), problem=self._problem)
+        log.error(
+            "ledger.spilled",
+            rows=len(records),
+            file=str(path),
+            problem=problem,
+            taken_up_by="the next start of a gateway with this ledger and folder",
+        )
+
+    def _tell_of_notes(self) -> None:
+        """Notes are in no file: those that a stop leaves unwritten are gone, and not in silence."""
+        if self._trail is not None and self._trail.has_notes:
+            log.error("audit.notes_lost", notes=self._trail.note_count, problem=self._problem)
 
     async def _replay(self) -> None:
         for path in await asyncio.to_thread(self._spill.files):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.audit import Entry, EntryKind, Receipt
@@ -181,6 +182,53 @@ def test_a_slice_that_failed_is_in_the_log_once(database: Database) -> None:
 
     run(scenario())
     assert database.execute("SELECT max(seq), count(*) FROM audit_entry") == [(3, 3)]
+    found = verify(database.url)
+    assert (found.receipts, found.rows, found.findings) == (2, 2, [])
+
+
+def test_a_commit_in_doubt_is_adopted_once_the_database_tells_of_it() -> None:
+    moments = iter(range(100))
+    trail = AuditTrail(SIGNER, lambda: next(moments), version="1.0")
+    trail.note(EntryKind.ACT, {"act": "start"})
+    trail.adopt(trail.draft([]))
+    assert not trail.needs_heads
+    trail.note(EntryKind.ACT, {"act": "in doubt"})
+    first, second = trail.draft([]), trail.draft([])
+    trail.pledge(first)
+    trail.pledge(second)  # the first was given up, and may be carried out all the same
+    assert trail.needs_heads
+    assert trail.draft([], [["other", 9, "hash"]]).entries[0].seq == 3
+    assert trail.needs_heads
+    assert not trail.draft([], [["other", 9, "hash"], msgspec.structs.astuple(first.head)]).entries
+    assert not trail.needs_heads
+    assert not trail.has_notes
+    trail.note(EntryKind.ACT, {"act": "next"})
+    assert [entry.seq for entry in trail.draft([]).entries] == [4]
+
+
+def test_no_row_is_refused_because_the_chain_has_moved(database: Database) -> None:
+    async def scenario() -> None:
+        trail = AuditTrail(SIGNER, lambda: NOW, version="1.0")
+        limits = WriterLimits(linger_seconds=0.001, retry_seconds=0.005, retry_ceiling_seconds=0.01)
+        writer = open_ledger(database.url, spill_folder=database.spill_folder, limits=limits, trail=trail)
+        await writer.start()
+        writer.append(make(1))
+        await writer.flush()
+        columns = "at, kind, payload, hash, signature"
+        database.execute(
+            f"INSERT INTO audit_entry (chain, seq, {columns}) "
+            f"SELECT chain, 3, {columns} FROM audit_entry WHERE seq = 2"
+        )
+        writer.append(make(2))
+        while writer.problem() is None:
+            await asyncio.sleep(0.005)
+        assert "chain" in str(writer.problem())
+        database.execute("DELETE FROM audit_entry WHERE seq = 3")
+        await writer.flush()
+        await writer.close()
+
+    run(scenario())
+    assert database.refused() == ""
     found = verify(database.url)
     assert (found.receipts, found.rows, found.findings) == (2, 2, [])
 

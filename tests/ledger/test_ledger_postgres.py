@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.opening import open_ledger
@@ -143,6 +145,58 @@ def test_a_server_that_crashes_and_comes_back_loses_nothing(tmp_path: Any) -> No
         run(scenario())
         (row,) = usage_by(server.url(), "feature")
         assert (row.attempts, row.cost_usd * 10**9) == (600, 600 * FULL.cost_nano_usd)
+
+
+def test_a_committed_row_survives_the_crash_of_a_server_that_answers_before_it_writes(tmp_path: Any) -> None:
+    lazy = ("synchronous_commit=off", "wal_writer_delay=10s", "wal_writer_flush_after=0")
+    with postgres_server(*lazy) as server:
+
+        async def scenario() -> None:
+            ledger = open_ledger(server.url(), spill_folder=tmp_path)
+            await ledger.start()
+            for number in range(3):
+                ledger.append(make(number))
+                await ledger.flush()
+            server.stop(signal.SIGQUIT)
+            await ledger.close()
+
+        run(scenario())
+        server.start()
+        assert usage_by(server.url(), "org")[0].attempts == 3
+
+
+def test_a_stop_ends_while_the_server_is_silent_in_the_middle_of_a_slice(tmp_path: Any) -> None:
+    with postgres_server() as server:
+
+        async def scenario() -> None:
+            limits = WriterLimits(linger_seconds=0.001, close_timeout_seconds=0.01)
+            ledger = open_ledger(server.url(), spill_folder=tmp_path, limits=limits)
+            await ledger.start()
+            ledger.append(make(1))
+            await ledger.flush()
+            other = await asyncpg.connect(server.url())
+            await other.execute("BEGIN; LOCK TABLE usage_attempt")
+            ledger.append(make(2))
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.005)
+            server.freeze_everything()
+            try:
+                with capture_logs() as logs:
+                    await ledger.close()
+            finally:
+                server.thaw()
+            (left,) = (entry for entry in logs if entry["event"] == "ledger.spilled")
+            assert left["rows"] == 1
+            assert Path(left["file"]).exists()
+            assert "next start" in left["taken_up_by"]
+            await other.close()
+            again = open_ledger(server.url(), spill_folder=tmp_path)
+            await again.start()
+            await again.close()
+
+        run(scenario())
+        assert usage_by(server.url(), "org")[0].attempts == 2
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_statement_that_takes_too_long_is_given_up_and_tried_again(postgres: Database) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway.core.usage import Usage
-from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.rows import careful_row_of, row_of
 from gateway.ledger.sqlite.store import SLICE_ROWS
@@ -411,6 +411,17 @@ def test_a_spill_of_an_earlier_version_is_replayed_without_what_it_did_not_know(
     assert database.spills() == []
 
 
+def test_a_closed_writer_does_not_start_again_to_write_nothing(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        await writer.close()
+        with pytest.raises(LedgerUnusable):
+            await writer.start()
+
+    run(scenario())
+
+
 def test_appends_during_close_are_saved_one_way_or_the_other(database: Database) -> None:
     async def scenario() -> None:
         writer = database.writer()
@@ -484,8 +495,8 @@ def test_rows_that_cannot_even_be_spilled_are_counted_in_the_log(database: Datab
             writer.append(make(1))
             with pytest.raises(LedgerUnavailable, match="cannot write"):
                 await writer.close()
-        assert logs[-1]["event"] == "ledger.rows_lost"
-        assert logs[-1]["rows"] == 1
+        assert logs[-1]["event"] == "ledger.not_spilled"
+        assert logs[-1]["rows"] == writer.lag_rows() == 1
 
     run(scenario())
 

@@ -2,6 +2,9 @@
 
 So a row is in the ledger if and only if its receipt is in the chain, whatever crashes in between. One entry
 holds the receipts of a whole slice of rows: hash and signature then cost next to nothing for each.
+
+A commit whose answer never came may have been carried out. Until the database has said how far the chain has
+come, its next entry has no number: `needs_heads`.
 """
 
 import operator
@@ -20,6 +23,7 @@ if TYPE_CHECKING:  # reports import this file too, and they sign nothing
     from gateway.ledger.audit.keys import Signer
 
 NOTES_CEILING = 10_000
+CHAIN_MOVED = "ledger: this process's chain of the audit log has come further than it knows; it looks again"
 
 HEADS = "SELECT chain, seq, hash FROM audit_head ORDER BY chain"
 INSERT_ENTRY = (
@@ -56,15 +60,24 @@ class AuditTrail:
         self._head = Head(f"{int(now()):08x}{secrets.token_hex(4)}", 0, GENESIS)
         self._notes: deque[tuple[EntryKind, int, str]] = deque()
         self._unnoted = 0
+        self._pledged: dict[Head, Draft] = {}  # by where the chain ends if it was committed
 
     @property
-    def is_open(self) -> bool:
-        """False until its first entry is committed, for which `draft` needs the ends of the other chains."""
+    def needs_heads(self) -> bool:
+        """Whether `draft` needs the ends of all chains: for its first entry, or while its own is in doubt."""
+        return not self._is_open or bool(self._pledged)
+
+    @property
+    def _is_open(self) -> bool:
         return self._head.seq > 0
 
     @property
     def has_notes(self) -> bool:
         return bool(self._notes)
+
+    @property
+    def note_count(self) -> int:
+        return len(self._notes)
 
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Keep something that is no attempt for the next transaction."""
@@ -79,9 +92,10 @@ class AuditTrail:
         self._notes.append((kind, self._microseconds(), json_text(particulars)))
 
     def draft(self, rows: Sequence[Row], heads: Sequence[Sequence[Any]] = ()) -> Draft:
-        """What a transaction that commits `rows` has to add. `heads`: see `is_open`."""
+        """What a transaction that commits `rows` has to add. `heads`: see `needs_heads`."""
+        self._catch_up(heads)
         draft, now = Draft(self._head), self._microseconds()
-        if not self.is_open:
+        if not self._is_open:
             opening = Opening(self._signer.public_key, self._version, [Head(*head) for head in heads])
             self._add(draft, EntryKind.OPENED, now, json_text(opening))
         notes = list(self._notes)
@@ -92,11 +106,24 @@ class AuditTrail:
             self._add(draft, EntryKind.ATTEMPTS, now, json_text([_receipt(row) for row in rows]))
         return draft
 
+    def pledge(self, draft: Draft) -> None:
+        """`draft` is about to be committed: until it is adopted nobody here knows whether it was."""
+        self._pledged[draft.head] = draft
+        draft.entries.clear()  # they are with the database; while it is unreachable many drafts may wait here
+
     def adopt(self, draft: Draft) -> None:
         """`draft` is committed."""
+        self._pledged.clear()
         self._head = draft.head
         for _ in range(draft.notes):
             self._notes.popleft()
+
+    def _catch_up(self, heads: Sequence[Sequence[Any]]) -> None:
+        """Adopt what was committed without our hearing of it. All that was pledged follows the same entry."""
+        for head in heads:
+            if (committed := self._pledged.get(Head(*head))) is not None:
+                self.adopt(committed)
+                return
 
     def _add(self, draft: Draft, kind: EntryKind, at: int, payload: str) -> None:
         before = draft.head

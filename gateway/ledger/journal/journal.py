@@ -128,15 +128,27 @@ class Journal:
             self._files.sync_folder(self._claim.folder)
             self._created_synced = created
 
-    def close(self, committed: int) -> None:
-        """Leave what is not committed, or has no end, to be replayed by somebody else; remove the rest."""
+    def close(self, committed: int) -> int:
+        """Leave what is not committed, or has no end, to be replayed by somebody else; remove the rest.
+
+        The number of attempts that have no end in it.
+        """
         self._write_unwritten(committed)
+        if self._unwritten:  # their intents stay
+            _log.critical(
+                "journal.ends_lost",
+                attempts=len(self._unwritten),
+                booked="as presumed",
+                problem=self._failure,
+            )
+        under_way = sum(len(segment.open) for segment in self._segments)
         for segment in list(self._segments):
             if segment.open or segment.last_final > committed:
                 segment.close()
             else:
                 self._remove(segment)
         self._claim.give_up()
+        return under_way
 
     def _put(self, data: bytes) -> Segment:
         """The segment that took `data`. Raises OSError."""

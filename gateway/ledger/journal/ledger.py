@@ -23,6 +23,7 @@ _log = structlog.get_logger("tollway.journal")
 
 BATCH_RECORDS = 256
 REPLAYER_POLL_SECONDS = 0.1
+TAKEN_UP_BY = "a running gateway with this folder, or the next start of one"
 
 Sync = Literal["off", "batch"]
 
@@ -168,7 +169,7 @@ class JournaledLedger:
         except BaseException:
             self._leave(0)
             raise
-        self._leave(self._appended)
+        self._leave(self._committed())
 
     def lag_rows(self) -> int:
         """Rows appended and not yet committed."""
@@ -194,11 +195,20 @@ class JournaledLedger:
     def _leave(self, committed: int) -> None:
         self._note_ended()
         journal, self._journal = self._journal, None
-        if journal is not None:
-            journal.close(committed)
+        if journal is None:
+            return
+        if left := self._writer.lag_rows():
+            _log.error("journal.rows_left", rows=left, folder=str(self._folder.path), taken_up_by=TAKEN_UP_BY)
+        if under_way := journal.close(committed):
+            _log.warning(
+                "journal.under_way",
+                attempts=under_way,
+                folder=str(self._folder.path),
+                taken_up_by=f"{TAKEN_UP_BY}, as presumed unless their ends come first",
+            )
 
     def _committed(self) -> int:
-        """Number of the last final record that is in the database, with all before it."""
+        """Number of the last final record that is in the database, with all before it; or in a spill file."""
         return self._appended - self._writer.lag_rows()
 
     async def _maintain(self, journal: Journal) -> None:
@@ -280,7 +290,12 @@ class JournaledLedger:
             for record in batch:
                 self._appended += 1
                 self._writer.append(record)
+        last = self._appended
         await self._writer.flush()
+        if self._committed() < last:
+            # While commits are paused flush returns early: until then only the dead one's journal has the rows.
+            _log.info("journal.replay_waits", worker=claim.worker)
+            return
         await asyncio.to_thread(replay.finish)
         if replay.final or replay.presumed:
             _log.warning(

@@ -34,7 +34,11 @@ def open_journaled_ledger(
     beside_file = folder is None and paths.folder is not None
     spill_folder = None if beside_file else journal.path
     limits = WriterLimits(queue_rows=queue_rows)
-    writer = open_ledger(url, spill_folder=spill_folder, limits=limits, trail=trail)
+    # What is committed leaves the journal: a power cut that spares this must spare that too.
+    is_synced = sync == "batch"
+    writer = open_ledger(
+        url, spill_folder=spill_folder, limits=limits, trail=trail, sync_each_commit=is_synced
+    )
     return JournaledLedger(writer, journal, sync=sync, coalescer=coalescer)
 
 

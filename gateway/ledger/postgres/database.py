@@ -29,7 +29,8 @@ class PostgresDatabase:
 
     __repr__ = __str__
 
-    def row_store(self, trail: AuditTrail | None = None) -> RowStore:
+    def row_store(self, trail: AuditTrail | None = None, *, sync_each_commit: bool = False) -> RowStore:
+        """Every commit is on the server's disk when it returns, `sync_each_commit` or not."""
         return PostgresStore(self._address, trail)
 
     def reading(self) -> AbstractContextManager[ReadTransaction]:

@@ -27,6 +27,13 @@ _BOOLEANS = frozenset(
     if column.type.python_type is bool and column.name in COLUMNS
 )
 
+# A server that is set to answer before a commit is on its disk forgets it in a crash, and by then the journal
+# has let go of the rows. Only the URL may choose that.
+DURABLE = (
+    "SELECT set_config('synchronous_commit', 'local', false) FROM pg_settings "
+    "WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"
+)
+
 STAGE = (
     f"CREATE TEMPORARY TABLE {STAGED} (LIKE usage_record INCLUDING DEFAULTS) ON COMMIT DELETE ROWS",
     *(f"ALTER TABLE {STAGED} ALTER {name} TYPE integer USING 0" for name in sorted(_BOOLEANS)),

@@ -4,10 +4,14 @@ Slices are small enough that encoding one holds the loop up for a few millisecon
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
 
 from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import (
+    CHAIN_MOVED,
     HEADS,
     INSERT_ENTRY,
     SET_HEAD,
@@ -17,6 +21,7 @@ from gateway.ledger.audit.trail import (
     head_values,
 )
 from gateway.ledger.database import RefusedRow
+from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import PRUNED, SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.postgres.address import PostgresAddress
 from gateway.ledger.postgres.connection import (
@@ -34,6 +39,7 @@ from gateway.ledger.postgres.partitions import Month, create_partition, month_of
 from gateway.ledger.postgres.sql import (
     CLAIM_ATTEMPTS,
     DATE_LATE,
+    DURABLE,
     KEEP_ROLLUPS,
     STAGE,
     STAGED,
@@ -115,10 +121,11 @@ class PostgresStore:
         if rows:
             await self._make_partitions(connection, rows)
         draft = None
-        async with connection.transaction():
+        async with _transaction(connection):
             kept_out = await self._insert_over(connection, rows) if rows else []
             if self._trail is not None:
                 draft = await _keep_receipts(connection, self._trail, rows)
+                self._trail.pledge(draft)
         if self._trail is not None and draft is not None:
             self._trail.adopt(draft)
         return kept_out
@@ -145,7 +152,7 @@ class PostgresStore:
         missing = [month for month in months_of(rows) if month not in self._partitions]
         if not missing:
             return
-        async with connection.transaction():
+        async with _transaction(connection):
             await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
             for month in missing:
                 await connection.execute(create_partition(month))
@@ -158,7 +165,7 @@ class PostgresStore:
             try:
                 with translated(self._address):
                     await migrate(connection, self._address)
-                    for statement in STAGE:
+                    for statement in (DURABLE, *STAGE):
                         await connection.execute(statement)
             except BaseException:
                 connection.terminate()
@@ -173,12 +180,32 @@ class PostgresStore:
             connection.terminate()
 
 
+@asynccontextmanager
+async def _transaction(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that waits for no rollback but that of a row's fault.
+
+    Whatever else goes wrong ends the connection, and with it the transaction. asyncpg's own would first ask a
+    server to undo that may be silent, and turn the cancellation of a stop into a failure to be tried again.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    except ROW_FAULTS:
+        await transaction.rollback()
+        raise
+    await transaction.commit()
+
+
 async def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
-    draft = trail.draft(
-        rows, [] if trail.is_open else [tuple(head) for head in await connection.fetch(HEADS)]
-    )
-    for entry in draft.entries:
-        await connection.execute(numbered(INSERT_ENTRY), *entry_values(entry))
+    """Raises LedgerUnavailable when a commit that was given up has reached the chain just now."""
+    heads = [tuple(head) for head in await connection.fetch(HEADS)] if trail.needs_heads else []
+    draft = trail.draft(rows, heads)
+    try:
+        for entry in draft.entries:
+            await connection.execute(numbered(INSERT_ENTRY), *entry_values(entry))
+    except asyncpg.UniqueViolationError as exc:  # no fault of the rows: none of them may be refused for it
+        raise LedgerUnavailable(CHAIN_MOVED) from exc
     if draft.entries:
         await connection.execute(numbered(SET_HEAD), *head_values(draft.head))
     return draft

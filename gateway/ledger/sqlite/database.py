@@ -24,8 +24,8 @@ class SqliteDatabase:
     def __str__(self) -> str:
         return str(self.path)
 
-    def row_store(self, trail: AuditTrail | None = None) -> RowStore:
-        return SqliteStore(self.path, trail)
+    def row_store(self, trail: AuditTrail | None = None, *, sync_each_commit: bool = False) -> RowStore:
+        return SqliteStore(self.path, trail, sync_each_commit=sync_each_commit)
 
     def reading(self) -> AbstractContextManager[ReadTransaction]:
         return sqlite_reading(self.path)

@@ -45,10 +45,15 @@ def is_busy(error: Exception) -> bool:
     return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def open_writer(path: Path) -> Engine:
-    """An engine for writing the SQLite file at `path`, not yet connected. Each transaction takes the lock."""
+def open_writer(path: Path, *, sync_each_commit: bool = False) -> Engine:
+    """An engine for writing the SQLite file at `path`, not yet connected. Each transaction takes the lock.
+
+    `sync_each_commit`: a power cut takes no commit that has returned.
+    """
     engine = _open(path)
     event.listen(engine, "connect", _prepare_writer)
+    if sync_each_commit:
+        event.listen(engine, "connect", lambda driver, _: _set_pragmas(driver, "synchronous=FULL"))
     # sqlite3 itself would begin late and only for some statements: two processes could then both decide to
     # migrate, and a write could fail half-way for want of the lock.
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))

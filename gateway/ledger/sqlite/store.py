@@ -21,6 +21,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 
 from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import (
+    CHAIN_MOVED,
     HEADS,
     INSERT_ENTRY,
     SET_HEAD,
@@ -30,6 +31,7 @@ from gateway.ledger.audit.trail import (
     head_values,
 )
 from gateway.ledger.database import RefusedRow
+from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import DATE_LATE_ROWS, PRUNED, SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
 from gateway.ledger.rows import Row, careful_row_of, row_of
@@ -64,11 +66,13 @@ class SqliteStore:
 
     slice_rows = SLICE_ROWS
 
-    def __init__(self, path: Path, trail: AuditTrail | None = None) -> None:
+    def __init__(
+        self, path: Path, trail: AuditTrail | None = None, *, sync_each_commit: bool = False
+    ) -> None:
         """With a `trail` each transaction also holds the receipts of its rows."""
         self._path = path
         self._trail = trail
-        self._engine = open_writer(path)
+        self._engine = open_writer(path, sync_each_commit=sync_each_commit)
         self._connection: Connection | None = None
         self._closed = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -143,6 +147,8 @@ class SqliteStore:
             with connection.begin():
                 kept_out = _insert_over(connection, rows) if rows else []
                 draft = None if self._trail is None else _keep_receipts(connection, self._trail, rows)
+                if self._trail is not None and draft is not None:
+                    self._trail.pledge(draft)
             if self._trail is not None and draft is not None:
                 self._trail.adopt(draft)
             return kept_out
@@ -187,10 +193,14 @@ def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
 
 
 def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
+    """Raises LedgerUnavailable when the chain in the database has come further than `trail` knows."""
     run = connection.exec_driver_sql
-    draft = trail.draft(rows, () if trail.is_open else run(HEADS).all())
-    for entry in draft.entries:
-        run(INSERT_ENTRY, entry_values(entry))
+    draft = trail.draft(rows, run(HEADS).all() if trail.needs_heads else ())
+    try:
+        for entry in draft.entries:
+            run(INSERT_ENTRY, entry_values(entry))
+    except IntegrityError as exc:  # no fault of the rows: none of them may be refused for it
+        raise LedgerUnavailable(CHAIN_MOVED) from exc
     if draft.entries:
         run(SET_HEAD, head_values(draft.head))
     return draft

@@ -5,6 +5,8 @@ says why. Nothing is lost, whether the gateway lives through it or is killed mea
 """
 
 import asyncio
+import json
+import re
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ import httpx
 import pytest
 
 from gateway.simulators.knobs import Knobs
-from tests.e2e.harness import APP_KEY, chat, simulators
+from tests.e2e.harness import ADMIN_TOKEN, APP_KEY, chat, simulators
 from tests.ledger.journal.served import Served
 from tests.ledger.postgres_server import PostgresServer, postgres_server
 
@@ -150,6 +152,27 @@ def check_refusals(load: Load) -> None:
         assert refusal.json()["error"]["code"] == "service_unavailable"
 
 
+def told(served: Served, event: str) -> list[dict[str, Any]]:
+    """What the gateway's log says of `event`."""
+    lines = (line for line in served.log().splitlines() if line.startswith("{"))
+    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+
+def leftovers(journal: Path) -> list[str]:
+    """Files that hold rows: of journals, and what no database took."""
+    return sorted(path.name for path in journal.iterdir() if path.suffix in {".journal", ".jsonl"})
+
+
+async def lag_is_over(served: Served) -> None:
+    """Wait until the database has all that has ended."""
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {ADMIN_TOKEN}"}) as http:
+        while True:
+            metrics = (await http.get(f"{served.admin_url}/metrics")).text
+            if re.search(r"^tollway_ledger_lag_rows 0(\.0)?$", metrics, re.MULTILINE):
+                return
+            await asyncio.sleep(0.05)
+
+
 def play(scenario: Any) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(SCENARIO_SECONDS):
@@ -197,13 +220,49 @@ def test_an_outage_slows_requests_and_loses_nothing(tmp_path: Path, outage: Outa
                 if not killed:
                     await load.ready()
                     await load.run(20)
-            if killed:
-                async with served.running():
+            async with served.running():  # takes up, before it serves, what the stop or the kill has left
+                if killed:
                     await load.run(20)
+                    await lag_is_over(served)
             seen = [attempt.attempt_id for one in (hosted, *pool) for attempt in one.attempts()]
             rows = await database.rows()
             assert sorted(row["attempt_id"] for row in rows) == sorted(map(str, seen))
             assert sum(row["outcome"] == "success" for row in rows) == len(load.answers) - len(load.refusals)
-            assert not list((tmp_path / "journal").glob("*.journal"))
+            assert leftovers(tmp_path / "journal") == []
 
     play(scenario())
+
+
+@pytest.mark.slow
+def test_a_stop_without_the_database_says_what_waits_and_the_next_start_counts_it_once(
+    tmp_path: Path,
+) -> None:
+    async def scenario(database: Postgres) -> None:
+        async with AsyncExitStack() as stack:
+            hosted, pool = await stack.enter_async_context(simulators(FAST, [FAST, FAST]))
+            changes = CHANGES | {"server": CHANGES["server"] | {"journal_dir": str(tmp_path / "journal")}}
+            served = Served(tmp_path, hosted, pool, changes, database.url)
+            load = Load(served)
+            stack.push_async_callback(load.close)
+            async with served.running() as process:
+                await load.run(40)
+                await lag_is_over(served)
+                with database.crashed():
+                    await load.run(60)
+                    assert not load.refusals
+                    process.terminate()
+                    assert await process.wait() == 0
+                    (spilled,) = told(served, "ledger.spilled")
+                    assert spilled["rows"] == 60
+                    assert "next start" in spilled["taken_up_by"]
+                    assert leftovers(tmp_path / "journal") == [Path(spilled["file"]).name]
+            assert len(await database.rows()) == 40
+            async with served.running():
+                seen = [attempt.attempt_id for one in (hosted, *pool) for attempt in one.attempts()]
+                rows = await database.rows()
+            assert sorted(row["attempt_id"] for row in rows) == sorted(map(str, seen))
+            assert len(seen) == 100
+            assert leftovers(tmp_path / "journal") == []
+
+    with postgres_server() as server:
+        play(scenario(Postgres(server)))

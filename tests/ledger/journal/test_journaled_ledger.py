@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.core.errors import Unavailable
 from gateway.ledger.errors import LedgerUnavailable
@@ -190,10 +191,78 @@ def test_without_a_database_and_without_a_spill_file_the_journal_keeps_the_rows(
             raise LedgerUnavailable("no space")
 
         monkeypatch.setattr(ledger._writer._spill, "save", full)
-        with home.locked(), pytest.raises(LedgerUnavailable):
+        with home.locked(), capture_logs() as logs, pytest.raises(LedgerUnavailable):
             await ledger.close()
+        (left,) = (entry for entry in logs if entry["event"] == "journal.rows_left")
+        assert (left["rows"], left["folder"]) == (1, str(home.folder.path))
         async with home.running():
             assert home.counts() == {"success": 1}
+
+    run(scenario())
+
+
+def test_an_end_that_a_full_disk_keeps_out_of_the_spill_file_while_stopping_stays_in_the_journal(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        ledger = home.ledger()
+        await ledger.start()
+        ledger.intend(intent(1))
+        close_store = ledger._writer._store.close
+
+        def full(*_: object) -> Path:
+            raise LedgerUnavailable("no space")
+
+        async def close_slowly() -> None:
+            with pytest.raises(LedgerUnavailable):
+                ledger.append(final(1))
+            await close_store()
+
+        monkeypatch.setattr(ledger._writer._spill, "save", full)
+        monkeypatch.setattr(ledger._writer._store, "close", close_slowly)
+        await ledger.close()
+        async with home.running():
+            assert home.counts() == {"success": 1}
+
+    run(scenario())
+
+
+def test_a_replay_that_a_pause_of_commits_overtakes_leaves_the_dead_ones_journal_until_its_rows_are_committed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        times = JournalTimes(release_seconds=0.01, peers_seconds=3600)
+        async with home.running(times=times) as ledger:
+            home.dead_worker(sent=5, ended=5)
+            kept = len(home.segments())  # its own with them
+            wait = ledger._writer.wait_for_room
+
+            async def halt_first() -> None:
+                ledger.pause_commits()
+                await wait()
+
+            monkeypatch.setattr(ledger._writer, "wait_for_room", halt_first)
+            await ledger.replay_dead_workers()
+            assert (len(home.rows()), len(home.segments())) == (0, kept)
+            monkeypatch.undo()
+            ledger.resume_commits()
+            await ledger.replay_dead_workers()
+            assert (len(home.rows()), len(home.segments())) == (5, 1)
+
+    run(scenario())
+
+
+def test_a_stop_says_how_many_attempts_are_still_under_way(home: Home) -> None:
+    async def scenario() -> None:
+        ledger = home.ledger()
+        await ledger.start()
+        for number in range(3):
+            ledger.intend(intent(number))
+        ledger.append(final(0))
+        with capture_logs() as logs:
+            await ledger.close()
+        (left,) = (entry for entry in logs if entry["event"] == "journal.under_way")
+        assert left["attempts"] == 2
 
     run(scenario())
 
@@ -327,6 +396,21 @@ def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None
         )
         with pytest.raises(LedgerUnavailable, match=r"journal .*: Not a directory"):
             await ledger.start()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("sync", "pragma"), [("off", 1), ("batch", 2)])
+def test_where_a_power_cut_spares_the_journal_it_spares_what_has_left_it_for_the_file(
+    tmp_path: Path, sync: Sync, pragma: int
+) -> None:
+    async def scenario() -> None:
+        ledger = open_journaled_ledger(f"sqlite:///{tmp_path}/ledger.db", sync=sync)
+        await ledger.start()
+        store: Any = ledger._writer._store
+        asked = lambda: store._connected().exec_driver_sql("PRAGMA synchronous").scalar()  # noqa: E731
+        assert await store._on_thread(asked) == pragma
+        await ledger.close()
 
     run(scenario())
 
