@@ -166,6 +166,17 @@ def test_replayed_rows_are_kept_and_those_that_never_can_be_are_returned(ledger:
     assert attempts(ledger) == [make(1).attempt_id]
 
 
+def test_a_store_that_syncs_each_commit_keeps_the_same_rows(ledger: LedgerDatabase) -> None:
+    async def scenario() -> None:
+        store = ledger.row_store(sync_each_commit=True)
+        await store.open()
+        await store.write([make(1)])
+        await store.close()
+
+    run(scenario())
+    assert attempts(ledger) == [make(1).attempt_id]
+
+
 def test_a_store_is_closed_twice_without_harm(ledger: LedgerDatabase) -> None:
     async def scenario() -> None:
         store = ledger.row_store()

@@ -293,7 +293,7 @@ class JournaledLedger:
         last = self._appended
         await self._writer.flush()
         if self._committed() < last:
-            # While commits are paused flush returns early: until then only the dead one's journal has the rows.
+            # While commits are paused flush returns early: only the dead one's journal has the rows.
             _log.info("journal.replay_waits", worker=claim.worker)
             return
         await asyncio.to_thread(replay.finish)
