@@ -22,10 +22,10 @@ from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
 from gateway.finance.price_catalogue import PriceCatalogue
-from gateway.ledger.migrate import upgrade
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.spans import Span
-from gateway.ledger.store import INSERT_ROW
+from gateway.ledger.sqlite.store import INSERT_ROW
+from gateway.ledger.url import database_of
 from gateway.metrics.logs import only_errors
 from gateway.policy.rollout.diff import replay
 from gateway.policy.rollout.diff_report import report
@@ -157,7 +157,7 @@ def _record(
 
 def fill(path: Path, made: Iterator[Row]) -> None:
     """A ledger with these rows. Straight into the table: the rollups are not what is measured."""
-    upgrade(f"sqlite:///{path}")
+    database_of(f"sqlite:///{path}").create_or_migrate()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(INSERT_ROW, made)
 

@@ -30,7 +30,7 @@ from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import open_journaled_ledger
 from gateway.ledger.policies import InForce, PolicyText
-from gateway.ledger.retry import patiently
+from gateway.ledger.retry import retry_until_available
 from gateway.ledger.spending import spent_in_windows
 from gateway.metrics.across import FamilySamples
 from gateway.metrics.alerts import BudgetAlerts
@@ -171,9 +171,9 @@ class Gateway:
     async def start(self, *, joins: bool = False) -> None:
         """Listen, open the ledger, and take up the prices and what was spent in the open windows.
 
-        In this order: what dead workers left behind is part of the ledger first. While its database is away
-        `readyz` says so and requests are told to come back; how to answer them is not known yet. Raises
-        LedgerUnusable when waiting would not help.
+        In this order: what dead workers left behind is part of the ledger first. While its database is
+        unavailable `readyz` says so and requests are told to come back; how to answer them is not known yet.
+        Raises LedgerUnusable when waiting would not help.
 
         `joins` others that serve already: it then takes no requests before it can answer them.
         """
@@ -185,10 +185,10 @@ class Gateway:
             await self._prober.watch(self.pipeline.rulebook.planner.fleet)
             if not joins:
                 await self._data.start()
-            await patiently(self._ledger.start, self._note_waiting)
-            await patiently(self._price_watch.start, self._note_waiting)
-            await patiently(self._admission.start, self._note_waiting)
-            await patiently(self._pool_accrual.start, self._note_waiting)
+            await retry_until_available(self._ledger.start, self._note_waiting)
+            await retry_until_available(self._price_watch.start, self._note_waiting)
+            await retry_until_available(self._admission.start, self._note_waiting)
+            await retry_until_available(self._pool_accrual.start, self._note_waiting)
             self._alerts.start()
             self._archive.start()
             self._keep(built, How.START)

@@ -15,7 +15,8 @@ from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
 from gateway.http.client.client import HttpUpstream
 from gateway.http.server.listening import listen
-from gateway.ledger.audit.keys import Signer, UnusableKey, key_file, new_seed, signer_from, signer_in
+from gateway.ledger.audit.keys import Signer, UnusableKey, new_seed, signer_from, signer_in
+from gateway.ledger.url import database_of
 from gateway.metrics.names import LabelNames
 from gateway.ports import EntityFinder, Upstream
 from gateway.proxy.auth import Authenticator
@@ -84,7 +85,7 @@ def signer(built: Built) -> Signer:
     settings = built.settings
     if settings.audit.signing_key is not None:
         return signer_from(settings.audit.signing_key.get_secret_value())
-    path = key_file(settings.ledger.get_secret_value(), settings.server.journal_dir)
+    path = database_of(settings.ledger.get_secret_value()).paths.key_file(settings.server.journal_dir)
     try:
         return signer_in(path)
     except UnusableKey as exc:

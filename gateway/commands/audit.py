@@ -148,9 +148,9 @@ def _trusted(found: "Built") -> list[str]:
 
 
 def _key_file(found: "Built") -> Path:
-    from gateway.ledger.audit.keys import key_file
+    from gateway.ledger.url import database_of
 
-    return key_file(_url(found), found.settings.server.journal_dir)
+    return database_of(_url(found)).paths.key_file(found.settings.server.journal_dir)
 
 
 class _Places:

@@ -67,11 +67,11 @@ def migrate(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFo
 
     A gateway does the same when it starts; here a rollout learns beforehand whether it works.
     """
-    from gateway.ledger.create import make_or_migrate
+    from gateway.ledger.url import database_of
 
     found = built(config)
     with told("ledger migrate"):
-        before, after = make_or_migrate(found.settings.ledger.get_secret_value())
+        before, after = database_of(found.settings.ledger.get_secret_value()).create_or_migrate()
     if before == after:
         text = f"The ledger is at revision {after} already."
     else:

@@ -12,9 +12,9 @@ from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import Idle, PoolTerms, Weights, allocate, share_out
 from gateway.ledger.dimensions import Dimension, by
 from gateway.ledger.pool_costs import PoolSums, pool_sums
-from gateway.ledger.reading import reading
 from gateway.ledger.reports import UsageRow, span_of, usage_in
-from gateway.ledger.work import Done, Payer, work_done
+from gateway.ledger.url import database_of
+from gateway.ledger.usage_sums import NO_USAGE, Consumer, UsageSums, sum_usage
 
 HOSTED = {Provider.OPENAI: "OpenAI", Provider.AZURE: "Microsoft"}
 OWN_GPUS = "LLM inference on own GPUs"
@@ -52,13 +52,13 @@ def charges_of(url: str, month: dt.date, zone: dt.tzinfo, sides: Sides) -> list[
     """
     period = period_of(calendar.month(month), zone)
     span = span_of(period.start, period.end)
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         bills = pool_sums(ledger, span)
         rows = usage_in(ledger, _BY, span, zone)
-        done = work_done(ledger, span)
+        usage = sum_usage(ledger, span)
     charges = [_charge(row, sides, zone) for row in rows if row.group[Dimension.DEPLOYMENT] not in bills]
     for name, bill in sorted(bills.items()):
-        own = {payer: one for payer, one in done.items() if payer.deployment == name}
+        own = {consumer: one for consumer, one in usage.items() if consumer.deployment == name}
         charges.extend(_split(bill, own, sides, period))
     return charges
 
@@ -93,30 +93,32 @@ def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
     )
 
 
-def _split(bill: PoolSums, done: Mapping[Payer, Done], sides: Sides, period: Period) -> Iterator[Charge]:
+def _split(
+    bill: PoolSums, usage: Mapping[Consumer, UsageSums], sides: Sides, period: Period
+) -> Iterator[Charge]:
     """The bill of a pool as charges that add up to it, and the usage that it was split by."""
     terms = sides.pools.get(bill.deployment)
     weights = FORMER_WEIGHTS if terms is None else terms.weights
     idle = Idle.APART if terms is None else terms.idle
     work = {
-        payer: weights.work(one.input_tokens, one.cached_input_tokens, one.output_tokens)
-        for payer, one in done.items()
+        consumer: weights.work(one.input_tokens, one.cached_input_tokens, one.output_tokens)
+        for consumer, one in usage.items()
     }
     capacity = weights.capacity(bill.capacity_tokens)
-    found = allocate(bill.nano_usd, work, capacity, idle, lambda payer: payer.feature)
-    parts: list[tuple[CostType, Payer | None, int]] = []
-    for payer in done:
-        share = found.shares.get(payer)
-        parts.append((CostType.WORKLOAD, payer, 0 if share is None else share.workload_nano))
+    found = allocate(bill.nano_usd, work, capacity, idle, lambda consumer: consumer.feature)
+    parts: list[tuple[CostType, Consumer | None, int]] = []
+    for consumer in usage:
+        share = found.shares.get(consumer)
+        parts.append((CostType.WORKLOAD, consumer, 0 if share is None else share.workload_nano))
         if share is not None and share.idle_nano:
-            parts.append((CostType.IDLE, payer, share.idle_nano))
+            parts.append((CostType.IDLE, consumer, share.idle_nano))
     if found.apart_nano:
         parts.append((CostType.IDLE, None, found.apart_nano))
     nanos = [nano for _, _, nano in parts]
     ratios = share_out(BILLIONTHS if bill.nano_usd else 0, nanos)
     times = share_out(bill.gpu_microseconds if bill.nano_usd else 0, nanos)
     for (cost_type, whom, nano), ratio, microseconds in zip(parts, ratios, times, strict=True):
-        used = done[whom] if whom is not None and cost_type is CostType.WORKLOAD else Done()
+        used = usage[whom] if whom is not None and cost_type is CostType.WORKLOAD else NO_USAGE
         yield Charge(
             period=period,
             deployment=bill.deployment,

@@ -11,11 +11,12 @@ import structlog
 
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
 from gateway.core.pool_cost import HOUR, SECOND, PoolSpan, PoolTerms
+from gateway.finance.pool_booking import Accruing, accrue
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.ledger.pool_costs import Accruing, accrue, pool_sums
-from gateway.ledger.reading import reading
+from gateway.ledger.pool_costs import pool_sums
 from gateway.ledger.spans import Span
-from gateway.ledger.work import NOTHING, work_done
+from gateway.ledger.url import database_of
+from gateway.ledger.usage_sums import NO_USAGE, sum_usage
 from gateway.ports import Clock
 
 _log = structlog.get_logger("tollway.pool")
@@ -137,14 +138,14 @@ class PoolAccrual:
 def pool_use(url: str, terms: Sequence[PoolTerms], now: int) -> list[PoolUse]:
     """How each pool was used in the hour before `now`. Raises LedgerUnavailable."""
     span = Span(now - MEASURED_OVER, now)
-    with reading(url) as ledger:
-        costs, done = pool_sums(ledger, span), work_done(ledger, span)
+    with database_of(url).reading() as ledger:
+        costs, usage = pool_sums(ledger, span), sum_usage(ledger, span)
     found = []
     for one in terms:
         name = one.plan.deployment
-        total = NOTHING
-        for payer, part in done.items():
-            total = total.plus(part) if payer.deployment == name else total
+        total = NO_USAGE
+        for consumer, part in usage.items():
+            total = total.plus(part) if consumer.deployment == name else total
         tokens = total.input_tokens + total.output_tokens
         cost = costs.get(name)
         capacity = None if cost is None else one.weights.capacity(cost.capacity_tokens)

@@ -13,10 +13,11 @@ import msgspec
 from gateway.core.catalog import Price
 from gateway.core.pricing import PriceBook, cost
 from gateway.core.usage import Usage
-from gateway.ledger.periods import BOUNDS, Bounds
+from gateway.ledger.database import MaintenanceTransaction
+from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import ALL_COLUMNS, MONEY, TOKENS
-from gateway.ledger.upkeep import Maintenance, upkeep
+from gateway.ledger.url import database_of
 
 PAGE_ROWS = 400  # in one transaction; a gateway's writer waits for it
 
@@ -64,9 +65,9 @@ def reprice(url: str, book: PriceBook, sources: Mapping[str, Source], since: int
     """
     done = Repriced()
     at, attempt_id = since, ""
-    with upkeep(url) as begin:
+    with database_of(url).maintenance() as maintenance:
         while True:
-            with begin() as ledger:
+            with maintenance.begin() as ledger:
                 page = [_named(row) for row in ledger.run(_PAGE, at, until, at, attempt_id)]
                 done = _reprice_page(ledger, page, book, sources, done)
             if len(page) < PAGE_ROWS:
@@ -75,9 +76,13 @@ def reprice(url: str, book: PriceBook, sources: Mapping[str, Source], since: int
 
 
 def _reprice_page(
-    ledger: Maintenance, page: Sequence[Named], book: PriceBook, sources: Mapping[str, Source], done: Repriced
+    ledger: MaintenanceTransaction,
+    page: Sequence[Named],
+    book: PriceBook,
+    sources: Mapping[str, Source],
+    done: Repriced,
 ) -> Repriced:
-    bounds = Bounds(*ledger.run(BOUNDS)[0])
+    bounds = PeriodBounds(*ledger.run(SELECT_BOUNDS)[0])
     latest = _latest(ledger, page)
     new: list[Row] = []
     before = after = 0
@@ -98,7 +103,7 @@ def _reprice_page(
     )
 
 
-def _latest(ledger: Maintenance, page: Sequence[Named]) -> dict[str, tuple[int, Named]]:
+def _latest(ledger: MaintenanceTransaction, page: Sequence[Named]) -> dict[str, tuple[int, Named]]:
     """The number and row of the last correction of each row that has one."""
     ids = [row["attempt_id"] for row in page]
     if not ids:
@@ -125,7 +130,7 @@ def _at_right_price(
     return current | {"cost_nano_usd": nano, "price_version": version}
 
 
-def _correction(row: Named, current: Named, corrected: Named, number: int, bounds: Bounds) -> list[Row]:
+def _correction(row: Named, current: Named, corrected: Named, number: int, bounds: PeriodBounds) -> list[Row]:
     attempt_id, at, dispatched = row["attempt_id"], row["at"], row["occurred_at"]
     if bounds.closed is not None and at < bounds.closed:
         at, dispatched = bounds.closed, at if dispatched is None else dispatched

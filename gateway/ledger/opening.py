@@ -1,37 +1,11 @@
-"""The ledger: one row for each attempt, in a SQL database, append-only.
+"""The writer of a ledger, from the URL of its database."""
 
-`open_ledger(url)` gives the writer for the pipeline, `usage_by(url, ...)` a report; `upgrade(url)` migrates.
-"""
-
-import re
 from pathlib import Path
 
-from gateway.ledger.address import SqliteAddress, parse
 from gateway.ledger.audit.trail import AuditTrail
-from gateway.ledger.dimensions import Dimension
-from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
-from gateway.ledger.migrate import upgrade
-from gateway.ledger.reports import RowsDeleted, UsageRow, usage_by
 from gateway.ledger.spill import Spill
-from gateway.ledger.store import SqliteStore
+from gateway.ledger.url import database_of
 from gateway.ledger.writer import LedgerWriter, WriterLimits
-
-__all__ = [
-    "AuditTrail",
-    "Dimension",
-    "LedgerUnavailable",
-    "LedgerUnusable",
-    "LedgerWriter",
-    "RowsDeleted",
-    "UsageRow",
-    "WriterLimits",
-    "open_ledger",
-    "upgrade",
-    "usage_by",
-]
-
-
-SPILL_FOLDER = Path("tollway-ledger")
 
 
 def open_ledger(
@@ -49,15 +23,7 @@ def open_ledger(
     `sync_each_commit`: an SQLite file too has each commit on the disk when it returns, as PostgreSQL does.
     Raises LedgerUnavailable when `url` names no database that the ledger can live in.
     """
-    address = parse(url)
-    if isinstance(address, SqliteAddress):
-        path = address.path
-        store = SqliteStore(path, trail, sync_each_commit=sync_each_commit)
-        return LedgerWriter(store, Spill(spill_folder or path.parent, path.name), limits, trail)
-    # Imported only where it is used: the driver takes a twentieth of a second.
-    from gateway.ledger.postgres.store import PostgresStore  # noqa: PLC0415
-
-    name = re.sub(r"[^\w.-]", "_", address.database)
-    return LedgerWriter(
-        PostgresStore(address, trail), Spill(spill_folder or SPILL_FOLDER, name), limits, trail
-    )
+    database = database_of(url)
+    spill = Spill(spill_folder or database.paths.spill_folder, database.paths.name)
+    store = database.row_store(trail, sync_each_commit=sync_each_commit)
+    return LedgerWriter(store, spill, limits, trail)

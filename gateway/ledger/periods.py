@@ -11,7 +11,7 @@ _AT = COLUMNS.index("at")
 
 PRUNED = "its period was deleted; only the totals of that time are kept, and this row may be part of them"
 
-BOUNDS = (
+SELECT_BOUNDS = (
     "SELECT (SELECT max(before) FROM period_end WHERE act = 'closed'), "
     "(SELECT max(before) FROM period_end WHERE act = 'pruned')"
 )
@@ -19,7 +19,7 @@ BOUNDS = (
 DATE_LATE_ROWS = "UPDATE {rows} SET kind = 'correction', occurred_at = at, at = {open} WHERE at < {open}"
 
 
-class Bounds(msgspec.Struct, frozen=True):
+class PeriodBounds(msgspec.Struct, frozen=True):
     """First moments, in UTC microseconds, of what is not `closed` and of what is not `pruned`; None: all."""
 
     closed: int | None

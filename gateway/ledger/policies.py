@@ -3,9 +3,8 @@
 import msgspec
 from sqlalchemy import select
 
-from gateway.ledger.reading import reading
 from gateway.ledger.tables import policy_in_force, policy_text
-from gateway.ledger.upkeep import upkeep
+from gateway.ledger.url import database_of
 
 _KEEP = "INSERT INTO policy_text (version, text, whole, kept_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _LATEST = "SELECT version FROM policy_in_force ORDER BY at DESC LIMIT 1"
@@ -41,7 +40,7 @@ class PolicyHistory(msgspec.Struct, frozen=True, kw_only=True):
 
 def keep_policy_text(url: str, text: PolicyText) -> None:
     """Keep `text`; the same version again changes nothing. Raises LedgerUnavailable."""
-    with upkeep(url) as begin, begin(alone=False) as ledger:
+    with database_of(url).maintenance() as maintenance, maintenance.begin(exclusive=False) as ledger:
         ledger.run(_KEEP, text.version, text.text, text.whole, text.kept_at)
 
 
@@ -50,7 +49,7 @@ def put_in_force(url: str, text: PolicyText, change: InForce) -> None:
 
     Several workers may note the same change. Raises LedgerUnavailable.
     """
-    with upkeep(url) as begin, begin(alone=False) as ledger:
+    with database_of(url).maintenance() as maintenance, maintenance.begin(exclusive=False) as ledger:
         ledger.run(_KEEP, text.version, text.text, text.whole, text.kept_at)
         latest = ledger.run(_LATEST)
         if not latest or latest[0][0] != change.version:
@@ -60,7 +59,7 @@ def put_in_force(url: str, text: PolicyText, change: InForce) -> None:
 def read_policies(url: str) -> PolicyHistory:
     """Everything that is kept of policy versions. Raises LedgerUnavailable."""
     change, text = policy_in_force.c, policy_text.c
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         changes = ledger.fetch(select(change.at, change.version, change.how).order_by(change.at))
         texts = ledger.fetch(select(text.version, text.text, text.whole, text.kept_at))
     return PolicyHistory(

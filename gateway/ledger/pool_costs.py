@@ -1,22 +1,18 @@
-"""The bill of own GPUs in the ledger's database: spans without gaps, by whichever gateway comes first."""
+"""What own GPUs cost, in the ledger's database: spans of time without gaps, one row each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 from sqlalchemy import func, select
 
-from gateway.core.pool_cost import PoolPlan, PoolSpan, spans
-from gateway.ledger.reading import Query, Reading
+from gateway.core.pool_cost import PoolSpan
+from gateway.ledger.database import MaintenanceTransaction, Query, ReadTransaction
 from gateway.ledger.spans import Span
 from gateway.ledger.tables import pool_cost
-from gateway.ledger.upkeep import Maintenance, upkeep
 
-# "pool" in ASCII: PostgreSQL knows its advisory locks by number.
+# For one booking after the other. "pool" in ASCII: PostgreSQL knows its advisory locks by number.
 ACCRUAL_LOCK = 0x706F6F6C
-# A shorter silence is another gateway's turn, or a restart; what was up before it was up during it.
-KNOWN_GAP = 5 * 60 * 1_000_000
 
 _FIELDS = PoolSpan.__struct_fields__
 _DERIVED = ("gpu_microseconds", "gpu_nano_usd", "overhead_nano_usd", "capacity_tokens")
@@ -26,14 +22,6 @@ _INSERT = (
     f"VALUES ({', '.join('?' * len(_COLUMNS))})"
 )
 _LAST_END = "SELECT max(ends) FROM pool_cost WHERE deployment = ?"
-
-
-class Accruing(msgspec.Struct, frozen=True):
-    """A plan and since when this gateway has it. `is_new`: nothing before that belongs to it."""
-
-    plan: PoolPlan
-    since: int
-    is_new: bool = False
 
 
 class PoolSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,30 +46,19 @@ class PoolSums(msgspec.Struct, frozen=True, kw_only=True):
         return self.gpu_nano_usd + self.overhead_nano_usd
 
 
-def accrue(url: str, pools: Iterable[Accruing], now: int, zone: ZoneInfo) -> list[PoolSpan]:
-    """Book what `pools` have cost since it was last done, until `now` (UTC microseconds).
-
-    Returns what this call booked. One after the other: a second gateway goes on where the first has ended.
-    Raises LedgerUnavailable, and then nothing was booked.
-    """
-    with upkeep(url, is_quick=True) as begin, begin(alone=False) as ledger:
-        if ledger.dialect == "postgresql":
-            ledger.run("SELECT pg_advisory_xact_lock(?)", ACCRUAL_LOCK)
-        return [span for pool in pools for span in _accrue(ledger, pool, now, zone)]
+def last_end(ledger: MaintenanceTransaction, deployment: str) -> int | None:
+    """Until when the pool of `deployment` is booked, in UTC microseconds; None: never."""
+    ((last,),) = ledger.run(_LAST_END, deployment)
+    return None if last is None else int(last)
 
 
-def _accrue(ledger: Maintenance, pool: Accruing, now: int, zone: ZoneInfo) -> list[PoolSpan]:
-    ((last,),) = ledger.run(_LAST_END, pool.plan.deployment)
-    since = pool.since if last is None else max(last, pool.since) if pool.is_new else last
-    present_from = pool.since if pool.since - since > KNOWN_GAP else since
-    booked = list(spans(pool.plan, since, now, zone, present_from=present_from))
-    for span in booked:
-        values = [getattr(span, name) for name in (*_FIELDS, *_DERIVED)]
-        ledger.run(_INSERT, *values, now)
-    return booked
+def add_pool_span(ledger: MaintenanceTransaction, span: PoolSpan, accrued_at: int) -> None:
+    """Keep `span`, which no row overlaps. `accrued_at` in UTC microseconds."""
+    values = [getattr(span, name) for name in (*_FIELDS, *_DERIVED)]
+    ledger.run(_INSERT, *values, accrued_at)
 
 
-def pool_sums(ledger: Reading, span: Span) -> dict[str, PoolSums]:
+def pool_sums(ledger: ReadTransaction, span: Span) -> dict[str, PoolSums]:
     """What each pool cost in `span`, exactly: rows that its ends cut count for the part inside."""
     found = [_sums(row) for row in ledger.fetch(_whole(span))]
     inside = (cut.within(span.since, span.until) for cut in _cut(ledger, span))
@@ -93,7 +70,7 @@ def pool_sums(ledger: Reading, span: Span) -> dict[str, PoolSums]:
     return dict(sorted(added.items()))
 
 
-def pool_spans(ledger: Reading, span: Span) -> list[PoolSpan]:
+def pool_spans(ledger: ReadTransaction, span: Span) -> list[PoolSpan]:
     """Every row of `span`, cut at its ends, by deployment and time."""
     row = pool_cost.c
     query = select(*(row[name] for name in _FIELDS)).order_by(row.deployment, row.starts)
@@ -128,7 +105,7 @@ def _whole(span: Span) -> Query:
     return query
 
 
-def _cut(ledger: Reading, span: Span) -> list[PoolSpan]:
+def _cut(ledger: ReadTransaction, span: Span) -> list[PoolSpan]:
     row = pool_cost.c
     ends = [(row.starts < end) & (row.ends > end) for end in (span.since, span.until) if end is not None]
     if not ends:

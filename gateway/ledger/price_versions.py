@@ -8,10 +8,9 @@ from sqlalchemy import select
 
 from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceBook, PriceVersion
-from gateway.ledger.create import make_if_absent
-from gateway.ledger.reading import reading
+from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.tables import price_version
-from gateway.ledger.upkeep import Maintenance, upkeep
+from gateway.ledger.url import database_of
 
 _KEY = ("provider", "model", "tier", "token_type", "effective_from", "version")
 _COLUMNS = (*_KEY, "nano_usd_per_million", "entered_at")
@@ -34,14 +33,15 @@ def enter_prices(url: str, versions: Iterable[PriceVersion]) -> None:
 
     Raises PriceChanged when one is there with other rates, LedgerUnavailable.
     """
-    make_if_absent(url)
-    with upkeep(url) as begin, begin(alone=False) as ledger:
+    database = database_of(url)
+    database.create_if_absent()
+    with database.maintenance() as maintenance, maintenance.begin(exclusive=False) as ledger:
         for one in versions:
             for token_type, nano in msgspec.structs.asdict(one.rates).items():
                 _enter(ledger, one, token_type, nano)
 
 
-def _enter(ledger: Maintenance, one: PriceVersion, token_type: str, nano: int) -> None:
+def _enter(ledger: MaintenanceTransaction, one: PriceVersion, token_type: str, nano: int) -> None:
     key = (one.provider, one.model, one.tier, token_type, one.effective_from, one.version)
     ledger.run(_INSERT, *key, nano, one.entered_at)
     ((kept,),) = ledger.run(_FIND, *key)
@@ -55,7 +55,7 @@ def _enter(ledger: Maintenance, one: PriceVersion, token_type: str, nano: int) -
 def read_prices(url: str) -> PriceBook:
     """All prices ever entered. Raises LedgerUnavailable."""
     table = price_version
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         rows = ledger.fetch(select(*(table.c[name] for name in _COLUMNS)))
     found: defaultdict[tuple[str, str, str, int, str], dict[str, int]] = defaultdict(dict)
     entered: dict[tuple[str, str, str, int, str], int] = {}

@@ -12,10 +12,12 @@ from sqlalchemy import func, select
 
 from gateway.core import calendar
 from gateway.core.money import usd_decimal
+from gateway.ledger.database import ReadTransaction
 from gateway.ledger.dimensions import Dimension, Grouping, Unanswerable, by
-from gateway.ledger.reading import Reading, reading
-from gateway.ledger.spans import Part, Span, cheapest, counterfactuals, parts, totals
+from gateway.ledger.spans import Span, SpanPart, cheapest, parts
 from gateway.ledger.tables import QUARTER, SUMS, period_end, usage_quarter
+from gateway.ledger.url import database_of
+from gateway.ledger.usage_queries import counterfactuals, totals
 
 LATEST_PARTS = 4
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -72,9 +74,9 @@ class _Sums:
         self._others: defaultdict[tuple[str, ...], defaultdict[str, int]] = defaultdict(
             lambda: defaultdict(int)
         )
-        self._latest: dict[Part, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {}
+        self._latest: dict[SpanPart, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {}
 
-    def add(self, ledger: Reading, sign: int, part: Part, values: dict[str, str]) -> None:
+    def add(self, ledger: ReadTransaction, sign: int, part: SpanPart, values: dict[str, str]) -> None:
         labels = self._asked.columns
         found_totals, found_others = self._read(ledger, part)
         for row in found_totals:
@@ -87,7 +89,9 @@ class _Sums:
         for *named, elsewhere, nano in found_others:
             self._others[self._group(named, values)][elsewhere] += sign * int(nano)
 
-    def _read(self, ledger: Reading, part: Part) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    def _read(
+        self, ledger: ReadTransaction, part: SpanPart
+    ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """What is taken off one day is added to the next: the latest parts are kept, not read again."""
         labels = self._asked.columns
         if part not in self._latest:
@@ -143,11 +147,11 @@ def usage_by(
     zone = ZoneInfo(timezone)
     asked = by(dimensions) if isinstance(dimensions, str) else by(*dimensions)
     span = Span(_microseconds(since, zone), _microseconds(until, zone))
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         return usage_in(ledger, asked, span, zone)
 
 
-def usage_in(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
+def usage_in(ledger: ReadTransaction, asked: Grouping, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
     """As `usage_by`, together with whatever else is read in the same transaction."""
     if asked.needs_rows:
         _require_rows(ledger, asked, span, zone)
@@ -163,15 +167,15 @@ def span_of(since: dt.datetime, until: dt.datetime) -> Span:
     return Span((since - _EPOCH) // _MICROSECOND, (until - _EPOCH) // _MICROSECOND)
 
 
-def _parts(asked: Grouping, span: Span) -> Iterator[tuple[int, Part]]:
+def _parts(asked: Grouping, span: Span) -> Iterator[tuple[int, SpanPart]]:
     if asked.needs_rows:
-        yield 1, Part("rows", span)
+        yield 1, SpanPart("rows", span)
         return
     for part in parts(span):
         yield from cheapest(part)
 
 
-def _require_rows(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo) -> None:
+def _require_rows(ledger: ReadTransaction, asked: Grouping, span: Span, zone: dt.tzinfo) -> None:
     deleted = select(func.max(period_end.c.before)).where(period_end.c.act == "pruned")
     ((before,),) = ledger.fetch(deleted)
     if before is not None and (span.since is None or span.since < before):
@@ -182,7 +186,7 @@ def _require_rows(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo)
         )
 
 
-def _slices(ledger: Reading, asked: Grouping, span: Span, zone: dt.tzinfo) -> Iterator[_Slice]:
+def _slices(ledger: ReadTransaction, asked: Grouping, span: Span, zone: dt.tzinfo) -> Iterator[_Slice]:
     """The span, cut where a calendar period that is asked for ends. Nothing for times without any usage."""
     if not asked.calendar:
         yield _Slice({}, span)

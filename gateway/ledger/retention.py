@@ -2,13 +2,11 @@
 
 import msgspec
 
-from gateway.ledger.months import Month
-from gateway.ledger.periods import BOUNDS, Bounds
+from gateway.ledger.database import MaintenanceTransaction
+from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.rollups import rebuild_rollups
 from gateway.ledger.tables import QUARTER
-from gateway.ledger.upkeep import Begin, Maintenance, upkeep
-
-DELETE_ROWS = 20_000  # in one transaction, so that a writer on the same database waits for moments only
+from gateway.ledger.url import database_of
 
 
 class PeriodRefused(Exception):
@@ -23,7 +21,7 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     nano_usd_after: int
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where the ledger stands. Moments in UTC microseconds, None: nothing is closed, or deleted."""
 
     closed_before: int | None
@@ -33,16 +31,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     nano_usd: int
 
 
-def status(url: str) -> Status:
+def status(url: str) -> LedgerStatus:
     """What is closed and deleted, and what the ledger holds, deleted rows' totals included.
 
     Raises LedgerUnavailable.
     """
-    with upkeep(url) as begin, begin(alone=False) as ledger:
+    with database_of(url).maintenance() as maintenance, maintenance.begin(exclusive=False) as ledger:
         bounds = _bounds(ledger)
         counts = "SELECT count(*), count(corrects) FROM usage_record"
         ((rows, corrections),) = ledger.run(counts)
-        return Status(
+        return LedgerStatus(
             closed_before=bounds.closed,
             pruned_before=bounds.pruned,
             rows=rows,
@@ -58,7 +56,7 @@ def close(url: str, before: int, *, now: int) -> None:
     """
     if before > now:
         raise PeriodRefused("ledger: that period has not ended yet")
-    with upkeep(url) as begin, begin() as ledger:
+    with database_of(url).maintenance() as maintenance, maintenance.begin() as ledger:
         _mark(ledger, "closed", before, now)
 
 
@@ -70,19 +68,15 @@ def prune(url: str, before: int, *, now: int) -> int:
     """
     if before % QUARTER:
         raise PeriodRefused("ledger: a period ends with a quarter of an hour")
-    with upkeep(url) as begin:
-        with begin() as ledger:
+    with database_of(url).maintenance() as maintenance:
+        with maintenance.begin() as ledger:
             closed = _bounds(ledger).closed
             if closed is None or before > closed:
                 raise PeriodRefused("ledger: only closed periods can be deleted; close it first")
             # From here on no writer adds to it, so the totals are what they will always be.
             _mark(ledger, "pruned", before, now)
-            deleted = _drop_partitions(ledger, before) if ledger.dialect == "postgresql" else 0
-        if ledger.dialect == "postgresql":
-            return deleted + _delete_rest(begin, before)
-        while found := _delete_some(begin, before):
-            deleted += found
-        return deleted
+            dropped = ledger.drop_partitions(before)
+        return dropped + maintenance.delete_rows(before)
 
 
 def rebuild(url: str) -> Rebuilt:
@@ -90,7 +84,7 @@ def rebuild(url: str) -> Rebuilt:
 
     One transaction: reports see the old numbers or the new ones, and writers wait for its end.
     """
-    with upkeep(url) as begin, begin() as ledger:
+    with database_of(url).maintenance() as maintenance, maintenance.begin() as ledger:
         before = _total(ledger)
         for statement in rebuild_rollups(ledger.dialect, _bounds(ledger).pruned):
             ledger.run(statement)
@@ -98,43 +92,15 @@ def rebuild(url: str) -> Rebuilt:
         return Rebuilt(rows=rows, nano_usd_before=before, nano_usd_after=_total(ledger))
 
 
-def _total(ledger: Maintenance) -> int:
+def _total(ledger: MaintenanceTransaction) -> int:
     ((nano,),) = ledger.run("SELECT coalesce(sum(cost_nano_usd), 0) FROM usage_quarter")
     return int(nano)
 
 
-def _bounds(ledger: Maintenance) -> Bounds:
-    return Bounds(*ledger.run(BOUNDS)[0])
+def _bounds(ledger: MaintenanceTransaction) -> PeriodBounds:
+    return PeriodBounds(*ledger.run(SELECT_BOUNDS)[0])
 
 
-def _mark(ledger: Maintenance, act: str, before: int, now: int) -> None:
+def _mark(ledger: MaintenanceTransaction, act: str, before: int, now: int) -> None:
     insert = "INSERT INTO period_end (act, before, done_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
     ledger.run(insert, act, before, now)
-
-
-def _drop_partitions(ledger: Maintenance, before: int) -> int:
-    """Drop the months that end by `before`. Returns how many rows they held."""
-    found = ledger.run(
-        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage_record'::regclass"
-    )
-    rows = 0
-    for (name,) in found:
-        year, month = map(int, str(name).rsplit("_", 2)[1:])
-        if Month(year, month).following.starts <= before:
-            ((held,),) = ledger.run(f"SELECT count(*) FROM {name}")  # noqa: S608  # a name from the catalogue
-            ledger.run(f"DROP TABLE {name}")
-            rows += held
-    return rows
-
-
-def _delete_rest(begin: Begin, before: int) -> int:
-    # Not alone: writers never touch these rows any more. Attempts of dropped months are deleted here too.
-    with begin(alone=False) as ledger:
-        ledger.run("DELETE FROM usage_attempt WHERE at < ?", before)
-        return len(ledger.run("DELETE FROM usage_record WHERE at < ? RETURNING 1", before))
-
-
-def _delete_some(begin: Begin, before: int) -> int:
-    some = f"SELECT rowid FROM usage_record WHERE at < ? ORDER BY at LIMIT {DELETE_ROWS}"  # noqa: S608
-    with begin() as ledger:
-        return len(ledger.run(f"DELETE FROM usage_record WHERE rowid IN ({some}) RETURNING 1", before))  # noqa: S608

@@ -1,4 +1,4 @@
-"""Starting while the database is away: try again until it is there."""
+"""Starting while the database is unavailable: try again until it answers."""
 
 import asyncio
 import random
@@ -10,8 +10,10 @@ RETRY_SECONDS = 0.1
 RETRY_CEILING_SECONDS = 2.0
 
 
-async def patiently(step: Callable[[], Awaitable[None]], tell: Callable[[str | None], None]) -> None:
-    """Repeat `step` until it works. `tell` hears why it did not, and None once it has.
+async def retry_until_available(
+    step: Callable[[], Awaitable[None]], report: Callable[[str | None], None]
+) -> None:
+    """Repeat `step` until it works. `report` is called with why it did not, and with None once it has.
 
     Raises LedgerUnusable: no waiting would help.
     """
@@ -22,9 +24,9 @@ async def patiently(step: Callable[[], Awaitable[None]], tell: Callable[[str | N
         except LedgerUnusable:
             raise
         except LedgerUnavailable as exc:
-            tell(str(exc))
+            report(str(exc))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads workers, hides nothing
             pause = min(2 * pause, RETRY_CEILING_SECONDS)
         else:
-            tell(None)
+            report(None)
             return

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from gateway.ledger.reading import Reading, reading
-from gateway.ledger.spans import Span, parts, totals
+from gateway.ledger.database import ReadTransaction
+from gateway.ledger.spans import Span, parts
 from gateway.ledger.tables import MONEY, SUMS
+from gateway.ledger.url import database_of
+from gateway.ledger.usage_queries import totals
 from gateway.ports import BudgetView
 
 _MICROSECONDS = 1_000_000
@@ -18,11 +20,11 @@ def spent_in_windows(url: str, budgets: Sequence[BudgetView]) -> list[tuple[int,
     """
     if not budgets:
         return []
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         return [_spent(ledger, budget) for budget in budgets]
 
 
-def _spent(ledger: Reading, budget: BudgetView) -> tuple[int, int]:
+def _spent(ledger: ReadTransaction, budget: BudgetView) -> tuple[int, int]:
     span = Span(int(budget.window.start * _MICROSECONDS), None)
     rows = [
         row

@@ -1,8 +1,8 @@
 """Rows that no database would take, as JSON lines in files: nothing metered is thrown away.
 
 Two kinds of file, both one JSON object a line, named by column:
-- `<database>.unsaved-<id>.jsonl`: rows left when the gateway had to stop while the database was away. The
-  next start puts them into the ledger and removes the file.
+- `<database>.unsaved-<id>.jsonl`: rows left when the gateway had to stop while the database was unavailable.
+  The next start puts them into the ledger and removes the file.
 - `<database>.refused.jsonl`: rows that the database refused for good, with the reason, for a person to read.
 """
 

@@ -17,9 +17,9 @@ import structlog
 from gateway.core.audit import EntryKind
 from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import AuditTrail
+from gateway.ledger.database import RowStore
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.spill import Spill
-from gateway.ledger.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +35,14 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerWriter:
-    """The `Ledger` port over a store. All methods are called on the event loop's thread."""
+    """The `Ledger` port over a store. All methods are called on the event loop's thread.
+
+    15 attributes, because one queue has three who wait on it: appends, flushes, and the task that writes.
+    """
 
     def __init__(
         self,
-        store: Store,
+        store: RowStore,
         spill: Spill,
         limits: WriterLimits | None = None,
         trail: AuditTrail | None = None,
@@ -51,7 +54,7 @@ class LedgerWriter:
         self._limits = limits or WriterLimits()
         self._pending: list[UsageRecord] = []  # oldest first, the slice that is being written included
         self._committed = 0
-        self._halt_at: int | None = None  # rows beyond this number wait
+        self._paused_at: int | None = None  # rows beyond this number wait
         self._idle = False
         self._hurried = 0  # flushes under way
         self._wake = asyncio.Event()
@@ -104,9 +107,9 @@ class LedgerWriter:
                 self._rouse()
 
     async def flush(self) -> None:
-        """Return once everything appended or noted so far is committed, however long the store is away.
+        """Return once everything appended or noted so far is committed, however long that takes.
 
-        During a halt: everything appended before it.
+        While commits are paused: everything appended before the pause.
 
         Raises LedgerUnavailable when the writer has stopped, or stops meanwhile.
         """
@@ -127,15 +130,15 @@ class LedgerWriter:
 
     def pause_commits(self) -> None:
         """Commit nothing that is appended from now on; it waits in the queue until `resume_commits`."""
-        self._halt_at = self._committed + len(self._pending)
+        self._paused_at = self._committed + len(self._pending)
 
     def resume_commits(self) -> None:
-        """End a halt."""
-        self._halt_at = None
+        """Commit what has waited, and what comes."""
+        self._paused_at = None
         self._wake.set()
 
     async def close(self) -> None:
-        """Flush and stop. What a store that is away has not taken in time goes to the spill file.
+        """Flush and stop. What an unavailable store has not taken in time goes to the spill file.
 
         Raises LedgerUnavailable only when that file cannot be written either. Cancelling it shortens the wait
         for the store, and still saves every row.
@@ -193,9 +196,9 @@ class LedgerWriter:
 
     def _writable(self) -> int:
         """How many rows of the queue may be committed now."""
-        if self._halt_at is None:
+        if self._paused_at is None:
             return len(self._pending)
-        return min(self._halt_at - self._committed, len(self._pending))
+        return min(self._paused_at - self._committed, len(self._pending))
 
     async def _linger(self) -> None:
         try:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from sqlalchemy import select
 
-from gateway.ledger.reading import reading
 from gateway.ledger.tables import usage_record
+from gateway.ledger.url import database_of
 from tests.chaos.scenario import ORG, PRICES, Limit
 from tests.chaos.upstream import Seen
 
@@ -73,7 +73,7 @@ def read_rows(url: str) -> list[Row]:
         *(table.attempt_id, table.request_id, table.team, table.feature, table.key, table.deployment),
         *(table.outcome, table.estimated, table.cost_nano_usd, table.unseen_nano_usd, table.held_nano_usd),
     )
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         return [Row(*row) for row in ledger.fetch(select(*columns))]
 
 

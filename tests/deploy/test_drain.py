@@ -20,8 +20,8 @@ from gateway.cli import app
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.running import Simulator
 from tests.e2e.harness import APP_KEY, Streamed, chat, read_rows, simulators
-from tests.ledger.journal.journal_stage import until
 from tests.ledger.journal.served import Served
+from tests.ledger.ledger_records import until
 from tests.quota.valkey_server import valkey_server
 
 STREAMS = 40
@@ -78,7 +78,7 @@ class Scenario:
 
 
 @asynccontextmanager
-async def scenario(folder: Path, state: str, drain_seconds: float) -> AsyncIterator[Scenario]:
+async def running_scenario(folder: Path, state: str, drain_seconds: float) -> AsyncIterator[Scenario]:
     changes = {
         "state": state,
         "server": {"drain_seconds": drain_seconds},
@@ -124,7 +124,7 @@ def state() -> Iterator[str]:
 
 def test_within_the_grace_period_no_stream_is_cut_and_the_books_are_whole(tmp_path: Path, state: str) -> None:
     async def scenario() -> None:
-        async with scenario(tmp_path, state, drain_seconds=30) as here:
+        async with running_scenario(tmp_path, state, drain_seconds=30) as here:
             async with here.served.running() as process:
                 readers, still_open = await streaming_when_told_to_stop(here, process)
             assert process.returncode == 0, here.served.log()
@@ -147,7 +147,7 @@ def test_after_the_grace_period_streams_are_cut_and_the_books_are_whole_all_the_
     tmp_path: Path, state: str
 ) -> None:
     async def scenario() -> None:
-        async with scenario(tmp_path, state, drain_seconds=0.2) as here:
+        async with running_scenario(tmp_path, state, drain_seconds=0.2) as here:
             async with here.served.running() as process:
                 readers, _ = await streaming_when_told_to_stop(here, process)
             assert process.returncode == 0, here.served.log()

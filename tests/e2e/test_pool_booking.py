@@ -10,8 +10,8 @@ from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import SECOND
 from gateway.finance import pool_accrual
 from gateway.ledger.pool_costs import pool_spans, pool_sums
-from gateway.ledger.reading import reading
 from gateway.ledger.spans import Span
+from gateway.ledger.url import database_of
 from tests.e2e.harness import Harness, chat, running, until
 
 EVER = Span(None, None)
@@ -31,7 +31,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spans_of(harness: Harness) -> Any:
-    with reading(f"sqlite:///{harness.ledger}") as ledger:
+    with database_of(f"sqlite:///{harness.ledger}").reading() as ledger:
         return pool_spans(ledger, EVER)
 
 
@@ -60,7 +60,7 @@ async def test_the_latest_hour_gives_utilisation_and_what_a_million_tokens_cost(
         assert (await harness.post(chat(model="scout"))).status_code == 200
         (row,) = await harness.rows()
         await harness.gateway.book_pools()
-        with reading(f"sqlite:///{harness.ledger}") as ledger:
+        with database_of(f"sqlite:///{harness.ledger}").reading() as ledger:
             cost = pool_sums(ledger, EVER)["scout"]
         work = row["input_tokens"] + 4 * row["output_tokens"]
         metrics = await harness.metrics()

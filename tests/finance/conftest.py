@@ -1,5 +1,5 @@
-"""Reports read the databases over which the ledger's specification runs."""
+"""Finance reads and books over the databases of the ledger's specification."""
 
-from tests.ledger.conftest import sqlite
+from tests.ledger.conftest import database, postgres, postgres_url, sqlite
 
-__all__ = ["sqlite"]
+__all__ = ["database", "postgres", "postgres_url", "sqlite"]

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from gateway.cli import app
 from gateway.core.pool_cost import GpuPrice, PoolPlan
 from gateway.core.usage import Usage
-from gateway.ledger.pool_costs import Accruing, accrue
+from gateway.finance.pool_booking import Accruing, accrue
 from gateway.ledger.retention import close
 from tests.ledger.ledger_records import make, run
 

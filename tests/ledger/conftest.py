@@ -16,15 +16,15 @@ import asyncpg
 import pytest
 
 from gateway.ledger.opening import open_ledger
-from gateway.ledger.reading import OwnLoop
+from gateway.ledger.postgres.loop_thread import LoopThread
 from gateway.ledger.writer import LedgerWriter, WriterLimits
 from tests.ledger.postgres_server import postgres_server
 
 # A lock is waited for briefly, so that a test sees the refusal soon.
-IMPATIENT = "lock_timeout=20ms"
+SHORT_LOCK_TIMEOUT = "lock_timeout=20ms"
 
 
-class _Database:
+class _TestLedger:
     """A ledger database that a test can look into and get in the way of."""
 
     url: str
@@ -32,9 +32,9 @@ class _Database:
     spill_name: str
 
     @property
-    def patient_url(self) -> str:
+    def waiting_url(self) -> str:
         """For what is to wait for others as long as it does in service."""
-        return self.url.replace(IMPATIENT, "lock_timeout=10s")
+        return self.url.replace(SHORT_LOCK_TIMEOUT, "lock_timeout=10s")
 
     def writer(self, **limits: Any) -> LedgerWriter:
         settings = {"linger_seconds": 0.005, "retry_seconds": 0.005, "retry_ceiling_seconds": 0.02}
@@ -67,7 +67,7 @@ class _Database:
         return path.read_text() if path.exists() else ""
 
 
-class SqliteDatabase(_Database):
+class SqliteLedger(_TestLedger):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "var" / "ledger.db"
@@ -97,8 +97,8 @@ class SqliteDatabase(_Database):
         self.path.unlink(missing_ok=True)
 
 
-class PostgresDatabase(_Database):
-    def __init__(self, server_url: str, folder: Path, loop: OwnLoop) -> None:
+class PostgresLedger(_TestLedger):
+    def __init__(self, server_url: str, folder: Path, loop: LoopThread) -> None:
         self._loop = loop
         self._server = loop.run(asyncpg.connect(server_url))
         self._name = f"ledger_{uuid.uuid4().hex}"
@@ -107,7 +107,7 @@ class PostgresDatabase(_Database):
         self.spill_name = self._name
         self._ask(f"CREATE DATABASE {self._name}")
         parts = urlsplit(server_url)
-        query = f"{parts.query}&{IMPATIENT}" if parts.query else IMPATIENT
+        query = f"{parts.query}&{SHORT_LOCK_TIMEOUT}" if parts.query else SHORT_LOCK_TIMEOUT
         self.url = urlunsplit((parts.scheme, parts.netloc, f"/{self._name}", query, ""))
         self._connection = loop.run(asyncpg.connect(self.url))
 
@@ -157,9 +157,9 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresDatabase]:
-    with OwnLoop() as loop:
-        database = PostgresDatabase(postgres_url, tmp_path, loop)
+def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresLedger]:
+    with LoopThread() as loop:
+        database = PostgresLedger(postgres_url, tmp_path, loop)
         try:
             yield database
         finally:
@@ -167,10 +167,10 @@ def postgres(postgres_url: str, tmp_path: Path) -> Iterator[PostgresDatabase]:
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> SqliteDatabase:
-    return SqliteDatabase(tmp_path)
+def sqlite(tmp_path: Path) -> SqliteLedger:
+    return SqliteLedger(tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest) -> SqliteDatabase | PostgresDatabase:
+def database(request: pytest.FixtureRequest) -> SqliteLedger | PostgresLedger:
     return request.getfixturevalue(request.param)

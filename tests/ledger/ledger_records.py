@@ -13,7 +13,7 @@ from gateway.core.usage import Usage
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 60  # a hang fails the test; nothing is measured against it
+TIMEOUT_SECONDS = 60  # a hang fails the test; nothing is measured against it
 
 FULL = UsageRecord(
     attempt_id="req_1:1",
@@ -81,11 +81,44 @@ def make(number: int = 1, **changes: Any) -> UsageRecord:
     return msgspec.structs.replace(FULL, **(own | changes))
 
 
+FINAL = msgspec.structs.replace(
+    FULL,
+    usage=Usage(input_text=350, input_cached=128, output_text=120),
+    estimated=False,
+    unseen_nano_usd=0,
+    facts=RecordedFacts(),
+    address="",
+)
+
+
+def final(name: object, **changes: Any) -> UsageRecord:
+    """How the attempt called `name` ended."""
+    own = {"attempt_id": f"req_{name}:1", "request_id": f"req_{name}"}
+    return msgspec.structs.replace(FINAL, **(own | changes))
+
+
+def intent(name: object) -> UsageRecord:
+    """The same attempt, about to be sent."""
+    return final(
+        name,
+        outcome=Outcome.PRESUMED,
+        estimated=True,
+        usage=Usage(input_text=300),
+        cost_nano_usd=1_000_000,
+        status=0,
+        finish_reason=None,
+        reported_model=None,
+        ttft_ms=None,
+        duration_ms=0.0,
+        upstream_request_id=None,
+    )
+
+
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a test's coroutine to its end."""
 
     async def bounded() -> T:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             return await coroutine
 
     return asyncio.run(bounded())
@@ -95,3 +128,16 @@ async def until(condition: Any) -> None:
     """Wait until `condition()` holds."""
     while not condition():
         await asyncio.sleep(0.005)
+
+
+def write(database: Any, *records: Any) -> None:
+    """Have a writer put `records` into the ledger, and stop it."""
+
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        for record in records:
+            writer.append(record)
+        await writer.close()
+
+    run(scenario())

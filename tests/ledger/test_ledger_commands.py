@@ -8,40 +8,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-from gateway.ledger.migrate import HEAD as NEWEST
-from gateway.ledger.migrate import VERSION_TABLE
-from gateway.ledger.months import Month
+from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
+from gateway.ledger.revisions import HEAD as NEWEST
+from gateway.ledger.revisions import VERSION_TABLE
+from tests.ledger.command_config import config_file
 from tests.ledger.ledger_records import make, run
 
 Database = Any
-
-CONFIG = """
-ledger: "{url}"
-org: {{timezone: Asia/Tokyo}}
-zones: {{local: {{cidrs: [127.0.0.0/8]}}}}
-deployments:
-  llama-4-scout:
-    provider: vllm
-    model: scout
-    zone: local
-    context_tokens: 1000
-    max_output_tokens: 100
-    replicas: {{urls: ["http://127.0.0.1:1/v1"]}}
-    price: {{input: 1, output: 1}}
-models: {{scout: {{use: [llama-4-scout]}}}}
-teams: {{research: {{}}}}
-features: {{triage: {{team: research}}}}
-keys: {{app: {{secret: key-of-the-app-0123456789, feature: triage}}}}
-"""
 
 SET = ["prices", "set", "vllm", "scout"]
 
 
 @pytest.fixture
 def config(sqlite: Database, tmp_path: Path) -> Path:
-    path = tmp_path / "tollway.yaml"
-    path.write_text(CONFIG.format(url=sqlite.url))
+    path = config_file(tmp_path, sqlite.url)
 
     async def scenario() -> None:
         writer = sqlite.writer()
@@ -219,8 +200,7 @@ def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> 
 
 
 def migrated(url: str, folder: Path) -> Any:
-    config = folder / "migrate.yaml"
-    config.write_text(CONFIG.format(url=url))
+    config = config_file(folder, url)
     done = tollway(config, "ledger", "migrate", "--format", "json")
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)

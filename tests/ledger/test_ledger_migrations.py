@@ -17,12 +17,13 @@ from alembic.script import ScriptDirectory
 
 from gateway import ledger
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.ledger.migrate import HEAD, REVISIONS, VERSION_TABLE, upgrade
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.reports import usage_by
+from gateway.ledger.revisions import HEAD, REVISIONS, VERSION_TABLE
 from gateway.ledger.rows import row_of
 from gateway.ledger.sqlite.engine import BUSY_TIMEOUT_SECONDS, open_writer
 from gateway.ledger.tables import COLUMNS, metadata
+from gateway.ledger.url import database_of
 from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
@@ -42,7 +43,7 @@ def test_the_code_names_the_revisions_that_the_package_carries() -> None:
 
 
 def test_migrations_from_nothing_make_the_table_that_the_code_describes(sqlite: Database) -> None:
-    upgrade(sqlite.url)
+    database_of(sqlite.url).create_or_migrate()
     with open_writer(sqlite.path).connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
@@ -64,7 +65,7 @@ def test_rows_of_the_first_version_are_added_up_when_the_second_one_opens_it(sql
     with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         rows = [row_of(record)[:known] for record in records]
         connection.executemany(f"INSERT INTO usage_record VALUES ({marks})", rows)
-    upgrade(sqlite.url)
+    database_of(sqlite.url).create_or_migrate()
     (row,) = usage_by(sqlite.url, "feature")
     assert (row.requests, row.attempts, row.cost_usd * 10**9) == (59, 59, sum(range(60)))
     assert row.counterfactual_usd["gpt-4o"] * 10**9 == 59 * 9_000_000_001
@@ -72,11 +73,11 @@ def test_rows_of_the_first_version_are_added_up_when_the_second_one_opens_it(sql
 
 
 def test_migrating_again_changes_nothing_and_does_not_import_alembic(sqlite: Database) -> None:
-    upgrade(sqlite.url)
+    database_of(sqlite.url).create_or_migrate()
     database_bytes = sqlite.path.read_bytes()
     code = (
-        "import sys; from gateway.ledger.migrate import upgrade; "
-        f"upgrade({sqlite.url!r}); print('alembic' in sys.modules)"
+        "import sys; from gateway.ledger.url import database_of; "
+        f"database_of({sqlite.url!r}).create_or_migrate(); print('alembic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -84,14 +85,14 @@ def test_migrating_again_changes_nothing_and_does_not_import_alembic(sqlite: Dat
 
 
 def test_an_up_to_date_database_is_opened_while_somebody_writes(sqlite: Database) -> None:
-    upgrade(sqlite.url)
+    database_of(sqlite.url).create_or_migrate()
     with closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        upgrade(sqlite.url)
+        database_of(sqlite.url).create_or_migrate()
 
 
 def test_several_processes_may_start_on_a_new_database_at_once(sqlite: Database) -> None:
-    code = f"from gateway.ledger.migrate import upgrade; upgrade({sqlite.url!r})"
+    code = f"from gateway.ledger.url import database_of; database_of({sqlite.url!r}).create_or_migrate()"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)
     ]
@@ -101,19 +102,19 @@ def test_several_processes_may_start_on_a_new_database_at_once(sqlite: Database)
     assert sqlite.rows() == []
 
 
-def test_a_lock_on_a_new_file_that_outlasts_sqlites_own_patience_is_waited_for(sqlite: Database) -> None:
+def test_a_lock_on_a_new_file_that_outlasts_sqlites_own_timeout_is_waited_for(sqlite: Database) -> None:
     sqlite.path.parent.mkdir()
     with closing(sqlite3.connect(sqlite.path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
         release = threading.Timer(1.5 * BUSY_TIMEOUT_SECONDS, other.execute, ["ROLLBACK"])
         release.start()
-        upgrade(sqlite.url)
+        database_of(sqlite.url).create_or_migrate()
         release.join()
     assert sqlite.rows() == []
 
 
 def test_a_database_of_a_newer_version_is_refused(sqlite: Database) -> None:
-    upgrade(sqlite.url)
+    database_of(sqlite.url).create_or_migrate()
     with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     with pytest.raises(LedgerUnavailable, match="newer version: upgrade Tollway"):
@@ -127,7 +128,7 @@ def test_another_programs_alembic_is_left_alone(sqlite: Database) -> None:
     with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
         connection.execute("INSERT INTO alembic_version VALUES ('theirs')")
-    upgrade(sqlite.url)
+    database_of(sqlite.url).create_or_migrate()
     with closing(sqlite3.connect(sqlite.path)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("theirs",)]
 

@@ -1,4 +1,4 @@
-"""What only a server does: it goes away, answers late, keeps months apart and has passwords."""
+"""What only a server does: it becomes unreachable, answers late, keeps months apart and has passwords."""
 
 import asyncio
 import datetime as dt
@@ -12,13 +12,13 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.ledger.address import parse
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.ledger.months import Month, month_of
 from gateway.ledger.opening import open_ledger
+from gateway.ledger.postgres.partitions import Month, month_of
 from gateway.ledger.reports import usage_by
 from gateway.ledger.rows import row_of
 from gateway.ledger.tables import COLUMNS
+from gateway.ledger.url import database_of
 from gateway.ledger.writer import LedgerWriter, WriterLimits
 from tests.ledger.ledger_records import FULL, make, run, until
 from tests.ledger.postgres_server import postgres_server
@@ -301,7 +301,7 @@ def test_a_server_without_tls_never_hears_the_password_when_the_url_asks_for_tls
 
 
 def test_an_address_never_shows_its_password() -> None:
-    address = parse("postgresql://me:hunter2@host:5433/books?sslmode=verify-full&password=hunter2")
+    address = database_of("postgresql://me:hunter2@host:5433/books?sslmode=verify-full&password=hunter2")
     assert str(address) == repr(address) == "postgresql://me@host:5433/books"
 
 

@@ -14,31 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from gateway.core.record import UsageRecord
 from gateway.core.usage import Usage
-from gateway.ledger import reading as ledger_reading
 from gateway.ledger.dimensions import CALENDAR, Dimension
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.reports import RowsDeleted, usage_by
 from gateway.ledger.retention import close, prune
+from gateway.ledger.sqlite import reading as sqlite_reading
 from gateway.ledger.sqlite.engine import open_reader
 from gateway.ledger.tables import QUARTER, usage_record
-from tests.ledger.ledger_records import FULL, make, run
+from tests.ledger.ledger_records import FULL, make, write
 
 Database = Any
 
 NANO = Decimal("1e-9")
-
-
-def write(database: Database, *records: UsageRecord) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        for record in records:
-            writer.append(record)
-        await writer.close()
-
-    run(scenario())
 
 
 def micros(text: str, zone: str = "UTC") -> int:
@@ -147,8 +135,8 @@ def test_a_tag_is_found_whatever_it_is_called(database: Database, name: str) -> 
 def test_what_totals_do_not_know_is_not_reported_for_deleted_rows(database: Database) -> None:
     write(database, *(make(n, at=micros(f"2026-{month}-05T00:00")) for n, month in enumerate(("09", "10"))))
     now, october = micros("2026-11-05T00:00"), micros("2026-10-01T00:00")
-    close(database.patient_url, october, now=now)
-    prune(database.patient_url, october, now=now)
+    close(database.waiting_url, october, now=now)
+    prune(database.waiting_url, october, now=now)
     assert len(usage_by(database.url, ["feature", "month"])) == 2
     with pytest.raises(RowsDeleted, match=r"before 2026-10-01 were deleted.* replica"):
         usage_by(database.url, ["feature", "replica"])
@@ -264,7 +252,7 @@ def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
         event.listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
         return engine
 
-    monkeypatch.setattr(ledger_reading, "open_reader", open_listening)
+    monkeypatch.setattr(sqlite_reading, "open_reader", open_listening)
     quarter = FULL.at - FULL.at % QUARTER
     first, last = (
         dt.datetime.fromtimestamp(at / 10**6, dt.UTC) for at in (quarter + 10**6, quarter + QUARTER - 10**6)

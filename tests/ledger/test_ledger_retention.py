@@ -7,28 +7,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.ledger.months import Month
+from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import PeriodRefused, close, prune, rebuild
 from gateway.ledger.tables import QUARTER
-from tests.ledger.ledger_records import FULL, make, run
+from tests.ledger.ledger_records import FULL, make, run, write
 
 Database = Any
 
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2026, month).starts for month in (1, 2, 3, 4))
 NOW = Month(2026, 6).starts
 ROLLUPS = ("usage_quarter", "usage_day", "counterfactual_quarter", "counterfactual_day")
-
-
-def write(database: Database, *records: Any) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        for record in records:
-            writer.append(record)
-        await writer.close()
-
-    run(scenario())
 
 
 def totals(database: Database) -> list[Any]:
@@ -149,7 +138,7 @@ def test_only_what_is_over_can_be_closed_and_only_what_is_closed_deleted(databas
 def test_a_gateway_that_writes_meanwhile_loses_nothing(database: Database, tmp_path: Path) -> None:
     import asyncio
 
-    url = database.patient_url
+    url = database.waiting_url
 
     async def scenario() -> None:
         writer = database.writer()

@@ -11,28 +11,17 @@ from hypothesis import strategies as st
 from gateway.core.record import Outcome
 from gateway.core.windows import Per, Window
 from gateway.ledger.reports import usage_by
-from gateway.ledger.spans import Part, Span, cheapest, parts
+from gateway.ledger.spans import Span, SpanPart, cheapest, parts
 from gateway.ledger.spending import spent_in_windows
 from gateway.ledger.tables import DAY, QUARTER
 from gateway.ports import BudgetView
-from tests.ledger.ledger_records import FULL, make, run
+from tests.ledger.ledger_records import FULL, make, write
 
 Database = Any
 
 HOUR = 4 * QUARTER
 moments = st.integers(0, 3 * DAY).map(lambda after: FULL.at + after)
 ends = st.none() | moments | st.integers(0, 3 * 96).map(lambda n: FULL.at - FULL.at % DAY + n * QUARTER)
-
-
-def write(database: Database, *records: Any) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        for record in records:
-            writer.append(record)
-        await writer.close()
-
-    run(scenario())
 
 
 def budget(kind: str, name: str, start: float) -> BudgetView:
@@ -70,7 +59,7 @@ def test_most_of_a_day_is_the_day_less_the_rest(first: int, last: int) -> None:
     if first >= last:
         return
     midnight = FULL.at - FULL.at % DAY
-    part = Part("quarter", Span(midnight + first * QUARTER, midnight + last * QUARTER))
+    part = SpanPart("quarter", Span(midnight + first * QUARTER, midnight + last * QUARTER))
     counted: Counter[int] = Counter()
     quarters_read = 0
     for sign, one in cheapest(part):

@@ -18,7 +18,7 @@ from gateway.core.usage import Usage
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.rows import careful_row_of, row_of
-from gateway.ledger.store import SLICE_ROWS
+from gateway.ledger.sqlite.store import SLICE_ROWS
 from gateway.ledger.tables import COLUMNS
 from gateway.ledger.writer import WriterLimits
 from tests.ledger.ledger_records import FULL, make, run, until
@@ -116,7 +116,7 @@ def test_flush_returns_when_the_rows_are_committed(database: Database) -> None:
     run(scenario())
 
 
-def test_a_halt_commits_what_came_before_it_and_nothing_after(database: Database) -> None:
+def test_a_pause_of_commits_takes_what_came_before_it_and_nothing_after(database: Database) -> None:
     async def scenario() -> None:
         writer = database.writer()
         await writer.start()
@@ -166,10 +166,10 @@ def test_the_queue_has_a_bound_which_admission_waits_at(database: Database) -> N
             assert not writer.has_room()
             writer.append(make(3))  # admitted before the bound was reached
             waiting = [asyncio.create_task(writer.wait_for_room()) for _ in range(5)]
-            impatient = waiting.pop()
+            cancelled = waiting.pop()
             await asyncio.sleep(0.01)
             assert not any(task.done() for task in waiting)
-            impatient.cancel()
+            cancelled.cancel()
         await asyncio.gather(*waiting)
         assert writer.has_room()
         await writer.wait_for_room()
@@ -213,8 +213,8 @@ def test_a_table_that_vanishes_for_a_while_loses_nothing(database: Database) -> 
     assert len(database.attempts()) == 1
 
 
-def test_closing_with_the_database_away_spills_and_the_next_start_replays(database: Database) -> None:
-    async def away() -> list[Any]:
+def test_closing_with_the_database_unavailable_spills_and_the_next_start_replays(database: Database) -> None:
+    async def outage() -> list[Any]:
         writer = database.writer(close_timeout_seconds=0.05)
         await writer.start()
         writer.append(make(0))
@@ -233,7 +233,7 @@ def test_closing_with_the_database_away_spills_and_the_next_start_replays(databa
         await writer.close()
         return logs
 
-    logs = run(away())
+    logs = run(outage())
     assert logs[-1]["event"] == "ledger.spilled"
     assert [Path(logs[-1]["file"])] == database.spills()
     assert logs[-1]["rows"] == SLICE_ROWS * 2 + 3

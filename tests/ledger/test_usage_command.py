@@ -13,35 +13,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-from gateway.ledger.months import Month
+from gateway.ledger.postgres.partitions import Month
+from tests.ledger.command_config import config_file
 from tests.ledger.ledger_records import make, run
 
 Database = Any
 
-CONFIG = """
-ledger: "{url}"
-org: {{timezone: Asia/Tokyo}}
-zones: {{local: {{cidrs: [127.0.0.0/8]}}}}
-deployments:
-  llama-4-scout:
-    provider: vllm
-    model: scout
-    zone: local
-    context_tokens: 1000
-    max_output_tokens: 100
-    replicas: {{urls: ["http://127.0.0.1:1/v1"]}}
-    price: {{input: 1, output: 1}}
-models: {{scout: {{use: [llama-4-scout]}}}}
-teams: {{research: {{}}}}
-features: {{triage: {{team: research}}}}
-keys: {{app: {{secret: key-of-the-app-0123456789, feature: triage}}}}
-"""
-
 
 @pytest.fixture
 def config(sqlite: Database, tmp_path: Path) -> Path:
-    path = tmp_path / "tollway.yaml"
-    path.write_text(CONFIG.format(url=sqlite.url))
+    path = config_file(tmp_path, sqlite.url)
 
     async def scenario() -> None:
         writer = sqlite.writer()

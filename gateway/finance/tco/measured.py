@@ -15,12 +15,12 @@ from gateway.core.pool_cost import PoolTerms, Weights
 from gateway.core.pricing import PriceBook
 from gateway.core.recorded import RecordedFacts
 from gateway.finance.tco.sources import TcoSources
-from gateway.ledger.past import Past, PastAnswer
+from gateway.ledger.past_attempts import PastAnswer, PastAttempts
 from gateway.ledger.pool_costs import PoolSums, pool_sums
 from gateway.ledger.price_versions import read_prices
-from gateway.ledger.reading import reading
 from gateway.ledger.spans import Span
-from gateway.ledger.work import Done, Payer, work_done
+from gateway.ledger.url import database_of
+from gateway.ledger.usage_sums import Consumer, UsageSums, sum_usage
 
 # Fewer answers say too little.
 LEAST_PROMPTS = 20
@@ -51,7 +51,7 @@ class PriceSegment(msgspec.Struct, frozen=True):
     """A part of the period in which no price of a hosted deployment changed."""
 
     rates: Mapping[str, Rates]
-    done: Mapping[Payer, Done]
+    usage: Mapping[Consumer, UsageSums]
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ def measure(sources: TcoSources, span: Span, now: int) -> Measured:
     book = read_prices(url)
     pools = {one.plan.deployment: one for one in sources.pools}
     hosted = [one for one in sources.deployments if one.name not in pools and Api.CHAT in one.serves]
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         bills = pool_sums(ledger, span)
         if (
             span.since is None and bills
@@ -93,11 +93,11 @@ def measure(sources: TcoSources, span: Span, now: int) -> Measured:
         segments = [
             PriceSegment(
                 {one.name: book.price_of(one, begins).standard for one in hosted},
-                work_done(ledger, Span(span.since if index == 0 else begins, ends)),
+                sum_usage(ledger, Span(span.since if index == 0 else begins, ends)),
             )
             for index, (begins, ends) in enumerate(itertools.pairwise(cuts))
         ]
-        observed = Past(ledger, span).latest()
+        observed = PastAttempts(ledger, span).latest()
     terms = {name: learned(one, observed) for name, one in pools.items()}
     return Measured(
         since=since,

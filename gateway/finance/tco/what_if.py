@@ -11,10 +11,10 @@ from gateway.core.catalog import Rates
 from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import HOUR, MILLI, SECOND, PoolTerms
 from gateway.core.tco import Tokens, hosted_cost
-from gateway.finance.tco.compare import tokens_of
+from gateway.finance.tco.allocation import tokens_of
 from gateway.finance.tco.measured import Measured, PriceSegment
 from gateway.ledger.pool_costs import PoolSums
-from gateway.ledger.work import Done, Payer
+from gateway.ledger.usage_sums import Consumer, UsageSums
 
 POOL_KEYS = ("usd_per_gpu_hour", "replicas", "overhead_usd_per_month", "saturation_tokens_per_second")
 RATE_KEYS = ("input", "cached_input", "output")
@@ -163,13 +163,13 @@ def _priced(segment: PriceSegment, changes: Mapping[str, Mapping[str, Decimal]])
     rates = dict(segment.rates)
     for name, given in changes.items():
         rates[name] = _rates(rates[name], given)
-    done = {
-        payer: one
-        if payer.deployment not in changes
-        else one._replace(cost_nano_usd=hosted_cost(rates[payer.deployment], tokens_of(one)))
-        for payer, one in segment.done.items()
+    usage = {
+        consumer: one
+        if consumer.deployment not in changes
+        else one._replace(cost_nano_usd=hosted_cost(rates[consumer.deployment], tokens_of(one)))
+        for consumer, one in segment.usage.items()
     }
-    return PriceSegment(rates, done)
+    return PriceSegment(rates, usage)
 
 
 def _rates(rates: Rates, given: Mapping[str, Decimal]) -> Rates:
@@ -181,24 +181,24 @@ def _shifted(
 ) -> PriceSegment:
     """`share` of the work of each group on `pool`, the rest on one hosted deployment."""
     other = _other_side(measured, assumptions)
-    groups: dict[tuple[str, str, str], list[tuple[Payer, Done]]] = {}
-    done: dict[Payer, Done] = {}
-    for payer, one in segment.done.items():
-        if payer.deployment in measured.pools or payer.deployment in measured.hosted:
-            groups.setdefault(payer[1:], []).append((payer, one))
+    groups: dict[tuple[str, str, str], list[tuple[Consumer, UsageSums]]] = {}
+    usage: dict[Consumer, UsageSums] = {}
+    for consumer, one in segment.usage.items():
+        if consumer.deployment in measured.pools or consumer.deployment in measured.hosted:
+            groups.setdefault(consumer[1:], []).append((consumer, one))
         else:
-            done[payer] = one
+            usage[consumer] = one
     for group, parts in groups.items():
         tokens = Tokens()
-        for payer, one in parts:
-            tokens = tokens.plus(tokens_of(one).times(measured.ratio(payer.deployment, pool)))
-        attempts = Done(*(sum(values) for values in zip(*(one for _, one in parts), strict=True)))
+        for consumer, one in parts:
+            tokens = tokens.plus(tokens_of(one).times(measured.ratio(consumer.deployment, pool)))
+        attempts = UsageSums(*(sum(values) for values in zip(*(one for _, one in parts), strict=True)))
         own, rest = tokens.times(share), tokens.times((1 - share) * measured.ratio(pool, other))
-        done[Payer(pool, *group)] = _moved(attempts, share, own, 0)
-        done[Payer(other, *group)] = _moved(
+        usage[Consumer(pool, *group)] = _moved(attempts, share, own, 0)
+        usage[Consumer(other, *group)] = _moved(
             attempts, 1 - share, rest, hosted_cost(segment.rates[other], rest)
         )
-    return PriceSegment(segment.rates, done)
+    return PriceSegment(segment.rates, usage)
 
 
 def _other_side(measured: Measured, assumptions: Assumptions) -> str:
@@ -213,13 +213,13 @@ def _attempts_at(measured: Measured, deployment: str) -> int:
     return sum(
         one.attempts
         for segment in measured.segments
-        for payer, one in segment.done.items()
-        if payer.deployment == deployment
+        for consumer, one in segment.usage.items()
+        if consumer.deployment == deployment
     )
 
 
-def _moved(whole: Done, share: Fraction, tokens: Tokens, cost: int) -> Done:
-    return Done(
+def _moved(whole: UsageSums, share: Fraction, tokens: Tokens, cost: int) -> UsageSums:
+    return UsageSums(
         attempts=round(whole.attempts * share),
         requests=round(whole.requests * share),
         estimated_attempts=round(whole.estimated_attempts * share),

@@ -15,7 +15,7 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
-from gateway.ledger.upkeep import upkeep
+from gateway.ledger.url import database_of
 
 
 def enter_act(url: str, signer: Signer, act: str, particulars: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def enter_act(url: str, signer: Signer, act: str, particulars: dict[str, Any]) -
     """
     trail = AuditTrail(signer, time.time, version=__version__)
     trail.note(EntryKind.ACT, {"act": act, "by": _user(), **particulars})
-    with upkeep(url) as begin, begin(alone=False) as ledger:
+    with database_of(url).maintenance() as maintenance, maintenance.begin(exclusive=False) as ledger:
         draft = trail.draft([], ledger.run(HEADS))
         for entry in draft.entries:
             ledger.run(INSERT_ENTRY, *entry_values(entry))

@@ -8,8 +8,6 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from gateway.ledger.address import SqliteAddress, parse
-
 SEED_BYTES = 32
 
 
@@ -40,17 +38,6 @@ def signer_from(seed: str) -> Signer:
         return Signer(bytes.fromhex(seed.strip()))
     except ValueError as exc:
         raise UnusableKey("is no key: write 64 hexadecimal digits, as `tollway audit keygen` prints") from exc
-
-
-def key_file(url: str, journal: Path | None) -> Path:
-    """Where the key of the ledger at `url` is kept when none is configured.
-
-    Beside an SQLite file, else in the configured folder of the journal, which outlives the process too.
-    """
-    address = parse(url)
-    if isinstance(address, SqliteAddress):
-        return address.path.with_name(f"{address.path.name}.audit-key")
-    return (journal or Path()) / "tollway.audit-key"
 
 
 def signer_in(path: Path) -> Signer:

@@ -11,14 +11,16 @@ import operator
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway.core.audit import GENESIS, Entry, EntryKind, Head, Opening, Receipt, json_text, link
-from gateway.ledger.audit.keys import Signer
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS
+
+if TYPE_CHECKING:  # reports import this file too, and they sign nothing
+    from gateway.ledger.audit.keys import Signer
 
 NOTES_CEILING = 10_000
 CHAIN_MOVED = "ledger: this process's chain of the audit log has come further than it knows; it looks again"
@@ -50,7 +52,7 @@ class Draft:
 class AuditTrail:
     """Writes one chain. `note` is for the event loop's thread, the rest for whoever writes the ledger."""
 
-    def __init__(self, signer: Signer, now: Callable[[], float], *, version: str) -> None:
+    def __init__(self, signer: "Signer", now: Callable[[], float], *, version: str) -> None:
         """`now` gives UTC seconds."""
         self._signer = signer
         self._now = now

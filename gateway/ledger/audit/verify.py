@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 
 from gateway.core.audit import GENESIS, Entry, EntryKind, Head, Opening, Receipt, link
 from gateway.ledger.audit.keys import is_signed
-from gateway.ledger.reading import Reading, reading
+from gateway.ledger.database import ReadTransaction
 from gateway.ledger.tables import audit_entry, audit_head, period_end, usage_record
+from gateway.ledger.url import database_of
 
 PAGE_ENTRIES = 200
 PAGE_ROWS = 500  # ids in one question to the database
@@ -59,14 +60,14 @@ def verify(
     `visit` is called with each attempt's receipt once, `visit_act` with every entry that is about none.
     Raises LedgerUnavailable.
     """
-    with reading(url) as ledger:
+    with database_of(url).reading() as ledger:
         return _Verification(ledger, trusted, visit, visit_act).run()
 
 
 class _Verification:
     def __init__(
         self,
-        ledger: Reading,
+        ledger: ReadTransaction,
         trusted: Collection[str],
         visit: Callable[[Receipt], None] | None,
         visit_act: Callable[[Entry], None] | None,

@@ -39,7 +39,8 @@ class JournalTimes(msgspec.Struct, frozen=True, kw_only=True):
 class JournaledLedger:
     """The `Ledger` port over a writer, which commits rows in the order in which they are appended.
 
-    All methods are called on the event loop's thread.
+    All methods are called on the event loop's thread. 15 attributes: seven are handed in, the rest is
+    what its two tasks and the hot path share, and each of those is a flag, a number or a list.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class JournaledLedger:
         coalescer: WriteCoalescer | None = None,
         files: Files | None = None,
         limits: JournalLimits | None = None,
-        upkeep: JournalTimes | None = None,
+        times: JournalTimes | None = None,
     ) -> None:
         """`coalescer` is that of the answers: how an attempt ended is noted before its client can know it."""
         self._writer = writer
@@ -60,11 +61,11 @@ class JournaledLedger:
         self._coalescer = coalescer or WriteCoalescer()
         self._files = files
         self._limits = limits
-        self._upkeep = upkeep or JournalTimes()
+        self._times = times or JournalTimes()
         self._journal: Journal | None = None
         self._appended = 0
         self._ended: list[tuple[UsageRecord, int]] = []
-        self._halted = False
+        self._commits_paused = False
         self._problem: str | None = None
         self._stop = asyncio.Event()
         self._room = asyncio.Event()
@@ -90,7 +91,7 @@ class JournaledLedger:
             await self._writer.close()
             raise
         self._tasks = [
-            asyncio.create_task(self._tend(self._journal), name="journal-upkeep"),
+            asyncio.create_task(self._maintain(self._journal), name="journal-maintenance"),
             asyncio.create_task(self._watch_peers(), name="journal-peers"),
         ]
         self._room.set()
@@ -143,12 +144,12 @@ class JournaledLedger:
 
     def pause_commits(self) -> None:
         """Commit nothing that is appended from now on, until `resume_commits`. It waits in the journal."""
-        self._halted = True
+        self._commits_paused = True
         self._writer.pause_commits()
 
     def resume_commits(self) -> None:
-        """End a halt."""
-        self._halted = False
+        """Commit what has waited, and what comes."""
+        self._commits_paused = False
         self._writer.resume_commits()
 
     async def close(self) -> None:
@@ -210,11 +211,11 @@ class JournaledLedger:
         """Number of the last final record that is in the database, with all before it; or in a spill file."""
         return self._appended - self._writer.lag_rows()
 
-    async def _tend(self, journal: Journal) -> None:
+    async def _maintain(self, journal: Journal) -> None:
         """Until the end: remove what is committed, write what failed, sync."""
-        seconds = self._upkeep.release_seconds
+        seconds = self._times.release_seconds
         if self._sync == "batch":
-            seconds = min(seconds, self._upkeep.sync_seconds)
+            seconds = min(seconds, self._times.sync_seconds)
         try:
             while not await self._stopped_within(seconds):
                 journal.release(self._committed())
@@ -223,8 +224,8 @@ class JournaledLedger:
                 if self._sync == "batch":
                     await self._sync_now(journal)
         except Exception as exc:  # the task's end: readyz must say that the journal only grows from here
-            self._problem = f"journal: the upkeep stopped: {exc!r}"
-            _log.exception("journal.upkeep_stopped")
+            self._problem = f"journal: the maintenance stopped: {exc!r}"
+            _log.exception("journal.maintenance_stopped")
 
     async def _sync_now(self, journal: Journal) -> None:
         try:
@@ -259,8 +260,8 @@ class JournaledLedger:
     async def _watch_peers(self) -> None:
         try:
             while True:
-                await asyncio.sleep(self._upkeep.peers_seconds)
-                if self._halted:
+                await asyncio.sleep(self._times.peers_seconds)
+                if self._commits_paused:
                     continue  # the rows would wait, and with them whoever wants to replay
                 try:
                     await self._replay_dead()
@@ -292,7 +293,7 @@ class JournaledLedger:
         last = self._appended
         await self._writer.flush()
         if self._committed() < last:
-            # A halt lets flush return before all is committed: until then only the dead one's journal has it.
+            # While commits are paused flush returns early: only the dead one's journal has the rows.
             _log.info("journal.replay_waits", worker=claim.worker)
             return
         await asyncio.to_thread(replay.finish)

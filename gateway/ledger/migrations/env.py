@@ -1,4 +1,4 @@
-"""Alembic's entry point: over the connection that `gateway.ledger.migrate` hands in, or as SQL text.
+"""Alembic's entry point: over the connection that `gateway.ledger.revisions` hands in, or as SQL text.
 
 PostgreSQL gets the text: its driver here is asyncpg, which Alembic cannot call.
 """

@@ -8,9 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
-from gateway.ledger.address import PostgresAddress
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
-from gateway.ledger.migrate import HEAD, VERSION_TABLE, postgres_script, refuse_newer, refuse_old
+from gateway.ledger.postgres.address import PostgresAddress
 
 if TYPE_CHECKING:  # its classes take no parameters at run time
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -21,7 +20,6 @@ CONNECT_SECONDS = 5.0
 # Beyond the server's own statement_timeout, for a server that no longer answers at all.
 ANSWER_SECONDS = 40.0
 CLOSE_SECONDS = 2.0
-MIGRATION_SECONDS = 300.0
 
 # Parameters of the URL that name a setting of the server win over these.
 _SETTINGS = {
@@ -31,10 +29,6 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "60s",
     "jit": "off",  # compiling a statement costs more here than it saves
 }
-# Not to_regclass: it may answer from a cache that does not know yet what the last holder of a lock has made.
-_HAS_TABLE = (
-    "SELECT EXISTS (SELECT FROM pg_tables WHERE tablename = $1 AND schemaname = ANY (current_schemas(false)))"
-)
 # Numbers of advisory locks: arbitrary, but the same in every process and version.
 MIGRATION_LOCK = 0x746F6C6C_00000001
 PERIODS_LOCK = 0x746F6C6C_00000002  # shared by writers, exclusive to whoever closes, prunes or rebuilds
@@ -111,31 +105,3 @@ def cause(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error.args[0] if isinstance(error, asyncpg.PostgresError) and error.args else error)
-
-
-async def revision_of(connection: Connection, address: PostgresAddress) -> str | None:
-    """The revision of the database, None when it holds no ledger. Raises LedgerUnavailable for a newer."""
-    if not await connection.fetchval(_HAS_TABLE, VERSION_TABLE):
-        return None
-    revision = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  # a constant
-    refuse_newer(revision, address)
-    return None if revision is None else str(revision)
-
-
-async def require_head(connection: Connection, address: PostgresAddress) -> None:
-    """Raise LedgerUnavailable unless the database is at the revision of this version."""
-    refuse_old(await revision_of(connection, address), address)
-
-
-async def migrate(connection: Connection, address: PostgresAddress) -> None:
-    """Make or migrate the tables. Several processes may: one does, the others find it done."""
-    if await revision_of(connection, address) == HEAD:
-        return
-    async with asyncio.timeout(MIGRATION_SECONDS), connection.transaction():
-        await connection.execute("SET LOCAL statement_timeout = 0")
-        await connection.execute("SET LOCAL lock_timeout = 0")
-        lock = "SELECT pg_advisory_xact_lock($1)"
-        await connection.execute(lock, MIGRATION_LOCK, timeout=MIGRATION_SECONDS)
-        revision = await revision_of(connection, address)
-        if revision != HEAD:
-            await connection.execute(postgres_script(revision), timeout=MIGRATION_SECONDS)

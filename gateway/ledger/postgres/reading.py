@@ -1,4 +1,4 @@
-"""A `Reading` of a ledger in PostgreSQL."""
+"""A `ReadTransaction` on a ledger in PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,11 @@ from typing import Any
 
 from sqlalchemy.dialects.postgresql import asyncpg as sqlalchemy_asyncpg
 
-from gateway.ledger.address import PostgresAddress
-from gateway.ledger.postgres.connection import Connection, connect, disconnect, require_head, translated
-from gateway.ledger.reading import OwnLoop, Query
+from gateway.ledger.database import Query
+from gateway.ledger.postgres.address import PostgresAddress
+from gateway.ledger.postgres.connection import Connection, connect, disconnect, translated
+from gateway.ledger.postgres.loop_thread import LoopThread
+from gateway.ledger.postgres.migrate import require_head
 from gateway.ledger.rollups import Dialect
 
 _DIALECT = sqlalchemy_asyncpg.dialect()  # type: ignore[no-untyped-call]
@@ -20,7 +22,7 @@ class PostgresReading:
 
     dialect: Dialect = "postgresql"
 
-    def __init__(self, loop: OwnLoop, connection: Connection, address: PostgresAddress) -> None:
+    def __init__(self, loop: LoopThread, connection: Connection, address: PostgresAddress) -> None:
         self._loop = loop
         self._connection = connection
         self._address = address
@@ -50,9 +52,9 @@ def compiled(query: Query) -> tuple[str, list[Any]]:
 
 
 @contextmanager
-def reading_postgres(address: PostgresAddress) -> Iterator[PostgresReading]:
+def postgres_reading(address: PostgresAddress) -> Iterator[PostgresReading]:
     """Raises LedgerUnavailable, on entering and for each query."""
-    with OwnLoop() as loop:
+    with LoopThread() as loop:
         connection = loop.run(connect(address, settings=_SETTINGS))
         try:
             with translated(address):

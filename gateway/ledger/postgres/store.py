@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from gateway.core.record import UsageRecord
-from gateway.ledger.address import PostgresAddress
 from gateway.ledger.audit.trail import (
     CHAIN_MOVED,
     HEADS,
@@ -21,9 +20,10 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
+from gateway.ledger.database import RefusedRow
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.ledger.months import Month, create_partition, month_of, months_of
-from gateway.ledger.periods import BOUNDS, PRUNED, Bounds
+from gateway.ledger.periods import PRUNED, SELECT_BOUNDS, PeriodBounds
+from gateway.ledger.postgres.address import PostgresAddress
 from gateway.ledger.postgres.connection import (
     MIGRATION_LOCK,
     PERIODS_LOCK,
@@ -32,9 +32,10 @@ from gateway.ledger.postgres.connection import (
     cause,
     connect,
     disconnect,
-    migrate,
     translated,
 )
+from gateway.ledger.postgres.migrate import migrate
+from gateway.ledger.postgres.partitions import Month, create_partition, month_of, months_of
 from gateway.ledger.postgres.sql import (
     CLAIM_ATTEMPTS,
     DATE_LATE,
@@ -46,7 +47,6 @@ from gateway.ledger.postgres.sql import (
     numbered,
 )
 from gateway.ledger.rows import Row, careful_row_of, row_of
-from gateway.ledger.store import RefusedRow
 from gateway.ledger.tables import COLUMNS
 
 SLICE_ROWS = 1024
@@ -57,7 +57,7 @@ _ID = COLUMNS.index("attempt_id")
 
 
 class PostgresStore:
-    """The `Store` over a PostgreSQL database. Connects anew after a failure; the writer waits in between."""
+    """The `RowStore` in a PostgreSQL database. It connects anew after a failure."""
 
     slice_rows = SLICE_ROWS
 
@@ -132,7 +132,7 @@ class PostgresStore:
 
     async def _insert_over(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
         await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", PERIODS_LOCK)
-        bounds = Bounds(*await connection.fetchrow(BOUNDS) or (None, None))
+        bounds = PeriodBounds(*await connection.fetchrow(SELECT_BOUNDS) or (None, None))
         fresh: dict[object, Row] = {}
         for row in rows:
             if bounds.takes(row):

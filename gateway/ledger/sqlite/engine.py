@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from gateway.ledger.address import SqliteAddress, parse
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 
 # A locked database is asked again by the writer, which can also say so; this is only for short overlaps.
@@ -44,14 +43,6 @@ def is_busy(error: Exception) -> bool:
     """Whether somebody else holds a lock that this one needed."""
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
     return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-def sqlite_path(url: str) -> Path:
-    """The file behind a `sqlite:///path` URL. Raises LedgerUnavailable for every other URL."""
-    address = parse(url)
-    if not isinstance(address, SqliteAddress):
-        raise LedgerUnavailable(f"ledger {address}: is no SQLite file")
-    return address.path
 
 
 def open_writer(path: Path, *, sync_each_commit: bool = False) -> Engine:

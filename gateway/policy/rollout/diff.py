@@ -17,7 +17,7 @@ from gateway.config.build import Built
 from gateway.core.catalog import Model, Objective
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
-from gateway.ledger.past import PastAttempt, reading_past
+from gateway.ledger.past_attempts import PastAttempt, reading_past
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span
 from gateway.policy.rollout.equivalence import View, draws_of, views_of

@@ -23,7 +23,7 @@ from gateway.core.recorded import PoolState, RecordedFacts
 from gateway.core.screening import Screening
 from gateway.core.tenancy import KeyEntry, Principal
 from gateway.core.usage import Usage
-from gateway.ledger.past import PastAnswer, PastAttempt
+from gateway.ledger.past_attempts import PastAnswer, PastAttempt
 from gateway.proxy.pipeline import find_model
 
 _MICROSECONDS = 1_000_000

@@ -11,7 +11,7 @@ from gateway.core.pricing import PriceVersion
 from gateway.finance.tco.measured import LEAST_STREAMS, learned
 from gateway.finance.tco.question import TcoPeriod, answer
 from gateway.finance.tco.report import TcoReport
-from gateway.ledger.past import PastAnswer
+from gateway.ledger.past_attempts import PastAnswer
 from gateway.ledger.price_versions import enter_prices
 from tests.finance.tco import week
 

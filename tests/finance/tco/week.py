@@ -20,9 +20,9 @@ from gateway.core.pricing import cost
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.recorded import RecordedFacts
 from gateway.core.usage import Usage
+from gateway.finance.pool_booking import Accruing, accrue
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.opening import open_ledger
-from gateway.ledger.pool_costs import Accruing, accrue
 
 SINCE = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
 UNTIL = dt.datetime(2026, 11, 9, tzinfo=dt.UTC)

@@ -13,7 +13,7 @@ import httpx
 
 from gateway.simulators.running import Simulator
 from tests.e2e.harness import ADMIN_TOKEN, APP_KEY, NARROW_KEY, Metrics, config_text
-from tests.ledger.journal.journal_stage import until
+from tests.ledger.ledger_records import until
 
 SERVES = re.compile(r"serves (\S+)/v1 \(admin (\S+)\)")
 

@@ -9,7 +9,7 @@ from gateway.core.record import Outcome
 from gateway.ledger.journal.frames import Frame, FrameKind, read_frames, read_record
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import Harness, chat, gateway_over, simulators
-from tests.ledger.journal.journal_stage import run, until
+from tests.ledger.ledger_records import run, until
 
 SLOW = Knobs(ttft_ms=60_000)
 

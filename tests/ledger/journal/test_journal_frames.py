@@ -17,7 +17,7 @@ from gateway.ledger.journal.frames import (
     read_names,
     read_record,
 )
-from tests.ledger.journal.journal_stage import final, intent
+from tests.ledger.ledger_records import final, intent
 
 FRAMES = [names_frame(), intent_frame(intent(1)), intent_frame(intent(2)), final_frame(final(1))]
 SEGMENT = b"".join(FRAMES)

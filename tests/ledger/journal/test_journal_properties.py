@@ -12,7 +12,8 @@ from gateway.core.errors import Unavailable
 from gateway.core.record import Outcome
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.replay import Replay
-from tests.ledger.journal.journal_stage import Quota, crash, final, intent, journals
+from tests.ledger.journal.faults import Quota, crash, journals
+from tests.ledger.ledger_records import final, intent
 
 LIMITS = JournalLimits(segment_bytes=2048, total_bytes=12 * 1024)
 PLENTY = 10**9
@@ -86,9 +87,9 @@ class Worker(RuleBasedStateMachine):
     def free_the_disk(self) -> None:
         self.disk.left_bytes = PLENTY
 
-    @rule(how=st.sampled_from(["killed", "replayer killed", "stopped while the ledger is away"]))
+    @rule(how=st.sampled_from(["killed", "replayer killed", "stopped while the ledger is unavailable"]))
     def die(self, how: str) -> None:
-        if how == "stopped while the ledger is away":
+        if how == "stopped while the ledger is unavailable":
             self.journal.close(self.appended - len(self.queue))
         else:
             crash(self.journal)

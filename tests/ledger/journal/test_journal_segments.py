@@ -9,7 +9,8 @@ from gateway.core.errors import Unavailable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.journal import Journal, JournalLimits
-from tests.ledger.journal.journal_stage import Quota, crash, final, found_dead, intent, journals
+from tests.ledger.journal.faults import Quota, crash, found_dead, journals
+from tests.ledger.ledger_records import final, intent
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=64 * 1024)
 

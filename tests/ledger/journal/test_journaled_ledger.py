@@ -19,21 +19,12 @@ from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes, Sync
 from gateway.ledger.journal.opening import open_journaled_ledger
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.writer import WriterLimits
-from tests.ledger.journal.journal_stage import (
-    Quota,
-    crash,
-    final,
-    found_dead,
-    intent,
-    journals,
-    ledger_rows,
-    run,
-    until,
-)
+from tests.ledger.journal.faults import Quota, crash, found_dead, journals, ledger_rows
+from tests.ledger.ledger_records import final, intent, run, until
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=32 * 1024)
 QUICK = JournalTimes(release_seconds=0.01, sync_seconds=0.01, peers_seconds=0.02)
-IMPATIENT = WriterLimits(
+SHORT_WAITS = WriterLimits(
     linger_seconds=0.005, retry_seconds=0.005, retry_ceiling_seconds=0.02, close_timeout_seconds=0.05
 )
 
@@ -46,11 +37,11 @@ class Home:
         self.folder = journals(path / "journal")
 
     def ledger(
-        self, files: Files | None = None, sync: Sync = "off", upkeep: JournalTimes = QUICK
+        self, files: Files | None = None, sync: Sync = "off", times: JournalTimes = QUICK
     ) -> JournaledLedger:
-        writer = open_ledger(f"sqlite:///{self.database}", limits=IMPATIENT)
+        writer = open_ledger(f"sqlite:///{self.database}", limits=SHORT_WAITS)
         folder = JournalFolder(self.folder.path, "0123456789ab")
-        return JournaledLedger(writer, folder, sync=sync, files=files, limits=SMALL, upkeep=upkeep)
+        return JournaledLedger(writer, folder, sync=sync, files=files, limits=SMALL, times=times)
 
     @asynccontextmanager
     async def running(self, **options: Any) -> AsyncIterator[JournaledLedger]:
@@ -172,7 +163,7 @@ def test_the_living_are_not_replayed(home: Home) -> None:
     run(scenario())
 
 
-def test_a_stop_with_the_database_away_forgets_nothing(home: Home) -> None:
+def test_a_stop_with_the_database_unavailable_forgets_nothing(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as ledger:
             for number in range(10):
@@ -236,12 +227,12 @@ def test_an_end_that_a_full_disk_keeps_out_of_the_spill_file_while_stopping_stay
     run(scenario())
 
 
-def test_a_replay_that_a_halt_overtakes_leaves_the_dead_ones_journal_until_its_rows_are_committed(
+def test_a_replay_that_a_pause_of_commits_overtakes_leaves_the_dead_ones_journal_until_its_rows_are_committed(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        upkeep = JournalTimes(release_seconds=0.01, peers_seconds=3600)
-        async with home.running(upkeep=upkeep) as ledger:
+        times = JournalTimes(release_seconds=0.01, peers_seconds=3600)
+        async with home.running(times=times) as ledger:
             home.dead_worker(sent=5, ended=5)
             kept = len(home.segments())  # its own with them
             wait = ledger._writer.wait_for_room
@@ -305,7 +296,7 @@ def test_committed_segments_go_while_serving(home: Home) -> None:
     run(scenario())
 
 
-def test_with_the_database_away_the_journal_grows_to_its_bound_and_admission_waits(home: Home) -> None:
+def test_with_the_database_unavailable_the_journal_grows_to_its_bound_and_admission_waits(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as ledger:
             number = 0

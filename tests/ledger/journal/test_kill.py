@@ -19,8 +19,8 @@ import pytest
 
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import APP_KEY, chat, read_rows, simulators
-from tests.ledger.journal.journal_stage import until
 from tests.ledger.journal.served import Served
+from tests.ledger.ledger_records import until
 
 ROUNDS = 20
 CONNECTIONS = 200

@@ -1,4 +1,4 @@
-"""A start while the ledger's database is away: it waits, says so, and begins to serve by itself.
+"""A start while the ledger's database is unavailable: it waits, says so, and begins to serve by itself.
 
 Keys, limits and privacy come from the file. What a request costs, and what budgets have left, stand in the
 ledger: until that is known nothing is sent.
@@ -16,7 +16,7 @@ import asyncpg
 import httpx
 import pytest
 
-from gateway.ledger.migrate import upgrade
+from gateway.ledger.url import database_of
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import APP_KEY, chat, simulators
 from tests.ledger.journal.served import Served
@@ -101,7 +101,7 @@ def test_a_start_on_a_locked_sqlite_file_waits_and_then_serves(tmp_path: Path) -
         async with AsyncExitStack() as stack:
             hosted, pool = await stack.enter_async_context(simulators(FAST, [FAST, FAST]))
             served = Served(tmp_path, hosted, pool, BUDGET)
-            upgrade(f"sqlite:///{served.ledger}")
+            database_of(f"sqlite:///{served.ledger}").create_or_migrate()
             with closing(sqlite3.connect(served.ledger, isolation_level=None)) as other:
                 other.execute("PRAGMA locking_mode=EXCLUSIVE")
                 other.execute("PRAGMA journal_mode=DELETE")

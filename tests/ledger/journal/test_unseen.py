@@ -12,8 +12,8 @@ import httpx
 
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import ADMIN_TOKEN, APP_KEY, Metrics, chat, read_rows, simulators
-from tests.ledger.journal.journal_stage import until
 from tests.ledger.journal.served import Served
+from tests.ledger.ledger_records import until
 
 SCENARIO_SECONDS = 60
 FAST = Knobs(ttft_ms=1, ttft_jitter_ms=1, tokens_per_second=10_000, output_tokens=3)

@@ -15,7 +15,7 @@ from gateway.core.media import Media
 from gateway.core.pricing import NO_VERSIONS
 from gateway.core.recorded import RecordedFacts
 from gateway.finance.price_catalogue import PriceCatalogue
-from gateway.ledger.past import PastAnswer, PastAttempt
+from gateway.ledger.past_attempts import PastAnswer, PastAttempt
 from gateway.policy.rollout.diff import NOT_RECORDED, Replayed, _Replay
 from gateway.policy.rollout.diff_report import DiffReport, report
 from gateway.policy.rollout.replay import (

@@ -49,6 +49,12 @@ def months_of(rows: Sequence[Row]) -> list[Month]:
     return sorted(months | {month.following for month in months})
 
 
+def month_in(partition: str) -> Month:
+    """The month whose rows are in the table `partition`, whatever schema stands before its name."""
+    year, month = map(int, partition.rsplit("_", 2)[1:])
+    return Month(year, month)
+
+
 def create_partition(month: Month) -> str:
     """SQL that makes the partition of `month`, unless it exists."""
     return (

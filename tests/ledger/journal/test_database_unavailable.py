@@ -1,4 +1,4 @@
-"""The ledger's database slow, away or locked while a real `tollway serve` is under load.
+"""The ledger's database slow, unreachable or locked while a real `tollway serve` is under load.
 
 Requests go on until so many rows wait as the queue may hold; then they are told to come back, and `readyz`
 says why. Nothing is lost, whether the gateway lives through it or is killed meanwhile.

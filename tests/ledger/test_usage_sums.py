@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from gateway.ledger.reading import reading
 from gateway.ledger.reports import usage_by
 from gateway.ledger.spans import Span
 from gateway.ledger.tables import DAY, QUARTER
-from gateway.ledger.work import NOTHING, Done, Payer, work_done
+from gateway.ledger.url import database_of
+from gateway.ledger.usage_sums import NO_USAGE, Consumer, UsageSums, sum_usage
 from tests.ledger.ledger_records import FULL, make, run
 
 Database = Any
@@ -33,16 +33,16 @@ def fill(database: Database, count: int) -> None:
     run(write())
 
 
-def done(database: Database, since: int | None, until: int | None) -> dict[Payer, Done]:
-    with reading(database.url) as ledger:
-        return work_done(ledger, Span(since, until))
+def done(database: Database, since: int | None, until: int | None) -> dict[Consumer, UsageSums]:
+    with database_of(database.url).reading() as ledger:
+        return sum_usage(ledger, Span(since, until))
 
 
-def added(*parts: dict[Payer, Done]) -> dict[Payer, Done]:
-    total: dict[Payer, Done] = {}
+def added(*parts: dict[Consumer, UsageSums]) -> dict[Consumer, UsageSums]:
+    total: dict[Consumer, UsageSums] = {}
     for part in parts:
         for payer, one in part.items():
-            total[payer] = total.get(payer, NOTHING).plus(one)
+            total[payer] = total.get(payer, NO_USAGE).plus(one)
     return dict(sorted(total.items()))
 
 
@@ -59,7 +59,7 @@ def test_it_agrees_with_the_report_of_usage(database: Database) -> None:
     found = done(database, None, None)
     for row in usage_by(database.url, "feature"):
         parts = [one for payer, one in found.items() if payer.feature == row.name]
-        total = added(*({Payer("", "", "", ""): one} for one in parts))[Payer("", "", "", "")]
+        total = added(*({Consumer("", "", "", ""): one} for one in parts))[Consumer("", "", "", "")]
         assert (total.requests, total.attempts) == (row.requests, row.attempts)
         assert (total.input_tokens, total.output_tokens) == (row.input_tokens, row.output_tokens)
         assert total.cost_nano_usd == row.cost_usd * 10**9

@@ -9,10 +9,10 @@ import pytest
 
 from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import HOUR, SECOND, GpuPrice, PoolPlan, PoolSpan
-from gateway.ledger.create import make_if_absent
-from gateway.ledger.pool_costs import KNOWN_GAP, Accruing, PoolSums, accrue, pool_spans, pool_sums
-from gateway.ledger.reading import reading
+from gateway.finance.pool_booking import KNOWN_GAP, Accruing, accrue
+from gateway.ledger.pool_costs import PoolSums, pool_spans, pool_sums
 from gateway.ledger.spans import Span
+from gateway.ledger.url import database_of
 
 Database = Any
 
@@ -37,21 +37,21 @@ def hours(count: float) -> int:
 
 @pytest.fixture
 def ledger(database: Database) -> Database:
-    make_if_absent(database.url)
+    database_of(database.url).create_if_absent()
     return database
 
 
 def book(ledger: Database, until: int, *pools: Accruing) -> list[PoolSpan]:
-    return accrue(ledger.patient_url, pools or (Accruing(PLAN, START),), until, UTC)
+    return accrue(ledger.waiting_url, pools or (Accruing(PLAN, START),), until, UTC)
 
 
 def sums(ledger: Database, span: Span = EVER) -> dict[str, PoolSums]:
-    with reading(ledger.url) as read:
+    with database_of(ledger.url).reading() as read:
         return pool_sums(read, span)
 
 
 def rows(ledger: Database, span: Span = EVER) -> list[PoolSpan]:
-    with reading(ledger.url) as read:
+    with database_of(ledger.url).reading() as read:
         return pool_spans(read, span)
 
 

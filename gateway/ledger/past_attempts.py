@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
-from gateway.ledger.reading import Query, Reading, reading
+from gateway.ledger.database import Query, ReadTransaction
 from gateway.ledger.spans import Span
 from gateway.ledger.tables import usage_record
+from gateway.ledger.url import database_of
 
 BATCH_ROWS = 10_000
 LATEST_ROWS = 20_000
@@ -82,10 +83,10 @@ class PastAnswer(NamedTuple):
     facts: str
 
 
-class Past:
+class PastAttempts:
     """The attempts of a span, as one transaction sees them."""
 
-    def __init__(self, ledger: Reading, span: Span) -> None:
+    def __init__(self, ledger: ReadTransaction, span: Span) -> None:
         self._ledger = ledger
         self._span = span
 
@@ -130,7 +131,7 @@ class Past:
 
 
 @contextmanager
-def reading_past(url: str, span: Span) -> Iterator[Past]:
+def reading_past(url: str, span: Span) -> Iterator[PastAttempts]:
     """Raises LedgerUnavailable, on entering and for each query."""
-    with reading(url) as ledger:
-        yield Past(ledger, span)
+    with database_of(url).reading() as ledger:
+        yield PastAttempts(ledger, span)

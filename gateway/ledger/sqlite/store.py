@@ -1,4 +1,4 @@
-"""The SQL side of the ledger: one connection to SQLite, on one thread of its own.
+"""The `RowStore` in an SQLite file: one connection, on one thread of its own.
 
 Why the shape is as it is, measured with an event loop that is never idle, on one core and on two:
 - `executemany` gives the interpreter lock back once per row, and each time the event loop takes it first. One
@@ -13,7 +13,7 @@ import concurrent.futures
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects import sqlite
@@ -30,12 +30,13 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
+from gateway.ledger.database import RefusedRow
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.ledger.migrate import upgrade_file
-from gateway.ledger.periods import BOUNDS, DATE_LATE_ROWS, PRUNED, Bounds
+from gateway.ledger.periods import DATE_LATE_ROWS, PRUNED, SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
 from gateway.ledger.rows import Row, careful_row_of, row_of
 from gateway.ledger.sqlite.engine import create_folder, open_writer, unavailable
+from gateway.ledger.sqlite.migrate import upgrade_file
 from gateway.ledger.tables import COLUMNS, usage_record
 
 SLICE_ROWS = 640  # 2 ms with the interpreter lock, 6 ms in SQLite without it
@@ -58,40 +59,6 @@ _ROW_FAULTS = (
     TypeError,
     ValueError,
 )
-
-
-class RefusedRow:
-    """A row that the database will never take, and why."""
-
-    __slots__ = ("reason", "record")
-
-    def __init__(self, record: UsageRecord, reason: str) -> None:
-        self.record = record
-        self.reason = reason
-
-
-class Store(Protocol):
-    """A database that keeps rows. Each method raises LedgerUnavailable when it cannot now."""
-
-    @property
-    def slice_rows(self) -> int:
-        """The number of rows that `write` takes most cheaply, and the most that it takes."""
-        ...
-
-    async def open(self) -> None: ...
-
-    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
-        """Commit all or none of `records`, but for those that can never be kept, which are returned.
-
-        An attempt that is there already is left as it is.
-        """
-        ...
-
-    async def replay(self, rows: Sequence[Row]) -> list[Row]:
-        """As `write`, for rows that were converted earlier. Returns those that can never be kept."""
-        ...
-
-    async def close(self) -> None: ...
 
 
 class SqliteStore:
@@ -197,7 +164,7 @@ class SqliteStore:
             try:
                 create_folder(self._path)
                 upgrade_file(self._path)
-                self._connection = prepared(self._engine.connect())
+                self._connection = with_rollup_trigger(self._engine.connect())
             except (SQLAlchemyError, OSError) as exc:
                 raise unavailable(self._path, exc) from exc
         return self._connection
@@ -212,7 +179,7 @@ class SqliteStore:
 def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
     run = connection.exec_driver_sql
     closed, pruned, newest = run(STATE).one()
-    bounds = Bounds(closed, pruned)
+    bounds = PeriodBounds(closed, pruned)
     kept = rows if pruned is None else [row for row in rows if bounds.takes(row)]
     if len(kept) == SLICE_ROWS:
         run(INSERT_SLICE, tuple(chain.from_iterable(kept)))
@@ -239,7 +206,7 @@ def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row
     return draft
 
 
-def prepared(connection: Connection) -> Connection:
+def with_rollup_trigger(connection: Connection) -> Connection:
     """`connection` with what keeps the rollups. Only its own temporary tables: this takes no lock."""
     driver = connection.connection.dbapi_connection
     if driver is not None:
@@ -263,4 +230,4 @@ def _insert_slice() -> str:
 INSERT_ROW = _insert_row()
 INSERT_SLICE = _insert_slice()
 DATE_LATE = DATE_LATE_ROWS.format(rows="usage_record", open="?") + " AND rowid > ?"
-STATE = f"{BOUNDS}, (SELECT coalesce(max(rowid), 0) FROM usage_record)"  # noqa: S608
+STATE = f"{SELECT_BOUNDS}, (SELECT coalesce(max(rowid), 0) FROM usage_record)"  # noqa: S608

@@ -1,43 +1,19 @@
-"""Where a ledger lives, from the URL of the setting `ledger`, and its name in messages, without passwords."""
+"""Which database the URL of the setting `ledger` names. The only place that looks at its kind."""
 
 from pathlib import Path
 
-import msgspec
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from gateway.ledger.database import Database
 from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.sqlite.database import SqliteDatabase
 
 _FORMS = "write sqlite:///path/to/file.db or postgresql://user@host/database"
 
 
-class SqliteAddress(msgspec.Struct, frozen=True):
-    """A file."""
-
-    path: Path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-class PostgresAddress(msgspec.Struct, frozen=True):
-    """A database of a PostgreSQL server. `dsn` may hold a password; neither `str` nor `repr` shows it."""
-
-    dsn: str
-    shown: str
-    database: str
-
-    def __str__(self) -> str:
-        return self.shown
-
-    __repr__ = __str__
-
-
-Address = SqliteAddress | PostgresAddress
-
-
-def parse(url: str) -> Address:
-    """The place that `url` names. Raises LedgerUnavailable when it names none that a ledger can live in."""
+def database_of(url: str) -> Database:
+    """The database that `url` names, not connected to. Raises LedgerUnavailable where no ledger can be."""
     try:
         parsed = make_url(url)
     except ArgumentError as exc:  # its message does not repeat the URL, which may hold a password
@@ -53,14 +29,19 @@ def parse(url: str) -> Address:
             raise LedgerUnavailable(f"ledger: {shown} is not supported; {_FORMS}")
 
 
-def _sqlite(parsed: URL) -> SqliteAddress:
+def _sqlite(parsed: URL) -> Database:
     if not parsed.database or parsed.database == ":memory:":
         raise LedgerUnavailable("ledger: needs a file, since memory forgets; write sqlite:///path/to/file.db")
-    return SqliteAddress(Path(parsed.database))
+    return SqliteDatabase(Path(parsed.database))
 
 
-def _postgres(parsed: URL, url: str) -> PostgresAddress:
+def _postgres(parsed: URL, url: str) -> Database:
+    # Imported only where it is used: the driver takes a twentieth of a second.
+    from gateway.ledger.postgres.address import PostgresAddress  # noqa: PLC0415
+    from gateway.ledger.postgres.database import PostgresDatabase  # noqa: PLC0415
+
     if not parsed.database:
         raise LedgerUnavailable("ledger: names no database; write postgresql://user@host/database")
     shown = URL.create("postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database)
-    return PostgresAddress(url, shown.render_as_string(), parsed.database)
+    server = f"{parsed.host}:{parsed.port}"
+    return PostgresDatabase(PostgresAddress(url, shown.render_as_string(), server, parsed.database))

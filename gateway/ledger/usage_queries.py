@@ -1,0 +1,145 @@
+"""The queries that add up usage for a part of a span, from rollups or from rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Table,
+    Text,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+from gateway.ledger.database import Query, ReadTransaction
+from gateway.ledger.dimensions import TAG, Dimension
+from gateway.ledger.rollups import Dialect
+from gateway.ledger.spans import SpanPart
+from gateway.ledger.tables import (
+    MONEY,
+    SUMS,
+    TOKENS,
+    counterfactual_day,
+    counterfactual_quarter,
+    usage_day,
+    usage_group,
+    usage_quarter,
+    usage_record,
+)
+
+_ROLLUPS = {"quarter": (usage_quarter, counterfactual_quarter), "day": (usage_day, counterfactual_day)}
+
+
+def totals(reading: ReadTransaction, part: SpanPart, labels: Sequence[str], **only: str) -> Query:
+    """The values of `labels` (dimensions) and the sums of tables.SUMS, grouped by them, of the groups `only`.
+
+    Without labels one row, whose sums are None where there is nothing to add up.
+    """
+    if part.source == "rows":
+        row = usage_record.c
+        is_attempt = row.corrects.is_(None)
+        counted = {
+            "attempts": is_attempt,
+            "requests": is_attempt & row.attempt_id.endswith(":1"),
+            "estimated_attempts": is_attempt & row.estimated,
+        }
+        sums = [func.sum(case((condition, 1), else_=0)) for condition in counted.values()]
+        sums += [func.sum(row[name]) for name in (*TOKENS, *MONEY)]
+        query = select(*_values(labels, reading.dialect), *sums)
+        return _grouped(_within(query, part, row.at, only), labels)
+    rollup = _ROLLUPS[part.source][0]
+    return _named(part, rollup, labels, (), SUMS, only)
+
+
+def counterfactuals(reading: ReadTransaction, part: SpanPart, labels: Sequence[str]) -> Query:
+    """`labels`, the other deployment, and what the usage would have cost there, in nano-USD."""
+    if part.source == "rows":
+        column = usage_record.c.counterfactual_nano_usd
+        other = _entries(column, reading.dialect)
+        query = (
+            select(*_values(labels, reading.dialect), other.c.key, func.sum(cast(other.c.value, BigInteger)))
+            .select_from(usage_record)
+            .join(other, onclause=true())
+        )
+        return _grouped(_within(query, part, usage_record.c.at, {}), (*labels, "elsewhere"))
+    rollup = _ROLLUPS[part.source][1]
+    return _named(part, rollup, labels, ("elsewhere",), ("nano_usd",), {})
+
+
+def _named(
+    part: SpanPart,
+    rollup: Table,
+    labels: Sequence[str],
+    keys: Sequence[str],
+    sums: Sequence[str],
+    only: dict[str, str],
+) -> Query:
+    """Sums of a rollup. The numbers of groups are added up before they are given names: half of the time."""
+    names = usage_group.c
+    if not labels and not only:
+        query = select(*(rollup.c[key] for key in keys), *(func.sum(rollup.c[name]) for name in sums))
+        return _grouped(_within(query, part, rollup.c.starts, {}), keys)
+    query = _within(
+        select(
+            rollup.c.group_id,
+            *(rollup.c[key] for key in keys),
+            *(func.sum(rollup.c[name]).label(name) for name in sums),
+        ).group_by(rollup.c.group_id, *(rollup.c[key] for key in keys)),
+        part,
+        rollup.c.starts,
+        {},
+    )
+    if only:
+        chosen = select(names.id).where(*(names[dimension] == name for dimension, name in only.items()))
+        query = query.where(rollup.c.group_id.in_(chosen))
+    added = query.subquery()
+    query = select(
+        *(names[label] for label in labels),
+        *(added.c[key] for key in keys),
+        *(func.sum(added.c[name]) for name in sums),
+    ).select_from(added.join(usage_group, names.id == added.c.group_id))
+    return _grouped(query, (*labels, *keys))
+
+
+def _values(labels: Sequence[str], dialect: Dialect) -> list[ColumnElement[Any]]:
+    return [_value(label, dialect) for label in labels]
+
+
+def _value(label: str, dialect: Dialect) -> ColumnElement[Any]:
+    if label.startswith(TAG):
+        return _tag(label.removeprefix(TAG), dialect)
+    return usage_record.c.occurred_at.is_not(None) if label == Dimension.LATE else usage_record.c[label]
+
+
+def _tag(name: str, dialect: Dialect) -> ColumnElement[Any]:
+    # By comparison: a path into JSON would have to be quoted, and SQLite has no way to quote a quote.
+    entry = _entries(usage_record.c.tags, dialect)
+    return select(entry.c.value).where(entry.c.key == name).correlate(usage_record).scalar_subquery()
+
+
+def _entries(column: Column[Any], dialect: Dialect) -> Any:
+    """The pairs of a column that holds a JSON object."""
+    entries = func.json_each(column) if dialect == "sqlite" else func.json_each_text(cast(column, JSON))
+    return entries.table_valued(Column("key", Text), Column("value", Text))
+
+
+def _within(query: Query, part: SpanPart, at: ColumnElement[int], only: dict[str, str]) -> Query:
+    for dimension, name in only.items():
+        query = query.where(usage_record.c[dimension] == name)
+    if part.span.since is not None:
+        query = query.where(at >= part.span.since)
+    if part.span.until is not None:
+        query = query.where(at < part.span.until)
+    return query
+
+
+def _grouped(query: Query, labels: Sequence[str]) -> Query:
+    """By position: with parameters of their own, two expressions are never the same to PostgreSQL."""
+    return query.group_by(*(literal_column(str(number + 1)) for number in range(len(labels))))
