@@ -15,13 +15,14 @@ from gateway.core.money import usd_text
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per
 from gateway.ports import BudgetView
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.alerts")
 
 LOOK_SECONDS = 5.0
 POST_SECONDS = 5.0
 PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)
-# Beyond this the webhook has been away for so long that the oldest alerts are no news.
+# Beyond this the webhook has been unreachable for so long that the oldest alerts are no news.
 MAX_WAITING = 1_000
 LIFETIME_SECONDS = 365 * 86_400.0
 
@@ -51,6 +52,7 @@ class BudgetAlerts:
         org: str,
         alerted: Alerted,
         client: httpx.AsyncClient,
+        tasks: TaskRegistry,
     ) -> None:
         self._store = store
         self._org = org
@@ -59,13 +61,17 @@ class BudgetAlerts:
         self._watched = _watched(scopes)
         self._told: dict[tuple[str, str, str, int], float] = {}
         self._waiting: asyncio.Queue[_Alert] = asyncio.Queue(MAX_WAITING)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._looking = SupervisedTask(
+            "budget-alerts", self.look, tasks, wait=lambda: asyncio.sleep(LOOK_SECONDS)
+        )
+        self._posting = SupervisedTask("alert-webhooks", self._post_next, tasks)
         self._is_started = False
 
     def start(self) -> None:
         self._is_started = True
-        if self._watched and not self._tasks:
-            self._tasks = [asyncio.create_task(self._look_again()), asyncio.create_task(self._post_all())]
+        if self._watched:
+            self._looking.start(is_due=True)
+            self._posting.start()
 
     def configure(self, scopes: Iterable[Scope]) -> None:
         """Watch the budgets of a new configuration. What was told stays told."""
@@ -74,9 +80,8 @@ class BudgetAlerts:
             self.start()
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._looking.close()
+        await self._posting.close()
         await self._client.aclose()
 
     async def look(self) -> None:
@@ -134,14 +139,8 @@ class BudgetAlerts:
         except asyncio.QueueFull:
             _log.error("alerts.dropped", name=view.name, percent=percent)
 
-    async def _look_again(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def _post_all(self) -> None:
-        while True:
-            await self.post(await self._waiting.get())
+    async def _post_next(self) -> None:
+        await self.post(await self._waiting.get())
 
     async def post(self, alert: _Alert) -> None:
         """Post one alert, with pauses between the tries. Gives up after the last one."""

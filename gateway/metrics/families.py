@@ -166,6 +166,13 @@ RELOAD_TIME = _gauge(
     "When the file was last brought into force, in seconds since 1970.",
 )
 
+TASK_UP = _gauge(
+    "background_task_up", "task", "1 while the background task works, 0 while it fails and is tried again."
+)
+TASK_FAILURES = _counter(
+    "background_task_failures_total", "task", "Failed turns of the background task; each is tried again."
+)
+
 WORKER_UP = _gauge(
     "worker_up", "worker", "With several workers: 1 when the worker takes requests, 0 when it does not."
 )
@@ -207,6 +214,8 @@ FAMILIES = (
     RELOADS,
     RELOAD_OK,
     RELOAD_TIME,
+    TASK_UP,
+    TASK_FAILURES,
 )
 # Beside those, of the process that watches over several workers.
 WORKER_FAMILIES = (WORKER_UP, WORKER_RESTARTS)

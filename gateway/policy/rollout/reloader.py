@@ -6,7 +6,6 @@ does one that asks for something which only a restart can bring: the answer name
 
 import asyncio
 import enum
-import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -17,6 +16,7 @@ from gateway.config.build import Built
 from gateway.config.problems import Problem, dotted
 from gateway.config.restart import needs_restart
 from gateway.policy.rollout.config_file import Candidate, ConfigFile
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.reload")
 
@@ -40,7 +40,7 @@ class Result(enum.StrEnum):
     UNCHANGED = "unchanged"
     INVALID = "invalid"
     RESTART_REQUIRED = "restart_required"
-    UNAVAILABLE = "unavailable"  # the file is right, and something that it needs is away
+    UNAVAILABLE = "unavailable"  # the file is right, and something that it needs is unavailable
 
     @property
     def in_force(self) -> bool:
@@ -79,6 +79,7 @@ class Reloader:
         built: Built,
         adopt: Callable[[Built, How], Awaitable[None]],  # may raise ReloadRefused
         counted: Callable[[Result], None],
+        tasks: TaskRegistry,
         *,
         watch_seconds: float = WATCH_SECONDS,
     ) -> None:
@@ -90,7 +91,10 @@ class Reloader:
         self._watch_seconds = watch_seconds
         self._turn = asyncio.Lock()
         self._is_put_off = False
-        self._watching: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._watching = SupervisedTask(
+            "config-watch", self._look, tasks, wait=lambda: asyncio.sleep(watch_seconds)
+        )
         self._signalled: set[asyncio.Task[None]] = set()
 
     @property
@@ -100,14 +104,15 @@ class Reloader:
 
     def start(self) -> None:
         """Watch the file, if it says so."""
-        self._watching = asyncio.create_task(self._watch(), name="config-watch")
+        self._watching.start()
 
     async def close(self) -> None:
-        tasks = {*self._signalled, *([self._watching] if self._watching else [])}
-        for task in tasks:
+        await self._watching.close()
+        signalled = set(self._signalled)
+        for task in signalled:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if signalled:
+            await asyncio.wait(signalled)
 
     async def reload(self, how: How) -> Reloaded:
         """Bring the file as it is now into force. Raises ReloadRefused; then nothing has changed."""
@@ -159,23 +164,25 @@ class Reloader:
         )
 
     async def _try(self, how: How) -> None:
-        with suppress(ReloadRefused):  # told where it was found
-            await self.reload(how)
+        try:
+            with suppress(ReloadRefused):  # logged where it was found
+                await self.reload(how)
+        except Exception:  # the task's end: nobody else would see it
+            _log.exception("config.reload_failed", how=how, still_serving=self._built.version)
 
-    async def _watch(self) -> None:
-        for look in itertools.count(1):
-            await asyncio.sleep(self._watch_seconds)
-            if not self._built.settings.server.watch:
-                continue
-            is_retry = self._is_put_off and look % LOOKS_BEFORE_RETRY == 0
-            if is_retry or await self._has_settled():
-                await self._take_over(is_retry=is_retry)
+    async def _look(self) -> None:
+        self._looks += 1
+        if not self._built.settings.server.watch:
+            return
+        is_retry = self._is_put_off and self._looks % LOOKS_BEFORE_RETRY == 0
+        if is_retry or await self._has_settled():
+            await self._take_over(is_retry=is_retry)
 
     async def _take_over(self, *, is_retry: bool) -> None:
         async with self._turn:
             # Meanwhile somebody may have asked for it.
             if is_retry or self._file.mark() != self._file.read_mark:
-                with suppress(ReloadRefused):  # told where it was found
+                with suppress(ReloadRefused):  # logged where it was found
                     await self._reload(How.WATCH)
 
     async def _has_settled(self) -> bool:
