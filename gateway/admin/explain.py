@@ -39,12 +39,12 @@ def explain_router(explain: Explain, max_messages: Callable[[], int]) -> APIRout
         response_class=Response,
         responses={200: {"content": {"application/json": {}}, "description": "The decision"}},
     )
-    async def post_explain(asked: ExplainRequest) -> Response:
+    async def post_explain(request: ExplainRequest) -> Response:
         question = DecisionQuestion(
-            call=parse_call(asked.api, orjson.dumps(asked.request), max_messages()),
-            key=asked.key,
-            feature=asked.feature,
-            headers={name.lower(): value for name, value in asked.headers.items()},
+            call=parse_call(request.api, orjson.dumps(request.request), max_messages()),
+            key=request.key,
+            feature=request.feature,
+            headers={name.lower(): value for name, value in request.headers.items()},
         )
         found = await explain(question)
         return Response(msgspec.json.encode(found), media_type="application/json")

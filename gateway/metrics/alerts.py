@@ -1,6 +1,6 @@
-"""Tells when a budget has reached a percentage of its limit: by metric, and by webhook with bounded retries.
+"""Alerts when a budget has reached a percentage of its limit: by metric, and by webhook with bounded retries.
 
-Spending decides, not what is only held. Of several workers the first to notice tells.
+Spending decides, not what is only held. Of several workers the first to notice alerts.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class _Alert(msgspec.Struct, frozen=True):
 
 
 class BudgetAlerts:
-    """`start`, then `close`. `alerted` is told kind, name, window and percentage of each alert."""
+    """`start`, then `close`. `alerted` gets kind, name, window and percentage of each alert."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class BudgetAlerts:
         self._alerted = alerted
         self._client = client
         self._watched = _watched(scopes)
-        self._told: dict[tuple[str, str, str, int], float] = {}
+        self._reached: dict[tuple[str, str, str, int], float] = {}
         self._waiting: asyncio.Queue[_Alert] = asyncio.Queue(MAX_WAITING)
         self._looking = SupervisedTask(
             "budget-alerts", self.look, tasks, wait=lambda: asyncio.sleep(LOOK_SECONDS)
@@ -74,7 +74,7 @@ class BudgetAlerts:
             self._posting.start()
 
     def configure(self, scopes: Iterable[Scope]) -> None:
-        """Watch the budgets of a new configuration. What was told stays told."""
+        """Watch the budgets of a new configuration. Percentages that were reached stay reached."""
         self._watched = _watched(scopes)
         if self._is_started:
             self.start()
@@ -100,14 +100,14 @@ class BudgetAlerts:
             window = 0.0 if view.rolling else view.window.start
             if not reached:
                 if view.rolling:
-                    self._told.pop(key, None)
+                    self._reached.pop(key, None)
                 continue
-            if self._told.get(key) == window:
+            if self._reached.get(key) == window:
                 continue
-            self._told[key] = window
+            self._reached[key] = window
             name = f"alert:{view.kind}:{view.name}:{budget.window}:{int(window)}:{percent}"
             if await self._claimed(name, _seconds(view)):
-                self._tell(view, budget, percent)
+                self._alert(view, budget, percent)
 
     async def _claimed(self, name: str, seconds: float) -> bool:
         try:
@@ -116,7 +116,7 @@ class BudgetAlerts:
             _log.warning("alerts.not_claimed", error=str(exc))
             return True
 
-    def _tell(self, view: BudgetView, budget: Budget, percent: int) -> None:
+    def _alert(self, view: BudgetView, budget: Budget, percent: int) -> None:
         self._alerted(view.kind, view.name, budget.window, percent)
         body: dict[str, object] = {
             "event": "budget_alert",

@@ -143,8 +143,8 @@ LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be commit
 LEDGER_WRITABLE = _gauge(
     "ledger_writable", "", "1 while usage records find their way into the ledger, 0 while they cannot."
 )
-BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
-POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
+BUILD = _gauge("build_info", "version", "Always 1; the label is the running version.")
+POLICY = _gauge("policy_info", "version", "Always 1; the label is the policy version in force.")
 ENTITY_LOOKS = _counter(
     "entity_looks_total",
     "result",

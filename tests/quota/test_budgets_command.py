@@ -100,7 +100,7 @@ def test_without_the_shared_state_the_ledger_is_asked(tmp_path: Path) -> None:
     text = config_text(BUDGETS | {"state": "redis://127.0.0.1:1"})
     config.write_text(text)
     result = tollway(config, "--format", "json")
-    assert "the shared state is away" in result.stderr
+    assert "the shared state is unreachable" in result.stderr
     assert json.loads(result.stdout)[0]["held_usd"] is None
     assert spent > 0
 

@@ -71,7 +71,7 @@ class ReloadRefused(Exception):
 
 
 class Reloader:
-    """Reloads one at a time. `adopt` brings a checked version into force; `counted` is told each result."""
+    """Reloads one at a time. `adopt` brings a checked version into force; `counted` gets each result."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Reloader:
             return await self._reload(how)
 
     def reload_soon(self, how: How = How.SIGNAL) -> None:
-        """As `reload`, for a signal handler: the log and the metric tell how it went."""
+        """As `reload`, for a signal handler: the log and the metric say how it went."""
         task = asyncio.create_task(self._try(how), name="config-reload")
         self._signalled.add(task)
         task.add_done_callback(self._signalled.discard)
@@ -180,7 +180,7 @@ class Reloader:
 
     async def _take_over(self, *, is_retry: bool) -> None:
         async with self._turn:
-            # Meanwhile somebody may have asked for it.
+            # Meanwhile somebody may have reloaded it.
             if is_retry or self._file.mark() != self._file.read_mark:
                 with suppress(ReloadRefused):  # logged where it was found
                     await self._reload(How.WATCH)
@@ -194,7 +194,7 @@ class Reloader:
         return mark == self._file.mark()
 
 
-def told(problem: Problem) -> dict[str, object]:
+def problem_members(problem: Problem) -> dict[str, object]:
     """A problem as the admin API shows it."""
     return {
         "file": problem.file,
