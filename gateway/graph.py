@@ -68,8 +68,8 @@ def build_parts(built: Built) -> GatewayParts:
     def counted(sighting: Sighting) -> None:
         telemetry.entities_looked_for(sighting)
 
-    admission = _admission(built, ledger, clock, shadowed)
-    entities = EntityService(counted)
+    admission = _admission(built, ledger, clock, shadowed, tasks)
+    entities = EntityService(counted, tasks)
     sources = ScrapeSources(
         budgets=admission.budgets,
         fleet=lambda: pipeline.rulebook.planner.fleet,
@@ -112,7 +112,9 @@ def _ledger(built: Built, coalescer: WriteCoalescer, clock: SystemClock) -> Jour
     )
 
 
-def _admission(built: Built, ledger: JournaledLedger, clock: SystemClock, shadowed: Shadowed) -> AnyAdmission:
+def _admission(
+    built: Built, ledger: JournaledLedger, clock: SystemClock, shadowed: Shadowed, tasks: TaskRegistry
+) -> AnyAdmission:
     settings = built.settings
 
     async def spent(views: Sequence[BudgetView]) -> list[tuple[int, int]]:
@@ -130,6 +132,7 @@ def _admission(built: Built, ledger: JournaledLedger, clock: SystemClock, shadow
         spent_in_windows=spent,
         books=ledger,
         shadowed=shadowed,
+        tasks=tasks,
     )
 
 

@@ -11,6 +11,7 @@ from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.link import Link, Timing
 from gateway.quota.redis.rebuild import Books
 from gateway.quota.redis.scripts import Scripts
+from gateway.supervised import TaskRegistry
 
 AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
 
@@ -26,6 +27,7 @@ def open_admission(
     spent_in_windows: SpentInWindows,
     shadowed: Shadowed,
     books: Books,
+    tasks: TaskRegistry,
 ) -> AnyAdmission:
     """Not started yet. In memory every request is admitted exactly, without any round trip."""
     if state == "memory":
@@ -39,5 +41,6 @@ def open_admission(
         shadowed=shadowed,
         lease_seconds=lease_seconds,
         books=books,
+        tasks=tasks,
     )
     return exact if mode == "exact" else LeasedAdmission(exact, link, clock, lease_seconds=lease_seconds)

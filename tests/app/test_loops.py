@@ -1,7 +1,8 @@
 """Every background loop of a gateway: a defect shows in `readyz` and in a metric, and the loop goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +17,25 @@ from gateway.ledger.policies import InForce, PolicyText
 from gateway.metrics import alerts
 from gateway.metrics.alerts import BudgetAlerts
 from gateway.policy.rollout import archive
+from gateway.quota.redis import leased, upkeep
+from gateway.quota.redis.leased import LeasedAdmission
 from tests.e2e.harness import Harness, Json, gateway_over, simulators, until
+from tests.privacy.test_entity_stage import PROGRAM
+from tests.quota.valkey_server import valkey_server
 
 COST: Json = {"gpu": "H100-80GB", "gpus_per_replica": 8, "usd_per_gpu_hour": 3}
 CHANGES: Json = {
     "server": {"watch": True},
     "org": {"budgets": [{"usd": 1, "per": "day", "alert_at": [50]}]},
+    "privacy": {
+        "entities": {
+            "find": ["PERSON"],
+            "raise_to": "confidential",
+            "deadline_ms": 10_000,
+            "command": list(PROGRAM),
+        }
+    },
+    "features": {"search": {"entities": True}},
     "deployments": {
         "scout": {
             "cost": COST | {"saturation_tokens_per_second": 2600},
@@ -102,6 +116,24 @@ def in_replica_probe(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     return _replaced(patch, harness.gateway.parts.upstream, "send")
 
 
+def in_entities(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    stage = harness.gateway.parts.entities._stage
+    assert stage is not None
+    defect = _replaced(patch, stage, "_listen")
+    stage._kill()  # what runs listens already
+    return defect
+
+
+def in_redis_upkeep(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    admission = harness.gateway.parts.admission
+    assert isinstance(admission, LeasedAdmission)
+    return _replaced(patch, admission.upkeep, "tick")
+
+
+def in_redis_leases(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    return _replaced(patch, harness.gateway.parts.admission, "turn")
+
+
 LOOPS: dict[str, Inject] = {
     "pool-accrual": in_pool_accrual,
     "price-watch": in_price_watch,
@@ -110,7 +142,14 @@ LOOPS: dict[str, Inject] = {
     "policy-archive": in_policy_archive,
     "config-watch": in_config_watch,
     "replica-probe": in_replica_probe,
+    "entities": in_entities,
 }
+REDIS_LOOPS: dict[str, Inject] = {
+    "redis-upkeep": in_redis_upkeep,
+    "redis-leases": in_redis_leases,
+}
+# They run in the same way; what they wait for cannot be made to raise from outside.
+OTHER_REDIS_LOOPS = {"redis-link", "redis-settlements", "redis-rebuild", "redis-backfill"}
 
 
 @pytest.fixture
@@ -118,13 +157,25 @@ def quick(monkeypatch: pytest.MonkeyPatch, quick_watch: None) -> None:
     monkeypatch.setattr(supervised, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(pool_accrual, "ACCRUE_SECONDS", 0.02)
     monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(leased, "TURN_SECONDS", 0.02)
+    monkeypatch.setattr(supervised, "STEADY_SECONDS", 1.0)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    if (given := os.environ.get("TOLLWAY_TEST_REDIS_URL")) is not None:
+        yield given
+        return
+    with valkey_server() as server:
+        yield server.url
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Harness]:
+async def running(folder: Path, changes: Json = CHANGES) -> AsyncIterator[Harness]:
     async with (
         simulators() as (hosted, replicas),
-        gateway_over(hosted, replicas, folder, CHANGES) as harness,
+        gateway_over(hosted, replicas, folder, changes) as harness,
     ):
         yield harness
 
@@ -137,8 +188,7 @@ async def reasons(harness: Harness) -> list[str]:
 async def wait_until_ready(harness: Harness, *, is_ready: bool) -> list[str]:
     async with asyncio.timeout(20):
         while bool(found := await reasons(harness)) is is_ready:
-            if harness.gateway.parts.tasks.failures.get("price-watch") is not None:
-                harness.gateway.parts.price_watch.refresh_soon()
+            harness.gateway.parts.price_watch.refresh_soon()
             await asyncio.sleep(0.01)
     return found
 
@@ -149,29 +199,46 @@ async def test_a_defect_is_said_and_counted_and_the_loop_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     async with running(tmp_path) as harness:
-        assert await reasons(harness) == []
-        assert (await harness.metrics()).sum("background_task_failures_total", task=name) == 0
-        assert (await harness.metrics()).sum("background_task_up", task=name) == 1
-        with structlog.testing.capture_logs() as logs:
-            defect = LOOPS[name](monkeypatch, harness)
-            (reason,) = await wait_until_ready(harness, is_ready=False)
-            assert reason.startswith(f"background task {name} fails")
-            assert SECRET not in reason
-            await until(lambda: defect.raised >= 3)
-            tasks = harness.gateway.parts.tasks
-            assert tasks.up()[name] is False
-            counted = tasks.failures[name]
-            assert counted >= 2
-            defect.is_on = False
-            await wait_until_ready(harness, is_ready=True)
-        assert (await harness.metrics()).sum("background_task_failures_total", task=name) >= counted
-        assert (await harness.metrics()).sum("background_task_up", task=name) == 1
-        await until(lambda: defect.passed > 0)
-        said = [(entry["event"], entry["log_level"]) for entry in logs if entry.get("task") == name]
-        assert ("task.failed", "error") in said
-        assert ("task.recovered", "info") in said
-        if name != "replica-probe":  # one for each replica
-            assert said == [("task.failed", "error"), ("task.recovered", "info")]
+        await until(lambda: harness.gateway.parts.entities.is_ready)
+        await check(harness, monkeypatch, name, LOOPS[name])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", REDIS_LOOPS)
+async def test_a_defect_over_a_shared_state_is_said_and_counted_and_the_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str, name: str
+) -> None:
+    changes = {"state": redis_url, "admission": "leased", "org": {"name": f"loops-{name}"}}
+    async with running(tmp_path, changes) as harness:
+        await check(harness, monkeypatch, name, REDIS_LOOPS[name])
+        loops = {one for one in harness.gateway.parts.tasks.failures if one.startswith("redis-")}
+        assert loops == set(REDIS_LOOPS) | OTHER_REDIS_LOOPS
+
+
+async def check(harness: Harness, patch: pytest.MonkeyPatch, name: str, inject: Inject) -> None:
+    assert await reasons(harness) == []
+    assert (await harness.metrics()).sum("background_task_failures_total", task=name) == 0
+    assert (await harness.metrics()).sum("background_task_up", task=name) == 1
+    tasks = harness.gateway.parts.tasks
+    with structlog.testing.capture_logs() as logs:
+        defect = inject(patch, harness)
+        (reason,) = await wait_until_ready(harness, is_ready=False)
+        assert reason.startswith(f"background task {name} fails")
+        assert SECRET not in reason
+        assert tasks.up()[name] is False
+        await until(lambda: defect.raised >= 3)
+        counted = tasks.failures[name]
+        assert counted >= 2
+        defect.is_on = False
+        await wait_until_ready(harness, is_ready=True)
+    assert (await harness.metrics()).sum("background_task_failures_total", task=name) >= counted
+    assert (await harness.metrics()).sum("background_task_up", task=name) == 1
+    await until(lambda: defect.passed > 0)
+    said = [(entry["event"], entry["log_level"]) for entry in logs if entry.get("task") == name]
+    assert ("task.failed", "error") in said
+    assert ("task.recovered", "info") in said
+    if name != "replica-probe":  # one for each replica
+        assert said == [("task.failed", "error"), ("task.recovered", "info")]
 
 
 @pytest.mark.usefixtures("quick")

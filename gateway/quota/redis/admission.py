@@ -23,7 +23,7 @@ from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.grants import Registered, RemoteGrant
 from gateway.quota.redis.known import Known
 from gateway.quota.redis.leases import QuotaLease
-from gateway.quota.redis.link import Link
+from gateway.quota.redis.link import LONGEST_PAUSE_SECONDS, Link
 from gateway.quota.redis.rebuild import QUARANTINE_SECONDS, Books, CounterRebuild
 from gateway.quota.redis.replies import (
     ADMITTED,
@@ -42,10 +42,12 @@ from gateway.quota.redis.settling import Settler
 from gateway.quota.redis.specs import QuotaSpec, packed_ask
 from gateway.quota.redis.unreachable import Away, AwayGrant, spending, unavailable
 from gateway.quota.redis.upkeep import HoldUpkeep
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 LEASE_SECONDS = 30.0
 START_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+LOOPS = ("redis-link", "redis-settlements", "redis-rebuild", "redis-backfill", "redis-upkeep")
 # The server's clock and ours can disagree about which window is open; a second plan settles it.
 TRIES = 3
 
@@ -67,6 +69,7 @@ class RedisAdmission:
         lease_seconds: float = LEASE_SECONDS,
         quarantine_seconds: float = QUARANTINE_SECONDS,
         books: Books | None = None,
+        tasks: TaskRegistry | None = None,
     ) -> None:
         self._link = link
         self._clock = clock
@@ -83,13 +86,19 @@ class RedisAdmission:
         )
         self.covering = BudgetBackfill(link, self, spent_in_windows)
         self.upkeep = HoldUpkeep(link, self, clock, lease_seconds)
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks = tasks or TaskRegistry()
+        self._loops: list[SupervisedTask] = []
 
     async def start(self) -> None:
         """Connect and take over the counters. A server that is away keeps nobody from starting."""
         self._link.connected = self.recovery.on_connect
-        owned = (self._link, self._settler, self.recovery, self.covering, self.upkeep)
-        self._tasks = [asyncio.create_task(item.run()) for item in owned]
+        owned = (self._link.run, self._settler.run, self.recovery.run, self.covering.run, self.upkeep.run)
+        self._loops = [
+            SupervisedTask(name, run, self.tasks, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+            for name, run in zip(LOOPS, owned, strict=True)
+        ]
+        for loop in self._loops:
+            loop.start()
         self.covering.want(self.known.scopes, self.known.zone)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -104,10 +113,9 @@ class RedisAdmission:
         if (lost := self._link.lost) is not None:
             # What does not arrive expires as presumed.
             await asyncio.wait({drained, lost}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        self._tasks.append(drained)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        drained.cancel()
+        loops = [loop.close() for loop in self._loops]
+        await asyncio.gather(drained, *loops, return_exceptions=True)
 
     async def _drain_and_leave(self) -> None:
         # What is held back while spending is rebuilt must not arrive now; those holds expire as presumed.

@@ -22,6 +22,7 @@ from gateway.quota.redis.leases import QuotaLease
 from gateway.quota.redis.link import Link
 from gateway.quota.redis.replies import ADMITTED, MICROSECONDS, leased
 from gateway.quota.redis.unreachable import unavailable
+from gateway.supervised import SupervisedTask
 
 _log = structlog.get_logger("tollway.redis")
 
@@ -77,20 +78,20 @@ class LeasedAdmission:
         self._least_requests = least_requests
         self._slices: dict[Principal, QuotaLease] = {}
         self._demands: dict[Principal, _Demand] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._loop = SupervisedTask(
+            "redis-leases", self._turn_if_up, exact.tasks, wait=lambda: asyncio.sleep(TURN_SECONDS)
+        )
         self.upkeep = exact.upkeep
         self.recovery = exact.recovery
         exact.recovery.forgotten = self.return_slices
 
     async def start(self) -> None:
         await self.exact.start()
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def close(self) -> None:
         """Give all slices back, then disconnect."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.close()
         self.return_slices()
         await self.exact.close()
 
@@ -237,14 +238,12 @@ class LeasedAdmission:
             self._retire(self._slices.pop(principal))
         await asyncio.gather(*(self._lease(*item, slices=len(busy)) for item in busy))
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(TURN_SECONDS)
-            if self._link.is_up:
-                try:
-                    await self.turn()
-                except StoreUnavailable as exc:
-                    _log.info("redis.leases_wait", error=str(exc))
+    async def _turn_if_up(self) -> None:
+        if self._link.is_up:
+            try:
+                await self.turn()
+            except StoreUnavailable as exc:
+                _log.info("redis.leases_wait", error=str(exc))
 
     async def _lease(self, principal: Principal, demand: _Demand, *, slices: int) -> None:
         exact = self.exact
