@@ -117,7 +117,7 @@ class Lifecycle:
         self._readiness.stopping = True
         _log.info("gateway.stopping")
         await self._closing.close()
-        _log.info("gateway.stopped")
+        _log.info("gateway.stopped", rows_left=self._parts.ledger.lag_rows())
 
     async def _start_all(self, *, joins: bool) -> None:
         parts, closing, built = self._parts, self._closing, self._adoption.built

@@ -23,7 +23,7 @@ from gateway.ledger.dimensions import Unanswerable
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.policy.explain import DecisionQuestion, Explainer, Explanation
-from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, problem_members
+from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, problem_fields
 from gateway.ports import Clock
 from gateway.proxy.pipeline import Pipeline
 
@@ -109,12 +109,12 @@ async def answer_reload(reloader: Reloader) -> ReloadAnswer:
     try:
         done = await reloader.reload(How.ADMIN)
     except ReloadRefused as refused:
-        problems = [ConfigProblem.model_validate(problem_members(problem)) for problem in refused.problems]
+        problems = [ConfigProblem.model_validate(problem_fields(problem)) for problem in refused.problems]
         is_passing = refused.result is Result.UNAVAILABLE
         raise ReloadRefusal(reloader.version, problems, refused.settings, is_passing=is_passing) from refused
     return ReloadAnswer(
         version=done.version,
         previous=done.previous,
         changed=done.result is Result.APPLIED,
-        warnings=[ConfigProblem.model_validate(problem_members(problem)) for problem in done.warnings],
+        warnings=[ConfigProblem.model_validate(problem_fields(problem)) for problem in done.warnings],
     )

@@ -1,4 +1,4 @@
-"""Keeps what came into force in the ledger's database, without keeping requests waiting for it."""
+"""Writes what came into force to the ledger's database, in the background and until it is there."""
 
 import asyncio
 from collections import deque
@@ -16,7 +16,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 class PolicyArchive:
-    """Writes to the ledger at `url`, in order, and again for as long as its database is unavailable."""
+    """Writes to the ledger at `url`, in order, and tries again while the database is unavailable."""
 
     def __init__(self, url: str, tasks: TaskRegistry) -> None:
         self._url = url

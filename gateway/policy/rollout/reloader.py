@@ -21,7 +21,7 @@ from gateway.supervised import SupervisedTask, TaskRegistry
 _log = structlog.get_logger("tollway.reload")
 
 WATCH_SECONDS = 1.0
-LOOKS_BEFORE_RETRY = 10
+TURNS_BEFORE_RETRY = 10
 
 
 class How(enum.StrEnum):
@@ -90,8 +90,8 @@ class Reloader:
         self._counted = counted
         self._watch_seconds = watch_seconds
         self._turn = asyncio.Lock()
-        self._is_put_off = False
-        self._looks = 0
+        self._needs_retry = False
+        self._turns = 0
         self._watching = SupervisedTask(
             "config-watch", self._look, tasks, wait=lambda: asyncio.sleep(watch_seconds)
         )
@@ -120,8 +120,8 @@ class Reloader:
             return await self._reload(how)
 
     def reload_soon(self, how: How = How.SIGNAL) -> None:
-        """As `reload`, for a signal handler: the log and the metric say how it went."""
-        task = asyncio.create_task(self._try(how), name="config-reload")
+        """As `reload`, for a signal handler: log and metric say how it ended."""
+        task = asyncio.create_task(self._reload_quietly(how), name="config-reload")
         self._signalled.add(task)
         task.add_done_callback(self._signalled.discard)
 
@@ -133,10 +133,10 @@ class Reloader:
             previous = self._built.version
             await self._adopt(built, how)
         except ReloadRefused as refusal:
-            self._is_put_off = refusal.result is Result.UNAVAILABLE
+            self._needs_retry = refusal.result is Result.UNAVAILABLE
             self._note_refusal(refusal, how)
             raise
-        self._is_put_off = False
+        self._needs_retry = False
         done = Reloaded(version=built.version, previous=previous, warnings=candidate.problems)
         self._built = built
         self.text = candidate.loaded.text
@@ -163,29 +163,29 @@ class Reloader:
             settings=refusal.settings,
         )
 
-    async def _try(self, how: How) -> None:
+    async def _reload_quietly(self, how: How) -> None:
         try:
-            with suppress(ReloadRefused):  # logged where it was found
+            with suppress(ReloadRefused):  # reported where it was found
                 await self.reload(how)
         except Exception:  # the task's end: nobody else would see it
             _log.exception("config.reload_failed", how=how, still_serving=self._built.version)
 
     async def _look(self) -> None:
-        self._looks += 1
+        self._turns += 1
         if not self._built.settings.server.watch:
             return
-        is_retry = self._is_put_off and self._looks % LOOKS_BEFORE_RETRY == 0
-        if is_retry or await self._has_settled():
-            await self._take_over(is_retry=is_retry)
+        is_retry = self._needs_retry and self._turns % TURNS_BEFORE_RETRY == 0
+        if is_retry or await self._is_rewritten():
+            await self._reload_changed(is_retry=is_retry)
 
-    async def _take_over(self, *, is_retry: bool) -> None:
+    async def _reload_changed(self, *, is_retry: bool) -> None:
         async with self._turn:
-            # Meanwhile somebody may have reloaded it.
+            # Meanwhile somebody may have asked for it.
             if is_retry or self._file.mark() != self._file.read_mark:
-                with suppress(ReloadRefused):  # logged where it was found
+                with suppress(ReloadRefused):  # reported where it was found
                     await self._reload(How.WATCH)
 
-    async def _has_settled(self) -> bool:
+    async def _is_rewritten(self) -> bool:
         """Whether the file has changed since it was last read, and is not being written any more."""
         mark = self._file.mark()
         if mark is None or mark == self._file.read_mark:
@@ -194,7 +194,7 @@ class Reloader:
         return mark == self._file.mark()
 
 
-def problem_members(problem: Problem) -> dict[str, object]:
+def problem_fields(problem: Problem) -> dict[str, object]:
     """A problem as the admin API shows it."""
     return {
         "file": problem.file,
