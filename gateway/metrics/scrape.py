@@ -28,7 +28,10 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class SeriesByLabels:
-    """All series by their label values, in the order of the labels of their family."""
+    """All series by their label values, in the order of the labels of their family.
+
+    Many attributes: one for each family of metrics that the request path or a loop counts in.
+    """
 
     __slots__ = (
         "attempts",

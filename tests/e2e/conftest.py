@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.policy.rollout.reloader import Reloader
-from tests.coroutines import pytest_pyfunc_call, runner
+from tests.e2e.coroutines import pytest_pyfunc_call, runner
 
 __all__ = ["pytest_pyfunc_call", "quick_watch", "runner"]
 
