@@ -1,4 +1,4 @@
-"""Floor 4: what a running gateway does with another configuration."""
+"""What a running gateway does with another configuration."""
 
 import asyncio
 

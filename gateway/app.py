@@ -1,4 +1,4 @@
-"""Floor 4: a whole gateway: its parts, its two ports, and what may be asked of it while it runs."""
+"""A whole gateway: its parts, its two ports, and what may be asked of it while it runs."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Floor 1: closing in a fixed order what was started in another one."""
+"""Closing in a fixed order what was started in another one."""
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable

@@ -1,4 +1,4 @@
-"""Floor 4: the object graph. Everything of one gateway is built here, from a checked configuration."""
+"""The object graph. Everything of one gateway is built here, from a checked configuration."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Floor 4: start, readiness and stop of one gateway.
+"""Start, readiness and stop of one gateway.
 
 Each start registers its close. The data port starts early, so that clients hear why they have to wait; it
 closes first, and the ledger closes after everything that may still book. No failing close keeps it from that.
@@ -23,8 +23,8 @@ from gateway.policy.rollout.reloader import How, Reloader
 _log = structlog.get_logger("tollway.app")
 
 
-class GatewayPart(enum.Enum):
-    """What starts, in the order in which it closes."""
+class ClosingStep(enum.Enum):
+    """What starts and closes, in the order of closing."""
 
     RELOADER = "reloader"
     DATA_PORT = "data port"
@@ -83,7 +83,7 @@ class Lifecycle:
         self._data = data
         self._admin = admin
         self._urls = urls
-        self._closing = OrderedClosing(GatewayPart)
+        self._closing = OrderedClosing(ClosingStep)
 
     async def start(self, *, joins: bool) -> None:
         """As `Gateway.start`. What a start that fails or is cancelled has begun is closed again."""
@@ -121,47 +121,47 @@ class Lifecycle:
 
     async def _start_all(self, *, joins: bool) -> None:
         parts, closing, built = self._parts, self._closing, self._adoption.built
-        closing.register(GatewayPart.UPSTREAM, parts.upstream.close)  # it connects when it is first used
+        closing.register(ClosingStep.UPSTREAM, parts.upstream.close)  # it connects when it is first used
         parts.admission.configure(built.scopes, built.tenancy.time_zone)
-        closing.register(GatewayPart.ENTITIES, parts.entities.close)
+        closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))
-        await self._start(GatewayPart.ADMIN_PORT, self._admin.start, self._admin.stop)
-        closing.register(GatewayPart.PROBER, parts.prober.close)
+        await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
+        closing.register(ClosingStep.PROBER, parts.prober.close)
         await parts.prober.watch(parts.pipeline.rulebook.planner.fleet)
         if not joins:
-            await self._start(GatewayPart.DATA_PORT, self._data.start, self._data.stop)
-        await self._start_when_possible(GatewayPart.LEDGER, parts.ledger.start, parts.ledger.close)
+            await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
+        await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)
         await self._start_when_possible(
-            GatewayPart.PRICE_WATCH, parts.price_watch.start, parts.price_watch.close
+            ClosingStep.PRICE_WATCH, parts.price_watch.start, parts.price_watch.close
         )
-        await self._start_when_possible(GatewayPart.ADMISSION, parts.admission.start, parts.admission.close)
+        await self._start_when_possible(ClosingStep.ADMISSION, parts.admission.start, parts.admission.close)
         await self._start_when_possible(
-            GatewayPart.POOL_ACCRUAL, parts.pool_accrual.start, parts.pool_accrual.close
+            ClosingStep.POOL_ACCRUAL, parts.pool_accrual.start, parts.pool_accrual.close
         )
         self._start_loops()
         parts.pipeline.opened.set()
         if joins:
-            await self._start(GatewayPart.DATA_PORT, self._data.start, self._data.stop)
+            await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
 
     def _start_loops(self) -> None:
         """What needs nothing to start with but a ledger that is open."""
         parts, closing, built = self._parts, self._closing, self._adoption.built
-        closing.register(GatewayPart.ALERTS, parts.alerts.close)
+        closing.register(ClosingStep.ALERTS, parts.alerts.close)
         parts.alerts.start()
-        closing.register(GatewayPart.ARCHIVE, parts.archive.close)
+        closing.register(ClosingStep.ARCHIVE, parts.archive.close)
         parts.archive.start()
         self._adoption.archive(How.START)
         parts.ledger.note(EntryKind.ACT, {"act": "start", "policy": built.version})
         if self._reloader is not None:
-            closing.register(GatewayPart.RELOADER, self._reloader.close)
+            closing.register(ClosingStep.RELOADER, self._reloader.close)
             self._reloader.start()
 
-    async def _start(self, part: GatewayPart, start: Callable[[], Awaitable[None]], close: Close) -> None:
+    async def _start(self, part: ClosingStep, start: Callable[[], Awaitable[None]], close: Close) -> None:
         self._closing.register(part, close)
         await start()
 
     async def _start_when_possible(
-        self, part: GatewayPart, start: Callable[[], Awaitable[None]], close: Close
+        self, part: ClosingStep, start: Callable[[], Awaitable[None]], close: Close
     ) -> None:
         """Wait for the ledger's database as long as it takes. Raises LedgerUnusable."""
         self._closing.register(part, close)

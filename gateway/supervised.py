@@ -1,4 +1,4 @@
-"""Floor 1: background loops that cannot end unseen.
+"""Background loops that cannot end unseen.
 
 A loop is a wait and a turn, repeated for as long as the gateway serves. The rules:
 
