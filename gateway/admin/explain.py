@@ -39,14 +39,14 @@ def explain_router(explain: Explain, max_messages: Callable[[], int]) -> APIRout
         response_class=Response,
         responses={200: {"content": {"application/json": {}}, "description": "The decision"}},
     )
-    async def post_explain(asked: ExplainRequest) -> Response:
-        call, body = parse_call(asked.api, orjson.dumps(asked.request), max_messages())
+    async def post_explain(request: ExplainRequest) -> Response:
+        call, body = parse_call(request.api, orjson.dumps(request.request), max_messages())
         question = DecisionQuestion(
             call=call,
             body=body,
-            key=asked.key,
-            feature=asked.feature,
-            headers={name.lower(): value for name, value in asked.headers.items()},
+            key=request.key,
+            feature=request.feature,
+            headers={name.lower(): value for name, value in request.headers.items()},
         )
         found = await explain(question)
         return Response(msgspec.json.encode(found), media_type="application/json")

@@ -9,9 +9,9 @@ import msgspec
 from fastapi import APIRouter
 
 from gateway.admin.explain import explain_router
-from gateway.admin.reload import ReloadAnswer, ReloadRefusal, ToldProblem, reload_router
+from gateway.admin.reload import ConfigProblem, ReloadAnswer, ReloadRefusal, reload_router
 from gateway.admin.tco import TcoQuestion, tco_router
-from gateway.admin.usage import UsageAsked, usage_router
+from gateway.admin.usage import UsageQuery, usage_router
 from gateway.config.build import Built
 from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.finance.tabular import ParquetMissing
@@ -65,15 +65,15 @@ class Operations:
         explainer = Explainer(rules.planner, rules.classifier, self._built().tenancy)
         return await explainer.explain(question, self._pipeline.moment)
 
-    async def usage(self, asked: UsageAsked) -> bytes:
+    async def usage(self, query: UsageQuery) -> bytes:
         """A report of the ledger. Raises InvalidRequest, Unavailable."""
         settings = self._built().settings
-        question = UsageQuestion(by=asked.by, period=asked.period, since=asked.since, until=asked.until)
+        question = UsageQuestion(by=query.by, period=query.period, since=query.since, until=query.until)
 
         def report() -> bytes:
             url, zone = settings.ledger.get_secret_value(), settings.org.timezone
             rows = usage_rows(url, question, now=self._clock.now(), timezone=zone)
-            return usage_document(rows, question, asked.form)
+            return usage_document(rows, question, query.form)
 
         try:
             return await asyncio.to_thread(report)
@@ -82,17 +82,20 @@ class Operations:
         except LedgerUnavailable as exc:
             raise Unavailable(f"{exc}.", retry_after_seconds=LEDGER_RETRY_SECONDS) from exc
 
-    async def tco(self, asked: TcoQuestion) -> bytes:
+    async def tco(self, question: TcoQuestion) -> bytes:
         """Both sides of the bill, as JSON. Raises InvalidRequest, Unavailable."""
-        question = TcoPeriod(
-            since=asked.since, until=asked.until, by=TcoRows(asked.by), what_if=asked.what_if
+        period = TcoPeriod(
+            since=question.since,
+            until=question.until,
+            by=TcoRows(question.by),
+            what_if=question.what_if,
         )
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
         try:
             await self._ledger.flush()
             await self._book_pools()
             sources = self._built().tco_sources
-            return msgspec.json.encode(await asyncio.to_thread(answer, sources, question, now))
+            return msgspec.json.encode(await asyncio.to_thread(answer, sources, period, now))
         except (WrongTime, WrongWhatIf) as exc:
             raise InvalidRequest(str(exc)) from exc
         except LedgerUnavailable as exc:
@@ -106,12 +109,12 @@ async def answer_reload(reloader: Reloader) -> ReloadAnswer:
     try:
         done = await reloader.reload(How.ADMIN)
     except ReloadRefused as refused:
-        problems = [ToldProblem.model_validate(problem_fields(problem)) for problem in refused.problems]
+        problems = [ConfigProblem.model_validate(problem_fields(problem)) for problem in refused.problems]
         is_passing = refused.result is Result.UNAVAILABLE
         raise ReloadRefusal(reloader.version, problems, refused.settings, is_passing=is_passing) from refused
     return ReloadAnswer(
         version=done.version,
         previous=done.previous,
         changed=done.result is Result.APPLIED,
-        warnings=[ToldProblem.model_validate(problem_fields(problem)) for problem in done.warnings],
+        warnings=[ConfigProblem.model_validate(problem_fields(problem)) for problem in done.warnings],
     )

@@ -13,7 +13,7 @@ from gateway.core.errors import GatewayError, InvalidRequest, Unavailable
 RETRY_SECONDS = 5.0
 
 
-class ToldProblem(BaseModel):
+class ConfigProblem(BaseModel):
     """One error or warning of the file. `line` counts from 1; null where the file cannot be read."""
 
     file: str
@@ -29,7 +29,7 @@ class ReloadAnswer(BaseModel):
     version: str
     previous: str
     changed: bool
-    warnings: list[ToldProblem]
+    warnings: list[ConfigProblem]
 
 
 class ReloadRefusal(Exception):
@@ -40,7 +40,7 @@ class ReloadRefusal(Exception):
     """
 
     def __init__(
-        self, version: str, problems: list[ToldProblem], settings: list[str], *, is_passing: bool = False
+        self, version: str, problems: list[ConfigProblem], settings: list[str], *, is_passing: bool = False
     ) -> None:
         super().__init__(version)
         self.is_passing = is_passing
@@ -59,7 +59,9 @@ def reload_router(reload: Callable[[], Awaitable[ReloadAnswer]]) -> APIRouter:
         response_model=ReloadAnswer,
         responses={
             409: {"description": "Settings differ that only a restart can change: `settings` names them"},
-            503: {"description": "The file is right, but the ledger that its new budgets need is away"},
+            503: {
+                "description": "The file is right, but the ledger that its new budgets need is unavailable"
+            },
             422: {"description": "The file has errors: `problems` lists them; the version before serves on"},
         },
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 
 class TcoQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """As `tollway tco` is asked; times as text, None is open."""
+    """As the options of `tollway tco`; times as text, None is open."""
 
     since: str | None
     until: str | None
@@ -39,7 +39,7 @@ def tco_router(answer: Answer) -> APIRouter:
     async def get_tco(
         since: Since = None, until: Until = None, by: Dimension = "feature", what_if: WhatIf = ""
     ) -> Response:
-        asked = TcoQuestion(since=since, until=until, by=by, what_if=what_if)
-        return Response(await answer(asked), media_type="application/json")
+        question = TcoQuestion(since=since, until=until, by=by, what_if=what_if)
+        return Response(await answer(question), media_type="application/json")
 
     return router

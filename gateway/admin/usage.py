@@ -24,7 +24,7 @@ MEDIA_TYPES = {
 }
 
 
-class UsageAsked(BaseModel):
+class UsageQuery(BaseModel):
     """The query of a request. Moments without a zone are local times of the org."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -38,7 +38,7 @@ class UsageAsked(BaseModel):
     form: UsageForm = Field(default=UsageForm.JSON, alias="format")
 
 
-def usage_router(usage: Callable[[UsageAsked], Awaitable[bytes]]) -> APIRouter:
+def usage_router(usage: Callable[[UsageQuery], Awaitable[bytes]]) -> APIRouter:
     """`usage` gives the report as bytes, and raises GatewayError."""
     router = APIRouter()
 
@@ -52,10 +52,10 @@ def usage_router(usage: Callable[[UsageAsked], Awaitable[bytes]]) -> APIRouter:
                 "description": "A list of rows, as `tollway usage --format json` prints it",
             },
             400: {"description": "No such dimension or period, or its rows were deleted"},
-            503: {"description": "The ledger is away"},
+            503: {"description": "The ledger is unavailable"},
         },
     )
-    async def get_usage(asked: Annotated[UsageAsked, Query()]) -> Response:
-        return Response(await usage(asked), media_type=MEDIA_TYPES[asked.form])
+    async def get_usage(query: Annotated[UsageQuery, Query()]) -> Response:
+        return Response(await usage(query), media_type=MEDIA_TYPES[query.form])
 
     return router

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, built, told
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    FormatOption,
+    OutputFormat,
+    built,
+    exit_on_ledger_error,
+)
 from gateway.core.record import Outcome
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ def verify(
 
     found = built(config)
     trusted = public_key or _trusted(found)
-    with told("audit verify"):
+    with exit_on_ledger_error("audit verify"):
         verified = verify_log(_url(found), trusted)
     if output is OutputFormat.JSON:
         _print_json(_verified(verified, pinned=bool(trusted)))
@@ -74,7 +81,7 @@ def residency(
         raise typer.BadParameter(f"is none of {', '.join(policy.classes)}", param_hint="--class")
     home = frozenset(policy.zones.get(policy.classes[-1], ()))
     places = _Places(privacy, home, _moment(since, found), _moment(until, found))
-    with told("audit residency"):
+    with exit_on_ledger_error("audit residency"):
         verified = verify_log(_url(found), public_key or _trusted(found), places.add)
     answer = places.answer(verified)
     if output is OutputFormat.JSON:
@@ -95,7 +102,7 @@ def acts(
 
     found = built(config)
     entries: list[Entry] = []
-    with told("audit acts"):
+    with exit_on_ledger_error("audit acts"):
         verified = verify_log(_url(found), _trusted(found), visit_act=entries.append)
     start = _moment(since, found) or 0
     zone = found.tenancy.time_zone

@@ -18,7 +18,14 @@ import msgspec
 import structlog
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, built, told
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    FormatOption,
+    OutputFormat,
+    built,
+    exit_on_ledger_error,
+)
 from gateway.core.tenancy import Budget
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ def budgets(config: ConfigOption = DEFAULT_FILE, form: FormatOption = OutputForm
     From the shared state when there is one, else from the ledger, which does not know what is held.
     """
     found = built(config)
-    with told("budgets"):
+    with exit_on_ledger_error("budgets"):
         lines = read_budgets(found, time.time())
     zone = found.tenancy.time_zone
     if form is OutputFormat.JSON:
@@ -84,7 +91,7 @@ def read_budgets(found: "Built", now: float) -> list[BudgetLine]:
 
 
 def _from_state(found: "Built") -> "list[BudgetView] | None":
-    """From Redis; None when the state is not shared, or, with a word about it, when it is unreachable."""
+    """From Redis; None when the state is not shared, or, after a warning, when it is unreachable."""
     url = found.settings.state.get_secret_value()
     if url == "memory":
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import FormatOption, OutputFormat, built, told
+from gateway.commands.options import FormatOption, OutputFormat, built, exit_on_ledger_error
 from gateway.commands.rollout import LedgerOption
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def diff(
     zone = before.tenancy.time_zone
     span = _span(since, until, zone)
     url = ledger or before.settings.ledger.get_secret_value()
-    with told("policy diff"), only_errors(), _progress() as advance:
+    with exit_on_ledger_error("policy diff"), only_errors(), _progress() as advance:
         found = report(replay(url, before, after, span, advance))
     if form is OutputFormat.JSON:
         import msgspec

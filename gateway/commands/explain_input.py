@@ -50,22 +50,22 @@ def read_curl(line: str) -> ExplainInput:
         words = iter(shlex.split(line.replace("\\\n", " ")))
     except ValueError as exc:
         raise typer.BadParameter(f"cannot be read: {exc}", param_hint="--curl") from exc
-    asked = ExplainInput()
+    request = ExplainInput()
     for word in words:
         name, joined, value = word.partition("=") if word.startswith("--") else (word, "", "")
         if word[:2] in ("-H", "-d") and len(word) > 2 and not word.startswith("--"):
             name, joined, value = word[:2], "=", word[2:]
         if name in ("-H", "--header"):
-            asked.headers |= header(value if joined else next(words, ""))
+            request.headers |= header(value if joined else next(words, ""))
         elif name in _DATA:
-            asked.body += _data(value if joined else next(words, ""))
+            request.body += _data(value if joined else next(words, ""))
         elif name == "--url":
-            asked.path = urlsplit(value if joined else next(words, "")).path
+            request.path = urlsplit(value if joined else next(words, "")).path
         elif name in _WITH_VALUE:
             next(words, "")
         elif not word.startswith("-") and "/" in word:
-            asked.path = urlsplit(word).path
-    return asked
+            request.path = urlsplit(word).path
+    return request
 
 
 def header(line: str) -> dict[str, str]:
@@ -109,24 +109,24 @@ def members_for(needs: list[str]) -> dict[str, Any]:
 
 
 def question(
-    asked: ExplainInput, tenancy: Tenancy, key: str | None, feature: str | None, most: int
+    request: ExplainInput, tenancy: Tenancy, key: str | None, feature: str | None, most: int
 ) -> DecisionQuestion:
     """Raises typer.BadParameter for a body that no endpoint would take."""
     try:
-        call, body = parse_call(_api(asked), asked.body, most)
+        call, body = parse_call(_api(request), request.body, most)
     except GatewayError as error:
         raise typer.BadParameter(error.message) from error
     return DecisionQuestion(
-        call=call, body=body, key=key or _key_of(asked, tenancy), feature=feature, headers=asked.headers
+        call=call, body=body, key=key or _key_of(request, tenancy), feature=feature, headers=request.headers
     )
 
 
-def _api(asked: ExplainInput) -> Api:
+def _api(request: ExplainInput) -> Api:
     for ending, api in _PATHS.items():
-        if asked.path.rstrip("/").endswith(ending):
+        if request.path.rstrip("/").endswith(ending):
             return api
     try:
-        body = json.loads(asked.body)
+        body = json.loads(request.body)
     except ValueError:
         return Api.CHAT
     return next(
@@ -134,9 +134,11 @@ def _api(asked: ExplainInput) -> Api:
     )
 
 
-def _key_of(asked: ExplainInput, tenancy: Tenancy) -> str | None:
+def _key_of(request: ExplainInput, tenancy: Tenancy) -> str | None:
     """The name of the key whose secret the request carries; `$NAME` is looked up in the environment."""
-    sent = asked.headers.get("authorization", "").partition(" ")[2].strip() or asked.headers.get("api-key")
+    sent = request.headers.get("authorization", "").partition(" ")[2].strip() or request.headers.get(
+        "api-key"
+    )
     if not sent:
         return None
     secret = os.path.expandvars(sent)

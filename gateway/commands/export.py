@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, month, told
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, exit_on_ledger_error, month
 from gateway.core import calendar
 from gateway.core.focus import Version, focus_table
 
@@ -74,7 +74,7 @@ def focus(
     billing = period_of(calendar.month(first), zone)
     if dt.datetime.now(dt.UTC) < billing.end:
         typer.echo(f"{month_text} is not over: a later export of it will hold more.", err=True)
-    with told("export focus", RowsDeleted, ParquetMissing, OSError):
+    with exit_on_ledger_error("export focus", RowsDeleted, ParquetMissing, OSError):
         charges = charges_of(found.settings.ledger.get_secret_value(), first, zone, sides)
         table = focus_table(charges, version, found.settings.org.name, billing)
         content = encoded(table, FileFormat(chosen))

@@ -17,11 +17,11 @@ from gateway.commands.options import (
     TextFormat,
     TextFormatOption,
     built,
+    exit_on_ledger_error,
     microseconds,
     month,
     month_after,
     now_microseconds,
-    told,
 )
 from gateway.core.money import usd_text
 
@@ -44,7 +44,7 @@ def status(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFor
     from gateway.ledger.retention import status as status_of
 
     found = built(config)
-    with told("ledger status"):
+    with exit_on_ledger_error("ledger status"):
         now = status_of(found.settings.ledger.get_secret_value())
     closed, pruned = (_day(at, found.tenancy.time_zone) for at in (now.closed_before, now.pruned_before))
     _print(
@@ -70,7 +70,7 @@ def migrate(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFo
     from gateway.ledger.url import database_of
 
     found = built(config)
-    with told("ledger migrate"):
+    with exit_on_ledger_error("ledger migrate"):
         before, after = database_of(found.settings.ledger.get_secret_value()).create_or_migrate()
     if before == after:
         text = f"The ledger is at revision {after} already."
@@ -98,7 +98,7 @@ def close(
     before = microseconds(first, found.tenancy.time_zone)
     if not yes:
         typer.confirm(f"Close {period} and everything before it for good?", abort=True, err=True)
-    with told("ledger close", PeriodRefused):
+    with exit_on_ledger_error("ledger close", PeriodRefused):
         close_period(found.settings.ledger.get_secret_value(), before, now=now_microseconds())
         enter(found, "ledger close", before=first.isoformat())
     _print(form, {"closed_before": first.isoformat()}, f"Closed up to and including {period}.")
@@ -120,7 +120,7 @@ def prune(
     end = microseconds(first, found.tenancy.time_zone)
     if not yes:
         typer.confirm(f"Delete every row before {before} for good?", abort=True, err=True)
-    with told("ledger prune", PeriodRefused):
+    with exit_on_ledger_error("ledger prune", PeriodRefused):
         deleted = prune_period(found.settings.ledger.get_secret_value(), end, now=now_microseconds())
         enter(found, "ledger prune", before=first.isoformat(), rows=deleted)
     _print(
@@ -136,7 +136,7 @@ def rebuild(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFo
     from gateway.ledger.retention import rebuild as rebuild_totals
 
     found = built(config)
-    with told("ledger rebuild"):
+    with exit_on_ledger_error("ledger rebuild"):
         done = rebuild_totals(found.settings.ledger.get_secret_value())
         enter(found, "ledger rebuild", rows=done.rows)
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)

@@ -1,4 +1,4 @@
-"""What the commands on the ledger share: the configuration that names it, months, and how errors are told."""
+"""What the commands on the ledger share: the configuration that names it, months, and printing errors."""
 
 import datetime as dt
 import enum
@@ -82,7 +82,7 @@ def now_microseconds() -> int:
 
 
 @contextmanager
-def told(command: str, *errors: type[Exception]) -> Iterator[None]:
+def exit_on_ledger_error(command: str, *errors: type[Exception]) -> Iterator[None]:
     """Prints an expected error of the ledger in one line and exits with 1."""
     from gateway.ledger.errors import LedgerUnavailable  # noqa: PLC0415
 

@@ -50,7 +50,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def of_outcome(outcome: "PolicyTestOutcome") -> list[str]:
-    """The lines that tell how a test went: one when it passed, and the whole decision when it did not."""
+    """How a test went: one when it passed, and the whole decision when it did not."""
     located = outcome.located
     where = f"{located.file}:{located.line}: {located.test.name}"
     if not outcome.failures:
@@ -63,7 +63,7 @@ def of_outcome(outcome: "PolicyTestOutcome") -> list[str]:
 
 
 def of_proof(proof: "Proof", file: str) -> list[str]:
-    """The lines that tell what was proven, or what stands against it."""
+    """What was proven, or what stands against it."""
     lines = [line for hole in proof.holes for line in _of_hole(hole, file)]
     for title, rules in (
         ("can never hold", proof.unreachable_rules),

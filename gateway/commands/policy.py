@@ -62,20 +62,20 @@ def explain(
 
     _, built = loaded_and_built(file)
     if request is not None:
-        asked = explain_input.read_request(request)
+        sent = explain_input.read_request(request)
     elif curl is not None:
-        asked = explain_input.read_curl(curl)
+        sent = explain_input.read_curl(curl)
     elif model is not None:
         members: dict[str, Any] = explain_input.members_for(_among(need, explain_input.NEEDS, "--need"))
         members |= {"stream": True} if stream else {}
         members |= {"max_completion_tokens": max_output_tokens} if max_output_tokens else {}
         modalities = _among(modality, explain_input.MODALITIES, "--modality")
-        asked = explain_input.ExplainInput(explain_input.body_of(model, text, modalities, members))
+        sent = explain_input.ExplainInput(explain_input.body_of(model, text, modalities, members))
     else:
         raise typer.BadParameter("give the request: --request FILE, --curl LINE or --model NAME")
     for line in header or ():
-        asked.headers |= explain_input.header(line)
-    question = explain_input.question(asked, built.tenancy, key, feature, built.settings.server.max_messages)
+        sent.headers |= explain_input.header(line)
+    question = explain_input.question(sent, built.tenancy, key, feature, built.settings.server.max_messages)
     given = samples.Circumstances(
         now=None if at is None else at.replace(tzinfo=built.tenancy.time_zone).timestamp(),
         budget_used=budget_used,
@@ -108,7 +108,9 @@ def test(
     if junit is not None:
         junit.write_bytes(output.junit(outcomes))
     if form is TextFormat.JSON:
-        typer.echo(msgspec.json.format(msgspec.json.encode([_told(item) for item in outcomes])).decode())
+        typer.echo(
+            msgspec.json.format(msgspec.json.encode([_test_result(item) for item in outcomes])).decode()
+        )
     else:
         for outcome in outcomes:
             typer.echo("\n".join(output.of_outcome(outcome)))
@@ -159,7 +161,7 @@ def outcomes_of(loaded: "Loaded", built: "Built", files: Sequence[Path] | None) 
     return run_tests(built, tests)
 
 
-def _told(outcome: "PolicyTestOutcome") -> dict[str, object]:
+def _test_result(outcome: "PolicyTestOutcome") -> dict[str, object]:
     located = outcome.located
     return {
         "name": located.test.name,

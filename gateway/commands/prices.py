@@ -17,9 +17,9 @@ from gateway.commands.options import (
     DEFAULT_FILE,
     ConfigOption,
     built,
+    exit_on_ledger_error,
     microseconds,
     now_microseconds,
-    told,
 )
 from gateway.core.money import nano_from_usd, usd_text
 
@@ -57,7 +57,7 @@ def list_prices(config: ConfigOption = DEFAULT_FILE, form: ListFormat = PriceFor
     from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
 
     found = built(config)
-    with told("prices list"):
+    with exit_on_ledger_error("prices list"):
         book = read_prices(_url(found))
     rows = [_listed(one, found.tenancy.time_zone) for one in book]
     if form is PriceFormat.JSON:
@@ -127,7 +127,7 @@ def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFA
         name: Source(one.provider, one.model, one.price) for name, one in found.policy.deployments.items()
     }
     span = (microseconds(since.date(), zone), microseconds(until.date(), zone))
-    with told("prices reprice"):
+    with exit_on_ledger_error("prices reprice"):
         done = reprice(_url(found), read_prices(_url(found)), sources, *span)
         days = {"since": since.date().isoformat(), "until": until.date().isoformat()}
         enter(found, "prices reprice", **days, corrected=done.corrected)
@@ -142,7 +142,7 @@ def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> N
     from gateway.ledger.price_versions import PriceChanged, enter_prices  # noqa: PLC0415
 
     versions = list(_versions(found, rows))
-    with told("prices", PriceChanged):
+    with exit_on_ledger_error("prices", PriceChanged):
         enter_prices(_url(found), versions)
         enter(found, "prices enter", versions=sorted({one.version for one in versions}))
     typer.echo(f"Entered {len(versions)} price{'' if len(versions) == 1 else 's'}.")

@@ -11,7 +11,13 @@ from zoneinfo import ZoneInfo
 import typer
 
 from gateway.commands.audit import enter
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, told
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    FormatOption,
+    OutputFormat,
+    exit_on_ledger_error,
+)
 
 if TYPE_CHECKING:
     from gateway.config.load import Loaded
@@ -39,7 +45,7 @@ def history(
 ) -> None:
     """Every version that came into force: when, how, and with --show its whole text."""
     url, zone = _ledger(config, ledger)
-    with told("policy history"):
+    with exit_on_ledger_error("policy history"):
         from gateway.ledger.policies import read_policies
 
         found = read_policies(url)
@@ -61,7 +67,7 @@ def rollback(
     from gateway.policy.rollout.rollback import RollbackRefused, roll_back
 
     url, _ = _ledger(config, ledger)
-    with told("policy rollback", RollbackRefused):
+    with exit_on_ledger_error("policy rollback", RollbackRefused):
         from gateway.ledger.policies import read_policies
 
         old = _version(version, read_policies(url))
@@ -71,7 +77,7 @@ def rollback(
     if reload:
         from gateway.policy.rollout.reload_request import ReloadFailed, request_reload
 
-        with told("policy rollback", ReloadFailed):
+        with exit_on_ledger_error("policy rollback", ReloadFailed):
             typer.echo(request_reload(built.settings))
     elif built.settings.server.watch:
         typer.echo("A running gateway takes it over within seconds.")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, FormatOption, OutputFormat, built, told
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    FormatOption,
+    OutputFormat,
+    built,
+    exit_on_ledger_error,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +60,7 @@ def tco(
         raise typer.BadParameter(f"use one of {', '.join(TcoRows)}", param_hint="--by")
     question = TcoPeriod(since=since, until=until, by=TcoRows(by), what_if=what_if)
     found_file = built(config)
-    with told("tco", WrongTime, WrongWhatIf):
+    with exit_on_ledger_error("tco", WrongTime, WrongWhatIf):
         found = answer(found_file.tco_sources, question, dt.datetime.now(dt.UTC))
     if chart is not None:
         _draw(found, chart)

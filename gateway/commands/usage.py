@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, told
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, exit_on_ledger_error
 from gateway.core import calendar
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def usage(
     found = built(config)
     url, zone = found.settings.ledger.get_secret_value(), found.settings.org.timezone
     question = UsageQuestion(by=by, period=period, since=since, until=until)
-    with told("usage", Unanswerable, ParquetMissing, OSError):
+    with exit_on_ledger_error("usage", Unanswerable, ParquetMissing, OSError):
         rows = usage_rows(url, question, now=time.time(), timezone=zone)
         if form is UsageFormat.TABLE:
             content = _table(rows, question.dimensions.names).encode()

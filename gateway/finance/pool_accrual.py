@@ -18,6 +18,7 @@ from gateway.ledger.spans import Span
 from gateway.ledger.url import database_of
 from gateway.ledger.usage_sums import NO_USAGE, sum_usage
 from gateway.ports import Clock
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.pool")
 
@@ -45,6 +46,7 @@ class PoolAccrual:
         clock: Clock,
         booked: Callable[[Sequence[PoolSpan]], None],
         measured: Callable[[Sequence[PoolUse]], None],
+        tasks: TaskRegistry,
     ) -> None:
         self._url = url
         self._clock = clock
@@ -56,12 +58,15 @@ class PoolAccrual:
         # What was configured before, until when; booked before anything that came after it.
         self._ended: deque[tuple[tuple[Accruing, ...], ZoneInfo, int]] = deque()
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._is_started = False
         self._problem: str | None = None
+        self._task = SupervisedTask(
+            "pool-accrual", self._book_again, tasks, wait=lambda: asyncio.sleep(ACCRUE_SECONDS)
+        )
 
     def configure(self, terms: Iterable[PoolTerms], zone: ZoneInfo) -> None:
         """From now on these. What a pool costs that is not among them any more ends here."""
-        now, is_start = self._now(), self._task is None
+        now, is_start = self._now(), not self._is_started
         before = {pool.plan.deployment: pool.since for pool in self._pools}
         if not is_start:
             self._ended.append((self._pools, self._zone, now))
@@ -78,7 +83,8 @@ class PoolAccrual:
     async def start(self) -> None:
         """Book what was missed, and go on booking. Raises LedgerUnavailable."""
         await self.refresh()
-        self._task = asyncio.create_task(self._run(), name="pool-accrual")
+        self._is_started = True
+        self._task.start()
 
     async def refresh(self) -> None:
         """Book until now. Raises LedgerUnavailable, and then it is caught up with later."""
@@ -92,11 +98,10 @@ class PoolAccrual:
 
     async def close(self) -> None:
         """Stop, and book until now; what cannot be booked is caught up with at the next start."""
-        task, self._task = self._task, None
-        if task is None:
+        await self._task.close()
+        if not self._is_started:
             return
-        task.cancel()
-        await asyncio.wait({task})
+        self._is_started = False
         try:
             await self.refresh()
         except LedgerUnavailable as exc:
@@ -113,15 +118,13 @@ class PoolAccrual:
         if not booking.cancelled() and booking.exception() is None:
             self._booked(booking.result())
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(ACCRUE_SECONDS)
-            try:
-                await self.refresh()
-            except LedgerUnavailable as exc:
-                self._note(str(exc))
-            else:
-                self._note(None)
+    async def _book_again(self) -> None:
+        try:
+            await self.refresh()
+        except LedgerUnavailable as exc:
+            self._note(str(exc))
+        else:
+            self._note(None)
 
     def _note(self, problem: str | None) -> None:
         """One line for each change of state."""

@@ -9,6 +9,7 @@ import structlog
 from gateway.core.pricing import PriceBook
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.price_versions import read_prices
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.prices")
 
@@ -19,19 +20,21 @@ class PriceWatch:
     A version that was entered ahead of time comes into force by the clock, not by a reading.
     """
 
-    def __init__(self, url: str, adopt: Callable[[PriceBook], None], *, refresh_seconds: float) -> None:
+    def __init__(
+        self, url: str, adopt: Callable[[PriceBook], None], tasks: TaskRegistry, *, refresh_seconds: float
+    ) -> None:
         self._url = url
         self._adopt = adopt
         self._refresh_seconds = refresh_seconds
         self._known: list[object] = []
         self._problem: str | None = None
         self._wanted = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("price-watch", self._refresh_again, tasks, wait=self._until_due)
 
     async def start(self) -> None:
         """Adopt what is entered now, and go on watching. Raises LedgerUnavailable."""
         await self.refresh()
-        self._task = asyncio.create_task(self._run(), name="price-watch")
+        self._task.start()
 
     async def refresh(self) -> None:
         """Adopt what is entered now. Raises LedgerUnavailable."""
@@ -47,23 +50,21 @@ class PriceWatch:
         self._wanted.set()
 
     async def close(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+        await self._task.close()
 
-    async def _run(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_seconds):
-                    await self._wanted.wait()
-            self._wanted.clear()
-            try:
-                await self.refresh()
-            except LedgerUnavailable as exc:
-                self._note(str(exc))
-            else:
-                self._note(None)
+    async def _until_due(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._refresh_seconds):
+                await self._wanted.wait()
+
+    async def _refresh_again(self) -> None:
+        self._wanted.clear()
+        try:
+            await self.refresh()
+        except LedgerUnavailable as exc:
+            self._note(str(exc))
+        else:
+            self._note(None)
 
     def _note(self, problem: str | None) -> None:
         """One line for each change of state: the prices known so far stay in force."""

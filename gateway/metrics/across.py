@@ -121,6 +121,7 @@ GAUGES: dict[str, Add] = {
     families.RETIRES.name: min,
     families.RELOAD_OK.name: min,
     families.RELOAD_TIME.name: min,
+    families.TASK_UP.name: min,
     "process_resident_memory_bytes": _plus,
     "process_virtual_memory_bytes": _plus,
     # The bound holds for each process: shown is the fullest one against the lowest bound.

@@ -1,6 +1,6 @@
-"""Tells when a budget has reached a percentage of its limit: by metric, and by webhook with bounded retries.
+"""Alerts when a budget has reached a percentage of its limit: by metric, and by webhook with bounded retries.
 
-Spending decides, not what is only held. Of several workers the first to notice tells.
+Spending decides, not what is only held. Of several workers the first to notice alerts.
 """
 
 import asyncio
@@ -15,13 +15,14 @@ from gateway.core.money import usd_text
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per
 from gateway.ports import BudgetView
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.alerts")
 
 LOOK_SECONDS = 5.0
 POST_SECONDS = 5.0
 PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)
-# Beyond this the webhook has been away for so long that the oldest alerts are no news.
+# Beyond this the webhook has been unreachable for so long that the oldest alerts are no news.
 MAX_WAITING = 1_000
 LIFETIME_SECONDS = 365 * 86_400.0
 
@@ -42,7 +43,7 @@ class _Alert(msgspec.Struct, frozen=True):
 
 
 class BudgetAlerts:
-    """`start`, then `close`. `alerted` is told kind, name, window and percentage of each alert."""
+    """`start`, then `close`. `alerted` gets kind, name, window and percentage of each alert."""
 
     def __init__(
         self,
@@ -51,32 +52,36 @@ class BudgetAlerts:
         org: str,
         alerted: Alerted,
         client: httpx.AsyncClient,
+        tasks: TaskRegistry,
     ) -> None:
         self._store = store
         self._org = org
         self._alerted = alerted
         self._client = client
         self._watched = _watched(scopes)
-        self._told: dict[tuple[str, str, str, int], float] = {}
+        self._reached: dict[tuple[str, str, str, int], float] = {}
         self._waiting: asyncio.Queue[_Alert] = asyncio.Queue(MAX_WAITING)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._looking = SupervisedTask(
+            "budget-alerts", self.look, tasks, wait=lambda: asyncio.sleep(LOOK_SECONDS)
+        )
+        self._posting = SupervisedTask("alert-webhooks", self._post_next, tasks)
         self._is_started = False
 
     def start(self) -> None:
         self._is_started = True
-        if self._watched and not self._tasks:
-            self._tasks = [asyncio.create_task(self._look_again()), asyncio.create_task(self._post_all())]
+        if self._watched:
+            self._looking.start(is_due=True)
+            self._posting.start()
 
     def configure(self, scopes: Iterable[Scope]) -> None:
-        """Watch the budgets of a new configuration. What was told stays told."""
+        """Watch the budgets of a new configuration. Percentages that were reached stay reached."""
         self._watched = _watched(scopes)
         if self._is_started:
             self.start()
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._looking.close()
+        await self._posting.close()
         await self._client.aclose()
 
     async def look(self) -> None:
@@ -95,14 +100,14 @@ class BudgetAlerts:
             window = 0.0 if view.rolling else view.window.start
             if not reached:
                 if view.rolling:
-                    self._told.pop(key, None)
+                    self._reached.pop(key, None)
                 continue
-            if self._told.get(key) == window:
+            if self._reached.get(key) == window:
                 continue
-            self._told[key] = window
+            self._reached[key] = window
             name = f"alert:{view.kind}:{view.name}:{budget.window}:{int(window)}:{percent}"
             if await self._claimed(name, _seconds(view)):
-                self._tell(view, budget, percent)
+                self._alert(view, budget, percent)
 
     async def _claimed(self, name: str, seconds: float) -> bool:
         try:
@@ -111,7 +116,7 @@ class BudgetAlerts:
             _log.warning("alerts.not_claimed", error=str(exc))
             return True
 
-    def _tell(self, view: BudgetView, budget: Budget, percent: int) -> None:
+    def _alert(self, view: BudgetView, budget: Budget, percent: int) -> None:
         self._alerted(view.kind, view.name, budget.window, percent)
         body: dict[str, object] = {
             "event": "budget_alert",
@@ -134,14 +139,8 @@ class BudgetAlerts:
         except asyncio.QueueFull:
             _log.error("alerts.dropped", name=view.name, percent=percent)
 
-    async def _look_again(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def _post_all(self) -> None:
-        while True:
-            await self.post(await self._waiting.get())
+    async def _post_next(self) -> None:
+        await self.post(await self._waiting.get())
 
     async def post(self, alert: _Alert) -> None:
         """Post one alert, with pauses between the tries. Gives up after the last one."""

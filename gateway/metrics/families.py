@@ -143,8 +143,8 @@ LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be commit
 LEDGER_WRITABLE = _gauge(
     "ledger_writable", "", "1 while usage records find their way into the ledger, 0 while they cannot."
 )
-BUILD = _gauge("build_info", "version", "Always 1; the label tells the running version.")
-POLICY = _gauge("policy_info", "version", "Always 1; the label tells the policy version in force.")
+BUILD = _gauge("build_info", "version", "Always 1; the label is the running version.")
+POLICY = _gauge("policy_info", "version", "Always 1; the label is the policy version in force.")
 ENTITY_LOOKS = _counter(
     "entity_looks_total",
     "result",
@@ -164,6 +164,13 @@ RELOAD_TIME = _gauge(
     "config_last_reload_success_timestamp_seconds",
     "",
     "When the file was last brought into force, in seconds since 1970.",
+)
+
+TASK_UP = _gauge(
+    "background_task_up", "task", "1 while the background task works, 0 while it fails and is tried again."
+)
+TASK_FAILURES = _counter(
+    "background_task_failures_total", "task", "Failed turns of the background task; each is tried again."
 )
 
 WORKER_UP = _gauge(
@@ -207,6 +214,8 @@ FAMILIES = (
     RELOADS,
     RELOAD_OK,
     RELOAD_TIME,
+    TASK_UP,
+    TASK_FAILURES,
 )
 # Beside those, of the process that watches over several workers.
 WORKER_FAMILIES = (WORKER_UP, WORKER_RESTARTS)

@@ -11,6 +11,7 @@ from gateway.metrics import families
 from gateway.metrics.families import Family
 from gateway.metrics.series import AttemptSeries, Histogram, RequestSeries
 from gateway.ports import BudgetView, Clock
+from gateway.supervised import TaskRegistry
 
 SECONDS_PER_DAY = 86400.0
 
@@ -23,10 +24,14 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ledger_lag_rows: Callable[[], int]
     ledger_writable: Callable[[], bool]
     policy_version: Callable[[], str]
+    tasks: TaskRegistry
 
 
 class SeriesByLabels:
-    """All series by their label values, in the order of the labels of their family."""
+    """All series by their label values, in the order of the labels of their family.
+
+    Many attributes: one for each family of metrics that the request path or a loop counts in.
+    """
 
     __slots__ = (
         "attempts",
@@ -101,6 +106,13 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.RELOADS, counted.reloads)
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
+    yield from collect_tasks(sources.tasks)
+
+
+def collect_tasks(tasks: TaskRegistry) -> Iterator[Metric]:
+    """The families of background loops."""
+    yield _gauge(families.TASK_UP, {(name,): int(is_up) for name, is_up in tasks.up().items()})
+    yield _counters(families.TASK_FAILURES, {(name,): count for name, count in tasks.failures.items()})
 
 
 def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iterator[Metric]:

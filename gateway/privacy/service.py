@@ -6,13 +6,15 @@ from collections.abc import Callable
 from gateway.core.causes import EntityResult
 from gateway.privacy.settings import RecognizerSettings
 from gateway.privacy.stage import EntityStage
+from gateway.supervised import TaskRegistry
 
 
 class EntityService:
     """Implements the EntityFinder port over at most one stage."""
 
-    def __init__(self, counted: Callable[[EntityResult], None]) -> None:
+    def __init__(self, counted: Callable[[EntityResult], None], tasks: TaskRegistry | None = None) -> None:
         self._counted = counted
+        self._tasks = tasks or TaskRegistry()
         self._stage: EntityStage | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -26,7 +28,7 @@ class EntityService:
             closing.add_done_callback(self._closing.discard)
         self._stage = None
         if settings is not None:
-            self._stage = EntityStage(settings, self._counted)
+            self._stage = EntityStage(settings, self._counted, self._tasks)
             self._stage.start()
 
     @property

@@ -11,6 +11,7 @@ import structlog
 from gateway.core.causes import EntityResult
 from gateway.privacy.frames import BadFrame, RecognizeReply, RecognizeRequest, framed, next_reply
 from gateway.privacy.settings import RecognizerSettings
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.entities")
 
@@ -28,11 +29,16 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TM
 class EntityStage:
     """Implements the EntityFinder port over a process that is started again whenever it ends."""
 
-    def __init__(self, settings: RecognizerSettings, counted: Callable[[EntityResult], None]) -> None:
-        """`counted` gets each answer."""
+    def __init__(
+        self,
+        settings: RecognizerSettings,
+        counted: Callable[[EntityResult], None],
+        tasks: TaskRegistry | None = None,
+    ) -> None:
+        """`counted` is told each answer."""
         self.settings = settings
         self._counted = counted
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("entities", self._keep_running, tasks or TaskRegistry())
         self._process: asyncio.subprocess.Process | None = None
         self._is_ready = False
         self._asked: dict[int, float] = {}
@@ -46,13 +52,10 @@ class EntityStage:
 
     def start(self) -> None:
         """Start the process; until it is ready every text counts as one that nobody could look at."""
-        self._task = asyncio.create_task(self._keep_running(), name="entities")
+        self._task.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.close()
 
     async def find(self, text: str) -> EntityResult:
         """Whether `text` names someone or something that counts; within the deadline, whatever happens."""

@@ -12,6 +12,7 @@ from gateway.quota.redis.leased import LeasedAdmission
 from gateway.quota.redis.rebuild import Books
 from gateway.quota.redis.scripts import Scripts
 from gateway.quota.redis.shared_counters import share_counters
+from gateway.supervised import TaskRegistry
 
 AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
 
@@ -27,11 +28,14 @@ def open_admission(
     spent_in_windows: SpentInWindows,
     shadowed: Shadowed,
     books: Books,
+    tasks: TaskRegistry,
 ) -> AnyAdmission:
     """Not started yet. In memory every request is admitted exactly, without any round trip."""
     if state == "memory":
         return MemoryAdmission(clock, spent_in_windows=spent_in_windows, shadowed=shadowed)
     client = RedisClient(parse_target(state), org, Scripts(), Timing())
     shared = share_counters(client, clock, zone, lease_seconds=lease_seconds)
-    exact = RedisAdmission(shared, clock, spent_in_windows=spent_in_windows, shadowed=shadowed, books=books)
+    exact = RedisAdmission(
+        shared, clock, spent_in_windows=spent_in_windows, shadowed=shadowed, books=books, tasks=tasks
+    )
     return exact if mode == "exact" else LeasedAdmission(exact, shared, clock)

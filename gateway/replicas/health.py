@@ -9,6 +9,7 @@ from gateway.core.balancing import Fleet, ReplicaState
 from gateway.core.catalog import Health
 from gateway.core.errors import UpstreamFailure
 from gateway.ports import Upstream, UpstreamRequest
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.health")
 
@@ -20,10 +21,10 @@ MAX_HEALTH_BYTES = 64 * 1024
 class HealthProber:
     """Keeps `is_up` of each replica. `watch` goes on with another fleet, `close` ends all tasks."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, tasks: TaskRegistry) -> None:
         self._upstream = upstream
-        self._tasks: dict[tuple[ReplicaState, Health], asyncio.Task[None]] = {}
-        self._broken: set[str] = set()
+        self._registry = tasks
+        self._tasks: dict[tuple[ReplicaState, Health], SupervisedTask] = {}
 
     async def watch(self, fleet: Fleet) -> None:
         """Probe the replicas of `fleet` from now on; those that are in it as before are not disturbed."""
@@ -32,55 +33,54 @@ class HealthProber:
         gone = [self._tasks.pop(one) for one in list(self._tasks) if one not in wanted]
         for one in wanted:
             if one not in self._tasks:
-                state, health = one
-                probing = self._probe_for_ever(state, health)
-                self._tasks[one] = asyncio.create_task(probing, name=f"probe {state.replica.name}")
-        await _end(gone)
+                self._tasks[one] = self._begin(*one)
+        await _close(gone)
 
     async def close(self) -> None:
         tasks, self._tasks = list(self._tasks.values()), {}
-        await _end(tasks)
+        await _close(tasks)
 
-    def problem(self) -> str | None:
-        """Why replicas are not watched as they should be, for `readyz`; None when all is well."""
-        if not self._broken:
-            return None
-        return f"health probes: failing for {', '.join(sorted(self._broken))}"
+    def _begin(self, state: ReplicaState, health: Health) -> SupervisedTask:
+        task = SupervisedTask(
+            "replica-probe",
+            _Probe(self._upstream, state, health).probe,
+            self._registry,
+            wait=lambda: asyncio.sleep(health.interval_seconds),
+            subject=state.replica.name,
+            longest_pause_seconds=health.interval_seconds,
+        )
+        task.start(is_due=True)
+        return task
 
-    async def _probe_for_ever(self, state: ReplicaState, health: Health) -> None:
-        name, timeouts = state.replica.name, 0
+
+class _Probe:
+    """The probes of one replica."""
+
+    def __init__(self, upstream: Upstream, state: ReplicaState, health: Health) -> None:
+        self._upstream = upstream
+        self._state = state
+        self._health = health
+        self._timeouts = 0  # in a row
+
+    async def probe(self) -> None:
+        """One probe, and what it says about the replica."""
         try:
-            while True:
-                try:
-                    timeouts = await self._probe_once(state, health, timeouts)
-                    self._broken.discard(name)
-                except Exception:
-                    # Our own defect. A replica that nobody watches must neither go unnoticed nor be given up.
-                    if name not in self._broken:
-                        _log.exception("replica.probe_failed", replica=name)
-                    self._broken.add(name)
-                await asyncio.sleep(health.interval_seconds)
-        finally:
-            self._broken.discard(name)
-
-    async def _probe_once(self, state: ReplicaState, health: Health, timeouts: int) -> int:
-        """The number of time-outs in a row, this probe included."""
-        try:
-            async with asyncio.timeout(health.timeout_seconds):
-                problem = await self._probe(state, health)
+            async with asyncio.timeout(self._health.timeout_seconds):
+                problem = await self._ask()
         except TimeoutError:
-            if timeouts + 1 >= TIMEOUTS_TO_DOWN:
-                _set_up(state, "no answer in time")
-            return timeouts + 1
-        _set_up(state, problem)
-        return 0
+            self._timeouts += 1
+            if self._timeouts >= TIMEOUTS_TO_DOWN:
+                _set_up(self._state, "no answer in time")
+            return
+        self._timeouts = 0
+        _set_up(self._state, problem)
 
-    async def _probe(self, state: ReplicaState, health: Health) -> str | None:
+    async def _ask(self) -> str | None:
         """None when the replica is well, else what is wrong."""
         request = UpstreamRequest(
-            endpoint=state.replica.endpoint,
+            endpoint=self._state.replica.endpoint,
             method=b"GET",
-            target=health.path.encode("ascii"),
+            target=self._health.path.encode("ascii"),
             headers=[(b"accept-encoding", b"identity")],
             body=b"",
         )
@@ -107,11 +107,8 @@ def _set_up(state: ReplicaState, problem: str | None) -> None:
         _log.warning("replica.down", replica=state.replica.name, problem=problem)
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+async def _close(tasks: list[SupervisedTask]) -> None:
+    await asyncio.gather(*(task.close() for task in tasks))
 
 
 def _mark_unprobed_up(fleet: Fleet) -> None:

@@ -1,4 +1,4 @@
-"""What of the admin API the supervisor passes on: everything but health and metrics, which it answers itself.
+"""The admin API that the supervisor passes on: all but health and metrics, which it answers itself.
 
 A worker answers on a Unix socket in a folder that only this user can enter, with its own admin application:
 it checks the token once more. What changes a worker goes to all of them; the rest to the first that serves.
@@ -26,7 +26,7 @@ _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"u
 Headers = list[tuple[bytes, bytes]]
 
 
-def forwarding(
+def proxy_router(
     serving: Callable[[], Sequence[tuple[int, Path]]], changed: Callable[[], Awaitable[None]]
 ) -> APIRouter:
     """A router for every path. `serving` gives number and socket of the workers that take requests.
@@ -60,7 +60,7 @@ async def _one(number: int, path: Path, request: Request, body: bytes) -> Respon
     except BaseException as exc:
         await client.aclose()
         if isinstance(exc, httpx.HTTPError):
-            raise _silent(number) from exc
+            raise _no_answer(number) from exc
         raise
     response = StreamingResponse(_passing(client, answer), status_code=answer.status_code)
     response.raw_headers = _without_hops(answer.headers.raw)
@@ -77,7 +77,7 @@ async def _passing(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIt
 
 
 async def _all(workers: Sequence[tuple[int, Path]], request: Request, body: bytes) -> Response:
-    """The first answer, unless a worker refuses: then that one's. Raises Unavailable when one is silent."""
+    """The first answer, unless a worker refuses: then that one's. Raises Unavailable without an answer."""
     answers = await asyncio.gather(*(_whole(number, path, request, body) for number, path in workers))
     answer = max(answers, key=lambda one: one.is_error)
     response = Response(answer.content, status_code=answer.status_code)
@@ -90,7 +90,7 @@ async def _whole(number: int, path: Path, request: Request, body: bytes) -> http
         try:
             return await client.send(_same(client, request, body))
         except httpx.HTTPError as exc:
-            raise _silent(number) from exc
+            raise _no_answer(number) from exc
 
 
 def _client(path: Path) -> httpx.AsyncClient:
@@ -114,7 +114,7 @@ def _without_hops(headers: Headers) -> Headers:
     return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
 
 
-def _silent(number: int) -> Unavailable:
+def _no_answer(number: int) -> Unavailable:
     return Unavailable(
         f"Worker {number} did not answer. What it was to do may have been done.",
         retry_after_seconds=RETRY_SECONDS,

@@ -1,4 +1,4 @@
-"""The socket pair between the supervisor and a worker: orders one way, reports the other.
+"""The socket pair between the supervisor and a worker: configuration and questions, then answers.
 
 Each message is a msgpack array with its length before it. The end of the stream means that the other process
 has gone, however that came: a worker without its supervisor stops, so that none is left serving for ever.
@@ -29,7 +29,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ConditionRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Wants a Condition with this number. Metrics are asked for less often: thousands take milliseconds."""
+    """Asks for a Condition with this number. Metrics are wanted less often: thousands take milliseconds."""
 
     number: int
     with_metrics: bool
@@ -102,13 +102,13 @@ class ControlChannel(Generic[Received]):
             return
 
 
-async def supervisors_end(own: socket.socket) -> ControlChannel[ToSupervisor]:
-    """The end of the process that gives orders."""
+async def supervisor_channel(own: socket.socket) -> ControlChannel[ToSupervisor]:
+    """The supervisor's end."""
     reader, writer = await asyncio.open_unix_connection(sock=own)
     return ControlChannel(reader, writer, msgspec.msgpack.Decoder(ToSupervisor))
 
 
-async def workers_end(own: socket.socket) -> ControlChannel[ToWorker]:
-    """The end of the process that reports."""
+async def worker_channel(own: socket.socket) -> ControlChannel[ToWorker]:
+    """The worker's end."""
     reader, writer = await asyncio.open_unix_connection(sock=own)
     return ControlChannel(reader, writer, msgspec.msgpack.Decoder(ToWorker))

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from gateway.metrics.across import FamilySamples, lasting, summed
 from gateway.metrics.families import WORKER_RESTARTS, WORKER_UP
 from gateway.workers.control_channel import WorkerConfig
-from gateway.workers.process import WorkerProcess, described
+from gateway.workers.process import WorkerProcess, exit_reason
 from gateway.workers.restarts import DEATHS, LONGEST_PAUSE_SECONDS, WITHIN_SECONDS, Restarts
 
 _log = structlog.get_logger("tollway.supervisor")
@@ -32,7 +32,7 @@ class WorkersFailed(Exception):
 
 
 class Worker:
-    """One number of the crew, through all the lives of its process."""
+    """One worker number, and the processes that run under it one after the other."""
 
     def __init__(self, number: int, admin_path: Path) -> None:
         self.number = number
@@ -40,7 +40,7 @@ class Worker:
         self.process: WorkerProcess | None = None
         self.restarts = 0
         self.must_reload = False
-        self.absence = "starting"  # why there is no process that takes requests
+        self.down_reason = "starting"  # why there is no process that takes requests
         self.left: list[FamilySamples] = []  # what those that died had counted
 
     @property
@@ -53,7 +53,7 @@ class Worker:
         process = self.process
         reasons = process.unready if process is not None else []
         if self.serving is None:
-            reasons = reasons or [self.absence]
+            reasons = reasons or [self.down_reason]
         elif (silence := time.monotonic() - self.serving.heard_at) > SILENCE_SECONDS:
             reasons = [f"has not answered for {silence:.0f} s"]
         return [f"worker {self.number}: {reason}" for reason in reasons]
@@ -75,14 +75,14 @@ class WorkerPool:
     def __init__(
         self,
         workers: Sequence[Worker],
-        orders: Callable[[Worker], WorkerConfig],
-        learned: Callable[[str], None],
+        config_for: Callable[[Worker], WorkerConfig],
+        on_config: Callable[[str], None],
     ) -> None:
-        """`learned` is told the configuration each time that a worker has reloaded it."""
+        """`on_config` gets the configuration each time that a worker has reloaded it."""
         self.workers = workers
-        self._orders = orders
-        self._learned = learned
-        self._keepers: list[asyncio.Task[None]] = []
+        self._config_for = config_for
+        self._on_config = on_config
+        self._runners: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self.failed: asyncio.Future[WorkersFailed] = asyncio.get_running_loop().create_future()
 
@@ -100,9 +100,9 @@ class WorkerPool:
         """SIGTERM to all, SIGKILL after `seconds`. False when a worker did not end in order."""
         self._stop.set()
         self.signal(signal.SIGTERM)
-        if not self._keepers:
+        if not self._runners:
             return True
-        _, late = await asyncio.wait(self._keepers, timeout=seconds)
+        _, late = await asyncio.wait(self._runners, timeout=seconds)
         if late:
             _log.error("supervisor.workers_killed", workers=[w.number for w in self.workers if w.process])
             self.signal(signal.SIGKILL)
@@ -122,15 +122,15 @@ class WorkerPool:
             if worker.process is not None:
                 worker.process.signal(number)
 
-    async def look(self, timeout_seconds: float, *, with_metrics: bool) -> None:
-        """Ask all workers how they are. Who does not answer in time stays as it was."""
+    async def poll(self, timeout_seconds: float, *, with_metrics: bool) -> None:
+        """Ask all workers how they are. The condition of one that does not answer in time stays."""
         processes = [worker.process for worker in self.workers if worker.process is not None]
         await asyncio.gather(
             *(process.ask(timeout_seconds, with_metrics=with_metrics) for process in processes)
         )
 
     def metrics(self) -> list[FamilySamples]:
-        """The sum over all workers, as far as they have told."""
+        """The sum over all workers, as of their latest answers."""
         return summed(worker.metrics() for worker in self.workers)
 
     def own_metrics(self) -> Iterator[Metric]:
@@ -146,8 +146,8 @@ class WorkerPool:
         starts = []
         for worker in workers:
             first = asyncio.get_running_loop().create_future()
-            keeper = asyncio.create_task(self._keep(worker, first), name=f"worker {worker.number}")
-            self._keepers.append(keeper)
+            runner = asyncio.create_task(self._run_worker(worker, first), name=f"worker {worker.number}")
+            self._runners.append(runner)
             starts.append(first)
         if starts:
             ends: set[asyncio.Future[Any]] = {asyncio.gather(*starts), self.failed}
@@ -155,12 +155,12 @@ class WorkerPool:
 
     # --- one worker ---
 
-    async def _keep(self, worker: Worker, first: "asyncio.Future[None]") -> None:
-        """Start the worker again whenever it ends, until the crew stops or has failed."""
+    async def _run_worker(self, worker: Worker, first: "asyncio.Future[None]") -> None:
+        """Start the worker again whenever it ends, until the pool stops or has failed."""
         restarts = Restarts()
         try:
             while True:
-                await self._pause(await self._live(worker, first, restarts))
+                await self._pause(await self._run_process(worker, first, restarts))
                 if self._stop.is_set() or self.failed.done():
                     return
                 worker.restarts += 1
@@ -171,12 +171,12 @@ class WorkerPool:
             if not first.done():
                 first.set_result(None)
 
-    async def _live(self, worker: Worker, first: "asyncio.Future[None]", restarts: Restarts) -> float:
-        """One life. Seconds until the next one."""
+    async def _run_process(self, worker: Worker, first: "asyncio.Future[None]", restarts: Restarts) -> float:
+        """Run one process to its end. Seconds until the next one starts."""
         try:
-            process = worker.process = await WorkerProcess.spawn(self._orders(worker), self._learned)
+            process = worker.process = await WorkerProcess.spawn(self._config_for(worker), self._on_config)
         except OSError as exc:
-            worker.absence = f"cannot be started: {exc.strerror}"
+            worker.down_reason = f"cannot be started: {exc.strerror}"
             return self._could_not_start(worker, first, restarts)
         if self._stop.is_set():
             process.signal(signal.SIGTERM)
@@ -189,7 +189,7 @@ class WorkerPool:
                 first.set_result(None)
         code = await process.ended()
         worker.mark_dead()
-        worker.absence = process.failure or f"starts again after {described(code)}"
+        worker.down_reason = process.failure or f"starts again after {exit_reason(code)}"
         if self._stop.is_set():
             return 0.0
         if process.failure is not None:
@@ -197,25 +197,25 @@ class WorkerPool:
         if code == 0 and process.is_started:
             _log.info("supervisor.worker_ended", worker=worker.number)  # somebody asked it to
             return 0.0
-        _log.error("supervisor.worker_died", worker=worker.number, how=described(code), pid=process.pid)
-        return self._pause_after_death(worker, restarts, described(code))
+        _log.error("supervisor.worker_died", worker=worker.number, how=exit_reason(code), pid=process.pid)
+        return self._pause_after_death(worker, restarts, exit_reason(code))
 
     def _could_not_start(self, worker: Worker, first: "asyncio.Future[None]", restarts: Restarts) -> float:
         """It said why, so another try may help, as long as others serve meanwhile."""
         if not first.done():
-            self._fail(worker.absence, 1)
+            self._fail(worker.down_reason, 1)
             return 0.0
-        _log.error("supervisor.worker_not_started", worker=worker.number, problem=worker.absence)
+        _log.error("supervisor.worker_not_started", worker=worker.number, problem=worker.down_reason)
         if any(other.serving for other in self.workers):
             return LONGEST_PAUSE_SECONDS
-        return self._pause_after_death(worker, restarts, worker.absence)
+        return self._pause_after_death(worker, restarts, worker.down_reason)
 
-    def _pause_after_death(self, worker: Worker, restarts: Restarts, how: str) -> float:
+    def _pause_after_death(self, worker: Worker, restarts: Restarts, reason: str) -> float:
         pause = restarts.died(time.monotonic())
         if pause is None:
             often = f"{DEATHS} times within {WITHIN_SECONDS:g} s"
             self._fail(
-                f"worker {worker.number} died {often} (the last time: {how}), and starting it again "
+                f"worker {worker.number} died {often} (the last time: {reason}), and starting it again "
                 "does not help; the lines above say why",
                 EXIT_KEEPS_DYING,
             )

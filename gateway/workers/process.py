@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import structlog
+
 from gateway.metrics.across import FamilySamples
 from gateway.workers.control_channel import (
     Condition,
@@ -19,8 +21,10 @@ from gateway.workers.control_channel import (
     Started,
     ToSupervisor,
     WorkerConfig,
-    supervisors_end,
+    supervisor_channel,
 )
+
+_log = structlog.get_logger("tollway.supervisor")
 
 
 class WorkerProcess:
@@ -30,28 +34,28 @@ class WorkerProcess:
         self,
         process: asyncio.subprocess.Process,
         control_channel: ControlChannel[ToSupervisor],
-        learned: Callable[[str], None],
+        on_config: Callable[[str], None],
     ) -> None:
         self._process = process
         self._control_channel = control_channel
-        self._learned = learned
-        self._asked = 0
+        self._on_config = on_config
+        self._last_number = 0
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._news = asyncio.Event()  # it has started, or it never will
-        self._reading = asyncio.create_task(self._read(), name="lifeline")
+        self._reading = asyncio.create_task(self._read(), name="control-channel")
         self._is_gone = False
         self.is_started = False
         self.failure: str | None = None
-        # What it told last, and when.
+        # Its latest Condition, and when it came.
         self.unready: list[str] = []
         self.metrics: list[FamilySamples] = []
         self.heard_at = time.monotonic()
 
     @classmethod
-    async def spawn(cls, orders: WorkerConfig, learned: Callable[[str], None]) -> "WorkerProcess":
-        """A fresh interpreter that has got its orders. Raises OSError.
+    async def spawn(cls, config: WorkerConfig, on_config: Callable[[str], None]) -> "WorkerProcess":
+        """A fresh interpreter that has got its `config`. Raises OSError.
 
-        `learned` is told the configuration each time that the worker has reloaded it.
+        `on_config` gets the configuration each time that the worker has reloaded it.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -67,9 +71,9 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        control_channel = await supervisors_end(ours)
-        control_channel.send(orders)
-        return cls(process, control_channel, learned)
+        control_channel = await supervisor_channel(ours)
+        control_channel.send(config)
+        return cls(process, control_channel, on_config)
 
     @property
     def pid(self) -> int:
@@ -81,18 +85,18 @@ class WorkerProcess:
         return self.is_started
 
     async def ended(self) -> int:
-        """Wait for its end and for the last thing that it told. The exit code, negative for a signal."""
+        """Wait for its end and for its last message. The exit code, negative for a signal."""
         code = await self._process.wait()
         await asyncio.wait({self._reading})
         await self._control_channel.close()
         return code
 
     async def ask(self, timeout_seconds: float, *, with_metrics: bool) -> None:
-        """Have it tell how it is now. One that does not in time stays as it was."""
+        """Ask for its Condition. Without an answer in time the latest one stays."""
         if self._is_gone:
             return
-        self._asked += 1
-        number = self._asked
+        self._last_number += 1
+        number = self._last_number
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._control_channel.send(ConditionRequest(number, with_metrics))
         try:
@@ -108,7 +112,10 @@ class WorkerProcess:
     async def _read(self) -> None:
         try:
             while (message := await self._control_channel.receive()) is not None:
-                self._take(message)
+                self._receive(message)
+        except Exception:  # the task's end: a worker that cannot be heard stops, and is started again
+            _log.exception("supervisor.channel_failed", pid=self.pid)
+            await self._control_channel.close()
         finally:
             self._is_gone = True
             self._news.set()
@@ -116,13 +123,13 @@ class WorkerProcess:
                 if not answer.done():
                     answer.set_result(None)
 
-    def _note(self, condition: Condition) -> None:
+    def _keep_condition(self, condition: Condition) -> None:
         self.heard_at = time.monotonic()
         self.unready = condition.unready
         if condition.metrics is not None:
             self.metrics = condition.metrics
 
-    def _take(self, message: ToSupervisor) -> None:
+    def _receive(self, message: ToSupervisor) -> None:
         match message:
             case Started():
                 self.is_started = True
@@ -130,14 +137,14 @@ class WorkerProcess:
             case Failed(problem):
                 self.failure = problem
             case ConfigInForce(text):
-                self._learned(text)
+                self._on_config(text)
             case Condition(number):
-                self._note(message)
+                self._keep_condition(message)
                 if (answer := self._answers.get(number)) is not None and not answer.done():
                     answer.set_result(None)
 
 
-def described(code: int) -> str:
+def exit_reason(code: int) -> str:
     """An exit code in words."""
     if code >= 0:
         return f"exit code {code}"

@@ -1,7 +1,6 @@
 """The process behind `tollway serve --workers N`."""
 
 import asyncio
-import itertools
 import shutil
 import signal
 import socket
@@ -20,15 +19,17 @@ from gateway.config.load import Loaded
 from gateway.config.schema import Settings
 from gateway.http.server.listening import Listening, listen, reserve, url_of
 from gateway.metrics.across import exposition_of, samples_of, summed
+from gateway.metrics.scrape import collect_tasks
 from gateway.metrics.telemetry import CONTENT_TYPE
-from gateway.workers.admin_proxy import forwarding
+from gateway.supervised import SupervisedTask, TaskRegistry
+from gateway.workers.admin_proxy import proxy_router
 from gateway.workers.control_channel import WorkerConfig
 from gateway.workers.pool import Worker, WorkerPool, WorkersFailed
 
 _log = structlog.get_logger("tollway.supervisor")
 
-LOOK_SECONDS = 1.0
-METRICS_EVERY = 5  # looks: the most that a metric can lose when a worker is killed
+POLL_SECONDS = 1.0
+METRICS_EVERY = 5  # polls: the most that a metric can lose when a worker is killed
 ANSWER_SECONDS = 2.0
 ADMIN_DRAIN_SECONDS = 1.0
 # After the streams: what the gateway's own bounds allow for ledger, shared state and what was cut off.
@@ -52,7 +53,7 @@ class Supervisor:
             raise
         self._folder = Path(tempfile.mkdtemp(prefix="tollway-"))
         workers = [Worker(number, self._folder / f"{number}.sock") for number in range(1, count + 1)]
-        self._crew = WorkerPool(workers, self._orders, self._learn)
+        self._pool = WorkerPool(workers, self._worker_config, self._keep_config)
         token = settings.server.admin.token
         app = admin_app(
             token=None if token is None else token.get_secret_value(),
@@ -60,13 +61,17 @@ class Supervisor:
             metrics_content_type=CONTENT_TYPE,
             ready=self.unready_reasons,
             version=__version__,
-            routers=[forwarding(self._serving, self._look)],
+            routers=[proxy_router(self._serving, self._poll)],
             has_schema=False,
         )
         self._admin = Listening(app, self._admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         self._stopping = False
+        self._tasks = TaskRegistry()
+        self._polls = 0
+        self._polled_at = 0.0  # when the latest poll began
+        self._polling = SupervisedTask("worker-poll", self._poll_again, self._tasks, wait=self._until_due)
 
     @property
     def data_url(self) -> str:
@@ -81,58 +86,62 @@ class Supervisor:
 
         Raises WorkersFailed when they cannot serve, or did not stop in order.
         """
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._crew.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._pool.reload)
         await self._admin.start()
         work = asyncio.create_task(self._work(announce), name="supervisor")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        ends: set[asyncio.Future[Any]] = {stopping, work, self._crew.failed}
+        ends: set[asyncio.Future[Any]] = {stopping, work, self._pool.failed}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
             in_order = await self._stop(work)
-        if self._crew.failed.done():
-            raise self._crew.failed.result()
+        if self._pool.failed.done():
+            raise self._pool.failed.result()
         if not in_order:
             raise WorkersFailed("not every worker stopped in time; see the lines above", EXIT_NOT_IN_ORDER)
+        if not work.cancelled():
+            work.result()  # a defect, which has ended the start
 
     async def metrics(self) -> bytes:
         """The sum over all workers, the dead ones included, in Prometheus' text format."""
-        await self._look(with_metrics=True)
-        own = [*samples_of(self._process.collect()), *samples_of(self._crew.own_metrics())]
-        every = summed([own, self._crew.metrics()])
+        await self._poll(with_metrics=True)
+        own = [*samples_of(self._process.collect()), *samples_of(self._pool.own_metrics())]
+        own += samples_of(collect_tasks(self._tasks))
+        every = summed([own, self._pool.metrics()])
         return await asyncio.to_thread(exposition_of, every)
 
     def unready_reasons(self) -> list[str]:
-        """Why no worker takes requests; empty as long as one does."""
+        """Why no worker takes requests, or nobody can say so; empty when one does."""
         if self._stopping:
             return ["shutting down"]
-        reasons = [worker.unready() for worker in self._crew.workers]
-        return [] if not all(reasons) else [reason for some in reasons for reason in some]
+        reasons = [worker.unready() for worker in self._pool.workers]
+        unready = [] if not all(reasons) else [reason for some in reasons for reason in some]
+        return unready + self._tasks.problems()
 
     async def _work(self, announce: Callable[[], None]) -> None:
-        """Start the workers, and keep looking at how they are."""
-        watching = asyncio.create_task(self._watch(), name="watch")
-        try:
-            await self._crew.start()
-            if not self._crew.failed.done():
-                announce()
-            await watching
-        finally:
-            watching.cancel()
+        """Start the workers, keep polling them, and return once they have failed."""
+        self._polling.start(is_due=True)
+        await self._pool.start()
+        if not self._pool.failed.done():
+            announce()
+        await asyncio.wait({self._pool.failed})
 
-    async def _watch(self) -> None:
-        for turn in itertools.count():
-            began = time.monotonic()
-            await self._look(with_metrics=turn % METRICS_EVERY == 0)
-            await asyncio.sleep(max(0.0, began + LOOK_SECONDS - time.monotonic()))
+    async def _until_due(self) -> None:
+        await asyncio.sleep(max(0.0, self._polled_at + POLL_SECONDS - time.monotonic()))
 
-    def _learn(self, text: str) -> None:
+    async def _poll_again(self) -> None:
+        self._polled_at = time.monotonic()
+        with_metrics = self._polls % METRICS_EVERY == 0
+        self._polls += 1
+        await self._poll(with_metrics=with_metrics)
+
+    def _keep_config(self, text: str) -> None:
         """The next worker that starts gets what the others have in force, whatever the file holds by then."""
         self._text = text
 
-    async def _look(self, *, with_metrics: bool = False) -> None:
-        await self._crew.look(ANSWER_SECONDS, with_metrics=with_metrics)
+    async def _poll(self, *, with_metrics: bool = False) -> None:
+        await self._pool.poll(ANSWER_SECONDS, with_metrics=with_metrics)
 
     async def _stop(self, work: "asyncio.Task[None]") -> bool:
         """Whether every worker ended in order."""
@@ -140,26 +149,27 @@ class Supervisor:
         _log.info("supervisor.stopping")
         work.cancel()
         await asyncio.wait({work})
+        await self._polling.close()
         self._reserved.close()
-        in_order = await self._crew.stop(self._server.drain_seconds + CLOSING_SECONDS)
+        in_order = await self._pool.stop(self._server.drain_seconds + CLOSING_SECONDS)
         await self._admin.stop()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         _log.info("supervisor.stopped")
         return in_order
 
-    def _orders(self, worker: Worker) -> WorkerConfig:
+    def _worker_config(self, worker: Worker) -> WorkerConfig:
         return WorkerConfig(
             number=worker.number,
             file=self._file,
             text=self._text,
             data_port=_port(self._reserved),
-            joins=any(other.serving for other in self._crew.workers),
+            joins=any(other.serving for other in self._pool.workers),
             admin_path=str(worker.admin_path),
         )
 
     def _serving(self) -> list[tuple[int, Path]]:
         """Where admin requests can go, the workers that are ready first."""
-        serving = [worker for worker in self._crew.workers if worker.serving is not None]
+        serving = [worker for worker in self._pool.workers if worker.serving is not None]
         serving.sort(key=lambda worker: bool(worker.unready()))
         return [(worker.number, worker.admin_path) for worker in serving]
 

@@ -1,6 +1,6 @@
 """A worker's process: a gateway on a shared data port, for as long as its supervisor lives.
 
-python -m gateway.workers.worker FD      FD is the worker's end of the lifeline
+python -m gateway.workers.worker FD      FD is the worker's end of the control channel
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from gateway.http.server.listening import PortTaken, join
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.metrics.logs import configure_logs
 from gateway.policy.rollout.config_file import ConfigFile
+from gateway.supervised import SupervisedTask
 from gateway.workers.control_channel import (
     FINAL,
     Condition,
@@ -31,7 +32,7 @@ from gateway.workers.control_channel import (
     Started,
     ToWorker,
     WorkerConfig,
-    workers_end,
+    worker_channel,
 )
 
 _log = structlog.get_logger("tollway.worker")
@@ -50,26 +51,26 @@ async def _work(own: socket.socket) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what serves is not read yet
-    control_channel = await workers_end(own)
-    orders = await control_channel.receive()
-    if not isinstance(orders, WorkerConfig):
+    control_channel = await worker_channel(own)
+    config = await control_channel.receive()
+    if not isinstance(config, WorkerConfig):
         return 0
     try:
-        file = ConfigFile(Path(orders.file), os.environ)
-        built = _built(file, orders)
-        configure_logs(built.settings.server.log_level, worker=orders.number)
-        gateway = Gateway(built, file, _listeners(built, orders))
-        reporting = asyncio.create_task(_report(gateway, control_channel, stop), name="lifeline")
-        if await gateway.start_unless(stop, joins=orders.joins):
+        file = ConfigFile(Path(config.file), os.environ)
+        built = _built(file, config)
+        configure_logs(built.settings.server.log_level, worker=config.number)
+        gateway = Gateway(built, file, _listeners(built, config))
+        reporter = _Reporter(gateway, control_channel, stop)
+        reporter.task.start()
+        if await gateway.start_unless(stop, joins=config.joins):
             await _serve(gateway, control_channel, stop)
     except (PortTaken, LedgerUnavailable, _ConfigRefused) as exc:
         control_channel.send(Failed(str(exc)))
         await control_channel.close()
         return 1
-    if reporting.done():
-        _clean_up(Path(orders.admin_path))
-    reporting.cancel()
-    await asyncio.wait({reporting})
+    await reporter.task.close()
+    if reporter.supervisor_gone:
+        _clean_up(Path(config.admin_path))
     control_channel.send(_condition(gateway, FINAL, with_metrics=True))
     await control_channel.close()
     return 0
@@ -86,18 +87,38 @@ async def _serve(gateway: Gateway, control_channel: ControlChannel[ToWorker], st
         await gateway.stop()
 
 
-async def _report(gateway: Gateway, control_channel: ControlChannel[ToWorker], stop: asyncio.Event) -> None:
-    """Answer the supervisor until it has gone, and then stop."""
-    told: str | None = None
-    while (message := await control_channel.receive()) is not None:
+class _Reporter:
+    """Answers the supervisor until it has gone, and then sets `stop`."""
+
+    def __init__(
+        self, gateway: Gateway, control_channel: ControlChannel[ToWorker], stop: asyncio.Event
+    ) -> None:
+        self._gateway = gateway
+        self._control_channel = control_channel
+        self._stop = stop
+        self._reported_text: str | None = None
+        self.supervisor_gone = False
+        self.task = SupervisedTask("worker-report", self._answer_next, gateway.parts.tasks)
+
+    async def _answer_next(self) -> None:
+        message = await self._control_channel.receive()
+        if message is None:
+            _log.warning("worker.supervisor_gone")
+            self.supervisor_gone = True
+            self._stop.set()
+            await asyncio.Event().wait()  # nothing will come any more
         if isinstance(message, ConditionRequest):
-            text = gateway.reloader.text if gateway.reloader is not None else None
-            if text is not None and text is not told:
-                control_channel.send(ConfigInForce(text))
-                told = text
-            control_channel.send(_condition(gateway, message.number, with_metrics=message.with_metrics))
-    _log.warning("worker.supervisor_gone")
-    stop.set()
+            self._report_config()
+            self._control_channel.send(
+                _condition(self._gateway, message.number, with_metrics=message.with_metrics)
+            )
+
+    def _report_config(self) -> None:
+        reloader = self._gateway.reloader
+        text = reloader.text if reloader is not None else None
+        if text is not None and text is not self._reported_text:
+            self._control_channel.send(ConfigInForce(text))
+            self._reported_text = text
 
 
 def _clean_up(admin_path: Path) -> None:
@@ -115,20 +136,20 @@ class _ConfigRefused(Exception):
     """The configuration that the supervisor accepted is not accepted here."""
 
 
-def _built(file: ConfigFile, orders: WorkerConfig) -> Built:
-    found = file.read(orders.text)
+def _built(file: ConfigFile, config: WorkerConfig) -> Built:
+    found = file.read(config.text)
     if found.built is None:
         raise _ConfigRefused("; ".join(map(str, found.problems)))
     return found.built
 
 
-def _listeners(built: Built, orders: WorkerConfig) -> tuple[socket.socket, socket.socket]:
+def _listeners(built: Built, config: WorkerConfig) -> tuple[socket.socket, socket.socket]:
     admin = socket.socket(socket.AF_UNIX)
     with suppress(FileNotFoundError):  # left behind by a worker that was killed
-        Path(orders.admin_path).unlink()
-    admin.bind(orders.admin_path)
+        Path(config.admin_path).unlink()
+    admin.bind(config.admin_path)
     admin.setblocking(False)
-    return join(built.settings.server.data.host, orders.data_port), admin
+    return join(built.settings.server.data.host, config.data_port), admin
 
 
 if __name__ == "__main__":

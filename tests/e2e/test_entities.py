@@ -36,7 +36,7 @@ def harness(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 async def ready(harness: Harness) -> None:
-    await until(lambda: harness.gateway._entities.is_ready)
+    await until(lambda: harness.gateway.parts.entities.is_ready)
 
 
 async def looks(harness: Harness) -> int:

@@ -84,7 +84,7 @@ async def test_a_price_entered_ahead_comes_into_force_by_the_clock_alone(tmp_pat
 async def test_a_reload_takes_up_what_was_entered(tmp_path: Path) -> None:
     async with running(tmp_path, {"server": {"prices_refresh_seconds": 3600}}) as harness:
         enter(harness, version("reloaded"))
-        await harness.gateway.adopt(harness.gateway._built, How.ADMIN)
+        await harness.gateway.adopt(harness.gateway.built, How.ADMIN)
         await adopted(harness, 1)
         assert (await ask(harness))["price_version"] == "reloaded"
 

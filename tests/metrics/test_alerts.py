@@ -11,6 +11,7 @@ from gateway.core.windows import Per, Window
 from gateway.metrics import alerts
 from gateway.metrics.alerts import BudgetAlerts
 from gateway.ports import BudgetView
+from gateway.supervised import TaskRegistry
 from tests.core.builders import NOVEMBER
 
 WEBHOOK = "http://hooks.example/budget"
@@ -55,7 +56,9 @@ class Stage:
         budget = Budget(1_000, Per.DAY, rolling=store.rolling, alert_at=(50, 80, 100), webhook=WEBHOOK)
         scope = Scope(kind="feature", name="triage", budgets=(budget,))
         client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        self.alerts = BudgetAlerts(store, [scope], "acme", lambda *what: self.told.append(what[3]), client)
+        self.alerts = BudgetAlerts(
+            store, [scope], "acme", lambda *what: self.told.append(what[3]), client, TaskRegistry()
+        )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.posted.append(json.loads(request.content))

@@ -40,6 +40,7 @@ from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.series import Histogram
 from gateway.metrics.telemetry import PrometheusTelemetry
 from gateway.ports import BudgetView, Telemetry
+from gateway.supervised import TaskRegistry
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 NOW = 1_800_000_000.0
@@ -71,6 +72,7 @@ def telemetry(
     budgets: tuple[BudgetView, ...] = (),
     fleet: Fleet | None = None,
     registry: CollectorRegistry | None = None,
+    tasks: TaskRegistry | None = None,
 ) -> PrometheusTelemetry:
     found = fleet or Fleet([])
     return PrometheusTelemetry(
@@ -81,6 +83,7 @@ def telemetry(
             ledger_lag_rows=lambda: 7,
             ledger_writable=lambda: False,
             policy_version=lambda: "policy-1",
+            tasks=tasks or TaskRegistry(),
         ),
         clock=FixedClock(),
         version="9.8.7",
@@ -652,7 +655,9 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
         held_nano=0,
         unseen_nano=0,
     )
-    subject = telemetry(budgets=(view,), fleet=Fleet([deployment(retires_at=NOW)]))
+    tasks = TaskRegistry()
+    tasks.failures["pool-accrual"] = 1
+    subject = telemetry(budgets=(view,), fleet=Fleet([deployment(retires_at=NOW)]), tasks=tasks)
     subject.planned("auto", "gpt-4o", "cost", 0.001)
     subject.attempted(record())
     answered(subject, record())

@@ -12,6 +12,7 @@ from gateway.core.catalog import Health
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.ports import Headers, UpstreamRequest, UpstreamResponse
 from gateway.replicas.health import MAX_HEALTH_BYTES, HealthProber
+from gateway.supervised import TaskRegistry
 from tests.core.builders import deployment, local, run
 
 QUICK = Health(path="/health", interval_seconds=0.0001, timeout_seconds=0.02)
@@ -91,7 +92,8 @@ class Stage:
         self.state: ReplicaState = self.fleet.replica_sets["llama"].replicas[0]
         self.state.is_up = up
         self.upstream = ScriptedUpstream(steps, lambda: self.state.is_up)
-        self.prober = HealthProber(self.upstream)
+        self.tasks = TaskRegistry()
+        self.prober = HealthProber(self.upstream, self.tasks)
 
     async def play(self) -> list[bool]:
         """Whether the replica was up after each step."""
@@ -290,19 +292,23 @@ def test_closing_ends_every_task_and_may_be_done_twice_or_before_anything_began(
 
 def test_a_defect_is_logged_once_said_to_whoever_asks_and_does_not_end_the_watch():
     async def check(stage: Stage) -> None:
-        problems: list[str | None] = []
+        problems: list[list[str]] = []
         sends = stage.upstream.send
 
         async def send(request: UpstreamRequest) -> UpstreamResponse:
-            problems.append(stage.prober.problem())
+            problems.append(stage.tasks.problems())
             return await sends(request)
 
         stage.upstream.send = send  # type: ignore[method-assign]
         with structlog.testing.capture_logs() as logs:
             assert await stage.play() == [True, True, False, True]
-        assert [entry["event"] for entry in logs].count("replica.probe_failed") == 1
-        said = "health probes: failing for 127.0.0.1:9101"
-        assert problems == [None, said, said, None, None]
-        assert stage.prober.problem() is None
+        assert [entry["event"] for entry in logs].count("task.failed") == 1
+        said = [
+            "background task replica-probe fails for 127.0.0.1:9101: RuntimeError; the log says why, "
+            "it is tried again"
+        ]
+        assert problems == [[], said, said, [], []]
+        assert stage.tasks.problems() == []
+        assert stage.tasks.failures == {"replica-probe": 2}
 
     with_stage([DEFECT, DEFECT, 503, 200], check)

@@ -55,12 +55,12 @@ def test_a_gauge_is_added_up_or_shown_once_by_its_meaning(name: str, shown: floa
 
 
 def test_a_worker_that_died_leaves_what_it_counted_and_no_gauge() -> None:
-    told = [
+    counted = [
         family("tollway_requests", "counter", 4),
         family("tollway_overhead_seconds", "histogram", 7),
         family("tollway_replica_inflight", "gauge", 9),
     ]
-    assert values(lasting(told)) == [4, 7]
+    assert values(lasting(counted)) == [4, 7]
 
 
 def test_the_sum_is_written_as_one_gateway_would_write_it() -> None:
@@ -74,7 +74,7 @@ def test_the_sum_is_written_as_one_gateway_would_write_it() -> None:
 def test_a_worker_without_a_process_says_its_number_and_why() -> None:
     worker = Worker(2, Path("2.sock"))
     assert worker.unready() == ["worker 2: starting"]
-    worker.absence = "starts again after SIGKILL"
+    worker.down_reason = "starts again after SIGKILL"
     assert worker.unready() == ["worker 2: starts again after SIGKILL"]
 
 

@@ -7,6 +7,7 @@ import structlog
 
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.policies import InForce, PolicyText, put_in_force
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.reload")
 
@@ -17,15 +18,15 @@ LONGEST_PAUSE_SECONDS = 30.0
 class PolicyArchive:
     """Writes to the ledger at `url`, in order, and tries again while the database is unavailable."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tasks: TaskRegistry) -> None:
         self._url = url
         self._waiting: deque[tuple[PolicyText, InForce]] = deque()
         self._more = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("policy-archive", self._write_all, tasks, wait=self._more.wait)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="policy-archive")
+        self._task.start()
 
     def note(self, text: PolicyText, change: InForce) -> None:
         """Never blocks: serving a version does not wait for the database that remembers it."""
@@ -42,9 +43,7 @@ class PolicyArchive:
 
     async def close(self) -> None:
         """Stop, with one last try for what waits."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await self._task.close()
         try:
             await self.flush()
         except LedgerUnavailable as exc:
@@ -52,16 +51,13 @@ class PolicyArchive:
                 "policy.not_archived", problem=str(exc), versions=[text.version for text, _ in self._waiting]
             )
 
-    async def _run(self) -> None:
+    async def _write_all(self) -> None:
+        self._more.clear()
         pause = FIRST_PAUSE_SECONDS
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            while self._waiting:
-                try:
-                    await self.flush()
-                    pause = FIRST_PAUSE_SECONDS
-                except LedgerUnavailable as exc:
-                    _log.warning("policy.not_archived_yet", problem=str(exc), retry_seconds=pause)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        while self._waiting:
+            try:
+                await self.flush()
+            except LedgerUnavailable as exc:
+                _log.warning("policy.not_archived_yet", problem=str(exc), retry_seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -6,7 +6,6 @@ does one that asks for something which only a restart can bring: the answer name
 
 import asyncio
 import enum
-import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -17,6 +16,7 @@ from gateway.config.build import Built
 from gateway.config.problems import Problem, dotted
 from gateway.config.restart import needs_restart
 from gateway.policy.rollout.config_file import Candidate, ConfigFile
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.reload")
 
@@ -71,7 +71,7 @@ class ReloadRefused(Exception):
 
 
 class Reloader:
-    """Reloads one at a time. `adopt` brings a checked version into force; `counted` is told each result."""
+    """Reloads one at a time. `adopt` brings a checked version into force; `counted` gets each result."""
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Reloader:
         built: Built,
         adopt: Callable[[Built, How], Awaitable[None]],  # may raise ReloadRefused
         counted: Callable[[Result], None],
+        tasks: TaskRegistry,
         *,
         watch_seconds: float = WATCH_SECONDS,
     ) -> None:
@@ -90,7 +91,10 @@ class Reloader:
         self._watch_seconds = watch_seconds
         self._turn = asyncio.Lock()
         self._needs_retry = False
-        self._watching: asyncio.Task[None] | None = None
+        self._turns = 0
+        self._watching = SupervisedTask(
+            "config-watch", self._look, tasks, wait=lambda: asyncio.sleep(watch_seconds)
+        )
         self._signalled: set[asyncio.Task[None]] = set()
 
     @property
@@ -100,14 +104,15 @@ class Reloader:
 
     def start(self) -> None:
         """Watch the file, if it says so."""
-        self._watching = asyncio.create_task(self._watch(), name="config-watch")
+        self._watching.start()
 
     async def close(self) -> None:
-        tasks = {*self._signalled, *([self._watching] if self._watching else [])}
-        for task in tasks:
+        await self._watching.close()
+        signalled = set(self._signalled)
+        for task in signalled:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if signalled:
+            await asyncio.wait(signalled)
 
     async def reload(self, how: How) -> Reloaded:
         """Bring the file as it is now into force. Raises ReloadRefused; then nothing has changed."""
@@ -159,17 +164,19 @@ class Reloader:
         )
 
     async def _reload_quietly(self, how: How) -> None:
-        with suppress(ReloadRefused):  # reported where it was found
-            await self.reload(how)
+        try:
+            with suppress(ReloadRefused):  # reported where it was found
+                await self.reload(how)
+        except Exception:  # the task's end: nobody else would see it
+            _log.exception("config.reload_failed", how=how, still_serving=self._built.version)
 
-    async def _watch(self) -> None:
-        for turn in itertools.count(1):
-            await asyncio.sleep(self._watch_seconds)
-            if not self._built.settings.server.watch:
-                continue
-            is_retry = self._needs_retry and turn % TURNS_BEFORE_RETRY == 0
-            if is_retry or await self._is_rewritten():
-                await self._reload_changed(is_retry=is_retry)
+    async def _look(self) -> None:
+        self._turns += 1
+        if not self._built.settings.server.watch:
+            return
+        is_retry = self._needs_retry and self._turns % TURNS_BEFORE_RETRY == 0
+        if is_retry or await self._is_rewritten():
+            await self._reload_changed(is_retry=is_retry)
 
     async def _reload_changed(self, *, is_retry: bool) -> None:
         async with self._turn:

@@ -17,6 +17,7 @@ from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock
 from gateway.quota.memory import Shadowed, SpentInWindows
 from gateway.quota.redis.backfill import BudgetBackfill
+from gateway.quota.redis.client import LONGEST_PAUSE_SECONDS
 from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.fallback import FallbackGrant, unavailable, windows_to_settle
 from gateway.quota.redis.holds import RemoteGrant
@@ -28,9 +29,11 @@ from gateway.quota.redis.settling import NOT_KNOWN, PendingSettlement
 from gateway.quota.redis.shared_counters import SharedCounters
 from gateway.quota.redis.specs import QuotaSpec, packed_ask
 from gateway.quota.redis.upkeep import HoldUpkeep
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 START_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+LOOPS = ("redis-link", "redis-settlements", "redis-rebuild", "redis-backfill", "redis-upkeep")
 
 _log = structlog.get_logger("tollway.redis")
 
@@ -47,6 +50,7 @@ class RedisAdmission:
         shadowed: Shadowed | None = None,
         quarantine_seconds: float = QUARANTINE_SECONDS,
         books: Books | None = None,
+        tasks: TaskRegistry | None = None,
     ) -> None:
         self._client = shared.client
         self._store = shared.store
@@ -69,13 +73,25 @@ class RedisAdmission:
         )
         self.backfill = BudgetBackfill(store, holds, spent_in_windows)
         self.upkeep = HoldUpkeep(store, holds, cache, clock)
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks = tasks or TaskRegistry()
+        self._loops: list[SupervisedTask] = []
 
     async def start(self) -> None:
         """Connect and take over the counters. An unreachable server keeps nobody from starting."""
         self._client.on_connect = self.rebuild.on_connect
-        owned = (self._client, self._settler, self.rebuild, self.backfill, self.upkeep)
-        self._tasks = [asyncio.create_task(item.run()) for item in owned]
+        turns = (
+            self._client.run,
+            self._settler.run,
+            self.rebuild.run,
+            self.backfill.run,
+            self.upkeep.run,
+        )
+        self._loops = [
+            SupervisedTask(name, run, self.tasks, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+            for name, run in zip(LOOPS, turns, strict=True)
+        ]
+        for loop in self._loops:
+            loop.start()
         self.backfill.want(self._cache.scopes, self._cache.zone)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -90,10 +106,9 @@ class RedisAdmission:
         if (lost := self._client.lost) is not None:
             # What does not arrive expires as presumed.
             await asyncio.wait({drained, lost}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        self._tasks.append(drained)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        drained.cancel()
+        loops = [loop.close() for loop in self._loops]
+        await asyncio.gather(drained, *loops, return_exceptions=True)
 
     async def _drain_and_deregister(self) -> None:
         # What is held back while spending is rebuilt must not arrive now; those holds expire as presumed.

@@ -24,6 +24,7 @@ from gateway.quota.redis.quota_lease import LeaseDemand, QuotaLease
 from gateway.quota.redis.replies import Closed, Forgotten, Leased, LeaseReply
 from gateway.quota.redis.shared_counters import SharedCounters
 from gateway.quota.redis.specs import QuotaSpec
+from gateway.supervised import SupervisedTask
 
 _log = structlog.get_logger("tollway.redis")
 
@@ -59,19 +60,22 @@ class LeasedAdmission:
         self._least_requests = least_requests
         self._leases: dict[Principal, QuotaLease] = {}
         self._demands: dict[Principal, LeaseDemand] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._loop = SupervisedTask(
+            "redis-leases",
+            self._renew_if_connected,
+            exact.tasks,
+            wait=lambda: asyncio.sleep(RENEW_SECONDS),
+        )
         self.upkeep = exact.upkeep
         exact.rebuild.leases = self
 
     async def start(self) -> None:
         await self.exact.start()
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def close(self) -> None:
         """Give all leases back, then disconnect."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.close()
         self.return_leases()
         await self.exact.close()
 
@@ -224,14 +228,12 @@ class LeasedAdmission:
             self._retire(self._leases.pop(principal))
         await asyncio.gather(*(self._lease(*item, leases=len(busy)) for item in busy))
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            if self._shared.store.is_connected:
-                try:
-                    await self.renew_leases()
-                except StoreUnavailable as exc:
-                    _log.info("redis.leases_wait", error=str(exc))
+    async def _renew_if_connected(self) -> None:
+        if self._shared.store.is_connected:
+            try:
+                await self.renew_leases()
+            except StoreUnavailable as exc:
+                _log.info("redis.leases_wait", error=str(exc))
 
     async def _lease(self, principal: Principal, demand: LeaseDemand, *, leases: int) -> None:
         store, old, asked = self._shared.store, self._leases.get(principal), self._clock.monotonic()

@@ -23,6 +23,7 @@ from gateway.finance.tco.what_if import WrongWhatIf
 from gateway.metrics.names import LabelNames
 from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import PrometheusTelemetry
+from gateway.supervised import TaskRegistry
 from tests.finance.tco import week
 
 PAGE = Path(__file__).parents[3] / "docs" / "tco.md"
@@ -220,6 +221,7 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
             ledger_lag_rows=lambda: 0,
             ledger_writable=lambda: True,
             policy_version=lambda: "policy",
+            tasks=TaskRegistry(),
         ),
         clock=clock,
         version="1",
@@ -228,7 +230,11 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
 
     async def serve() -> None:
         accrual = PoolAccrual(
-            found.settings.ledger.get_secret_value(), clock, telemetry.pool_booked, used.extend
+            found.settings.ledger.get_secret_value(),
+            clock,
+            telemetry.pool_booked,
+            used.extend,
+            TaskRegistry(),
         )
         accrual.configure(found.pools, found.tenancy.time_zone)
         await accrual.start()

@@ -24,7 +24,7 @@ def journalled(harness: Harness, kind: FrameKind) -> list[str]:
 
 def break_disk(harness: Harness) -> Any:
     """The disk takes nothing more. Returns what makes it whole again."""
-    segment = harness.gateway._ledger._journal._current  # type: ignore[union-attr]
+    segment = harness.gateway.parts.ledger._journal._current  # type: ignore[union-attr]
     write = segment._write
 
     def refuse(descriptor: int, data: bytes) -> int:

@@ -1,0 +1,193 @@
+"""The object graph. Everything of one gateway is built here, from a checked configuration."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import httpx
+import msgspec
+
+from gateway import __version__
+from gateway.assembly import names, rulebook, signer, upstream
+from gateway.clock import SystemClock
+from gateway.config.build import Built
+from gateway.core.audit import Denial, EntryKind
+from gateway.core.balancing import Fleet
+from gateway.core.causes import EntityResult
+from gateway.core.pricing import PriceBook
+from gateway.finance.pool_accrual import PoolAccrual, PoolUse
+from gateway.finance.price_watch import PriceWatch
+from gateway.http.write_coalescer import WriteCoalescer
+from gateway.ledger.audit.trail import AuditTrail
+from gateway.ledger.journal.ledger import JournaledLedger
+from gateway.ledger.journal.opening import open_journaled_ledger
+from gateway.ledger.spending import spent_in_windows
+from gateway.metrics.alerts import BudgetAlerts
+from gateway.metrics.scrape import ScrapeSources
+from gateway.metrics.telemetry import PrometheusTelemetry
+from gateway.policy.rollout.archive import PolicyArchive
+from gateway.ports import BudgetView, Upstream
+from gateway.privacy.service import EntityService
+from gateway.proxy.attempt import Services
+from gateway.proxy.failover import Relay
+from gateway.proxy.pipeline import Pipeline
+from gateway.quota.factory import AnyAdmission, open_admission
+from gateway.quota.memory import Shadowed
+from gateway.replicas.health import HealthProber
+from gateway.supervised import TaskRegistry
+
+
+class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What one gateway is made of, not started yet."""
+
+    clock: SystemClock
+    tasks: TaskRegistry
+    coalescer: WriteCoalescer
+    upstream: Upstream
+    ledger: JournaledLedger
+    admission: AnyAdmission
+    entities: EntityService
+    telemetry: PrometheusTelemetry
+    pipeline: Pipeline
+    prober: HealthProber
+    price_watch: PriceWatch
+    pool_accrual: PoolAccrual
+    alerts: BudgetAlerts
+    archive: PolicyArchive
+
+
+def build_parts(built: Built) -> GatewayParts:
+    """Raises UnusableKey when the configured signing key is none."""
+    clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
+    client = upstream()
+    ledger = _ledger(built, coalescer, clock)
+
+    # Telemetry reads the store, and the store tells telemetry: one of them has to wait for the other.
+    def shadowed(scope: str, limit: str) -> None:
+        telemetry.shadowed(scope, limit)
+
+    def counted(result: EntityResult) -> None:
+        telemetry.entities_looked_for(result)
+
+    admission = _admission(built, ledger, clock, shadowed, tasks)
+    entities = EntityService(counted, tasks)
+    sources = ScrapeSources(
+        budgets=admission.budgets,
+        fleet=lambda: pipeline.rulebook.planner.fleet,
+        ledger_lag_rows=ledger.lag_rows,
+        ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
+        policy_version=lambda: pipeline.rulebook.planner.policy.version,
+        tasks=tasks,
+    )
+    telemetry = PrometheusTelemetry(names=names(built), sources=sources, clock=clock, version=__version__)
+    services = Services(client, admission, ledger, telemetry, clock)
+    pipeline = _pipeline(built, services, ledger, entities)
+    url = built.settings.ledger.get_secret_value()
+    return GatewayParts(
+        clock=clock,
+        tasks=tasks,
+        coalescer=coalescer,
+        upstream=client,
+        ledger=ledger,
+        admission=admission,
+        entities=entities,
+        telemetry=telemetry,
+        pipeline=pipeline,
+        prober=HealthProber(client, tasks),
+        price_watch=_price_watch(built, pipeline, tasks),
+        pool_accrual=_pool_accrual(built, telemetry, clock, tasks),
+        alerts=_alerts(built, admission, telemetry, tasks),
+        archive=PolicyArchive(url, tasks),
+    )
+
+
+def _ledger(built: Built, coalescer: WriteCoalescer, clock: SystemClock) -> JournaledLedger:
+    server = built.settings.server
+    return open_journaled_ledger(
+        built.settings.ledger.get_secret_value(),
+        folder=server.journal_dir,
+        sync=server.journal_sync,
+        coalescer=coalescer,
+        queue_rows=server.ledger_queue_rows,
+        trail=AuditTrail(signer(built), clock.now, version=__version__),
+    )
+
+
+def _admission(
+    built: Built, ledger: JournaledLedger, clock: SystemClock, shadowed: Shadowed, tasks: TaskRegistry
+) -> AnyAdmission:
+    settings = built.settings
+
+    async def spent(views: Sequence[BudgetView]) -> list[tuple[int, int]]:
+        # What has ended is in the ledger before it is asked.
+        await ledger.flush()
+        return await asyncio.to_thread(spent_in_windows, settings.ledger.get_secret_value(), views)
+
+    return open_admission(
+        state=settings.state.get_secret_value(),
+        mode=settings.admission,
+        lease_seconds=settings.lease_seconds,
+        org=settings.org.name,
+        clock=clock,
+        zone=built.tenancy.time_zone,
+        spent_in_windows=spent,
+        books=ledger,
+        shadowed=shadowed,
+        tasks=tasks,
+    )
+
+
+def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entities: EntityService) -> Pipeline:
+    def audit_denial(denial: Denial) -> None:
+        ledger.note(EntryKind.REFUSED, msgspec.structs.asdict(denial))
+
+    return Pipeline(
+        rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities),
+        admission=services.admission,
+        ledger=ledger,
+        relay=Relay(services),
+        telemetry=services.telemetry,
+        clock=services.clock,
+        random=random.random,
+        denied=audit_denial,
+    )
+
+
+def _price_watch(built: Built, pipeline: Pipeline, tasks: TaskRegistry) -> PriceWatch:
+    def adopt(book: PriceBook) -> None:
+        pipeline.prices = book
+
+    settings = built.settings
+    return PriceWatch(
+        settings.ledger.get_secret_value(),
+        adopt,
+        tasks,
+        refresh_seconds=settings.server.prices_refresh_seconds,
+    )
+
+
+def _pool_accrual(
+    built: Built, telemetry: PrometheusTelemetry, clock: SystemClock, tasks: TaskRegistry
+) -> PoolAccrual:
+    def measured(found: Sequence[PoolUse]) -> None:
+        telemetry.pool_measured(
+            {one.deployment: one.utilisation for one in found if one.utilisation is not None},
+            {
+                one.deployment: one.nano_usd_per_million_tokens
+                for one in found
+                if one.nano_usd_per_million_tokens is not None
+            },
+        )
+
+    url = built.settings.ledger.get_secret_value()
+    accrual = PoolAccrual(url, clock, telemetry.pool_booked, measured, tasks)
+    accrual.configure(built.pools, built.tenancy.time_zone)
+    return accrual
+
+
+def _alerts(
+    built: Built, admission: AnyAdmission, telemetry: PrometheusTelemetry, tasks: TaskRegistry
+) -> BudgetAlerts:
+    org = built.settings.org.name
+    client = httpx.AsyncClient()
+    return BudgetAlerts(admission, built.scopes, org, telemetry.budget_alerted, client, tasks)

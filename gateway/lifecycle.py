@@ -1,0 +1,178 @@
+"""Start, readiness and stop of one gateway.
+
+Each start registers its close. The data port starts early, so that clients hear why they have to wait; it
+closes first, and the ledger closes after everything that may still book. No failing close keeps it from that.
+"""
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from gateway.adoption import Adoption
+from gateway.closing import Close, OrderedClosing
+from gateway.config.screening import recognizer_settings
+from gateway.core.audit import EntryKind
+from gateway.graph import GatewayParts
+from gateway.http.server.listening import Listening
+from gateway.ledger.retry import retry_until_available
+from gateway.policy.rollout.reloader import How, Reloader
+
+_log = structlog.get_logger("tollway.app")
+
+
+class ClosingStep(enum.Enum):
+    """What starts and closes, in the order of closing."""
+
+    RELOADER = "reloader"
+    DATA_PORT = "data port"
+    ENTITIES = "entities"
+    PROBER = "prober"
+    UPSTREAM = "upstream"
+    ALERTS = "alerts"
+    PRICE_WATCH = "price watch"
+    POOL_ACCRUAL = "pool accrual"
+    ARCHIVE = "policy archive"
+    ADMISSION = "admission"
+    LEDGER = "ledger"
+    ADMIN_PORT = "admin port"
+
+
+class Readiness:
+    """Why new requests should go elsewhere."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self.stopping = False
+        self.waiting_for: str | None = None  # what a start waits for
+
+    def reasons(self) -> list[str]:
+        """Empty when requests may come."""
+        ledger = self._parts.ledger
+        reasons = ["shutting down"] if self.stopping else []
+        if (problem := self.waiting_for or ledger.problem()) is not None:
+            reasons.append(problem)
+        elif not self._parts.pipeline.opened.is_set():
+            reasons.append("starting")
+        elif not ledger.has_room():
+            reasons.append(f"ledger: {ledger.lag_rows()} rows wait for a database that does not answer")
+        return reasons + self._parts.tasks.problems()
+
+
+class Lifecycle:
+    """`start`, then `stop`."""
+
+    def __init__(
+        self,
+        parts: GatewayParts,
+        adoption: Adoption,
+        readiness: Readiness,
+        reloader: Reloader | None,
+        *,
+        data: Listening,
+        admin: Listening,
+        urls: Callable[[], dict[str, str]],
+    ) -> None:
+        """`urls` are those of the data and the admin port, for the log."""
+        self._parts = parts
+        self._adoption = adoption
+        self._readiness = readiness
+        self._reloader = reloader
+        self._data = data
+        self._admin = admin
+        self._urls = urls
+        self._closing = OrderedClosing(ClosingStep)
+
+    async def start(self, *, joins: bool) -> None:
+        """As `Gateway.start`. What a start that fails or is cancelled has begun is closed again."""
+        try:
+            await self._start_all(joins=joins)
+        except BaseException:
+            await self._undo()
+            raise
+        _log.info("gateway.started", data=self._urls()["data"], policy=self._adoption.built.version)
+
+    async def start_unless(self, stop: asyncio.Event, *, joins: bool) -> bool:
+        """As `Gateway.start_unless`."""
+        starting = asyncio.create_task(self.start(joins=joins), name="start")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                return True
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            await asyncio.wait({starting})
+        if not starting.cancelled():
+            starting.result()
+            await self.stop()
+        return False
+
+    async def stop(self) -> None:
+        """As `Gateway.stop`. Raises what the last failing close raised, after all others were closed."""
+        self._readiness.stopping = True
+        _log.info("gateway.stopping")
+        await self._closing.close()
+        _log.info("gateway.stopped", rows_left=self._parts.ledger.lag_rows())
+
+    async def _start_all(self, *, joins: bool) -> None:
+        parts, closing, built = self._parts, self._closing, self._adoption.built
+        closing.register(ClosingStep.UPSTREAM, parts.upstream.close)  # it connects when it is first used
+        parts.admission.configure(built.scopes, built.tenancy.time_zone)
+        closing.register(ClosingStep.ENTITIES, parts.entities.close)
+        parts.entities.configure(recognizer_settings(built.settings))
+        await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
+        closing.register(ClosingStep.PROBER, parts.prober.close)
+        await parts.prober.watch(parts.pipeline.rulebook.planner.fleet)
+        if not joins:
+            await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
+        await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)
+        await self._start_when_possible(
+            ClosingStep.PRICE_WATCH, parts.price_watch.start, parts.price_watch.close
+        )
+        await self._start_when_possible(ClosingStep.ADMISSION, parts.admission.start, parts.admission.close)
+        await self._start_when_possible(
+            ClosingStep.POOL_ACCRUAL, parts.pool_accrual.start, parts.pool_accrual.close
+        )
+        self._start_loops()
+        parts.pipeline.opened.set()
+        if joins:
+            await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
+
+    def _start_loops(self) -> None:
+        """What needs nothing to start with but a ledger that is open."""
+        parts, closing, built = self._parts, self._closing, self._adoption.built
+        closing.register(ClosingStep.ALERTS, parts.alerts.close)
+        parts.alerts.start()
+        closing.register(ClosingStep.ARCHIVE, parts.archive.close)
+        parts.archive.start()
+        self._adoption.archive(How.START)
+        parts.ledger.note(EntryKind.ACT, {"act": "start", "policy": built.version})
+        if self._reloader is not None:
+            closing.register(ClosingStep.RELOADER, self._reloader.close)
+            self._reloader.start()
+
+    async def _start(self, part: ClosingStep, start: Callable[[], Awaitable[None]], close: Close) -> None:
+        self._closing.register(part, close)
+        await start()
+
+    async def _start_when_possible(
+        self, part: ClosingStep, start: Callable[[], Awaitable[None]], close: Close
+    ) -> None:
+        """Wait for the ledger's database as long as it takes. Raises LedgerUnusable."""
+        self._closing.register(part, close)
+        await retry_until_available(start, self._wait_for)
+
+    async def _undo(self) -> None:
+        """The caller raises why the start ended, so what fails here is only logged."""
+        with suppress(Exception):  # each failing close has been logged by itself
+            await self.stop()
+
+    def _wait_for(self, problem: str | None) -> None:
+        if problem is not None and self._readiness.waiting_for is None:  # one line for each change of state
+            _log.warning("gateway.waiting", problem=problem, **self._urls())
+        self._readiness.waiting_for = problem
