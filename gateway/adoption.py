@@ -49,9 +49,8 @@ class Adoption:
     def archive(self, how: How) -> None:
         """Have the ledger's database remember that `built` came into force now."""
         built, at = self.built, int(self._parts.clock.now() * 1_000_000)
-        text = PolicyText(
-            version=built.version, text=built.redacted.text, whole=built.redacted.whole, kept_at=at
-        )
+        shown = built.redacted
+        text = PolicyText(version=built.version, text=shown.text, whole=shown.whole, kept_at=at)
         self._parts.archive.note(text, InForce(at=at, version=built.version, how=how))
 
     async def _adopt_budgets(self, built: Built) -> None:

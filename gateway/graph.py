@@ -189,5 +189,5 @@ def _alerts(
     built: Built, admission: AnyAdmission, telemetry: PrometheusTelemetry, tasks: TaskRegistry
 ) -> BudgetAlerts:
     org = built.settings.org.name
-    client = httpx.AsyncClient()
+    client = httpx.AsyncClient(trust_env=built.settings.server.proxy_from_env)
     return BudgetAlerts(admission, built.scopes, org, telemetry.budget_alerted, client, tasks)
