@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.ledger_writer import record
+from gateway.core.answer import Usage
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.usage import Usage
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.frames import final_frame, intent_frame
 from gateway.ledger.journal.journal import Journal

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from gateway.config.build import Built, build
 from gateway.config.load import load
+from gateway.core.answer import Usage
+from gateway.core.facts import RecordedFacts
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.recorded import RecordedFacts
-from gateway.core.usage import Usage
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.spans import Span

@@ -23,7 +23,7 @@ from gateway.commands.options import (
     month_after,
     now_microseconds,
 )
-from gateway.core.money import usd_text
+from gateway.core.pricing import usd_text
 
 ledger_app = typer.Typer(
     help="See where the ledger stands, migrate, close periods, delete old rows, rebuild totals.",

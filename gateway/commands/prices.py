@@ -21,7 +21,8 @@ from gateway.commands.options import (
     microseconds,
     now_microseconds,
 )
-from gateway.core.money import nano_from_usd, usd_text
+from gateway.core.money import nano_from_usd
+from gateway.core.pricing import usd_text
 
 if TYPE_CHECKING:
     from gateway.config.build import Built

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from gateway.core.catalog import Deployment, Replica
+from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import Pace
 
@@ -92,10 +92,11 @@ class ReplicaState:
     No await between `ReplicaSet.choose` and `async with`: requests of the same moment are to spread out.
     """
 
-    __slots__ = ("breaker", "in_flight", "is_up", "replica")
+    __slots__ = ("breaker", "in_flight", "is_up", "paths", "replica")
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
+        self.paths = {api: replica.target(api) for api in Api}
         self.breaker = Breaker()
         self.in_flight = 0
         self.is_up = True  # until the first probe says otherwise

@@ -92,12 +92,25 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable price. `tiers` holds the rates of service tiers that differ from the standard one.
 
     `tier_versions` names the versions of those tiers whose price is of another version than the standard one.
+    `dearest_standard` and `dearest_any` are upper bounds (input, output) per million tokens, of the standard
+    tier and of all: derived, never given.
     """
 
     version: str
     standard: Rates
     tiers: Mapping[str, Rates] = {}
     tier_versions: Mapping[str, str] = {}
+    dearest_standard: tuple[int, int] = (0, 0)
+    dearest_any: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        # Worked out once: every hold is priced at them.
+        found = [
+            (rates.dearest_input, rates.dearest_output) for rates in (self.standard, *self.tiers.values())
+        ]
+        msgspec.structs.force_setattr(self, "dearest_standard", found[0])
+        any_tier = max(each[0] for each in found), max(each[1] for each in found)
+        msgspec.structs.force_setattr(self, "dearest_any", any_tier)
 
     def rates(self, service_tier: str | None) -> Rates:
         """Rates of the tier that the response names; an unnamed or unlisted tier is the standard one."""
@@ -116,14 +129,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
         Only an explicit `default` pins the standard tier: with anything else the account's settings decide.
         """
-        standard = self.standard
-        if not self.tiers or service_tier == "default":
-            return standard.dearest_input, standard.dearest_output
-        tiers = (standard, *self.tiers.values())
-        return (
-            max(rates.dearest_input for rates in tiers),
-            max(rates.dearest_output for rates in tiers),
-        )
+        return self.dearest_standard if service_tier == "default" else self.dearest_any
 
 
 class Zone(msgspec.Struct, frozen=True):

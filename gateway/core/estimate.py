@@ -100,7 +100,9 @@ def ask_for(
     prompt_nano = output_rate = output_tokens = 0
     for deployment, expected in zip(candidates, estimates, strict=True):
         for price in book.prices_soon(deployment, at):
-            input_rate, rate = price.dearest(call.service_tier)
+            input_rate, rate = (
+                price.dearest_any if call.service_tier is None else price.dearest(call.service_tier)
+            )
             prompt_nano = max(prompt_nano, -(-expected.prompt_bound * input_rate // 1_000_000))
             output_rate = max(output_rate, rate)
         output_tokens = max(output_tokens, expected.output)

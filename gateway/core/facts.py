@@ -1,15 +1,25 @@
-"""What the conditions of rules see of a request; each fact is worked out when a condition asks for it."""
+"""What a decision depends on: the facts that conditions of rules see, and those that a row keeps.
+
+Conditions work each fact out when they ask for it. What a row keeps lets another policy be tried on past
+traffic. It has never a word of the prompt, and every value is bounded: a client cannot make a row large.
+"""
 
 import datetime
+import hashlib
 from collections.abc import Callable, Mapping
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from gateway.core.balancing import Fleet
-from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS, Call
+from gateway.core.call import BYTES_PER_TOKEN, MAX_TAG_LENGTH, MAX_TAGS, Call
+from gateway.core.causes import MediaContent, written
+from gateway.core.media import NO_MEDIA, Media
 from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.screening import Classified
 from gateway.core.tenancy import Principal
+
+UNIT_BYTES = 5
 
 # The names within the variables that are maps with fixed names. Those of `pool` are the deployments.
 TIME_NAMES = ("year", "month", "day", "weekday", "hour", "minute", "days_left")
@@ -77,7 +87,7 @@ _FACTS: Mapping[str, Callable[[Facts], object]] = {
     "modalities": lambda facts: [str(item) for item in facts.call.modalities],
     "tools": lambda facts: "tools" in facts.call.needs,
     "stream": lambda facts: facts.call.stream,
-    "prompt_tokens": lambda facts: facts.call.prompt_tokens,
+    "prompt_tokens": lambda facts: prompt_tokens(facts.call),
     "max_output_tokens": lambda facts: facts.call.max_output or 0,
     "tags": lambda facts: dict(tags_of(facts.call, facts.moment.header(b"x-tollway-tags"))),
     "budget": lambda facts: {"used": facts.moment.budget_used()},
@@ -85,6 +95,11 @@ _FACTS: Mapping[str, Callable[[Facts], object]] = {
     "time": lambda facts: dict(facts.moment.local_time()),
 }
 VARIABLES = tuple(_FACTS)
+
+
+def prompt_tokens(call: Call) -> int:
+    """Estimate of the text's tokens, the same for every deployment."""
+    return call.text_bytes // BYTES_PER_TOKEN + 1
 
 
 def local_time(now: float, zone: ZoneInfo) -> dict[str, int]:
@@ -112,3 +127,97 @@ def tags_of(call: Call, header: str | None) -> Mapping[str, str]:
         if found and name.strip():
             tags[name.strip()[:MAX_TAG_LENGTH]] = value.strip()[:MAX_TAG_LENGTH]
     return tags
+
+
+def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
+    """Who is to stay with one deployment: a session, else a key's user. None: nothing says who it is.
+
+    A short digest, which can be kept: it tells units apart and names nobody.
+    """
+    if moment.unit is not None:
+        return moment.unit
+    session = moment.header(b"x-tollway-session")
+    if session:
+        return digest(f"{principal.key}\0session\0{session}", UNIT_BYTES).hex()
+    if call.user is not None:
+        return digest(f"{principal.key}\0user\0{call.user}", UNIT_BYTES).hex()
+    return None
+
+
+def digest(text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+MOST = 2**53  # exact in JSON everywhere
+DIGITS = 6
+
+# Attempts in flight, available replicas, and all replicas of a pool.
+PoolState = tuple[int, int, int]
+
+
+class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """`draw` in [0, 1) is what a split by weights went by. `budget` is the share used of the fullest budget.
+
+    `pools` leaves out those that were idle and whole. `text_bytes` 0: nothing of this was recorded.
+    `needs` are capabilities in alphabetical order, with commas, as are `finds`: what in the text raised the
+    request to its privacy class. `named` is the class of the caller's header. `unit` tells apart whom sticky
+    shares keep together.
+    """
+
+    text_bytes: int = 0
+    max_output: int | None = None
+    choices: int = 1
+    prompts: int = 1
+    needs: str = ""
+    media: Media = NO_MEDIA
+    named: str = ""
+    finds: str = ""
+    unit: str | None = None
+    draw: float = 0.0
+    budget: float = 0.0
+    pools: Mapping[str, PoolState] = {}
+
+
+NOTHING_RECORDED = RecordedFacts()
+
+
+def recorded_facts(
+    call: Call, principal: Principal, classified: Classified, named: str | None, moment: Moment, fleet: Fleet
+) -> RecordedFacts:
+    """The facts of `call` as it is planned at `moment`. `named` is the class that the caller named."""
+    needs = call.needs
+    return RecordedFacts(
+        text_bytes=call.text_bytes,
+        max_output=None if call.max_output is None else min(call.max_output, MOST),
+        choices=call.choices,
+        prompts=call.prompts,
+        needs=",".join(sorted(needs)) if needs else "",
+        media=call.media,
+        named=named or "",
+        finds=_finds(classified),
+        unit=unit_of(call, principal, moment),
+        draw=round(moment.random, DIGITS),
+        budget=round(moment.budget_used(), DIGITS),
+        pools=_busy(fleet, moment.monotonic),
+    )
+
+
+def _finds(classified: Classified) -> str:
+    if not classified.raised_by:
+        return ""
+    # The row's column of modalities names its media.
+    causes = [item.by for item in classified.raised_by if not isinstance(item.by, MediaContent)]
+    return ",".join(sorted(map(written, causes)))
+
+
+def _busy(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
+    found: dict[str, PoolState] = {}
+    for name, replica_set in fleet.replica_sets.items():
+        in_flight = available = 0
+        for state in replica_set.replicas:
+            in_flight += state.in_flight
+            available += state.available(monotonic)
+        count = len(replica_set.replicas)
+        if in_flight or available < count:
+            found[name] = (in_flight, available, count)
+    return found

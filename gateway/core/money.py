@@ -15,13 +15,6 @@ def nano_from_usd(usd: Decimal | int | str) -> NanoUsd:
     return NanoUsd(int(scaled.to_integral_value(rounding=ROUND_CEILING)))
 
 
-def usd_text(nano: int) -> str:
-    """`nano` as decimal dollars with nine digits, exactly: 1_500_000_000 -> '1.500000000'."""
-    sign = "-" if nano < 0 else ""
-    dollars, rest = divmod(abs(nano), NANO_PER_USD)
-    return f"{sign}{dollars}.{rest:09d}"
-
-
 def usd_decimal(nano: int) -> Decimal:
     """`nano` as a Decimal number of dollars, exactly."""
     return Decimal(nano).scaleb(-9)

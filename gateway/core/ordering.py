@@ -1,6 +1,5 @@
 """Put the deployments that are left into order: by cost, latency, quality, the file's order, or by shares."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 
@@ -10,7 +9,7 @@ from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Deployment, Model, Objective, Rule
 from gateway.core.estimate import Estimate
-from gateway.core.facts import Moment
+from gateway.core.facts import Moment, digest, unit_of
 from gateway.core.retirement import ServingSet
 from gateway.core.tenancy import Principal
 
@@ -18,7 +17,6 @@ Pair = tuple[Deployment, Estimate]
 
 # Typical answers are far shorter than their cap, so deployments are compared by this many tokens at most.
 LIKELY_OUTPUT_TOKENS = 256
-UNIT_BYTES = 5
 
 
 class Sorting(msgspec.Struct, frozen=True, gc=False):
@@ -103,31 +101,12 @@ def _drawn(pairs: list[Pair], weights: Mapping[str, float], random: float) -> li
     return ordered
 
 
-def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
-    """Who is to stay with one deployment: a session, else a key's user. None: nothing says who it is.
-
-    A short digest, which can be kept: it tells units apart and names nobody.
-    """
-    if moment.unit is not None:
-        return moment.unit
-    session = moment.header(b"x-tollway-session")
-    if session:
-        return _digest(f"{principal.key}\0session\0{session}", UNIT_BYTES).hex()
-    if call.user is not None:
-        return _digest(f"{principal.key}\0user\0{call.user}", UNIT_BYTES).hex()
-    return None
-
-
 def _affinity(unit: str, deployment: str, weight: float) -> float:
     """How much `unit` is drawn to `deployment`: over many units, each is first in proportion to its weight.
 
     Each deployment is judged by itself, so one that comes, goes or changes its share moves only the units
     that this concerns (rendezvous hashing with weights).
     """
-    digest = _digest(f"{unit}\0{deployment}", 8)
-    point = ((int.from_bytes(digest) >> 11) + 0.5) / 2**53  # as many bits as a float holds, so never 0 or 1
+    found = digest(f"{unit}\0{deployment}", 8)
+    point = ((int.from_bytes(found) >> 11) + 0.5) / 2**53  # as many bits as a float holds, so never 0 or 1
     return -weight / math.log(point) if weight else 0.0
-
-
-def _digest(text: str, size: int) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()

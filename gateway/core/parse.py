@@ -61,7 +61,8 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
         media=media,
         service_tier=_optional(body, "service_tier", str, "a string"),
         tags=_tags(body),
-        rest=_encode(body),
+        rest=(rest := _encode(body)),
+        text_bytes=len(rest) - media.bytes,
         user=_user(body),
         prompts=prompts,
     )

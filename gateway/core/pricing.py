@@ -12,9 +12,9 @@ from operator import attrgetter
 
 import msgspec
 
+from gateway.core.answer import Usage
 from gateway.core.catalog import Deployment, Price, Rates
-from gateway.core.money import TOKENS_PER_PRICE_UNIT
-from gateway.core.usage import Usage
+from gateway.core.money import NANO_PER_USD, TOKENS_PER_PRICE_UNIT
 
 STANDARD = "standard"
 
@@ -173,3 +173,10 @@ def counterfactuals(
         for deployment in deployments
         if deployment.name != chosen
     }
+
+
+def usd_text(nano: int) -> str:
+    """`nano` as decimal dollars with nine digits, exactly: 1_500_000_000 -> '1.500000000'."""
+    sign = "-" if nano < 0 else ""
+    dollars, rest = divmod(abs(nano), NANO_PER_USD)
+    return f"{sign}{dollars}.{rest:09d}"

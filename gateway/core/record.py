@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.core.recorded import NOTHING_RECORDED, RecordedFacts
-from gateway.core.usage import Usage
+from gateway.core.answer import Usage
+from gateway.core.facts import NOTHING_RECORDED, RecordedFacts
 
 
 class Outcome(enum.StrEnum):

@@ -4,7 +4,7 @@ import math
 
 from gateway.core.admission import Ask, fit_output
 from gateway.core.errors import BudgetExceeded, LimitExceeded
-from gateway.core.money import usd_text
+from gateway.core.pricing import usd_text
 
 # A slot is free when a request ends, which nobody can foresee.
 SLOT_WAIT_SECONDS = 1.0

@@ -137,7 +137,8 @@ def text_for_entities(body: _Body, classified: Classified) -> str:
 
 def sized_for(call: Call, stand_in: StandIn) -> Call:
     """`call` as large as the larger of the two bodies that may be sent for it."""
-    return msgspec.structs.replace(call, growth=max(len(stand_in.masked.rest) - len(call.rest), 0))
+    growth = max(len(stand_in.masked.rest) - len(call.rest), 0)
+    return msgspec.structs.replace(call, text_bytes=call.text_bytes + growth)
 
 
 def with_entities(classified: Classified, screening: Screening, result: EntityResult) -> Classified:

@@ -11,8 +11,7 @@ Rules:
 
 import re
 
-from gateway.core.answer import BROKEN_JSON, Observed, observe
-from gateway.core.usage import WireUsage
+from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import msgspec
 
+from gateway.core.answer import Usage
 from gateway.core.catalog import Rates
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
 from gateway.core.pool_cost import HOUR, Weights
 from gateway.core.pricing import cost
-from gateway.core.usage import Usage
 
 HOURS_PER_MONTH = 730  # as for the transfer price
 CURVE_PERCENT = range(5, 101, 5)

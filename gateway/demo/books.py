@@ -8,7 +8,8 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample as MetricSample
 
-from gateway.core.money import NANO_PER_USD, usd_text
+from gateway.core.money import NANO_PER_USD
+from gateway.core.pricing import usd_text
 from gateway.demo.failure import DemoFailed
 from gateway.demo.samples import SECRETS
 from gateway.demo.stage import Stage

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway import __version__
-from gateway.core.money import usd_decimal, usd_text
+from gateway.core.money import usd_decimal
+from gateway.core.pricing import usd_text
 from gateway.demo.books import BudgetState, DemoBooks, Secrecy
 from gateway.demo.samples import Sample
 from gateway.demo.stage import GPT_4O, Stage

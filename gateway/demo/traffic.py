@@ -13,12 +13,12 @@ import httpx
 import msgspec
 import orjson
 
+from gateway.core.answer import Usage, WireUsage, usage_from_wire
 from gateway.core.catalog import Api
 from gateway.core.causes import written
 from gateway.core.parse import parse_call
 from gateway.core.pricing import cost
 from gateway.core.tenancy import Principal
-from gateway.core.usage import Usage, WireUsage, usage_from_wire
 from gateway.demo.failure import DemoFailed
 from gateway.demo.samples import Sample
 from gateway.demo.stage import Stage

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.answer import Usage
 from gateway.core.catalog import Price
 from gateway.core.pricing import PriceBook, cost
-from gateway.core.usage import Usage
 from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.rows import Row

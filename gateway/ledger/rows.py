@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.answer import Usage
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.usage import Usage
 from gateway.ledger.tables import COLUMNS
 
 Row = tuple[str | int | float | None, ...]

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import structlog
 
-from gateway.core.money import usd_text
+from gateway.core.pricing import usd_text
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per
 from gateway.ports import BudgetView

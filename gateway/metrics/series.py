@@ -6,7 +6,7 @@ Units: money in integer nano-USD, tokens in tokens, durations in seconds.
 from bisect import bisect_left
 from itertools import accumulate
 
-from gateway.core.usage import Usage
+from gateway.core.answer import Usage
 
 REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)

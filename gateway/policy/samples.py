@@ -91,6 +91,7 @@ def _call(sample: SampleRequest) -> Call:
         service_tier=None,
         tags=dict(sample.tags),
         rest=rest,
+        text_bytes=len(rest),
         user=sample.user or None,
     )
 

@@ -15,13 +15,12 @@ import msgspec
 import structlog
 
 from gateway.core.admission import Hold
-from gateway.core.answer import read_answer, read_error
+from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
-from gateway.core.money import usd_text
+from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sse import EventTooLarge, StreamReader
-from gateway.core.usage import NO_USAGE, Exact, Metered, usage_from_wire
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, Upstream, UpstreamResponse
 from gateway.proxy.ended import (
     Ended,

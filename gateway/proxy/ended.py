@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.core.admission import Settlement
+from gateway.core.answer import NO_USAGE, Exact, Metered, UnderEstimate, Usage
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.estimate import Seen, most_output, most_output_of_whole
 from gateway.core.pricing import cost, counterfactuals
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.usage import NO_USAGE, Exact, Metered, UnderEstimate, Usage
 from gateway.proxy.target import Target
 
 NOTHING_USED = Settlement(spent_nano=0)
@@ -106,7 +106,7 @@ def record_of(
     usage = metered.usage
     is_exact = isinstance(metered, Exact)
     tier = metered.service_tier if isinstance(metered, Exact) else None
-    spent = cost(price.rates(tier), usage)
+    spent = cost(price.standard if tier is None else price.rates(tier), usage)
     first = progress.first_token_at
     return UsageRecord(
         attempt_id=target.attempt_id,
@@ -133,7 +133,7 @@ def record_of(
         usage=usage,
         estimated=not is_exact,
         service_tier=tier,
-        price_version=price.version_of(tier),
+        price_version=price.version if tier is None else price.version_of(tier),
         cost_nano_usd=spent,
         counterfactual_nano_usd=counterfactuals(model.use, deployment.name, usage, request.prices, target.at),
         held_nano_usd=progress.held_nano,

@@ -16,11 +16,10 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, ModelNotFound, PrivacyViolation, Unavailable
 from gateway.core.estimate import ask_for
-from gateway.core.facts import Moment, local_time, no_header, tags_of
+from gateway.core.facts import Moment, local_time, no_header, recorded_facts, tags_of
 from gateway.core.parse import parse_call
 from gateway.core.policy import Plan, Planner, Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
-from gateway.core.recorded import recorded_facts
 from gateway.core.screening import Classified, raise_reasons, sized_for
 from gateway.core.tenancy import Principal
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry

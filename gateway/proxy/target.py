@@ -5,18 +5,20 @@ Everything here is decided before a byte is sent, and nothing of it changes afte
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
+import orjson
 
 from gateway.core.admission import Hold, RateView
 from gateway.core.balancing import ReplicaSet, ReplicaState
-from gateway.core.call import Call, encode_call
+from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, Price, Provider
 from gateway.core.estimate import Estimate
+from gateway.core.facts import RecordedFacts
 from gateway.core.masking import Masked
 from gateway.core.policy import Plan
 from gateway.core.pricing import PriceBook
-from gateway.core.recorded import RecordedFacts
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.ports import UpstreamRequest
@@ -106,7 +108,7 @@ def upstream_request(
     return UpstreamRequest(
         endpoint=replica.endpoint,
         method=b"POST",
-        target=replica.target(call.api),
+        target=target.replica.paths[call.api],
         headers=headers,
         body=encode_call(
             call,
@@ -164,3 +166,20 @@ def _cap_field(call: Call, deployment: Deployment) -> str | None:
     if call.api is Api.CHAT and deployment.provider is not Provider.COMPATIBLE:
         return "max_completion_tokens"
     return "max_tokens"
+
+
+def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: bytes | None = None) -> bytes:
+    """The body for one upstream: `rest` with the deployment's model name, output cap and stream options.
+
+    `rest` is what goes out in place of the call's own.
+    """
+    head: dict[str, Any] = {"model": model}
+    if cap_field is not None:
+        head[cap_field] = cap
+    if call.stream:
+        head["stream_options"] = {**call.stream_options, "include_usage": True}
+    encoded = orjson.dumps(head)
+    rest = call.rest if rest is None else rest
+    if len(rest) == 2:
+        return encoded
+    return encoded[:-1] + b"," + rest[1:]

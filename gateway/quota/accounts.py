@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from gateway.core.admission import (
     Ask,
+    BudgetCounter,
     GcraLimit,
     Hold,
     RateView,
@@ -19,7 +20,6 @@ from gateway.core.admission import (
     hold_nano,
     least_output,
 )
-from gateway.core.counters import BudgetCounter
 from gateway.core.errors import LimitExceeded
 from gateway.core.refusals import over_budget, too_fast, too_many_at_once
 from gateway.core.tenancy import Budget, Limits, Scope

@@ -7,8 +7,7 @@ ledger says was already spent in the windows that are open.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
-from gateway.core.admission import Ask, Hold, Settlement, hold_nano
-from gateway.core.counters import BudgetCounter
+from gateway.core.admission import Ask, BudgetCounter, Hold, Settlement, hold_nano
 from gateway.core.errors import BudgetExceeded
 from gateway.core.tenancy import Principal, Scope
 from gateway.ports import BudgetView, Clock

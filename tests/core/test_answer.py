@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import UpstreamErrorBody, read_answer, read_error
+from gateway.core.answer import UpstreamErrorBody, read_answer, read_error, usage_from_wire
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.core.usage import usage_from_wire
 
 
 def test_a_chat_completion_tells_its_usage_model_and_tier():

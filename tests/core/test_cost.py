@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.answer import NO_USAGE, Usage
 from gateway.core.catalog import Rates
-from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal, usd_text
-from gateway.core.pricing import NO_VERSIONS, cost, counterfactuals
-from gateway.core.usage import NO_USAGE, Usage
+from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal
+from gateway.core.pricing import NO_VERSIONS, cost, counterfactuals, usd_text
 from tests.core.builders import deployment, price, rates
 
 GPT_4O = rates("2.50", "10", cached="1.25")

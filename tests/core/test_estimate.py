@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.admission import hold_nano
+from gateway.core.answer import Usage
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, ImageRule, Modality, Rates
 from gateway.core.estimate import (
@@ -19,7 +20,6 @@ from gateway.core.estimate import (
     estimate,
 )
 from gateway.core.pricing import cost
-from gateway.core.usage import Usage
 from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
 from tests.core.builders import chat, deployment, local, parsed, price, principal, rates
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import sse
+from gateway.core.answer import usage_from_wire
 from gateway.core.sse import EventTooLarge, StreamReader, error_event
-from gateway.core.usage import usage_from_wire
 from tests.core.streams import (
     ABORT_STREAM,
     DONE,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.usage import MAX_TOKENS, NO_USAGE, Usage, WireUsage, usage_as_dict, usage_from_wire
+from gateway.core.answer import MAX_TOKENS, NO_USAGE, Usage, WireUsage, usage_as_dict, usage_from_wire
 
 
 def read(usage: dict[str, Any]) -> Usage:

@@ -18,8 +18,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
+from gateway.core.answer import Usage
 from gateway.core.pool_cost import GpuPrice, PoolPlan
-from gateway.core.usage import Usage
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.ledger.retention import close
 from tests.ledger.ledger_records import make, run

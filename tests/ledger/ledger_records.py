@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gateway.core.answer import Usage
+from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.recorded import RecordedFacts
-from gateway.core.usage import Usage
 
 T = TypeVar("T")
 

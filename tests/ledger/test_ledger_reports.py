@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from gateway.core.usage import Usage
+from gateway.core.answer import Usage
 from gateway.ledger.dimensions import CALENDAR, Dimension
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.reports import RowsDeleted, usage_by

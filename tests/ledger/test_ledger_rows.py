@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.answer import Usage
+from gateway.core.facts import RecordedFacts
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.recorded import RecordedFacts
-from gateway.core.usage import Usage
 from gateway.ledger.rows import (
     INTEGER_CEILING,
     TAG_NAME_CHARACTERS,

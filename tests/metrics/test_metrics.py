@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.core.answer import Usage
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Deployment, ImageRule, Price, Provider, Rates, Replica
 from gateway.core.endpoint import Endpoint
@@ -32,7 +33,6 @@ from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.tenancy import Principal
-from gateway.core.usage import Usage
 from gateway.core.windows import Per, Window
 from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
 from gateway.metrics.names import LabelNames

@@ -20,9 +20,9 @@ from gateway.core.errors import (
     UpstreamFailure,
     UpstreamRejected,
 )
+from gateway.core.facts import NOTHING_RECORDED
 from gateway.core.pricing import NO_VERSIONS
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.recorded import NOTHING_RECORDED
 from gateway.ports import Headers, UpstreamRequest
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay

@@ -5,11 +5,32 @@ import copy
 from http import HTTPStatus
 from typing import Protocol
 
+from uvicorn.server import ServerState
+
 from gateway.core.envelope import envelope
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
 from gateway.http.server.flow_control import FlowControl
-from gateway.http.server.server_fields import ServerFields
 from gateway.ports import Headers
+
+
+class ServerFields:
+    """Encoded once for each list that uvicorn sets, which is once a second."""
+
+    __slots__ = ("_encoded", "_headers", "_server_state")
+
+    def __init__(self, server_state: ServerState) -> None:
+        self._server_state = server_state
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._encoded = b""
+
+    def current(self) -> bytes:
+        """Whole lines, each with its line end."""
+        headers = self._server_state.default_headers
+        if headers is not self._headers:
+            self._headers = headers
+            self._encoded = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        return self._encoded
+
 
 MIB = 1024 * 1024
 # Larger bodies are written apart from their head, because joining would copy them.

@@ -166,6 +166,7 @@ def call_of(case: Case) -> Call:
         service_tier=None,
         tags={},
         rest=b'{"messages":[]}',
+        text_bytes=len(b'{"messages":[]}'),
     )
 
 

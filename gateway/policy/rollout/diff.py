@@ -14,9 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from gateway.config.build import Built
+from gateway.core.answer import Usage
 from gateway.core.catalog import Model, Objective
-from gateway.core.recorded import RecordedFacts
-from gateway.core.usage import Usage
+from gateway.core.facts import RecordedFacts
 from gateway.ledger.past_attempts import PastAttempt, reading_past
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span

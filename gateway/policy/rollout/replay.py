@@ -11,18 +11,17 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.config.build import Built
+from gateway.core.answer import Usage
 from gateway.core.balancing import FAILURES_TO_OPEN, Fleet, ReplicaSet
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
-from gateway.core.facts import Facts, Moment, local_time
+from gateway.core.facts import Facts, Moment, PoolState, RecordedFacts, local_time
 from gateway.core.policy import Plan, Planner, Refused
 from gateway.core.pricing import PriceBook, cost
-from gateway.core.recorded import PoolState, RecordedFacts
 from gateway.core.screening import Screening
 from gateway.core.tenancy import KeyEntry, Principal
-from gateway.core.usage import Usage
 from gateway.ledger.past_attempts import PastAnswer, PastAttempt
 from gateway.proxy.pipeline import find_model
 
@@ -322,6 +321,7 @@ def past_request(row: PastAttempt, facts: RecordedFacts) -> PastRequest:
         service_tier=None,
         tags=_tags_of(row.tags) if row.tags != "{}" else {},
         rest=bytes(facts.text_bytes + facts.media.bytes),
+        text_bytes=facts.text_bytes,
         prompts=facts.prompts,
     )
     return PastRequest(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.endpoint import Endpoint
-from gateway.http.client.request_head import RequestHead
+from gateway.http.client.pool import RequestHead
 from gateway.ports import UpstreamRequest
 from tests.http.client.upstream_stage import Stage, answers_always, with_length
 
