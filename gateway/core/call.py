@@ -30,7 +30,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     `include_usage`. `prompts` are read each by itself (a list in completions and embeddings); `choices` are
     all that is generated for them. `user` is whom the client says that it acts for.
 
-    More than 14 attributes: one for each member of the body that routing, holding or metering reads.
+    Many attributes: one for each member of the body that routing, holding or metering reads.
     """
 
     api: Api

@@ -177,7 +177,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
     million. `lines` are those of the file on which its fields stand.
 
-    More than 14 attributes: one for each setting of the file that routing or pricing reads.
+    Many attributes: one for each setting of the file that routing or pricing reads.
     """
 
     name: str

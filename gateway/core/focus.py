@@ -61,7 +61,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     `team`, `feature` and `model` are None for what nobody is charged with. `is_correction`: it corrects a
     period that had been closed. `gpu_microseconds` only for own GPUs.
 
-    More than 14 attributes: one for each fact that the columns of FOCUS are made of.
+    Many attributes: one for each fact that the columns of FOCUS are made of.
     """
 
     period: Period

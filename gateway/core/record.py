@@ -34,7 +34,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `address` is the one that the bytes went to, `ip:port`; empty when none went out.
     `ttft_ms` is None when no token came. `facts` are what the plan depended on beside these columns.
 
-    More than 14 attributes: it is the ledger's row, one for each column.
+    Many attributes: it is the ledger's row, one for each column.
     """
 
     attempt_id: str

@@ -18,7 +18,10 @@ _row = usage_record.c
 
 
 class PastAttempt(NamedTuple):
-    """One row. `at` is in UTC microseconds, `tags` and `facts` are JSON."""
+    """One row. `at` is in UTC microseconds, `tags` and `facts` are JSON.
+
+    Many attributes: one for each column that is read.
+    """
 
     attempt_id: str
     at: int

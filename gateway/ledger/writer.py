@@ -37,7 +37,7 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
 class LedgerWriter:
     """The `Ledger` port over a store. All methods are called on the event loop's thread.
 
-    15 attributes, because one queue has three who wait on it: appends, flushes, and the task that writes.
+    Many attributes: one queue has three who wait on it, which are appends, flushes and the task that writes.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class LedgerWriter:
             self._announce_progress()
 
     def _has_notes(self) -> bool:
-        return self._trail is not None and self._trail.has_notes
+        return self._trail is not None and bool(self._trail.notes)
 
     def _rouse(self) -> None:
         if self._closed:
@@ -320,8 +320,8 @@ class LedgerWriter:
 
     def _tell_of_notes(self) -> None:
         """Notes are in no file: those that a stop leaves unwritten are gone, and not in silence."""
-        if self._trail is not None and self._trail.has_notes:
-            log.error("audit.notes_lost", notes=self._trail.note_count, problem=self._problem)
+        if self._trail is not None and self._trail.notes:
+            log.error("audit.notes_lost", notes=len(self._trail.notes), problem=self._problem)
 
     async def _replay(self) -> None:
         for path in await asyncio.to_thread(self._spill.files):

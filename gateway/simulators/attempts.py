@@ -18,7 +18,10 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
 class SeenAttempt(msgspec.Struct, kw_only=True):
-    """One POST, from the moment its body has arrived whole. Changes until its outcome is known."""
+    """One POST, from the moment its body has arrived whole. Changes until its outcome is known.
+
+    Many attributes: one for each fact that `GET /_sim/attempts` tells.
+    """
 
     n: int
     request_id: str | None

@@ -34,7 +34,10 @@ class ErrorKind(StrEnum):
 
 
 class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One setting of a simulator. Zero means "off" or "no limit" where the description says so."""
+    """One setting of a simulator. Zero means "off" or "no limit" where the description says so.
+
+    Many attributes: one for each knob of `POST /_sim/knobs`.
+    """
 
     models: Annotated[
         tuple[str, ...], Meta(description="Model names served. None: the kind's usual ones.")

@@ -39,7 +39,10 @@ class SimulatedEndpoint(StrEnum):
 
 
 class SimulatedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One checked request. `top_logprobs` is None unless log probabilities were asked for."""
+    """One checked request. `top_logprobs` is None unless log probabilities were asked for.
+
+    Many attributes: one for each parameter that an answer depends on.
+    """
 
     endpoint: SimulatedEndpoint
     model: str

@@ -131,7 +131,7 @@ def in_redis_upkeep(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
 
 
 def in_redis_leases(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
-    return _replaced(patch, harness.gateway.parts.admission, "turn")
+    return _replaced(patch, harness.gateway.parts.admission, "renew_leases")
 
 
 LOOPS: dict[str, Inject] = {
@@ -158,7 +158,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, quick_watch: None) -> None:
     monkeypatch.setattr(pool_accrual, "ACCRUE_SECONDS", 0.02)
     monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(leased, "TURN_SECONDS", 0.02)
+    monkeypatch.setattr(leased, "RENEW_SECONDS", 0.02)
     monkeypatch.setattr(supervised, "STEADY_SECONDS", 1.0)
 
 

@@ -201,7 +201,7 @@ def test_a_commit_in_doubt_is_adopted_once_the_database_tells_of_it() -> None:
     assert trail.needs_heads
     assert not trail.draft([], [["other", 9, "hash"], msgspec.structs.astuple(first.head)]).entries
     assert not trail.needs_heads
-    assert not trail.has_notes
+    assert not trail.notes
     trail.note(EntryKind.ACT, {"act": "next"})
     assert [entry.seq for entry in trail.draft([]).entries] == [4]
 

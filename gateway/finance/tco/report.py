@@ -49,7 +49,10 @@ class AllTraffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolSide(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool over the period. `transfer_usd` is what budgets were charged; None is unknown."""
+    """A pool over the period. `transfer_usd` is what budgets were charged; None is unknown.
+
+    Many attributes: one for each figure of the report, in its order.
+    """
 
     deployment: str
     gpu: str

@@ -42,8 +42,8 @@ class ConnectionOwner(Protocol):
 class Connection(asyncio.Protocol):
     """Made by `Dialer`, lent out by `ConnectionPool`. Not for use outside this package.
 
-    It has many attributes because moving bytes and watching deadlines read the same ones: in two objects
-    every segment would pay for the way between them.
+    Many attributes: moving bytes and watching deadlines read the same ones. In two objects every segment
+    would pay for the way between them.
     """
 
     __slots__ = (

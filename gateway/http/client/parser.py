@@ -26,8 +26,10 @@ class ResponseParser:
     """Parses the responses of one connection, one after the other; call `begin` before each.
 
     `parts` collects body bytes until the caller takes them. `coding` is `gzip` or `deflate` when the body is
-    compressed, and then `headers` name neither the coding nor the length. The many attributes are the state
-    of one message between two calls of httptools, which calls back into this object alone.
+    compressed, and then `headers` name neither the coding nor the length.
+
+    Many attributes: they are the state of one message between two calls of httptools, which calls back into
+    this object alone.
     """
 
     __slots__ = (

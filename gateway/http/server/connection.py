@@ -52,7 +52,7 @@ _OPEN = ConnectionState.OPEN
 class ServerConnection(asyncio.Protocol):
     """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`.
 
-    Its attributes are what uvicorn hands in, the parts of a connection (parser, flow control, the exchanges
+    Many attributes: what uvicorn hands in, the parts of a connection (parser, flow control, the exchanges
     in their order), and the times and counts that its limits are checked against.
     """
 

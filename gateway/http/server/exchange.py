@@ -42,8 +42,10 @@ class Exchange:
     """Made by its connection when a request's head is complete. `task` answers it.
 
     The body may still be arriving; `body` waits for it. What arrives before anybody asks is bounded by the
-    connection, which stops reading. Both halves are attributes of this one object, because every request
-    makes one: a second object a request would cost more than it explains.
+    connection, which stops reading.
+
+    Many attributes: every request makes one of these, and a second object a request would cost more than it
+    explains.
     """
 
     __slots__ = (

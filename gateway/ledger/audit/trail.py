@@ -58,7 +58,8 @@ class AuditTrail:
         self._now = now
         self._version = version
         self._head = Head(f"{int(now()):08x}{secrets.token_hex(4)}", 0, GENESIS)
-        self._notes: deque[tuple[EntryKind, int, str]] = deque()
+        # What waits for the next transaction and is no attempt.
+        self.notes: deque[tuple[EntryKind, int, str]] = deque()
         self._unnoted = 0
         self._pledged: dict[Head, Draft] = {}  # by where the chain ends if it was committed
 
@@ -71,17 +72,9 @@ class AuditTrail:
     def _is_open(self) -> bool:
         return self._head.seq > 0
 
-    @property
-    def has_notes(self) -> bool:
-        return bool(self._notes)
-
-    @property
-    def note_count(self) -> int:
-        return len(self._notes)
-
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Keep something that is no attempt for the next transaction."""
-        if len(self._notes) >= NOTES_CEILING:
+        if len(self.notes) >= NOTES_CEILING:
             if not self._unnoted:
                 _log.error("audit.notes_dropped", kind=kind)
             self._unnoted += 1
@@ -89,7 +82,7 @@ class AuditTrail:
         if self._unnoted:
             particulars = {**particulars, "dropped_before": self._unnoted}
             self._unnoted = 0
-        self._notes.append((kind, self._microseconds(), json_text(particulars)))
+        self.notes.append((kind, self._microseconds(), json_text(particulars)))
 
     def draft(self, rows: Sequence[Row], heads: Sequence[Sequence[Any]] = ()) -> Draft:
         """What a transaction that commits `rows` has to add. `heads`: see `needs_heads`."""
@@ -98,7 +91,7 @@ class AuditTrail:
         if not self._is_open:
             opening = Opening(self._signer.public_key, self._version, [Head(*head) for head in heads])
             self._add(draft, EntryKind.OPENED, now, json_text(opening))
-        notes = list(self._notes)
+        notes = list(self.notes)
         for kind, at, payload in notes:
             self._add(draft, kind, at, payload)
         draft.notes = len(notes)
@@ -116,7 +109,7 @@ class AuditTrail:
         self._pledged.clear()
         self._head = draft.head
         for _ in range(draft.notes):
-            self._notes.popleft()
+            self.notes.popleft()
 
     def _catch_up(self, heads: Sequence[Sequence[Any]]) -> None:
         """Adopt what was committed without our hearing of it. All that was pledged follows the same entry."""

@@ -39,8 +39,9 @@ class JournalTimes(msgspec.Struct, frozen=True, kw_only=True):
 class JournaledLedger:
     """The `Ledger` port over a writer, which commits rows in the order in which they are appended.
 
-    All methods are called on the event loop's thread. 15 attributes: seven are handed in, the rest is
-    what its two tasks and the hot path share, and each of those is a flag, a number or a list.
+    All methods are called on the event loop's thread.
+
+    Many attributes: seven are handed in. The rest is what its two loops and the hot path share.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ SENTINEL_PORT = 26379
 Endpoint = tuple[str, int]
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class RedisTarget(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed URL. Exactly one of `path` and `endpoints` is set; `service` names a Sentinel's master."""
 
     endpoints: tuple[Endpoint, ...] = ()
@@ -30,7 +30,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     database: int = 0
 
     def __repr__(self) -> str:
-        return f"Target({self.shown})"
+        return f"RedisTarget({self.shown})"
 
     @property
     def shown(self) -> str:
@@ -41,7 +41,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return ssl.create_default_context() if self.tls else None
 
 
-def parse_target(url: str) -> Target:
+def parse_target(url: str) -> RedisTarget:
     """Raises ValueError for what is no such URL."""
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
@@ -49,7 +49,7 @@ def parse_target(url: str) -> Target:
         raise ValueError("not a Redis URL")
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    account = Target(user=unquote(user) or None, password=unquote(password) or None)
+    account = RedisTarget(user=unquote(user) or None, password=unquote(password) or None)
     if scheme == "unix":
         database = parse_qs(parts.query).get("db", ["0"])[0]
         return msgspec.structs.replace(account, path=unquote(parts.path), database=int(database))

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from gateway.core.balancing import Breaker
-from gateway.quota.redis.addresses import Endpoint, Target
+from gateway.quota.redis.addresses import Endpoint, RedisTarget
 from gateway.quota.redis.connection import RedisConnection, StoreUnavailable, connect
 from gateway.quota.redis.layout import KEYS
 from gateway.quota.redis.resp import Reply, ServerError, command
@@ -40,7 +40,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 class RedisClient:
     """Calls the Lua functions of one org. `run` keeps the connection; whoever made the client owns it."""
 
-    def __init__(self, target: Target, org: str, scripts: Scripts, timing: Timing) -> None:
+    def __init__(self, target: RedisTarget, org: str, scripts: Scripts, timing: Timing) -> None:
         self._target = target
         self._scripts = scripts
         self._timing = timing

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import cast
 
-from gateway.quota.redis.addresses import Endpoint, Target
+from gateway.quota.redis.addresses import Endpoint, RedisTarget
 from gateway.quota.redis.resp import Reply, ReplyReader, RespError, ServerError, command
 
 # Beyond this the server is not keeping up, and more waiting commands would only wait longer.
@@ -127,7 +127,7 @@ class RedisConnection(asyncio.Protocol):
 
 
 async def connect(
-    target: Target, endpoint: Endpoint | None, *, connect_seconds: float, reply_seconds: float
+    target: RedisTarget, endpoint: Endpoint | None, *, connect_seconds: float, reply_seconds: float
 ) -> RedisConnection:
     """Connect and log in. Raises StoreUnavailable, or ServerError for credentials that are refused."""
     loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ def _reason(error: OSError) -> str:
             return error.strerror or str(error) or type(error).__name__
 
 
-async def _log_in(connection: RedisConnection, target: Target) -> None:
+async def _log_in(connection: RedisConnection, target: RedisTarget) -> None:
     steps: list[Sequence[bytes]] = []
     if target.password is not None:
         user = [] if target.user is None else [target.user.encode()]

@@ -59,7 +59,7 @@ class LeaseDemand:
 class QuotaLease:
     """One lease. `id` is the hold's name on the server. Retired it admits nothing; its holds live on.
 
-    Its counters lie flat in one object, because `take` runs once a request and reads most of them.
+    Many attributes: its counters lie flat in one object, since `take` reads most of them once a request.
     """
 
     __slots__ = (
