@@ -17,7 +17,7 @@ import uvloop
 
 from benchmarks import stream_upstream, wire
 from gateway.app import Gateway
-from gateway.assembly import tune_garbage_collector
+from gateway.assembly.building import tune_garbage_collector
 from gateway.policy.rollout.config_file import ConfigFile
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import gateway
 from tests.e2e.harness import Harness, chat, running
 
 GATEWAY = Path(gateway.__file__).parent
-WARM_REQUESTS, TRACED_REQUESTS = 30, 5
+WARM_REQUESTS, TRACED_REQUESTS = 30, 20
 PROMPT = "Hello there, tell me about the sea. " * 20
 
 # What a deployment in earnest has: a rule that does not hold, budgets of two scopes, and limits.

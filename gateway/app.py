@@ -6,13 +6,13 @@ import functools
 from gateway import __version__
 from gateway.admin.operations import Operations
 from gateway.admin.server import admin_app
-from gateway.adoption import Adoption
-from gateway.assembly import Listeners, listeners, request_ids
+from gateway.assembly.adoption import Adoption
+from gateway.assembly.building import Listeners, listeners, request_ids
+from gateway.assembly.graph import build_parts
+from gateway.assembly.lifecycle import Lifecycle, Readiness
 from gateway.config.build import Built
-from gateway.graph import build_parts
 from gateway.http.server.connection import ServerConnection
 from gateway.http.server.listening import Listening, url_of
-from gateway.lifecycle import Lifecycle, Readiness
 from gateway.metrics.across import FamilySamples
 from gateway.metrics.telemetry import CONTENT_TYPE
 from gateway.policy.rollout.config_file import ConfigFile

@@ -163,7 +163,7 @@ def stop_signal() -> asyncio.Event:
 
 async def _serve(built: "Built", file: "ConfigFile") -> None:
     from gateway.app import Gateway
-    from gateway.assembly import tune_garbage_collector
+    from gateway.assembly.building import tune_garbage_collector
 
     stop = stop_signal()
     gateway = Gateway(built, file)

@@ -15,7 +15,7 @@ import structlog
 import uvloop
 
 from gateway.app import Gateway
-from gateway.assembly import tune_garbage_collector
+from gateway.assembly.building import tune_garbage_collector
 from gateway.config.build import Built
 from gateway.http.server.listening import PortTaken, join
 from gateway.ledger.errors import LedgerUnavailable

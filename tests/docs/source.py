@@ -103,5 +103,7 @@ def _log_call(node: ast.Call) -> LogCall:
     # `exception` is written at the level "error", with the traceback as a field.
     level = "error" if node.func.attr == "exception" else node.func.attr
     fields = {keyword.arg or "**" for keyword in node.keywords}
-    fields |= {"exception"} if node.func.attr == "exception" else set()
+    # A traceback that is handed in is written under the same name.
+    fields |= {"exception"} if node.func.attr == "exception" or "exc_info" in fields else set()
+    fields -= {"exc_info"}
     return event.value, level, frozenset(fields)

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from gateway.assembly import names, rulebook
+from gateway.assembly.building import names, rulebook
+from gateway.assembly.graph import GatewayParts
 from gateway.config.build import Built
 from gateway.config.problems import Problem
 from gateway.config.screening import recognizer_settings
 from gateway.core.audit import EntryKind
 from gateway.core.balancing import Fleet
-from gateway.graph import GatewayParts
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.policies import InForce, PolicyText
 from gateway.policy.rollout.reloader import How, ReloadRefused, Result

@@ -11,10 +11,10 @@ import pytest
 import structlog.testing
 
 from gateway.app import Gateway
-from gateway.closing import OrderedClosing
+from gateway.assembly.closing import OrderedClosing
+from gateway.assembly.lifecycle import ClosingStep
 from gateway.ledger.errors import LedgerUnavailable
-from gateway.lifecycle import ClosingStep
-from tests.app.made import made
+from tests.assembly.made import made
 from tests.e2e.harness import APP_KEY, chat, nothing_left_over, read_rows, simulators
 
 DEFECT = RuntimeError("a defect")

@@ -15,7 +15,7 @@ MAKERS = {"create_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe
 # By file and function: who sees how the task ends.
 OWNED = {
     ("supervised.py", "start"): "the loop catches everything; `close` awaits it",
-    ("lifecycle.py", "start_unless"): "awaited there, both",
+    ("assembly/lifecycle.py", "start_unless"): "awaited there, both",
     ("finance/pool_accrual.py", "_book"): "awaited there; its callback counts what was booked",
     ("policy/rollout/reloader.py", "reload_soon"): "catches and logs everything; `close` awaits it",
     ("privacy/service.py", "configure"): "`close` awaits it",

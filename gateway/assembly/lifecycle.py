@@ -11,11 +11,11 @@ from contextlib import suppress
 
 import structlog
 
-from gateway.adoption import Adoption
-from gateway.closing import Close, OrderedClosing
+from gateway.assembly.adoption import Adoption
+from gateway.assembly.closing import Close, OrderedClosing
+from gateway.assembly.graph import GatewayParts
 from gateway.config.screening import recognizer_settings
 from gateway.core.audit import EntryKind
-from gateway.graph import GatewayParts
 from gateway.http.server.listening import Listening
 from gateway.ledger.retry import retry_until_available
 from gateway.policy.rollout.reloader import How, Reloader

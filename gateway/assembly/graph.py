@@ -8,7 +8,7 @@ import httpx
 import msgspec
 
 from gateway import __version__
-from gateway.assembly import names, rulebook, signer, upstream
+from gateway.assembly.building import names, rulebook, signer, upstream
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.core.audit import Denial, EntryKind
