@@ -8,6 +8,9 @@ import os
 
 import pytest
 
+# Its checks stand beside the tests, and other packages import it before theirs do.
+pytest.register_assert_rewrite("tests.http.client.upstream_stage")
+
 _REASONS: dict[str, int] = {}
 
 

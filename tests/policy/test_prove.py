@@ -133,7 +133,9 @@ def every_plan(of: Built, make: Callable[[Policy, Fleet], Planner]) -> Iterator[
                     classes = CLASSES[CLASSES.index(who.floor) :]
                     for privacy, stream, words in itertools.product(classes, (False, True), (1, 10_000)):
                         call = call_of(ProofCase(model, who, privacy, kind, 0))
-                        call = msgspec.structs.replace(call, stream=stream, rest=b" " * words)
+                        call = msgspec.structs.replace(
+                            call, stream=stream, rest=b" " * words, text_bytes=words
+                        )
                         found = planner.decide(call, who, model, privacy, at)
                         if isinstance(found, Plan):
                             yield found

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.register_assert_rewrite("tests.http.client.upstream_stage")
-
-from tests.http.client.upstream_stage import Stage  # noqa: E402
+from tests.http.client.upstream_stage import Stage
 
 _LOOPS = ["asyncio", "uvloop"]
 
