@@ -87,6 +87,11 @@ class SupervisedTask:
         self._pause = self._first_pause = min(FIRST_PAUSE_SECONDS, longest_pause_seconds)
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Between `start` and `close`."""
+        return self._task is not None
+
     def start(self, *, is_due: bool = False) -> None:
         """Begin with the wait, or at once with a turn when one `is_due`."""
         if self._task is None:

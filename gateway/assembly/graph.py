@@ -60,7 +60,7 @@ def build_parts(built: Built) -> GatewayParts:
     """Raises UnusableKey when the configured signing key is none."""
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
     client = upstream()
-    ledger = _ledger(built, coalescer, clock)
+    ledger = _ledger(built, coalescer, clock, tasks)
 
     # Telemetry reads the store, and the store tells telemetry: one of them has to wait for the other.
     def shadowed(scope: str, limit: str) -> None:
@@ -101,7 +101,9 @@ def build_parts(built: Built) -> GatewayParts:
     )
 
 
-def _ledger(built: Built, coalescer: WriteCoalescer, clock: SystemClock) -> JournaledLedger:
+def _ledger(
+    built: Built, coalescer: WriteCoalescer, clock: SystemClock, tasks: TaskRegistry
+) -> JournaledLedger:
     server = built.settings.server
     return open_journaled_ledger(
         built.settings.ledger.get_secret_value(),
@@ -110,6 +112,7 @@ def _ledger(built: Built, coalescer: WriteCoalescer, clock: SystemClock) -> Jour
         coalescer=coalescer,
         queue_rows=server.ledger_queue_rows,
         trail=AuditTrail(signer(built), clock.now, version=__version__),
+        tasks=tasks,
     )
 
 

@@ -20,6 +20,7 @@ from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.database import RowStore
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.spill import Spill
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +47,9 @@ class LedgerWriter:
         spill: Spill,
         limits: WriterLimits | None = None,
         trail: AuditTrail | None = None,
+        tasks: TaskRegistry | None = None,
     ) -> None:
-        """`trail` is the one that `store` writes."""
+        """`trail` is the one that `store` writes. `tasks` hears of a loop that fails."""
         self._store = store
         self._trail = trail
         self._spill = spill
@@ -62,7 +64,12 @@ class LedgerWriter:
         self._progress: asyncio.Future[None] | None = None
         self._problem: str | None = None
         self._closed = False
-        self._task: asyncio.Task[None] | None = None
+        self._loop = SupervisedTask(
+            "ledger-writer",
+            self._turn,
+            tasks or TaskRegistry(),
+            longest_pause_seconds=self._limits.retry_ceiling_seconds,
+        )
 
     async def start(self) -> None:
         """Open the store, replay what an earlier run could not save, and begin to write.
@@ -79,7 +86,7 @@ class LedgerWriter:
             self._problem = str(exc)
             raise
         self._problem = None
-        self._task = asyncio.create_task(self._run(), name="ledger-writer")
+        self._loop.start()
 
     def has_room(self) -> bool:
         """False while the queue stands at its bound."""
@@ -111,17 +118,15 @@ class LedgerWriter:
 
         While commits are paused: everything appended before the pause.
 
-        Raises LedgerUnavailable when the writer has stopped, or stops meanwhile.
+        Raises LedgerUnavailable when the writer was stopped or fails by a defect, now or meanwhile.
         """
         goal = self._committed + self._writable()
         self._hurried += 1
         self._hurry.set()
         try:
             while self._committed < goal or self._has_notes():
-                if self._task is None or self._task.done():
-                    raise LedgerUnavailable(
-                        "ledger: the writer has stopped; unsaved rows go to the spill file"
-                    )
+                if (why := self._why_nothing_is_written()) is not None:
+                    raise LedgerUnavailable(why)
                 await self._next_progress()
         finally:
             self._hurried -= 1
@@ -161,18 +166,25 @@ class LedgerWriter:
 
     def problem(self) -> str | None:
         """Why the store does not take rows, None while it does."""
+        if self._problem is None and self._loop.error is not None:
+            return self._why_nothing_is_written()
         return self._problem
 
-    async def _run(self) -> None:
+    async def _turn(self) -> None:
+        await self._first_row()
+        await self._linger()
         try:
-            while True:
-                await self._first_row()
-                await self._linger()
-                await self._write_gathered()
-        except Exception as exc:  # the task's end: readyz must say that nothing is written any more
-            self._problem = f"ledger: the writer stopped: {exc!r}"
-            log.exception("ledger.writer_stopped", rows=len(self._pending))
-            self._announce_progress()
+            await self._write_gathered()
+        except Exception:
+            self._announce_progress()  # whoever waits learns that there will be none for now
+            raise
+
+    def _why_nothing_is_written(self) -> str | None:
+        if not self._loop.is_running:
+            return "ledger: the writer has stopped; unsaved rows go to the spill file"
+        if self._loop.error is not None:
+            return f"ledger: the writer fails ({self._loop.error}); the log says why, it is tried again"
+        return None
 
     def _has_notes(self) -> bool:
         return self._trail is not None and bool(self._trail.notes)
@@ -277,9 +289,7 @@ class LedgerWriter:
             return
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await self._loop.close()
         self._closed = self._idle = True
         self._announce_progress()
 

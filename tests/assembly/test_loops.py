@@ -12,7 +12,9 @@ import pytest
 import structlog.testing
 
 from gateway import supervised
+from gateway.core.audit import EntryKind
 from gateway.finance import pool_accrual, price_watch
+from gateway.ledger.journal.ledger import JournalTimes
 from gateway.ledger.policies import InForce, PolicyText
 from gateway.metrics import alerts
 from gateway.metrics.alerts import BudgetAlerts
@@ -134,7 +136,27 @@ def in_redis_leases(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     return _replaced(patch, harness.gateway.parts.admission, "renew_leases")
 
 
+def in_ledger_writer(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    ledger = harness.gateway.parts.ledger
+    defect = _replaced(patch, ledger._writer._store, "write")
+    ledger.note(EntryKind.ACT, {"act": "something to write"})
+    return defect
+
+
+def in_journal_maintenance(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    return _replaced(patch, harness.gateway.parts.ledger._journal, "release")
+
+
+def in_journal_peers(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    ledger = harness.gateway.parts.ledger
+    patch.setattr(ledger, "_times", JournalTimes(peers_seconds=0.02))
+    return _replaced(patch, ledger._folder, "replaying")
+
+
 LOOPS: dict[str, Inject] = {
+    "ledger-writer": in_ledger_writer,
+    "journal-maintenance": in_journal_maintenance,
+    "journal-peers": in_journal_peers,
     "pool-accrual": in_pool_accrual,
     "price-watch": in_price_watch,
     "budget-alerts": in_budget_alerts,
@@ -222,7 +244,9 @@ async def check(harness: Harness, patch: pytest.MonkeyPatch, name: str, inject: 
     tasks = harness.gateway.parts.tasks
     with structlog.testing.capture_logs() as logs:
         defect = inject(patch, harness)
-        (reason,) = await wait_until_ready(harness, is_ready=False)
+        # The ledger says by itself, too, that nothing is written.
+        *others, reason = await wait_until_ready(harness, is_ready=False)
+        assert len(others) == (name == "ledger-writer")
         assert reason.startswith(f"background task {name} fails")
         assert SECRET not in reason
         assert tasks.up()[name] is False

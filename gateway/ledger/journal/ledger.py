@@ -18,6 +18,7 @@ from gateway.ledger.journal.folder import Claim, JournalFolder
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.replay import Replay
 from gateway.ledger.writer import LedgerWriter
+from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.journal")
 
@@ -40,8 +41,6 @@ class JournaledLedger:
     """The `Ledger` port over a writer, which commits rows in the order in which they are appended.
 
     All methods are called on the event loop's thread.
-
-    Many attributes: seven are handed in. The rest is what its two loops and the hot path share.
     """
 
     def __init__(
@@ -54,8 +53,12 @@ class JournaledLedger:
         files: Files | None = None,
         limits: JournalLimits | None = None,
         times: JournalTimes | None = None,
+        tasks: TaskRegistry | None = None,
     ) -> None:
-        """`coalescer` is that of the answers: how an attempt ended is noted before its client can know it."""
+        """`coalescer` is that of the answers: how an attempt ended is noted before its client can know it.
+
+        `tasks` hears of a loop that fails.
+        """
         self._writer = writer
         self._folder = folder
         self._sync = sync
@@ -68,9 +71,22 @@ class JournaledLedger:
         self._ended: list[tuple[UsageRecord, int]] = []
         self._commits_paused = False
         self._problem: str | None = None
-        self._stop = asyncio.Event()
         self._room = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        registry = tasks or TaskRegistry()
+        seconds = self._times.release_seconds
+        if sync == "batch":
+            seconds = min(seconds, self._times.sync_seconds)
+        self._loops = (
+            SupervisedTask(
+                "journal-maintenance", self._maintain, registry, wait=lambda: asyncio.sleep(seconds)
+            ),
+            SupervisedTask(
+                "journal-peers",
+                self._watch_peers,
+                registry,
+                wait=lambda: asyncio.sleep(self._times.peers_seconds),
+            ),
+        )
 
     async def start(self) -> None:
         """Open the database, put into it what dead workers left behind, and begin a journal.
@@ -91,10 +107,8 @@ class JournaledLedger:
         except BaseException:
             await self._writer.close()
             raise
-        self._tasks = [
-            asyncio.create_task(self._maintain(self._journal), name="journal-maintenance"),
-            asyncio.create_task(self._watch_peers(), name="journal-peers"),
-        ]
+        for loop in self._loops:
+            loop.start()
         self._room.set()
 
     def has_room(self) -> bool:
@@ -158,13 +172,8 @@ class JournaledLedger:
 
         Raises LedgerUnavailable when it did not even fit into a spill file; the journal then keeps it.
         """
-        self._stop.set()
-        tasks, self._tasks = self._tasks, []
-        # Not cancelled: one may be syncing, on a thread, a file that is closed next.
-        for task in tasks[1:]:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for loop in self._loops:
+            await loop.close()
         try:
             await self._writer.close()
         except BaseException:
@@ -212,38 +221,31 @@ class JournaledLedger:
         """Number of the last final record that is in the database, with all before it; or in a spill file."""
         return self._appended - self._writer.lag_rows()
 
-    async def _maintain(self, journal: Journal) -> None:
-        """Until the end: remove what is committed, write what failed, sync."""
-        seconds = self._times.release_seconds
+    async def _maintain(self) -> None:
+        """Remove what is committed, write what failed, sync."""
+        journal = self._journal
+        if journal is None:
+            return
+        journal.release(self._committed())
+        if journal.has_room():
+            self._room.set()
         if self._sync == "batch":
-            seconds = min(seconds, self._times.sync_seconds)
-        try:
-            while not await self._stopped_within(seconds):
-                journal.release(self._committed())
-                if journal.has_room():
-                    self._room.set()
-                if self._sync == "batch":
-                    await self._sync_now(journal)
-        except Exception as exc:  # the task's end: readyz must say that the journal only grows from here
-            self._problem = f"journal: the maintenance stopped: {exc!r}"
-            _log.exception("journal.maintenance_stopped")
+            await self._sync_now(journal)
 
     async def _sync_now(self, journal: Journal) -> None:
+        syncing = asyncio.ensure_future(asyncio.to_thread(journal.sync))
         try:
-            await asyncio.to_thread(journal.sync)
+            await asyncio.shield(syncing)
+        except asyncio.CancelledError:
+            # The thread goes on with a file that is closed next: a close waits for it.
+            await asyncio.wait({syncing})
+            raise
         except OSError as exc:
             if self._problem is None:
                 _log.error("journal.sync_failed", problem=exc.strerror)
             self._problem = f"journal: cannot sync: {exc.strerror}"
         else:
             self._problem = None
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._stop.wait()
-        except TimeoutError:
-            return False
 
     # --- those who died ---
 
@@ -259,18 +261,12 @@ class JournaledLedger:
             await asyncio.sleep(REPLAYER_POLL_SECONDS)
 
     async def _watch_peers(self) -> None:
+        if self._commits_paused:
+            return  # the rows would wait, and with them whoever wants to replay
         try:
-            while True:
-                await asyncio.sleep(self._times.peers_seconds)
-                if self._commits_paused:
-                    continue  # the rows would wait, and with them whoever wants to replay
-                try:
-                    await self._replay_dead()
-                except (OSError, LedgerUnavailable) as exc:
-                    _log.error("journal.replay_failed", problem=str(exc))
-        except Exception as exc:  # the task's end: a dead peer's attempts would wait for the next start
-            self._problem = f"journal: the watch over peers stopped: {exc!r}"
-            _log.exception("journal.watch_stopped")
+            await self._replay_dead()
+        except (OSError, LedgerUnavailable) as exc:
+            _log.error("journal.replay_failed", problem=str(exc))
 
     async def _replay_dead(self) -> bool:
         """Bring the journals of dead workers into the ledger. False when somebody else is doing it."""

@@ -13,6 +13,7 @@ from gateway.ledger.opening import open_ledger
 from gateway.ledger.paths import LedgerPaths
 from gateway.ledger.url import database_of
 from gateway.ledger.writer import WriterLimits
+from gateway.supervised import TaskRegistry
 
 
 def open_journaled_ledger(
@@ -23,6 +24,7 @@ def open_journaled_ledger(
     queue_rows: int = WriterLimits().queue_rows,
     coalescer: WriteCoalescer | None = None,
     trail: AuditTrail | None = None,
+    tasks: TaskRegistry | None = None,
 ) -> JournaledLedger:
     """The ledger at `url` behind a journal, not yet started. Raises LedgerUnavailable for a wrong URL.
 
@@ -37,9 +39,9 @@ def open_journaled_ledger(
     # What is committed leaves the journal: a power cut that spares this must spare that too.
     is_synced = sync == "batch"
     writer = open_ledger(
-        url, spill_folder=spill_folder, limits=limits, trail=trail, sync_each_commit=is_synced
+        url, spill_folder=spill_folder, limits=limits, trail=trail, sync_each_commit=is_synced, tasks=tasks
     )
-    return JournaledLedger(writer, journal, sync=sync, coalescer=coalescer)
+    return JournaledLedger(writer, journal, sync=sync, coalescer=coalescer, tasks=tasks)
 
 
 def journal_folder(paths: LedgerPaths, configured: Path | None) -> JournalFolder:
