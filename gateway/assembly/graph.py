@@ -17,7 +17,7 @@ from gateway.core.causes import EntityResult
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
-from gateway.http.write_coalescer import WriteCoalescer
+from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import open_journaled_ledger

@@ -10,7 +10,7 @@ from gateway.http.client.pool import ConnectionPool
 from gateway.http.client.resolver import Lookup, Resolver, system_lookup
 from gateway.http.client.response import ExchangeFailure, HttpResponse
 from gateway.http.client.tls import TlsContexts
-from gateway.http.write_coalescer import WriteCoalescer
+from gateway.http.flow_control import WriteCoalescer
 from gateway.ports import UpstreamRequest
 
 _CLOSED = ExchangeFailure(FailureKind.CONNECT, "the client is closed")

@@ -15,7 +15,7 @@ from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.http.client.decoding import BodyDecoder
 from gateway.http.client.parser import ResponseParser
 from gateway.http.client.response import ExchangeFailure, HttpResponse
-from gateway.http.write_coalescer import WriteCoalescer
+from gateway.http.flow_control import WriteCoalescer
 
 UNREAD_LIMIT_BYTES = 256 * 1024
 _SINGLE_WRITE_BYTES = 64 * 1024

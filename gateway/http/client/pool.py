@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from gateway.core.endpoint import Endpoint
 from gateway.http.client.connection import Connection
-from gateway.http.write_coalescer import WriteCoalescer
+from gateway.http.flow_control import WriteCoalescer
 from gateway.ports import UpstreamRequest
 
 _TARGET = re.compile(rb"/[!\"$-~]*").fullmatch

@@ -21,11 +21,10 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from gateway.core.errors import InvalidRequest
+from gateway.http.flow_control import FlowControl, WriteCoalescer
 from gateway.http.server.exchange import Exchange, Handler, ServerFields, refusal
-from gateway.http.server.flow_control import FlowControl
 from gateway.http.server.limits import RequestTimeout, ServerLimits
 from gateway.http.server.parser import RequestParser
-from gateway.http.write_coalescer import WriteCoalescer
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 

@@ -9,7 +9,7 @@ from uvicorn.server import ServerState
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
-from gateway.http.server.flow_control import FlowControl
+from gateway.http.flow_control import FlowControl
 from gateway.ports import Headers
 
 

@@ -11,7 +11,7 @@ import structlog
 from gateway.core.audit import EntryKind
 from gateway.core.errors import Unavailable
 from gateway.core.record import UsageRecord
-from gateway.http.write_coalescer import WriteCoalescer
+from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder

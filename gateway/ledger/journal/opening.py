@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from gateway.http.write_coalescer import WriteCoalescer
+from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.ledger import JournaledLedger, Sync

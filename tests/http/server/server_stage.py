@@ -14,11 +14,11 @@ import orjson
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import GatewayError
+from gateway.http.flow_control import WriteCoalescer
 from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import ServerLimits
 from gateway.http.server.listening import Listening, listen
-from gateway.http.write_coalescer import WriteCoalescer
 
 PATIENCE_SECONDS = 10.0
 BODY_LIMIT = 1024 * 1024

@@ -1,14 +1,52 @@
-"""Flow control of one client connection: when reading pauses, and when writing has to wait.
+"""How bytes leave towards clients and upstreams: writes of one loop turn together, and flow control.
 
-Rules:
+`WriteCoalescer` gathers the writes of one turn of the event loop and makes them at its end. A system call
+leaves the processor's caches to the kernel, and the Python code after it runs slowly for a while. With many
+requests at once, their preparation then runs back to back, and the calls after it. Measured at 32
+connections, a request takes a quarter less time. A request alone waits for nothing.
+
+`FlowControl` says when reading of one connection pauses, and when writing has to wait:
 - Reading pauses while too much of what the client sent waits here; whoever wants it resumes reading.
 - Writing never waits by itself. `is_congested` says that the client takes too little: then await `drained`.
 - Times are those of the event loop, in seconds.
 """
 
 import asyncio
+from collections.abc import Callable
 
-from gateway.http.write_coalescer import WriteCoalescer
+
+class WriteCoalescer:
+    """One for each server or client. Holds a turn's writes only, each bounded by its caller."""
+
+    __slots__ = ("_first", "_pending", "turn")
+
+    def __init__(self) -> None:
+        self.turn = 0  # grows with every flush
+        self._first: list[Callable[[], None]] = []
+        self._pending: list[tuple[asyncio.Transport, bytes]] = []
+
+    def write(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data` to `transport` before the loop waits for events again."""
+        if not self._pending and not self._first:
+            loop.call_soon(self.flush)
+        self._pending.append((transport, data))
+
+    def before(self, callback: Callable[[], None]) -> None:
+        """Call `callback` ahead of this turn's writes."""
+        if not self._pending and not self._first:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._first.append(callback)
+
+    def flush(self) -> None:
+        """Write everything now: what comes next on a connection would overtake it, such as its close."""
+        self.turn += 1
+        first, self._first = self._first, []
+        for callback in first:
+            callback()
+        pending, self._pending = self._pending, []
+        for transport, data in pending:
+            if not transport.is_closing():
+                transport.write(data)
 
 
 class FlowControl:
