@@ -1,4 +1,4 @@
-"""Floor 4: the `tollway` command. Imports stand inside the commands: each loads only what it needs."""
+"""The `tollway` command. Imports stand inside the commands: each loads only what it needs."""
 # ruff: noqa: PLC0415
 
 import asyncio

@@ -1,1 +1,1 @@
-"""Floor 0: the rules of the gateway as pure values and functions. No I/O, no clock, no environment."""
+"""The rules of the gateway as pure values and functions. No I/O, no clock, no environment."""

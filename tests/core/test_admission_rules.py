@@ -148,44 +148,44 @@ def test_a_long_request_that_used_little_does_not_let_twice_the_limit_through(us
 # --- what counts against tokens per minute ---
 
 
-def asking(**changes: object) -> Ask:
+def ask_of(**changes: object) -> Ask:
     return ask(PAYER, **changes)
 
 
 def test_prompt_and_the_bound_of_every_choice_count():
-    assert asking(prompt_tokens=20, choices=3).rate_tokens(1000) == 3020
+    assert ask_of(prompt_tokens=20, choices=3).rate_tokens(1000) == 3020
 
 
 def test_an_explicit_cap_counts_in_full_and_is_kept():
-    wanting = asking(output_is_explicit=True, output_tokens=1000)
+    wanting = ask_of(output_is_explicit=True, output_tokens=1000)
     assert least_output(wanting, 100) == 1000
     assert fit_rate(wanting, 100) == 1000
 
 
 def test_a_default_cap_refuses_no_first_request_of_a_small_limit():
-    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
+    wanting = ask_of(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
     assert least_output(wanting, 100) == CAP_FLOOR_TOKENS
     assert fit_rate(wanting, 100) == 80
 
 
 def test_a_request_waits_rather_than_get_a_cap_below_what_is_useful():
-    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
+    wanting = ask_of(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
     assert least_output(wanting, 200_000) == DEFAULT_CAP_FLOOR_TOKENS
     assert least_output(wanting, 800) == 100
-    assert least_output(asking(output_is_explicit=False, output_tokens=50), 200_000) == 50
+    assert least_output(ask_of(output_is_explicit=False, output_tokens=50), 200_000) == 50
 
 
 def test_a_prompt_that_is_larger_than_the_limit_never_fits_whatever_its_cap():
-    wanting = asking(output_is_explicit=False, prompt_tokens=663)
+    wanting = ask_of(output_is_explicit=False, prompt_tokens=663)
     assert wanting.rate_tokens(least_output(wanting, 100)) > 100
 
 
 def test_a_default_cap_takes_a_share_of_the_tokens_that_are_free():
-    wanting = asking(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
+    wanting = ask_of(output_is_explicit=False, prompt_tokens=20, output_tokens=16_384)
     assert fit_rate(wanting, 200_000) == 16_384
     assert fit_rate(wanting, 40_020) == 10_000
     assert fit_rate(wanting, 2_020) == DEFAULT_CAP_FLOOR_TOKENS
-    assert fit_rate(asking(output_is_explicit=False, prompt_tokens=20, choices=2), 120) == 50
+    assert fit_rate(ask_of(output_is_explicit=False, prompt_tokens=20, choices=2), 120) == 50
 
 
 @given(
@@ -198,7 +198,7 @@ def test_a_default_cap_takes_a_share_of_the_tokens_that_are_free():
 def test_a_default_cap_that_is_admitted_takes_no_more_than_what_is_free(
     per_minute: int, taken: int, prompt: int, output: int, choices: int
 ):
-    wanting = asking(output_is_explicit=False, prompt_tokens=prompt, output_tokens=output, choices=choices)
+    wanting = ask_of(output_is_explicit=False, prompt_tokens=prompt, output_tokens=output, choices=choices)
     least = least_output(wanting, per_minute)
     free = max(per_minute - taken, 0)
     if wanting.rate_tokens(least) <= free:
@@ -219,7 +219,7 @@ def room(prompt: int, output: int) -> int:
 
 def capped(output: int, room_nano: int, *, explicit: bool, choices: int = 1) -> int | None:
     return fit_output(
-        asking(output_tokens=output, output_is_explicit=explicit, output_nano_per_million=10**9 * choices),
+        ask_of(output_tokens=output, output_is_explicit=explicit, output_nano_per_million=10**9 * choices),
         room_nano,
     )
 
@@ -265,25 +265,25 @@ def test_a_prompt_that_does_not_fit_by_itself_is_refused():
 
 
 def test_a_free_output_is_never_lowered():
-    free = asking(output_nano_per_million=0, prompt_nano=100)
+    free = ask_of(output_nano_per_million=0, prompt_nano=100)
     assert fit_output(free, 100) == 1000
     assert fit_output(free, 99) is None
 
 
 def test_embeddings_have_no_output_to_lower():
-    embedding = asking(output_tokens=0, output_is_explicit=False)
+    embedding = ask_of(output_tokens=0, output_is_explicit=False)
     assert fit_output(embedding, 100_000) == 0
     assert fit_output(embedding, 99_999) is None
 
 
 def test_a_hold_is_prompt_and_output_rounded_up():
-    assert hold_nano(asking(prompt_nano=7, output_nano_per_million=1), 1) == 8
-    assert hold_nano(asking(prompt_nano=7, output_nano_per_million=1_000_001), 1) == 9
-    assert hold_nano(asking(prompt_nano=7), 0) == 7
+    assert hold_nano(ask_of(prompt_nano=7, output_nano_per_million=1), 1) == 8
+    assert hold_nano(ask_of(prompt_nano=7, output_nano_per_million=1_000_001), 1) == 9
+    assert hold_nano(ask_of(prompt_nano=7), 0) == 7
 
 
 asks = st.builds(
-    lambda prompt, per_million, output, explicit: asking(
+    lambda prompt, per_million, output, explicit: ask_of(
         prompt_nano=prompt,
         output_nano_per_million=per_million,
         output_tokens=output,

@@ -461,17 +461,17 @@ async def test_embeddings_are_unit_vectors_in_both_encodings():
 async def test_prompt_cache_counts_a_repeated_beginning_in_steps_of_128():
     system = {"role": "system", "content": "".join(f"Rule {number} applies. " for number in range(400))}
 
-    def asking(text):
+    def question(text):
         return {**CHAT, "messages": [system, {"role": "user", "content": text}]}
 
     async with openai_simulator() as sim:
         counts = [
-            (await post(sim, asking(text))).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+            (await post(sim, question(text))).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
             for text in ("first?", "second?")
         ]
         short = [(await post(sim, CHAT)).json()["usage"] for _ in range(2)]
         sim.set_knobs(prompt_caching=False)
-        off = (await post(sim, asking("third?"))).json()["usage"]
+        off = (await post(sim, question("third?"))).json()["usage"]
     assert counts[0] == 0
     assert counts[1] >= 1024
     assert counts[1] % 128 == 0
