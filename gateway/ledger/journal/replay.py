@@ -14,6 +14,7 @@ from gateway.ledger.journal.frames import (
     Frame,
     FrameKind,
     UnreadableRecord,
+    names_frame,
     read_frames,
     read_names,
     read_record,
@@ -88,8 +89,12 @@ class Replay:
         return record
 
     def _note_damage(self, path: Path, damage: Damage) -> None:
-        """A torn tail is what a kill in the middle of a write leaves, and its request was never sent."""
-        if damage.is_tail:
+        """A torn tail is what a kill in the middle of a write leaves, and its request was never sent.
+
+        A segment without one whole frame is no tail: it is of a format that this version does not know.
+        """
+        is_foreign = damage.start == 0 and damage.end > len(names_frame())
+        if damage.is_tail and not is_foreign:
             _log.info("journal.torn_tail", path=str(path), bytes=damage.end - damage.start)
             return
         self._damaged.add(path)

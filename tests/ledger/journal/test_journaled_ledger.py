@@ -14,6 +14,7 @@ from gateway.core.errors import Unavailable
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
+from gateway.ledger.journal.frames import MARKER
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes, Sync
 from gateway.ledger.journal.opening import open_journaled_ledger
@@ -384,6 +385,22 @@ def test_damage_is_kept_for_a_person_and_costs_nobody_else(home: Home) -> None:
             assert len(home.rows()) == 2
         assert [path.name.rpartition(".")[2] for path in home.folder.path.glob("*.0*")] == ["damaged"]
         assert found_dead(home.folder) == []
+
+    run(scenario())
+
+
+def test_a_segment_of_an_unknown_format_is_kept_for_a_person(home: Home) -> None:
+    """A later version may have written it: who goes back to this one must not lose what it says."""
+
+    async def scenario() -> None:
+        home.dead_worker(sent=2, ended=2)
+        [path] = home.segments()
+        content = path.read_bytes().replace(MARKER, b"\xd6NEW"[: len(MARKER)].ljust(len(MARKER), b"!"))
+        path.write_bytes(content)
+        async with home.running():
+            assert home.rows() == {}
+        [kept] = home.folder.path.glob("*.damaged")
+        assert kept.read_bytes() == content
 
     run(scenario())
 
