@@ -179,8 +179,8 @@ def test_budgets_say_what_the_ledger_says(takeover: Takeover) -> None:
 
 def test_shared_budgets_are_as_full_as_before(takeover: Takeover) -> None:
     """To the nano-dollar, but for what died under way: until somebody has ended its holds, it is counted as
-    held and, once it is in the ledger, as spent. Each client had one request under way at most; the end of some
-    may have been in the journal already.
+    held and, once it is in the ledger, as spent. Each client had one request under way at most. The end of
+    some may have been in the journal already.
     """
     costs = {row["attempt_id"]: row["cost_nano_usd"] + row["unseen_nano_usd"] for row in takeover.rows}
     presumed = {row["attempt_id"] for row in takeover.rows if row["outcome"] == "presumed"}
