@@ -9,7 +9,7 @@ ARGS   ?=
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test focus chaos check format bench bench-ledger bench-admission bench-diff lock clean
+.PHONY: help install demo test focus chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -53,8 +53,11 @@ format: $(STAMP) ## Put the code into its standard form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## Ratios against nginx, SMG and vllm-router in one interleaved run
+bench: $(STAMP)  ## Tollway against nginx and its peers, interleaved (ARGS="--python /usr/bin/python3.11 --plots DIR")
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-instructions: $(STAMP) ## Instructions a request, by callgrind (ARGS="--most N" fails above)
+	$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 bench-ledger: $(STAMP) ## Rows a second into SQLite and PostgreSQL, and how fast reports are
 	$(BIN)/python -m benchmarks.ledger_writer $(ARGS)

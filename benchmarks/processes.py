@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pwd
 import resource
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -43,23 +43,37 @@ def choose_cores() -> Cores:
     return Cores(subject=allowed[0], load=allowed[min(1, len(allowed) - 1)])
 
 
-def _at_start(core: int | None) -> Callable[[], None]:
+def most_files() -> int:
+    """Descriptors that a child may open: the hard limit of this process."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def _at_start(core: int | None, user: pwd.struct_passwd | None) -> Callable[[], None]:
     """What a child does between fork and exec: pin itself, and ask to be killed when its parent dies."""
     libc = ctypes.CDLL(None)
     parent = os.getpid()
+    files = most_files()
 
     def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent died before prctl took effect
-            os._exit(1)
+        # A stream through a proxy holds two descriptors, and 1,024 is the usual soft limit.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        if user is not None:
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
         if core is not None:
             os.sched_setaffinity(0, {core})
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # last: a change of user takes it back
+        if os.getppid() != parent:  # the parent died before prctl took effect
+            os._exit(1)
 
     return prepare
 
 
 class Child:
-    """One process in its own group. Its output goes to `log`; `environment` is added to ours."""
+    """One process in its own group. Its output goes to `log`; `environment` is added to ours.
+
+    `user` is the name that it runs under, for programs that refuse to run as root.
+    """
 
     def __init__(
         self,
@@ -68,9 +82,13 @@ class Child:
         core: int | None,
         log: Path,
         environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.command = list(command)
         self._log = log
+        self.folder = folder
+        self.started_at = time.monotonic()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 self.command,
@@ -78,7 +96,8 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
-                preexec_fn=_at_start(core),  # noqa: PLW1509  (this process has one thread)
+                cwd=folder,
+                preexec_fn=_at_start(core, pwd.getpwnam(user) if user else None),  # noqa: PLW1509  (this process has one thread)
                 start_new_session=True,
             )
         self.pid = self._process.pid
@@ -98,9 +117,13 @@ class Child:
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]
         return lines[-1][-limit:] if lines else "no output"
 
+    def cpu_by_process(self) -> dict[int, float]:
+        """User and system time by process id: this one, its living descendants, and whom each waited for."""
+        return {pid: _cpu_seconds(pid) for pid in _family(self.pid)}
+
     def cpu_seconds(self) -> float:
-        """User and system time of the process, its waited-for children and its living descendants."""
-        return sum(_cpu_seconds(pid) for pid in _family(self.pid))
+        """The sum of `cpu_by_process`."""
+        return sum(self.cpu_by_process().values())
 
     def rss_megabytes(self) -> float:
         """Resident memory of the process and its descendants in 10^6 bytes, shared pages counted in each."""
@@ -186,18 +209,48 @@ def core_busy_seconds(core: int) -> float:
     return 0.0
 
 
-class CpuMeter:
-    """CPU time since it was made: the subject's, and what other programs took of the benchmark's cores."""
+class CpuTime(msgspec.Struct, frozen=True):
+    """Seconds: of the processes that answer requests, of all the subject's, of the stores behind it.
 
-    def __init__(self, cores: Cores, subject: Child, upstream: Child) -> None:
+    Stores run on the load's core.
+    """
+
+    request: float
+    whole: float
+    behind: float = 0.0
+
+
+class CpuMeter:
+    """CPU time since it was made: the subject's, and what other programs took of the benchmark's cores.
+
+    The processes that answer requests are those of the subject that worked most: `workers` of them. A writer
+    of rows or a supervisor beside them counts in the whole only.
+    """
+
+    def __init__(
+        self,
+        cores: Cores,
+        subject: Child,
+        others: Sequence[Child],
+        *,
+        behind: Sequence[Child] = (),
+        workers: int = 1,
+    ) -> None:
         self._cores = {cores.subject, cores.load}
         self._subject = subject
-        self._upstream = upstream
-        self._subject_before = subject.cpu_seconds()
+        self._ours = [*others, *behind]
+        self._behind = behind
+        self._workers = workers
+        self._subject_before = subject.cpu_by_process()
+        self._behind_before = sum(child.cpu_seconds() for child in behind)
         self._others_before = self._busy_less_ours()
 
-    def subject_seconds(self) -> float:
-        return self._subject.cpu_seconds() - self._subject_before
+    def subject_time(self) -> CpuTime:
+        now = self._subject.cpu_by_process()
+        spent = sorted((now[pid] - self._subject_before.get(pid, 0.0) for pid in now), reverse=True)
+        behind = sum(child.cpu_seconds() for child in self._behind) - self._behind_before
+        whole = sum(now.values()) - sum(self._subject_before.values())
+        return CpuTime(sum(spent[: self._workers]), whole, behind)
 
     def others_seconds(self) -> float:
         """To be read when the load generator has ended: its time is known only then."""
@@ -205,45 +258,6 @@ class CpuMeter:
 
     def _busy_less_ours(self) -> float:
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        ours = self._subject.cpu_seconds() + self._upstream.cpu_seconds() + ended.ru_utime + ended.ru_stime
+        ours = self._subject.cpu_seconds() + sum(child.cpu_seconds() for child in self._ours)
+        ours += ended.ru_utime + ended.ru_stime
         return sum(core_busy_seconds(core) for core in self._cores) - ours
-
-
-def free_ports(count: int) -> list[int]:
-    """`count` different loopback ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-def http_status(port: int, request: bytes, timeout_seconds: float = 2.0) -> int | None:
-    """Status of one HTTP/1.1 exchange with 127.0.0.1, or None when there was no answer."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout_seconds) as connection:
-            connection.sendall(request)
-            head = connection.recv(64)
-    except OSError:
-        return None
-    words = head.split(b" ", 2)
-    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
-
-
-def wait_for_200(
-    child: Child, port: int, request: bytes, *, timeout_seconds: float, poll_seconds: float
-) -> float:
-    """Seconds until `request` is answered with 200. Raises Skipped when the child exits or time is up."""
-    started = time.monotonic()
-    status = None
-    while time.monotonic() - started < timeout_seconds:
-        status = http_status(port, request)
-        if status == 200:
-            return time.monotonic() - started
-        if child.exit_code() is not None:
-            raise Skipped(f"exited with {child.exit_code()}: {child.last_words()}")
-        time.sleep(poll_seconds)
-    raise Skipped(f"not ready after {timeout_seconds:.0f} s (last status {status}): {child.last_words()}")

@@ -8,13 +8,17 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from benchmarks import wire
+from benchmarks.nginx_servers import start_static_upstream
 from benchmarks.processes import Child, running
-from benchmarks.proxy import run_wrk
-from benchmarks.subjects import Room, start_static_upstream, start_tollway
+from benchmarks.subjects import Room, Running, ready
+from benchmarks.tollway_servers import launch
+from benchmarks.unary import run_wrk
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+CONNECTIONS = 32
 TOP_LINES = 40
 
 
@@ -32,15 +36,19 @@ def profile_proxy(room: Room, *, seconds: int, out: Path) -> int:
     return 0
 
 
+def _load(room: Room, subject: Running, seconds: int) -> None:
+    run_wrk(room, subject, wire.chat_request(), connections=CONNECTIONS, seconds=seconds)
+
+
 def _with_py_spy(py_spy: str, room: Room, upstream_port: int, seconds: int, target: Path) -> None:
     with contextlib.ExitStack() as stack:
-        subject = start_tollway(room, upstream_port)
+        subject = ready(launch(room, upstream_port))
         stack.enter_context(running(subject.child))
         command = [py_spy, "record", "--native", "--duration", str(seconds), "--output", str(target)]
         log = room.new_folder("py-spy") / "output.log"
         spy = Child([*command, "--pid", str(subject.child.pid)], core=room.cores.load, log=log)
         stack.enter_context(running(spy))
-        run_wrk(room, subject.port, seconds)
+        _load(room, subject, seconds)
         if spy.wait(60) != 0:
             print(f"py-spy: {spy.last_words()}", file=sys.stderr)
             return
@@ -49,8 +57,8 @@ def _with_py_spy(py_spy: str, room: Room, upstream_port: int, seconds: int, targ
 
 def _with_cprofile(room: Room, upstream_port: int, seconds: int, target: Path) -> None:
     """cProfile makes every call dearer: read the order of the lines, not their sum."""
-    subject = start_tollway(room, upstream_port, (sys.executable, "-m", "cProfile", "-o", str(target)))
+    subject = ready(launch(room, upstream_port, prefix=("-m", "cProfile", "-o", str(target))))
     with running(subject.child):
-        run_wrk(room, subject.port, seconds)
+        _load(room, subject, seconds)
     pstats.Stats(str(target)).sort_stats("tottime").print_stats(TOP_LINES)
     print(f"Profile: {target}")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import time
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
@@ -20,7 +22,7 @@ from benchmarks import wire
 
 EVENT = b"data: "
 DONE = b"data: [DONE]"
-WAVE_TIMEOUT_SECONDS = 30.0
+WAVE_TIMEOUT_SECONDS = 90.0
 
 
 class Wave(msgspec.Struct, frozen=True):
@@ -40,9 +42,10 @@ class Wave(msgspec.Struct, frozen=True):
 class Client(asyncio.Protocol):
     """One connection that runs one stream after another and notes when chunks came."""
 
-    def __init__(self) -> None:
+    def __init__(self, extra_events: int = 0) -> None:
+        self._extra_events = extra_events
         self._loop = asyncio.get_running_loop()
-        self._finished: asyncio.Future[str | None] | None = None
+        self.ending: asyncio.Future[str | None] | None = None
         self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -56,15 +59,16 @@ class Client(asyncio.Protocol):
         """Send the request. The future's result is None, or what went wrong."""
         self.events = 0
         self.times: list[float] = []
-        self._expected_events = chunks + 1  # and [DONE]
+        self._expected_events = chunks + 1 + self._extra_events  # one for [DONE]
+        self.chunks = chunks
         self._tail = b""
         self._parser = httptools.HttpResponseParser(self)
-        self._finished = self._loop.create_future()
+        self.ending = self._loop.create_future()
         if self._closed:
             self._finish("connection closed before the request")
         self.sent_at = time.perf_counter()
         self._transport.write(request)
-        return self._finished
+        return self.ending
 
     def abort(self) -> None:
         self._finish("not finished in time")
@@ -98,8 +102,8 @@ class Client(asyncio.Protocol):
             self._finish(None)
 
     def _finish(self, error: str | None) -> None:
-        if self._finished is not None and not self._finished.done():
-            self._finished.set_result(error)
+        if self.ending is not None and not self.ending.done():
+            self.ending.set_result(error)
 
 
 def _percentile(ordered: list[float], share: float) -> float:
@@ -113,9 +117,16 @@ def _gaps(clients: list[Client]) -> list[float]:
     return sorted(later - earlier for client in clients for earlier, later in pairwise(client.times))
 
 
-async def _connect(port: int, count: int) -> list[Client]:
+async def connect(given: argparse.Namespace, count: int) -> list[Client]:
     loop = asyncio.get_running_loop()
-    return [(await loop.create_connection(Client, "127.0.0.1", port))[1] for _ in range(count)]
+    make = partial(Client, given.extra_events)
+    return [(await loop.create_connection(make, "127.0.0.1", given.port))[1] for _ in range(count)]
+
+
+def request_of(given: argparse.Namespace, chunks: int) -> bytes:
+    """What one stream sends."""
+    body = wire.chat_request(stream=True, max_tokens=chunks, model=given.model)
+    return wire.http_post(given.port, body, path=given.path, headers=json.loads(given.headers))
 
 
 async def run_wave(clients: list[Client], request: bytes, chunks: int) -> Wave:
@@ -130,7 +141,7 @@ async def run_wave(clients: list[Client], request: bytes, chunks: int) -> Wave:
     gaps = _gaps(clients)
     return Wave(
         streams=len(clients),
-        chunks=sum(max(client.events - 1, 0) for client in clients),
+        chunks=sum(min(max(client.events - 1, 0), client.chunks) for client in clients),
         errors=errors,
         ttft_p50_ms=_percentile(firsts, 0.5),
         ttft_p99_ms=_percentile(firsts, 0.99),
@@ -141,30 +152,39 @@ async def run_wave(clients: list[Client], request: bytes, chunks: int) -> Wave:
     )
 
 
-async def run(port: int, streams: int, chunks: int, waves: int, *, warm_up: bool) -> list[Wave]:
-    """`waves` waves on the same connections. A warm-up wave of two chunks is not among them."""
-    clients = await _connect(port, streams)
-    if warm_up:
-        await run_wave(clients, wire.http_post(port, wire.chat_request(stream=True, max_tokens=2)), 2)
-    request = wire.http_post(port, wire.chat_request(stream=True, max_tokens=chunks))
+async def run(given: argparse.Namespace) -> list[Wave]:
+    """The waves, on the same connections. A warm-up wave of two chunks is not among them."""
+    clients = await connect(given, given.streams)
+    if given.warm_up:
+        await run_wave(clients, request_of(given, 2), 2)
+    request = request_of(given, given.chunks)
     done = []
-    for _ in range(waves):
-        done.append(await run_wave(clients, request, chunks))
+    for _ in range(given.waves):
+        done.append(await run_wave(clients, request, given.chunks))
         if done[-1].errors:
             break
         await asyncio.sleep(0.05)
     return done
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Where the streams go and how they ask."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--path", default=wire.CHAT_PATH)
+    parser.add_argument("--model", default=wire.MODEL)
+    parser.add_argument("--headers", default="{}", help="as a JSON object")
+    parser.add_argument("--extra-events", type=int, default=0, help="a stream has, beside chunks and [DONE]")
+    return parser
+
+
+def main() -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--chunks", type=int, default=100)
     parser.add_argument("--waves", type=int, default=1)
     parser.add_argument("--warm-up", action="store_true")
-    given = parser.parse_args()
-    waves = uvloop.run(run(given.port, given.streams, given.chunks, given.waves, warm_up=given.warm_up))
+    waves = uvloop.run(run(parser.parse_args()))
     print(msgspec.json.encode(waves).decode())
 
 

@@ -1,4 +1,4 @@
-"""Streaming: CPU a chunk at 400 paced streams, and what each subject adds to the first token of 100."""
+"""Streaming: CPU a chunk at a pace, and the delay of the first token when streams begin together."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from benchmarks import wire
-from benchmarks.processes import Child, CpuMeter, Skipped, free_ports, running, wait_for_200
+from benchmarks.bench import DIRECT, Bench, Records
+from benchmarks.interpreter import ROOT
+from benchmarks.probes import free_ports, wait_for_200
+from benchmarks.processes import Child, CpuTime, Skipped, running
 from benchmarks.stream_load import Wave
-from benchmarks.subjects import Room, Running, start_all
+from benchmarks.subjects import Room, Running, stopped_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from benchmarks.scenarios import Streams
 
-INTERVAL_MS = 20  # 50 tokens a second and stream: 20,000 chunks a second, what 40 us a chunk can carry
-PACE_STREAMS = 400
-PACE_CHUNKS = 100
-PACE_WAVES = 2
-FIRST_TOKEN_STREAMS = 100
 FIRST_TOKEN_CHUNKS = 5
-FIRST_TOKEN_WAVES = 5
-DIRECT = "direct"
 
 
 class FirstTokenRun(msgspec.Struct, frozen=True):
@@ -39,49 +35,60 @@ class FirstTokenRun(msgspec.Struct, frozen=True):
 
 
 class PaceRun(msgspec.Struct, frozen=True):
-    """The waves of 400 streams in one round. For `direct` there is no subject, so no CPU time."""
+    """The paced waves of one subject in one round, CPU in microseconds a chunk. `direct` has no CPU time."""
 
     round: int
     subject: str
-    cpu_us_per_chunk: float | None
+    streams: int
+    request_cpu_us: float | None
+    whole_cpu_us: float | None
     core_share: float | None
     others_core_share: float | None
     waves: list[Wave]
 
 
-class StreamReport(msgspec.Struct, frozen=True):
+class StreamReport(msgspec.Struct, frozen=True, tag="streams"):
+    scenario: str
+    title: str
+    streams: int
+    interval_ms: float
     first_token: list[FirstTokenRun]
     pace: list[PaceRun]
     skipped: dict[str, str]
     invalid: dict[str, str]
 
 
-def start_stream_upstream(room: Room) -> Running:
+def start_stream_upstream(room: Room, interval_ms: float) -> Running:
     """The pacing server, on the load core."""
     port = free_ports(1)[0]
     folder = room.new_folder("stream-upstream")
     command = [sys.executable, "-m", "benchmarks.stream_upstream", "--port", str(port)]
-    command += ["--interval-ms", str(INTERVAL_MS)]
-    child = Child(command, core=room.cores.load, log=folder / "output.log")
-    try:
-        wait_for_200(child, port, wire.http_get(port, "/health"), timeout_seconds=10, poll_seconds=0.05)
-    except BaseException:
-        child.stop()
-        raise
+    command += ["--interval-ms", str(interval_ms)]
+    child = Child(command, core=room.cores.load, log=folder / "output.log", folder=ROOT)
+    with stopped_on_error(child):
+        wait_for_200(child, port, wire.http_get(port, "/health"), timeout_seconds=30, poll_seconds=0.05)
     return Running("stream-upstream", child, port, folder)
 
 
+def load_command(bench: Bench, module: str, subject: Running, streams: int) -> list[str]:
+    """A load generator of `streams` streams, told how the subject wants to be asked and what it adds."""
+    headers = msgspec.json.encode(subject.headers).decode()
+    command = [sys.executable, "-m", module, "--port", str(subject.port), "--streams", str(streams)]
+    if subject.name in bench.catalogue and bench.catalogue[subject.name].usage_unasked:
+        command += ["--extra-events", "1"]
+    return [*command, "--path", subject.path, "--model", subject.model, "--headers", headers]
+
+
 def run_load(
-    room: Room, port: int, *, streams: int, chunks: int, waves: int = 1, warm_up: bool = False
+    bench: Bench, subject: Running, streams: int, chunks: int, *, waves: int = 1, warm_up: bool = False
 ) -> list[Wave]:
     """The waves that one load process measured. Raises Skipped when it fails."""
-    folder = room.new_folder("stream-load")
-    command = [sys.executable, "-m", "benchmarks.stream_load", "--port", str(port)]
-    command += ["--streams", str(streams), "--chunks", str(chunks), "--waves", str(waves)]
-    command += ["--warm-up"] if warm_up else []
-    with running(Child(command, core=room.cores.load, log=folder / "output.log")) as load:
+    folder = bench.room.new_folder("stream-load")
+    command = load_command(bench, "benchmarks.stream_load", subject, streams)
+    command += ["--chunks", str(chunks), "--waves", str(waves), *(["--warm-up"] if warm_up else [])]
+    with running(Child(command, core=bench.room.cores.load, log=folder / "output.log", folder=ROOT)) as load:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            load.wait(90)
+            load.wait(300)
         printed = [line for line in load.output().splitlines() if line.startswith("[")]
         if not printed:
             raise Skipped(f"the stream load printed no result: {load.last_words()}")
@@ -89,46 +96,57 @@ def run_load(
 
 
 def _first_token(
-    room: Room, name: str, port: int, round_number: int, direct_ms: float | None
+    bench: Bench, scenario: Streams, number: int, subject: Running, direct_ms: float | None
 ) -> FirstTokenRun:
     waves = run_load(
-        room,
-        port,
-        streams=FIRST_TOKEN_STREAMS,
-        chunks=FIRST_TOKEN_CHUNKS,
-        waves=FIRST_TOKEN_WAVES,
+        bench,
+        subject,
+        scenario.streams,
+        FIRST_TOKEN_CHUNKS,
+        waves=scenario.first_token_waves,
         warm_up=True,
     )
     ttft_ms = statistics.median(wave.ttft_p50_ms for wave in waves)
     delay_ms = None if direct_ms is None else round(ttft_ms - direct_ms, 3)
-    return FirstTokenRun(round_number, name, round(ttft_ms, 3), delay_ms, waves)
+    return FirstTokenRun(number, subject.name, round(ttft_ms, 3), delay_ms, waves)
 
 
-def _pace_direct(room: Room, port: int, round_number: int) -> PaceRun:
+def _pace_direct(bench: Bench, scenario: Streams, number: int, upstream: Running) -> PaceRun:
     """What load generator and upstream make of the pace by themselves."""
-    waves = run_load(room, port, streams=PACE_STREAMS, chunks=PACE_CHUNKS, waves=PACE_WAVES)
-    return PaceRun(round_number, DIRECT, None, None, None, waves)
+    waves = run_load(bench, upstream, scenario.streams, scenario.chunks, waves=scenario.waves)
+    return PaceRun(number, DIRECT, scenario.streams, None, None, None, None, waves)
 
 
-def _pace(room: Room, subject: Running, upstream: Running, round_number: int) -> PaceRun:
-    """CPU from before the connections open until the subject is idle again."""
-    meter = CpuMeter(room.cores, subject.child, upstream.child)
-    waves = run_load(room, subject.port, streams=PACE_STREAMS, chunks=PACE_CHUNKS, waves=PACE_WAVES)
-    loaded_cpu, others = meter.subject_seconds(), meter.others_seconds()
+def _pace(bench: Bench, scenario: Streams, number: int, subject: Running) -> tuple[PaceRun, str | None]:
+    """CPU from before the connections open until the subject is idle again; and what its records lack."""
+    streams = min(scenario.streams, bench.catalogue[subject.name].most_streams)
+    records, meter = Records(subject), bench.meter(subject)
+    waves = run_load(bench, subject, streams, scenario.chunks, waves=scenario.waves)
+    loaded, others = meter.subject_time(), meter.others_seconds()
     subject.child.wait_idle()
-    whole_cpu = meter.subject_seconds()
-    seconds, chunks = sum(wave.seconds for wave in waves), sum(wave.chunks for wave in waves)
+    problem = records.problem(streams * len(waves))
+    return _pace_run(
+        number, subject.name, streams, waves, meter.subject_time(), loaded.whole, others
+    ), problem
+
+
+def _pace_run(
+    number: int, name: str, streams: int, waves: list[Wave], cpu: CpuTime, core_seconds: float, others: float
+) -> PaceRun:
+    seconds, chunks = sum(wave.seconds for wave in waves), max(sum(wave.chunks for wave in waves), 1)
     return PaceRun(
-        round=round_number,
-        subject=subject.name,
-        cpu_us_per_chunk=round(whole_cpu * 1e6 / max(chunks, 1), 2),
-        core_share=round(loaded_cpu / seconds, 3),
+        round=number,
+        subject=name,
+        streams=streams,
+        request_cpu_us=round(cpu.request * 1e6 / chunks, 2),
+        whole_cpu_us=round(cpu.whole * 1e6 / chunks, 2),
+        core_share=round(core_seconds / seconds, 3),
         others_core_share=round(others / seconds, 3),
         waves=waves,
     )
 
 
-def _invalid(first_token: list[FirstTokenRun], pace: list[PaceRun]) -> dict[str, str]:
+def _failed(first_token: list[FirstTokenRun], pace: list[PaceRun]) -> dict[str, str]:
     """Subjects whose numbers must not be compared, with the first error."""
     waves = [(run.subject, wave) for run in first_token for wave in run.waves]
     waves += [(run.subject, wave) for run in pace for wave in run.waves]
@@ -140,25 +158,50 @@ def _invalid(first_token: list[FirstTokenRun], pace: list[PaceRun]) -> dict[str,
     return reasons
 
 
-def run_streams(room: Room, *, names: list[str], rounds: int, say: Callable[[str], None]) -> StreamReport:
-    """Every subject once a round, after a direct run that it is compared with."""
+def run_streams(bench: Bench, scenario: Streams) -> StreamReport:
+    """Every subject once a round, after a direct run that its first token is compared with."""
     first_token: list[FirstTokenRun] = []
     pace: list[PaceRun] = []
-    with contextlib.ExitStack() as stack:
-        upstream = start_stream_upstream(room)
-        stack.enter_context(running(upstream.child))
-        subjects, skipped = start_all(stack, room, upstream.port, names)
-        for subject in subjects:
-            run_load(room, subject.port, streams=PACE_STREAMS, chunks=5)
-            subject.child.wait_idle()
-        for number in range(1, rounds + 1):
-            say(f"stream: round {number} of {rounds}, {DIRECT}")
-            direct = _first_token(room, DIRECT, upstream.port, number, None)
-            first_token.append(direct)
-            pace.append(_pace_direct(room, upstream.port, number))
-            turn = (number - 1) % max(len(subjects), 1)
-            for subject in subjects[turn:] + subjects[:turn]:
-                say(f"stream: round {number} of {rounds}, {subject.name}")
-                first_token.append(_first_token(room, subject.name, subject.port, number, direct.ttft_ms))
-                pace.append(_pace(room, subject, upstream, number))
-    return StreamReport(first_token, pace, skipped, _invalid(first_token, pace))
+    wrong: dict[str, str] = {}
+    fit, failed = bench.warmed(bench.part(scenario.name), lambda subject: _warm_up(bench, scenario, subject))
+    direct_ms = None
+    for number, subject in bench.turns(scenario.name, fit, scenario.rounds):
+        try:
+            first, run, problem = _turn(bench, scenario, number, subject, direct_ms)
+        except Skipped as exc:
+            wrong.setdefault(subject.name, str(exc))
+            continue
+        first_token += [first] if first is not None else []
+        pace.append(run)
+        if first is not None and subject.name == DIRECT:
+            direct_ms = first.ttft_ms
+        if problem is not None:
+            wrong.setdefault(subject.name, problem)
+    return StreamReport(
+        scenario.name,
+        scenario.title,
+        scenario.streams,
+        scenario.interval_ms,
+        first_token,
+        pace,
+        bench.missing(scenario.name) | failed,
+        wrong | _failed(first_token, pace),
+    )
+
+
+def _warm_up(bench: Bench, scenario: Streams, subject: Running) -> None:
+    run_load(bench, subject, min(scenario.streams, bench.catalogue[subject.name].most_streams), 5)
+
+
+def _turn(
+    bench: Bench, scenario: Streams, number: int, subject: Running, direct_ms: float | None
+) -> tuple[FirstTokenRun | None, PaceRun, str | None]:
+    """Both measurements of one subject in one round, and what its records lack. One that cannot take so many
+    streams is not asked for their first tokens."""
+    if subject.name == DIRECT:
+        first = _first_token(bench, scenario, number, subject, None)
+        return first, _pace_direct(bench, scenario, number, subject), None
+    first_token = None
+    if scenario.streams <= bench.catalogue[subject.name].most_streams:
+        first_token = _first_token(bench, scenario, number, subject, direct_ms)
+    return first_token, *_pace(bench, scenario, number, subject)

