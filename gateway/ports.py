@@ -68,6 +68,14 @@ class UpstreamResponse(Protocol):
         """
         ...
 
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Offer to `take` what arrives while a `next_chunk` waits. It says whether it took all of it.
+
+        What it leaves, and the end of the body, come by `next_chunk`. `take` is called from the loop's own
+        callback: it must be quick, and never raise.
+        """
+        ...
+
     def abort(self) -> None: ...
 
 
@@ -208,6 +216,10 @@ class Sink(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Waits while the client reads slower than the answer comes."""
+        ...
+
+    def send_now(self, data: bytes) -> bool:
+        """As `send`, where nothing has to be waited for; False: nothing was written, so `send` it."""
         ...
 
     async def end(self) -> None: ...

@@ -14,6 +14,8 @@ import re
 from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
+# So many chunks are counted together: one search over all of them costs less than one over each.
+COUNTED_TOGETHER = 64
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
@@ -36,7 +38,8 @@ class StreamReader:
 
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
     `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_chunks` (pieces of
-    the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON).
+    the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON). What
+    went by `passes` is counted in bulk: `count_passed` brings both up to date.
     """
 
     __slots__ = (
@@ -46,6 +49,7 @@ class StreamReader:
         "_held",
         "_hide_usage",
         "_started",
+        "_uncounted",
         "done",
         "failure",
         "finish_reason",
@@ -63,6 +67,7 @@ class StreamReader:
         self._held = b""
         self._doubtful = b""
         self._started = False
+        self._uncounted: list[bytes] = []
         self.usage: WireUsage | None = None
         self.model: str | None = None
         self.service_tier: str | None = None
@@ -92,6 +97,29 @@ class StreamReader:
             self._count(chunk)
             return chunk
         return b"".join([self._released(event) for event in split_events(chunk)])
+
+    def passes(self, chunk: bytes) -> bytes | None:
+        """`chunk` as the client should see it, where it says nothing but text; None: `feed` has to read it.
+
+        Nothing is noted yet: call `note_passed` once the client has it.
+        """
+        if self._held or not self._started or self.failure is not None or not chunk.endswith(b"}\n\n"):
+            return None
+        if self._hide_usage and b'"usage":null' in chunk:
+            chunk = chunk.replace(b',"usage":null', b"")
+        return chunk if self._is_plain(chunk) else None
+
+    def note_passed(self, chunk: bytes) -> None:
+        """The client has `chunk`, which `passes` gave."""
+        self._uncounted.append(chunk)
+        if len(self._uncounted) >= COUNTED_TOGETHER:
+            self.count_passed()
+
+    def count_passed(self) -> None:
+        """Bring `text_chunks` and `text_bytes` up to date."""
+        passed, self._uncounted = self._uncounted, []
+        if passed:
+            self._count(b"".join(passed))
 
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""

@@ -172,6 +172,7 @@ class Attempt:
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
         self._reader = reader = self._new_reader()
         sink, progress, clock = self._sink, self._progress, self._services.clock
+        is_tapped = False
         while chunk := await response.next_chunk():
             progress.last_seen_at = clock.monotonic()
             if not reader.text_chunks:
@@ -186,11 +187,24 @@ class Attempt:
                 return self._end_of_stream(reader, passed)
             await sink.send(passed)
             progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
+            if not is_tapped and reader.text_chunks and self._target.masked is None:
+                is_tapped = True
+                response.tap(self._pass_on)
         # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
         rest = reader.flush()
         if not reader.complete or not sink.started:
             raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
         return self._end_of_stream(reader, rest)
+
+    def _pass_on(self, chunk: bytes) -> bool:
+        """Take a chunk of plain text straight to the client. False: it has to be read, or to wait."""
+        reader = self._reader
+        passed = None if reader is None else reader.passes(chunk)
+        if reader is None or passed is None or not self._sink.send_now(passed):
+            return False
+        reader.note_passed(passed)
+        self._progress.last_seen_at = self._services.clock.monotonic()
+        return True
 
     def _answer_headers(self) -> list[tuple[bytes, bytes]]:
         return answer_headers(self._target, self._hold, self._content_type, self._processing_ms)
@@ -273,6 +287,7 @@ class Attempt:
         """Note what the stream has said so far."""
         reader, progress = self._reader, self._progress
         if reader is not None:
+            reader.count_passed()
             progress.text_chunks, progress.text_bytes = reader.text_chunks, reader.text_bytes
             progress.finish_reason = reader.finish_reason
             progress.reported_model = reader.model

@@ -50,6 +50,22 @@ def state(reader: StreamReader) -> tuple[Any, ...]:
     )
 
 
+def read_passing(chunks: list[bytes], *, hide_usage: bool) -> tuple[bytes, StreamReader]:
+    """As `read`, with what says nothing but text going by `passes`."""
+    reader = StreamReader(hide_usage=hide_usage)
+    passed = []
+    for chunk in chunks:
+        plain = reader.passes(chunk)
+        if plain is None:
+            passed.append(reader.feed(chunk))
+        else:
+            passed.append(plain)
+            reader.note_passed(plain)
+    whole = b"".join(passed) + reader.flush()
+    reader.count_passed()
+    return whole, reader
+
+
 def expected(golden: Golden, hide_usage: bool) -> bytes:
     return golden.shown if hide_usage or golden.failure else golden.wire
 
@@ -92,6 +108,52 @@ def test_cut_at_every_byte_the_same_comes_out(golden: Golden, hide_usage: bool):
         passed, reader = read([wire[:at], wire[at:]], hide_usage=hide_usage)
         assert passed == whole, at
         assert state(reader) == state(at_once), at
+
+
+@given(name=st.sampled_from(sorted(BY_NAME)), hide_usage=st.booleans(), cuts=st.lists(st.integers(0, 3000)))
+def test_what_passes_plainly_comes_out_and_is_counted_the_same(name: str, hide_usage: bool, cuts: list[int]):
+    wire = BY_NAME[name].wire
+    bounds = [0, *sorted(cut % len(wire) for cut in cuts), len(wire)]
+    chunks = [wire[start:end] for start, end in pairwise(bounds)]
+    whole, at_once = read(chunks, hide_usage=hide_usage)
+    passed, reader = read_passing(chunks, hide_usage=hide_usage)
+    assert passed == whole
+    assert (*state(reader), reader.text_bytes) == (*state(at_once), at_once.text_bytes)
+
+
+@goldens
+@hiding
+def test_cut_at_every_byte_the_same_passes_plainly(golden: Golden, hide_usage: bool):
+    whole, at_once = read([golden.wire], hide_usage=hide_usage)
+    for cut in range(1, len(golden.wire)):
+        passed, reader = read_passing([golden.wire[:cut], golden.wire[cut:]], hide_usage=hide_usage)
+        assert passed == whole
+        assert state(reader) == state(at_once)
+
+
+def _event(text: bytes) -> bytes:
+    return b"data: " + delta(b'"%b"' % text) + b"}\n\n"
+
+
+def test_chunks_of_text_pass_plainly_and_are_counted_together():
+    reader = StreamReader(hide_usage=True)
+    reader.feed(_event(b"first"))
+    for number in range(2 * sse.COUNTED_TOGETHER + 3):
+        chunk = _event(b"word %d" % number)
+        assert reader.passes(chunk) == chunk
+        reader.note_passed(chunk)
+    assert reader.text_chunks == 1 + 2 * sse.COUNTED_TOGETHER
+    reader.count_passed()
+    assert reader.text_chunks == 1 + 2 * sse.COUNTED_TOGETHER + 3
+
+
+def test_asking_whether_a_chunk_passes_changes_nothing():
+    reader = StreamReader(hide_usage=True)
+    reader.feed(_event(b"first"))
+    before = state(reader)
+    assert reader.passes(_event(b"second")) is not None
+    reader.count_passed()
+    assert state(reader) == before
 
 
 @goldens

@@ -1,7 +1,7 @@
 """A request along its plan: where its attempts go, how each ends, and that its hold is settled once."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -72,6 +72,9 @@ class Response:
         if isinstance(chunk, BaseException):
             raise chunk
         return chunk
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Nothing is pushed here: every chunk is asked for."""
 
     def abort(self) -> None:
         self._log.append("abort")

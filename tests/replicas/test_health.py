@@ -45,6 +45,9 @@ class Answer:
     async def next_chunk(self) -> bytes:
         raise AssertionError
 
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        raise AssertionError
+
     def abort(self) -> None:
         self._upstream.aborted += 1
 

@@ -223,8 +223,14 @@ class Connection(asyncio.Protocol):
                 parser.reusable = False
         elif not parser.parts and not parser.complete:
             return
-        response.parts += parser.parts
-        parser.parts.clear()
+        parts, taker = parser.parts, response.taker
+        # Straight through where the reader waits for just this: no future, and no turn of the loop.
+        is_awaited = taker is not None and response.waiter is not None and not parser.complete
+        if is_awaited and taker is not None and taker(b"".join(parts)):
+            parts.clear()
+            return
+        response.parts += parts
+        parts.clear()
         _wake(response)
 
     def _finish(self, response: HttpResponse) -> None:

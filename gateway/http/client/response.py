@@ -1,6 +1,7 @@
 """One answer of an upstream: the connection puts bytes in, the reader takes them out."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gateway.core.errors import FailureKind, UpstreamFailure
@@ -53,6 +54,7 @@ class HttpResponse:
         "parts",
         "peer",
         "status",
+        "taker",
         "waiter",
     )
 
@@ -66,6 +68,7 @@ class HttpResponse:
         self.decoder: BodyDecoder | None = None
         self.failure: ExchangeFailure | None = None
         self.waiter: asyncio.Future[None] | None = None
+        self.taker: Callable[[bytes], bool] | None = None
         self._loop = loop
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -98,9 +101,15 @@ class HttpResponse:
             self.connection.collected()
         return self._take()
 
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Offer to `take` what arrives while `next_chunk` waits; it says whether it took all of it."""
+        if self.decoder is None:
+            self.taker = take
+
     def abort(self) -> None:
         """Close the connection at once, unless the body is complete; buffered bytes are dropped."""
         self.parts.clear()
+        self.taker = None
         if self.connection is not None:
             self.connection.fail(ABORTED)
         elif self.failure is None:

@@ -224,6 +224,13 @@ class Exchange:
         if flow.is_congested:
             await flow.drained()
 
+    def send_now(self, data: bytes) -> bool:
+        flow = self._flow
+        if flow.is_congested or self._head or self.is_http10 or self._is_silent or self.ended or not data:
+            return False
+        flow.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
     async def end(self) -> None:
         if self.ended or not self.started:
             raise RuntimeError("the end of no answer")

@@ -3,10 +3,12 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.core.errors import FailureKind
+from gateway.ports import UpstreamResponse
 from tests.http.client.upstream_stage import (
     Peer,
     Stage,
@@ -93,6 +95,68 @@ async def test_chunked_with_extensions_and_trailers(stage: Stage) -> None:
     assert (b"x-trailer", b"1") not in list(response.headers)
     assert await stage.ask() == (200, b"hello world")
     assert len(stage.server.peers) == 1
+
+
+async def test_a_tap_takes_what_arrives_while_the_reader_waits(stage: Stage) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked(b"data: 1\n\n", end=b""))
+        for number in range(2, 6):
+            await waits.wait()
+            await peer.send(b"9\r\ndata: %d\n\n\r\n" % number)
+            waits.clear()
+        await peer.send(b"0\r\n\r\n")
+
+    def take(data: bytes) -> bool:
+        waits.set()
+        taken.append(data)
+        return data != b"data: 4\n\n"
+
+    waits, taken = asyncio.Event(), list[bytes]()
+    stage.server.plays(script)
+    response = await stage.send()
+    assert await response.next_chunk() == b"data: 1\n\n"
+    response.tap(take)
+    waits.set()
+    # The one that it leaves comes to the reader, and nothing twice.
+    assert await response.next_chunk() == b"data: 4\n\n"
+    assert taken == [b"data: 2\n\n", b"data: 3\n\n", b"data: 4\n\n"]
+    rest = [chunk async for chunk in _rest(response)]
+    assert (taken + rest).count(b"data: 5\n\n") == 1
+
+
+async def _rest(response: UpstreamResponse) -> AsyncIterator[bytes]:
+    while chunk := await response.next_chunk():
+        yield chunk
+
+
+async def test_nothing_reaches_a_tap_while_nobody_waits_or_after_an_abort(stage: Stage) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked(b"data: 1\n\n", end=b""))
+        await go.wait()
+        await peer.send(b"9\r\ndata: 2\n\n\r\n")
+        sent.set()
+
+    go, sent, taken = asyncio.Event(), asyncio.Event(), list[bytes]()
+    stage.server.plays(script)
+    response = await stage.send()
+    assert await response.next_chunk() == b"data: 1\n\n"
+    response.tap(lambda data: taken.append(data) is None)
+    go.set()
+    await sent.wait()
+    await asyncio.sleep(0.01)
+    assert await response.next_chunk() == b"data: 2\n\n"
+    response.abort()
+    assert taken == []
+
+
+async def test_a_compressed_body_has_no_tap(stage: Stage) -> None:
+    packed = gzip.compress(BODY)
+    stage.server.plays(answers(with_length(packed, b"content-encoding: gzip")))
+    response = await stage.send()
+    response.tap(lambda _: pytest.fail("a tap would see what is compressed"))
+    assert await response.read(1000) == BODY
 
 
 async def test_trailer_that_means_something_costs_the_connection(stage: Stage) -> None:

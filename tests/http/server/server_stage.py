@@ -185,6 +185,7 @@ class Handlers:
         self.seen: list[Exchange] = []
         self.cancelled = 0
         self.sent_bytes = 0
+        self.sent_now: list[bool] = []
         self.raised: list[type[BaseException]] = []
         self.go = asyncio.Event()
         self.waiting = asyncio.Event()
@@ -243,6 +244,19 @@ class Handlers:
         await exchange.start(200, PLAIN)
         for number in range(int(count)):
             await exchange.send(b"%c" % (97 + number % 26) * int(size))
+            self.sent_bytes += int(size)
+        await exchange.end()
+
+    async def do_now(self, exchange: Exchange) -> None:
+        """/now/<number of chunks>/<bytes of each>: as a stream, waiting only where `send_now` says so."""
+        _, _, count, size = exchange.path.split("/")
+        exchange.watch()
+        await exchange.start(200, PLAIN)
+        for number in range(int(count)):
+            chunk = b"%c" % (97 + number % 26) * int(size)
+            self.sent_now.append(exchange.send_now(chunk))
+            if not self.sent_now[-1]:
+                await exchange.send(chunk)
             self.sent_bytes += int(size)
         await exchange.end()
 

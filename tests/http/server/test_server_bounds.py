@@ -240,9 +240,11 @@ async def test_lingering_has_an_end(stage: Stage) -> None:
 # Slow readers
 
 
-async def test_a_slow_reader_holds_the_stream_and_no_memory(stage: Stage) -> None:
+@pytest.mark.parametrize("how", ["stream", "now"])
+async def test_a_slow_reader_holds_the_stream_and_no_memory(stage: Stage, how: str) -> None:
+    """Also where chunks are written at once as long as the client takes them."""
     async with stage.client(receive_buffer_bytes=65536) as client:
-        await client.send(get("/stream/1600/65536"))
+        await client.send(get(f"/{how}/1600/65536"))
         await client.head()
         read = len(client.buffer)
         for _ in range(10):  # a little at a time: it is slow, but alive

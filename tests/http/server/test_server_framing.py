@@ -130,6 +130,21 @@ async def test_http_1_0_gets_no_chunks(stage: Stage) -> None:
     assert answer.body == b"aabbcc"
 
 
+async def test_what_is_sent_at_once_is_framed_as_what_is_awaited(stage: Stage) -> None:
+    async with stage.client() as client:
+        await client.send(get("/now/4/2") + get("/next"))
+        assert (await client.answer()).body == b"aabbccdd"
+        assert (await client.answer()).body == b"/next"
+    # The head leaves with the first data, which has to be awaited.
+    assert stage.handlers.sent_now == [False, True, True, True]
+
+
+async def test_nothing_is_sent_at_once_without_chunks(stage: Stage) -> None:
+    answer = await stage.exchange(get("/now/3/2", version="1.0"))
+    assert answer.body == b"aabbcc"
+    assert stage.handlers.sent_now == [False] * 3
+
+
 async def test_http_1_0_with_keep_alive_is_told_that_we_close(stage: Stage) -> None:
     async with stage.client() as client:
         await client.send(get("/x", "Connection: keep-alive", version="1.0"))
