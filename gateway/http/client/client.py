@@ -15,8 +15,8 @@ from gateway.ports import UpstreamRequest
 
 _CLOSED = ExchangeFailure(FailureKind.CONNECT, "the client is closed")
 _CLOSING_TURNS = 1000  # of the loop, which reports an aborted transport as lost within one or two
-_USUALLY_WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS"})
 _CUT_OFF = ExchangeFailure(FailureKind.RESET, "the client was closed during the exchange")
+_USUALLY_WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS"})
 
 
 class HttpUpstream:
