@@ -20,6 +20,7 @@ from typing import cast
 import uvloop
 
 from gateway.core.endpoint import Endpoint
+from gateway.core.heads import request_head
 from gateway.http.client.client import HttpUpstream
 from gateway.ports import Upstream, UpstreamRequest
 
@@ -132,9 +133,8 @@ async def _bench(port: int, seconds: float, connections: int) -> None:
     endpoint = Endpoint(scheme="http", host="127.0.0.1", port=port)
 
     def request(target: bytes) -> UpstreamRequest:
-        return UpstreamRequest(
-            endpoint=endpoint, method=b"POST", target=target, headers=_REQUEST_HEADERS, body=_REQUEST_BODY
-        )
+        head = request_head(endpoint, b"POST", target, _REQUEST_HEADERS)
+        return UpstreamRequest(head=head, body=_REQUEST_BODY)
 
     ask, stream = request(b"/v1/chat/completions"), request(b"/stream")
     rate, cost = await _measure(lambda: _ask(upstream, ask), seconds, connections)

@@ -7,8 +7,8 @@ import msgspec
 
 from gateway.core.admission import Ask, Hold, Settlement
 from gateway.core.causes import EntityResult
-from gateway.core.endpoint import Endpoint
 from gateway.core.errors import GatewayError
+from gateway.core.heads import NO_LINES, HeaderLines, RequestHead
 from gateway.core.record import UsageRecord
 from gateway.core.tenancy import Principal
 from gateway.core.windows import Per, Window
@@ -21,17 +21,14 @@ def _to_nobody(_address: str) -> None:
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One HTTP request to one endpoint. `headers` leave out host and content-length: the client adds them.
+    """One HTTP request to the endpoint of `head`. `own` are its own header lines; content-length is added.
 
-    `target` is path and query as sent on the wire. Header names are lower case. `fresh` asks for a new
-    connection instead of a pooled one. `sent_to` is told the address, `ip:port`, right before the first byte
-    goes out to it.
+    `fresh` asks for a new connection instead of a pooled one. `sent_to` is told the address, `ip:port`, right
+    before the first byte goes out to it.
     """
 
-    endpoint: Endpoint
-    method: bytes
-    target: bytes
-    headers: Headers
+    head: RequestHead
+    own: HeaderLines = NO_LINES
     body: bytes
     fresh: bool = False
     sent_to: Callable[[str], None] = _to_nobody
@@ -210,9 +207,11 @@ class Sink(Protocol):
         """True once the client may have seen a byte."""
         ...
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None: ...
+    async def answer(self, status: int, lines: HeaderLines, body: bytes) -> None:
+        """`lines` go out as they are, beside those of the server and of the framing."""
+        ...
 
-    async def start(self, status: int, headers: Headers) -> None: ...
+    async def start(self, status: int, lines: HeaderLines) -> None: ...
 
     async def send(self, data: bytes) -> None:
         """Waits while the client reads slower than the answer comes."""

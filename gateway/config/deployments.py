@@ -13,6 +13,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.config import catalogue as schema
+from gateway.config.kinds import VISIBLE_ASCII
 from gateway.config.proxies import proxy_of
 from gateway.core import catalog
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
@@ -119,8 +120,8 @@ def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...]
     port = parts.port or (443 if parts.scheme == "https" else 80)
     path, query = parts.path.rstrip("/"), ""
     if given.provider == "azure":
-        path += f"/openai/deployments/{given.model}"
-        query = f"?api-version={given.azure.api_version}"
+        path += f"/openai/deployments/{_in_url('model', given.model)}"
+        query = f"?api-version={_in_url('azure.api_version', given.azure.api_version)}"
     endpoint = Endpoint(
         scheme=parts.scheme,
         host=host,
@@ -142,6 +143,13 @@ def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...]
         proxy=None if given.proxy is None else proxy_of(given.proxy.get_secret_value()),
     )
     return catalog.Replica(f"{host}:{port}", endpoint, path, query)
+
+
+def _in_url(field: str, value: str) -> str:
+    """`value` as part of a URL. Raises DeploymentError where it cannot be one."""
+    if not VISIBLE_ASCII.fullmatch(value) or "#" in value:
+        raise DeploymentError(field, "must be ASCII without spaces and #, because it is part of the URL")
+    return value
 
 
 def _text(path: object) -> str | None:

@@ -7,6 +7,7 @@ from typing import Self
 from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import Pace
+from gateway.core.heads import RequestHead, header_lines, request_head
 
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 1.0
@@ -92,11 +93,10 @@ class ReplicaState:
     No await between `ReplicaSet.choose` and `async with`: requests of the same moment are to spread out.
     """
 
-    __slots__ = ("breaker", "in_flight", "is_up", "paths", "replica")
+    __slots__ = ("breaker", "in_flight", "is_up", "replica")
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.paths = {api: replica.target(api) for api in Api}
         self.breaker = Breaker()
         self.in_flight = 0
         self.is_up = True  # until the first probe says otherwise
@@ -144,14 +144,19 @@ class FailureAttribution:
 
 
 class ReplicaSet:
-    """The replicas of one deployment, and what its answers have taught us."""
+    """The replicas of one deployment, and what its answers have taught us.
+
+    `answer_lines` begin the header of each answer; `heads` is what each request to a replica begins with.
+    Raises ValueError where the deployment's names or headers cannot stand in one.
+    """
 
     __slots__ = (
         "_measures_anew",
         "_turn",
-        "answer_headers",
+        "answer_lines",
         "bytes_per_token",
         "deployment",
+        "heads",
         "measured_at",
         "pace",
         "replicas",
@@ -161,11 +166,15 @@ class ReplicaSet:
 
     def __init__(self, deployment: Deployment, replicas: tuple[ReplicaState, ...]) -> None:
         self.deployment = deployment
-        self.answer_headers = (
-            (b"x-tollway-deployment", deployment.name.encode()),
-            (b"x-tollway-zone", deployment.zone.encode()),
+        self.answer_lines = header_lines(
+            [
+                (b"x-tollway-deployment", deployment.name.encode()),
+                (b"x-tollway-zone", deployment.zone.encode()),
+            ]
         )
         self.replicas = replicas
+        # Not of the replica's state, which outlives a change of the deployment's credentials.
+        self.heads = {state: request_heads(deployment, state.replica) for state in replicas}
         self.pace = Pace()
         self._turn = 0
         self._measures_anew = False
@@ -240,6 +249,13 @@ class ReplicaSet:
         if self.ttft_seconds is None or self._is_out_of_date(now):
             return 0.0
         return self.ttft_seconds + output_tokens / (self.tokens_per_second or 50.0)
+
+
+def request_heads(deployment: Deployment, replica: Replica) -> dict[Api, RequestHead]:
+    """What requests to `replica` begin with. Raises ValueError for what cannot stand in a head."""
+    return {
+        api: request_head(replica.endpoint, b"POST", replica.target(api), deployment.headers) for api in Api
+    }
 
 
 class Fleet:

@@ -17,6 +17,7 @@ import structlog
 from gateway.core.admission import Hold
 from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
+from gateway.core.heads import HeaderLines
 from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.restoring import Restorer, RestoringReader
@@ -32,7 +33,7 @@ from gateway.proxy.ended import (
     record_of,
     under_estimate,
 )
-from gateway.proxy.target import Target, answer_headers, upstream_request
+from gateway.proxy.target import Target, answer_lines, upstream_request
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -124,9 +125,9 @@ class Attempt:
         if self._reader is not None or self.ended is None:
             return self._finish_stream(last)
         cost = usd_text(self.ended.record.cost_nano_usd).encode()
-        headers = [*self._answer_headers(), (b"x-tollway-cost-usd", cost)]
+        lines = self._answer_lines(b"x-tollway-cost-usd: %b\r\n" % cost)
         masked = self._target.masked
-        return self._sink.answer(200, headers, last if masked is None else Restorer(masked).answer(last))
+        return self._sink.answer(200, lines, last if masked is None else Restorer(masked).answer(last))
 
     async def _finish_stream(self, last: bytes) -> None:
         response = self._response
@@ -182,7 +183,7 @@ class Attempt:
                 continue
             if progress.first_token_at is None:
                 progress.first_token_at = progress.last_seen_at
-                await sink.start(200, [*self._answer_headers(), (b"x-accel-buffering", b"no")])
+                await sink.start(200, self._answer_lines(b"x-accel-buffering: no\r\n"))
             if reader.done:
                 return self._end_of_stream(reader, passed)
             await sink.send(passed)
@@ -206,8 +207,8 @@ class Attempt:
         self._progress.last_seen_at = self._services.clock.monotonic()
         return True
 
-    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
-        return answer_headers(self._target, self._hold, self._content_type, self._processing_ms)
+    def _answer_lines(self, last: bytes) -> HeaderLines:
+        return answer_lines(self._target, self._hold, self._content_type, self._processing_ms, last)
 
     def _new_reader(self) -> StreamReader:
         call, masked = self._target.request.call, self._target.masked

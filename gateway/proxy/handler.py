@@ -12,6 +12,7 @@ import structlog
 from gateway.core.catalog import Api, Model
 from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, MethodNotAllowed, NotFound
+from gateway.core.heads import HeaderLines, header_lines
 from gateway.http.server.exchange import Exchange
 from gateway.proxy.pipeline import Pipeline
 
@@ -81,7 +82,7 @@ class DataPlane:
             models = self._pipeline.models(principal)
             body = {"object": "list", "data": [_model_object(model) for model in models]}
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
-        await exchange.answer(200, headers, orjson.dumps(body))
+        await exchange.answer(200, header_lines(headers), orjson.dumps(body))
 
 
 async def _answer_error(error: GatewayError, request_id: str, exchange: Exchange) -> None:
@@ -94,7 +95,7 @@ async def _answer_error(error: GatewayError, request_id: str, exchange: Exchange
     ]
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", b"GET, HEAD, POST, OPTIONS"))
-    await exchange.answer(error.status, headers, envelope(error))
+    await exchange.answer(error.status, header_lines(headers), envelope(error))
 
 
 def _defect(request_id: str) -> GatewayError:
@@ -117,10 +118,12 @@ def _model_object(model: Model) -> dict[str, Any]:
     return described
 
 
-def _preflight(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+def _preflight(exchange: Exchange) -> HeaderLines:
     asked = exchange.header(b"access-control-request-headers") or "authorization, content-type"
-    return [
-        (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-        (b"access-control-allow-headers", asked.encode("latin-1")),
-        (b"access-control-max-age", b"600"),
-    ]
+    return header_lines(
+        [
+            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-headers", asked.encode("latin-1")),
+            (b"access-control-max-age", b"600"),
+        ]
+    )

@@ -10,18 +10,30 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.core.admission import Hold, RateView
+from gateway.core.admission import Hold
 from gateway.core.balancing import ReplicaSet, ReplicaState
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, Price, Provider
 from gateway.core.estimate import Estimate
 from gateway.core.facts import RecordedFacts
+from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.policy import Plan
 from gateway.core.pricing import PriceBook
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.ports import UpstreamRequest
+
+# Whole lines, written in one step: names and line ends are the code's, values from outside pass `one_line`.
+_REQUEST_IDS = b"x-request-id: %b\r\nx-tollway-attempt: %b\r\n"
+_ANSWER_BEGINS = (
+    b"content-type: %b\r\nx-request-id: %b\r\n%bx-tollway-decision: %b\r\nx-tollway-policy: %b\r\n"
+)
+_REQUEST_RATE, _TOKEN_RATE = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    % (kind, kind, kind)
+    for kind in (b"requests", b"tokens")
+)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
@@ -95,21 +107,18 @@ def again(target: Target, number: int) -> Target:
 def upstream_request(
     target: Target, hold: Hold, idempotency_key: str | None, sent_to: Callable[[str], None]
 ) -> UpstreamRequest:
-    """The request as it goes out under `hold`; `sent_to` is told the address."""
+    """The request as it goes out under `hold`; `sent_to` is told the address.
+
+    Raises ValueError for an idempotency key that is not one line.
+    """
     request, deployment, masked = target.request, target.deployment, target.masked
-    call, replica = request.call, target.replica.replica
-    headers = [
-        *deployment.headers,
-        (b"x-request-id", request.id.encode()),
-        (b"x-tollway-attempt", target.attempt_id.encode()),
-    ]
+    call = request.call
+    own = _REQUEST_IDS % (request.id.encode(), target.attempt_id.encode())
     if idempotency_key is not None:
-        headers.append((b"idempotency-key", _outgoing_key(idempotency_key, masked)))
+        own += b"idempotency-key: %b\r\n" % one_line(_outgoing_key(idempotency_key, masked))
     return UpstreamRequest(
-        endpoint=replica.endpoint,
-        method=b"POST",
-        target=target.replica.paths[call.api],
-        headers=headers,
+        head=target.replica_set.heads[target.replica][call.api],
+        own=HeaderLines(own),
         body=encode_call(
             call,
             deployment.model,
@@ -122,35 +131,32 @@ def upstream_request(
     )
 
 
-def answer_headers(
-    target: Target, hold: Hold, content_type: bytes, processing_ms: bytes | None
-) -> list[tuple[bytes, bytes]]:
-    """What the client is told: where its request went and why, and what its limits have left."""
-    request = target.request
-    headers = [
-        (b"content-type", content_type),
-        (b"x-request-id", request.id.encode()),
-        *target.replica_set.answer_headers,
-        (b"x-tollway-decision", target.decision.encode()),
-        (b"x-tollway-policy", request.policy_version.encode()),
-    ]
+def answer_lines(
+    target: Target, hold: Hold, content_type: bytes, processing_ms: bytes | None, last: bytes
+) -> HeaderLines:
+    """Where the request went and why, what its limits have left, and `last`, which is a line.
+
+    `content_type` and `processing_ms` are the upstream's. Raises ValueError where one is more than a line.
+    """
+    request, requests, tokens = target.request, hold.requests, hold.tokens
+    block = _ANSWER_BEGINS % (
+        one_line(content_type),
+        request.id.encode(),
+        target.replica_set.answer_lines,
+        target.decision.encode(),
+        request.policy_version.encode(),
+    )
     if processing_ms is not None:
-        headers.append((b"openai-processing-ms", processing_ms))
+        block += b"openai-processing-ms: %b\r\n" % one_line(processing_ms)
     if target.masked is not None:
-        headers.append((b"x-tollway-masked", b"%d" % len(target.masked.originals)))
+        block += b"x-tollway-masked: %d\r\n" % len(target.masked.originals)
     if hold.is_capped:
-        headers.append((b"x-tollway-output-cap", str(hold.output_tokens).encode()))
-    _add_rate(headers, b"requests", hold.requests)
-    _add_rate(headers, b"tokens", hold.tokens)
-    return headers
-
-
-def _add_rate(headers: list[tuple[bytes, bytes]], kind: bytes, view: RateView | None) -> None:
-    if view is None:
-        return
-    headers.append((b"x-ratelimit-limit-" + kind, b"%d" % view.limit))
-    headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % view.remaining))
-    headers.append((b"x-ratelimit-reset-" + kind, b"%.3fs" % view.reset_seconds))
+        block += b"x-tollway-output-cap: %d\r\n" % hold.output_tokens
+    if requests is not None:
+        block += _REQUEST_RATE % (requests.limit, requests.remaining, requests.reset_seconds)
+    if tokens is not None:
+        block += _TOKEN_RATE % (tokens.limit, tokens.remaining, tokens.reset_seconds)
+    return HeaderLines(block + last)
 
 
 def _outgoing_key(idempotency_key: str, masked: Masked | None) -> bytes:

@@ -8,6 +8,7 @@ import structlog
 from gateway.core.balancing import Fleet, ReplicaState
 from gateway.core.catalog import Health
 from gateway.core.errors import UpstreamFailure
+from gateway.core.heads import request_head
 from gateway.ports import Upstream, UpstreamRequest
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -77,13 +78,8 @@ class _Probe:
 
     async def _ask(self) -> str | None:
         """None when the replica is well, else what is wrong."""
-        request = UpstreamRequest(
-            endpoint=self._state.replica.endpoint,
-            method=b"GET",
-            target=self._health.path.encode("ascii"),
-            headers=[(b"accept-encoding", b"identity")],
-            body=b"",
-        )
+        head = request_head(self._state.replica.endpoint, b"GET", self._health.path.encode("ascii"))
+        request = UpstreamRequest(head=head, body=b"")
         try:
             response = await self._upstream.send(request)
             try:

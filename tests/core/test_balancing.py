@@ -20,6 +20,7 @@ from gateway.core.balancing import (
     ReplicaSet,
     ReplicaState,
 )
+from gateway.core.catalog import Api
 from gateway.core.errors import FailureKind, UpstreamFailure
 from tests.core.builders import deployment, local
 
@@ -281,6 +282,27 @@ def test_a_reload_keeps_what_is_known_of_the_same_replicas():
     assert kept.replicas[:2] == known.replicas
     assert kept.replicas[2].in_flight == 0
     assert (kept.bytes_per_token, kept.ttft_seconds, kept.tokens_per_second) == (3.0, 0.2, 90.0)
+
+
+def test_a_replica_that_is_kept_is_sent_the_new_headers_of_its_deployment():
+    before = Fleet([deployment("a", headers=((b"authorization", b"Bearer old"),))])
+    after = Fleet([deployment("a", headers=((b"authorization", b"Bearer new"),))], before.replica_sets)
+    old, new = before.replica_sets["a"], after.replica_sets["a"]
+    (state,) = new.replicas
+    assert old.replicas == (state,)
+    for api in Api:
+        assert b"\r\nauthorization: Bearer old\r\n" in old.heads[state][api].block
+        assert b"\r\nauthorization: Bearer new\r\n" in new.heads[state][api].block
+        assert b"old" not in new.heads[state][api].block
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(b"a", b"b\r\nc: d"), (b"a", b"b\0"), (b"a: b\r\nc", b"d"), (b"content-length", b"1"), (b"host", b"x")],
+)
+def test_a_header_that_no_request_may_have_makes_no_replica_set(name: bytes, value: bytes):
+    with pytest.raises(ValueError, match=r"header|the client sets"):
+        Fleet([deployment("a", headers=((name, value),))])
 
 
 def test_a_replica_that_went_away_takes_what_was_known_of_it_along():

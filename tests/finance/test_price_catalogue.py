@@ -279,6 +279,16 @@ def test_an_azure_deployment_is_a_path_with_its_api_version():
     assert all(name != b"authorization" for name, _ in found.headers)
 
 
+@pytest.mark.parametrize("text", ["my model", "a\r\nhost: evil", "gpt#4", "größe", "a\0"])
+@pytest.mark.parametrize("field", ["model", "azure.api_version"])
+def test_a_name_that_cannot_stand_in_azures_path_is_refused_when_the_file_is_read(field: str, text: str):
+    changes: dict[str, Any] = {"model": text} if field == "model" else {"azure": {"api_version": text}}
+    sizes = {"price": {"input": 1, "output": 1}, "context_tokens": 1000, "max_output_tokens": 100}
+    with pytest.raises(DeploymentError) as caught:
+        openai(provider="azure", base_url="https://ours.openai.azure.com", **sizes, **changes)
+    assert caught.value.field == field
+
+
 def test_own_replicas_must_lie_in_the_networks_of_their_zone_and_are_probed():
     found = vllm(cost=COST)
     assert [item.name for item in found.replicas] == ["10.0.0.1:8000", "10.0.0.2:8000"]

@@ -16,6 +16,7 @@ from gateway.ports import UpstreamRequest
 _CLOSED = ExchangeFailure(FailureKind.CONNECT, "the client is closed")
 _CLOSING_TURNS = 1000  # of the loop, which reports an aborted transport as lost within one or two
 _CUT_OFF = ExchangeFailure(FailureKind.RESET, "the client was closed during the exchange")
+_USUALLY_WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS"})
 
 
 class HttpUpstream:
@@ -34,9 +35,9 @@ class HttpUpstream:
         self._closed = False
 
     async def send(self, request: UpstreamRequest) -> HttpResponse:
-        """See `Upstream.send`. Raises ValueError for a request that could break the framing."""
-        pool = self._pools.get(request.endpoint) or self._add_pool(request.endpoint)
-        head = pool.request_head.encode(request)
+        """See `Upstream.send`."""
+        head = request.head
+        pool = self._pools.get(head.endpoint) or self._add_pool(head.endpoint)
         loop = asyncio.get_running_loop()
         started = loop.time()
         reused = True
@@ -45,7 +46,9 @@ class HttpUpstream:
         else:
             connection, reused = await self._connection(pool, started, fresh=request.fresh)
         request.sent_to(connection.peer)
-        response = connection.start(head, request.body, head_only=request.method == b"HEAD", started=started)
+        response = connection.start(
+            _encode(request), request.body, head_only=head.method == b"HEAD", started=started
+        )
         response.waiter = waiter = loop.create_future()
         try:
             await waiter
@@ -145,6 +148,14 @@ class HttpUpstream:
                 self._schedule_sweep(max(idle_since + endpoint.idle_seconds, now + 0.01))
             elif not pool.size and not pool.waiters:
                 del self._pools[endpoint]
+
+
+def _encode(request: UpstreamRequest) -> bytes:
+    """The whole head of `request`, with content-length."""
+    head, length = request.head, len(request.body)
+    if length or head.method not in _USUALLY_WITHOUT_BODY:
+        return b"%b%bcontent-length: %d\r\n\r\n" % (head.block, request.own, length)
+    return b"%b%b\r\n" % (head.block, request.own)
 
 
 def _via(endpoint: Endpoint) -> str:

@@ -68,7 +68,7 @@ class TunnelOpening(asyncio.Protocol):
 
 
 def connect_head(endpoint: Endpoint, proxy: Proxy) -> bytes:
-    """The request for a tunnel. `RequestHead` has checked the host when the pool was made."""
+    """The request for a tunnel. `request_head` has checked the host."""
     target = host_and_port(endpoint.host, endpoint.port)
     authority = target.encode("ascii" if target.isascii() else "idna")
     lines = [b"CONNECT %b HTTP/1.1" % authority, b"host: %b" % authority]

@@ -9,8 +9,8 @@ from uvicorn.server import ServerState
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
+from gateway.core.heads import NO_LINES, HeaderLines, header_lines
 from gateway.http.flow_control import FlowControl
-from gateway.ports import Headers
 
 
 class ServerFields:
@@ -21,14 +21,13 @@ class ServerFields:
     def __init__(self, server_state: ServerState) -> None:
         self._server_state = server_state
         self._headers: list[tuple[bytes, bytes]] = []
-        self._encoded = b""
+        self._encoded = NO_LINES
 
-    def current(self) -> bytes:
-        """Whole lines, each with its line end."""
+    def current(self) -> HeaderLines:
         headers = self._server_state.default_headers
         if headers is not self._headers:
             self._headers = headers
-            self._encoded = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+            self._encoded = header_lines(headers)
         return self._encoded
 
 
@@ -190,9 +189,9 @@ class Exchange:
 
     # --- Sink ---
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    async def answer(self, status: int, lines: HeaderLines, body: bytes) -> None:
         framing = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
-        head = self._begin(status, headers, framing)
+        head = self._begin(status, lines, framing)
         self.ended = True
         flow = self._flow
         if self._is_silent:
@@ -205,10 +204,10 @@ class Exchange:
         if flow.is_congested:
             await flow.drained()
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, lines: HeaderLines) -> None:
         is_chunked = not self.is_http10 and status not in BODILESS
         # Kept for a moment: it leaves together with the first data.
-        self._head = self._begin(status, headers, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
+        self._head = self._begin(status, lines, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
 
     async def send(self, data: bytes) -> None:
         if self.ended or not self.started:
@@ -238,14 +237,10 @@ class Exchange:
         head, self._head = self._head, b""
         self._flow.write(head if self.is_http10 or self._is_silent else head + b"0\r\n\r\n")
 
-    def _begin(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        """The answer's head. Raises ValueError on a header that would end its line, or begin another."""
+    def _begin(self, status: int, lines: HeaderLines, framing: bytes) -> bytes:
+        """The answer's head."""
         if self.started:
             raise RuntimeError("a second answer to one request")
-        fields = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
-        count = len(headers)
-        if fields.count(b"\r") != count or fields.count(b"\n") != count or b"\0" in fields:
-            raise ValueError("a line break or NUL in a response header")
         self.started = True
         self._is_silent = self.method == "HEAD" or status in BODILESS
         if not self.complete:
@@ -254,7 +249,7 @@ class Exchange:
             (
                 STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
                 self._server_fields.current(),
-                fields,
+                lines,
                 framing,
                 CORS if b"origin" in self._headers else b"",
                 b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",

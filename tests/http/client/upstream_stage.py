@@ -13,6 +13,7 @@ import uvloop
 
 from gateway.core.endpoint import Endpoint, Timeouts
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.heads import NO_LINES, HeaderLines, request_head
 from gateway.http.client.client import HttpUpstream
 from gateway.http.client.resolver import PeerAddress
 from gateway.ports import UpstreamRequest, UpstreamResponse
@@ -156,10 +157,10 @@ class Stage:
         method: bytes = b"POST",
         target: bytes = b"/v1/chat/completions",
         headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),),
+        own: HeaderLines = NO_LINES,
     ) -> UpstreamRequest:
-        return UpstreamRequest(
-            endpoint=endpoint or self.endpoint(), method=method, target=target, headers=headers, body=body
-        )
+        head = request_head(endpoint or self.endpoint(), method, target, headers)
+        return UpstreamRequest(head=head, own=own, body=body)
 
     async def send(self, endpoint: Endpoint | None = None, **options: object) -> UpstreamResponse:
         """As the relay does it: a stale connection is followed by one more try, on a fresh one."""

@@ -14,6 +14,7 @@ import orjson
 
 from gateway.core.envelope import envelope
 from gateway.core.errors import GatewayError
+from gateway.core.heads import header_lines
 from gateway.http.flow_control import WriteCoalescer
 from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Exchange
@@ -22,7 +23,8 @@ from gateway.http.server.listening import Listening, listen
 
 PATIENCE_SECONDS = 10.0
 BODY_LIMIT = 1024 * 1024
-PLAIN = [(b"content-type", b"text/plain")]
+JSON = header_lines([(b"content-type", b"application/json")])
+PLAIN = header_lines([(b"content-type", b"text/plain")])
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) [ -~]*")
 _FIELD = re.compile(rb"([a-z0-9-]+): ([\x20-\x7e\x80-\xff]*)")
@@ -199,7 +201,7 @@ class Handlers:
         try:
             await action(exchange)
         except GatewayError as error:
-            await exchange.answer(error.status, [(b"content-type", b"application/json")], envelope(error))
+            await exchange.answer(error.status, JSON, envelope(error))
         except asyncio.CancelledError:
             self.cancelled += 1
             if not exchange.disconnected:
@@ -348,10 +350,10 @@ class Handlers:
         fields = [(b"x-safe", b"1"), (b"x-given", value)]
         try:
             if exchange.path.endswith("stream"):
-                await exchange.start(200, fields)
+                await exchange.start(200, header_lines(fields))
                 await exchange.end()
             else:
-                await exchange.answer(200, fields, b"")
+                await exchange.answer(200, header_lines(fields), b"")
         except ValueError as exc:
             self.raised.append(type(exc))
             await exchange.answer(500, PLAIN, b"refused")

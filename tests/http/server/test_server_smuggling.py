@@ -215,3 +215,25 @@ async def test_offers_to_upgrade_do_not_pile_up(stage: Stage) -> None:
         await client.send(offer * 1000)
         assert (await client.answer()).body == b"/x"
         assert (await client.only_answer()).status == 400
+
+
+ANSWERS = {
+    "a second answer": b"a\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "a shorter length": b"a\r\ncontent-length: 1",
+    "chunks": b"a\r\ntransfer-encoding: chunked",
+    "the end of the head": b"a\r\n\r\n",
+    "bare LF": b"a\ncontent-length: 0\n\nHTTP/1.1 200 OK\n\n",
+    "a lone CR": b"a\rcontent-length: 0",
+    "NUL": b"a\0b",
+}
+
+
+@pytest.mark.parametrize("path", ["/inject", "/inject/stream"])
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_a_value_cannot_move_the_boundary_of_answers(stage: Stage, name: str, path: str) -> None:
+    async with stage.client() as client:
+        await client.send(post(path, ANSWERS[name]) + get("/last"))
+        refused = await client.answer()
+        assert (refused.status, refused.body) == (500, b"refused")
+        assert (await client.answer()).body == b"/last"
+    assert stage.handlers.raised == [ValueError]

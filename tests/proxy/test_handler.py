@@ -1,0 +1,48 @@
+"""The data port's own answers: nothing of a request that they repeat can end its line."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.proxy.handler import DataPlane
+from tests.core.builders import run
+
+
+class Preflight:
+    """A preflight request whose asked-for headers are `asked`. `lines` is what it was answered with."""
+
+    method, path = "OPTIONS", "/v1/chat/completions"
+    started = disconnected = False
+
+    def __init__(self, asked: str) -> None:
+        self._asked = asked
+        self.answers: list[tuple[int, bytes, bytes]] = []
+
+    def header(self, name: bytes) -> str | None:
+        return self._asked if name == b"access-control-request-headers" else None
+
+    async def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        self.answers.append((status, lines, body))
+
+
+def answer_to(asked: str) -> tuple[int, bytes, bytes]:
+    exchange: Any = Preflight(asked)
+    nothing: Any = None
+    run(DataPlane(nothing, lambda: "r").handle(exchange))
+    (found,) = exchange.answers
+    return found
+
+
+def test_a_preflight_is_told_that_it_may_send_what_it_asked_for() -> None:
+    status, lines, _ = answer_to("x-a, \xfc")
+    assert status == 204
+    assert lines.split(b"\r\n")[1] == b"access-control-allow-headers: x-a, \xfc"
+
+
+@pytest.mark.parametrize("asked", ["a\r\nset-cookie: b", "a\nb", "a\rb", "\0"])
+def test_what_is_repeated_is_one_line_or_a_defect(asked: str) -> None:
+    status, lines, body = answer_to(asked)
+    assert status == 500
+    assert lines == b"content-type: application/json\r\nx-request-id: r\r\n"
+    assert "request id r" in orjson.loads(body)["error"]["message"]
