@@ -181,7 +181,11 @@ def hold_nano(ask: Ask, output_tokens: int) -> int:
 
 
 class BudgetCounter:
-    """One budget's open window. `left` is the limit less what is spent, held and unseen, kept up to date."""
+    """One budget's open window. `left` is the limit less what is spent, held and unseen.
+
+    Holds and settlements change these numbers from outside, in one walk over all budgets of a request;
+    whoever changes one of the three changes `left` too.
+    """
 
     __slots__ = (
         "_limit_until",

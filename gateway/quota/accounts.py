@@ -72,9 +72,10 @@ class Account:
 
     def note_windows(self) -> None:
         """Note which windows are open, and for how long."""
-        # One moment for all budgets: before it no window ends and no limit changes, so no budget is asked.
+        # One moment for all budgets: before it no window ends and no limit changes, so none needs to roll.
+        # It is never too late: a counter's own moment only moves forward, whichever account rolls it.
         self.due = min((counter.due for counter in self.budgets), default=math.inf)
-        # Every hold takes from the same scopes, limits and windows, so they share one grant.
+        # All holds take from the same scopes, limits and windows until then, so they share one grant.
         windows = tuple((counter, counter.window) for counter in self.budgets)
         self.grant = Grant(self.limited, self.tokens, windows)
 
@@ -93,9 +94,9 @@ def _rates(buckets: Iterable[RateBucket]) -> Rates:
 
 
 def has_room(account: Account, ask: Ask, now: float) -> bool:
-    """Whether all that `ask` wants surely fits into every limit. If not, `ScopeState.refusal` decides.
+    """Whether all that `ask` wants surely fits into every limit; if not, `ScopeState.refusal` decides.
 
-    Without the slack and the lower caps of the exact rules: True here is never a refusal there.
+    One walk over numbers, without the slack and the lower caps of the rules: True is never a refusal there.
     """
     for state, most in account.slots:
         if state.in_flight >= most:
@@ -164,17 +165,17 @@ def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tok
 
 def take_units(rates: Rates, units: int, now: float) -> RateView | None:
     """Take `units` from each limit. Returns the state of the tightest, the first of equals."""
-    least, tightest, drained_at = math.inf, None, now
+    least, drained_at, tightest = 0, now, None
     for bucket, limit in rates:
         # `GcraLimit.take` and `remaining` written out: a call for each costs more than the sums.
         each = limit.seconds_per_unit
         bucket.drained_at = at = max(bucket.drained_at, now) + units * each
         left = int(limit.per_minute - (at - now) / each + 0.001)
-        if left < least:
-            least, tightest, drained_at = left, limit, at
+        if tightest is None or left < least:
+            least, drained_at, tightest = left, at, limit
     if tightest is None:
         return None
-    return RateView(tightest.per_minute, max(int(least), 0), drained_at - now)
+    return RateView(tightest.per_minute, max(least, 0), drained_at - now)
 
 
 def _with_shadows(grant: Grant, shadows: tuple[ScopeState, ...], units: int, now: float) -> Grant:

@@ -60,7 +60,10 @@ class ScopeState:
         return all(item.counted_as != budget.counted_as(zone) for item in self.budgets)
 
     def refusal(self, ask: Ask, now: float) -> LimitExceeded | None:
-        """Why one of the limits has no room for `ask`; None when all have."""
+        """Why one of the limits has no room for `ask`; None when all have.
+
+        `accounts.has_room` is asked first: a limit that is added here has to be added there.
+        """
         limits, requests, tokens = self.limits, self.requests, self.tokens
         requests.drained_at = clamp_clock(requests.drained_at, now)
         if limits.concurrent is not None and self.in_flight >= limits.concurrent:
