@@ -17,8 +17,8 @@ NOW = 50_000.0
 PAYER = principal()
 
 limits = st.sampled_from([1, 2, 7, 60, 100, 3000, 60_000, 10**9])
-# Seconds that a bucket is ahead of now: drained, part full, full, in debt.
-backlogs = st.floats(-100, 100) | st.sampled_from([0.0, 59.0, 59.999, 60.0, 60.001])
+# Seconds that a bucket is ahead of now: never used, drained, part full, full, in debt.
+backlogs = st.floats(-100, 100) | st.sampled_from([-NOW, 0.0, 59.0, 59.999, 60.0, 60.001])
 
 
 def bucket(per_minute: int, backlog: float) -> RateBucket:
@@ -160,6 +160,18 @@ def test_an_override_ends_on_time_for_an_account_whose_windows_stay_open():
     stage.clock.forward(600)
     assert stage.store.used_share(stage.payer) == 1.0
     stage.refused()
+
+
+def test_a_hold_on_a_rolling_window_settles_into_it_however_late():
+    rolling = Budget(2 * R, Per.DAY, rolling=True)
+    stage = Stage(Scope(kind="feature", name="a", budgets=(rolling,)))
+    hold = stage.admit()
+    stage.clock.forward(DAY / 2)
+    other = stage.admit()
+    stage.settle(hold, 100)
+    assert stage.counters() == (100, R, 0)
+    stage.settle(other, 10, unseen=5)
+    assert stage.counters() == (110, 0, 5)
 
 
 def test_holds_of_one_window_share_a_grant_and_each_settles_once():
