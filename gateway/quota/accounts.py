@@ -79,15 +79,6 @@ class Account:
         windows = tuple((counter, counter.window) for counter in self.budgets)
         self.grant = Grant(self.limited, self.tokens, windows)
 
-    def used_share(self, now: float) -> float:
-        """The fullest budget as a share of its limit (0 without budgets), holds included."""
-        if now >= self.due:
-            self.roll(now)
-        free = 1.0
-        for counter in self.budgets:
-            free = min(free, counter.left / counter.limit)
-        return 1 - free
-
 
 def _rates(buckets: Iterable[RateBucket]) -> Rates:
     return tuple((bucket, bucket.limit) for bucket in buckets if bucket.limit is not None)

@@ -201,8 +201,14 @@ class MemoryAdmission:
 
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal`, as a share of its limit (0 without budgets), holds included."""
+        now = self._clock.now()
         account = self._accounts.get(principal) or self._open_account(principal)
-        return account.used_share(self._clock.now())
+        if now >= account.due:
+            account.roll(now)
+        free = 1.0
+        for counter in account.budgets:
+            free = min(free, counter.left / counter.limit)
+        return 1 - free
 
     def _open_account(self, principal: Principal) -> Account:
         states = tuple(self._scopes[label] for label in principal.labels if label in self._scopes)

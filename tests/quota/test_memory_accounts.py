@@ -63,6 +63,8 @@ def test_a_scope_that_is_free_needs_no_second_look():
     free = ScopeState(scope(requests=1, tokens=1100, concurrent=1), UTC, NOVEMBER)
     account = Account((free,), ())
     assert has_room(account, ask(PAYER), NOW)
+    # What drained long ago is no credit for more than a minute's tokens.
+    assert not has_room(account, ask(PAYER, prompt_tokens=101), NOW)
     free.in_flight = 1
     assert not has_room(account, ask(PAYER), NOW)
 
