@@ -95,10 +95,11 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
     """A limit of `per_minute` units that drain evenly, with a burst of the same number."""
 
     per_minute: int
+    # Follows from `per_minute`. Stored, since every step of a rate needs it.
+    seconds_per_unit: float = 0.0
 
-    @property
-    def seconds_per_unit(self) -> float:
-        return SECONDS_PER_MINUTE / self.per_minute
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "seconds_per_unit", SECONDS_PER_MINUTE / self.per_minute)
 
     def wait_seconds(self, drained_at: float, units: int, now: float) -> float:
         """How long until `units` fit; 0 when they fit now, infinity when they never will."""
@@ -168,22 +169,23 @@ def fit_output(ask: Ask, room_nano: int) -> int | None:
     if ask.output_nano_per_million == 0 or ask.output_tokens == 0:
         return ask.output_tokens if ask.prompt_nano <= room_nano else None
     affordable = (room_nano - ask.prompt_nano) * 1_000_000 // ask.output_nano_per_million
-    wanted = ask.output_tokens if ask.output_is_explicit else min(ask.output_tokens, _share(affordable))
-    cap = min(wanted, affordable)
-    return cap if cap >= min(ask.output_tokens, CAP_FLOOR_TOKENS) else None
+    room_tokens = affordable if ask.output_is_explicit else _share(affordable)
+    if ask.output_tokens <= room_tokens:
+        return ask.output_tokens
+    return room_tokens if room_tokens >= min(ask.output_tokens, CAP_FLOOR_TOKENS) else None
 
 
 def hold_nano(ask: Ask, output_tokens: int) -> int:
     """Nano-USD to hold for `ask` with this output cap, rounded up."""
-    return ask.prompt_nano + _output_nano(ask, output_tokens)
-
-
-def _output_nano(ask: Ask, output_tokens: int) -> int:
-    return -(-output_tokens * ask.output_nano_per_million // 1_000_000)
+    return ask.prompt_nano - (-output_tokens * ask.output_nano_per_million // 1_000_000)
 
 
 class BudgetCounter:
-    """One budget's open window. `left` is the limit less what is spent, held and unseen, kept up to date."""
+    """One budget's open window. `left` is the limit less what is spent, held and unseen.
+
+    Holds and settlements change these numbers from outside, in one walk over all budgets of a request;
+    whoever changes one of the three changes `left` too.
+    """
 
     __slots__ = (
         "_limit_until",
@@ -228,6 +230,11 @@ class BudgetCounter:
         """Count what was spent before this counter began."""
         self.set(self.budget, self.spent + spent, self.unseen + unseen, now)
 
+    @property
+    def due(self) -> float:
+        """Before this moment (UTC seconds) `roll` has nothing to do."""
+        return min(self.window.end, self._limit_until)
+
     def roll(self, now: float) -> None:
         """Bring the window to `now`. Holds of a window that has ended settle into nothing.
 
@@ -238,24 +245,11 @@ class BudgetCounter:
         if now >= self._limit_until:
             self.set(self.budget, self.spent, self.unseen, now)
 
-    def hold(self, nano: int) -> None:
-        self.held += nano
-        self.left -= nano
-
-    def settle(self, held: int, settlement: Settlement, now: float) -> None:
-        spent, unseen = settlement.spent_nano, settlement.unseen_nano
-        self.held -= held
-        self.spent += spent
-        self.unseen += unseen
-        self.left += held - spent - unseen
-        if self.budget.rolling and (spent or unseen):
-            part = self._parts.setdefault(self._part(now), [0, 0])
-            part[0] += spent
-            part[1] += unseen
-
-    def takes(self, window: Window) -> bool:
-        """Whether what was held in `window` still belongs to the open one. A rolling window never closes."""
-        return self.budget.rolling or self.window is window
+    def keep_part(self, spent: int, unseen: int, now: float) -> None:
+        """Remember when a rolling window was charged, since that leaves it again."""
+        part = self._parts.setdefault(self._part(now), [0, 0])
+        part[0] += spent
+        part[1] += unseen
 
     def _next(self, now: float) -> None:
         self.window = self._window(now)

@@ -163,11 +163,13 @@ class Pipeline:
         header: Callable[[bytes], str | None],
     ) -> Moment:
         now = self._clock.now()
+        # Once a request: a rule's condition and the recorded facts read it, and nothing is held in between.
+        budget_used = self._admission.used_share(principal)
         return Moment(
             now=now,
             monotonic=self._clock.monotonic(),
             random=self._random(),
-            budget_used=lambda: self._admission.used_share(principal),
+            budget_used=lambda: budget_used,
             local_time=lambda: local_time(now, zone),
             prices=prices,
             header=header,

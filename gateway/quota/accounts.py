@@ -1,134 +1,126 @@
-"""What requests count against in memory: states of scopes, what a hold took of them, and how it is taken.
+"""What one principal's requests count against in memory, what a hold took of it, and how it is taken.
 
 Money in nano-USD, moments of rates in monotonic seconds. Nothing here awaits, so each step is atomic.
 """
 
-import operator
+import math
 from collections.abc import Iterable
-from zoneinfo import ZoneInfo
+
+import msgspec
 
 from gateway.core.admission import (
+    SECONDS_PER_MINUTE,
     Ask,
     BudgetCounter,
     GcraLimit,
     Hold,
     RateView,
     Settlement,
-    clamp_clock,
     fit_output,
     fit_rate,
     hold_nano,
-    least_output,
 )
-from gateway.core.errors import LimitExceeded
-from gateway.core.refusals import over_budget, too_fast, too_many_at_once
-from gateway.core.tenancy import Budget, Limits, Scope
+from gateway.core.refusals import over_budget
 from gateway.core.windows import Window
 from gateway.ports import BudgetView
+from gateway.quota.scope_state import RateBucket, ScopeState
+
+# Buckets with the limits that they had when an account was opened.
+Rates = tuple[tuple[RateBucket, GcraLimit], ...]
+# Counters with the windows that were open.
+Windows = tuple[tuple[BudgetCounter, Window], ...]
 
 
-class ScopeState:
-    """The rate limits of one scope. `*_at` is the moment at which all that was taken will have drained.
-
-    Moments of rates are monotonic: setting the clock neither locks a scope out nor lets it through.
-    """
-
-    __slots__ = ("budgets", "in_flight", "label", "limits", "requests", "requests_at", "tokens", "tokens_at")
-
-    def __init__(
-        self, scope: Scope, zone: ZoneInfo, now: float, coming: Iterable[BudgetCounter] = ()
-    ) -> None:
-        self.label = scope.label
-        self.in_flight = 0
-        self.requests_at = self.tokens_at = 0.0
-        self.budgets: list[BudgetCounter] = []
-        self.adopt(scope, zone, now, coming)
-
-    def adopt(self, scope: Scope, zone: ZoneInfo, now: float, coming: Iterable[BudgetCounter] = ()) -> None:
-        """Take over limits and budgets of a changed configuration and keep what was counted."""
-        limits = scope.limits
-        self.limits: Limits = limits
-        self.requests = GcraLimit(limits.requests_per_minute) if limits.requests_per_minute else None
-        self.tokens = GcraLimit(limits.tokens_per_minute) if limits.tokens_per_minute else None
-        kept = {item.counted_as: item for item in (*coming, *self.budgets)}
-        self.budgets = []
-        for budget in scope.budgets:
-            state = kept.get(budget.counted_as(zone)) or BudgetCounter(scope, budget, zone, now)
-            state.set(budget, state.spent, state.unseen, now)
-            self.budgets.append(state)
-
-    def lacks(self, budget: Budget, zone: ZoneInfo) -> bool:
-        """Whether nothing has been counted for `budget` so far."""
-        return all(item.counted_as != budget.counted_as(zone) for item in self.budgets)
-
-    def refusal(self, ask: Ask, now: float) -> LimitExceeded | None:
-        """Why one of the limits has no room for `ask`; None when all have."""
-        limits = self.limits
-        self.requests_at = clamp_clock(self.requests_at, now)
-        if limits.concurrent is not None and self.in_flight >= limits.concurrent:
-            return too_many_at_once(self.label, limits.concurrent)
-        if self.requests is not None:
-            wait = self.requests.wait_seconds(self.requests_at, 1, now)
-            if wait > 0:
-                return too_fast(self.label, "requests_per_minute", self.requests.per_minute, wait)
-        if self.tokens is not None:
-            least = ask.rate_tokens(least_output(ask, self.tokens.per_minute))
-            wait = self.tokens.wait_seconds(self.tokens_at, least, now)
-            if wait > 0:
-                return too_fast(self.label, "tokens_per_minute", self.tokens.per_minute, wait)
-        return None
-
-
-class Account:
-    """All that one principal's requests count against, found by one look-up."""
-
-    __slots__ = ("budgets", "by_tokens", "hard", "limited", "scopes", "shadows")
-
-    def __init__(self, scopes: tuple[ScopeState, ...], coming: tuple[BudgetCounter, ...]) -> None:
-        self.scopes = scopes
-        limited = [scope for scope in scopes if scope.limits.any]
-        self.limited = tuple(scope for scope in limited if not scope.limits.shadow)
-        self.shadows = tuple(scope for scope in limited if scope.limits.shadow)
-        self.by_tokens = tuple((scope, scope.tokens) for scope in self.limited if scope.tokens is not None)
-        budgets = tuple(budget for scope in scopes for budget in scope.budgets)
-        self.hard = tuple(budget for budget in budgets if not budget.budget.soft)
-        self.budgets = budgets + coming
-
-
-class Grant:
+class Grant(msgspec.Struct, frozen=True, eq=False):
     """What a hold took, and where: the store's side of a Hold. `scopes` are those in which it has a slot.
 
     `tokens` are the limits that it took tokens from, as they were then.
     """
 
-    __slots__ = ("scopes", "tokens", "windows")
+    scopes: tuple[ScopeState, ...]
+    tokens: Rates
+    windows: Windows
 
-    def __init__(
-        self,
-        scopes: tuple[ScopeState, ...],
-        tokens: tuple[tuple[ScopeState, GcraLimit], ...],
-        windows: tuple[tuple[BudgetCounter, Window], ...],
-    ) -> None:
-        self.scopes = scopes
-        self.tokens = tokens
-        self.windows = windows
+
+class Account:
+    """All that one principal's requests count against, found by one look-up.
+
+    Its tuples hold for one configuration, `due` and `grant` until a window ends. Scopes and budgets belong to
+    other accounts too, so what was counted stays with them.
+    """
+
+    __slots__ = ("budgets", "due", "grant", "hard", "limited", "requests", "shadows", "slots", "tokens")
+
+    def __init__(self, scopes: tuple[ScopeState, ...], coming: tuple[BudgetCounter, ...]) -> None:
+        limited = [scope for scope in scopes if scope.limits.any]
+        self.limited = tuple(scope for scope in limited if not scope.limits.shadow)
+        self.shadows = tuple(scope for scope in limited if scope.limits.shadow)
+        slots = [(scope, scope.limits.concurrent) for scope in self.limited]
+        self.slots = tuple((scope, most) for scope, most in slots if most is not None)
+        self.requests = _rates(scope.requests for scope in self.limited)
+        self.tokens = _rates(scope.tokens for scope in self.limited)
+        budgets = tuple(budget for scope in scopes for budget in scope.budgets)
+        self.hard = tuple(budget for budget in budgets if not budget.budget.soft)
+        self.budgets = budgets + coming
+        self.note_windows()
+
+    def roll(self, now: float) -> None:
+        """Bring every budget to `now` (UTC seconds)."""
+        for counter in self.budgets:
+            counter.roll(now)
+        self.note_windows()
+
+    def note_windows(self) -> None:
+        """Note which windows are open, and for how long."""
+        # One moment for all budgets: before it no window ends and no limit changes, so none needs to roll.
+        # It is never too late: a counter's own moment only moves forward, whichever account rolls it.
+        self.due = min((counter.due for counter in self.budgets), default=math.inf)
+        # All holds take from the same scopes, limits and windows until then, so they share one grant.
+        windows = tuple((counter, counter.window) for counter in self.budgets)
+        self.grant = Grant(self.limited, self.tokens, windows)
+
+
+def _rates(buckets: Iterable[RateBucket]) -> Rates:
+    return tuple((bucket, bucket.limit) for bucket in buckets if bucket.limit is not None)
+
+
+def has_room(account: Account, ask: Ask, now: float) -> bool:
+    """Whether all that `ask` wants surely fits into every limit; if not, `ScopeState.refusal` decides.
+
+    One walk over numbers, without the slack and the lower caps of the rules: True is never a refusal there.
+    """
+    for state, most in account.slots:
+        if state.in_flight >= most:
+            return False
+    for bucket, limit in account.requests:
+        if bucket.drained_at - now + limit.seconds_per_unit > SECONDS_PER_MINUTE:
+            return False
+    units = ask.rate_tokens(ask.output_tokens)
+    for bucket, limit in account.tokens:
+        seconds = units * limit.seconds_per_unit
+        if seconds > SECONDS_PER_MINUTE or bucket.drained_at - now + seconds > SECONDS_PER_MINUTE:
+            return False
+    return True
 
 
 def fit_rates(account: Account, ask: Ask, now: float) -> int:
     """The output cap that fits into what is left of every limit of tokens."""
-    output_tokens = ask.output_tokens
-    for state, limit in account.by_tokens:
-        output_tokens = min(output_tokens, fit_rate(ask, limit.remaining(state.tokens_at, now)))
-    return output_tokens
+    if ask.output_is_explicit or not account.tokens:
+        return ask.output_tokens
+    # The more is free, the higher the cap: only the limit with the least free tokens counts.
+    return fit_rate(ask, min([limit.remaining(bucket.drained_at, now) for bucket, limit in account.tokens]))
 
 
 def fit(account: Account, ask: Ask, output_tokens: int, now: float) -> int:
     """The output cap, at most `output_tokens`, that fits into the tightest budget. Raises BudgetExceeded."""
-    for counter in account.budgets:
-        counter.roll(now)
+    if now >= account.due:
+        account.roll(now)
     if not account.hard:
         return output_tokens
-    tightest = min(account.hard, key=_left)
+    tightest = account.hard[0]
+    for counter in account.hard:
+        if counter.left < tightest.left:
+            tightest = counter
     affordable = fit_output(ask, tightest.left)
     if affordable is None:
         raise over_budget(
@@ -143,66 +135,93 @@ def fit(account: Account, ask: Ask, output_tokens: int, now: float) -> int:
     return min(output_tokens, affordable)
 
 
-_left = operator.attrgetter("left")
-
-
-def take(account: Account, taken: tuple[ScopeState, ...], ask: Ask, output_tokens: int, now: float) -> Hold:
+def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tokens: int, now: float) -> Hold:
+    """Take from all of `account`, and from the limits of `shadows`, which no view shows."""
     nano = hold_nano(ask, output_tokens)
     units = ask.rate_tokens(output_tokens)
-    requests = tokens = None
-    by_tokens = account.by_tokens
-    for state in taken:
+    for state in account.limited:
         state.in_flight += 1
-        shown = not state.limits.shadow
-        if state.requests is not None:
-            state.requests_at = state.requests.take(state.requests_at, 1, now)
-            if shown:
-                requests = _tighter(requests, state.requests, state.requests_at, now)
-        if state.tokens is not None:
-            state.tokens_at = state.tokens.take(state.tokens_at, units, now)
-            if shown:
-                tokens = _tighter(tokens, state.tokens, state.tokens_at, now)
-            else:
-                by_tokens += ((state, state.tokens),)
+    grant = hold_money(account, nano)
     return Hold(
         ask=ask,
         output_tokens=output_tokens,
         rate_tokens=units,
         nano=nano,
         admitted_at=now,
-        requests=requests,
-        tokens=tokens,
-        token=Grant(taken, by_tokens, hold_money(account, nano)),
+        requests=take_units(account.requests, 1, now),
+        tokens=take_units(account.tokens, units, now),
+        token=_with_shadows(grant, shadows, units, now) if shadows else grant,
     )
 
 
+def take_units(rates: Rates, units: int, now: float) -> RateView | None:
+    """Take `units` from each limit. Returns the state of the tightest, the first of equals."""
+    least, drained_at, tightest = 0, now, None
+    for bucket, limit in rates:
+        # `GcraLimit.take` and `remaining` written out: a call for each costs more than the sums.
+        each = limit.seconds_per_unit
+        bucket.drained_at = at = max(bucket.drained_at, now) + units * each
+        left = int(limit.per_minute - (at - now) / each + 0.001)
+        if tightest is None or left < least:
+            least, drained_at, tightest = left, at, limit
+    if tightest is None:
+        return None
+    return RateView(tightest.per_minute, max(least, 0), drained_at - now)
+
+
+def _with_shadows(grant: Grant, shadows: tuple[ScopeState, ...], units: int, now: float) -> Grant:
+    for state in shadows:
+        state.in_flight += 1
+    take_units(_rates(state.requests for state in shadows), 1, now)
+    tokens = _rates(state.tokens for state in shadows)
+    take_units(tokens, units, now)
+    return Grant(grant.scopes + shadows, grant.tokens + tokens, grant.windows)
+
+
+def hold_money(account: Account, nano: int) -> Grant:
+    """Hold `nano` in every budget. Returns the account's grant, with the windows that are open."""
+    are_open = True
+    for counter, window in account.grant.windows:
+        counter.held += nano
+        counter.left -= nano
+        if counter.window is not window:
+            are_open = False
+    if not are_open:
+        # Rolled by another account, and then the clock was set back to before this one was due.
+        account.note_windows()
+    return account.grant
+
+
 def settle_money(grant: Grant, held: int, settlement: Settlement, now: float) -> None:
+    """Replace `held` by what was used, in every window of `grant` that is still open."""
+    spent, unseen = settlement.spent_nano, settlement.unseen_nano
+    freed = held - spent - unseen
     for counter, window in grant.windows:
         # A window that has ended took its counters with it; the spending belonged to that window.
-        if counter.takes(window):
-            counter.settle(held, settlement, now)
-
-
-def hold_money(account: Account, nano: int) -> tuple[tuple[BudgetCounter, Window], ...]:
-    windows = []
-    for counter in account.budgets:
-        counter.hold(nano)
-        windows.append((counter, counter.window))
-    return tuple(windows)
+        # A rolling one never ends.
+        rolling = counter.budget.rolling
+        if counter.window is window or rolling:
+            counter.held -= held
+            counter.spent += spent
+            counter.unseen += unseen
+            counter.left += freed
+            if rolling and (spent or unseen):
+                counter.keep_part(spent, unseen, now)
 
 
 def join(hold: Hold, states: Iterable[ScopeState], counters: Iterable[BudgetCounter]) -> None:
     """Count an open hold in slots and budgets that did not count it when it was taken."""
     grant = grant_of(hold)
-    for state in states:
-        if state.limits.concurrent is not None and state not in grant.scopes:
-            state.in_flight += 1
-            grant.scopes += (state,)
+    slots = [state for state in states if state.limits.concurrent is not None and state not in grant.scopes]
+    for state in slots:
+        state.in_flight += 1
     counted = {id(counter) for counter, _ in grant.windows}
-    for counter in counters:
-        if id(counter) not in counted:
-            counter.hold(hold.nano)
-            grant.windows += ((counter, counter.window),)
+    new = [counter for counter in counters if id(counter) not in counted]
+    for counter in new:
+        counter.held += hold.nano
+        counter.left -= hold.nano
+    windows = tuple((counter, counter.window) for counter in new)
+    hold.token = Grant(grant.scopes + tuple(slots), grant.tokens, grant.windows + windows)
 
 
 def view_of(counter: BudgetCounter, now: float) -> BudgetView:
@@ -223,10 +242,3 @@ def grant_of(hold: Hold) -> Grant:
     if not isinstance(hold.token, Grant):
         raise TypeError("this hold was taken in another store")
     return hold.token
-
-
-def _tighter(view: RateView | None, limit: GcraLimit, drained_at: float, now: float) -> RateView:
-    remaining = limit.remaining(drained_at, now)
-    if view is not None and view.remaining <= remaining:
-        return view
-    return RateView(limit.per_minute, remaining, max(drained_at - now, 0.0))

@@ -14,16 +14,17 @@ from gateway.ports import BudgetView, Clock
 from gateway.quota.accounts import (
     Account,
     Grant,
-    ScopeState,
     fit,
     fit_rates,
     grant_of,
+    has_room,
     hold_money,
     join,
     settle_money,
     take,
     view_of,
 )
+from gateway.quota.scope_state import ScopeState
 
 # Called with what a limit in shadow mode would have refused: the scope's label and the limit's name.
 Shadowed = Callable[[str, str], None]
@@ -126,15 +127,14 @@ class MemoryAdmission:
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
         now = self._clock.monotonic()
-        account = self._account(ask.principal)
-        for state in account.limited:
-            if (refusal := state.refusal(ask, now)) is not None:
-                raise refusal
+        account = self._accounts.get(ask.principal) or self._open_account(ask.principal)
+        if not has_room(account, ask, now):
+            for state in account.limited:
+                if (refusal := state.refusal(ask, now)) is not None:
+                    raise refusal
         output_tokens = fit(account, ask, fit_rates(account, ask, now), self._clock.now())
-        taken = account.limited
-        if account.shadows:
-            taken += self._in_shadow(account, ask, now)
-        hold = take(account, taken, ask, output_tokens, now)
+        shadows = self._in_shadow(account, ask, now) if account.shadows else ()
+        hold = take(account, shadows, ask, output_tokens, now)
         self._open.add(hold)
         return hold
 
@@ -144,7 +144,9 @@ class MemoryAdmission:
         Raises BudgetExceeded, with the old hold's limits given back.
         """
         now = self._clock.now()
-        grant, account = grant_of(hold), self._account(hold.ask.principal)
+        principal = hold.ask.principal
+        account = self._accounts.get(principal) or self._open_account(principal)
+        grant = grant_of(hold)
         settle_money(grant, hold.nano, settlement, now)
         hold.nano = 0
         # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
@@ -156,8 +158,7 @@ class MemoryAdmission:
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
         hold.nano = hold_nano(hold.ask, hold.output_tokens)
-        windows = hold_money(account, hold.nano)
-        hold.token = Grant(grant.scopes, grant.tokens, windows)
+        hold.token = Grant(grant.scopes, grant.tokens, hold_money(account, hold.nano).windows)
         return hold
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
@@ -173,9 +174,9 @@ class MemoryAdmission:
             state.in_flight -= 1
         used = settlement.rate_tokens
         if used is not None:
-            for state, limit in grant.tokens:
-                state.tokens_at = limit.correct(
-                    state.tokens_at, hold.rate_tokens, used, hold.admitted_at, now
+            for bucket, limit in grant.tokens:
+                bucket.drained_at = limit.correct(
+                    bucket.drained_at, hold.rate_tokens, used, hold.admitted_at, now
                 )
 
     def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
@@ -185,6 +186,8 @@ class MemoryAdmission:
             same = budget.budget.per is view.per and budget.budget.rolling is view.rolling
             if same and (view.rolling or budget.window == view.window):
                 budget.set(budget.budget, spent_nano, unseen_nano, now)
+        # A limit may be due earlier than accounts have noted, if the clock was set back.
+        self._accounts.clear()
 
     def budgets(self) -> list[BudgetView]:
         """Every budget with its open window and counters, for metrics and reports."""
@@ -199,15 +202,13 @@ class MemoryAdmission:
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal`, as a share of its limit (0 without budgets), holds included."""
         now = self._clock.now()
-        share = 0.0
-        account = self._account(principal)
+        account = self._accounts.get(principal) or self._open_account(principal)
+        if now >= account.due:
+            account.roll(now)
+        free = 1.0
         for counter in account.budgets:
-            counter.roll(now)
-            share = max(share, 1 - counter.left / counter.limit)
-        return share
-
-    def _account(self, principal: Principal) -> Account:
-        return self._accounts.get(principal) or self._open_account(principal)
+            free = min(free, counter.left / counter.limit)
+        return 1 - free
 
     def _open_account(self, principal: Principal) -> Account:
         states = tuple(self._scopes[label] for label in principal.labels if label in self._scopes)

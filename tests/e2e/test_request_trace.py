@@ -14,3 +14,10 @@ FILES_CEILING = {False: 40, True: 41}
 def test_one_warm_chat_request_touches_few_files(stream: bool) -> None:
     files = asyncio.run(trace(stream=stream)).files
     assert len(files) < FILES_CEILING[stream], "\n".join([f"{len(files)} files:", *files])
+
+
+def test_a_warm_request_asks_for_the_used_share_once_and_looks_at_no_limit_twice() -> None:
+    functions = [call.function for call in asyncio.run(trace(stream=False)).calls]
+    assert functions.count("MemoryAdmission.used_share") == 1
+    # Nothing ends and nothing is near its limit, so no budget rolls and no scope is asked by itself.
+    assert not {"Account.roll", "BudgetCounter.roll", "ScopeState.refusal"} & set(functions)
