@@ -60,7 +60,7 @@ __all__ = [
 
 # More characters than any match of a built-in trigger has: the longest is twelve digits with three separators
 # before each.
-_SEAM = 64
+_SEAM = 48
 
 BUILT_IN: Mapping[str, Detector] = MappingProxyType(
     {
@@ -159,21 +159,28 @@ def _seen(pieces: Sequence[str], seam: int | None) -> bytes:
 
     So of the second reading only what lies so near to a seam matters; with None, nobody knows how near.
     """
+    if seam is None:
+        return _views(pieces)
     text = "\n".join(pieces)
     if len(pieces) > 1:
-        if seam is None:
-            return _views(pieces)
-        seams = "".join([p if len(p) <= 2 * seam else f"{p[:seam]}\n{p[-seam:]}" for p in pieces])
-        text = f"{text}\n\n{seams}"
-    return text.encode("utf-8", "surrogatepass")
+        first, *inner, last = pieces
+        between = "".join([p if len(p) <= 2 * seam else f"{p[:seam]}\n{p[-seam:]}" for p in inner])
+        text = f"{text}\n\n{first[-seam:]}{between}{last[:seam]}"
+    return _encoded(text)
 
 
 def _views(pieces: Sequence[str]) -> bytes:
     text = "\n".join(pieces)
     if len(pieces) > 1:
         text = f"{text}\n\n{''.join(map(_ends, pieces) if len(text) > _WHOLE else pieces)}"
-    # JSON can spell half a surrogate pair, which strict UTF-8 refuses.
-    return text.encode("utf-8", "surrogatepass")
+    return _encoded(text)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which strict UTF-8 refuses
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _respelled(pieces: Sequence[str], *, escaped: bool, composed: bool) -> list[str]:
