@@ -17,8 +17,8 @@ _END_OF_LOCAL = rf"(?:[{_LOCAL}]|(?:^|[^i])t|(?:^|[^g])it|[{_LOCAL}t]git)"
 _HOST = rf"[A-Za-z0-9{_WORLD}][A-Za-z0-9.\-{_WORLD}]*"
 _LAST_LABEL = rf"\.[A-Za-z{_WORLD}]{{2}}"
 _EMAIL = Pattern(rf"{_END_OF_LOCAL}{_AT}{_HOST}{_LAST_LABEL}")
-# The same without the exception for "git". An address may go on in the next piece, so the end of a line, which
-# is where a piece ends, and the ends of the text count as the part that is missing.
+# The same with "git" as well. Part of an address may be in another piece. So the end of a line, where a
+# piece ends, and both ends of the text stand for the part that is missing.
 EMAIL_TRIGGER = rf"(?:^|[{_LOCAL}t]){_AT}(?:{_HOST}(?:{_LAST_LABEL}|\n|$)|\n|$)"
 
 
