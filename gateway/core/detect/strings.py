@@ -19,7 +19,7 @@ _LAST_LABEL = rf"\.[A-Za-z{_WORLD}]{{2}}"
 _EMAIL = Pattern(rf"{_END_OF_LOCAL}{_AT}{_HOST}{_LAST_LABEL}")
 # The same with "git" as well. Part of an address may be in another piece. So the end of a line, where a
 # piece ends, and both ends of the text stand for the part that is missing.
-EMAIL_TRIGGER = rf"(?:^|[{_LOCAL}t]){_AT}(?:{_HOST}(?:{_LAST_LABEL}|\n|$)|$)"
+EMAIL_TRIGGER = rf"(?:^|[{_LOCAL}t]){_AT}(?:{_HOST}(?:{_LAST_LABEL}|\n|$)|\n|$)"
 
 
 def has_email(text: bytes) -> bool:
