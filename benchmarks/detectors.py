@@ -68,6 +68,8 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "4111 1111 1111 1112": lambda size: "4111 1111 1111 1112 " * (size // 20),
     "a@": lambda size: "a@" * (size // 2),
     "a@a.": lambda size: "a@a." * (size // 4),
+    "a@a, a line each": lambda size: "a@a\n" * (size // 4),
+    "git@a.aa": lambda size: "git@a.aa " * (size // 9),
     "eyJ.": lambda size: "eyJ." * (size // 4),
     "eyJ run": lambda size: "eyJ" * (size // 3),
     "sk-": lambda size: "sk-" * (size // 3),

@@ -113,11 +113,11 @@ def screen(call: Call, body: _Body, screening: Screening, floor: str) -> Classif
     masking = screening.masking
     if masking is None and floor == screening.classes[-1]:
         return Classified(floor)
-    media = _media(call, screening)
     found, unreadable = _finds(call, body, screening)
-    if not found and not media and not unreadable:
+    if not found and not unreadable and call.modalities == TEXT_ONLY:
         return Classified(floor)
-    whole = _highest(screening, floor, [*media, *_raises(screening, found), *unreadable])
+    raises = [*_media(call, screening), *_raises(screening, found), *unreadable]
+    whole = _highest(screening, floor, raises)
     if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
         return whole
     return _masked(call, body, screening, masking, floor, whole.privacy)
@@ -173,8 +173,6 @@ def _masked(
 
 
 def _media(call: Call, screening: Screening) -> list[Raise]:
-    if call.modalities == TEXT_ONLY:
-        return []
     return [
         Raise(MediaContent(modality), screening.media_class(modality))
         for modality in sorted(call.modalities)
@@ -182,16 +180,16 @@ def _media(call: Call, screening: Screening) -> list[Raise]:
     ]
 
 
-def _finds(call: Call, body: _Body, screening: Screening) -> tuple[frozenset[str], list[Raise]]:
+def _finds(call: Call, body: _Body, screening: Screening) -> tuple[frozenset[str], tuple[Raise, ...]]:
     """The detectors that find something in `body`, and what follows when it hides its text."""
     if screening.detectors is None:
-        return _NOTHING, []
+        return _NOTHING, ()
     # The options of the stream travel beside the body, and go out as well.
     text = find_text({**body, "stream_options": call.stream_options} if call.stream_options else body)
     if text.unreadable or (text.has_payload and call.modalities == TEXT_ONLY):
         # Token ids hide the text from every detector, and so does a payload outside of a media part.
-        return _NOTHING, [Raise(Unreadable(), screening.classes[-1])]
-    return screening.detectors.scan(text.pieces), []
+        return _NOTHING, (Raise(Unreadable(), screening.classes[-1]),)
+    return screening.detectors.scan(text.pieces), ()
 
 
 def _raises(screening: Screening, found: Iterable[str]) -> list[Raise]:

@@ -25,6 +25,8 @@ REPEATED = {
     "no ssn": "000-00-0000 ",
     "at": "a@",
     "at dot": "a@a.",
+    "at, a line each": "a@a\n",
+    "repository users": "git@a.aa ",
     "dots": "a@" + "a." * 50 + "1 ",
     "jwt": "eyJ.",
     "jwt without end": "eyJ",

@@ -4,7 +4,7 @@ import re
 import string
 from itertools import pairwise
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _seen, _views
@@ -183,6 +183,9 @@ pieces_of = st.lists(
 
 @settings(max_examples=1_000, deadline=None)
 @given(pieces_of)
+@example(["bob", "x" * 60 + "a@"])
+@example(["bob", "@" + "x" * 60])
+@example(["x" * 60 + "bob@" + "x" * 60, "x", "x" * 60 + ".example"])
 def test_what_is_triggered_near_the_seams_is_all_that_is_triggered(pieces: list[str]) -> None:
     everywhere = set(ALL._triggers.matches(_views(pieces)) or ())
     assert everywhere <= set(ALL._triggers.matches(_seen(pieces, ALL._seam)) or ())

@@ -59,8 +59,8 @@ __all__ = [
 ]
 
 # More characters than any match of a built-in trigger has: the longest is twelve digits with three separators
-# before each.
-_SEAM = 64
+# before each. Only that of an e-mail address can be longer, and takes the end of a line for the rest of it.
+_SEAM = 48
 
 BUILT_IN: Mapping[str, Detector] = MappingProxyType(
     {
@@ -113,7 +113,7 @@ class Detectors:
         self._always = tuple(
             number for number, detector in enumerate(self._enabled, _FIRST) if detector.trigger is None
         )
-        if self._triggers.matches(_PROBE) is None:
+        if not self._triggers.matches(_PROBE):
             raise BadExpression("the detectors together are too large: shorten the lists of words")
 
     @property
@@ -128,7 +128,7 @@ class Detectors:
         boundary nor its absence hides a value.
         """
         triggered = self._triggers.matches(_seen(pieces, self._seam))
-        if triggered is None and not self._always:
+        if not triggered and not self._always:
             return _NOTHING
         triggered = [*(triggered or ()), *self._always]
         raw = _views(pieces)
@@ -157,23 +157,34 @@ class Detectors:
 def _seen(pieces: Sequence[str], seam: int | None) -> bytes:
     """What the triggers are looked for in: a match that is not within a piece is where two meet.
 
-    So of the second reading only what lies so near to a seam matters; with None, nobody knows how near.
+    So of the second reading only what lies so near to a seam matters; with None, nobody knows how near. Each
+    cut is the end of a line.
     """
+    if seam is None:
+        return _views(pieces)
     text = "\n".join(pieces)
     if len(pieces) > 1:
-        if seam is None:
-            return _views(pieces)
-        seams = "".join([p if len(p) <= 2 * seam else f"{p[:seam]}\n{p[-seam:]}" for p in pieces])
-        text = f"{text}\n\n{seams}"
-    return text.encode("utf-8", "surrogatepass")
+        inner = _seams(pieces[1:-1], seam) if len(pieces) > 2 else ""
+        text = f"{text}\n\n{pieces[0][-seam:]}{inner}{pieces[-1][:seam]}"
+    return _encoded(text)
+
+
+def _seams(pieces: Sequence[str], seam: int) -> str:
+    return "".join([p if len(p) <= 2 * seam else f"{p[:seam]}\n{p[-seam:]}" for p in pieces])
 
 
 def _views(pieces: Sequence[str]) -> bytes:
     text = "\n".join(pieces)
     if len(pieces) > 1:
         text = f"{text}\n\n{''.join(map(_ends, pieces) if len(text) > _WHOLE else pieces)}"
-    # JSON can spell half a surrogate pair, which strict UTF-8 refuses.
-    return text.encode("utf-8", "surrogatepass")
+    return _encoded(text)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which strict UTF-8 refuses
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _respelled(pieces: Sequence[str], *, escaped: bool, composed: bool) -> list[str]:

@@ -19,7 +19,8 @@ class Detector(NamedTuple):
     `found_in` decides on folded text; `spans` says where the values are, in a text in which it holds; they
     may overlap. `as_written`: it also reads the text before folding, because its author may have meant that.
     `composed`: its characters ask for text in which kana and compatibility characters are composed.
-    `reach`: no match of the trigger has more characters; None where that is not known.
+    `reach`: so many characters on both sides of a seam show whether the trigger matches across it, since no
+    match has more or a line end can stand for the rest; None where that is not known.
     """
 
     trigger: str | None

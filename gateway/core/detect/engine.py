@@ -104,5 +104,6 @@ class PatternSet:
             compiled.Compile()
         except re2.error as exc:
             raise BadExpression("the detectors together are too large for one pass") from exc
-        # Positions of the expressions that occur, in no particular order; None when none does.
-        self.matches: Callable[[bytes], list[int] | None] = compiled.Match
+        # Positions of the expressions that occur, in no particular order; None or none when none does. Asked
+        # for each request, so where it can be had without the wrapper's function, which only encodes a str.
+        self.matches: Callable[[bytes], list[int] | None] = getattr(compiled, "_set", compiled).Match

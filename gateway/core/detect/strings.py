@@ -14,9 +14,12 @@ _LOCAL = rf"A-Za-su-z0-9_+\-.'~={_WORLD}"  # with "t" left out
 # repository. RE2 has no lookbehind, so: no t; or a t after no i; or "it" after no g; or something before
 # "git".
 _END_OF_LOCAL = rf"(?:[{_LOCAL}]|(?:^|[^i])t|(?:^|[^g])it|[{_LOCAL}t]git)"
-_DOMAIN = rf"[A-Za-z0-9{_WORLD}][A-Za-z0-9.\-{_WORLD}]*\.[A-Za-z{_WORLD}]{{2}}"
-_EMAIL = Pattern(rf"{_END_OF_LOCAL}{_AT}{_DOMAIN}")
-EMAIL_TRIGGER = _AT
+_HOST = rf"[A-Za-z0-9{_WORLD}][A-Za-z0-9.\-{_WORLD}]*"
+_LAST_LABEL = rf"\.[A-Za-z{_WORLD}]{{2}}"
+_EMAIL = Pattern(rf"{_END_OF_LOCAL}{_AT}{_HOST}{_LAST_LABEL}")
+# The same with "git" as well. Part of an address may be in another piece. So the end of a line, where a
+# piece ends, and both ends of the text stand for the part that is missing.
+EMAIL_TRIGGER = rf"(?:^|[{_LOCAL}t]){_AT}(?:{_HOST}(?:{_LAST_LABEL}|\n|$)|\n|$)"
 
 
 def has_email(text: bytes) -> bool:

@@ -65,51 +65,42 @@ def find_text(body: Mapping[str, Any]) -> FoundText:
     aside: list[str] = []
     payloads: list[str] = []
     # Last in, first out; children go on it in reverse, to keep the body's order. With each, its key.
-    stack: _Stack = [(None, body if type(body) is dict else dict(body))]
+    stack: _Stack = [(None, body)]
+    # Objects are read in this loop: a call and a list for each would cost more than reading it.
+    nested: _Stack = []
     while stack:
-        key, node = stack.pop()
-        if type(node) is dict:
-            _read_members(key, node, content, aside, payloads, stack)
+        parent, node = stack.pop()
+        if type(node) is list:
+            _read_items(parent, node, content, aside, nested)
         else:
-            _read_items(key, node, content, aside, stack)
+            for key, value in node.items():
+                kind = type(value)
+                if kind is str and key in _CONTENT_KEYS:
+                    content.append(value)
+                    continue
+                if parent is None and key in _UNTOLD_KEYS:
+                    continue
+                if kind is dict or kind is list:
+                    nested.append((key, value))
+                elif kind is str and value not in _KNOWN_WORDS:
+                    (payloads if is_payload(parent, key, value) else aside).append(value)
+                elif kind is int and abs(value) >= _SHORTEST_TELLING_NUMBER:
+                    aside.append(str(value))
+                if key not in _KNOWN_KEYS:
+                    aside.append(key)
+        if nested:
+            nested.reverse()
+            stack += nested
+            nested.clear()
     if aside:
         content.append("\n".join(aside))
     unreadable = not _TOKEN_KEYS.isdisjoint(body) and _is_unreadable(body)
     return FoundText(tuple(content), unreadable, bool(payloads))
 
 
-def _read_members(
-    parent: str | None,
-    members: dict[str, Any],
-    content: list[str],
-    aside: list[str],
-    payloads: list[str],
-    stack: _Stack,
-) -> None:
-    nested: _Stack = []
-    for key, value in members.items():
-        if parent is None and key in _UNTOLD_KEYS:
-            continue
-        kind = type(value)
-        if kind is str:
-            if key in _CONTENT_KEYS:
-                content.append(value)
-            elif value not in _KNOWN_WORDS:
-                (payloads if is_payload(parent, key, value) else aside).append(value)
-        elif kind is dict or kind is list:
-            nested.append((key, value))
-        elif kind is int and abs(value) >= _SHORTEST_TELLING_NUMBER:
-            aside.append(str(value))
-        if key not in _KNOWN_KEYS:
-            aside.append(key)
-    nested.reverse()
-    stack += nested
-
-
 def _read_items(
-    key: str | None, items: list[Any], content: list[str], aside: list[str], stack: _Stack
+    key: str | None, items: list[Any], content: list[str], aside: list[str], nested: _Stack
 ) -> None:
-    nested: _Stack = []
     for item in items:
         kind = type(item)
         if kind is dict or kind is list:
@@ -121,8 +112,6 @@ def _read_items(
                 aside.append(item)
         elif kind is int and abs(item) >= _SHORTEST_TELLING_NUMBER:
             aside.append(str(item))
-    nested.reverse()
-    stack += nested
 
 
 def is_payload(parent: str | None, key: str, value: str) -> bool:
