@@ -224,8 +224,14 @@ def test_the_proof_agrees_with_trying_every_request(
     of = made(tmp_path, file)
     proof = prove(of, make)
     tried = violations(of, make)
-    assert proof.proven is (not tried)
-    assert {(hole.privacy, hole.zone, hole.deployment) for hole in proof.holes} == tried
+    found = {(hole.privacy, hole.zone, hole.deployment) for hole in proof.holes}
+    assert proof.proven is (not found)
+    assert found >= tried
+    # A condition that needs the engine is taken as possibly true of every request. So of a planner with a hole
+    # the proof may name one more: with such a rule, which no request of that kind meets.
+    needs_engine = any("size(" in rule["when"] for rule in file["models"]["auto"].get("rules", []))
+    if make is Planner or not needs_engine:
+        assert found == tried
     if make is Planner:
         assert proof.proven
 
