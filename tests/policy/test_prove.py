@@ -227,8 +227,8 @@ def test_the_proof_agrees_with_trying_every_request(
     found = {(hole.privacy, hole.zone, hole.deployment) for hole in proof.holes}
     assert proof.proven is (not found)
     assert found >= tried
-    # A condition that needs the engine is taken as possibly true of every request. So of a planner with a hole
-    # the proof may name one more: with such a rule, which no request of that kind meets.
+    # A condition that needs the engine is taken as possibly true of every request. So of a planner with a
+    # hole the proof may name one more: with such a rule, which no request of that kind meets.
     needs_engine = any("size(" in rule["when"] for rule in file["models"]["auto"].get("rules", []))
     if make is Planner or not needs_engine:
         assert found == tried
