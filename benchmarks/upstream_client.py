@@ -21,7 +21,7 @@ import uvloop
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.heads import request_head
-from gateway.http.client.client import HttpUpstream
+from gateway.http.client.pool import HttpUpstream
 from gateway.ports import Upstream, UpstreamRequest
 
 _ANSWER_BODY = b"x" * 600

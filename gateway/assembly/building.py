@@ -13,7 +13,7 @@ import structlog
 from gateway.config.build import Built
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
-from gateway.http.client.client import HttpUpstream
+from gateway.http.client.pool import HttpUpstream
 from gateway.http.server.listening import listen
 from gateway.ledger.audit.keys import Signer, UnusableKey, new_seed, signer_from, signer_in
 from gateway.ledger.url import database_of

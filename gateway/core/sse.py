@@ -40,6 +40,8 @@ class StreamReader:
     `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_chunks` (pieces of
     the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON). What
     went by `passes` is counted in bulk: `count_passed` brings both up to date.
+
+    Many attributes: half of them are what was learned, one for each thing that a row says of an answer.
     """
 
     __slots__ = (

@@ -24,10 +24,11 @@ _TIMER_SLACK_SECONDS = 0.001  # uvloop's timers count whole milliseconds and may
 
 
 class ConnectionOwner(Protocol):
-    """What a connection needs of the pool that it belongs to."""
+    """What a connection, and who opens it, need of the pool that it belongs to."""
 
     endpoint: Endpoint
     coalescer: WriteCoalescer
+    connections: "set[Connection]"
 
     def release(self, connection: "Connection") -> None:
         """It is free again."""

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from gateway.core.endpoint import Endpoint, TlsFiles
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.http.client.connection import Connection
-from gateway.http.client.pool import ConnectionPool
+from gateway.http.client.connection import Connection, ConnectionOwner
 from gateway.http.client.resolver import PeerAddress, Resolver, unwrapped
 from gateway.http.client.tls import TlsContexts
 from gateway.http.client.tunnel import open_tunnel
@@ -28,7 +27,7 @@ class Dialer:
         self._resolver = resolver
         self._contexts = contexts
 
-    async def dial(self, pool: ConnectionPool, deadline: float) -> Connection:
+    async def dial(self, pool: ConnectionOwner, deadline: float) -> Connection:
         """A connection of `pool`, whose slot the caller holds. Raises UpstreamFailure: CONNECT or ZONE.
 
         Addresses are tried in order; each gets an even share of the time that is left until `deadline`.
@@ -59,7 +58,7 @@ class Dialer:
             return await self._resolver.addresses(endpoint)
         return await self._resolver.lookup(proxy.host, proxy.port, None)
 
-    async def _open(self, pool: ConnectionPool, address: PeerAddress) -> Connection:
+    async def _open(self, pool: ConnectionOwner, address: PeerAddress) -> Connection:
         loop = asyncio.get_running_loop()
         connection = Connection(pool, address.label, loop)
         try:

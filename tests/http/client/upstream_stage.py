@@ -14,7 +14,7 @@ import uvloop
 from gateway.core.endpoint import Endpoint, Timeouts
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.heads import NO_LINES, HeaderLines, request_head
-from gateway.http.client.client import HttpUpstream
+from gateway.http.client.pool import HttpUpstream
 from gateway.http.client.resolver import PeerAddress
 from gateway.ports import UpstreamRequest, UpstreamResponse
 
