@@ -163,15 +163,15 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
 
 def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
     up: dict[tuple[str, ...], int] = {}
-    inflight: dict[tuple[str, ...], int] = {}
+    in_flight: dict[tuple[str, ...], int] = {}
     for deployment, pool in fleet.replica_sets.items():
         for state in pool.replicas:
             labels = (deployment, state.replica.name)
             # Two servers may differ in their path only: one name then stands for both, and shows the worse.
             up[labels] = min(up.get(labels, 1), int(state.available(monotonic)))
-            _add(inflight, labels, state.in_flight)
+            _add(in_flight, labels, state.in_flight)
     yield _gauge(families.REPLICA_UP, up)
-    yield _gauge(families.REPLICA_INFLIGHT, inflight)
+    yield _gauge(families.REPLICA_INFLIGHT, in_flight)
 
 
 def _pools(counted: SeriesByLabels) -> Iterator[Metric]:

@@ -51,7 +51,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     counters: Mapping[str, Counter4]
     holds: int
     leases: int
-    places: int
+    slots: int
 
 
 class Account(msgspec.Struct, kw_only=True):
@@ -184,8 +184,8 @@ class Books:
         Both counters and ledger may have more than that, of attempts of gateways that died. `exactly`: none
         died, and both say the same.
         """
-        if shared.holds or shared.leases or shared.places:
-            self._say(f"left held: {shared.holds} holds, {shared.leases} leases, {shared.places} places")
+        if shared.holds or shared.leases or shared.slots:
+            self._say(f"left held: {shared.holds} holds, {shared.leases} leases, {shared.slots} slots")
         for account in self.accounts:
             name, counter = account.limit.name, shared.counters[account.limit.name]
             if counter.held:

@@ -223,7 +223,7 @@ def read_shared(url: str) -> Shared:
     with redis.Redis.from_url(url, decode_responses=True) as server:
         state = server.hgetall(f"{KEYS}state")
         now = time.time() * 1_000_000
-        places = sum(server.zcount(key, now, "+inf") for key in server.scan_iter(f"{KEYS}slots:*"))
+        slots = sum(server.zcount(key, now, "+inf") for key in server.scan_iter(f"{KEYS}slots:*"))
         return Shared(
             counters={
                 name.removesuffix("|w"): Counter4(
@@ -234,7 +234,7 @@ def read_shared(url: str) -> Shared:
             },
             holds=server.hlen(f"{KEYS}holds"),
             leases=server.zcard(f"{KEYS}due"),
-            places=places,
+            slots=slots,
         )
 
 
@@ -279,7 +279,7 @@ def report(result: Result) -> str:
             for account in books.accounts
         ),
         f"overspend: {books.overspend} nano-USD; left: {left.holds} holds, "
-        f"{sum(counter.held for counter in left.counters.values())} nano-USD held, {left.places} places; "
+        f"{sum(counter.held for counter in left.counters.values())} nano-USD held, {left.slots} slots; "
         f"{len(books.problems)} disagreements",
         *result.logged,
         *books.problems,

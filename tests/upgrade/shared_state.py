@@ -58,10 +58,10 @@ class SharedState:
         return int(self._server.hlen(f"{self._tag}holds"))
 
     def is_at_rest(self) -> bool:
-        """Nobody holds anything, neither money nor places."""
-        return not self.holds() and not self._server.zcard(f"{self._tag}due") and not self.places()
+        """Nobody holds anything, neither money nor slots."""
+        return not self.holds() and not self._server.zcard(f"{self._tag}due") and not self.slots()
 
-    def places(self) -> int:
+    def slots(self) -> int:
         """Places of concurrency limits that are taken."""
         now = time.time() * 1_000_000
         found = self._server.scan_iter(f"{self._tag}slots:*")

@@ -135,7 +135,7 @@ async def test_tokens_a_minute_are_counted_together(rollout: Rollout) -> None:
     assert 0 < used <= TOKENS_PER_MINUTE + drained
 
 
-async def test_places_of_requests_under_way_are_shared(rollout: Rollout) -> None:
+async def test_slots_of_requests_under_way_are_shared(rollout: Rollout) -> None:
     """No more than the limit get one, and each is given back when its client leaves."""
     await rollout.upstreams.behave(HOSTED, NO_ANSWER)
     both = list(rollout.gateways.values()) * 2 * CONCURRENT
@@ -154,7 +154,7 @@ async def test_places_of_requests_under_way_are_shared(rollout: Rollout) -> None
     assert admitted <= CONCURRENT
     assert admitted >= (CONCURRENT if rollout.is_exact else 1)
     assert not any(isinstance(answer, httpx.Response) and answer.is_success for answer in answers)
-    await until(lambda: not rollout.state.places())
+    await until(lambda: not rollout.state.slots())
 
 
 async def test_counters_that_were_lost_are_made_again_by_both_together(rollout: Rollout) -> None:
