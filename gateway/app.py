@@ -115,6 +115,10 @@ class Gateway:
         """Why new requests should go elsewhere; empty when they should not."""
         return self._readiness.reasons()
 
+    def degraded_reasons(self) -> list[str]:
+        """What fails while requests are served as they should be; empty when nothing does."""
+        return self._readiness.degraded()
+
     def metrics(self) -> list[FamilySamples]:
         """Every metric at this moment, to be added up with those of other workers."""
         return self.parts.telemetry.samples()
@@ -137,6 +141,7 @@ class Gateway:
             metrics=parts.telemetry.exposition,
             metrics_content_type=CONTENT_TYPE,
             ready=self.unready_reasons,
+            degraded=self.degraded_reasons,
             version=__version__,
             routers=operations.routers(),
         )

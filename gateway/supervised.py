@@ -3,6 +3,8 @@
 A loop is a wait and a turn, repeated for as long as the gateway serves. The rules:
 
 - A turn that raises is logged once, counted each time, and named by `readyz` until a turn succeeds.
+- Only a loop that requests depend on keeps requests away meanwhile: a defect of another one, which every
+  process shares, must not take all of them out of service.
 - It is tried again after a pause that doubles. The wait is not repeated: what was due is still due.
 - Only `close`, or the end of the event loop, ends a loop.
 """
@@ -48,9 +50,13 @@ class TaskRegistry:
         failing = {task.name for task in self._failing()}
         return {name: name not in failing for name in self.failures}
 
-    def problems(self) -> list[str]:
-        """One reason for each name whose loops fail; empty when all work."""
-        failing = sorted(self._failing(), key=lambda task: (task.name, task.subject))
+    def problems(self, *, essential: bool | None = None) -> list[str]:
+        """One reason for each name whose loops fail; empty when all work.
+
+        `essential`: only of loops that requests depend on, or only of the others.
+        """
+        found = (task for task in self._failing() if essential in (None, task.is_essential))
+        failing = sorted(found, key=lambda task: (task.name, task.subject))
         return [_reason(name, failing) for name in dict.fromkeys(task.name for task in failing)]
 
     def _failing(self) -> "Iterable[SupervisedTask]":
@@ -72,13 +78,17 @@ class SupervisedTask:
         wait: Step | None = None,
         subject: str = "",
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+        is_essential: bool = False,
     ) -> None:
         """`wait` returns when the next turn is due. Left out: `turn` waits by itself.
+
+        `is_essential`: while it fails, requests should go elsewhere.
 
         `name` is one of few, since it is a metric's label. `subject` tells loops of one name apart.
         """
         self.name = name
         self.subject = subject
+        self.is_essential = is_essential
         self.error: str | None = None
         self._turn = turn
         self._wait = wait

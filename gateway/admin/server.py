@@ -53,14 +53,16 @@ def admin_app(
     metrics: Callable[[], Awaitable[bytes]],
     metrics_content_type: str,
     ready: Callable[[], Sequence[str]],
+    degraded: Callable[[], Sequence[str]],
     version: str,
     routers: Sequence[APIRouter] = (),
     has_schema: bool = True,
 ) -> FastAPI:
     """The ASGI application of the admin port. Without a schema /openapi.json is left to the `routers`.
 
-    `ready` gives the reasons why no traffic should come here yet; none means ready. `routers` are further
-    parts of the admin API; the token guards them like everything else.
+    `ready` gives the reasons why no traffic should come here yet; none means ready. `degraded` says what
+    fails and keeps no traffic away. `routers` are further parts of the admin API; the token guards them like
+    everything else.
     """
     app = FastAPI(
         title="Tollway admin API",
@@ -70,7 +72,7 @@ def admin_app(
         redoc_url=None,
         redirect_slashes=False,  # the redirect would be made of the client's Host header
     )
-    _add_health(app, ready)
+    _add_health(app, ready, degraded)
     _add_metrics(app, metrics, metrics_content_type)
     for router in routers:
         app.include_router(router)
@@ -83,7 +85,9 @@ def admin_app(
     return app
 
 
-def _add_health(app: FastAPI, ready: Callable[[], Sequence[str]]) -> None:
+def _add_health(
+    app: FastAPI, ready: Callable[[], Sequence[str]], degraded: Callable[[], Sequence[str]]
+) -> None:
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="The process is alive")
     async def healthz() -> JSONResponse:
@@ -93,9 +97,11 @@ def _add_health(app: FastAPI, ready: Callable[[], Sequence[str]]) -> None:
     @app.get("/readyz", summary="Traffic may come; 503 with the reasons when it should not")
     async def readyz() -> JSONResponse:
         reasons = [public_reason(reason) for reason in ready()]
+        failing = [public_reason(reason) for reason in degraded()]
+        told = {"degraded": failing} if failing else {}
         if reasons:
-            return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503)
-        return JSONResponse({"status": "ready"})
+            return JSONResponse({"status": "not ready", "reasons": reasons, **told}, status_code=503)
+        return JSONResponse({"status": "ready", **told})
 
 
 def _add_metrics(app: FastAPI, metrics: Callable[[], Awaitable[bytes]], content_type: str) -> None:

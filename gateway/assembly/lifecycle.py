@@ -58,7 +58,11 @@ class Readiness:
             reasons.append("starting")
         elif not ledger.has_room():
             reasons.append(f"ledger: {ledger.lag_rows()} rows wait for a database that does not answer")
-        return reasons + self._parts.tasks.problems()
+        return reasons + self._parts.tasks.problems(essential=True)
+
+    def degraded(self) -> list[str]:
+        """What fails and keeps no request away."""
+        return self._parts.tasks.problems(essential=False)
 
 
 class Lifecycle:

@@ -68,6 +68,7 @@ class LedgerWriter:
             "ledger-writer",
             self._turn,
             tasks or TaskRegistry(),
+            is_essential=True,
             longest_pause_seconds=self._limits.retry_ceiling_seconds,
         )
 

@@ -46,6 +46,7 @@ class HealthProber:
             "replica-probe",
             _Probe(self._upstream, state, health).probe,
             self._registry,
+            is_essential=True,
             wait=lambda: asyncio.sleep(health.interval_seconds),
             subject=state.replica.name,
             longest_pause_seconds=health.interval_seconds,

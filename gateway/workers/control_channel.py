@@ -52,10 +52,11 @@ class ConfigInForce(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """How the worker is: why it wants no requests, and, when they were asked for, all its metrics."""
+    """How the worker is: why it wants no requests, what fails besides, and its metrics when asked for."""
 
     number: int
     unready: list[str]
+    degraded: list[str]
     metrics: list[FamilySamples] | None
 
 

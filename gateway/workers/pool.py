@@ -58,6 +58,11 @@ class Worker:
             reasons = [f"has not answered for {silence:.0f} s"]
         return [f"worker {self.number}: {reason}" for reason in reasons]
 
+    def degraded(self) -> list[str]:
+        """What fails in it and keeps no request away."""
+        reasons = self.process.degraded if self.process is not None else []
+        return [f"worker {self.number}: {reason}" for reason in reasons]
+
     def metrics(self) -> list[FamilySamples]:
         """What its processes have counted, the dead ones included."""
         return self.left if self.process is None else summed([self.left, self.process.metrics])

@@ -48,6 +48,7 @@ class WorkerProcess:
         self.failure: str | None = None
         # Its latest Condition, and when it came.
         self.unready: list[str] = []
+        self.degraded: list[str] = []
         self.metrics: list[FamilySamples] = []
         self.heard_at = time.monotonic()
 
@@ -126,6 +127,7 @@ class WorkerProcess:
     def _keep_condition(self, condition: Condition) -> None:
         self.heard_at = time.monotonic()
         self.unready = condition.unready
+        self.degraded = condition.degraded
         if condition.metrics is not None:
             self.metrics = condition.metrics
 

@@ -60,6 +60,7 @@ class Supervisor:
             metrics=self.metrics,
             metrics_content_type=CONTENT_TYPE,
             ready=self.unready_reasons,
+            degraded=self.degraded_reasons,
             version=__version__,
             routers=[proxy_router(self._serving, self._poll)],
             has_schema=False,
@@ -71,7 +72,9 @@ class Supervisor:
         self._tasks = TaskRegistry()
         self._polls = 0
         self._polled_at = 0.0  # when the latest poll began
-        self._polling = SupervisedTask("worker-poll", self._poll_again, self._tasks, wait=self._until_due)
+        self._polling = SupervisedTask(
+            "worker-poll", self._poll_again, self._tasks, wait=self._until_due, is_essential=True
+        )
 
     @property
     def data_url(self) -> str:
@@ -118,6 +121,10 @@ class Supervisor:
         reasons = [worker.unready() for worker in self._pool.workers]
         unready = [] if not all(reasons) else [reason for some in reasons for reason in some]
         return unready + self._tasks.problems()
+
+    def degraded_reasons(self) -> list[str]:
+        """What fails in workers and keeps no request away."""
+        return [reason for worker in self._pool.workers for reason in worker.degraded()]
 
     async def _work(self, announce: Callable[[], None]) -> None:
         """Start the workers, keep polling them, and return once they have failed."""

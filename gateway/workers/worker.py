@@ -98,7 +98,7 @@ class _Reporter:
         self._stop = stop
         self._reported_text: str | None = None
         self.supervisor_gone = False
-        self.task = SupervisedTask("worker-report", self._answer_next, gateway.parts.tasks)
+        self.task = SupervisedTask("worker-report", self._answer_next, gateway.parts.tasks, is_essential=True)
 
     async def _answer_next(self) -> None:
         message = await self._control_channel.receive()
@@ -129,7 +129,8 @@ def _clean_up(admin_path: Path) -> None:
 
 
 def _condition(gateway: Gateway, number: int, *, with_metrics: bool) -> Condition:
-    return Condition(number, gateway.unready_reasons(), gateway.metrics() if with_metrics else None)
+    metrics = gateway.metrics() if with_metrics else None
+    return Condition(number, gateway.unready_reasons(), gateway.degraded_reasons(), metrics)
 
 
 class _ConfigRefused(Exception):

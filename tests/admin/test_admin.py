@@ -49,7 +49,11 @@ def rooms() -> APIRouter:
 
 
 def app(
-    *, token: str | None = TOKEN, ready: Callable[[], Sequence[str]] = list, metrics: bytes = METRICS
+    *,
+    token: str | None = TOKEN,
+    ready: Callable[[], Sequence[str]] = list,
+    degraded: Callable[[], Sequence[str]] = list,
+    metrics: bytes = METRICS,
 ) -> Any:
     async def scrape() -> bytes:
         return metrics
@@ -59,6 +63,7 @@ def app(
         metrics=scrape,
         metrics_content_type=CONTENT_TYPE,
         ready=ready,
+        degraded=degraded,
         version="9.8.7",
         routers=[rooms()],
     )
@@ -107,6 +112,15 @@ def test_not_ready_gives_every_reason() -> None:
         "status": "not ready",
         "reasons": ["the ledger is behind", "no replica is up"],
     }
+
+
+def test_what_fails_and_keeps_no_traffic_away_is_told_beside_readiness() -> None:
+    response = get(app(degraded=lambda: ["a loop fails: postgres://u:p@db"]), "/readyz")
+    assert response.status_code == 200
+    assert response.json() == {"status": "ready", "degraded": ["a loop fails: postgres://***@db"]}
+    response = get(app(ready=lambda: ["starting"], degraded=lambda: ["a loop fails"]), "/readyz")
+    assert response.status_code == 503
+    assert response.json() == {"status": "not ready", "reasons": ["starting"], "degraded": ["a loop fails"]}
 
 
 def test_health_answers_a_head_request() -> None:

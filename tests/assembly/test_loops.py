@@ -170,6 +170,8 @@ REDIS_LOOPS: dict[str, Inject] = {
     "redis-upkeep": in_redis_upkeep,
     "redis-leases": in_redis_leases,
 }
+# While one of these fails, requests should go elsewhere.
+ESSENTIAL = {"ledger-writer", "replica-probe", "redis-upkeep", "the writer fails"}
 # They run in the same way; what they wait for cannot be made to raise from outside.
 OTHER_REDIS_LOOPS = {"redis-link", "redis-settlements", "redis-rebuild", "redis-backfill"}
 
@@ -203,7 +205,12 @@ async def running(folder: Path, changes: Json = CHANGES) -> AsyncIterator[Harnes
 
 
 async def reasons(harness: Harness) -> list[str]:
-    found: list[str] = (await harness.admin("GET", "/readyz")).json().get("reasons", [])
+    """What `readyz` names: of loops that requests depend on it makes a 503, of others it only tells."""
+    answer = await harness.admin("GET", "/readyz")
+    told: Json = answer.json()
+    found: list[str] = [*told.get("reasons", []), *told.get("degraded", [])]
+    essential = any(name in reason for reason in found for name in ESSENTIAL)
+    assert answer.status_code == (503 if essential else 200)
     return found
 
 

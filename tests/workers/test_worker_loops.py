@@ -135,6 +135,9 @@ class Reporting:
             raise DEFECT
         return self.tasks.problems()
 
+    def degraded_reasons(self) -> list[str]:
+        return []
+
 
 async def ends() -> tuple[ControlChannel[Any], ControlChannel[Any]]:
     ours, theirs = socket.socketpair()
@@ -151,7 +154,7 @@ def test_a_defect_in_a_workers_report_is_said_and_the_next_question_is_answered(
             for number in range(1, 4):
                 supervisors.send(ConditionRequest(number, with_metrics=False))
             answer = await supervisors.receive()
-            assert answer == Condition(3, [SAID.format("worker-report")], None)
+            assert answer == Condition(3, [SAID.format("worker-report")], [], None)
             await until(lambda: gateway.tasks.problems() == [])
             assert gateway.tasks.failures == {"worker-report": 2}
             assert not reporter.supervisor_gone

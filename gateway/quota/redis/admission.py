@@ -87,7 +87,9 @@ class RedisAdmission:
             self.upkeep.run,
         )
         self._loops = [
-            SupervisedTask(name, run, self.tasks, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+            SupervisedTask(
+                name, run, self.tasks, longest_pause_seconds=LONGEST_PAUSE_SECONDS, is_essential=True
+            )
             for name, run in zip(LOOPS, turns, strict=True)
         ]
         for loop in self._loops:
