@@ -6,13 +6,15 @@ come on the event loop's thread.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
+from gateway.core.ended import Ended
 from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
 from gateway.core.pool_cost import PoolSpan
-from gateway.core.record import UsageRecord
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
@@ -80,21 +82,26 @@ class PrometheusTelemetry:
 
     # --- the request path ---
 
-    def planned(self, model: str, deployment: str, reason: str, overhead_seconds: float) -> None:
-        key: tuple[str, ...] = (model, deployment, reason)
-        decisions = self._counted.decisions
+    def planned(self, sent: Sent, overhead_seconds: float) -> None:
+        key: tuple[str, ...] = (sent.model.name, sent.candidate.name, sent.decision)
+        counted = self._counted
+        decisions = counted.decisions
         if key not in decisions:
-            key = (self._names.model(model), self._names.deployment(deployment), reason)
+            key = (self._names.model(key[0]), self._names.deployment(key[1]), sent.decision)
             decisions.setdefault(key, 0)
         decisions[key] += 1
-        self._counted.overhead.observe(overhead_seconds)
+        overhead = counted.overhead
+        # `Histogram.observe` written out.
+        overhead.counts[bisect_left(overhead.bounds, overhead_seconds)] += 1
+        overhead.total += overhead_seconds
 
-    def attempted(self, record: UsageRecord) -> None:
-        key = (record.deployment, record.feature, record.team, record.outcome)
+    def attempted(self, sent: Sent, ended: Ended) -> None:
+        candidate, principal = sent.candidate, sent.principal
+        key = (candidate.deployment.name, principal.feature, principal.team, ended.outcome)
         series = self._attempts.get(key) or self._attempt_series(key)
         series.attempts += 1
-        series.cost_nano += record.cost_nano_usd
-        usage = record.usage
+        series.cost_nano += ended.cost_nano
+        usage = ended.usage
         series.input_text += usage.input_text
         series.output_text += usage.output_text
         if (
@@ -106,27 +113,30 @@ class PrometheusTelemetry:
         ):
             series.add_rare(usage)
         elsewhere = series.counterfactual_nano
-        for name, nano in record.counterfactual_nano_usd.items():
+        for (name, _), nano in zip(candidate.others, ended.other_costs, strict=True):
             if name in elsewhere:
                 elsewhere[name] += nano
             else:
                 self._add_elsewhere(elsewhere, name, nano)
 
-    def answered(self, record: UsageRecord, seconds: float) -> None:
-        stream = record.stream
-        key = (record.model, record.deployment, record.feature, record.team, record.outcome, stream)
+    def answered(self, sent: Sent, ended: Ended, seconds: float) -> None:
+        stream, principal = sent.call.stream, sent.principal
+        deployment = sent.candidate.deployment.name
+        key = (sent.model.name, deployment, principal.feature, principal.team, ended.outcome, stream)
         series = self._requests.get(key) or self._request_series(key)
         series.requests += 1
-        series.duration.observe(seconds)
-        ttft_ms = record.ttft_ms
+        duration = series.duration
+        duration.counts[bisect_left(duration.bounds, seconds)] += 1
+        duration.total += seconds
+        ttft_ms = ended.ttft_ms
         # A whole answer comes at once: its first token tells nothing that the duration does not.
         if not stream or ttft_ms is None:
             return
         series.first_token.observe(ttft_ms * 0.001)
         # Tokens that the client never sees have no gap between them.
-        gaps = record.usage.output_text + record.usage.output_audio - 1
+        gaps = ended.usage.output_text + ended.usage.output_audio - 1
         if gaps > 0:
-            series.inter_token.observe((record.duration_ms - ttft_ms) * 0.001 / gaps)
+            series.inter_token.observe((ended.duration_ms - ttft_ms) * 0.001 / gaps)
 
     def refused(self, error: GatewayError, principal: Principal | None, model: str | None) -> None:
         names, counted = self._names, self._counted

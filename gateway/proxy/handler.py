@@ -74,7 +74,7 @@ class DataPlane:
             raise NotFound(f"Unknown request URL: {method} {path[:200]}. Check the URL and the method.")
         if method not in {"GET", "HEAD"} or path in COMPLETIONS:
             raise MethodNotAllowed(f"Not allowed to {method} on {path[:200]}.")
-        principal = self._pipeline.authenticate(exchange)
+        principal = self._pipeline.authenticate(exchange.headers)
         if is_model:
             name = unquote(path[len(MODELS) + 1 :])
             body: Any = _model_object(self._pipeline.find_model(principal, name))
@@ -119,11 +119,11 @@ def _model_object(model: Model) -> dict[str, Any]:
 
 
 def _preflight(exchange: Exchange) -> HeaderLines:
-    asked = exchange.header(b"access-control-request-headers") or "authorization, content-type"
+    asked = exchange.headers.get(b"access-control-request-headers") or b"authorization, content-type"
     return header_lines(
         [
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-            (b"access-control-allow-headers", asked.encode("latin-1")),
+            (b"access-control-allow-headers", asked),
             (b"access-control-max-age", b"600"),
         ]
     )

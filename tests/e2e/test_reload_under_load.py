@@ -104,4 +104,4 @@ async def _load(harness: Harness, end: float) -> dict[str, str]:
 
 
 def _planner(harness: Harness) -> Planner:
-    return harness.gateway.pipeline.rulebook.planner
+    return harness.gateway.pipeline.rulebook.routes

@@ -52,7 +52,6 @@ class Exchange:
         "_failure",
         "_flow",
         "_head",
-        "_headers",
         "_is_silent",
         "_limit_bytes",
         "_server_fields",
@@ -62,6 +61,7 @@ class Exchange:
         "complete",
         "disconnected",
         "ended",
+        "headers",
         "is_http10",
         "keep_alive",
         "method",
@@ -85,7 +85,7 @@ class Exchange:
         self._server_fields = server_fields
         self.method = method
         self.path = path
-        self._headers = headers
+        self.headers = headers
         self.is_http10 = is_http10
         self.keep_alive = keep_alive
         self._body: bytes | bytearray = b""
@@ -104,14 +104,10 @@ class Exchange:
 
     # --- Inbound ---
 
-    def header(self, name: bytes) -> str | None:
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
     async def body(self, limit_bytes: int) -> bytes:
         self._limit_bytes = limit_bytes
         # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
-        declared = self._headers.get(b"content-length", b"0").strip()[-20:]
+        declared = self.headers.get(b"content-length", b"0").strip()[-20:]
         if self._size > limit_bytes or int(declared) > limit_bytes:
             self._refuse_size(limit_bytes)
         if not self.complete and self._failure is None:
@@ -128,7 +124,7 @@ class Exchange:
 
     async def _arrival(self) -> None:
         """Wait until the body is complete, or will not be."""
-        if not self.is_http10 and self._headers.get(b"expect", b"").lower() == b"100-continue":
+        if not self.is_http10 and self.headers.get(b"expect", b"").lower() == b"100-continue":
             self._flow.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiter = asyncio.get_running_loop().create_future()
         self._flow.resume_reading()
@@ -251,7 +247,7 @@ class Exchange:
                 self._server_fields.current(),
                 lines,
                 framing,
-                CORS if b"origin" in self._headers else b"",
+                CORS if b"origin" in self.headers else b"",
                 b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
             )
         )

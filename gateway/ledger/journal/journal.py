@@ -20,7 +20,6 @@ import msgspec
 import structlog
 
 from gateway.core.errors import Unavailable
-from gateway.core.record import UsageRecord
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim
 from gateway.ledger.journal.frames import final_frame, intent_frame, names_frame, pad_frame
@@ -126,9 +125,9 @@ class Journal:
         self._has_room = True
         self._current = self._add_segment()
 
-    def intend(self, record: UsageRecord) -> None:
-        """Write that `record`'s attempt is about to be sent. Raises Unavailable: then it must not be."""
-        frame = intent_frame(record)
+    def intend(self, attempt_id: str, half: bytes) -> None:
+        """Write that an attempt is about to be sent. Raises Unavailable: then it must not be."""
+        frame = intent_frame(half)
         try:
             segment = self._put(frame)
         except OSError as exc:
@@ -137,22 +136,22 @@ class Journal:
                 "The usage journal cannot be written. Retry shortly.",
                 retry_after_seconds=REFUSED_RETRY_SECONDS,
             ) from exc
-        segment.open[record.attempt_id] = frame
+        segment.open[attempt_id] = frame
 
-    def append(self, ended: Sequence[tuple[UsageRecord, int]]) -> None:
-        """Write how attempts ended, in one write. Their numbers grow; `release` speaks of the same ones."""
-        frames = [final_frame(record) for record, _ in ended]
+    def append(self, ended: Sequence[tuple[str, bytes, int]]) -> None:
+        """Write how attempts ended (id, half, number), in one write. `release` speaks of these numbers."""
+        frames = [final_frame(half) for _, half, _ in ended]
         try:
             segment = self._put(b"".join(frames))
         except OSError as exc:
             self._note_failure(exc)
-            for (record, number), frame in zip(ended, frames, strict=True):
-                self._unwritten.append(_Unwritten(number, record.attempt_id, frame))
+            for (attempt_id, _, number), frame in zip(ended, frames, strict=True):
+                self._unwritten.append(_Unwritten(number, attempt_id, frame))
             return
-        for record, number in ended:
+        for attempt_id, _, number in ended:
             segment.last_final = number
-            if segment.open.pop(record.attempt_id, None) is None:
-                self._close_elsewhere(record.attempt_id)
+            if segment.open.pop(attempt_id, None) is None:
+                self._close_elsewhere(attempt_id)
 
     def release(self, committed: int) -> None:
         """Final records up to number `committed` are in the ledger: try what failed, remove what is done."""

@@ -15,7 +15,9 @@ from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
+from gateway.ledger.journal.frames import Frame, FrameKind
 from gateway.ledger.journal.journal import Journal, JournalLimits
+from gateway.ledger.journal.reading import RecordReader
 from gateway.ledger.journal.replay import Replay
 from gateway.ledger.writer import LedgerWriter
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -68,7 +70,8 @@ class JournaledLedger:
         self._times = times or JournalTimes()
         self._journal: Journal | None = None
         self._appended = 0
-        self._ended: list[tuple[UsageRecord, int]] = []
+        self._ended: list[tuple[str, bytes, int]] = []
+        self._reader = RecordReader()
         self._commits_paused = False
         self._problem: str | None = None
         self._room = asyncio.Event()
@@ -124,8 +127,8 @@ class JournaledLedger:
                 self._room.clear()
                 await self._room.wait()
 
-    def intend(self, record: UsageRecord) -> None:
-        """Note with the kernel that `record`'s attempt is about to be sent.
+    def intend(self, attempt_id: str, half: bytes) -> None:
+        """Note with the kernel that an attempt is about to be sent.
 
         Raises Unavailable when that fails: then it must not be sent.
         """
@@ -133,17 +136,20 @@ class JournaledLedger:
             raise Unavailable("The gateway is shutting down. Retry elsewhere.", retry_after_seconds=1.0)
         if self._ended:
             self._note_ended()  # in the order of events, so that a number is never skipped
-        self._journal.intend(record)
+        self._journal.intend(attempt_id, half)
+        self._reader.take(Frame(FrameKind.INTENT, half))
 
-    def append(self, record: UsageRecord) -> None:
-        """Take a final record. Never blocks for long, and never drops."""
+    def append(self, attempt_id: str, half: bytes) -> None:
+        """Take how an attempt ended. Never blocks for long, and never drops."""
         self._appended += 1
         if self._journal is not None:
             if not self._ended:
                 # Those of one turn of the loop take one write, ahead of their answers' last bytes.
                 self._coalescer.before(self._note_ended)
-            self._ended.append((record, self._appended))
-        self._writer.append(record)
+            self._ended.append((attempt_id, half, self._appended))
+        record = self._reader.take(Frame(FrameKind.FINAL, half))
+        if record is not None:
+            self._writer.append(record)
 
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Enter something that is no attempt into the audit log, if there is one."""
