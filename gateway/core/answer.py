@@ -98,6 +98,8 @@ def usage_from_wire(wire: WireUsage) -> Usage:
         prompt = _clamp(prompt, MAX_TOKENS)
     if type(completion) is not int or not 0 <= completion <= MAX_TOKENS:
         completion = _clamp(completion, MAX_TOKENS)
+    if wire.prompt_tokens_details is None and wire.completion_tokens_details is None:
+        return Usage(input_text=prompt, output_text=completion)
     image = audio = cached = reasoning = audio_out = 0
     if (details := wire.prompt_tokens_details) is not None:
         image = _clamp(details.image_tokens, prompt)

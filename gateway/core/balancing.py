@@ -206,14 +206,14 @@ class ReplicaSet:
         Replicas in `tried` are not chosen again.
         """
         best: ReplicaState | None = None
-        count = len(self.replicas)
+        replicas = self.replicas
+        count = len(replicas)
         self._turn += 1
-        for step in range(count):
-            state = self.replicas[(self._turn + step) % count]
-            breaker = state.breaker
-            if state in tried or not state.is_up or (breaker.open_until and not breaker.allows(now)):
+        for step in range(self._turn, self._turn + count):
+            state = replicas[step % count]
+            if not state.is_up or (state.breaker.open_until and not state.breaker.allows(now)):
                 continue
-            if best is None or state.in_flight < best.in_flight:
+            if state not in tried and (best is None or state.in_flight < best.in_flight):
                 best = state
         if best is not None:
             if best.breaker.open_until:

@@ -56,7 +56,7 @@ def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Esti
     context = deployment.context_tokens * call.prompts
     likely = int(text / bytes_per_token) + 1
     bound = text + TEMPLATE_TOKENS
-    if Capability.TOOLS in call.needs:
+    if call.needs and Capability.TOOLS in call.needs:
         bound += TOOLS_TEMPLATE_TOKENS
     media = call.media
     if media.bytes:
@@ -67,13 +67,14 @@ def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Esti
         bound += images + media.audio_bytes // AUDIO_BYTES_PER_TOKEN
         if media.file_bytes:
             bound = max(bound, context)
-    bound = min(bound, max(context, likely))
+    if bound > context:
+        bound = min(bound, max(context, likely))
     # The most output tokens of one choice: the client's own cap, never above the deployment's.
     most = deployment.max_output_tokens
     if call.api is Api.EMBEDDINGS:
         output = 0
     elif call.max_output is not None:
-        output = min(call.max_output, most)
+        output = call.max_output if call.max_output < most else most
     elif call.api is Api.COMPLETIONS:
         output = min(COMPLETION_DEFAULT_TOKENS, most)
     else:
@@ -97,14 +98,18 @@ def ask_for(
     call: Call, principal: Principal, candidates: Sequence[Priced], estimates: Sequence[Estimate]
 ) -> Ask:
     """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
-    prompt_nano = output_rate = output_tokens = 0
+    millionths = output_rate = output_tokens = 0
     tier = call.service_tier
     for candidate, expected in zip(candidates, estimates, strict=True):
         input_rate, rate = candidate.dearest if tier is None else _dearest(candidate.soon, tier)
-        nano = -(-expected.prompt_bound * input_rate // 1_000_000)
-        prompt_nano = max(prompt_nano, nano)
-        output_rate = max(output_rate, rate)
-        output_tokens = max(output_tokens, expected.output)
+        most, output = expected.prompt_bound * input_rate, expected.output
+        if most > millionths:
+            millionths = most
+        if rate > output_rate:
+            output_rate = rate
+        if output > output_tokens:
+            output_tokens = output
+    prompt_nano = -(-millionths // 1_000_000)
     if prompt_nano or output_rate:
         prompt_nano += ROUNDING_NANO
     return Ask(

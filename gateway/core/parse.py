@@ -96,12 +96,10 @@ def _decode(raw: bytes) -> dict[str, Any]:
 def _check_numbers(body: Mapping[str, Any], raw: bytes) -> None:
     """Integers beyond 64 bits were read as floats, and would reach the upstream as other numbers."""
     for name, value in body.items():
-        if (
-            type(value) not in _NUMBERLESS
-            and name not in _WITHOUT_NUMBERS
-            and _is_huge(value)
-            and _has_long_integer(raw)
-        ):
+        kind = type(value)
+        if kind in _NUMBERLESS or name in _WITHOUT_NUMBERS or (kind is float and 0 <= value < LARGEST_EXACT):
+            continue
+        if _is_huge(value) and _has_long_integer(raw):
             raise InvalidRequest(
                 f"Invalid '{name}': a number beyond 64 bits. Expected a value that is exact in JSON.",
                 param=name,
@@ -182,10 +180,14 @@ def _stream_options(body: dict[str, Any], stream: bool) -> dict[str, Any]:
 def _max_output(api: Api, body: dict[str, Any]) -> int | None:
     if api is Api.EMBEDDINGS:
         return None
-    caps = [cap for name in ("max_completion_tokens", "max_tokens") if (cap := _positive(body, name))]
+    least = None
+    for name in ("max_completion_tokens", "max_tokens"):
+        cap = _positive(body, name) if name in body else None
+        if cap is not None and (least is None or cap < least):
+            least = cap
     body.pop("max_completion_tokens", None)
     body.pop("max_tokens", None)
-    return min(caps) if caps else None
+    return least
 
 
 def _choices(body: Mapping[str, Any]) -> int:
@@ -277,9 +279,9 @@ def _message_contents(body: Mapping[str, Any], max_messages: int) -> tuple[froze
     parts: list[tuple[str, Any]] = []
     for index, message in enumerate(messages):
         # Nearly all of them: text, and whose it is.
-        is_plain = type(message) is dict and type(message.get("content")) is str
-        if not is_plain or type(message.get("role")) is not str:
-            _check_message(message, index, parts)
+        if type(message) is dict and type(message.get("content")) is str and type(message.get("role")) is str:
+            continue
+        _check_message(message, index, parts)
     spoken = body.get("modalities")
     wants_audio = isinstance(spoken, list) and "audio" in spoken
     if not parts and not wants_audio:

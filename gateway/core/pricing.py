@@ -151,8 +151,7 @@ def cost(rates: Rates, usage: Usage) -> int:
     Cached tokens are part of the prompt tokens and are charged once, at their own rate; they are taken to be
     text and image first, because the providers list no cached audio for chat.
     """
-    plain = usage.input_text + usage.input_image
-    audio = usage.input_audio
+    plain, audio = usage.input_text + usage.input_image, usage.input_audio
     cached = usage.input_cached
     nano = 0
     if cached:

@@ -48,7 +48,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     can have been sent (times in UTC microseconds). `dearest` bounds them all, (input, output) in nano-USD per
     million tokens; `compared` are the rates that an objective of cost goes by. `others` are the model's other
     deployments with their rates. `half` is what all rows of attempts there share, `answer_lines` what
-    all heads of answers.
+    all heads of answers. `series` belongs to telemetry: what it counts for attempts there.
     """
 
     principal: Principal
@@ -65,6 +65,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     policy_version: str
     half: bytes
     answer_lines: bytes
+    series: dict[object, Any] = {}
 
     @property
     def name(self) -> str:
@@ -218,8 +219,8 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
 
     def half(self) -> bytes:
         """Its half of the row (ROUTE_FIELDS, SENT_FIELDS): the journal's intent."""
-        call, media = self.call, self.call.media
-        max_output = call.max_output
+        call, estimate = self.call, self.estimate
+        media, max_output, prompt, bound = call.media, call.max_output, estimate.prompt, estimate.prompt_bound
         return sent_half(
             self.candidate.half,
             (
@@ -233,7 +234,7 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
                 self.decision,
                 call.stream,
                 self.held_nano,
-                min(self.estimate.prompt, self.estimate.prompt_bound),
+                prompt if prompt < bound else bound,
                 self.tags,
                 call.text_bytes,
                 max_output if max_output is None or max_output < MOST else MOST,
@@ -265,14 +266,11 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
 
     def body(self) -> bytes:
         """The body for the upstream, with its deployment's model name, output cap and stream options."""
-        call, deployment = self.call, self.candidate.deployment
-        return encode_call(
-            call,
-            deployment.model,
-            cap_field(call.api, deployment),
-            min(self.hold_taken.output_tokens, self.estimate.output),
-            None if self.masked is None else self.masked.rest,
-        )
+        call, deployment, masked = self.call, self.candidate.deployment, self.masked
+        held, most = self.hold_taken.output_tokens, self.estimate.output
+        field = _cap_field(call.api, deployment.provider)
+        rest = None if masked is None else masked.rest
+        return encode_call(call, deployment.model, field, held if held < most else most, rest)
 
     def answer_lines(self, content_type: bytes, processing_ms: bytes | None, last: bytes) -> HeaderLines:
         """Where the request went and why, what its limits have left, and `last`, which is a line.
@@ -350,13 +348,14 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
         call, replica_set, usage = self.call, self.candidate.replica_set, ended.usage
         output = usage.output_text + usage.output_audio + usage.output_reasoning
         last, first = progress.last_seen_at, progress.first_token_at
+        stream, sent_at = call.stream, progress.sent_at
         if first is not None:
             seconds = last - first
-            speed = output / seconds if call.stream and seconds > 0 and output > 1 else None
-            replica_set.learn_speed(first - progress.sent_at, speed, last)
+            speed = output / seconds if stream and seconds > 0 and output > 1 else None
+            replica_set.learn_speed(first - sent_at, speed, last)
         if ended.estimated:
             return
-        seconds = last - (progress.quiet_until if call.stream else progress.sent_at)
+        seconds = last - (progress.quiet_until if stream else sent_at)
         if progress.blocked_seconds <= seconds / 2:  # else it was the client's pace
             replica_set.pace.learn(output, progress.text_chunks, seconds)
         if not call.media.bytes:

@@ -1,4 +1,4 @@
-"""The Telemetry port for Prometheus. Each call on the request path finds its series by one dict lookup.
+"""The Telemetry port for Prometheus. Each call on the request path finds its series at its candidate.
 
 prometheus_client's own counters take a lock and 1-2 us a sample, and a request makes about fifteen samples;
 so the numbers are kept here, and prometheus_client only reads them at a scrape. All calls, scrapes included,
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, gener
 from gateway.core.ended import Ended
 from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
 from gateway.core.pool_cost import PoolSpan
+from gateway.core.record import Outcome
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.metrics.across import FamilySamples, samples_of
@@ -69,8 +70,6 @@ class PrometheusTelemetry:
         self._version = version
         self._counted = SeriesByLabels(overhead=Histogram(OVERHEAD_SECONDS))
         self._counted.reloaded_at = clock.now()
-        # By the names as they come, which on the request path are nearly always configured ones.
-        self._attempts = self._counted.attempts
         self._requests: dict[tuple[str, str, str, str, str, bool], RequestSeries] = {}
         self.registry = CollectorRegistry() if registry is None else registry
         self.registry.register(self)
@@ -96,9 +95,8 @@ class PrometheusTelemetry:
         overhead.total += overhead_seconds
 
     def attempted(self, sent: Sent, ended: Ended) -> None:
-        candidate, principal = sent.candidate, sent.principal
-        key = (candidate.deployment.name, principal.feature, principal.team, ended.outcome)
-        series = self._attempts.get(key) or self._attempt_series(key)
+        candidate, outcome = sent.candidate, ended.outcome
+        series: AttemptSeries = candidate.series.get(outcome) or self._attempt_series(sent, outcome)
         series.attempts += 1
         series.cost_nano += ended.cost_nano
         usage = ended.usage
@@ -120,10 +118,9 @@ class PrometheusTelemetry:
                 self._add_elsewhere(elsewhere, name, nano)
 
     def answered(self, sent: Sent, ended: Ended, seconds: float) -> None:
-        stream, principal = sent.call.stream, sent.principal
-        deployment = sent.candidate.deployment.name
-        key = (sent.model.name, deployment, principal.feature, principal.team, ended.outcome, stream)
-        series = self._requests.get(key) or self._request_series(key)
+        stream = sent.call.stream
+        key = (ended.outcome, stream)
+        series: RequestSeries = sent.candidate.series.get(key) or self._request_series(sent, *key)
         series.requests += 1
         duration = series.duration
         duration.counts[bisect_left(duration.bounds, seconds)] += 1
@@ -227,29 +224,39 @@ class PrometheusTelemetry:
         deployment = self._names.deployment(name)
         elsewhere[deployment] = elsewhere.get(deployment, 0) + nano
 
-    def _attempt_series(self, key: tuple[str, str, str, str]) -> AttemptSeries:
-        deployment, feature, team, outcome = key
-        names = self._names
-        # Unknown names share a series and are looked up again each time: memory stays bounded.
-        allowed = (names.deployment(deployment), names.feature(feature), names.team(team), str(outcome))
-        return self._attempts.setdefault(allowed, AttemptSeries())
-
-    def _request_series(self, key: tuple[str, str, str, str, str, bool]) -> RequestSeries:
-        model, deployment, feature, team, outcome, stream = key
-        names, counted = self._names, self._counted
-        deployment = names.deployment(deployment)
-        allowed = (names.model(model), deployment, names.feature(feature), names.team(team), str(outcome))
-        found = self._requests.get((*allowed, stream))
-        if found is not None:
-            return found
-        streamed = "true" if stream else "false"
-        series = RequestSeries(
-            _histogram(counted.duration, (deployment, streamed), REQUEST_SECONDS),
-            _histogram(counted.first_token, (deployment,), FIRST_TOKEN_SECONDS),
-            _histogram(counted.inter_token, (deployment,), INTER_TOKEN_SECONDS),
+    def _attempt_series(self, sent: Sent, outcome: Outcome) -> AttemptSeries:
+        names, principal = self._names, sent.principal
+        # Unknown names share a series: memory stays bounded.
+        labels = (
+            names.deployment(sent.candidate.name),
+            names.feature(principal.feature),
+            names.team(principal.team),
+            str(outcome),
         )
-        self._requests[*allowed, stream] = series
-        counted.requests.setdefault(allowed, []).append(series)
+        series = self._counted.attempts.setdefault(labels, AttemptSeries())
+        sent.candidate.series[outcome] = series
+        return series
+
+    def _request_series(self, sent: Sent, outcome: Outcome, stream: bool) -> RequestSeries:
+        names, counted, principal = self._names, self._counted, sent.principal
+        deployment = names.deployment(sent.candidate.name)
+        labels = (
+            names.model(sent.model.name),
+            deployment,
+            names.feature(principal.feature),
+            names.team(principal.team),
+            str(outcome),
+        )
+        series = self._requests.get((*labels, stream))
+        if series is None:
+            streamed = "true" if stream else "false"
+            series = self._requests[*labels, stream] = RequestSeries(
+                _histogram(counted.duration, (deployment, streamed), REQUEST_SECONDS),
+                _histogram(counted.first_token, (deployment,), FIRST_TOKEN_SECONDS),
+                _histogram(counted.inter_token, (deployment,), INTER_TOKEN_SECONDS),
+            )
+            counted.requests.setdefault(labels, []).append(series)
+        sent.candidate.series[outcome, stream] = series
         return series
 
 

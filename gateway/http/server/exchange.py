@@ -106,6 +106,9 @@ class Exchange:
 
     async def body(self, limit_bytes: int) -> bytes:
         self._limit_bytes = limit_bytes
+        if self.complete and self._failure is None and self._size <= limit_bytes:
+            body, self._body = self._body, b""
+            return body if isinstance(body, bytes) else bytes(body)
         # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
         declared = self.headers.get(b"content-length", b"0").strip()[-20:]
         if self._size > limit_bytes or int(declared) > limit_bytes:
