@@ -2,7 +2,8 @@
 
 A frame is a marker (3 bytes and the kind), the payload's length and the CRC32 of kind and payload, then the
 payload: a msgpack array of the fields of a `UsageRecord`. Each segment begins with a frame that names those
-fields, so that another version of Tollway can read it. The marker's first bytes cannot occur in UTF-8, so
+fields, so that another version of Tollway can read it, and one that says how many ends and notes came before
+it in this journal: they have numbers. The marker's first bytes cannot occur in UTF-8, so
 behind damage the next whole frame is found again, and no text of a client can look like one.
 """
 
@@ -27,6 +28,7 @@ _FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 _encode = msgspec.msgpack.Encoder().encode
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 _decode_names = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_decode_number = msgspec.msgpack.Decoder(int).decode
 _astuple = msgspec.structs.astuple
 _pack = _HEAD.pack
 _crc = zlib.crc32
@@ -39,6 +41,8 @@ class FrameKind(enum.Enum):
     INTENT = b"I"  # this attempt is about to be sent
     FINAL = b"F"  # this attempt has ended so
     PAD = b"P"  # nothing; written to see whether the disk takes it
+    START = b"S"  # how many FINAL and NOTE frames came before this segment
+    NOTE = b"A"  # an entry of the audit log that is about no attempt
 
     @property
     def marker(self) -> bytes:
@@ -69,6 +73,15 @@ class UnreadableRecord(Exception):
     """A frame is whole, and its payload is no record that this version knows."""
 
 
+class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the audit log has to say that is about no attempt. `at` in UTC microseconds, `payload` JSON."""
+
+    kind: str
+    at: int
+    payload: str
+
+
+_decode_note = msgspec.msgpack.Decoder(Note).decode
 _INTENT_MARKER, _INTENT_SEED = FrameKind.INTENT.marker, FrameKind.INTENT.seed
 _FINAL_MARKER, _FINAL_SEED = FrameKind.FINAL.marker, FrameKind.FINAL.seed
 _KINDS = {kind.marker: (kind, kind.seed) for kind in FrameKind}
@@ -89,6 +102,16 @@ def final_frame(record: UsageRecord) -> bytes:
 def names_frame() -> bytes:
     """The first frame of a segment."""
     return _frame(FrameKind.NAMES, _encode(_FIELDS))
+
+
+def start_frame(number: int) -> bytes:
+    """The second frame of a segment: so many ends and notes came before it."""
+    return _frame(FrameKind.START, _encode(number))
+
+
+def note_frame(note: Note) -> bytes:
+    """The frame of an entry of the audit log."""
+    return _frame(FrameKind.NOTE, _encode(note))
 
 
 def pad_frame(size: int) -> bytes:
@@ -124,6 +147,22 @@ def read_names(frame: Frame) -> Sequence[str]:
         return _decode_names(frame.payload)
     except msgspec.MsgspecError as exc:
         raise UnreadableRecord("its fields are not named") from exc
+
+
+def read_start(frame: Frame) -> int:
+    """What a START frame says. Raises UnreadableRecord."""
+    try:
+        return _decode_number(frame.payload)
+    except msgspec.MsgspecError as exc:
+        raise UnreadableRecord("its start is no number") from exc
+
+
+def read_note(frame: Frame) -> Note:
+    """The entry in a NOTE frame. Raises UnreadableRecord."""
+    try:
+        return _decode_note(frame.payload)
+    except msgspec.MsgspecError as exc:
+        raise UnreadableRecord(f"an entry of the audit log: {exc}") from exc
 
 
 def read_record(payload: bytes, names: Sequence[str] = _FIELDS) -> UsageRecord:
