@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from pathlib import Path
 
 from gateway import __version__
 from gateway.admin.operations import Operations
@@ -27,13 +28,19 @@ class Gateway:
     """A whole gateway in the running event loop: `start`, then `stop`. Raises PortTaken when made."""
 
     def __init__(
-        self, built: Built, file: ConfigFile | None = None, sockets: Listeners | None = None
+        self,
+        built: Built,
+        file: ConfigFile | None = None,
+        sockets: Listeners | None = None,
+        *,
+        writer_path: Path | None = None,
     ) -> None:
         """`file` is what `built` was read from; without it there is nothing to reload.
 
-        `sockets` are those for the two ports; left out: they are opened as `built` says.
+        `sockets` are those for the two ports; left out: they are opened as `built` says. `writer_path` is
+        where the ledger's writer listens; left out: the gateway runs one.
         """
-        self.parts = build_parts(built)
+        self.parts = build_parts(built, writer_path)
         self._adoption = Adoption(self.parts, built)
         self.reloader = None if file is None else self._reloader(built, file)
         self._readiness = Readiness(self.parts)

@@ -16,7 +16,7 @@ from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.route import Routes
 from gateway.http.client.pool import HttpUpstream
 from gateway.http.server.listening import listen
-from gateway.ledger.audit.keys import Signer, UnusableKey, new_seed, signer_from, signer_in
+from gateway.ledger.audit.keys import UnusableKey, new_seed, seed_in, signer_from
 from gateway.ledger.url import database_of
 from gateway.metrics.names import LabelNames
 from gateway.ports import EntityFinder, Upstream
@@ -79,18 +79,20 @@ def listeners(built: Built) -> Listeners:
         raise
 
 
-def signer(built: Built) -> Signer:
-    """Raises UnusableKey when the configured key is none."""
+def signing_seed(built: Built) -> str:
+    """The key of the audit log, as hexadecimal digits. Raises UnusableKey when the configured one is none."""
     settings = built.settings
     if settings.audit.signing_key is not None:
-        return signer_from(settings.audit.signing_key.get_secret_value())
+        seed = settings.audit.signing_key.get_secret_value()
+        signer_from(seed)
+        return seed
     path = database_of(settings.ledger.get_secret_value()).paths.key_file(settings.server.journal_dir)
     try:
-        return signer_in(path)
+        return seed_in(path)
     except UnusableKey as exc:
         # Nothing to keep it in, as in a container: entries are signed all the same, by a key nobody knows.
         _log.warning("audit.key_not_kept", problem=str(exc), advice="set audit.signing_key")
-        return signer_from(new_seed())
+        return new_seed()
 
 
 def upstream() -> Upstream:

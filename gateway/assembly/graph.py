@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import httpx
 import msgspec
 
 from gateway import __version__
-from gateway.assembly.building import names, rulebook, signer, upstream
+from gateway.assembly.building import names, rulebook, signing_seed, upstream
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.core.audit import Denial, EntryKind
@@ -18,9 +19,10 @@ from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.flow_control import WriteCoalescer
-from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.journal.ledger import JournaledLedger
-from gateway.ledger.journal.opening import open_journaled_ledger
+from gateway.ledger.journal.opening import open_journaled_ledger, writer_settings
+from gateway.ledger.process.messages import WriterSettings
+from gateway.ledger.process.owner import WriterOwner
 from gateway.ledger.spending import spent_in_windows
 from gateway.metrics.alerts import BudgetAlerts
 from gateway.metrics.scrape import ScrapeSources
@@ -44,6 +46,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     tasks: TaskRegistry
     coalescer: WriteCoalescer
     upstream: Upstream
+    ledger_writer: WriterOwner | None
     ledger: JournaledLedger
     admission: AnyAdmission
     entities: EntityService
@@ -56,11 +59,15 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     archive: PolicyArchive
 
 
-def build_parts(built: Built) -> GatewayParts:
-    """Raises UnusableKey when the configured signing key is none."""
+def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
+    """`writer_path` is where the ledger's writer listens; without one the gateway runs its own.
+
+    Raises UnusableKey when the configured signing key is none.
+    """
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
     client = upstream()
-    ledger = _ledger(built, coalescer, clock, tasks)
+    owner = WriterOwner(ledger_writer_settings(built), tasks) if writer_path is None else None
+    ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
 
     # Telemetry reads the store, and the store tells telemetry: one of them has to wait for the other.
     def shadowed(scope: str, limit: str) -> None:
@@ -76,6 +83,7 @@ def build_parts(built: Built) -> GatewayParts:
         fleet=lambda: pipeline.rulebook.routes.fleet,
         ledger_lag_rows=ledger.lag_rows,
         ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
+        ledger_writer=owner,
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
     )
@@ -88,6 +96,7 @@ def build_parts(built: Built) -> GatewayParts:
         tasks=tasks,
         coalescer=coalescer,
         upstream=client,
+        ledger_writer=owner,
         ledger=ledger,
         admission=admission,
         entities=entities,
@@ -101,17 +110,40 @@ def build_parts(built: Built) -> GatewayParts:
     )
 
 
+def ledger_writer_settings(built: Built) -> WriterSettings:
+    """What the process that writes the ledger has to know. Raises UnusableKey."""
+    server = built.settings.server
+    return writer_settings(
+        built.settings.ledger.get_secret_value(),
+        folder=server.journal_dir,
+        sync=server.journal_sync,
+        signing_seed=signing_seed(built),
+        log_level=server.log_level,
+    )
+
+
+def _writer_address(owner: WriterOwner | None, path: Path | None) -> Callable[[], Path]:
+    """Where the writer listens: at a path that is known, or will be once the owner has started."""
+
+    def address() -> Path:
+        if path is not None:
+            return path
+        return owner.path if owner is not None else Path()
+
+    return address
+
+
 def _ledger(
-    built: Built, coalescer: WriteCoalescer, clock: SystemClock, tasks: TaskRegistry
+    built: Built, coalescer: WriteCoalescer, address: Callable[[], Path], tasks: TaskRegistry
 ) -> JournaledLedger:
     server = built.settings.server
     return open_journaled_ledger(
         built.settings.ledger.get_secret_value(),
+        address,
         folder=server.journal_dir,
         sync=server.journal_sync,
         coalescer=coalescer,
         queue_rows=server.ledger_queue_rows,
-        trail=AuditTrail(signer(built), clock.now, version=__version__),
         tasks=tasks,
     )
 

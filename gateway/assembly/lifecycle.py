@@ -37,6 +37,7 @@ class ClosingStep(enum.Enum):
     ARCHIVE = "policy archive"
     ADMISSION = "admission"
     LEDGER = "ledger"
+    LEDGER_WRITER = "ledger writer"
     ADMIN_PORT = "admin port"
 
 
@@ -57,7 +58,7 @@ class Readiness:
         elif not self._parts.pipeline.opened.is_set():
             reasons.append("starting")
         elif not ledger.has_room():
-            reasons.append(f"ledger: {ledger.lag_rows()} rows wait for a database that does not answer")
+            reasons.append(f"ledger: {ledger.lag_rows()} rows wait to be committed")
         return reasons + self._parts.tasks.problems(essential=True)
 
     def degraded(self) -> list[str]:
@@ -125,6 +126,8 @@ class Lifecycle:
 
     async def _start_all(self, *, joins: bool) -> None:
         parts, closing, built = self._parts, self._closing, self._adoption.built
+        if parts.ledger_writer is not None:  # first, since it takes a second to begin
+            await self._start(ClosingStep.LEDGER_WRITER, parts.ledger_writer.start, parts.ledger_writer.close)
         closing.register(ClosingStep.UPSTREAM, parts.upstream.close)  # it connects when it is first used
         parts.admission.configure(built.scopes, built.tenancy.time_zone)
         closing.register(ClosingStep.ENTITIES, parts.entities.close)

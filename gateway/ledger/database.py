@@ -5,12 +5,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Select
 
-from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import AuditTrail
+from gateway.ledger.journal.frames import Note
 from gateway.ledger.paths import LedgerPaths
 from gateway.ledger.rollups import Dialect
 from gateway.ledger.rows import Row
@@ -18,14 +18,31 @@ from gateway.ledger.rows import Row
 Query = Select[*tuple[Any, ...]]
 
 
-class RefusedRow:
+class RefusedRow(NamedTuple):
     """A row that the database will never take, and why."""
 
-    __slots__ = ("reason", "record")
+    row: Row
+    reason: str
 
-    def __init__(self, record: UsageRecord, reason: str) -> None:
-        self.record = record
-        self.reason = reason
+
+class Advance(NamedTuple):
+    """The journal of `worker` was in the ledger up to the number `before`, and is now up to `after`."""
+
+    worker: str
+    before: int
+    after: int
+
+
+class Batch(NamedTuple):
+    """What one transaction takes: rows, entries of the audit log, and how far that brings their journals."""
+
+    rows: Sequence[Row]
+    notes: Sequence[Note] = ()
+    advances: Sequence[Advance] = ()
+
+
+class JournalMoved(Exception):
+    """A journal is not where its `Advance` expects it: nothing of the batch was committed."""
 
 
 class RowStore(Protocol):
@@ -40,15 +57,19 @@ class RowStore(Protocol):
         """Connect, and create or migrate the tables."""
         ...
 
-    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
-        """Commit all or none of `records`, but for those that can never be kept, which are returned.
+    async def write(self, batch: Batch) -> list[RefusedRow]:
+        """Commit all or nothing of `batch`, but for rows that can never be kept, which are returned.
 
-        An attempt that is there already is left as it is.
+        An attempt that is there already is left as it is. Raises JournalMoved.
         """
         ...
 
-    async def replay(self, rows: Sequence[Row]) -> list[Row]:
-        """As `write`, for rows that were converted earlier. Returns those that can never be kept."""
+    async def committed(self, worker: str) -> int:
+        """The number up to which the journal of `worker` is in the ledger; 0 when nothing of it is."""
+        ...
+
+    async def forget(self, worker: str) -> None:
+        """The journal of `worker` is gone, and its number is of no more use."""
         ...
 
     async def close(self) -> None: ...

@@ -1,5 +1,6 @@
 """The writer of a ledger, from the URL of its database."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateway.ledger.audit.trail import AuditTrail
@@ -17,10 +18,12 @@ def open_ledger(
     trail: AuditTrail | None = None,
     sync_each_commit: bool = False,
     tasks: TaskRegistry | None = None,
+    fill: Callable[[int], Awaitable[None]] | None = None,
+    committed: Callable[[], None] | None = None,
 ) -> LedgerWriter:
-    """A writer for the database at `url`, not yet started.
+    """A writer for the database at `url`, not yet started. `fill` and `committed`: see LedgerWriter.
 
-    Spill files stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
+    Refused rows stand beside an SQLite file, and for PostgreSQL in the folder `tollway-ledger` of the working
     directory, unless told otherwise. `trail` is this process's chain of the audit log.
     `tasks` hears of a writer that fails.
     `sync_each_commit`: an SQLite file too has each commit on the disk when it returns, as PostgreSQL does.
@@ -29,4 +32,4 @@ def open_ledger(
     database = database_of(url)
     spill = Spill(spill_folder or database.paths.spill_folder, database.paths.name)
     store = database.row_store(trail, sync_each_commit=sync_each_commit)
-    return LedgerWriter(store, spill, limits, trail, tasks)
+    return LedgerWriter(store, spill, limits, tasks, fill=fill, committed=committed)

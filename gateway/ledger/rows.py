@@ -23,6 +23,9 @@ TAG_NAME_CHARACTERS = 128
 TAGS = 64  # most tags of a row
 INTEGER_CEILING = 2**53  # exact in JSON and Lua too; a thousand such rows still add up within 64 bits
 
+ATTEMPT_ID = COLUMNS.index("attempt_id")
+_IDS = frozenset({"attempt_id", "request_id"})
+_JSON = frozenset({"tags", "counterfactual_nano_usd", "facts"})
 _TAGS = COLUMNS.index("tags")
 _COUNTERFACTUAL = COLUMNS.index("counterfactual_nano_usd")
 
@@ -59,6 +62,11 @@ def careful_row_of(record: UsageRecord) -> Row:
         },
     }
     return _row(UsageRecord(**clean))
+
+
+def careful_row(row: Row) -> Row:
+    """`row` with every value looked at by itself, for a database that has refused it."""
+    return tuple(_clean_value(column, value) for column, value in zip(COLUMNS, row, strict=True))
 
 
 def _row(record: UsageRecord) -> Row:
@@ -192,6 +200,14 @@ def _clean(value: Any) -> Any:
     if isinstance(value, Usage):
         return Usage(**{name: _clean(tokens) for name, tokens in msgspec.structs.asdict(value).items()})
     return value
+
+
+def _clean_value(column: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return _clean(value)
+    if column in _JSON:  # cut anywhere it would be none
+        return _unicode(value.replace("\0", ""))
+    return _clean_id(value) if column in _IDS else _clean_text(value)
 
 
 def _clean_text(text: str, characters: int = TEXT_CHARACTERS) -> str:

@@ -143,6 +143,12 @@ LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be commit
 LEDGER_WRITABLE = _gauge(
     "ledger_writable", "", "1 while usage records find their way into the ledger, 0 while they cannot."
 )
+LEDGER_WRITER_UP = _gauge(
+    "ledger_writer_up", "", "1 while the process that writes the ledger runs, 0 while it does not."
+)
+LEDGER_WRITER_RESTARTS = _counter(
+    "ledger_writer_restarts_total", "", "Times that the process that writes the ledger was started again."
+)
 BUILD = _gauge("build_info", "version", "Always 1; the label is the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label is the policy version in force.")
 ENTITY_LOOKS = _counter(
@@ -208,6 +214,8 @@ FAMILIES = (
     POOL_EFFECTIVE,
     LEDGER_LAG,
     LEDGER_WRITABLE,
+    LEDGER_WRITER_UP,
+    LEDGER_WRITER_RESTARTS,
     BUILD,
     POLICY,
     ENTITY_LOOKS,

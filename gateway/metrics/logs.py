@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -11,10 +11,10 @@ import structlog
 _SECRET_FIELDS = frozenset({"authorization", "api_key", "secret", "token", "password", "cookie"})
 
 
-def configure_logs(level: str, *, worker: int | None = None) -> None:
+def configure_logs(level: str, *, worker: int | None = None, process: str | None = None) -> None:
     """Set up structlog for the process; `level` is the least one that is written.
 
-    Every line of one of several workers carries its number.
+    Every line of one of several workers carries its number, and that of another process its name.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     terminal = sys.stderr.isatty()
@@ -26,7 +26,7 @@ def configure_logs(level: str, *, worker: int | None = None) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            _unchanged if worker is None else _numbered(worker),
+            _marked({"worker": worker, "process": process}),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redact,
             structlog.processors.format_exc_info if not terminal else _unchanged,
@@ -38,14 +38,15 @@ def configure_logs(level: str, *, worker: int | None = None) -> None:
     )
 
 
-def _numbered(worker: int) -> structlog.typing.Processor:
-    def number(
-        _logger: object, _method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        event.setdefault("worker", worker)  # the supervisor's lines are about one, and its own has none
+def _marked(fields: Mapping[str, object]) -> structlog.typing.Processor:
+    own = {name: value for name, value in fields.items() if value is not None}
+
+    def mark(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        for name, value in own.items():
+            event.setdefault(name, value)  # the supervisor's lines are about a worker, and its own has none
         return event
 
-    return number
+    return mark
 
 
 @contextmanager

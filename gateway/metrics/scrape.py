@@ -1,6 +1,7 @@
 """A scrape: the counted numbers, and what other parts of the gateway know at this moment, as families."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 import msgspec
 from prometheus_client import Metric
@@ -16,6 +17,20 @@ from gateway.supervised import TaskRegistry
 SECONDS_PER_DAY = 86400.0
 
 
+class WriterProcess(Protocol):
+    """The process that writes the ledger."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs."""
+        ...
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        ...
+
+
 class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What is read at each scrape, on the event loop's thread."""
 
@@ -23,6 +38,7 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     fleet: Callable[[], Fleet]
     ledger_lag_rows: Callable[[], int]
     ledger_writable: Callable[[], bool]
+    ledger_writer: WriterProcess | None
     policy_version: Callable[[], str]
     tasks: TaskRegistry
 
@@ -100,6 +116,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield from _pools(counted)
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
     yield _gauge(families.LEDGER_WRITABLE, {(): int(sources.ledger_writable())})
+    yield from collect_writer(sources.ledger_writer)
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
     yield _counters(families.ENTITY_LOOKS, counted.entity_looks)
@@ -107,6 +124,14 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
     yield from collect_tasks(sources.tasks)
+
+
+def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:
+    """The families of the process that writes the ledger; empty where somebody else runs it."""
+    up: dict[tuple[str, ...], float] = {} if writer is None else {(): int(writer.is_up)}
+    restarts: dict[tuple[str, ...], float] = {} if writer is None else {(): writer.restarts}
+    yield _gauge(families.LEDGER_WRITER_UP, up)
+    yield _counters(families.LEDGER_WRITER_RESTARTS, restarts)
 
 
 def collect_tasks(tasks: TaskRegistry) -> Iterator[Metric]:

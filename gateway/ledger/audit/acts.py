@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from gateway import __version__
-from gateway.core.audit import EntryKind
+from gateway.core.audit import EntryKind, json_text
 from gateway.ledger.audit.keys import Signer
 from gateway.ledger.audit.trail import (
     HEADS,
@@ -15,6 +15,7 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
+from gateway.ledger.journal.frames import Note
 from gateway.ledger.url import database_of
 
 
@@ -24,9 +25,10 @@ def enter_act(url: str, signer: Signer, act: str, particulars: dict[str, Any]) -
     Raises LedgerUnavailable.
     """
     trail = AuditTrail(signer, time.time, version=__version__)
-    trail.note(EntryKind.ACT, {"act": act, "by": _user(), **particulars})
+    payload = json_text({"act": act, "by": _user(), **particulars})
+    note = Note(EntryKind.ACT, time.time_ns() // 1000, payload)
     with database_of(url).maintenance() as maintenance, maintenance.begin(exclusive=False) as ledger:
-        draft = trail.draft([], ledger.run(HEADS))
+        draft = trail.draft([], ledger.run(HEADS), [note])
         for entry in draft.entries:
             ledger.run(INSERT_ENTRY, *entry_values(entry))
         ledger.run(SET_HEAD, *head_values(draft.head))

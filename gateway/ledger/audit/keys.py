@@ -42,9 +42,16 @@ def signer_from(seed: str) -> Signer:
 
 def signer_in(path: Path) -> Signer:
     """The signer whose seed is in the file `path`, which is made when it is not there. Raises UnusableKey."""
+    return signer_from(seed_in(path))
+
+
+def seed_in(path: Path) -> str:
+    """The seed in the file `path`, which is made when it is not there. Raises UnusableKey."""
     try:
         _create(path)
-        return signer_from(path.read_text("ascii"))
+        seed = path.read_text("ascii")
+        signer_from(seed)
+        return seed
     except (OSError, ValueError) as exc:
         raise UnusableKey(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
     except UnusableKey as exc:

@@ -9,20 +9,17 @@ come, its next entry has no number: `needs_heads`.
 
 import operator
 import secrets
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from gateway.core.audit import GENESIS, Entry, EntryKind, Head, Opening, Receipt, json_text, link
+from gateway.ledger.journal.frames import Note
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS
 
 if TYPE_CHECKING:  # reports import this file too, and they sign nothing
     from gateway.ledger.audit.keys import Signer
 
-NOTES_CEILING = 10_000
 CHAIN_MOVED = "ledger: this process's chain of the audit log has come further than it knows; it looks again"
 
 HEADS = "SELECT chain, seq, hash FROM audit_head ORDER BY chain"
@@ -35,22 +32,20 @@ SET_HEAD = (
 )
 
 _receipt = operator.itemgetter(*(COLUMNS.index(name) for name in Receipt.__struct_fields__))
-_log = structlog.get_logger("tollway.audit")
 
 
 class Draft:
     """Entries of a transaction that is not committed yet."""
 
-    __slots__ = ("entries", "head", "notes")
+    __slots__ = ("entries", "head")
 
     def __init__(self, head: Head) -> None:
         self.entries: list[Entry] = []
         self.head = head
-        self.notes = 0
 
 
 class AuditTrail:
-    """Writes one chain. `note` is for the event loop's thread, the rest for whoever writes the ledger."""
+    """Writes one chain, on one thread."""
 
     def __init__(self, signer: "Signer", now: Callable[[], float], *, version: str) -> None:
         """`now` gives UTC seconds."""
@@ -58,9 +53,6 @@ class AuditTrail:
         self._now = now
         self._version = version
         self._head = Head(f"{int(now()):08x}{secrets.token_hex(4)}", 0, GENESIS)
-        # What waits for the next transaction and is no attempt.
-        self.notes: deque[tuple[EntryKind, int, str]] = deque()
-        self._unnoted = 0
         self._pledged: dict[Head, Draft] = {}  # by where the chain ends if it was committed
 
     @property
@@ -72,29 +64,17 @@ class AuditTrail:
     def _is_open(self) -> bool:
         return self._head.seq > 0
 
-    def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
-        """Keep something that is no attempt for the next transaction."""
-        if len(self.notes) >= NOTES_CEILING:
-            if not self._unnoted:
-                _log.error("audit.notes_dropped", kind=kind)
-            self._unnoted += 1
-            return
-        if self._unnoted:
-            particulars = {**particulars, "dropped_before": self._unnoted}
-            self._unnoted = 0
-        self.notes.append((kind, self._microseconds(), json_text(particulars)))
-
-    def draft(self, rows: Sequence[Row], heads: Sequence[Sequence[Any]] = ()) -> Draft:
-        """What a transaction that commits `rows` has to add. `heads`: see `needs_heads`."""
+    def draft(
+        self, rows: Sequence[Row], heads: Sequence[Sequence[Any]] = (), notes: Sequence[Note] = ()
+    ) -> Draft:
+        """What a transaction that commits `rows` and `notes` has to add. `heads`: see `needs_heads`."""
         self._catch_up(heads)
         draft, now = Draft(self._head), self._microseconds()
         if not self._is_open:
             opening = Opening(self._signer.public_key, self._version, [Head(*head) for head in heads])
             self._add(draft, EntryKind.OPENED, now, json_text(opening))
-        notes = list(self.notes)
-        for kind, at, payload in notes:
-            self._add(draft, kind, at, payload)
-        draft.notes = len(notes)
+        for note in notes:
+            self._add(draft, note.kind, note.at, note.payload)
         if rows:
             self._add(draft, EntryKind.ATTEMPTS, now, json_text([_receipt(row) for row in rows]))
         return draft
@@ -108,8 +88,6 @@ class AuditTrail:
         """`draft` is committed."""
         self._pledged.clear()
         self._head = draft.head
-        for _ in range(draft.notes):
-            self.notes.popleft()
 
     def _catch_up(self, heads: Sequence[Sequence[Any]]) -> None:
         """Adopt what was committed without our hearing of it. All that was pledged follows the same entry."""
@@ -118,11 +96,11 @@ class AuditTrail:
                 self.adopt(committed)
                 return
 
-    def _add(self, draft: Draft, kind: EntryKind, at: int, payload: str) -> None:
+    def _add(self, draft: Draft, kind: str, at: int, payload: str) -> None:
         before = draft.head
         seq = before.seq + 1
         digest = link(before.hash, before.chain, seq, at, kind, payload)
-        entry = Entry(before.chain, seq, at, kind.value, payload, digest, self._signer.sign(digest))
+        entry = Entry(before.chain, seq, at, str(kind), payload, digest, self._signer.sign(digest))
         draft.entries.append(entry)
         draft.head = Head(before.chain, seq, digest)
 

@@ -1,12 +1,13 @@
 """The folder in which the workers of one ledger keep their journals, and who of them is alive.
 
-    <ledger>-<worker>.lock              locked by its worker for as long as that lives
-    <ledger>-<worker>.00000001.journal  its segments, in order
-    <ledger>-<worker>.00000001.damaged  a replayed segment that was not whole, for a person to read
-    <ledger>.replay                     locked by whoever replays, so that a start can wait for it
+    <ledger>-<worker>.lock               locked by its worker for as long as that lives
+    <ledger>-<worker>.00000001.journal2  its segments, in order
+    <ledger>-<worker>.00000001.damaged   a replayed segment that was not whole, for a person to read
+    <ledger>.replay                      locked by whoever replays, so that a start can wait for it
 
 The kernel drops a lock with its process, however that ends. A name says which ledger its rows belong to:
-nobody replays them into another one.
+nobody replays them into another one. Segments of release 0.1.0 end in `.journal`. That release leaves
+`.journal2` alone, since it cannot read everything there.
 """
 
 import fcntl
@@ -19,7 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-SEGMENT_SUFFIX = ".journal"
+SEGMENT_SUFFIX = ".journal2"
+OLD_SEGMENT_SUFFIX = ".journal"
+SEGMENT_SUFFIXES = OLD_SEGMENT_SUFFIX, SEGMENT_SUFFIX
 DAMAGED_SUFFIX = ".damaged"
 LOCK_SUFFIX = ".lock"
 REPLAY_SUFFIX = ".replay"
@@ -37,7 +40,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     def segments(self) -> list[Path]:
         """The segments of this worker in the order in which they were written."""
-        return sorted(self.folder.glob(f"{self.worker}.*{SEGMENT_SUFFIX}"))
+        return segments_of(self.folder, self.worker)
 
     def give_up(self) -> None:
         """End the claim; with no segment left, nothing remains of the worker."""
@@ -75,7 +78,9 @@ class JournalFolder:
 
     def foreign(self) -> set[str]:
         """Names of other ledgers whose journals lie here too."""
-        names = {path.name.rpartition("-")[0] for path in self.path.glob(f"*{SEGMENT_SUFFIX}")}
+        names = {
+            path.name.rpartition("-")[0] for path in self.path.iterdir() if path.suffix in SEGMENT_SUFFIXES
+        }
         return names - {self._ledger}
 
     @contextmanager
@@ -89,7 +94,7 @@ class JournalFolder:
 
     def _workers(self) -> list[str]:
         start = f"{self._ledger}-"
-        suffixes = LOCK_SUFFIX, SEGMENT_SUFFIX
+        suffixes = LOCK_SUFFIX, *SEGMENT_SUFFIXES
         return sorted(
             {
                 start + path.name.removeprefix(start).partition(".")[0]
@@ -106,6 +111,14 @@ class JournalFolder:
             return Claim(self.path, worker, descriptor)
         os.close(descriptor)
         return None
+
+
+def segments_of(folder: Path, worker: str) -> list[Path]:
+    """The segments of `worker` in `folder`, in the order in which they were written."""
+    start = f"{worker}."
+    # Not as paths: the writer asks five times a second, and every worker's files are there.
+    names = (entry for entry in os.listdir(folder) if entry.startswith(start))  # noqa: PTH208
+    return [folder / name for name in sorted(names) if name.endswith(SEGMENT_SUFFIXES)]
 
 
 def _lock_path(folder: Path, worker: str) -> Path:

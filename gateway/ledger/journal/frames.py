@@ -2,8 +2,9 @@
 
 A frame is a marker (3 bytes and the kind), the payload's length and the CRC32 of kind and payload, then the
 payload: a half of a ledger row, as `gateway/core/record.py` writes it. Each segment begins with a frame that
-names their fields, so that another version of Tollway can read it. The marker's first bytes cannot occur in
-UTF-8, so behind damage the next whole frame is found again, and no text of a client can look like one.
+names their fields, so that another version of Tollway can read it, and one that says how many ends and notes
+came before it in this journal: they have numbers. The marker's first bytes cannot occur in UTF-8, so behind
+damage the next whole frame is found again, and no text of a client can look like one.
 """
 
 import enum
@@ -19,6 +20,7 @@ MARKER = b"\xd5TJ"
 _HEAD = struct.Struct("<4sII")
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode_number = msgspec.msgpack.Decoder(int).decode
 _pack = _HEAD.pack
 _crc = zlib.crc32
 
@@ -30,6 +32,8 @@ class FrameKind(enum.Enum):
     INTENT = b"I"  # this attempt is about to be sent
     FINAL = b"F"  # this attempt has ended so
     PAD = b"P"  # nothing; written to see whether the disk takes it
+    START = b"S"  # how many FINAL and NOTE frames came before this segment
+    NOTE = b"A"  # an entry of the audit log that is about no attempt
 
     @property
     def marker(self) -> bytes:
@@ -60,6 +64,15 @@ class UnreadableRecord(Exception):
     """A frame is whole, and its payload is no record that this version knows."""
 
 
+class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the audit log has to say that is about no attempt. `at` in UTC microseconds, `payload` JSON."""
+
+    kind: str
+    at: int
+    payload: str
+
+
+_decode_note = msgspec.msgpack.Decoder(Note).decode
 _INTENT_MARKER, _INTENT_SEED = FrameKind.INTENT.marker, FrameKind.INTENT.seed
 _FINAL_MARKER, _FINAL_SEED = FrameKind.FINAL.marker, FrameKind.FINAL.seed
 _KINDS = {kind.marker: (kind, kind.seed) for kind in FrameKind}
@@ -78,6 +91,21 @@ def final_frame(half: bytes) -> bytes:
 def names_frame() -> bytes:
     """The first frame of a segment."""
     return _frame(FrameKind.NAMES, _encode((ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS)))
+
+
+def start_frame(number: int) -> bytes:
+    """The second frame of a segment: so many ends and notes came before it."""
+    return _frame(FrameKind.START, _encode(number))
+
+
+def note_frame(note: Note) -> bytes:
+    """The frame of an entry of the audit log."""
+    return _frame(FrameKind.NOTE, _encode(note))
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What is in a frame that this process has made."""
+    return frame[_HEAD.size :]
 
 
 def pad_frame(size: int) -> bytes:
@@ -105,6 +133,22 @@ def read_frames(content: bytes) -> Iterator[Frame | Damage]:
         broken_since = position
     if broken_since is not None:
         yield Damage(broken_since, len(content), is_tail=True)
+
+
+def read_start(frame: Frame) -> int:
+    """What a START frame says. Raises UnreadableRecord."""
+    try:
+        return _decode_number(frame.payload)
+    except msgspec.MsgspecError as exc:
+        raise UnreadableRecord("its start is no number") from exc
+
+
+def read_note(frame: Frame) -> Note:
+    """The entry in a NOTE frame. Raises UnreadableRecord."""
+    try:
+        return _decode_note(frame.payload)
+    except msgspec.MsgspecError as exc:
+        raise UnreadableRecord(f"an entry of the audit log: {exc}") from exc
 
 
 def _frame(kind: FrameKind, payload: bytes) -> bytes:

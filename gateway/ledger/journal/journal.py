@@ -1,20 +1,20 @@
 """The journal of one living worker: what it is about to send, and how that ended.
 
 Rules:
-- An intent is with the kernel before its request is sent, a final record before its client can know.
-- A segment goes once every intent in it has a final record and every final record in it is committed. What is
+- An intent is with the kernel before its request is sent, an end before its client can know.
+- Ends and notes have numbers, which grow by one in the order in which they stand in the journal.
+- A segment goes once every intent in it has an end, and all ends that it takes part in are committed. What is
   still under way in an old segment is copied ahead when the journal has grown large.
-- A write that fails changes nothing: an intent is refused with its request, a final record is written later.
+- A write that fails changes nothing: an intent is refused with its request, an end is written later. What was
+  half written stays where it is, and the next write goes to a new segment.
 
 Everything runs on the event loop's thread, but for `sync`.
 """
 
-import errno
-import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -22,76 +22,31 @@ import structlog
 from gateway.core.errors import Unavailable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim
-from gateway.ledger.journal.frames import final_frame, intent_frame, names_frame, pad_frame
-
-PROBE_BYTES = 16 * 1024
-
-
-class Segment:
-    """Append-only. `open` are the intents in it that have no final record in any segment yet, with their
-    frames; `last_final` the number of its youngest final record, counted over the whole journal.
-
-    It is of no more use once nothing is open and everything up to `last_final` is committed.
-    """
-
-    __slots__ = ("_descriptor", "_files", "_write", "last_final", "open", "path", "size", "synced")
-
-    def __init__(self, files: Files, path: Path) -> None:
-        """Create the file. Raises OSError, and then leaves none behind."""
-        self._files = files
-        self._write = files.write
-        self.path = path
-        self.open: dict[str, bytes] = {}
-        self.last_final = 0
-        self.size = 0
-        self.synced = 0
-        self._descriptor = files.create(path)
-        try:
-            self.append(names_frame())
-        except OSError:
-            self.close()
-            with suppress(OSError):
-                files.remove(path)
-            raise
-
-    def append(self, data: bytes) -> None:
-        """Hand `data` to the kernel, all of it or none. Raises OSError."""
-        size = len(data)
-        try:
-            if self._write(self._descriptor, data) != size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            self._roll_back()
-            raise
-        self.size += size
-
-    def probe(self) -> None:
-        """See whether the disk takes some dozens of records. Raises OSError when it does not."""
-        size = self.size
-        self.append(pad_frame(PROBE_BYTES))
-        self.size = size
-        self._roll_back()
-
-    def sync(self) -> None:
-        """Put what was written so far onto the disk. Raises OSError. May run on another thread."""
-        size = self.size
-        if size != self.synced:
-            self._files.sync(self._descriptor)
-            self.synced = size
-
-    def close(self) -> None:
-        self._files.close(self._descriptor)
-
-    def _roll_back(self) -> None:
-        # What cannot be cut off stays as damage between whole frames, which reading skips.
-        with suppress(OSError):
-            self._files.truncate(self._descriptor, self.size)
-
+from gateway.ledger.journal.frames import (
+    Note,
+    final_frame,
+    intent_frame,
+    note_frame,
+    pad_frame,
+    payload_of,
+)
+from gateway.ledger.journal.segment import Segment
 
 _log = structlog.get_logger("tollway.journal")
 
 MIB = 1024 * 1024
+PROBE_BYTES = 16 * 1024
 REFUSED_RETRY_SECONDS = 1.0
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """How an attempt ended: its id and `Ended.half`."""
+
+    attempt_id: str
+    half: bytes
+
+
+Entry: TypeAlias = End | Note
 
 
 class JournalLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,14 +54,6 @@ class JournalLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     segment_bytes: int = 8 * MIB
     total_bytes: int = 256 * MIB  # then admission slows; what was admitted may still exceed it
-
-
-class _Unwritten(msgspec.Struct, frozen=True):
-    """A final record that no segment has taken yet."""
-
-    number: int
-    attempt_id: str
-    frame: bytes
 
 
 class Journal:
@@ -120,10 +67,26 @@ class Journal:
         self._segments: deque[Segment] = deque()
         self._created = 0
         self._created_synced = 0
-        self._unwritten: deque[_Unwritten] = deque()
+        self._written = 0
+        self._unwritten: deque[Entry] = deque()
         self._failure: str | None = None
         self._has_room = True
         self._current = self._add_segment()
+
+    @property
+    def worker(self) -> str:
+        """The name under which it is found in its folder."""
+        return self._claim.worker
+
+    @property
+    def written(self) -> int:
+        """The number of the last end or note in it."""
+        return self._written
+
+    @property
+    def taken(self) -> int:
+        """The number of the last one that was appended, whether it is written yet or not."""
+        return self._written + len(self._unwritten)
 
     def intend(self, attempt_id: str, half: bytes) -> None:
         """Write that an attempt is about to be sent. Raises Unavailable: then it must not be."""
@@ -138,30 +101,29 @@ class Journal:
             ) from exc
         segment.open[attempt_id] = frame
 
-    def append(self, ended: Sequence[tuple[str, bytes, int]]) -> None:
-        """Write how attempts ended (id, half, number), in one write. `release` speaks of these numbers."""
-        frames = [final_frame(half) for _, half, _ in ended]
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write how attempts ended, and notes, in one write."""
+        if self._unwritten:  # in the order of their numbers
+            self._unwritten.extend(entries)
+            return
         try:
-            segment = self._put(b"".join(frames))
+            segment = self._put(b"".join(map(_frame_of, entries)))
         except OSError as exc:
             self._note_failure(exc)
-            for (attempt_id, _, number), frame in zip(ended, frames, strict=True):
-                self._unwritten.append(_Unwritten(number, attempt_id, frame))
+            self._unwritten.extend(entries)
             return
-        for attempt_id, _, number in ended:
-            segment.last_final = number
-            if segment.open.pop(attempt_id, None) is None:
-                self._close_elsewhere(attempt_id)
+        for entry in entries:
+            self._count(segment, entry)
 
     def release(self, committed: int) -> None:
-        """Final records up to number `committed` are in the ledger: try what failed, remove what is done."""
-        self._write_unwritten(committed)
+        """What has a number up to `committed` is in the ledger: try what failed, remove what is done."""
         if self._failure is not None:
             self._probe()
+        self._write_unwritten()
         if self._is_large():
             self._carry(committed)
         for segment in [segment for segment in self._segments if segment is not self._current]:
-            if not segment.open and segment.last_final <= committed:
+            if not segment.open and segment.needed_until <= committed:
                 self._remove(segment)
         self._measure()
 
@@ -184,6 +146,14 @@ class Journal:
     def segment_count(self) -> int:
         return len(self._segments)
 
+    def intents(self) -> dict[str, bytes]:
+        """The halves of the attempts that have no end yet, by their ids."""
+        return {
+            attempt_id: payload_of(frame)
+            for segment in self._segments
+            for attempt_id, frame in segment.open.items()
+        }
+
     def sync(self) -> None:
         """Put what is written onto the disk. Blocks; may run on another thread. Raises OSError."""
         created = self._created
@@ -198,7 +168,7 @@ class Journal:
 
         The number of attempts that have no end in it.
         """
-        self._write_unwritten(committed)
+        self._write_unwritten()
         if self._unwritten:  # their intents stay
             _log.critical(
                 "journal.ends_lost",
@@ -208,7 +178,7 @@ class Journal:
             )
         under_way = sum(len(segment.open) for segment in self._segments)
         for segment in list(self._segments):
-            if segment.open or segment.last_final > committed:
+            if segment.open or segment.needed_until > committed:
                 segment.close()
             else:
                 self._remove(segment)
@@ -218,41 +188,57 @@ class Journal:
     def _put(self, data: bytes) -> Segment:
         """The segment that took `data`. Raises OSError."""
         segment = self._current
-        if segment.size + len(data) > self._segment_bytes:
-            segment = self._current = self._add_segment()
+        if segment.is_broken or segment.size + len(data) > self._segment_bytes:
+            segment = self._add_segment()
+            self._replace_current(segment)
             self._measure()
         segment.append(data)
         return segment
 
     def _add_segment(self) -> Segment:
         self._created += 1
-        segment = Segment(self._files, self._claim.segment_path(self._created))
+        segment = Segment(self._files, self._claim.segment_path(self._created), self._written)
         self._segments.append(segment)
         return segment
 
+    def _replace_current(self, segment: Segment) -> None:
+        broken, self._current = self._current, segment
+        if broken.is_broken and not broken.needed_until and not broken.open:
+            self._remove(broken)  # a disk that stays full must not leave one behind for each try
+
+    def _count(self, segment: Segment, entry: Entry) -> None:
+        """`entry` stands in `segment`."""
+        self._written += 1
+        segment.needed_until = self._written
+        if isinstance(entry, End) and segment.open.pop(entry.attempt_id, None) is None:
+            self._close_elsewhere(entry.attempt_id)
+
     def _close_elsewhere(self, attempt_id: str) -> None:
-        """The intent stands in an earlier segment, most likely in one of the youngest."""
+        """The intent stands in an earlier segment, most likely in one of the youngest.
+
+        That stays until the end is committed: who reads the end again needs the intent.
+        """
         for segment in reversed(self._segments):
             if segment.open.pop(attempt_id, None) is not None:
+                segment.needed_until = self._written
                 return
 
-    def _write_unwritten(self, committed: int) -> None:
-        """Write the final records that found no place, but for those that the ledger has by now."""
+    def _write_unwritten(self) -> None:
+        """Write the ends and notes that found no place."""
         while self._unwritten:
-            late = self._unwritten[0]
-            if late.number > committed:
-                try:
-                    segment = self._put(late.frame)
-                except OSError as exc:
-                    self._note_failure(exc)
-                    return
-                segment.last_final = max(segment.last_final, late.number)
-            self._unwritten.popleft()
-            self._close_elsewhere(late.attempt_id)
+            try:
+                segment = self._put(_frame_of(self._unwritten[0]))
+            except OSError as exc:
+                self._note_failure(exc)
+                return
+            self._count(segment, self._unwritten.popleft())
 
     def _probe(self) -> None:
+        """See whether the disk takes some dozens of records, in a new segment."""
         try:
-            self._current.probe()
+            segment = self._add_segment()
+            self._replace_current(segment)
+            segment.append(pad_frame(PROBE_BYTES))
         except OSError as exc:
             self._note_failure(exc)
             return
@@ -262,7 +248,7 @@ class Journal:
     def _carry(self, committed: int) -> None:
         """Copy the intents that alone keep an old segment: a few long answers must not keep everything."""
         for segment in list(self._segments):
-            if segment is self._current or not segment.open or segment.last_final > committed:
+            if segment is self._current or not segment.open or segment.needed_until > committed:
                 continue
             try:
                 current = self._put(b"".join(segment.open.values()))
@@ -289,3 +275,7 @@ class Journal:
             _log.error("journal.write_failed", path=str(self._claim.folder), problem=error.strerror)
         self._failure = f"journal: cannot write in {self._claim.folder}: {error.strerror}"
         self._has_room = False
+
+
+def _frame_of(entry: Entry) -> bytes:
+    return final_frame(entry.half) if isinstance(entry, End) else note_frame(entry)

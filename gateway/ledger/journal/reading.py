@@ -91,7 +91,7 @@ class RecordReader:
         ended = dict(zip(names.ended, _decode_values(payload), strict=True))
         intent = self._open.get(ended["attempt_id"])
         if intent is None:
-            return None  # an end that was written twice
+            raise LookupError("an end without its intent")
         record = joined(_sent(intent), ended)
         del self._open[record.attempt_id]
         return record

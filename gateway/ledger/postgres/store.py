@@ -1,15 +1,12 @@
-"""The ledger in PostgreSQL: one connection, on the event loop.
-
-Slices are small enough that encoding one holds the loop up for a few milliseconds at most.
-"""
+"""The ledger in PostgreSQL: one connection, on the event loop of the writer's process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias
 
 import asyncpg
 
-from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import (
     CHAIN_MOVED,
     HEADS,
@@ -20,9 +17,11 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
-from gateway.ledger.database import RefusedRow
+from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import PRUNED, SELECT_BOUNDS, PeriodBounds
+from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, CREATE, FORGET, committed_in
+from gateway.ledger.positions import TABLE as POSITIONS
 from gateway.ledger.postgres.address import PostgresAddress
 from gateway.ledger.postgres.connection import (
     MIGRATION_LOCK,
@@ -46,14 +45,14 @@ from gateway.ledger.postgres.sql import (
     TAKE,
     numbered,
 )
-from gateway.ledger.rows import Row, careful_row_of, row_of
+from gateway.ledger.rows import ATTEMPT_ID, Row, careful_row
 from gateway.ledger.tables import COLUMNS
 
-SLICE_ROWS = 1024
+SLICE_ROWS = 2560
 ANSWER_SECONDS = 15.0  # then readyz says that the database does not answer
 SLICE_SECONDS = 60.0  # for one whole transaction, whatever its statements take by themselves
 
-_ID = COLUMNS.index("attempt_id")
+Insert: TypeAlias = Callable[[Connection, Sequence[Row]], Awaitable[list[RefusedRow]]]
 
 
 class PostgresStore:
@@ -67,23 +66,31 @@ class PostgresStore:
         self._trail = trail
         self._connection: Connection | None = None
         self._partitions: set[Month] = set()
+        self._turn = asyncio.Lock()  # a connection answers one question after the other
 
     async def open(self) -> None:
         """Connect, and make or migrate the tables."""
-        await self._connected()
+        async with self._turn:
+            await self._connected()
 
-    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
-        try:
-            kept_out = await self._insert([row_of(record) for record in records])
-        except ROW_FAULTS:
-            return [refused for record in records if (refused := await self._write_one(record))]
-        return [RefusedRow(records[position], PRUNED) for position in kept_out]
+    async def write(self, batch: Batch) -> list[RefusedRow]:
+        async with self._turn:
+            try:
+                return await self._write(batch, self._insert_over)
+            except ROW_FAULTS:
+                return await self._write(batch, self._insert_one_by_one)
 
-    async def replay(self, rows: Sequence[Row]) -> list[Row]:
-        try:
-            return [rows[position] for position in await self._insert(rows)]
-        except ROW_FAULTS:
-            return [row for row in rows if not await self._is_kept(row)]
+    async def committed(self, worker: str) -> int:
+        async with self._turn:
+            connection = await self._connected()
+            with self._watched():
+                return committed_in(await connection.fetch(numbered(COMMITTED), worker))
+
+    async def forget(self, worker: str) -> None:
+        async with self._turn:
+            connection = await self._connected()
+            with self._watched():
+                await connection.execute(numbered(FORGET), worker)
 
     async def close(self) -> None:
         """Disconnect, within seconds even when the server does not answer."""
@@ -91,52 +98,51 @@ class PostgresStore:
         if connection is not None:
             await disconnect(connection)
 
-    async def _write_one(self, record: UsageRecord) -> RefusedRow | None:
-        try:
-            kept_out = await self._insert([careful_row_of(record)])
-        except ROW_FAULTS as exc:
-            return RefusedRow(record, f"{type(exc).__name__}: {cause(exc)}")
-        return RefusedRow(record, PRUNED) if kept_out else None
-
-    async def _is_kept(self, row: Row) -> bool:
-        try:
-            return not await self._insert([row])
-        except ROW_FAULTS:
-            return False
-
-    async def _insert(self, rows: Sequence[Row]) -> list[int]:
-        """Commit all of `rows`, but for those of a pruned period, whose positions are returned."""
+    async def _write(self, batch: Batch, insert: Insert) -> list[RefusedRow]:
+        """Commit `batch`, but for the rows that `insert` refuses. Raises JournalMoved."""
         connection = await self._connected()
+        with self._watched():
+            async with asyncio.timeout(SLICE_SECONDS):
+                return await self._commit(connection, batch, insert)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Whatever fails but a row, or a journal that has moved, ends the connection.
+
+        A cancelled statement too leaves it in an unknown state.
+        """
         try:
             with translated(self._address):
-                async with asyncio.timeout(SLICE_SECONDS):
-                    return await self._commit(connection, rows)
-        except ROW_FAULTS:
+                yield
+        except (*ROW_FAULTS, JournalMoved):
             raise
-        except BaseException:  # a cancelled statement too leaves the connection in an unknown state
+        except BaseException:
             self._abandon()
             raise
 
-    async def _commit(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
-        if rows:
-            await self._make_partitions(connection, rows)
+    async def _commit(self, connection: Connection, batch: Batch, insert: Insert) -> list[RefusedRow]:
+        if batch.rows:
+            await self._make_partitions(connection, batch.rows)
         draft = None
         async with _transaction(connection):
-            kept_out = await self._insert_over(connection, rows) if rows else []
+            for advance in batch.advances:
+                await _advance(connection, advance)
+            refused = await insert(connection, batch.rows) if batch.rows else []
             if self._trail is not None:
-                draft = await _keep_receipts(connection, self._trail, rows)
+                draft = await _keep_receipts(connection, self._trail, batch)
                 self._trail.pledge(draft)
         if self._trail is not None and draft is not None:
             self._trail.adopt(draft)
-        return kept_out
+        return refused
 
-    async def _insert_over(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
+    async def _insert_over(self, connection: Connection, rows: Sequence[Row]) -> list[RefusedRow]:
+        """Insert `rows`, but for those of a pruned period, which are returned."""
         await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", PERIODS_LOCK)
         bounds = PeriodBounds(*await connection.fetchrow(SELECT_BOUNDS) or (None, None))
         fresh: dict[object, Row] = {}
         for row in rows:
             if bounds.takes(row):
-                fresh.setdefault(row[_ID], row)
+                fresh.setdefault(row[ATTEMPT_ID], row)
         await connection.copy_records_to_table(STAGED, records=fresh.values(), columns=COLUMNS)
         await connection.execute(CLAIM_ATTEMPTS)
         if bounds.closed is not None and bounds.late(rows):
@@ -145,7 +151,19 @@ class PostgresStore:
         await connection.execute(TAKE)
         for statement in KEEP_ROLLUPS:
             await connection.execute(statement)
-        return [position for position, row in enumerate(rows) if not bounds.takes(row)]
+        return [RefusedRow(row, PRUNED) for row in rows if not bounds.takes(row)]
+
+    async def _insert_one_by_one(self, connection: Connection, rows: Sequence[Row]) -> list[RefusedRow]:
+        """As `_insert_over`, when one of `rows` is at fault: those that can never be kept come back."""
+        refused = []
+        for row in rows:
+            try:
+                async with connection.transaction():  # a savepoint
+                    refused += await self._insert_over(connection, [careful_row(row)])
+                    await connection.execute(f"DELETE FROM {STAGED}")  # noqa: S608
+            except ROW_FAULTS as exc:
+                refused.append(RefusedRow(row, f"{type(exc).__name__}: {cause(exc)}"))
+        return refused
 
     async def _make_partitions(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Make those of `rows` and of the month after, ahead and by itself: this locks the whole table."""
@@ -165,6 +183,7 @@ class PostgresStore:
             try:
                 with translated(self._address):
                     await migrate(connection, self._address)
+                    await _make_positions(connection)
                     for statement in (DURABLE, *STAGE):
                         await connection.execute(statement)
             except BaseException:
@@ -191,16 +210,33 @@ async def _transaction(connection: Connection) -> AsyncIterator[None]:
     await transaction.start()
     try:
         yield
-    except ROW_FAULTS:
+    except (*ROW_FAULTS, JournalMoved):
         await transaction.rollback()
         raise
     await transaction.commit()
 
 
-async def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
+async def _make_positions(connection: Connection) -> None:
+    """Two that create a table at once would fail, `IF NOT EXISTS` or not."""
+    if await connection.fetchval("SELECT to_regclass($1) IS NULL", POSITIONS):
+        async with _transaction(connection):
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+            await connection.execute(CREATE)
+
+
+async def _advance(connection: Connection, advance: Advance) -> None:
+    """Raises JournalMoved."""
+    worker, before, after = advance
+    if await connection.execute(numbered(ADVANCE), after, worker, before) == "UPDATE 1":
+        return
+    if before or await connection.execute(numbered(BEGIN), worker, after) != "INSERT 0 1":
+        raise JournalMoved
+
+
+async def _keep_receipts(connection: Connection, trail: AuditTrail, batch: Batch) -> Draft:
     """Raises LedgerUnavailable when a commit that was given up has reached the chain just now."""
     heads = [tuple(head) for head in await connection.fetch(HEADS)] if trail.needs_heads else []
-    draft = trail.draft(rows, heads)
+    draft = trail.draft(batch.rows, heads, batch.notes)
     try:
         for entry in draft.entries:
             await connection.execute(numbered(INSERT_ENTRY), *entry_values(entry))

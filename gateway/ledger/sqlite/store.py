@@ -1,25 +1,20 @@
 """The `RowStore` in an SQLite file: one connection, on one thread of its own.
 
-Why the shape is as it is, measured with an event loop that is never idle, on one core and on two:
-- `executemany` gives the interpreter lock back once per row, and each time the event loop takes it first. One
-  statement for a whole slice gives it back once.
-- With a second core the event loop takes the lock back before the writer has woken up, every time: the queue
-  grows without end. So when a slice takes longer than it should, the loop stands aside for a moment, and then
-  ever more rarely, because the reason may also be a slow disk, which no waiting speeds up.
+The thread is there for the file system, which may take its time: the process goes on answering meanwhile.
 """
 
 import asyncio
 import concurrent.futures
+import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, CursorResult
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
-from gateway.core.record import UsageRecord
 from gateway.ledger.audit.trail import (
     CHAIN_MOVED,
     HEADS,
@@ -30,25 +25,27 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
-from gateway.ledger.database import RefusedRow
+from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import DATE_LATE_ROWS, PRUNED, SELECT_BOUNDS, PeriodBounds
+from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, CREATE, FORGET, committed_in
+from gateway.ledger.positions import TABLE as POSITIONS
 from gateway.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
-from gateway.ledger.rows import Row, careful_row_of, row_of
+from gateway.ledger.rows import Row, careful_row
 from gateway.ledger.sqlite.engine import create_folder, open_writer, unavailable
 from gateway.ledger.sqlite.migrate import upgrade_file
 from gateway.ledger.tables import COLUMNS, usage_record
 
-SLICE_ROWS = 640  # 2 ms with the interpreter lock, 6 ms in SQLite without it
-GRACE_SECONDS = 0.002
-GRACE_CEILING_SECONDS = 0.256
-STAND_ASIDE_SECONDS = 0.001
+STATEMENT_ROWS = 640  # of 44 columns each: SQLite takes 32,766 values in a statement
+SLICE_ROWS = 4 * STATEMENT_ROWS
 CLOSE_TIMEOUT_SECONDS = 2.0
 
 T = TypeVar("T")
+Run: TypeAlias = Callable[..., CursorResult[Any]]
+Insert: TypeAlias = Callable[[Run, Sequence[Row]], list[RefusedRow]]
 
 # The row itself is at fault, and would be again.
-_ROW_FAULTS = (
+ROW_FAULTS = (
     IntegrityError,
     DataError,
     InterfaceError,
@@ -81,11 +78,14 @@ class SqliteStore:
         """Create or migrate the file, and connect."""
         await self._on_thread(self._connected)
 
-    async def write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
-        return await self._on_thread(lambda: self._write(records))
+    async def write(self, batch: Batch) -> list[RefusedRow]:
+        return await self._on_thread(lambda: self._write(batch))
 
-    async def replay(self, rows: Sequence[Row]) -> list[Row]:
-        return await self._on_thread(lambda: self._replay(rows))
+    async def committed(self, worker: str) -> int:
+        return await self._on_thread(lambda: self._run(lambda run: committed_in(run(COMMITTED, (worker,)))))
+
+    async def forget(self, worker: str) -> None:
+        await self._on_thread(lambda: self._run(lambda run: run(FORGET, (worker,))))
 
     async def close(self) -> None:
         """Disconnect for good. A thread stuck in the file system is left behind after two seconds."""
@@ -97,62 +97,46 @@ class SqliteStore:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` on the thread, standing aside for it when the event loop has kept it from running."""
-        job = self._thread.submit(work)
-        waiter = asyncio.wrap_future(job)
-        grace = GRACE_SECONDS
+        waiter = asyncio.wrap_future(self._thread.submit(work))
         try:
-            while True:
-                await asyncio.wait({waiter}, timeout=grace)
-                if waiter.done():
-                    return waiter.result()
-                concurrent.futures.wait({job}, timeout=STAND_ASIDE_SECONDS)
-                grace = min(2 * grace, GRACE_CEILING_SECONDS)
+            await asyncio.wait({waiter})
+            return waiter.result()
         finally:
             waiter.cancel()  # nobody is left to hear of a failure when this call was cancelled
 
-    def _write(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
+    def _write(self, batch: Batch) -> list[RefusedRow]:
         try:
-            kept_out = self._insert([row_of(record) for record in records])
-        except _ROW_FAULTS:
-            return self._write_one_by_one(records)
-        return [RefusedRow(records[position], PRUNED) for position in kept_out]
+            kept_out = self._commit(batch, _insert_over)
+        except ROW_FAULTS:
+            return self._commit(batch, _insert_one_by_one)
+        return kept_out
 
-    def _write_one_by_one(self, records: Sequence[UsageRecord]) -> list[RefusedRow]:
-        refused = []
-        for record in records:
-            try:
-                if self._insert([careful_row_of(record)]):
-                    refused.append(RefusedRow(record, PRUNED))
-            except _ROW_FAULTS as exc:
-                refused.append(RefusedRow(record, f"{type(exc).__name__}: {exc}"))
+    def _commit(self, batch: Batch, insert: Insert) -> list[RefusedRow]:
+        """Commit `batch`, but for the rows that `insert` refuses. Raises JournalMoved."""
+        trail, draft = self._trail, None
+
+        def transact(run: Run) -> list[RefusedRow]:
+            nonlocal draft
+            for advance in batch.advances:
+                _advance(run, advance)
+            refused = insert(run, batch.rows) if batch.rows else []
+            if trail is not None:
+                draft = _keep_receipts(run, trail, batch)
+                trail.pledge(draft)
+            return refused
+
+        refused = self._run(transact)
+        if trail is not None and draft is not None:
+            trail.adopt(draft)
         return refused
 
-    def _replay(self, rows: Sequence[Row]) -> list[Row]:
-        try:
-            return [rows[position] for position in self._insert(rows)]
-        except _ROW_FAULTS:
-            return [row for row in rows if not self._is_kept(row)]
-
-    def _is_kept(self, row: Row) -> bool:
-        try:
-            return not self._insert([row])
-        except _ROW_FAULTS:
-            return False
-
-    def _insert(self, rows: Sequence[Row]) -> list[int]:
-        """Commit all of `rows`, but for those of a pruned period, whose positions are returned."""
+    def _run(self, transact: Callable[[Run], T]) -> T:
+        """What `transact` returns, in a transaction."""
         connection = self._connected()
         try:
             with connection.begin():
-                kept_out = _insert_over(connection, rows) if rows else []
-                draft = None if self._trail is None else _keep_receipts(connection, self._trail, rows)
-                if self._trail is not None and draft is not None:
-                    self._trail.pledge(draft)
-            if self._trail is not None and draft is not None:
-                self._trail.adopt(draft)
-            return kept_out
-        except _ROW_FAULTS:
+                return transact(connection.exec_driver_sql)
+        except ROW_FAULTS:
             raise
         except SQLAlchemyError as exc:
             self._disconnect()
@@ -165,7 +149,9 @@ class SqliteStore:
                 create_folder(self._path)
                 upgrade_file(self._path)
                 self._connection = with_rollup_trigger(self._engine.connect())
-            except (SQLAlchemyError, OSError) as exc:
+                _make_positions(self._connection)
+            except (SQLAlchemyError, sqlite3.Error, OSError) as exc:
+                self._disconnect()
                 raise unavailable(self._path, exc) from exc
         return self._connection
 
@@ -176,26 +162,59 @@ class SqliteStore:
             connection.close()
 
 
-def _insert_over(connection: Connection, rows: Sequence[Row]) -> list[int]:
-    run = connection.exec_driver_sql
-    closed, pruned, newest = run(STATE).one()
+def _insert_over(run: Run, rows: Sequence[Row]) -> list[RefusedRow]:
+    """Insert `rows`, but for those of a pruned period, which are returned."""
+    closed, pruned, newest = tuple(run(STATE).one())
     bounds = PeriodBounds(closed, pruned)
     kept = rows if pruned is None else [row for row in rows if bounds.takes(row)]
-    if len(kept) == SLICE_ROWS:
-        run(INSERT_SLICE, tuple(chain.from_iterable(kept)))
-    elif kept:
-        run(INSERT_ROW, list(kept))
+    whole = len(kept) - len(kept) % STATEMENT_ROWS
+    for start in range(0, whole, STATEMENT_ROWS):
+        run(INSERT_MANY, tuple(chain.from_iterable(kept[start : start + STATEMENT_ROWS])))
+    if whole < len(kept):
+        run(INSERT_ROW, list(kept[whole:]))
     # Whatever was inserted stands after the newest row of before: this transaction holds the only write lock.
     if bounds.late(kept):
         run(DATE_LATE, (closed, closed, newest))
     run(KEEP_ON_SQLITE, (newest,))
-    return [] if pruned is None else [n for n, row in enumerate(rows) if not bounds.takes(row)]
+    return [] if pruned is None else [RefusedRow(row, PRUNED) for row in rows if not bounds.takes(row)]
 
 
-def _keep_receipts(connection: Connection, trail: AuditTrail, rows: Sequence[Row]) -> Draft:
+def _insert_one_by_one(run: Run, rows: Sequence[Row]) -> list[RefusedRow]:
+    """As `_insert_over`, when one of `rows` is at fault: those that can never be kept come back."""
+    refused = []
+    for row in rows:
+        run("SAVEPOINT one")
+        try:
+            refused += _insert_over(run, [careful_row(row)])
+        except ROW_FAULTS as exc:
+            run("ROLLBACK TO one")
+            refused.append(RefusedRow(row, f"{type(exc).__name__}: {exc}"))
+        run("RELEASE one")
+    return refused
+
+
+def _make_positions(connection: Connection) -> None:
+    """Takes a lock only where the table is missing."""
+    driver = connection.connection.dbapi_connection
+    if driver is not None:
+        cursor = driver.cursor()
+        if not cursor.execute(HAS_POSITIONS).fetchone():
+            cursor.execute(CREATE)
+        cursor.close()
+
+
+def _advance(run: Run, advance: Advance) -> None:
+    """Raises JournalMoved."""
+    worker, before, after = advance
+    if run(ADVANCE, (after, worker, before)).rowcount:
+        return
+    if before or not run(BEGIN, (worker, after)).rowcount:
+        raise JournalMoved
+
+
+def _keep_receipts(run: Run, trail: AuditTrail, batch: Batch) -> Draft:
     """Raises LedgerUnavailable when the chain in the database has come further than `trail` knows."""
-    run = connection.exec_driver_sql
-    draft = trail.draft(rows, run(HEADS).all() if trail.needs_heads else ())
+    draft = trail.draft(batch.rows, run(HEADS).all() if trail.needs_heads else (), batch.notes)
     try:
         for entry in draft.entries:
             run(INSERT_ENTRY, entry_values(entry))
@@ -222,12 +241,13 @@ def _insert_row() -> str:
     return str(insert.compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=COLUMNS))
 
 
-def _insert_slice() -> str:
+def _insert_many() -> str:
     one = f"({', '.join('?' * len(COLUMNS))})"
-    return INSERT_ROW.replace(one, ", ".join([one] * SLICE_ROWS))
+    return INSERT_ROW.replace(one, ", ".join([one] * STATEMENT_ROWS))
 
 
+HAS_POSITIONS = f"SELECT 1 FROM sqlite_master WHERE name = '{POSITIONS}'"  # noqa: S608
 INSERT_ROW = _insert_row()
-INSERT_SLICE = _insert_slice()
+INSERT_MANY = _insert_many()
 DATE_LATE = DATE_LATE_ROWS.format(rows="usage_record", open="?") + " AND rowid > ?"
 STATE = f"{SELECT_BOUNDS}, (SELECT coalesce(max(rowid), 0) FROM usage_record)"  # noqa: S608

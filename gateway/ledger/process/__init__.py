@@ -1,0 +1,1 @@
+"""The process that writes the ledger, its owner, and the connection of a worker to it."""

@@ -1,0 +1,172 @@
+"""Keeps the process of the ledger's writer running, for one gateway or for all workers of a supervisor."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from gateway.ledger.errors import LedgerUnusable
+from gateway.ledger.process.messages import Stop, WriterSettings
+from gateway.message_channel import MessageChannel
+from gateway.supervised import SupervisedTask, TaskRegistry
+
+_log = structlog.get_logger("tollway.journal")
+
+MODULE = "gateway.assembly.writer_process"
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 10.0
+STEADY_SECONDS = 10.0  # one that ran for so long is started again at once
+END_SECONDS = 15.0  # for what it has read, and a database that does not answer
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "VIRTUAL_ENV",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+BACKLOG = 64  # workers that wait for the next process
+
+
+class WriterOwner:
+    """`start`, then `close`. One process at a time; workers find it at `path`, whichever it is."""
+
+    def __init__(self, settings: WriterSettings, tasks: TaskRegistry) -> None:
+        self._settings = settings
+        self._folder: Path | None = None
+        self._listening: socket.socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: MessageChannel[None] | None = None
+        self._pause = FIRST_PAUSE_SECONDS
+        self._stopping = False
+        self.restarts = 0
+        self._task = SupervisedTask("ledger-writer-process", self._keep_running, tasks)
+
+    @property
+    def path(self) -> Path:
+        """Of the Unix socket on which it takes connections. One that waits there outlives a process."""
+        if self._folder is None:
+            raise RuntimeError("the ledger's writer was not started")
+        return self._folder / "writer.sock"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process that runs."""
+        return self._process.pid if self._process is not None and self.is_up else None
+
+    async def start(self) -> None:
+        """Begin to run it. Raises LedgerUnusable when there is no place for its socket."""
+        if self._folder is not None:
+            return
+        try:
+            # A short path: that of a Unix socket has 107 characters at most.
+            self._folder = Path(tempfile.mkdtemp(prefix="tollway-writer-"))
+            self._listening = listening = socket.socket(socket.AF_UNIX)
+            listening.bind(str(self.path))
+            listening.listen(BACKLOG)
+        except OSError as exc:
+            raise LedgerUnusable(
+                f"ledger: its writer needs a folder for temporary files: {exc.strerror or exc}"
+            ) from exc
+        self._task.start()
+
+    async def close(self) -> None:
+        """Have it commit what it has read, and return when it has ended, within END_SECONDS."""
+        self._stopping = True
+        process, channel = self._process, self._channel
+        try:
+            if process is not None and channel is not None:
+                channel.send(Stop())
+                await channel.close()
+                async with asyncio.timeout(END_SECONDS):
+                    await process.wait()
+        except TimeoutError:
+            _log.error("ledger.writer_killed", pid=None if process is None else process.pid)
+        finally:
+            await self._task.close()
+            self._clean_up()
+
+    async def _keep_running(self) -> None:
+        began = time.monotonic()
+        how = await self._run()
+        if self._stopping:
+            await asyncio.Event().wait()  # only a close ends a loop
+        if time.monotonic() - began > STEADY_SECONDS:
+            self._pause = FIRST_PAUSE_SECONDS
+        self.restarts += 1
+        _log.error("ledger.writer_died", how=how, again_in_seconds=self._pause)
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    async def _run(self) -> str:
+        """From start to end of one process; says how it ended."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await self._spawn(theirs)
+        except OSError as exc:
+            ours.close()
+            return f"cannot be started: {exc.strerror}"
+        finally:
+            theirs.close()
+        self._process = process
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            self._channel = MessageChannel(reader, writer, msgspec.msgpack.Decoder(None))
+            self._channel.send(self._settings)
+            return _how(await process.wait())
+        finally:
+            # Killing it loses nothing: what it has not committed is in the journals.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await asyncio.shield(process.wait())
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                await channel.close()
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        listening = self._listening
+        if listening is None:
+            raise OSError(0, "there is no socket for it")
+        descriptors = [theirs.fileno(), listening.fileno()]
+        # -P, and the same places for modules: it runs the code of this process.
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", MODULE, *map(str, descriptors)),
+            pass_fds=descriptors,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=_environment(),
+        )
+
+    def _clean_up(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    """What the database's driver may need, and none of the keys that the gateway has there."""
+    environ = {
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("PG")
+    }
+    return {**environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
+
+
+def _how(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
