@@ -202,7 +202,10 @@ def _or_none(decode: Any, raw: msgspec.Raw | None) -> Any:
 def read_answer(body: bytes) -> Observed:
     """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED)."""
     try:
-        answer = observe(body)
+        try:
+            answer = _decode(body)
+        except msgspec.ValidationError:
+            answer = observe(body)
     except BROKEN_JSON as exc:
         raise UpstreamFailure(FailureKind.BODY, "the answer is not the JSON that was expected") from exc
     for choice in answer.choices or ():

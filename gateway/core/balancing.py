@@ -1,8 +1,6 @@
 """Choose a replica: available means healthy and not tripped; the one with the fewest attempts wins."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.errors import UpstreamFailure
@@ -90,9 +88,9 @@ LEARN_FROM_TOKENS = 50
 
 
 class ReplicaState:
-    """One replica as it stands now. `with` it is one attempt there, counted in `in_flight`.
+    """One replica as it stands now. Who attempts something there counts in `in_flight` for as long.
 
-    No await between `ReplicaSet.choose` and `with`: requests of the same moment are to spread out.
+    No await between `ReplicaSet.choose` and counting: requests of the same moment are to spread out.
     """
 
     __slots__ = ("breaker", "in_flight", "is_up", "replica")
@@ -102,15 +100,6 @@ class ReplicaState:
         self.breaker = Breaker()
         self.in_flight = 0
         self.is_up = True  # until the first probe says otherwise
-
-    def __enter__(self) -> Self:
-        self.in_flight += 1
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.in_flight -= 1
 
     def available(self, now: float) -> bool:
         return self.is_up and self.breaker.allows(now)

@@ -72,8 +72,10 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def settlement(self) -> Settlement:
         """What it takes from the budgets: what was seen, and what it may have cost unseen."""
-        usage = self.usage
-        tokens = None if self.estimated else usage.input_tokens + usage.output_tokens
+        usage, tokens = self.usage, None
+        if not self.estimated:
+            tokens = usage.input_text + usage.input_image + usage.input_audio
+            tokens += usage.output_text + usage.output_audio + usage.output_reasoning
         return Settlement(spent_nano=self.cost_nano, unseen_nano=self.unseen_nano, rate_tokens=tokens)
 
     def half(self) -> bytes:

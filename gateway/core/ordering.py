@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -65,8 +66,9 @@ def in_order(
 
 def _by(ranks: list[Any], candidates: tuple[Candidate, ...], estimates: tuple[Estimate, ...]) -> Ordered:
     """Both by `ranks`, the least first."""
-    places = sorted(range(len(ranks)), key=ranks.__getitem__)
-    return tuple([candidates[n] for n in places]), tuple([estimates[n] for n in places])
+    # Places differ, so nothing behind them is ever compared.
+    _, _, first, second = zip(*sorted(zip(ranks, count(), candidates, estimates, strict=False)), strict=True)
+    return first, second
 
 
 def likely_cost(candidate: Candidate, expected: Estimate) -> int:

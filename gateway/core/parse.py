@@ -182,11 +182,11 @@ def _max_output(api: Api, body: dict[str, Any]) -> int | None:
         return None
     least = None
     for name in ("max_completion_tokens", "max_tokens"):
-        cap = _positive(body, name) if name in body else None
+        cap = body.pop(name, None)
+        if cap is not None and (type(cap) is not int or cap < 1):
+            _positive({name: cap}, name)
         if cap is not None and (least is None or cap < least):
             least = cap
-    body.pop("max_completion_tokens", None)
-    body.pop("max_tokens", None)
     return least
 
 

@@ -72,6 +72,7 @@ class Route:
         "_eligible",
         "_era",
         "_first_match",
+        "_objective",
         "_policy",
         "_prepared_at",
         "_prices",
@@ -97,6 +98,7 @@ class Route:
         """Prepare it as of `now` (UTC seconds). `zone` is that of the rules' clock."""
         self.principal = principal
         self.model = model
+        self._objective = str(model.prefer)
         self.fleet = fleet
         self._policy = policy
         self._prices = prices
@@ -150,11 +152,13 @@ class Route:
         if not kept:
             error = self._error(privacy, rule, excluded, able, moment.monotonic)
             return Refused(model=model, privacy=privacy, error=error, excluded=excluded, rule=rule)
-        unit = unit_of(call, principal, moment)
+        headers = moment.headers
+        has_unit = call.user is not None or b"x-tollway-session" in headers or moment.unit is not None
+        unit = unit_of(call, principal, moment) if has_unit else None
         by = model if rule is None else rule
         if len(kept) > 1 and by.prefer is not _ORDER:
             kept, estimates = in_order(by, Sorting(model, moment, unit, self._serving), kept, estimates)
-        named = moment.headers.get(b"x-tollway-privacy")
+        named = headers.get(b"x-tollway-privacy")
         return Sent(
             request_id=request_id,
             call=call,
@@ -165,10 +169,14 @@ class Route:
             candidates=kept,
             estimates=estimates,
             excluded=excluded,
-            decision=_decision(model, rule, kept, excluded),
+            decision=(
+                self._objective
+                if rule is None and not excluded and len(kept) > 1
+                else _decision(model, rule, kept, excluded)
+            ),
             rule=rule,
             ask=ask_for(call, principal, kept, estimates),
-            tags=tags_of(call, moment) if b"x-tollway-tags" in moment.headers else call.tags,
+            tags=tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags,
             started=started,
             named="" if named is None else named.decode("latin-1"),
             finds=finds_text(classified) if classified.raised_by else "",

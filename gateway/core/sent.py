@@ -8,6 +8,7 @@ cancelled task included. A repetition, or the next candidate's turn, is a `Sent`
 import functools
 import hashlib
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any, Self
 
 import msgspec
@@ -47,7 +48,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     `price` holds before `price_until`, `soon` are it and those that begin before a request that is held now
     can have been sent (times in UTC microseconds). `dearest` bounds them all, (input, output) in nano-USD per
     million tokens; `compared` are the rates that an objective of cost goes by. `others` are the model's other
-    deployments with their rates. `half` is what all rows of attempts there share, `answer_lines` what
+    deployments, `other_rates` their rates. `half` is what rows of attempts there share, `answer_lines` what
     all heads of answers. `series` belongs to telemetry: what it counts for attempts there.
     """
 
@@ -61,7 +62,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     soon: tuple[Price, ...]
     dearest: tuple[int, int]
     compared: tuple[int, int]
-    others: tuple[tuple[str, Rates], ...]
+    others: tuple[str, ...]
+    other_rates: tuple[Rates, ...]
     policy_version: str
     half: bytes
     answer_lines: bytes
@@ -114,7 +116,8 @@ def candidate_at(
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
-        others=others,
+        others=tuple(name for name, _ in others),
+        other_rates=tuple(rates for _, rates in others),
         policy_version=policy_version,
         half=route_half(
             (
@@ -193,7 +196,9 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
 
     def hold(self, hold: Hold, replica: ReplicaState, at: int) -> None:
         """Complete it: `hold` was taken for it, and it goes to `replica` at `at` (UTC microseconds)."""
-        self.candidate = candidate = self.candidate.at(at)
+        candidate = self.candidate
+        if at >= candidate.price_until:
+            self.candidate = candidate = candidate.at(at)
         self.attempt_id = f"{self.request_id}:{self.number}"
         self.hold_taken, self.held_nano, self.replica, self.at = hold, hold.nano, replica, at
         stand_in = self.stand_in
@@ -323,7 +328,7 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
             tier,
             None if tier is None else price.version_of(tier),
             spent,
-            tuple([cost(rates, usage) for _, rates in self.candidate.others]),
+            tuple(map(cost, self.candidate.other_rates, repeat(usage))),
             0 if is_exact else max(self._most_nano(progress, outcome, now) - spent, 0),
             None if first is None else (first - sent_at) * 1000,
             (now - sent_at) * 1000,

@@ -82,7 +82,7 @@ class PrometheusTelemetry:
     # --- the request path ---
 
     def planned(self, sent: Sent, overhead_seconds: float) -> None:
-        key: tuple[str, ...] = (sent.model.name, sent.candidate.name, sent.decision)
+        key: tuple[str, ...] = (sent.model.name, sent.candidate.deployment.name, sent.decision)
         counted = self._counted
         decisions = counted.decisions
         if key not in decisions:
@@ -111,7 +111,7 @@ class PrometheusTelemetry:
         ):
             series.add_rare(usage)
         elsewhere = series.counterfactual_nano
-        for (name, _), nano in zip(candidate.others, ended.other_costs, strict=True):
+        for name, nano in zip(candidate.others, ended.other_costs, strict=True):
             if name in elsewhere:
                 elsewhere[name] += nano
             else:

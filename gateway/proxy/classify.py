@@ -43,12 +43,16 @@ class Classifier:
         """
         named = headers.get(b"x-tollway-privacy")
         floor = principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
-        screening = self._screenings.of(principal.feature)
+        screening = self._screenings.by_feature.get(principal.feature, self._screenings.standard)
         if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
             classified = screen(call, body, screening, floor)
         else:
             classified = await asyncio.to_thread(screen, call, body, screening, floor)
-        if self._entities is None or not needs_entity_stage(classified, screening):
+        if (
+            self._entities is None
+            or screening.entities is None
+            or not needs_entity_stage(classified, screening)
+        ):
             return classified
         result = await self._entities.find(text_for_entities(body, classified))
         return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)

@@ -37,7 +37,8 @@ class Relay:
         failure: UpstreamFailure | None = None
         try:
             while (replica := turns.next()) is not None:
-                with replica:
+                replica.in_flight += 1
+                try:
                     if settlement.spent_nano or settlement.unseen_nano:
                         used, settlement = settlement, NOTHING_USED
                         hold = await services.admission.renew(hold, used)
@@ -49,6 +50,8 @@ class Relay:
                     finally:
                         if attempt.ended is not None:
                             settlement = attempt.ended.settlement
+                finally:
+                    replica.in_flight -= 1
                 if failure is None:
                     break
                 turns.failed(replica, failure)

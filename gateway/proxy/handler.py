@@ -37,7 +37,11 @@ class DataPlane:
         """Answer one exchange in every case but one: when its client has gone."""
         request_id = self._new_request_id()
         try:
-            await self._route(request_id, exchange)
+            api = COMPLETIONS.get(exchange.path)
+            if api is not None and exchange.method == "POST":
+                await self._pipeline.complete(api, request_id, exchange, exchange)
+            else:
+                await self._route(request_id, exchange)
         except GatewayError as error:
             await _answer_error(error, request_id, exchange)
         except ClientDisconnected:
@@ -59,8 +63,9 @@ class DataPlane:
             await _answer_error(_defect(request_id), request_id, exchange)
 
     async def _route(self, request_id: str, exchange: Exchange) -> None:
+        """Everything but the usual spelling of a completion's address."""
         path, method = exchange.path, exchange.method
-        api = COMPLETIONS.get(path) or COMPLETIONS.get(path.rstrip("/"))
+        api = COMPLETIONS.get(path.rstrip("/"))
         if api is not None and method == "POST":
             await self._pipeline.complete(api, request_id, exchange, exchange)
         elif method == "OPTIONS" and path.startswith("/v1/"):

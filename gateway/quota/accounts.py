@@ -97,7 +97,7 @@ def has_room(account: Account, ask: Ask, now: float) -> bool:
         if bucket.drained_at + limit.seconds_per_unit > latest:
             return False
     if account.tokens:
-        units = ask.rate_tokens(ask.output_tokens)
+        units = ask.prompt_tokens + ask.output_tokens * ask.choices  # as `rate_tokens`
         for bucket, limit in account.tokens:
             seconds = units * limit.seconds_per_unit
             if seconds > SECONDS_PER_MINUTE or bucket.drained_at + seconds > latest:
@@ -140,7 +140,7 @@ def fit(account: Account, ask: Ask, output_tokens: int, now: float) -> int:
 def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tokens: int, now: float) -> Hold:
     """Take from all of `account`, and from the limits of `shadows`, which no view shows."""
     nano = hold_nano(ask, output_tokens)
-    units = ask.rate_tokens(output_tokens)
+    units = ask.prompt_tokens + output_tokens * ask.choices  # as `rate_tokens`
     for state in account.limited:
         state.in_flight += 1
     grant = hold_money(account, nano)

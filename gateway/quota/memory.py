@@ -132,7 +132,8 @@ class MemoryAdmission:
             for state in account.limited:
                 if (refusal := state.refusal(ask, now)) is not None:
                     raise refusal
-        output_tokens = fit(account, ask, fit_rates(account, ask, now), self._clock.now())
+        output_tokens = ask.output_tokens if ask.output_is_explicit else fit_rates(account, ask, now)
+        output_tokens = fit(account, ask, output_tokens, self._clock.now())
         shadows = self._in_shadow(account, ask, now) if account.shadows else ()
         hold = take(account, shadows, ask, output_tokens, now)
         self._open.add(hold)

@@ -14,21 +14,22 @@ from gateway.http.flow_control import FlowControl
 
 
 class ServerFields:
-    """Encoded once for each list that uvicorn sets, which is once a second."""
+    """Encoded once for each list that uvicorn sets, once a second: `encoded` are those of `headers`."""
 
-    __slots__ = ("_encoded", "_headers", "_server_state")
+    __slots__ = ("encoded", "headers", "state")
 
-    def __init__(self, server_state: ServerState) -> None:
-        self._server_state = server_state
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._encoded = NO_LINES
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.encoded = NO_LINES
 
     def current(self) -> HeaderLines:
-        headers = self._server_state.default_headers
-        if headers is not self._headers:
-            self._headers = headers
-            self._encoded = header_lines(headers)
-        return self._encoded
+        """As they are now."""
+        headers = self.state.default_headers
+        if headers is not self.headers:
+            self.headers = headers
+            self.encoded = header_lines(headers)
+        return self.encoded
 
 
 MIB = 1024 * 1024
@@ -244,10 +245,11 @@ class Exchange:
         self._is_silent = self.method == "HEAD" or status in BODILESS
         if not self.complete:
             self.keep_alive = False  # the rest of the body would be taken for the next request
+        fields = self._server_fields
         return b"".join(
             (
                 STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                self._server_fields.current(),
+                fields.encoded if fields.headers is fields.state.default_headers else fields.current(),
                 lines,
                 framing,
                 CORS if b"origin" in self.headers else b"",

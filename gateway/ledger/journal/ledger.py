@@ -18,8 +18,8 @@ from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
-from gateway.ledger.journal.frames import Note
-from gateway.ledger.journal.journal import End, Entry, Journal, JournalLimits
+from gateway.ledger.journal.frames import Note, final_frame, note_frame
+from gateway.ledger.journal.journal import Entry, Journal, JournalLimits
 from gateway.ledger.process.client import WriterClient
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -111,7 +111,10 @@ class JournaledLedger:
     def has_room(self) -> bool:
         """False while too much waits for the writer, or the journal is full or cannot be written."""
         journal = self._journal
-        return journal is not None and journal.has_room() and self.lag_rows() < self._queue_rows
+        if journal is None or not journal.has_space:
+            return False
+        taken = journal.written + len(journal.unwritten) + len(self._unjournalled)
+        return taken - self._writer.committed < self._queue_rows
 
     async def wait_for_room(self) -> None:
         """Return once there is room."""
@@ -133,9 +136,12 @@ class JournaledLedger:
     def append(self, attempt_id: str, half: bytes) -> None:
         """Take how an attempt ended. Never blocks for long, and never drops."""
         if self._journal is None:
-            self._keep_late(End(attempt_id, half))
-        else:
-            self._take(End(attempt_id, half))
+            self._keep_late(attempt_id, half)
+            return
+        if not self._unjournalled:
+            # Those of one turn of the loop take one write, ahead of their answers' last bytes.
+            self._coalescer.before(self._note_ended)
+        self._unjournalled.append(Entry(attempt_id, final_frame(half)))
 
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Enter something that is no attempt into the audit log, if there is one."""
@@ -147,7 +153,10 @@ class JournaledLedger:
         if self._dropped_notes:
             particulars = {**particulars, "dropped_before": self._dropped_notes}
             self._dropped_notes = 0
-        self._take(Note(kind.value, time.time_ns() // 1000, json_text(particulars)))
+        note = Note(kind.value, time.time_ns() // 1000, json_text(particulars))
+        if not self._unjournalled and self._journal is not None:
+            self._coalescer.before(self._note_ended)
+        self._unjournalled.append(Entry(None, note_frame(note)))
 
     async def flush(self) -> None:
         """Return once everything appended or noted so far is committed. Raises LedgerUnavailable.
@@ -199,6 +208,10 @@ class JournaledLedger:
         journal = None if self._journal is None else self._journal.problem()
         return self._writer.problem() or journal or self._problem
 
+    def degraded(self) -> list[str]:
+        """What fails in the writer and keeps no row from the ledger."""
+        return [f"ledger's writer: {reason}" for reason in self._writer.degraded]
+
     def _begin(self, claim: Claim) -> Journal:
         try:
             return Journal(claim, self._files, self._limits)
@@ -210,29 +223,23 @@ class JournaledLedger:
         """The number of the last entry, the ones of this turn of the loop included."""
         return (0 if self._journal is None else self._journal.taken) + len(self._unjournalled)
 
-    def _take(self, entry: Entry) -> None:
-        if not self._unjournalled and self._journal is not None:
-            # Those of one turn of the loop take one write, ahead of their answers' last bytes.
-            self._coalescer.before(self._note_ended)
-        self._unjournalled.append(entry)
-
     def _takes_notes(self) -> bool:
         if self._journal is None:
             return len(self._unjournalled) < EARLY_NOTES
-        return self._journal.has_room() and self.lag_rows() < 2 * self._queue_rows
+        return self._journal.has_space and self.lag_rows() < 2 * self._queue_rows
 
     def _note_ended(self) -> None:
         if self._journal is not None and self._unjournalled:
             entries, self._unjournalled = self._unjournalled, []
             self._journal.append(entries)
 
-    def _keep_late(self, end: End) -> None:
+    def _keep_late(self, attempt_id: str, half: bytes) -> None:
         """The end of a request that outlived the stop: in a journal of its own, for the next start."""
         try:
             journal = self._begin(self._folder.claim_new())
-            if (intent := self._outliving.pop(end.attempt_id, None)) is not None:
-                journal.intend(end.attempt_id, intent)
-            journal.append([end])
+            if (intent := self._outliving.pop(attempt_id, None)) is not None:
+                journal.intend(attempt_id, intent)
+            journal.append([Entry(attempt_id, final_frame(half))])
             journal.close(0)
         except (OSError, Unavailable) as exc:
             _log.critical("journal.ends_lost", attempts=1, booked="as presumed", problem=str(exc))
