@@ -4,6 +4,7 @@ Rules:
 - An intent is with the kernel before its request is sent, a final record before its client can know.
 - A segment goes once every intent in it has a final record and every final record in it is committed. What is
   still under way in an old segment is copied ahead when the journal has grown large.
+- A final record has its intent before it in its own segment, since neither says anything without the other.
 - A write that fails changes nothing: an intent is refused with its request, a final record is written later.
 
 Everything runs on the event loop's thread, but for `sync`.
@@ -12,7 +13,7 @@ Everything runs on the event loop's thread, but for `sync`.
 import errno
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,13 +141,13 @@ class Journal:
 
     def append(self, ended: Sequence[tuple[str, bytes, int]]) -> None:
         """Write how attempts ended (id, half, number), in one write. `release` speaks of these numbers."""
-        frames = [final_frame(half) for _, half, _ in ended]
+        frames = {attempt_id: final_frame(half) for attempt_id, half, _ in ended}
         try:
-            segment = self._put(b"".join(frames))
+            segment = self._put_ends(frames)
         except OSError as exc:
             self._note_failure(exc)
-            for (attempt_id, _, number), frame in zip(ended, frames, strict=True):
-                self._unwritten.append(_Unwritten(number, attempt_id, frame))
+            for attempt_id, _, number in ended:
+                self._unwritten.append(_Unwritten(number, attempt_id, frames[attempt_id]))
             return
         for attempt_id, _, number in ended:
             segment.last_final = number
@@ -217,12 +218,35 @@ class Journal:
 
     def _put(self, data: bytes) -> Segment:
         """The segment that took `data`. Raises OSError."""
-        segment = self._current
-        if segment.size + len(data) > self._segment_bytes:
-            segment = self._current = self._add_segment()
-            self._measure()
+        segment = self._segment_for(len(data))
         segment.append(data)
         return segment
+
+    def _put_ends(self, frames: Mapping[str, bytes]) -> Segment:
+        """The segment that took how attempts ended. Raises OSError.
+
+        An end is a half that says nothing without its intent. Where that stands in another segment, which may
+        be removed before this one, it is written once more.
+        """
+        segment = self._segment_for(sum(map(len, frames.values())))
+        intents = [self._intent_elsewhere(name) for name in frames if name not in segment.open]
+        segment.append(b"".join((*intents, *frames.values())))
+        return segment
+
+    def _segment_for(self, size: int) -> Segment:
+        """The segment that the next `size` bytes go to. Raises OSError."""
+        segment = self._current
+        if segment.size + size > self._segment_bytes:
+            segment = self._current = self._add_segment()
+            self._measure()
+        return segment
+
+    def _intent_elsewhere(self, attempt_id: str) -> bytes:
+        """The frame of an intent that has no end yet, most likely in one of the youngest segments."""
+        for segment in reversed(self._segments):
+            if (frame := segment.open.get(attempt_id)) is not None:
+                return frame
+        return b""
 
     def _add_segment(self) -> Segment:
         self._created += 1
@@ -231,7 +255,7 @@ class Journal:
         return segment
 
     def _close_elsewhere(self, attempt_id: str) -> None:
-        """The intent stands in an earlier segment, most likely in one of the youngest."""
+        """The intent stands in an earlier segment."""
         for segment in reversed(self._segments):
             if segment.open.pop(attempt_id, None) is not None:
                 return
@@ -242,7 +266,7 @@ class Journal:
             late = self._unwritten[0]
             if late.number > committed:
                 try:
-                    segment = self._put(late.frame)
+                    segment = self._put_ends({late.attempt_id: late.frame})
                 except OSError as exc:
                     self._note_failure(exc)
                     return
