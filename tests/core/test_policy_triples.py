@@ -77,6 +77,7 @@ class WatchedRoute(Route):
     """The route that serves; what it remembers for a kind of request is looked at with each of them."""
 
     __slots__ = ("watch",)
+    watch: Watch
 
     def decide(
         self, request_id: str, call: Call, classified: Classified, moment: Moment, started: float = 0.0
