@@ -114,6 +114,11 @@ class PriceBook:
         index = bisect_right(self._changes, at)
         return self._changes[index] if index < len(self._changes) else math.inf
 
+    def last_change(self, at: int) -> float:
+        """The last moment up to `at` (UTC microseconds) at which they may have changed."""
+        index = bisect_right(self._changes, at)
+        return self._changes[index - 1] if index else -math.inf
+
     def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
         """The price at `at`, and those that begin before a request held then can have been sent."""
         price = self.price_of(deployment, at)

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.core.answer import Usage
 from gateway.core.facts import NOTHING_RECORDED, RecordedFacts
-from gateway.core.media import Media
+from gateway.core.media import NO_MEDIA, Media
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
 
 
@@ -191,7 +191,7 @@ def joined(sent: Mapping[str, Any], ended: Mapping[str, Any] | None) -> UsageRec
     ended = _presumed(sent) if ended is None else ended
     media = sent["media"]
     facts = {name: sent[name] for name in _FACTS}
-    facts["media"] = Media() if media is None else Media(*media)
+    facts["media"] = NO_MEDIA if media is None else Media(*media)
     facts["pools"] = {name: tuple(state) for name, state in sent["pools"].items()}
     others = [name for name, _ in sent["others"]]
     return UsageRecord(
@@ -267,5 +267,5 @@ def _cut(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_cut(key): _cut(item) for key, item in list(value.items())[:_MOST_ENTRIES]}
     if isinstance(value, Iterable) and not isinstance(value, bytes):
-        return [_cut(item) for item in list(value)[:_MOST_ENTRIES]]
+        return [_cut(item) for item in value]  # all: their number is the file's, and costs follow names
     return value

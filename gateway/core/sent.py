@@ -45,11 +45,12 @@ _JSON = b"application/json"
 class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """Where a route may lead: one deployment, with all that is the same for every attempt there.
 
-    `price` holds before `price_until`, `soon` are it and those that begin before a request that is held now
-    can have been sent (times in UTC microseconds). `dearest` bounds them all, (input, output) in nano-USD per
-    million tokens; `compared` are the rates that an objective of cost goes by. `others` are the model's other
-    deployments, `other_rates` their rates. `half` is what rows of attempts there share, `answer_lines` what
-    all heads of answers. `series` belongs to telemetry: what it counts for attempts there.
+    `price` holds from `price_from` to before `price_until`, `soon` are it and those that begin before a
+    request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them all,
+    (input, output) in nano-USD per million tokens; `compared` are the rates that an objective of cost goes
+    by. `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
+    there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it counts for
+    attempts there.
     """
 
     principal: Principal
@@ -58,6 +59,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     replica_set: ReplicaSet
     prices: PriceBook
     price: Price
+    price_from: float
     price_until: float
     soon: tuple[Price, ...]
     dearest: tuple[int, int]
@@ -75,7 +77,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     def at(self, at: int) -> "Candidate":
         """This one at the prices of `at` (UTC microseconds)."""
-        if at < self.price_until:
+        if self.price_from <= at < self.price_until:
             return self
         return candidate_at(
             self.principal,
@@ -112,6 +114,7 @@ def candidate_at(
         replica_set=replica_set,
         prices=prices,
         price=price,
+        price_from=prices.last_change(at),
         price_until=prices.next_change(at),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
@@ -197,7 +200,7 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
     def hold(self, hold: Hold, replica: ReplicaState, at: int) -> None:
         """Complete it: `hold` was taken for it, and it goes to `replica` at `at` (UTC microseconds)."""
         candidate = self.candidate
-        if at >= candidate.price_until:
+        if not candidate.price_from <= at < candidate.price_until:
             self.candidate = candidate = candidate.at(at)
         self.attempt_id = f"{self.request_id}:{self.number}"
         self.hold_taken, self.held_nano, self.replica, self.at = hold, hold.nano, replica, at

@@ -10,6 +10,7 @@ from gateway.core.answer import Usage
 from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
+from tests.core.halves import halves_of
 
 T = TypeVar("T")
 
@@ -105,6 +106,8 @@ def intent(name: object) -> UsageRecord:
         estimated=True,
         usage=Usage(input_text=300),
         cost_nano_usd=1_000_000,
+        unseen_nano_usd=FINAL.held_nano_usd - 1_000_000,
+        service_tier=None,
         status=0,
         finish_reason=None,
         reported_model=None,
@@ -112,6 +115,18 @@ def intent(name: object) -> UsageRecord:
         duration_ms=0.0,
         upstream_request_id=None,
     )
+
+
+def intent_half(name: object) -> tuple[str, bytes]:
+    """The same as the journal takes it: its id and its first half."""
+    record = intent(name)
+    return record.attempt_id, halves_of(record)[0]
+
+
+def final_half(name: object, **changes: Any) -> tuple[str, bytes]:
+    """How the attempt called `name` ended, as the journal takes it: its id and its second half."""
+    record = final(name, **changes)
+    return record.attempt_id, halves_of(record)[1]
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -6,11 +6,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from gateway.ledger.journal.replay import Replay
+
 from gateway.core.record import UsageRecord
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
 from gateway.ledger.journal.journal import Journal
-from gateway.ledger.journal.replay import Replay
 
 LEDGER = "0123456789ab"
 

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from gateway.ledger.journal.replay import Replay
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -11,9 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.core.errors import Unavailable
 from gateway.core.record import Outcome
 from gateway.ledger.journal.journal import Journal, JournalLimits
-from gateway.ledger.journal.replay import Replay
 from tests.ledger.journal.faults import Quota, crash, journals
-from tests.ledger.ledger_records import final, intent
+from tests.ledger.ledger_records import final_half, intent_half
 
 LIMITS = JournalLimits(segment_bytes=2048, total_bytes=12 * 1024)
 PLENTY = 10**9
@@ -49,7 +49,7 @@ class Worker(RuleBasedStateMachine):
             self.names += 1
             name = str(self.names)
             try:
-                self.journal.intend(intent(name))
+                self.journal.intend(*intent_half(name))
             except Unavailable:
                 assert not self.journal.has_room()
                 continue
@@ -63,7 +63,7 @@ class Worker(RuleBasedStateMachine):
         for name in ending:
             self.under_way.remove(name)
             self.appended += 1
-            self.journal.append([(final(name), self.appended)])
+            self.journal.append([(*final_half(name), self.appended)])
             self.ended.add(name)
             self.queue.append(name)
 

@@ -10,7 +10,7 @@ from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from tests.ledger.journal.faults import Quota, crash, found_dead, journals
-from tests.ledger.ledger_records import final, intent
+from tests.ledger.ledger_records import final, final_half, intent, intent_half
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=64 * 1024)
 
@@ -47,15 +47,15 @@ def outcomes(folder: JournalFolder) -> dict[str, str]:
 def test_an_intent_without_an_end_is_presumed_and_an_end_is_final(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent(1))
-    journal.intend(intent(2))
-    journal.append([(final(1), 1)])
+    journal.intend(*intent_half(1))
+    journal.intend(*intent_half(2))
+    journal.append([(*final_half(1), 1)])
     crash(journal)
     assert found_dead(folder) == [final(1), intent(2)]
 
 
 def test_the_living_are_left_alone(journal: Journal, folder: JournalFolder) -> None:
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     assert list(folder.dead()) == []
     crash(journal)
     assert len(found_dead(folder)) == 1
@@ -65,8 +65,8 @@ def test_a_segment_goes_once_all_in_it_has_ended_and_is_committed(
     journal: Journal, folder: JournalFolder
 ) -> None:
     for number in range(1, 101):
-        journal.intend(intent(number))
-        journal.append([(final(number), number)])
+        journal.intend(*intent_half(number))
+        journal.append([(*final_half(number), number)])
     many = len(segments(folder))
     assert many > 10
     journal.release(0)
@@ -83,13 +83,13 @@ def test_a_segment_goes_once_all_in_it_has_ended_and_is_committed(
 def test_an_intent_keeps_its_segment_until_its_end_is_written(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent("long"))
+    journal.intend(*intent_half("long"))
     for number in range(1, 31):
-        journal.intend(intent(number))
-        journal.append([(final(number), number)])
+        journal.intend(*intent_half(number))
+        journal.append([(*final_half(number), number)])
     journal.release(30)
     assert len(segments(folder)) == 2
-    journal.append([(final("long"), 31)])
+    journal.append([(*final_half("long"), 31)])
     journal.release(30)  # the end is in a younger segment, which stays until it is committed
     assert len(segments(folder)) == 1
     crash(journal)
@@ -99,14 +99,14 @@ def test_an_intent_keeps_its_segment_until_its_end_is_written(
 def test_a_long_answer_does_not_keep_everything(journal: Journal, folder: JournalFolder) -> None:
     number = 0
     for batch in range(300):
-        journal.intend(intent(f"long-{batch}"))
+        journal.intend(*intent_half(f"long-{batch}"))
         for _ in range(3):
             number += 1
-            journal.intend(intent(number))
-            journal.append([(final(number), number)])
+            journal.intend(*intent_half(number))
+            journal.append([(*final_half(number), number)])
         if batch >= 30:
             number += 1
-            journal.append([(final(f"long-{batch - 30}"), number)])
+            journal.append([(*final_half(f"long-{batch - 30}"), number)])
         journal.release(number)
         assert journal.total_bytes() < SMALL.total_bytes
         assert journal.has_room()
@@ -121,10 +121,10 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
     number = 0
     while journal.has_room():
         number += 1
-        journal.intend(intent(number))
-        journal.append([(final(number), number)])
+        journal.intend(*intent_half(number))
+        journal.append([(*final_half(number), number)])
     assert "MiB wait to be committed" in (journal.problem() or "")
-    journal.intend(intent("admitted before"))  # what was admitted is still written down
+    journal.intend(*intent_half("admitted before"))  # what was admitted is still written down
     journal.release(number)
     assert journal.has_room()
     assert journal.problem() is None
@@ -134,10 +134,10 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
 
 def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 1500)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     with pytest.raises(Unavailable):
         for number in range(2, 10):
-            journal.intend(intent(number))
+            journal.intend(*intent_half(number))
     assert not journal.has_room()
     assert "No space left on device" in (journal.problem() or "")
     journal.release(0)
@@ -146,8 +146,8 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
     journal.release(0)
     assert journal.has_room()
     assert journal.problem() is None
-    journal.intend(intent("later"))
-    journal.append([(final("later"), 1)])
+    journal.intend(*intent_half("later"))
+    journal.append([(*final_half("later"), 1)])
     crash(journal)
     found = outcomes(folder)
     assert found["req_1:1"] == "presumed"
@@ -156,11 +156,11 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
 
 def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
-    journal.intend(intent(2))
+    journal.intend(*intent_half(1))
+    journal.intend(*intent_half(2))
     disk.left_bytes = 10
-    journal.append([(final(1), 1)])
-    journal.append([(final(2), 2)])
+    journal.append([(*final_half(1), 1)])
+    journal.append([(*final_half(2), 2)])
     assert not journal.has_room()
     disk.left_bytes = 100_000
     journal.release(0)
@@ -170,15 +170,15 @@ def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: Jou
 
 def test_an_end_that_was_written_late_keeps_its_segment_too(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 0
-    journal.append([(final(1), 1)])
+    journal.append([(*final_half(1), 1)])
     disk.left_bytes = 100_000
     journal.release(0)
     for number in range(2, 21):
-        journal.intend(intent(number))
+        journal.intend(*intent_half(number))
     for number in range(2, 21):  # ends in younger segments
-        journal.append([(final(number), number)])
+        journal.append([(*final_half(number), number)])
     journal.release(0)
     crash(journal)
     assert set(outcomes(folder).values()) == {"success"}
@@ -187,9 +187,9 @@ def test_an_end_that_was_written_late_keeps_its_segment_too(folder: JournalFolde
 
 def test_an_end_that_is_committed_needs_no_place_on_the_disk(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 0
-    journal.append([(final(1), 1)])
+    journal.append([(*final_half(1), 1)])
     journal.release(1)
     journal.close(1)
     assert segments(folder) == []
@@ -202,14 +202,14 @@ def test_a_torn_write_that_cannot_be_cut_off_hurts_nobody_else(folder: JournalFo
 
     disk = Stubborn(100_000)
     journal = Journal(folder.claim_new(), disk, SMALL)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 300
     with pytest.raises(Unavailable):
-        journal.intend(intent(2))
+        journal.intend(*intent_half(2))
     disk.left_bytes = 100_000
     journal.release(0)
-    journal.intend(intent(3))
-    journal.append([(final(3), 1)])
+    journal.intend(*intent_half(3))
+    journal.append([(*final_half(3), 1)])
     crash(journal)
     assert outcomes(folder) == {"req_1:1": "presumed", "req_3:1": "success"}
 
@@ -217,10 +217,10 @@ def test_a_torn_write_that_cannot_be_cut_off_hurts_nobody_else(folder: JournalFo
 def test_a_worker_that_closes_leaves_what_the_ledger_does_not_have(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent(1))
-    journal.append([(final(1), 1)])
-    journal.intend(intent(2))
-    journal.append([(final(2), 2)])
+    journal.intend(*intent_half(1))
+    journal.append([(*final_half(1), 1)])
+    journal.intend(*intent_half(2))
+    journal.append([(*final_half(2), 2)])
     journal.close(1)
     assert outcomes(folder) == {"req_1:1": "success", "req_2:1": "success"}
 
@@ -245,7 +245,7 @@ def test_syncing_covers_every_segment_and_their_names_once(folder: JournalFolder
     disk = Counting()
     journal = Journal(folder.claim_new(), disk, SMALL)
     for number in range(1, 31):
-        journal.intend(intent(number))
+        journal.intend(*intent_half(number))
     journal.sync()
     assert (disk.synced, disk.folders) == (journal.segment_count(), 1)
     journal.sync()
@@ -254,7 +254,7 @@ def test_syncing_covers_every_segment_and_their_names_once(folder: JournalFolder
 
 
 def test_another_ledgers_journal_is_left_alone(journal: Journal, folder: JournalFolder) -> None:
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     crash(journal)
     other = JournalFolder(folder.path, "ba9876543210")
     assert list(other.dead()) == []
@@ -266,7 +266,7 @@ def test_another_ledgers_journal_is_left_alone(journal: Journal, folder: Journal
 def test_a_segment_whose_lock_was_deleted_is_found_all_the_same(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     crash(journal)
     for lock in folder.path.glob("*.lock"):
         lock.unlink()

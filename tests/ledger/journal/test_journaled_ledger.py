@@ -14,14 +14,14 @@ from gateway.core.errors import Unavailable
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
-from gateway.ledger.journal.frames import MARKER
+from gateway.ledger.journal.frames import MARKER, FrameKind
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes, Sync
 from gateway.ledger.journal.opening import open_journaled_ledger
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.writer import WriterLimits
 from tests.ledger.journal.faults import Quota, crash, found_dead, journals, ledger_rows
-from tests.ledger.ledger_records import final, intent, run, until
+from tests.ledger.ledger_records import final_half, intent_half, run, until
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=32 * 1024)
 QUICK = JournalTimes(release_seconds=0.01, sync_seconds=0.01, peers_seconds=0.02)
@@ -57,9 +57,9 @@ class Home:
         """A worker that was killed after so many attempts of its own."""
         journal = Journal(self.folder.claim_new(), limits=SMALL)
         for number in range(sent):
-            journal.intend(intent(f"{journal._claim.worker}-{number}"))
+            journal.intend(*intent_half(f"{journal._claim.worker}-{number}"))
         for number in range(ended):
-            journal.append([(final(f"{journal._claim.worker}-{number}"), number + 1)])
+            journal.append([(*final_half(f"{journal._claim.worker}-{number}"), number + 1)])
         crash(journal)
 
     def rows(self) -> dict[str, str]:
@@ -138,10 +138,10 @@ def test_two_that_start_at_once_insert_each_row_once_and_both_wait_for_it(home: 
 def test_a_peers_crash_is_noticed_while_serving(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as ledger:
-            ledger.intend(intent("mine"))
+            ledger.intend(*intent_half("mine"))
             home.dead_worker(sent=5, ended=2)
             await until(lambda: len(home.rows()) == 5)
-            ledger.append(final("mine"))
+            ledger.append(*final_half("mine"))
             await ledger.flush()
             assert home.counts() == {"success": 3, "presumed": 3}
             await until(lambda: len(home.segments()) == 1)
@@ -153,12 +153,12 @@ def test_a_peers_crash_is_noticed_while_serving(home: Home) -> None:
 def test_the_living_are_not_replayed(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as one, home.running() as other:
-            one.intend(intent(1))
-            other.intend(intent(2))
+            one.intend(*intent_half(1))
+            other.intend(*intent_half(2))
             await asyncio.sleep(5 * QUICK.peers_seconds)
             assert home.rows() == {}
-            one.append(final(1))
-            other.append(final(2))
+            one.append(*final_half(1))
+            other.append(*final_half(2))
         assert home.counts() == {"success": 2}
 
     run(scenario())
@@ -168,9 +168,9 @@ def test_a_stop_with_the_database_unavailable_forgets_nothing(home: Home) -> Non
     async def scenario() -> None:
         async with home.running() as ledger:
             for number in range(10):
-                ledger.intend(intent(number))
+                ledger.intend(*intent_half(number))
             for number in range(8):
-                ledger.append(final(number))
+                ledger.append(*final_half(number))
             with home.locked():
                 await ledger.close()
         async with home.running():
@@ -185,8 +185,8 @@ def test_without_a_database_and_without_a_spill_file_the_journal_keeps_the_rows(
     async def scenario() -> None:
         ledger = home.ledger()
         await ledger.start()
-        ledger.intend(intent(1))
-        ledger.append(final(1))
+        ledger.intend(*intent_half(1))
+        ledger.append(*final_half(1))
 
         def full(*_: object) -> Path:
             raise LedgerUnavailable("no space")
@@ -208,7 +208,7 @@ def test_an_end_that_a_full_disk_keeps_out_of_the_spill_file_while_stopping_stay
     async def scenario() -> None:
         ledger = home.ledger()
         await ledger.start()
-        ledger.intend(intent(1))
+        ledger.intend(*intent_half(1))
         close_store = ledger._writer._store.close
 
         def full(*_: object) -> Path:
@@ -216,7 +216,7 @@ def test_an_end_that_a_full_disk_keeps_out_of_the_spill_file_while_stopping_stay
 
         async def close_slowly() -> None:
             with pytest.raises(LedgerUnavailable):
-                ledger.append(final(1))
+                ledger.append(*final_half(1))
             await close_store()
 
         monkeypatch.setattr(ledger._writer._spill, "save", full)
@@ -258,8 +258,8 @@ def test_a_stop_says_how_many_attempts_are_still_under_way(home: Home) -> None:
         ledger = home.ledger()
         await ledger.start()
         for number in range(3):
-            ledger.intend(intent(number))
-        ledger.append(final(0))
+            ledger.intend(*intent_half(number))
+        ledger.append(*final_half(0))
         with capture_logs() as logs:
             await ledger.close()
         (left,) = (entry for entry in logs if entry["event"] == "journal.under_way")
@@ -272,11 +272,11 @@ def test_an_end_after_the_stop_is_kept(home: Home) -> None:
     async def scenario() -> None:
         ledger = home.ledger()
         await ledger.start()
-        ledger.intend(intent(1))
+        ledger.intend(*intent_half(1))
         await ledger.close()
-        ledger.append(final(1))
+        ledger.append(*final_half(1))
         with pytest.raises(Unavailable):
-            ledger.intend(intent(2))
+            ledger.intend(*intent_half(2))
         async with home.running():
             assert home.counts() == {"success": 1}
 
@@ -288,8 +288,8 @@ def test_committed_segments_go_while_serving(home: Home) -> None:
         async with home.running() as ledger:
             for number in range(200):
                 await ledger.wait_for_room()
-                ledger.intend(intent(number))
-                ledger.append(final(number))
+                ledger.intend(*intent_half(number))
+                ledger.append(*final_half(number))
             await ledger.flush()
             await until(lambda: len(home.segments()) == 1)
             assert len(home.rows()) == 200
@@ -304,8 +304,8 @@ def test_with_the_database_unavailable_the_journal_grows_to_its_bound_and_admiss
             with home.locked():
                 while ledger.has_room():
                     number += 1
-                    ledger.intend(intent(number))
-                    ledger.append(final(number))
+                    ledger.intend(*intent_half(number))
+                    ledger.append(*final_half(number))
                     await asyncio.sleep(0)
                 waiting = asyncio.create_task(ledger.wait_for_room())
                 await until(lambda: ledger.problem() is not None)
@@ -326,7 +326,7 @@ def test_a_full_disk_slows_admission_and_loses_nothing(home: Home) -> None:
         async with home.running(files=disk) as ledger:
             for number in range(200):
                 try:
-                    ledger.intend(intent(number))
+                    ledger.intend(*intent_half(number))
                 except Unavailable:
                     refused += 1
                 else:
@@ -335,7 +335,7 @@ def test_a_full_disk_slows_admission_and_loses_nothing(home: Home) -> None:
             assert not ledger.has_room()
             assert "No space left on device" in (ledger.problem() or "")
             for name in sent[::2]:
-                ledger.append(final(name.removeprefix("req_").removesuffix(":1")))
+                ledger.append(*final_half(name.removeprefix("req_").removesuffix(":1")))
             waiting = asyncio.create_task(ledger.wait_for_room())
             await ledger.flush()
             assert not waiting.done()
@@ -363,10 +363,10 @@ def test_syncing_in_batches_says_when_the_disk_refuses(home: Home) -> None:
     async def scenario() -> None:
         disk = Refusing()
         async with home.running(files=disk, sync="batch") as ledger:
-            ledger.intend(intent(1))
+            ledger.intend(*intent_half(1))
             await until(lambda: disk.synced)
             disk.refuses = True
-            ledger.append(final(1))
+            ledger.append(*final_half(1))
             await until(lambda: ledger.problem() == "journal: cannot sync: Input/output error")
             disk.refuses = False
             await until(lambda: ledger.problem() is None)
@@ -374,15 +374,24 @@ def test_syncing_in_batches_says_when_the_disk_refuses(home: Home) -> None:
     run(scenario())
 
 
-def test_damage_is_kept_for_a_person_and_costs_nobody_else(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "counts"),
+    [
+        (FrameKind.FINAL, {"success": 1, "presumed": 1}),
+        (FrameKind.INTENT, {"success": 1}),  # its end alone does not say who pays
+    ],
+)
+def test_damage_is_kept_for_a_person_and_costs_nobody_else(
+    home: Home, damaged: FrameKind, counts: dict[str, int]
+) -> None:
     async def scenario() -> None:
         home.dead_worker(sent=2, ended=2)
         [path] = home.segments()
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
+        content[content.index(damaged.marker) + 20] ^= 0xFF
         path.write_bytes(content)
         async with home.running():
-            assert len(home.rows()) == 2
+            assert home.counts() == counts
         assert [path.name.rpartition(".")[2] for path in home.folder.path.glob("*.0*")] == ["damaged"]
         assert found_dead(home.folder) == []
 
