@@ -11,6 +11,7 @@ from typing import TypeAlias
 import structlog
 
 from gateway.config.build import Built
+from gateway.config.schema import Settings
 from gateway.core.balancing import Fleet
 from gateway.core.policy import Planner
 from gateway.http.client.pool import HttpUpstream
@@ -80,9 +81,8 @@ def listeners(built: Built) -> Listeners:
         raise
 
 
-def signing_seed(built: Built) -> str:
+def signing_seed(settings: Settings) -> str:
     """The key of the audit log, as hexadecimal digits. Raises UnusableKey when the configured one is none."""
-    settings = built.settings
     if settings.audit.signing_key is not None:
         seed = settings.audit.signing_key.get_secret_value()
         signer_from(seed)

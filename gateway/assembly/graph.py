@@ -12,6 +12,7 @@ from gateway import __version__
 from gateway.assembly.building import names, rulebook, signing_seed, upstream
 from gateway.clock import SystemClock
 from gateway.config.build import Built
+from gateway.config.schema import Settings
 from gateway.core.audit import Denial, EntryKind
 from gateway.core.balancing import Fleet
 from gateway.core.causes import EntityResult
@@ -66,7 +67,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     """
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
     client = upstream()
-    owner = WriterOwner(ledger_writer_settings(built), tasks) if writer_path is None else None
+    owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
 
     # Telemetry reads the store, and the store tells telemetry: one of them has to wait for the other.
@@ -110,14 +111,14 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     )
 
 
-def ledger_writer_settings(built: Built) -> WriterSettings:
+def ledger_writer_settings(settings: Settings) -> WriterSettings:
     """What the process that writes the ledger has to know. Raises UnusableKey."""
-    server = built.settings.server
+    server = settings.server
     return writer_settings(
-        built.settings.ledger.get_secret_value(),
+        settings.ledger.get_secret_value(),
         folder=server.journal_dir,
         sync=server.journal_sync,
-        signing_seed=signing_seed(built),
+        signing_seed=signing_seed(settings),
         log_level=server.log_level,
     )
 

@@ -63,7 +63,7 @@ class Readiness:
 
     def degraded(self) -> list[str]:
         """What fails and keeps no request away."""
-        return self._parts.tasks.problems(essential=False)
+        return self._parts.tasks.problems(essential=False) + self._parts.ledger.degraded()
 
 
 class Lifecycle:

@@ -15,11 +15,13 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from gateway import __version__
 from gateway.admin.server import admin_app
+from gateway.assembly.graph import ledger_writer_settings
 from gateway.config.load import Loaded
 from gateway.config.schema import Settings
 from gateway.http.server.listening import Listening, listen, reserve, url_of
+from gateway.ledger.process.owner import WriterOwner
 from gateway.metrics.across import exposition_of, samples_of, summed
-from gateway.metrics.scrape import collect_tasks
+from gateway.metrics.scrape import collect_tasks, collect_writer
 from gateway.metrics.telemetry import CONTENT_TYPE
 from gateway.supervised import SupervisedTask, TaskRegistry
 from gateway.workers.admin_proxy import proxy_router
@@ -70,6 +72,7 @@ class Supervisor:
         ProcessCollector(registry=self._process)
         self._stopping = False
         self._tasks = TaskRegistry()
+        self._ledger_writer = WriterOwner(ledger_writer_settings(settings), self._tasks)
         self._polls = 0
         self._polled_at = 0.0  # when the latest poll began
         self._polling = SupervisedTask(
@@ -91,6 +94,7 @@ class Supervisor:
         """
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._pool.reload)
         await self._admin.start()
+        await self._ledger_writer.start()
         work = asyncio.create_task(self._work(announce), name="supervisor")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         ends: set[asyncio.Future[Any]] = {stopping, work, self._pool.failed}
@@ -110,7 +114,7 @@ class Supervisor:
         """The sum over all workers, the dead ones included, in Prometheus' text format."""
         await self._poll(with_metrics=True)
         own = [*samples_of(self._process.collect()), *samples_of(self._pool.own_metrics())]
-        own += samples_of(collect_tasks(self._tasks))
+        own += samples_of([*collect_writer(self._ledger_writer), *collect_tasks(self._tasks)])
         every = summed([own, self._pool.metrics()])
         return await asyncio.to_thread(exposition_of, every)
 
@@ -159,6 +163,7 @@ class Supervisor:
         await self._polling.close()
         self._reserved.close()
         in_order = await self._pool.stop(self._server.drain_seconds + CLOSING_SECONDS)
+        await self._ledger_writer.close()
         await self._admin.stop()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         _log.info("supervisor.stopped")
@@ -172,6 +177,7 @@ class Supervisor:
             data_port=_port(self._reserved),
             joins=any(other.serving for other in self._pool.workers),
             admin_path=str(worker.admin_path),
+            writer_path=str(self._ledger_writer.path),
         )
 
     def _serving(self) -> list[tuple[int, Path]]:

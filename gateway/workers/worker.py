@@ -59,7 +59,7 @@ async def _work(own: socket.socket) -> int:
         file = ConfigFile(Path(config.file), os.environ)
         built = _built(file, config)
         configure_logs(built.settings.server.log_level, worker=config.number)
-        gateway = Gateway(built, file, _listeners(built, config))
+        gateway = Gateway(built, file, _listeners(built, config), writer_path=Path(config.writer_path))
         reporter = _Reporter(gateway, control_channel, stop)
         reporter.task.start()
         if await gateway.start_unless(stop, joins=config.joins):

@@ -29,12 +29,14 @@ import yaml
 from sqlalchemy import create_engine, select
 
 from gateway.app import Gateway
+from gateway.assembly.graph import ledger_writer_settings
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.tables import usage_record
 from gateway.policy.rollout.config_file import ConfigFile
 from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.running import Simulator, openai_simulator, vllm_simulator
+from tests.ledger.writer_service import writer_service
 
 Json = dict[str, Any]
 
@@ -409,8 +411,13 @@ async def gateway_over(
     replicas: Sequence[Simulator],
     folder: Path,
     changes: Mapping[str, Any] = {},
+    *,
+    writer_process: bool = False,
 ) -> AsyncIterator[Harness]:
-    """A gateway in front of simulators that run already. Its ledger stays in `folder`."""
+    """A gateway in front of simulators that run already. Its ledger stays in `folder`.
+
+    `writer_process`: the ledger is written by a process, as in service. Starting one takes a second.
+    """
     ledger = folder / "ledger.db"
     environ = {
         "ADMIN_TOKEN": ADMIN_TOKEN,
@@ -423,14 +430,19 @@ async def gateway_over(
     file = config_file(folder, config_text(changes), environ)
     found = file.read()
     assert found.built is not None, [str(problem) for problem in found.problems]
-    gateway = Gateway(found.built, file)
-    await gateway.start()
-    harness = Harness(gateway, ledger, external, replicas, file.path)
-    try:
-        yield harness
-    finally:
-        await harness.close_clients()
-        await harness.stop()
+    async with AsyncExitStack() as stack:
+        writer_path = None
+        if not writer_process:
+            settings = ledger_writer_settings(found.built.settings)
+            _, writer_path = await stack.enter_async_context(writer_service(settings))
+        gateway = Gateway(found.built, file, writer_path=writer_path)
+        await gateway.start()
+        harness = Harness(gateway, ledger, external, replicas, file.path)
+        try:
+            yield harness
+        finally:
+            await harness.close_clients()
+            await harness.stop()
 
 
 @asynccontextmanager
@@ -440,12 +452,13 @@ async def running(
     *,
     external: Knobs | None = None,
     replicas: Sequence[Knobs] = (Knobs(), Knobs()),
+    writer_process: bool = False,
 ) -> AsyncIterator[Harness]:
     """Simulators and a gateway in front of them, with STANDARD changed by `changes`."""
     async with (
         nothing_left_over(),
         simulators(external, replicas) as (hosted, started),
-        gateway_over(hosted, started, folder, changes) as harness,
+        gateway_over(hosted, started, folder, changes, writer_process=writer_process) as harness,
     ):
         yield harness
 

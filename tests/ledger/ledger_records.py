@@ -1,15 +1,21 @@
 """Records for the ledger's tests, and the loop that runs a test's coroutine."""
 
 import asyncio
-from collections.abc import Coroutine
+import uuid
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.core.answer import Usage
+from gateway.core.audit import EntryKind, json_text
 from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
+from gateway.ledger.journal.frames import Note
+from gateway.ledger.journal.tail import Entry
+from gateway.ledger.rows import Row, row_of
+from gateway.ledger.writer import JournalPosition, LedgerWriter
 
 T = TypeVar("T")
 
@@ -112,6 +118,28 @@ def intent(name: object) -> UsageRecord:
         duration_ms=0.0,
         upstream_request_id=None,
     )
+
+
+class RecordWriter:
+    """A `LedgerWriter` for tests that think in records: they count as one worker's journal."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self.writer = writer
+        self._position = JournalPosition(uuid.uuid4().hex)
+        self._count = 0
+
+    def append(self, record: UsageRecord) -> None:
+        self._put(row_of(record), None)
+
+    def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
+        self._put(None, Note(kind.value, FULL.at, json_text(particulars)))
+
+    def _put(self, row: Row | None, note: Note | None) -> None:
+        self._count += 1
+        self.writer.put([Entry(row, note, self._count)], self._position)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -14,9 +14,6 @@ class Files:
         """A descriptor that appends to a new file."""
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def truncate(self, descriptor: int, size: int) -> None:
-        os.ftruncate(descriptor, size)
-
     def sync(self, descriptor: int) -> None:
         """Return once everything written so far would survive a power cut."""
         os.fdatasync(descriptor)

@@ -199,6 +199,10 @@ class JournaledLedger:
         journal = None if self._journal is None else self._journal.problem()
         return self._writer.problem() or journal or self._problem
 
+    def degraded(self) -> list[str]:
+        """What fails in the writer and keeps no row from the ledger."""
+        return [f"ledger's writer: {reason}" for reason in self._writer.degraded]
+
     def _begin(self, claim: Claim) -> Journal:
         try:
             return Journal(claim, self._files, self._limits)

@@ -220,6 +220,7 @@ async def _make_positions(connection: Connection) -> None:
     """Two that create a table at once would fail, `IF NOT EXISTS` or not."""
     if await connection.fetchval("SELECT to_regclass($1) IS NULL", POSITIONS):
         async with _transaction(connection):
+            await connection.execute("SET LOCAL lock_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
             await connection.execute(CREATE)
 

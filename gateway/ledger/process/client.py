@@ -43,6 +43,7 @@ class WriterClient:
     ) -> None:
         """`address` is that of its socket; `on_commit` is called when more was committed."""
         self.committed = 0
+        self.degraded: tuple[str, ...] = ()  # what fails in the writer and keeps no row from the ledger
         self._address = address
         self._on_commit = on_commit
         self._channel: MessageChannel[FromWriter] | None = None
@@ -150,8 +151,9 @@ class WriterClient:
     def _take(self, message: FromWriter) -> None:
         self._down_since = None
         match message:
-            case Condition(committed, problem):
+            case Condition(committed, problem, degraded):
                 self._problem = problem
+                self.degraded = degraded
                 if committed > self.committed:
                     self.committed = committed
                     self._on_commit()

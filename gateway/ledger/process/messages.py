@@ -7,7 +7,7 @@ import msgspec
 from gateway.ledger.writer import WriterLimits
 
 
-class WriterSettings(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class WriterSettings(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """The first message of its owner: which ledger, and where its journals are. Holds secrets."""
 
     url: str
@@ -70,10 +70,14 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Of this worker's journal everything up to `committed` is in the ledger; `problem`: why no more is."""
+    """Of this worker's journal everything up to `committed` is in the ledger; `problem`: why no more is.
+
+    `degraded` are loops of the writer that fail and keep no row from the ledger.
+    """
 
     committed: int
     problem: str | None
+    degraded: tuple[str, ...] = ()
 
 
 ToWriter: TypeAlias = Attach | Detach | Pause | Resume | Request

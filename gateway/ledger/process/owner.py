@@ -121,6 +121,9 @@ class WriterOwner:
         except OSError as exc:
             ours.close()
             return f"cannot be started: {exc.strerror}"
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self._process = process

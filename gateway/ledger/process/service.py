@@ -51,7 +51,7 @@ class WriterService:
             trail = AuditTrail(signer_from(settings.signing_seed), time.time, version=__version__)
         self.store = database.row_store(trail, sync_each_commit=settings.sync_each_commit)
         spill_folder = settings.spill_folder or database.paths.spill_folder
-        tasks = TaskRegistry()
+        self._tasks = tasks = TaskRegistry()
         self.writer = LedgerWriter(
             self.store,
             Spill(Path(spill_folder), database.paths.name),
@@ -167,9 +167,13 @@ class WriterService:
         return self._positions.setdefault(worker, JournalPosition(worker))
 
     def _report(self) -> None:
-        problem = self.writer.problem()
         for client in self._clients:
-            client.report(problem)
+            client.report()
+
+    def condition(self, source: JournalSource | None) -> Condition:
+        """What a worker is told of its journal."""
+        committed = 0 if source is None else source.position.committed
+        return Condition(committed, self.writer.problem(), tuple(self._tasks.problems(essential=False)))
 
     async def _until_due(self) -> None:
         try:
@@ -213,10 +217,9 @@ class _Client:
         while (message := await self._channel.receive()) is not None:
             await self._take(message)
 
-    def report(self, problem: str | None) -> None:
+    def report(self) -> None:
         """Tell how far its journal is, if that is new."""
-        source = self.source
-        condition = Condition(0 if source is None else source.position.committed, problem)
+        condition = self._service.condition(self.source)
         if condition != self._reported:
             self._reported = condition
             self._channel.send(condition)
@@ -252,8 +255,12 @@ class _Client:
                 answer.add_done_callback(self._answers.discard)
 
     async def _answer(self, request: Request) -> None:
-        reply = await self._service.answer(request, self.source)
-        self.report(self._service.writer.problem())  # a flush is heard of after what it has committed
+        try:
+            reply = await self._service.answer(request, self.source)
+        except Exception as exc:  # the task's end: who asked must hear of it
+            _log.exception("ledger.writer_request_failed", what=request.what)
+            reply = Reply(request.number, f"ledger: the writer fails ({type(exc).__name__})", False)
+        self.report()  # a flush is heard of after what it has committed
         self._channel.send(reply)
 
 
