@@ -20,6 +20,7 @@ from tests.e2e.harness import APP_KEY, chat, nothing_left_over, read_rows, simul
 DEFECT = RuntimeError("a defect")
 # In the order in which they start. The data port of a worker that joins others starts last.
 STARTS = (
+    ClosingStep.LEDGER_WRITER,
     ClosingStep.UPSTREAM,
     ClosingStep.ENTITIES,
     ClosingStep.ADMIN_PORT,
@@ -50,6 +51,7 @@ class Watched:
         """What starts: its object, and the names of its start and its close."""
         gateway, parts = self.gateway, self.gateway.parts
         return {
+            ClosingStep.LEDGER_WRITER: (parts.ledger_writer, "start", "close"),
             ClosingStep.UPSTREAM: (parts.upstream, None, "close"),
             ClosingStep.ENTITIES: (parts.entities, "configure", "close"),
             ClosingStep.ADMIN_PORT: (gateway._admin, "start", "stop"),
@@ -114,7 +116,11 @@ async def test_the_data_port_closes_first_and_the_ledger_last_but_for_the_admin_
         await subject.gateway.stop()
         assert subject.closed == list(ClosingStep)
         assert subject.closed.index(ClosingStep.DATA_PORT) < subject.closed.index(ClosingStep.ENTITIES)
-        assert subject.closed[-2:] == [ClosingStep.LEDGER, ClosingStep.ADMIN_PORT]
+        assert subject.closed[-3:] == [
+            ClosingStep.LEDGER,
+            ClosingStep.LEDGER_WRITER,
+            ClosingStep.ADMIN_PORT,
+        ]
 
 
 @EVERY_PART
@@ -176,7 +182,7 @@ def begun_until(part: ClosingStep) -> list[ClosingStep]:
     return [one for one in ClosingStep if one in STARTS[: STARTS.index(part) + 1]]
 
 
-@pytest.mark.parametrize("part", STARTS[2:], ids=lambda part: part.value)
+@pytest.mark.parametrize("part", STARTS[3:], ids=lambda part: part.value)
 async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, part: ClosingStep) -> None:
     def fail(*_: object) -> None:
         raise DEFECT
@@ -188,7 +194,7 @@ async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, 
         assert subject.closed == begun_until(part)
 
 
-@pytest.mark.parametrize("part", STARTS[2:9], ids=lambda part: part.value)
+@pytest.mark.parametrize("part", STARTS[3:10], ids=lambda part: part.value)
 async def test_a_start_that_is_cancelled_closes_exactly_what_has_begun(
     tmp_path: Path, part: ClosingStep
 ) -> None:

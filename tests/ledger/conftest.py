@@ -3,6 +3,7 @@
 The server is our own, unless TOLLWAY_TEST_POSTGRES_URL names one whose role may create databases.
 """
 
+import json
 import os
 import sqlite3
 import uuid
@@ -17,7 +18,8 @@ import pytest
 
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.postgres.loop_thread import LoopThread
-from gateway.ledger.writer import LedgerWriter, WriterLimits
+from gateway.ledger.writer import WriterLimits
+from tests.ledger.ledger_records import RecordWriter
 from tests.ledger.postgres_server import postgres_server
 
 # A lock is waited for briefly, so that a test sees the refusal soon.
@@ -36,11 +38,19 @@ class _TestLedger:
         """For what is to wait for others as long as it does in service."""
         return self.url.replace(SHORT_LOCK_TIMEOUT, "lock_timeout=10s")
 
-    def writer(self, **limits: Any) -> LedgerWriter:
+    def writer(self, **limits: Any) -> RecordWriter:
         settings = {"linger_seconds": 0.005, "retry_seconds": 0.005, "retry_ceiling_seconds": 0.02}
-        return open_ledger(
+        writer = open_ledger(
             self.url, spill_folder=self.spill_folder, limits=WriterLimits(**(settings | limits))
         )
+        return RecordWriter(writer)
+
+    def spill(self, *rows: dict[str, Any]) -> Path:
+        """A file of rows that release 0.1.0 could not save."""
+        self.spill_folder.mkdir(exist_ok=True)
+        path = self.spill_folder / f"{self.spill_name}.unsaved-{uuid.uuid4().hex}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
 
     def attempts(self) -> list[str]:
         return [row["attempt_id"] for row in self.rows()]

@@ -1,15 +1,22 @@
 """Records for the ledger's tests, and the loop that runs a test's coroutine."""
 
 import asyncio
-from collections.abc import Coroutine
+import uuid
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.core.answer import Usage
+from gateway.core.audit import EntryKind, json_text
 from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
+from gateway.ledger.journal.frames import Note, final_frame
+from gateway.ledger.journal.journal import Entry as Written
+from gateway.ledger.journal.tail import Entry
+from gateway.ledger.rows import Row, row_of
+from gateway.ledger.writer import JournalPosition, LedgerWriter
 from tests.core.halves import halves_of
 
 T = TypeVar("T")
@@ -127,6 +134,34 @@ def final_half(name: object, **changes: Any) -> tuple[str, bytes]:
     """How the attempt called `name` ended, as the journal takes it: its id and its second half."""
     record = final(name, **changes)
     return record.attempt_id, halves_of(record)[1]
+
+
+def final_entry(name: object, **changes: Any) -> Written:
+    """The same as one of the entries that a journal appends together."""
+    attempt_id, half = final_half(name, **changes)
+    return Written(attempt_id, final_frame(half))
+
+
+class RecordWriter:
+    """A `LedgerWriter` for tests that think in records: they count as one worker's journal."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self.writer = writer
+        self._position = JournalPosition(uuid.uuid4().hex)
+        self._count = 0
+
+    def append(self, record: UsageRecord) -> None:
+        self._put(row_of(record), None)
+
+    def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
+        self._put(None, Note(kind.value, FULL.at, json_text(particulars)))
+
+    def _put(self, row: Row | None, note: Note | None) -> None:
+        self._count += 1
+        self.writer.put([Entry(row, note, self._count)], self._position)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

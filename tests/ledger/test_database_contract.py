@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from gateway.ledger.database import Batch, MaintenanceTransaction, RefusedRow
 from gateway.ledger.database import Database as LedgerDatabase
-from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
@@ -43,7 +43,7 @@ def write(ledger: LedgerDatabase, *records: Any) -> list[str]:
     async def scenario() -> list[str]:
         store = ledger.row_store()
         await store.open()
-        refused = await store.write(records)
+        refused = await store.write(Batch([row_of(record) for record in records]))
         await store.close()
         return [row.reason for row in refused]
 
@@ -155,14 +155,14 @@ def test_rows_of_a_deleted_period_are_refused_and_the_others_kept(
 def test_replayed_rows_are_kept_and_those_that_never_can_be_are_returned(ledger: LedgerDatabase) -> None:
     good, broken = row_of(make(1)), (None, *row_of(make(2))[1:])
 
-    async def scenario() -> list[Row]:
+    async def scenario() -> list[RefusedRow]:
         store = ledger.row_store()
         await store.open()
-        refused = await store.replay([good, broken])
+        refused = await store.write(Batch([good, broken]))
         await store.close()
         return refused
 
-    assert run(scenario()) == [broken]
+    assert [refused.row for refused in run(scenario())] == [broken]
     assert attempts(ledger) == [make(1).attempt_id]
 
 
@@ -170,7 +170,7 @@ def test_a_store_that_syncs_each_commit_keeps_the_same_rows(ledger: LedgerDataba
     async def scenario() -> None:
         store = ledger.row_store(sync_each_commit=True)
         await store.open()
-        await store.write([make(1)])
+        await store.write(Batch([row_of(make(1))]))
         await store.close()
 
     run(scenario())

@@ -12,14 +12,15 @@ from gateway.core.audit import Entry, EntryKind, Receipt
 from gateway.core.record import Outcome, UsageRecord
 from gateway.ledger.audit.acts import enter_act
 from gateway.ledger.audit.keys import Signer
-from gateway.ledger.audit.trail import NOTES_CEILING, AuditTrail
+from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.audit.verify import Verified, verify
 from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.journal.frames import Note
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.retention import close, prune
 from gateway.ledger.tables import QUARTER
 from gateway.ledger.writer import WriterLimits
-from tests.ledger.ledger_records import FULL, make, run
+from tests.ledger.ledger_records import FULL, RecordWriter, make, run
 
 Database = Any
 
@@ -35,11 +36,13 @@ def written(
 
     async def scenario() -> None:
         trail = AuditTrail(signer, lambda: NOW, version="1.0")
-        writer = open_ledger(
-            database.url,
-            spill_folder=database.spill_folder,
-            limits=WriterLimits(linger_seconds=0.001),
-            trail=trail,
+        writer = RecordWriter(
+            open_ledger(
+                database.url,
+                spill_folder=database.spill_folder,
+                limits=WriterLimits(linger_seconds=0.001),
+                trail=trail,
+            )
         )
         await writer.start()
         for act in notes:
@@ -145,7 +148,7 @@ def test_a_log_that_is_written_anew_with_another_key_is_found(database: Database
 
 def test_rows_from_before_there_was_a_log_are_counted_and_no_finding(database: Database) -> None:
     early = make(1, at=FULL.at - 3600 * 10**6)
-    plain = open_ledger(database.url, spill_folder=database.spill_folder)
+    plain = RecordWriter(open_ledger(database.url, spill_folder=database.spill_folder))
 
     async def scenario() -> None:
         await plain.start()
@@ -169,7 +172,9 @@ def test_a_slice_that_failed_is_in_the_log_once(database: Database) -> None:
     async def scenario() -> None:
         trail = AuditTrail(SIGNER, lambda: NOW, version="1.0")
         limits = WriterLimits(linger_seconds=0.001, retry_seconds=0.005, retry_ceiling_seconds=0.01)
-        writer = open_ledger(database.url, spill_folder=database.spill_folder, limits=limits, trail=trail)
+        writer = RecordWriter(
+            open_ledger(database.url, spill_folder=database.spill_folder, limits=limits, trail=trail)
+        )
         await writer.start()
         writer.append(make(1))
         await writer.flush()
@@ -189,28 +194,27 @@ def test_a_slice_that_failed_is_in_the_log_once(database: Database) -> None:
 def test_a_commit_in_doubt_is_adopted_once_the_database_tells_of_it() -> None:
     moments = iter(range(100))
     trail = AuditTrail(SIGNER, lambda: next(moments), version="1.0")
-    trail.note(EntryKind.ACT, {"act": "start"})
-    trail.adopt(trail.draft([]))
+    trail.adopt(trail.draft([], notes=[Note("act", 1, "start")]))
     assert not trail.needs_heads
-    trail.note(EntryKind.ACT, {"act": "in doubt"})
-    first, second = trail.draft([]), trail.draft([])
+    doubtful = [Note("act", 2, "in doubt")]
+    first, second = trail.draft([], notes=doubtful), trail.draft([], notes=doubtful)
     trail.pledge(first)
     trail.pledge(second)  # the first was given up, and may be carried out all the same
     assert trail.needs_heads
-    assert trail.draft([], [["other", 9, "hash"]]).entries[0].seq == 3
+    assert trail.draft([], [["other", 9, "hash"]], doubtful).entries[0].seq == 3
     assert trail.needs_heads
     assert not trail.draft([], [["other", 9, "hash"], msgspec.structs.astuple(first.head)]).entries
     assert not trail.needs_heads
-    assert not trail.notes
-    trail.note(EntryKind.ACT, {"act": "next"})
-    assert [entry.seq for entry in trail.draft([]).entries] == [4]
+    assert [entry.seq for entry in trail.draft([], notes=[Note("act", 3, "next")]).entries] == [4]
 
 
 def test_no_row_is_refused_because_the_chain_has_moved(database: Database) -> None:
     async def scenario() -> None:
         trail = AuditTrail(SIGNER, lambda: NOW, version="1.0")
         limits = WriterLimits(linger_seconds=0.001, retry_seconds=0.005, retry_ceiling_seconds=0.01)
-        writer = open_ledger(database.url, spill_folder=database.spill_folder, limits=limits, trail=trail)
+        writer = RecordWriter(
+            open_ledger(database.url, spill_folder=database.spill_folder, limits=limits, trail=trail)
+        )
         await writer.start()
         writer.append(make(1))
         await writer.flush()
@@ -267,17 +271,6 @@ def test_a_note_alone_is_committed_without_any_row(database: Database) -> None:
     written(database, notes=["reload"])
     found = verify(database.url)
     assert (found.chains, found.entries, found.rows) == (1, 2, 0)
-
-
-def test_notes_that_nobody_takes_are_bounded_and_counted() -> None:
-    trail = AuditTrail(SIGNER, lambda: NOW, version="1.0")
-    for _ in range(NOTES_CEILING + 5):
-        trail.note(EntryKind.REFUSED, {})
-    draft = trail.draft([])
-    assert len(draft.entries) == NOTES_CEILING + 1
-    trail.adopt(draft)
-    trail.note(EntryKind.REFUSED, {})
-    assert json.loads(trail.draft([]).entries[0].payload) == {"dropped_before": 5}
 
 
 def test_a_ledger_that_is_not_there_is_said_so() -> None:

@@ -6,7 +6,6 @@ import gc
 import json
 import math
 import resource
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from structlog.testing import capture_logs
 
 from gateway.core.answer import Usage
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
-from gateway.ledger.opening import open_ledger
+from gateway.ledger.journal.tail import Entry
 from gateway.ledger.rows import careful_row_of, row_of
 from gateway.ledger.sqlite.store import SLICE_ROWS
 from gateway.ledger.tables import COLUMNS
-from gateway.ledger.writer import WriterLimits
+from gateway.ledger.writer import JournalPosition
 from tests.ledger.ledger_records import FULL, make, run, until
 
 Database = Any  # one of conftest's
@@ -116,28 +115,6 @@ def test_flush_returns_when_the_rows_are_committed(database: Database) -> None:
     run(scenario())
 
 
-def test_a_pause_of_commits_takes_what_came_before_it_and_nothing_after(database: Database) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        for number in range(3):
-            writer.append(make(number))
-        writer.pause_commits()
-        writer.append(make(3))
-        await writer.flush()
-        assert [row["attempt_id"] for row in database.rows()] == [make(n).attempt_id for n in range(3)]
-        assert writer.lag_rows() == 1
-        writer.resume_commits()
-        await writer.flush()
-        assert len(database.rows()) == 4
-        writer.pause_commits()
-        writer.append(make(4))
-        await writer.close()
-
-    run(scenario())
-    assert len(database.rows()) == 5
-
-
 def test_a_cancelled_flush_leaves_the_others_waiting_rightly(database: Database) -> None:
     async def scenario() -> None:
         writer = database.writer()
@@ -153,30 +130,6 @@ def test_a_cancelled_flush_leaves_the_others_waiting_rightly(database: Database)
         await writer.close()
 
     run(scenario())
-
-
-def test_the_queue_has_a_bound_which_admission_waits_at(database: Database) -> None:
-    async def scenario() -> None:
-        writer = database.writer(queue_rows=3)
-        await writer.start()
-        with database.locked():
-            for number in range(3):
-                assert writer.has_room()
-                writer.append(make(number))
-            assert not writer.has_room()
-            writer.append(make(3))  # admitted before the bound was reached
-            waiting = [asyncio.create_task(writer.wait_for_room()) for _ in range(5)]
-            cancelled = waiting.pop()
-            await asyncio.sleep(0.01)
-            assert not any(task.done() for task in waiting)
-            cancelled.cancel()
-        await asyncio.gather(*waiting)
-        assert writer.has_room()
-        await writer.wait_for_room()
-        await writer.close()
-
-    run(scenario())
-    assert len(database.attempts()) == 4
 
 
 def test_a_locked_database_loses_nothing_says_so_once_and_catches_up(database: Database) -> None:
@@ -211,80 +164,6 @@ def test_a_table_that_vanishes_for_a_while_loses_nothing(database: Database) -> 
 
     run(scenario())
     assert len(database.attempts()) == 1
-
-
-def test_closing_with_the_database_unavailable_spills_and_the_next_start_replays(database: Database) -> None:
-    async def outage() -> list[Any]:
-        writer = database.writer(close_timeout_seconds=0.05)
-        await writer.start()
-        writer.append(make(0))
-        await writer.flush()
-        with capture_logs() as logs, database.gone():
-            for number in range(SLICE_ROWS * 2 + 3):
-                writer.append(make(number, model="学校\ud800"))
-            await writer.close()
-        return logs
-
-    async def back() -> list[Any]:
-        writer = database.writer()
-        with capture_logs() as logs:
-            await writer.start()
-        assert len(database.attempts()) == SLICE_ROWS * 2 + 3  # the replay is done when start returns
-        await writer.close()
-        return logs
-
-    logs = run(outage())
-    assert logs[-1]["event"] == "ledger.spilled"
-    assert [Path(logs[-1]["file"])] == database.spills()
-    assert logs[-1]["rows"] == SLICE_ROWS * 2 + 3
-    assert events(run(back())) == ["ledger.replayed"]
-    assert database.spills() == []
-    assert database.attempts() == [make(number).attempt_id for number in range(SLICE_ROWS * 2 + 3)]
-    assert database.rows()[1]["model"] == "学校\ufffd"
-
-
-def test_replaying_the_same_spill_twice_adds_nothing(database: Database) -> None:
-    async def spill() -> None:
-        writer = database.writer(close_timeout_seconds=0.01)
-        await writer.start()
-        with database.gone():
-            writer.append(make(1))
-            await writer.close()
-
-    async def restart() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-
-    run(spill())
-    (path,) = database.spills()
-    content = path.read_bytes()
-    run(restart())
-    path.write_bytes(content)
-    run(restart())
-    assert len(database.attempts()) == 1
-
-
-def test_a_spill_with_torn_lines_gives_what_it_has_and_is_kept(database: Database) -> None:
-    async def spill() -> None:
-        writer = database.writer(close_timeout_seconds=0.01)
-        await writer.start()
-        with database.gone():
-            writer.append(make(1))
-            await writer.close()
-
-    async def restart() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-
-    run(spill())
-    (path,) = database.spills()
-    without_org = json.loads(path.read_bytes()) | {"attempt_id": "other:1", "org": None}
-    path.write_bytes(path.read_bytes() + json.dumps(without_org).encode() + b"\n" + path.read_bytes()[:40])
-    run(restart())
-    assert database.attempts() == [make(1).attempt_id]
-    assert [kept.suffix for kept in database.spills()] == [".unreadable"]
 
 
 def test_a_writer_abandoned_in_the_middle_leaves_whole_slices_only(database: Database) -> None:
@@ -327,59 +206,6 @@ def test_a_row_that_no_database_takes_is_put_aside_and_holds_up_nobody(database:
     assert make(3).attempt_id in database.refused()
 
 
-def test_an_append_after_close_is_not_dropped_either(database: Database) -> None:
-    async def late() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-        await writer.close()
-        writer.append(make(1))
-        writer.append(make(2))
-        assert writer.lag_rows() == 0
-
-    async def restart() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-
-    run(late())
-    run(restart())
-    assert sorted(database.attempts()) == [make(1).attempt_id, make(2).attempt_id]
-
-
-def test_a_writer_that_never_started_saves_its_rows_on_close(database: Database) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        writer.append(make(1))
-        await writer.close()
-        assert writer.lag_rows() == 0
-
-    async def restart() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-
-    run(scenario())
-    run(restart())
-    assert database.attempts() == [make(1).attempt_id]
-
-
-def test_cancelling_close_saves_the_rows_all_the_same(database: Database) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        with database.gone():
-            writer.append(make(1))
-            closing = asyncio.create_task(writer.close())
-            await until(writer.problem)
-            closing.cancel()
-            await asyncio.wait({closing})
-            assert closing.cancelled()
-        assert len(database.spills()) == 1
-
-    run(scenario())
-
-
 def test_a_spill_that_another_worker_has_just_replayed_is_no_failure(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,23 +220,6 @@ def test_a_spill_that_another_worker_has_just_replayed_is_no_failure(
     assert database.attempts() == []
 
 
-def test_a_spill_of_an_earlier_version_is_replayed_without_what_it_did_not_know(database: Database) -> None:
-    row = dict(zip(COLUMNS, careful_row_of(make(1)), strict=True))
-    del row["facts"]
-    database.spill_folder.mkdir()
-    path = database.spill_folder / f"{database.spill_name}.unsaved-1.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-
-    run(scenario())
-    assert [(row["attempt_id"], row["facts"]) for row in database.rows()] == [(make(1).attempt_id, "{}")]
-    assert database.spills() == []
-
-
 def test_a_closed_writer_does_not_start_again_to_write_nothing(database: Database) -> None:
     async def scenario() -> None:
         writer = database.writer()
@@ -420,107 +229,6 @@ def test_a_closed_writer_does_not_start_again_to_write_nothing(database: Databas
             await writer.start()
 
     run(scenario())
-
-
-def test_appends_during_close_are_saved_one_way_or_the_other(database: Database) -> None:
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        closing = None
-        for number in range(300):
-            writer.append(make(number))
-            if number == 100:
-                closing = asyncio.create_task(writer.close())
-            if number % 10 == 0:
-                await asyncio.sleep(0)
-        assert closing is not None
-        await closing
-
-    async def restart() -> None:
-        writer = database.writer()
-        await writer.start()
-        await writer.close()
-
-    run(scenario())
-    run(restart())
-    assert sorted(database.attempts()) == [make(number).attempt_id for number in range(300)]
-
-
-def test_flush_fails_clearly_once_the_writer_is_closed(database: Database) -> None:
-    async def scenario() -> None:
-        writer = database.writer(close_timeout_seconds=0.01)
-        await writer.start()
-        with database.gone():
-            writer.append(make(1))
-            flush = asyncio.create_task(writer.flush())
-            await asyncio.sleep(0)
-            await writer.close()
-            with pytest.raises(LedgerUnavailable, match="spill file"):
-                await flush
-
-    run(scenario())
-
-
-def test_a_bug_in_the_store_is_told_and_close_still_saves(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def broken(_records: object) -> list[Any]:
-        raise KeyError("bug")
-
-    async def scenario() -> None:
-        writer = database.writer()
-        await writer.start()
-        monkeypatch.setattr(writer._store, "write", broken)
-        with capture_logs() as logs:
-            writer.append(make(1))
-            await until(writer.problem)
-            with pytest.raises(LedgerUnavailable):
-                await writer.flush()
-            await writer.close()
-        assert events(logs) == ["task.failed", "ledger.spilled"]
-
-    run(scenario())
-    assert len(database.spills()) == 1
-
-
-def test_rows_that_cannot_even_be_spilled_are_counted_in_the_log(database: Database, tmp_path: Path) -> None:
-    obstacle = tmp_path / "file"
-    obstacle.write_text("")
-
-    async def scenario() -> None:
-        limits = WriterLimits(close_timeout_seconds=0.01, linger_seconds=0.001)
-        writer = open_ledger(database.url, spill_folder=obstacle / "folder", limits=limits)
-        await writer.start()
-        with database.gone(), capture_logs() as logs:
-            writer.append(make(1))
-            with pytest.raises(LedgerUnavailable, match="cannot write"):
-                await writer.close()
-        assert logs[-1]["event"] == "ledger.not_spilled"
-        assert logs[-1]["rows"] == writer.lag_rows() == 1
-
-    run(scenario())
-
-
-def test_a_hundred_thousand_rows_pass_in_bounded_memory(database: Database) -> None:
-    bound = 2_000
-
-    async def scenario() -> None:
-        writer = database.writer(queue_rows=bound)
-        await writer.start()
-        for number in range(100_000):
-            if not writer.has_room():
-                await writer.wait_for_room()
-            writer.append(make(number))
-            assert writer.lag_rows() <= bound
-            if number == 20_000:
-                gc.collect()
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        assert grown_mib < 30  # the rows that followed take 100 MB
-        await writer.close()
-
-    run(scenario())
-    assert len(database.rows()) == 100_000
 
 
 def test_closing_leaves_no_task(database: Database) -> None:
@@ -546,3 +254,179 @@ def test_closing_leaves_no_thread(sqlite: Database) -> None:
     with pytest.raises(RuntimeError):
         executor.submit(print)
     executor.shutdown(wait=True)
+
+
+def saved(number: int, **changes: Any) -> dict[str, Any]:
+    """A row as release 0.1.0 saved it."""
+    return dict(zip(COLUMNS, careful_row_of(make(number, **changes)), strict=True))
+
+
+def restart(database: Database) -> list[Any]:
+    """What a start and a stop of the writer log."""
+
+    async def scenario() -> list[Any]:
+        writer = database.writer()
+        with capture_logs() as logs:
+            await writer.start()
+        await writer.close()
+        return logs
+
+    return run(scenario())
+
+
+def test_rows_that_an_earlier_release_could_not_save_are_in_the_ledger_when_a_start_returns(
+    database: Database,
+) -> None:
+    count = 2 * SLICE_ROWS + 3
+    path = database.spill(*(saved(number, model="学校\ud800") for number in range(count)))
+    content = path.read_bytes()
+    assert events(restart(database)) == ["ledger.replayed"]
+    assert database.spills() == []
+    assert database.attempts() == [make(number).attempt_id for number in range(count)]
+    assert database.rows()[1]["model"] == "学校\ufffd"
+    path.write_bytes(content)
+    restart(database)
+    assert len(database.attempts()) == count
+
+
+def test_a_file_of_rows_with_torn_lines_gives_what_it_has_and_is_kept(database: Database) -> None:
+    path = database.spill(saved(1), saved(2) | {"attempt_id": "other:1", "org": None})
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:40])
+    restart(database)
+    assert database.attempts() == [make(1).attempt_id]
+    assert [kept.suffix for kept in database.spills()] == [".unreadable"]
+
+
+def test_a_file_of_rows_of_an_earlier_version_lacks_what_it_did_not_know(database: Database) -> None:
+    row = saved(1)
+    del row["facts"]
+    database.spill(row)
+    restart(database)
+    assert [(row["attempt_id"], row["facts"]) for row in database.rows()] == [(make(1).attempt_id, "{}")]
+    assert database.spills() == []
+
+
+def test_closing_with_the_database_unavailable_says_how_much_is_left(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer(close_timeout_seconds=0.05)
+        await writer.start()
+        writer.append(make(0))
+        await writer.flush()
+        with database.gone():
+            for number in range(1, SLICE_ROWS + 4):
+                writer.append(make(number))
+            await writer.close()
+            await writer.close()
+            assert writer.lag_rows() == SLICE_ROWS + 3
+
+    run(scenario())
+    assert database.attempts() == [make(0).attempt_id]
+
+
+def test_flush_fails_clearly_once_the_writer_is_closed(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer(close_timeout_seconds=0.01)
+        await writer.start()
+        with database.gone():
+            writer.append(make(1))
+            flush = asyncio.create_task(writer.flush())
+            await asyncio.sleep(0)
+            await writer.close()
+            with pytest.raises(LedgerUnavailable, match="stays in the journal"):
+                await flush
+
+    run(scenario())
+
+
+def test_a_bug_in_the_store_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_batch: object) -> list[Any]:
+        raise AssertionError("bug")
+
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        monkeypatch.setattr(writer._store, "write", broken)
+        with capture_logs() as logs:
+            writer.append(make(1))
+            await until(writer.problem)
+            with pytest.raises(LedgerUnavailable):
+                await writer.flush()
+            await writer.close()
+        assert events(logs) == ["task.failed"]
+
+    run(scenario())
+
+
+def test_a_hundred_thousand_rows_pass_in_bounded_memory(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        for number in range(100_000):
+            if not writer.has_room():
+                await writer.wait_for_room()
+            writer.append(make(number))
+            if number == 20_000:
+                gc.collect()
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        assert grown_mib < 30  # the rows that followed take 100 MB
+        await writer.close()
+
+    run(scenario())
+    assert len(database.rows()) == 100_000
+
+
+def test_a_faulty_row_costs_its_transaction_neither_the_others_nor_their_place(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        position = JournalPosition("worker")
+        rows = [row_of(make(1)), row_of(make(2, duration_ms=None)), row_of(make(3))]
+        writer.put([Entry(row, None, number) for number, row in enumerate(rows, 1)], position)
+        await writer.flush()
+        assert position.committed == await writer._store.committed("worker") == 3
+        await writer.close()
+
+    run(scenario())
+    assert database.attempts() == [make(1).attempt_id, make(3).attempt_id]
+
+
+def test_what_another_writer_has_committed_meanwhile_is_entered_once(database: Database) -> None:
+    """As after a kill, when the dead writer's transaction arrives behind its successor's look."""
+
+    async def scenario() -> None:
+        writer, other = database.writer(), database.writer()
+        await writer.start()
+        await other.start()
+        entries = [Entry(row_of(make(number)), None, number) for number in range(1, 6)]
+        other.put(entries[:3], JournalPosition("worker"))
+        await other.flush()
+        position = JournalPosition("worker")
+        writer.put(entries, position)
+        await writer.flush()
+        assert position.committed == 5
+        assert writer.lag_rows() == position.queued == 0
+        await writer.close()
+        await other.close()
+
+    run(scenario())
+    assert database.attempts() == [make(number).attempt_id for number in range(1, 6)]
+
+
+def test_a_ledger_that_was_restored_from_a_backup_goes_on_with_what_comes(database: Database) -> None:
+    async def scenario() -> None:
+        writer = database.writer()
+        await writer.start()
+        position = JournalPosition("worker")
+        writer.put([Entry(row_of(make(1)), None, 1)], position)
+        await writer.flush()
+        database.execute("DELETE FROM journal_position")
+        writer.put([Entry(row_of(make(2)), None, 2)], position)
+        await writer.flush()
+        assert await writer._store.committed("worker") == 2
+        await writer._store.forget("worker")
+        assert await writer._store.committed("worker") == 0
+        await writer.close()
+
+    run(scenario())
+    assert len(database.attempts()) == 2

@@ -15,8 +15,8 @@ from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.audit.verify import verify
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.reports import usage_by
-from gateway.ledger.writer import LedgerWriter, WriterLimits
-from tests.ledger.ledger_records import FULL, make, run
+from gateway.ledger.writer import WriterLimits
+from tests.ledger.ledger_records import FULL, RecordWriter, make, run
 from tests.ledger.lost_answers import lost_answers
 from tests.ledger.postgres_server import postgres_server
 
@@ -31,9 +31,9 @@ def url() -> Iterator[str]:
         yield server.url()
 
 
-def audited(url: str, spill_folder: Path) -> LedgerWriter:
+def audited(url: str, spill_folder: Path) -> RecordWriter:
     trail = AuditTrail(SIGNER, lambda: NOW, version="1.0")
-    return open_ledger(url, spill_folder=spill_folder, limits=QUICK, trail=trail)
+    return RecordWriter(open_ledger(url, spill_folder=spill_folder, limits=QUICK, trail=trail))
 
 
 @pytest.mark.parametrize("before", [0, 2], ids=["the chain's first entry", "a later entry"])

@@ -134,7 +134,7 @@ def test_a_killed_worker_comes_back_and_no_attempt_is_lost(redis_url: str, tmp_p
         assert {rows[name]["outcome"] for name in set(rows) - set(seen)} <= {"presumed"}
         assert set(answered) <= {row["request_id"] for row in rows.values() if row["outcome"] == "success"}
         assert sum(row["cost_nano_usd"] for row in rows.values()) <= limit_nano
-        assert not list(tmp_path.glob("*.journal/*.journal"))
+        assert not list(tmp_path.glob("*.journal/*.journal2"))
 
     run(scenario())
 

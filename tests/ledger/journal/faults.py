@@ -6,14 +6,15 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from gateway.ledger.journal.replay import Replay
-
-from gateway.core.record import UsageRecord
 from gateway.ledger.journal.files import Files
-from gateway.ledger.journal.folder import Claim, JournalFolder
+from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.journal import Journal
+from gateway.ledger.journal.tail import Entry, JournalTail
+from gateway.ledger.rows import ATTEMPT_ID
+from gateway.ledger.tables import COLUMNS
 
 LEDGER = "0123456789ab"
+OUTCOME = COLUMNS.index("outcome")
 
 
 def journals(path: Path) -> JournalFolder:
@@ -29,17 +30,26 @@ def crash(journal: Journal) -> None:
     os.close(journal._claim.descriptor)
 
 
-def found_dead(folder: JournalFolder) -> list[UsageRecord]:
-    """What a replay would put into the ledger now. Changes nothing."""
-    records: list[UsageRecord] = []
+def found_dead(folder: JournalFolder) -> list[tuple[str, str]]:
+    """Attempts that a replay would put into the ledger now, and their outcomes. Changes nothing."""
+    found: list[tuple[str, str]] = []
     for claim in folder.dead():
-        records += Replay(claim).records()
+        found += read_dead(JournalTail(claim.folder, claim.worker))
         claim.give_up()
-    return records
+    return found
 
 
-def read_claim(claim: Claim) -> list[UsageRecord]:
-    return list(Replay(claim).records())
+def read_dead(tail: JournalTail) -> list[tuple[str, str]]:
+    """All that a dead worker's journal says, ends first."""
+    entries = [*tail.read(10**6), *tail.presumed()]
+    tail.close()
+    return [attempt_of(entry) for entry in entries if entry.row is not None]
+
+
+def attempt_of(entry: Entry) -> tuple[str, str]:
+    """An attempt and its outcome."""
+    assert entry.row is not None
+    return str(entry.row[ATTEMPT_ID]), str(entry.row[OUTCOME])
 
 
 class Quota(Files):
@@ -54,10 +64,6 @@ class Quota(Files):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.left_bytes -= len(fits)
         return os.write(descriptor, fits)
-
-    def truncate(self, descriptor: int, size: int) -> None:
-        self.left_bytes += os.fstat(descriptor).st_size - size
-        os.ftruncate(descriptor, size)
 
 
 def ledger_rows(path: Path) -> dict[str, str]:

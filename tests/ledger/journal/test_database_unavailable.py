@@ -160,7 +160,7 @@ def told(served: Served, event: str) -> list[dict[str, Any]]:
 
 def leftovers(journal: Path) -> list[str]:
     """Files that hold rows: of journals, and what no database took."""
-    return sorted(path.name for path in journal.iterdir() if path.suffix in {".journal", ".jsonl"})
+    return sorted(path.name for path in journal.iterdir() if path.suffix in {".journal2", ".jsonl"})
 
 
 async def lag_is_over(served: Served) -> None:
@@ -252,10 +252,10 @@ def test_a_stop_without_the_database_says_what_waits_and_the_next_start_counts_i
                     assert not load.refusals
                     process.terminate()
                     assert await process.wait() == 0
-                    (spilled,) = told(served, "ledger.spilled")
-                    assert spilled["rows"] == 60
-                    assert "next start" in spilled["taken_up_by"]
-                    assert leftovers(tmp_path / "journal") == [Path(spilled["file"]).name]
+                    (left,) = told(served, "journal.rows_left")
+                    assert left["rows"] == 60
+                    assert "next start" in left["taken_up_by"]
+                    assert len(leftovers(tmp_path / "journal")) == 1
             assert len(await database.rows()) == 40
             async with served.running():
                 seen = [attempt.attempt_id for one in (hosted, *pool) for attempt in one.attempts()]

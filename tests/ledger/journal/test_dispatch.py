@@ -18,7 +18,7 @@ SLOW = Knobs(ttft_ms=60_000)
 def journalled(harness: Harness, kind: FrameKind) -> list[str]:
     """Ids of the attempts in the journal's frames of this kind."""
     folder = harness.ledger.with_name(f"{harness.ledger.name}.journal")
-    content = b"".join(path.read_bytes() for path in sorted(folder.glob("*.journal")))
+    content = b"".join(path.read_bytes() for path in sorted(folder.glob("*.journal2")))
     frames = [item for item in read_frames(content) if isinstance(item, Frame) and item.kind is kind]
     read = sent_by_name if kind is FrameKind.INTENT else ended_by_name
     return [read(frame.payload)["attempt_id"] for frame in frames]

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gateway.ledger.journal.replay import Replay
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.core.errors import Unavailable
 from gateway.core.record import Outcome
 from gateway.ledger.journal.journal import Journal, JournalLimits
-from tests.ledger.journal.faults import Quota, crash, journals
-from tests.ledger.ledger_records import final_half, intent_half
+from gateway.ledger.journal.tail import JournalTail
+from tests.ledger.journal.faults import Quota, attempt_of, crash, journals, read_dead
+from tests.ledger.ledger_records import final_entry, intent_half
 
 LIMITS = JournalLimits(segment_bytes=2048, total_bytes=12 * 1024)
 PLENTY = 10**9
@@ -22,7 +22,8 @@ PLENTY = 10**9
 class Worker(RuleBasedStateMachine):
     """A worker that sends, records, commits, is killed and starts again, over a disk that may fill up.
 
-    `ledger` inserts as the database does: the first row of an attempt stands. `queue` dies with the worker.
+    `ledger` inserts as the database does: the first row of an attempt stands. `committed` is the number up to
+    which it has the journal, and what a writer that begins anew starts from.
     """
 
     @initialize()
@@ -33,15 +34,15 @@ class Worker(RuleBasedStateMachine):
         self.sent: set[str] = set()
         self.ended: set[str] = set()
         self.under_way: list[str] = []
-        self.queue: list[str] = []
         self.names = 0
         self.disk = Quota(PLENTY)
         self.begin()
 
     def begin(self) -> None:
-        self.appended = 0
+        self.committed = 0
         self.disk.left_bytes = PLENTY
         self.journal = Journal(self.folder.claim_new(), self.disk, LIMITS)
+        self.tail = JournalTail(self.folder.path, self.journal.worker)
 
     @rule(count=st.integers(1, 8))
     def send(self, count: int) -> None:
@@ -62,22 +63,29 @@ class Worker(RuleBasedStateMachine):
         ending = data.draw(st.lists(st.sampled_from(self.under_way), min_size=1, max_size=8, unique=True))
         for name in ending:
             self.under_way.remove(name)
-            self.appended += 1
-            self.journal.append([(*final_half(name), self.appended)])
+            self.journal.append([final_entry(name)])
             self.ended.add(name)
-            self.queue.append(name)
 
-    @precondition(lambda self: self.queue)
-    @rule(data=st.data())
-    def commit(self, data: st.DataObject) -> None:
-        count = data.draw(st.integers(1, len(self.queue)))
-        for name in self.queue[:count]:
-            self.ledger.setdefault(f"req_{name}:1", Outcome.SUCCESS)
-        del self.queue[:count]
+    @rule(count=st.integers(1, 20))
+    def commit(self, count: int) -> None:
+        for entry in self.tail.read(count):
+            assert entry.number == self.committed + 1
+            self.book(attempt_of(entry))
+            self.committed = entry.number
+
+    @rule(count=st.integers(0, 20))
+    def writer_dies(self, count: int) -> None:
+        """What it has read and not committed is read by the next one."""
+        self.tail.read(count)
+        self.tail.close()
+        self.tail = JournalTail(self.folder.path, self.journal.worker, self.committed)
 
     @rule()
     def release(self) -> None:
-        self.journal.release(self.appended - len(self.queue))
+        self.journal.release(self.committed)
+
+    def book(self, attempt: tuple[str, str]) -> None:
+        self.ledger.setdefault(attempt[0], Outcome(attempt[1]))
 
     @rule(left_bytes=st.integers(0, 2000))
     def fill_the_disk(self, left_bytes: int) -> None:
@@ -90,7 +98,7 @@ class Worker(RuleBasedStateMachine):
     @rule(how=st.sampled_from(["killed", "replayer killed", "stopped while the ledger is unavailable"]))
     def die(self, how: str) -> None:
         if how == "stopped while the ledger is unavailable":
-            self.journal.close(self.appended - len(self.queue))
+            self.journal.close(self.committed)
         else:
             crash(self.journal)
         if how == "replayer killed":
@@ -101,22 +109,22 @@ class Worker(RuleBasedStateMachine):
     def replay_half(self) -> None:
         """Half of what is read is committed, and nothing removed."""
         for claim in self.folder.dead():
-            records = list(Replay(claim).records())
-            for record in records[: len(records) // 2]:
-                self.ledger.setdefault(record.attempt_id, record.outcome)
+            attempts = read_dead(JournalTail(claim.folder, claim.worker, self.committed))
+            for attempt in attempts[: len(attempts) // 2]:
+                self.book(attempt)
             claim.give_up()
 
     def recover(self) -> None:
+        self.tail.close()
         for claim in self.folder.dead():
-            replay = Replay(claim)
-            for record in replay.records():
-                self.ledger.setdefault(record.attempt_id, record.outcome)
-            replay.finish()
+            tail = JournalTail(claim.folder, claim.worker, self.committed)
+            for attempt in read_dead(tail):
+                self.book(attempt)
+            tail.finish()
             claim.give_up()
-        self.queue.clear()
         self.under_way.clear()
         assert set(self.ledger) == {f"req_{name}:1" for name in self.sent}
-        assert not list(self.folder.path.glob("*.journal"))
+        assert not list(self.folder.path.glob("*.journal2"))
 
     @invariant()
     def a_known_end_is_never_only_presumed(self) -> None:

@@ -8,9 +8,11 @@ import pytest
 from gateway.core.errors import Unavailable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
+from gateway.ledger.journal.frames import final_frame, names_frame
 from gateway.ledger.journal.journal import Journal, JournalLimits
-from tests.ledger.journal.faults import Quota, crash, found_dead, journals
-from tests.ledger.ledger_records import final, final_half, intent, intent_half
+from gateway.ledger.journal.tail import JournalTail
+from tests.ledger.journal.faults import Quota, attempt_of, crash, found_dead, journals
+from tests.ledger.ledger_records import final_entry, final_half, intent_half
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=64 * 1024)
 
@@ -33,14 +35,14 @@ def with_quota(
 
 
 def segments(folder: JournalFolder) -> list[Path]:
-    return sorted(folder.path.glob("*.journal"))
+    return sorted(folder.path.glob("*.journal2"))
 
 
 def outcomes(folder: JournalFolder) -> dict[str, str]:
     """What a replay would insert, by attempt; the first record of an attempt is the one that counts."""
     found: dict[str, str] = {}
-    for record in found_dead(folder):
-        found.setdefault(record.attempt_id, record.outcome)
+    for attempt, outcome in found_dead(folder):
+        found.setdefault(attempt, outcome)
     return found
 
 
@@ -49,9 +51,9 @@ def test_an_intent_without_an_end_is_presumed_and_an_end_is_final(
 ) -> None:
     journal.intend(*intent_half(1))
     journal.intend(*intent_half(2))
-    journal.append([(*final_half(1), 1)])
+    journal.append([final_entry(1)])
     crash(journal)
-    assert found_dead(folder) == [final(1), intent(2)]
+    assert found_dead(folder) == [("req_1:1", "success"), ("req_2:1", "presumed")]
 
 
 def test_the_living_are_left_alone(journal: Journal, folder: JournalFolder) -> None:
@@ -66,7 +68,7 @@ def test_a_segment_goes_once_all_in_it_has_ended_and_is_committed(
 ) -> None:
     for number in range(1, 101):
         journal.intend(*intent_half(number))
-        journal.append([(*final_half(number), number)])
+        journal.append([final_entry(number)])
     many = len(segments(folder))
     assert many > 10
     journal.release(0)
@@ -86,12 +88,16 @@ def test_an_intent_keeps_its_segment_until_its_end_is_written(
     journal.intend(*intent_half("long"))
     for number in range(1, 31):
         journal.intend(*intent_half(number))
-        journal.append([(*final_half(number), number)])
+        journal.append([final_entry(number)])
     journal.release(30)
     assert len(segments(folder)) == 2
-    journal.append([(*final_half("long"), 31)])
-    journal.release(30)  # the end is in a younger segment, which stays until it is committed
+    journal.append([final_entry("long")])
+    journal.release(30)  # who reads the end again needs the intent
+    assert len(segments(folder)) == 2
+    journal.release(31)
     assert len(segments(folder)) == 1
+    journal.intend(*intent_half("long"))
+    journal.append([final_entry("long")])
     crash(journal)
     assert outcomes(folder)["req_long:1"] == "success"
 
@@ -103,10 +109,10 @@ def test_a_long_answer_does_not_keep_everything(journal: Journal, folder: Journa
         for _ in range(3):
             number += 1
             journal.intend(*intent_half(number))
-            journal.append([(*final_half(number), number)])
+            journal.append([final_entry(number)])
         if batch >= 30:
             number += 1
-            journal.append([(*final_half(f"long-{batch - 30}"), number)])
+            journal.append([final_entry(f"long-{batch - 30}")])
         journal.release(number)
         assert journal.total_bytes() < SMALL.total_bytes
         assert journal.has_room()
@@ -122,7 +128,7 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
     while journal.has_room():
         number += 1
         journal.intend(*intent_half(number))
-        journal.append([(*final_half(number), number)])
+        journal.append([final_entry(number)])
     assert "MiB wait to be committed" in (journal.problem() or "")
     journal.intend(*intent_half("admitted before"))  # what was admitted is still written down
     journal.release(number)
@@ -147,7 +153,7 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
     assert journal.has_room()
     assert journal.problem() is None
     journal.intend(*intent_half("later"))
-    journal.append([(*final_half("later"), 1)])
+    journal.append([final_entry("later")])
     crash(journal)
     found = outcomes(folder)
     assert found["req_1:1"] == "presumed"
@@ -159,8 +165,8 @@ def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: Jou
     journal.intend(*intent_half(1))
     journal.intend(*intent_half(2))
     disk.left_bytes = 10
-    journal.append([(*final_half(1), 1)])
-    journal.append([(*final_half(2), 2)])
+    journal.append([final_entry(1)])
+    journal.append([final_entry(2)])
     assert not journal.has_room()
     disk.left_bytes = 100_000
     journal.release(0)
@@ -172,36 +178,68 @@ def test_an_end_that_was_written_late_keeps_its_segment_too(folder: JournalFolde
     journal, disk = with_quota(folder, 100_000)
     journal.intend(*intent_half(1))
     disk.left_bytes = 0
-    journal.append([(*final_half(1), 1)])
+    journal.append([final_entry(1)])
     disk.left_bytes = 100_000
     journal.release(0)
     for number in range(2, 21):
         journal.intend(*intent_half(number))
     for number in range(2, 21):  # ends in younger segments
-        journal.append([(*final_half(number), number)])
+        journal.append([final_entry(number)])
     journal.release(0)
     crash(journal)
     assert set(outcomes(folder).values()) == {"success"}
     assert len(outcomes(folder)) == 20
 
 
-def test_an_end_that_is_committed_needs_no_place_on_the_disk(folder: JournalFolder) -> None:
+def test_an_end_that_no_disk_takes_until_the_stop_leaves_its_intent(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
     journal.intend(*intent_half(1))
     disk.left_bytes = 0
-    journal.append([(*final_half(1), 1)])
-    journal.release(1)
-    journal.close(1)
-    assert segments(folder) == []
+    journal.append([final_entry(1)])
+    journal.release(0)
+    journal.close(0)
+    assert outcomes(folder) == {"req_1:1": "presumed"}
 
 
-def test_a_torn_write_that_cannot_be_cut_off_hurts_nobody_else(folder: JournalFolder) -> None:
-    class Stubborn(Quota):
-        def truncate(self, descriptor: int, size: int) -> None:
-            raise OSError("not now")
+def test_entries_keep_their_numbers_over_a_full_disk(folder: JournalFolder) -> None:
+    journal, disk = with_quota(folder, 100_000)
+    tail = JournalTail(folder.path, journal.worker)
+    for number in range(1, 6):
+        journal.intend(*intent_half(number))
+    journal.append([final_entry(1)])
+    disk.left_bytes = len(final_frame(final_half(2)[1])) + 100
+    journal.append([final_entry(2), final_entry(3)])  # the first is whole there, the second is not
+    journal.append([final_entry(4)])
+    assert (journal.written, journal.taken) == (1, 4)
+    read = tail.read(100)
+    disk.left_bytes = 100_000
+    journal.release(0)
+    journal.append([final_entry(5)])
+    read += tail.read(100)
+    assert [(entry.number, attempt_of(entry)[0]) for entry in read] == [
+        (number, f"req_{number}:1") for number in range(1, 6)
+    ]
+    tail.close()
+    crash(journal)
 
-    disk = Stubborn(100_000)
-    journal = Journal(folder.claim_new(), disk, SMALL)
+
+def test_a_full_disk_leaves_no_heap_of_empty_segments(folder: JournalFolder) -> None:
+    journal, disk = with_quota(folder, 100_000)
+    journal.intend(*intent_half(1))
+    disk.left_bytes = 10
+    with pytest.raises(Unavailable):
+        journal.intend(*intent_half(2))
+    for _ in range(20):
+        disk.left_bytes = len(names_frame()) + 100  # enough to begin a segment
+        with pytest.raises(Unavailable):
+            journal.intend(*intent_half(2))
+        journal.release(0)
+    assert len(segments(folder)) <= 3
+    crash(journal)
+
+
+def test_a_torn_write_hurts_nobody_else(folder: JournalFolder) -> None:
+    journal, disk = with_quota(folder, 100_000)
     journal.intend(*intent_half(1))
     disk.left_bytes = 300
     with pytest.raises(Unavailable):
@@ -209,7 +247,7 @@ def test_a_torn_write_that_cannot_be_cut_off_hurts_nobody_else(folder: JournalFo
     disk.left_bytes = 100_000
     journal.release(0)
     journal.intend(*intent_half(3))
-    journal.append([(*final_half(3), 1)])
+    journal.append([final_entry(3)])
     crash(journal)
     assert outcomes(folder) == {"req_1:1": "presumed", "req_3:1": "success"}
 
@@ -218,9 +256,9 @@ def test_a_worker_that_closes_leaves_what_the_ledger_does_not_have(
     journal: Journal, folder: JournalFolder
 ) -> None:
     journal.intend(*intent_half(1))
-    journal.append([(*final_half(1), 1)])
+    journal.append([final_entry(1)])
     journal.intend(*intent_half(2))
-    journal.append([(*final_half(2), 2)])
+    journal.append([final_entry(2)])
     journal.close(1)
     assert outcomes(folder) == {"req_1:1": "success", "req_2:1": "success"}
 

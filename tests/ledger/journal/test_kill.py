@@ -96,7 +96,7 @@ async def scenario(folder: Path, chance: random.Random) -> None:
             seen = [attempt for simulator in (hosted, *pool) for attempt in simulator.attempts()]
             await until(lambda: not any(attempt.is_running for attempt in seen))
         check_books(served, [attempt.attempt_id for attempt in seen], answered)
-        assert not list(served.journal.glob("*.journal"))
+        assert not list(served.journal.glob("*.journal2"))
 
 
 async def check_spending(served: Served) -> None:
