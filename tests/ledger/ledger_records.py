@@ -1,7 +1,9 @@
 """Records for the ledger's tests, and the loop that runs a test's coroutine."""
 
 import asyncio
+import struct
 import uuid
+import zlib
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +14,7 @@ from gateway.core.audit import EntryKind, json_text
 from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
-from gateway.ledger.journal.frames import Note, final_frame
+from gateway.ledger.journal.frames import FrameKind, Note, final_frame
 from gateway.ledger.journal.journal import Entry as Written
 from gateway.ledger.journal.tail import Entry
 from gateway.ledger.rows import Row, row_of
@@ -134,6 +136,13 @@ def final_half(name: object, **changes: Any) -> tuple[str, bytes]:
     """How the attempt called `name` ended, as the journal takes it: its id and its second half."""
     record = final(name, **changes)
     return record.attempt_id, halves_of(record)[1]
+
+
+def whole_record_frame(kind: FrameKind, record: UsageRecord | None = None) -> bytes:
+    """A frame as release 0.1.0 wrote it: `record` as a whole, or the names of its fields."""
+    fields = UsageRecord.__struct_fields__
+    payload = msgspec.msgpack.encode(fields if record is None else msgspec.structs.astuple(record))
+    return struct.pack("<4sII", kind.marker, len(payload), zlib.crc32(payload, kind.seed)) + payload
 
 
 def final_entry(name: object, **changes: Any) -> Written:

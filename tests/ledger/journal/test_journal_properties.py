@@ -52,7 +52,7 @@ class Worker(RuleBasedStateMachine):
             try:
                 self.journal.intend(*intent_half(name))
             except Unavailable:
-                assert not self.journal.has_room()
+                assert not self.journal.has_space
                 continue
             self.sent.add(name)
             self.under_way.append(name)

@@ -115,7 +115,7 @@ def test_a_long_answer_does_not_keep_everything(journal: Journal, folder: Journa
             journal.append([final_entry(f"long-{batch - 30}")])
         journal.release(number)
         assert journal.total_bytes() < SMALL.total_bytes
-        assert journal.has_room()
+        assert journal.has_space
     crash(journal)
     expected = {f"req_long-{batch}:1" for batch in range(270, 300)}
     assert {name for name, outcome in outcomes(folder).items() if outcome == "presumed"} == expected
@@ -125,14 +125,14 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
     journal: Journal, folder: JournalFolder
 ) -> None:
     number = 0
-    while journal.has_room():
+    while journal.has_space:
         number += 1
         journal.intend(*intent_half(number))
         journal.append([final_entry(number)])
     assert "MiB wait to be committed" in (journal.problem() or "")
     journal.intend(*intent_half("admitted before"))  # what was admitted is still written down
     journal.release(number)
-    assert journal.has_room()
+    assert journal.has_space
     assert journal.problem() is None
     crash(journal)
     assert outcomes(folder)["req_admitted before:1"] == "presumed"
@@ -144,13 +144,13 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
     with pytest.raises(Unavailable):
         for number in range(2, 10):
             journal.intend(*intent_half(number))
-    assert not journal.has_room()
+    assert not journal.has_space
     assert "No space left on device" in (journal.problem() or "")
     journal.release(0)
-    assert not journal.has_room()
+    assert not journal.has_space
     disk.left_bytes = 100_000
     journal.release(0)
-    assert journal.has_room()
+    assert journal.has_space
     assert journal.problem() is None
     journal.intend(*intent_half("later"))
     journal.append([final_entry("later")])
@@ -167,7 +167,7 @@ def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: Jou
     disk.left_bytes = 10
     journal.append([final_entry(1)])
     journal.append([final_entry(2)])
-    assert not journal.has_room()
+    assert not journal.has_space
     disk.left_bytes = 100_000
     journal.release(0)
     crash(journal)
