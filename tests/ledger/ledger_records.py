@@ -13,7 +13,7 @@ from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
 from gateway.ledger.journal.frames import Note
-from gateway.ledger.journal.tail import Entry
+from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.writer import JournalPosition, LedgerWriter
 
@@ -136,7 +136,7 @@ class RecordWriter:
 
     def _put(self, row: Row | None, note: Note | None) -> None:
         self._count += 1
-        self.writer.put([Entry(row, note, self._count)], self._position)
+        self.writer.put([LedgerEntry(row, note, self._count)], self._position)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.writer, name)
