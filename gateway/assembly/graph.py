@@ -41,7 +41,10 @@ from gateway.supervised import TaskRegistry
 
 
 class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What one gateway is made of, not started yet."""
+    """What one gateway is made of, not started yet.
+
+    Many attributes: one for each part, in one place.
+    """
 
     clock: SystemClock
     tasks: TaskRegistry

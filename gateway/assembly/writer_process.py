@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 NICENESS = 5  # where it shares a core with those who answer requests, they come first
 
@@ -18,7 +19,8 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group: it ends after its gateway's last frame.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICENESS)
+    with suppress(OSError):  # a sandbox may forbid it
+        os.nice(NICENESS)
     owner, listening = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
 
     # Only now, since they take long enough for a signal to come.

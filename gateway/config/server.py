@@ -46,7 +46,7 @@ class Server(Section):
     )
     journal_dir: FilePath | None = Field(
         default=None,
-        description="folder of the journal that survives kill -9, and of rows that a stop could not save; "
+        description="folder of the journal that survives kill -9, and of rows that the database refused; "
         "left out: `<file>.journal` beside an SQLite ledger, else `tollway.journal`",
     )
     journal_sync: Literal["off", "batch"] = Field(
@@ -56,8 +56,8 @@ class Server(Section):
     )
     ledger_queue_rows: Count = Field(
         default=50_000,
-        description="most rows that may wait for the ledger's database before requests have to wait too; "
-        "1.2 KB of memory each",
+        description="most rows of a worker that may wait to be committed before requests have to wait too; "
+        "they wait in the journal, with about 1 KB each",
     )
     prices_refresh_seconds: Seconds = Field(
         default=10.0,

@@ -17,7 +17,7 @@ import structlog
 from gateway.ledger.database import Advance, Batch, JournalMoved, RowStore
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.frames import Note
-from gateway.ledger.journal.tail import Entry
+from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import ATTEMPT_ID, Row
 from gateway.ledger.spill import Spill
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -60,11 +60,7 @@ class _Queued(NamedTuple):
 
 
 class LedgerWriter:
-    """A queue over a store, on one event loop.
-
-    Many attributes: one queue has three who wait on it, which are those who fill it, flushes, and the task
-    that writes.
-    """
+    """A queue over a store, on one event loop."""
 
     def __init__(
         self,
@@ -122,7 +118,7 @@ class LedgerWriter:
         """Write what comes, whether the store can be opened now or not. Does nothing the second time."""
         self._loop.start()
 
-    def put(self, entries: Iterable[Entry], position: JournalPosition | None = None) -> None:
+    def put(self, entries: Iterable[LedgerEntry], position: JournalPosition | None = None) -> None:
         """Queue `entries` of the journal at `position`, or of none."""
         queued = [
             _Queued(row, note, number or 0, position if number else None) for row, note, number in entries

@@ -38,9 +38,9 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     fleet: Callable[[], Fleet]
     ledger_lag_rows: Callable[[], int]
     ledger_writable: Callable[[], bool]
-    ledger_writer: WriterProcess | None
     policy_version: Callable[[], str]
     tasks: TaskRegistry
+    ledger_writer: WriterProcess | None = None  # None: somebody else runs it
 
 
 class SeriesByLabels:

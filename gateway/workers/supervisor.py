@@ -41,7 +41,10 @@ EXIT_NOT_IN_ORDER = 1
 
 
 class Supervisor:
-    """`run` it once. Raises PortTaken when made."""
+    """`run` it once. Raises PortTaken when made.
+
+    Many attributes: two ports, the workers, and the ledger's writer, each with what it is made of.
+    """
 
     def __init__(self, loaded: Loaded, settings: Settings, count: int) -> None:
         self._file = loaded.file

@@ -32,6 +32,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """How often each fault happens."""
 
     kills: int
+    writer_kills: int
     terminations: int
     state_restarts: int
     state_losses: int
@@ -90,11 +91,22 @@ class Faults:
         for what, how in ends:
             gateway, down = chance.choice(self._gateways), chance.uniform(0, 1.5)
             yield Event(_moment(chance), what, lambda g=gateway, d=down, s=how: self._renew(g, s, d))  # type: ignore[misc]
+        for _ in range(self._counts.writer_kills):
+            gateway = chance.choice(self._gateways)
+            yield Event(_moment(chance), "kill -9 of a ledger's writer", gateway.kill_writer)
+        for _ in range(self._counts.writer_kills // 4):
+            gateway, down = chance.choice(self._gateways), chance.uniform(0, 1.5)
+            what = "kill -9 of a gateway and its writer"
+            yield Event(_moment(chance), what, lambda g=gateway, d=down: self._kill_both(g, d))  # type: ignore[misc]
 
     async def _renew(self, gateway: GatewayProcess, how: signal.Signals, down_seconds: float) -> None:
         await gateway.end(how)
         await asyncio.sleep(down_seconds)
         await gateway.start()
+
+    async def _kill_both(self, gateway: GatewayProcess, down_seconds: float) -> None:
+        await gateway.kill_writer()
+        await self._renew(gateway, signal.SIGKILL, down_seconds)
 
     # --- shared state ---
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from gateway.ledger.process.owner import MODULE
 from tests.chaos.scenario import Address, Services, Terms, configuration
 from tests.chaos.upstream import Seen, read_seen
 from tests.quota.valkey_server import ValkeyServer
@@ -23,6 +24,19 @@ _ROOT = Path(__file__).parents[2]
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(_ROOT)}
+
+
+def writers_of(pid: int) -> list[int]:
+    """The processes of the ledger's writer that the gateway or supervisor `pid` runs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if MODULE in Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        ]
+    except OSError:  # one has ended meanwhile
+        return []
 
 
 def free_ports(count: int) -> list[int]:
@@ -85,6 +99,14 @@ class GatewayProcess:
             process.send_signal(how)
         async with asyncio.timeout(STOP_SECONDS):
             await process.wait()
+
+    async def kill_writer(self) -> None:
+        """Kill the process that writes its ledger, if one runs just now."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            for pid in writers_of(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def complaints(self) -> list[str]:
         """What it logged as an error, and every traceback."""

@@ -59,6 +59,7 @@ def usual_counts(requests: int) -> Counts:
     """As many of each as let a run of 200,000 requests take some minutes."""
     return Counts(
         kills=max(requests // 4_000, 4),
+        writer_kills=max(requests // 4_000, 4),
         terminations=max(requests // 20_000, 1),
         state_restarts=max(requests // 20_000, 2),
         state_losses=max(requests // 20_000, 2),

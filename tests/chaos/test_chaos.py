@@ -8,7 +8,9 @@ import pytest
 from tests.chaos.run import Options, report, run, usual_counts
 
 USUAL = msgspec.structs.replace(usual_counts(2_500), state_restarts=1, state_losses=1)
-NOBODY_DIES = msgspec.structs.replace(USUAL, kills=0, terminations=0, state_restarts=1, state_losses=2)
+NOBODY_DIES = msgspec.structs.replace(
+    USUAL, kills=0, writer_kills=0, terminations=0, state_restarts=1, state_losses=2
+)
 
 
 @pytest.mark.slow
@@ -17,6 +19,7 @@ def test_kills_and_losses_overspend_nothing_and_lose_no_attempt(tmp_path: Path) 
     print(report(result))
     assert result.problems == []
     assert result.books.overspend == 0
+    assert result.faults.happened["kill -9 of a ledger's writer"] > 0
     assert result.presumed > 0  # or the kills came at no interesting moment
     assert result.load.statuses[429] > 0  # some budgets ran out
 

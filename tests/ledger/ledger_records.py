@@ -15,8 +15,8 @@ from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
 from gateway.ledger.journal.frames import FrameKind, Note, final_frame
-from gateway.ledger.journal.journal import Entry as Written
-from gateway.ledger.journal.tail import Entry
+from gateway.ledger.journal.journal import Entry
+from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.writer import JournalPosition, LedgerWriter
 from tests.core.halves import halves_of
@@ -145,10 +145,10 @@ def whole_record_frame(kind: FrameKind, record: UsageRecord | None = None) -> by
     return struct.pack("<4sII", kind.marker, len(payload), zlib.crc32(payload, kind.seed)) + payload
 
 
-def final_entry(name: object, **changes: Any) -> Written:
+def final_entry(name: object, **changes: Any) -> Entry:
     """The same as one of the entries that a journal appends together."""
     attempt_id, half = final_half(name, **changes)
-    return Written(attempt_id, final_frame(half))
+    return Entry(attempt_id, final_frame(half))
 
 
 class RecordWriter:
@@ -167,7 +167,7 @@ class RecordWriter:
 
     def _put(self, row: Row | None, note: Note | None) -> None:
         self._count += 1
-        self.writer.put([Entry(row, note, self._count)], self._position)
+        self.writer.put([LedgerEntry(row, note, self._count)], self._position)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.writer, name)

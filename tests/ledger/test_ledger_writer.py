@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.answer import Usage
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
-from gateway.ledger.journal.tail import Entry
+from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import careful_row_of, row_of
 from gateway.ledger.sqlite.store import SLICE_ROWS
 from gateway.ledger.tables import COLUMNS
@@ -382,7 +382,7 @@ def test_a_faulty_row_costs_its_transaction_neither_the_others_nor_their_place(d
         await writer.start()
         position = JournalPosition("worker")
         rows = [row_of(make(1)), row_of(make(2, duration_ms=None)), row_of(make(3))]
-        writer.put([Entry(row, None, number) for number, row in enumerate(rows, 1)], position)
+        writer.put([LedgerEntry(row, None, number) for number, row in enumerate(rows, 1)], position)
         await writer.flush()
         assert position.committed == await writer._store.committed("worker") == 3
         await writer.close()
@@ -398,7 +398,7 @@ def test_what_another_writer_has_committed_meanwhile_is_entered_once(database: D
         writer, other = database.writer(), database.writer()
         await writer.start()
         await other.start()
-        entries = [Entry(row_of(make(number)), None, number) for number in range(1, 6)]
+        entries = [LedgerEntry(row_of(make(number)), None, number) for number in range(1, 6)]
         other.put(entries[:3], JournalPosition("worker"))
         await other.flush()
         position = JournalPosition("worker")
@@ -418,10 +418,10 @@ def test_a_ledger_that_was_restored_from_a_backup_goes_on_with_what_comes(databa
         writer = database.writer()
         await writer.start()
         position = JournalPosition("worker")
-        writer.put([Entry(row_of(make(1)), None, 1)], position)
+        writer.put([LedgerEntry(row_of(make(1)), None, 1)], position)
         await writer.flush()
         database.execute("DELETE FROM journal_position")
-        writer.put([Entry(row_of(make(2)), None, 2)], position)
+        writer.put([LedgerEntry(row_of(make(2)), None, 2)], position)
         await writer.flush()
         assert await writer._store.committed("worker") == 2
         await writer._store.forget("worker")

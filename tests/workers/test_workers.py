@@ -15,7 +15,9 @@ import httpx
 import pytest
 import uvloop
 
+from gateway.ledger.audit.verify import verify
 from gateway.simulators.knobs import Knobs
+from tests.chaos.gateways import writers_of
 from tests.e2e.harness import APP_KEY, chat, simulators
 from tests.quota.valkey_server import valkey_server
 from tests.workers.worker_stage import PATIENCE_SECONDS, Served, children, is_alive, kill, until, urls_of
@@ -188,12 +190,47 @@ def test_workers_end_when_their_supervisor_was_killed(redis_url: str, tmp_path: 
             async with served.running():
                 stream = asyncio.create_task(send(served.data_url, chat(stream=True)))
                 await until(lambda: len(hosted.attempts()) == 1)
+                [writer] = writers_of(served.process.pid)
                 kill(served.process.pid)
                 await until(lambda: not any(is_alive(pid) for pid in served.pids().values()))
                 await stream
+                await until(lambda: not is_alive(writer))  # it has entered what they left
             rows = served.rows()
         assert len(rows) == 1
         assert {line["worker"] for line in served.lines("worker.supervisor_gone")} == {1, 2}
+
+    run(scenario())
+
+
+def test_workers_share_one_writer_of_the_ledger_which_is_killed_and_comes_back(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with simulators(QUICK) as (hosted, pool):
+            changes = {"state": redis_url, "org": {"name": "one-writer"}}
+            async with Served(tmp_path, urls_of(hosted, pool), changes, 2).running() as served:
+                [writer] = writers_of(served.process.pid)
+                answers = []
+                for number in range(6):
+                    answers += await asyncio.gather(*(send(served.data_url, chat()) for _ in range(10)))
+                    if number == 2:
+                        kill(writer)
+                await until(lambda: writers_of(served.process.pid) not in ([], [writer]))
+                os.kill(writers_of(served.process.pid)[0], signal.SIGTERM)
+                os.kill(writers_of(served.process.pid)[0], signal.SIGINT)
+                metrics = await served.metrics()
+                [last] = writers_of(served.process.pid)
+            rows = served.rows()
+        assert {answer.status_code for answer in answers} == {200}
+        assert len(rows) == len({row["attempt_id"] for row in rows}) == 60
+        assert len({row["request_id"][:-8] for row in rows}) == 2  # of both workers
+        assert metrics.sum("ledger_writer_up") == 1
+        assert metrics.sum("ledger_writer_restarts_total") == 1
+        assert not is_alive(last)
+        assert not list(tmp_path.glob("*.journal/*.journal2"))
+        assert len(served.lines("ledger.writer_died")) == 1
+        found = verify(f"sqlite:///{served.ledger}")
+        assert (found.findings, found.rows, found.receipts) == ([], 60, 60)
 
     run(scenario())
 
@@ -203,12 +240,16 @@ def test_a_worker_that_dies_again_and_again_ends_the_supervisor(redis_url: str, 
         async with simulators() as (hosted, pool):
             async with Served(tmp_path, urls_of(hosted, pool), {"state": redis_url}, 2).running() as served:
                 (lasting, doomed) = served.pids()[1], served.pids()[2]
+                [writer] = writers_of(served.process.pid)
                 while served.process.returncode is None:
                     if doomed is not None:
                         kill(doomed)
                     await asyncio.sleep(0.02)
                     with suppress(FileNotFoundError, ProcessLookupError):
-                        doomed = next((pid for pid in children(served.process.pid) if pid != lasting), None)
+                        doomed = next(
+                            (pid for pid in children(served.process.pid) if pid not in {lasting, writer}),
+                            None,
+                        )
             assert served.process.returncode == 3
             assert "worker 2 died 5 times within 30 s (the last time: SIGKILL)" in served.log.splitlines()[-1]
             assert not is_alive(lasting)

@@ -32,7 +32,7 @@ _log = structlog.get_logger("tollway.journal")
 _NUMBERED = frozenset({FrameKind.FINAL, FrameKind.NOTE})
 
 
-class Entry(NamedTuple):
+class LedgerEntry(NamedTuple):
     """What goes into the ledger: `row` or `note`. `number` is None where the journal does not tell it."""
 
     row: Row | None
@@ -61,9 +61,9 @@ class JournalTail:
         self._number: int | None = None
         self._given = committed  # entries up to this number are in the ledger or on their way
 
-    def read(self, limit: int, until: int | None = None) -> list[Entry]:
+    def read(self, limit: int, until: int | None = None) -> list[LedgerEntry]:
         """The next entries, at most `limit`, and none beyond the number `until`. Raises OSError."""
-        found: list[Entry] = []
+        found: list[LedgerEntry] = []
         while len(found) < limit and (self._parts or self._fill()):
             part = self._parts[0]
             if self._is_beyond(part, until):
@@ -73,10 +73,10 @@ class JournalTail:
                 found.append(entry)
         return found
 
-    def presumed(self) -> list[Entry]:
+    def presumed(self) -> list[LedgerEntry]:
         """What to book for attempts without an end, once `read` has nothing more of a dead worker."""
         self._leave_tail()
-        found = [Entry(row_of(record), None, None) for record in self._reader.presumed()]
+        found = [LedgerEntry(row_of(record), None, None) for record in self._reader.presumed()]
         if self._reader.unreadable and self._segments:
             self._note_unreadable(f"{self._reader.unreadable} intents")
         return found
@@ -103,7 +103,7 @@ class JournalTail:
             return False
         return isinstance(part, Frame) and part.kind in _NUMBERED
 
-    def _take(self, part: _Part) -> Entry | None:
+    def _take(self, part: _Part) -> LedgerEntry | None:
         if isinstance(part, Damage):
             self._note_damage(part)
             return None
@@ -119,7 +119,7 @@ class JournalTail:
             return None
         return self._take_numbered(part)
 
-    def _take_numbered(self, frame: Frame) -> Entry | None:
+    def _take_numbered(self, frame: Frame) -> LedgerEntry | None:
         number = self._number = None if self._number is None else self._number + 1
         is_given = number is not None and number <= self._given
         try:
@@ -133,7 +133,7 @@ class JournalTail:
             return None
         self._given = max(self._given, number or 0)
         self.final += record is not None
-        return Entry(None if record is None else row_of(record), note, number)
+        return LedgerEntry(None if record is None else row_of(record), note, number)
 
     # --- segments ---
 

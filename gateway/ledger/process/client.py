@@ -12,13 +12,13 @@ import structlog
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.process.messages import (
     Attach,
-    Condition,
     Detach,
     FromWriter,
     Pause,
-    Reply,
-    Request,
     Resume,
+    WriterCondition,
+    WriterReply,
+    WriterRequest,
 )
 from gateway.message_channel import MessageChannel
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -33,9 +33,9 @@ DOWN = "ledger: its writer does not answer; what is not committed waits in the j
 
 
 class WriterClient:
-    """`start`, then `close`. All methods are called on the event loop's thread.
+    """`start`, then `close`. What a writer was told is told again to the next one.
 
-    Many attributes: what the writer was told has to be told again to the next one.
+    All methods are called on the event loop's thread.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class WriterClient:
         self._problem: str | None = None
         self._down_since: float | None = time.monotonic()
         self._last_number = 0
-        self._asked: dict[int, tuple[Request, asyncio.Future[Reply]]] = {}
+        self._asked: dict[int, tuple[WriterRequest, asyncio.Future[WriterReply]]] = {}
         self._is_closed = False
         self._task = SupervisedTask("ledger-channel", self._keep_connected, tasks, is_essential=True)
 
@@ -94,8 +94,8 @@ class WriterClient:
         if self._is_closed:
             raise LedgerUnavailable(CLOSED)
         self._last_number += 1
-        request = Request(self._last_number, what, until)
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        request = WriterRequest(self._last_number, what, until)
+        answered: asyncio.Future[WriterReply] = asyncio.get_running_loop().create_future()
         self._asked[request.number] = request, answered
         self._send(request)
         try:
@@ -112,7 +112,7 @@ class WriterClient:
         await self._hang_up()
         for request, answered in self._asked.values():
             if not answered.done():
-                answered.set_result(Reply(request.number, CLOSED, False))
+                answered.set_result(WriterReply(request.number, CLOSED, False))
 
     # --- the connection ---
 
@@ -151,17 +151,17 @@ class WriterClient:
     def _take(self, message: FromWriter) -> None:
         self._down_since = None
         match message:
-            case Condition(committed, problem, degraded):
+            case WriterCondition(committed, problem, degraded):
                 self._problem = problem
                 self.degraded = degraded
                 if committed > self.committed:
                     self.committed = committed
                     self._on_commit()
-            case Reply(number):
+            case WriterReply(number):
                 _, answered = self._asked.get(number, (None, None))
                 if answered is not None and not answered.done():
                     answered.set_result(message)
 
-    def _send(self, message: Attach | Detach | Pause | Resume | Request) -> None:
+    def _send(self, message: Attach | Detach | Pause | Resume | WriterRequest) -> None:
         if self._channel is not None:
             self._channel.send(message)

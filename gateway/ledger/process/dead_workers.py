@@ -7,7 +7,7 @@ import structlog
 
 from gateway.ledger.database import RowStore
 from gateway.ledger.journal.folder import Claim, JournalFolder
-from gateway.ledger.journal.tail import Entry, JournalTail
+from gateway.ledger.journal.tail import JournalTail, LedgerEntry
 from gateway.ledger.process.source import JournalSource
 from gateway.ledger.writer import JournalPosition, LedgerWriter
 
@@ -92,7 +92,9 @@ class DeadWorkers:
         position = self._position_of(claim.worker)
         return JournalSource(claim.folder, position).begin(await self._store.committed(claim.worker))
 
-    async def _put(self, tail: JournalTail, entries: Sequence[Entry], may_commit: Callable[[], bool]) -> None:
+    async def _put(
+        self, tail: JournalTail, entries: Sequence[LedgerEntry], may_commit: Callable[[], bool]
+    ) -> None:
         await self._writer.wait_for_room()
         if not may_commit():
             raise _Paused

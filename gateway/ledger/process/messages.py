@@ -49,8 +49,8 @@ class Resume(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Commit what has waited, and what comes."""
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """To be answered with a Reply of the same number.
+class WriterRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """To be answered with a WriterReply of the same number.
 
     `open`: the ledger is open, and knows what dead workers have sent. `replay`: the latter alone.
     `flush`: everything up to the number `until` is committed, and what was read before.
@@ -61,7 +61,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag=True):
     until: int = 0
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class WriterReply(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """`problem`: why it could not be done. `is_final`: waiting will not mend it."""
 
     number: int
@@ -69,7 +69,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=True):
     is_final: bool
 
 
-class Condition(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class WriterCondition(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Of this worker's journal everything up to `committed` is in the ledger; `problem`: why no more is.
 
     `degraded` are loops of the writer that fail and keep no row from the ledger.
@@ -80,6 +80,6 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, tag=True):
     degraded: tuple[str, ...] = ()
 
 
-ToWriter: TypeAlias = Attach | Detach | Pause | Resume | Request
-FromWriter: TypeAlias = Reply | Condition
+ToWriter: TypeAlias = Attach | Detach | Pause | Resume | WriterRequest
+FromWriter: TypeAlias = WriterReply | WriterCondition
 FromOwner: TypeAlias = WriterSettings | Stop

@@ -20,13 +20,13 @@ from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.process.dead_workers import DeadWorkers
 from gateway.ledger.process.messages import (
     Attach,
-    Condition,
     Detach,
     Pause,
-    Reply,
-    Request,
     Resume,
     ToWriter,
+    WriterCondition,
+    WriterReply,
+    WriterRequest,
     WriterSettings,
 )
 from gateway.ledger.process.source import JournalSource
@@ -120,7 +120,7 @@ class WriterService:
         """The journal of `worker`, to be read from now on."""
         return JournalSource(self._folder.path, self._position_of(worker))
 
-    async def answer(self, request: Request, source: JournalSource | None) -> Reply:
+    async def answer(self, request: WriterRequest, source: JournalSource | None) -> WriterReply:
         """Do what a client asks for."""
         try:
             match request.what:
@@ -133,11 +133,11 @@ class WriterService:
                 case "flush":
                     await self._flush(source, request.until)
         except LedgerUnavailable as exc:
-            return Reply(request.number, str(exc), isinstance(exc, LedgerUnusable))
+            return WriterReply(request.number, str(exc), isinstance(exc, LedgerUnusable))
         except OSError as exc:
             problem = f"journal {self._folder.path}: {exc.strerror or exc}"
-            return Reply(request.number, problem, True)
-        return Reply(request.number, None, False)
+            return WriterReply(request.number, problem, True)
+        return WriterReply(request.number, None, False)
 
     async def forget(self, worker: str) -> None:
         """Its journal is gone."""
@@ -170,10 +170,10 @@ class WriterService:
         for client in self._clients:
             client.report()
 
-    def condition(self, source: JournalSource | None) -> Condition:
+    def condition(self, source: JournalSource | None) -> WriterCondition:
         """What a worker is told of its journal."""
         committed = 0 if source is None else source.position.committed
-        return Condition(committed, self.writer.problem(), tuple(self._tasks.problems(essential=False)))
+        return WriterCondition(committed, self.writer.problem(), tuple(self._tasks.problems(essential=False)))
 
     async def _until_due(self) -> None:
         try:
@@ -205,7 +205,7 @@ class _Client:
         self.source: JournalSource | None = None
         self._service = service
         self._channel = channel
-        self._reported: Condition | None = None
+        self._reported: WriterCondition | None = None
         self._answers: set[asyncio.Task[None]] = set()
 
     @property
@@ -249,17 +249,17 @@ class _Client:
             case Resume():
                 if self.source is not None:
                     self.source.paused_at = None
-            case Request():
+            case WriterRequest():
                 answer = asyncio.create_task(self._answer(message), name=f"ledger {message.what}")
                 self._answers.add(answer)
                 answer.add_done_callback(self._answers.discard)
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: WriterRequest) -> None:
         try:
             reply = await self._service.answer(request, self.source)
         except Exception as exc:  # the task's end: who asked must hear of it
             _log.exception("ledger.writer_request_failed", what=request.what)
-            reply = Reply(request.number, f"ledger: the writer fails ({type(exc).__name__})", False)
+            reply = WriterReply(request.number, f"ledger: the writer fails ({type(exc).__name__})", False)
         self.report()  # a flush is heard of after what it has committed
         self._channel.send(reply)
 

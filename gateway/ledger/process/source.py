@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.ledger.journal.tail import Entry, JournalTail
+from gateway.ledger.journal.tail import JournalTail, LedgerEntry
 from gateway.ledger.writer import JournalPosition
 
 
@@ -31,7 +31,7 @@ class JournalSource:
         self._tail = JournalTail(self._folder, self.position.worker, committed)
         return self._tail
 
-    def read(self, limit: int) -> list[Entry]:
+    def read(self, limit: int) -> list[LedgerEntry]:
         """The next entries that may be committed. Raises OSError."""
         return [] if self._tail is None else self._tail.read(limit, self.paused_at)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.journal import Journal
-from gateway.ledger.journal.tail import Entry, JournalTail
+from gateway.ledger.journal.tail import JournalTail, LedgerEntry
 from gateway.ledger.rows import ATTEMPT_ID
 from gateway.ledger.tables import COLUMNS
 
@@ -46,7 +46,7 @@ def read_dead(tail: JournalTail) -> list[tuple[str, str]]:
     return [attempt_of(entry) for entry in entries if entry.row is not None]
 
 
-def attempt_of(entry: Entry) -> tuple[str, str]:
+def attempt_of(entry: LedgerEntry) -> tuple[str, str]:
     """An attempt and its outcome."""
     assert entry.row is not None
     return str(entry.row[ATTEMPT_ID]), str(entry.row[OUTCOME])
