@@ -43,6 +43,8 @@ class JournaledLedger:
     """The `Ledger` port over a writer, which commits rows in the order in which they are appended.
 
     All methods are called on the event loop's thread.
+
+    Many attributes: those of its journal, of the ends that wait for it, and of the writer behind it.
     """
 
     def __init__(
