@@ -51,8 +51,6 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     `other_costs` are what its usage would have cost at the other deployments of its candidate's `others`, in
     their order. `unseen_nano` is what a broken attempt may have cost beyond `cost_nano`. `price_version` None
     is the candidate's own. `failure` is set where the upstream failed: another replica may be tried.
-
-    Many attributes: they are the columns of the ledger's row that nobody knows before the end.
     """
 
     attempt_id: str

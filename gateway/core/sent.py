@@ -45,12 +45,14 @@ _JSON = b"application/json"
 class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """Where a route may lead: one deployment, with all that is the same for every attempt there.
 
-    `price` holds from `price_from` to before `price_until`, `soon` are it and those that begin before a
-    request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them all,
-    (input, output) in nano-USD per million tokens; `compared` are the rates that an objective of cost goes
-    by. `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
-    there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it counts for
-    attempts there.
+    `price` holds from the first to before the second of `price_holds`, `soon` are it and those that begin
+    before a request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them
+    all, (input, output) in nano-USD per million tokens; `compared` are the rates that an objective of cost
+    goes by. `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of
+    attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it
+    counts for attempts there.
+
+    Many attributes: what is prepared here need not be looked up for each request.
     """
 
     principal: Principal
@@ -59,8 +61,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     replica_set: ReplicaSet
     prices: PriceBook
     price: Price
-    price_from: float
-    price_until: float
+    price_holds: tuple[float, float]
     soon: tuple[Price, ...]
     dearest: tuple[int, int]
     compared: tuple[int, int]
@@ -77,7 +78,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     def at(self, at: int) -> "Candidate":
         """This one at the prices of `at` (UTC microseconds)."""
-        if self.price_from <= at < self.price_until:
+        begins, ends = self.price_holds
+        if begins <= at < ends:
             return self
         return candidate_at(
             self.principal,
@@ -114,8 +116,7 @@ def candidate_at(
         replica_set=replica_set,
         prices=prices,
         price=price,
-        price_from=prices.last_change(at),
-        price_until=prices.next_change(at),
+        price_holds=(prices.last_change(at), prices.next_change(at)),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
@@ -200,7 +201,8 @@ class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
     def hold(self, hold: Hold, replica: ReplicaState, at: int) -> None:
         """Complete it: `hold` was taken for it, and it goes to `replica` at `at` (UTC microseconds)."""
         candidate = self.candidate
-        if not candidate.price_from <= at < candidate.price_until:
+        begins, ends = candidate.price_holds
+        if not begins <= at < ends:
             self.candidate = candidate = candidate.at(at)
         self.attempt_id = f"{self.request_id}:{self.number}"
         self.hold_taken, self.held_nano, self.replica, self.at = hold, hold.nano, replica, at

@@ -15,7 +15,7 @@ Mark = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ConfigReading:
     """One reading of the file. `built` is None when it cannot be served; `problems` then say why.
 
     Otherwise `problems` are warnings.
@@ -35,7 +35,7 @@ class ConfigFile:
         self._prices = prices or PriceCatalogue()
         self.read_mark: Mark | None = None  # as it was when it was last read
 
-    def read(self, text: str | None = None) -> Candidate:
+    def read(self, text: str | None = None) -> ConfigReading:
         """What the file asks for now. Blocks; never raises for what is in the file.
 
         `text` is what another process has read out of it; left out: what it holds now.
@@ -46,12 +46,12 @@ class ConfigFile:
         loaded = load(self.path, self._environ, text=text)
         built, errors = build(loaded, self._prices)
         if built is None:
-            return Candidate(None, errors, loaded)
+            return ConfigReading(None, errors, loaded)
         if loaded.blocking:
-            return Candidate(None, loaded.blocking, loaded)
-        return Candidate(built, loaded.warnings, loaded)
+            return ConfigReading(None, loaded.blocking, loaded)
+        return ConfigReading(built, loaded.warnings, loaded)
 
-    def read_tested(self) -> Candidate:
+    def read_tested(self) -> ConfigReading:
         """As `read`; a file whose own policy tests fail cannot be served. Not for a running loop."""
         candidate = self.read()
         built, loaded = candidate.built, candidate.loaded
@@ -63,7 +63,7 @@ class ConfigFile:
             for index, outcome in enumerate(run_tests(built, tests))
             for failure in outcome.failures
         ]
-        return Candidate(None, failed, loaded) if failed else candidate
+        return ConfigReading(None, failed, loaded) if failed else candidate
 
     def _holds(self, text: str) -> bool:
         try:

@@ -15,7 +15,7 @@ import structlog
 from gateway.config.build import Built
 from gateway.config.problems import Problem, dotted
 from gateway.config.restart import needs_restart
-from gateway.policy.rollout.config_file import Candidate, ConfigFile
+from gateway.policy.rollout.config_file import ConfigFile, ConfigReading
 from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.reload")
@@ -144,7 +144,7 @@ class Reloader:
         _log.info("config.reloaded", how=how, version=done.version, previous=done.previous)
         return done
 
-    def _accepted(self, candidate: Candidate) -> Built:
+    def _accepted(self, candidate: ConfigReading) -> Built:
         built = candidate.built
         if built is None:
             raise ReloadRefused(Result.INVALID, candidate.problems, [])
