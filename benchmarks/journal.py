@@ -21,38 +21,25 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.ledger_writer import record
-from gateway.core.answer import Usage
-from gateway.core.record import Outcome, UsageRecord
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.frames import final_frame, intent_frame
 from gateway.ledger.journal.journal import Journal
+from tests.core.halves import halves_of
 
 UNDER_WAY = 64
 
 
-def final_records(count: int) -> list[UsageRecord]:
-    """Records with attempt ids of their own, as a gateway makes them."""
-    return [
-        msgspec.structs.replace(
-            record(False), attempt_id=f"req_{number:024x}:1", request_id=f"req_{number:024x}"
-        )
-        for number in range(count)
-    ]
+# An attempt's id, and the two halves of its row.
+Attempt = tuple[str, bytes, bytes]
 
 
-def presumed(final: UsageRecord) -> UsageRecord:
-    return msgspec.structs.replace(
-        final,
-        outcome=Outcome.PRESUMED,
-        estimated=True,
-        usage=Usage(input_text=812),
-        status=0,
-        finish_reason=None,
-        reported_model=None,
-        ttft_ms=None,
-        duration_ms=0.0,
-        upstream_request_id=None,
-    )
+def attempts(count: int) -> list[Attempt]:
+    """Attempts with ids of their own, as a gateway makes them."""
+    made = []
+    for number in range(count):
+        own = {"attempt_id": f"req_{number:024x}:1", "request_id": f"req_{number:024x}"}
+        made.append((own["attempt_id"], *halves_of(msgspec.structs.replace(record(False), **own))))
+    return made
 
 
 class Subject:
@@ -62,18 +49,18 @@ class Subject:
         self.journal = Journal(JournalFolder(folder, "benchmark").claim_new())
         self.appended = 0
 
-    def run(self, intents: Sequence[UsageRecord], finals: Sequence[UsageRecord]) -> dict[str, float]:
+    def run(self, given: Sequence[Attempt]) -> dict[str, float]:
         """Seconds that these attempts took, by part."""
         seconds = {"intend": 0.0, "append": 0.0}
-        for position in range(0, len(intents), UNDER_WAY):
-            window = slice(position, position + UNDER_WAY)
+        for position in range(0, len(given), UNDER_WAY):
+            window = given[position : position + UNDER_WAY]
             begun = time.thread_time()
-            for one in intents[window]:
-                self.journal.intend(one)
+            for attempt_id, sent, _ in window:
+                self.journal.intend(attempt_id, sent)
             between = time.thread_time()
-            for one in finals[window]:
+            for attempt_id, _, ended in window:
                 self.appended += 1
-                self.journal.append([(one, self.appended)])
+                self.journal.append([(attempt_id, ended, self.appended)])
             seconds["intend"] += between - begun
             seconds["append"] += time.thread_time() - between
         self.journal.release(self.appended)
@@ -99,14 +86,14 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
-    finals = final_records(options.records)
-    intents = [presumed(one) for one in finals]
-    sizes = {"intent": len(intent_frame(intents[0])), "final": len(final_frame(finals[0]))}
+    given = attempts(options.records)
+    _, sent, ended = given[0]
+    sizes = {"intent": len(intent_frame(sent)), "final": len(final_frame(ended))}
     taken: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         subject = Subject(Path(name))
         for _ in range(options.rounds):
-            seconds = subject.run(intents, finals)
+            seconds = subject.run(given)
             seconds["write"] = bare_writes(Path(name), bytes(sizes["final"]), options.records)
             for part, value in seconds.items():
                 taken.setdefault(part, []).append(value / options.records * 1e6)

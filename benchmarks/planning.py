@@ -18,9 +18,10 @@ from gateway.config.build import Built, build
 from gateway.config.load import load
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Api
-from gateway.core.facts import Moment, local_time
+from gateway.core.facts import Moment
 from gateway.core.parse import parse_call
-from gateway.core.policy import Planner
+from gateway.core.route import Routes
+from gateway.core.screening import Classified
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.proxy.classify import Classifier
 
@@ -79,15 +80,16 @@ def median_microseconds(run: Callable[[], object]) -> float:
 def measure(condition: str, prefer: str, text: str) -> tuple[float, float]:
     """Microseconds to classify, and to plan."""
     made = built(condition, prefer)
-    planner = Planner(made.policy, Fleet(made.policy.deployments.values()))
+    fleet = Fleet(made.policy.deployments.values())
+    routes = Routes(made.policy, fleet, zone=made.tenancy.time_zone)
     classifier = Classifier(made.policy, made.screenings)
     body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
     call, parsed = parse_call(Api.CHAT, orjson.dumps(body), 100)
     (entry,) = made.tenancy.keys.values()
-    who, model, zone = entry.default, made.policy.models["auto"], made.tenancy.time_zone
+    who, classified = entry.default, Classified("internal")
 
     def classify() -> None:
-        waiting = classifier.classify(call, parsed, who, None)
+        waiting = classifier.classify(call, parsed, who, {})
         try:
             waiting.send(None)  # short texts never wait, so no loop need turn
         except StopIteration:
@@ -95,8 +97,8 @@ def measure(condition: str, prefer: str, text: str) -> tuple[float, float]:
         raise SystemExit("the text is too long to be classified inline")
 
     def plan() -> None:
-        moment = Moment(1.8e9, 1000.0, 0.5, lambda: 0.25, lambda: local_time(1.8e9, zone))
-        planner.plan(call, who, model, "internal", moment)
+        moment = Moment(1.8e9, 1000.0, 0.5, 0.25)
+        routes.of(who, call.model, moment.now).begin("r", call, classified, moment)
 
     return median_microseconds(classify), median_microseconds(plan)
 

@@ -1,15 +1,16 @@
 """The seams of the gateway. A Protocol stands here only where two implementations are real."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from gateway.core.admission import Ask, Hold, Settlement
 from gateway.core.causes import EntityResult
+from gateway.core.ended import Ended
 from gateway.core.errors import GatewayError
 from gateway.core.heads import NO_LINES, HeaderLines, RequestHead
-from gateway.core.record import UsageRecord
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.core.windows import Per, Window
 
@@ -93,7 +94,7 @@ class Upstream(Protocol):
 
 
 class Ledger(Protocol):
-    """Where usage records go. All methods are called on the event loop's thread."""
+    """Where the two halves of each attempt's row go. All methods are called on the event loop's thread."""
 
     def has_room(self) -> bool:
         """False while the queue stands at its bound; cheap enough for every request."""
@@ -103,16 +104,19 @@ class Ledger(Protocol):
         """Admission waits here, under the caller's own timeout."""
         ...
 
-    def intend(self, record: UsageRecord) -> None:
-        """Note an attempt that is about to be sent, as it is to be booked should this process die before
-        `append` has its final record.
+    def intend(self, attempt_id: str, half: bytes) -> None:
+        """Note an attempt that is about to be sent, with its half of the row (`Sent.half`).
 
-        When it returns the note survives kill -9. Raises Unavailable: then nothing may be sent.
+        Should this process die before `append`, that is all that is known of it. When it returns the note
+        survives kill -9. Raises Unavailable: then nothing may be sent.
         """
         ...
 
-    def append(self, record: UsageRecord) -> None:
-        """Never blocks and never drops; admitted requests may take the queue past its bound."""
+    def append(self, attempt_id: str, half: bytes) -> None:
+        """Note how it ended (`Ended.half`).
+
+        Never blocks and never drops; admitted requests may take the queue past its bound.
+        """
         ...
 
     async def flush(self) -> None:
@@ -178,8 +182,9 @@ class Inbound(Protocol):
         """The raw path, not decoded, without the query."""
         ...
 
-    def header(self, name: bytes) -> str | None:
-        """The first value of a header; `name` in lower case. Undecodable bytes are kept as Latin-1."""
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """The first value of each header, by its name in lower case."""
         ...
 
     async def body(self, limit_bytes: int) -> bytes:
@@ -231,15 +236,15 @@ class Telemetry(Protocol):
         """A request was answered with an error envelope of the gateway's own."""
         ...
 
-    def planned(self, model: str, deployment: str, reason: str, overhead_seconds: float) -> None:
+    def planned(self, sent: Sent, overhead_seconds: float) -> None:
         """A request was admitted and its first attempt is about to be sent."""
         ...
 
-    def attempted(self, record: UsageRecord) -> None:
+    def attempted(self, sent: Sent, ended: Ended) -> None:
         """An attempt ended and was recorded."""
         ...
 
-    def answered(self, record: UsageRecord, seconds: float) -> None:
+    def answered(self, sent: Sent, ended: Ended, seconds: float) -> None:
         """A request ended with this attempt, `seconds` after it had arrived."""
         ...
 

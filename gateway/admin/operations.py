@@ -62,7 +62,7 @@ class Operations:
     async def explain(self, question: DecisionQuestion) -> Explanation:
         """How a request would be decided now."""
         rules = self._pipeline.rulebook
-        explainer = Explainer(rules.planner, rules.classifier, self._built().tenancy)
+        explainer = Explainer(rules.routes, rules.classifier, self._built().tenancy)
         return await explainer.explain(question, self._pipeline.moment)
 
     async def usage(self, query: UsageQuery) -> bytes:

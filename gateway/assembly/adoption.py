@@ -33,8 +33,9 @@ class Adoption:
         """
         parts = self._parts
         await self._adopt_budgets(built)
-        fleet = Fleet(built.policy.deployments.values(), parts.pipeline.rulebook.planner.fleet.replica_sets)
-        rules = rulebook(built, fleet, parts.entities)
+        routes = parts.pipeline.rulebook.routes
+        fleet = Fleet(built.policy.deployments.values(), routes.fleet.replica_sets)
+        rules = rulebook(built, fleet, parts.entities, routes.prices)
         parts.entities.configure(recognizer_settings(built.settings))
         parts.telemetry.configure(names(built))
         parts.alerts.configure(built.scopes)

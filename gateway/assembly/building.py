@@ -13,7 +13,8 @@ import structlog
 from gateway.config.build import Built
 from gateway.config.schema import Settings
 from gateway.core.balancing import Fleet
-from gateway.core.policy import Planner
+from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.route import Routes
 from gateway.http.client.pool import HttpUpstream
 from gateway.http.server.listening import listen
 from gateway.ledger.audit.keys import UnusableKey, new_seed, seed_in, signer_from
@@ -49,14 +50,12 @@ def request_ids() -> Callable[[], str]:
     return map((prefix + "{:08x}").format, itertools.count(1)).__next__
 
 
-def rulebook(built: Built, fleet: Fleet, entities: EntityFinder) -> Rulebook:
+def rulebook(built: Built, fleet: Fleet, entities: EntityFinder, prices: PriceBook = NO_VERSIONS) -> Rulebook:
     server = built.settings.server
     return Rulebook(
-        planner=Planner(built.policy, fleet),
+        routes=Routes(built.policy, fleet, prices, built.tenancy.time_zone),
         classifier=Classifier(built.policy, built.screenings, entities),
         authenticator=Authenticator(built.tenancy),
-        time_zone=built.tenancy.time_zone,
-        org=built.settings.org.name,
         max_body_bytes=server.max_body_mib * MIB,
         max_messages=server.max_messages,
     )

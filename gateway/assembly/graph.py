@@ -84,11 +84,11 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     entities = EntityService(counted, tasks)
     sources = ScrapeSources(
         budgets=admission.budgets,
-        fleet=lambda: pipeline.rulebook.planner.fleet,
+        fleet=lambda: pipeline.rulebook.routes.fleet,
         ledger_lag_rows=ledger.lag_rows,
         ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
         ledger_writer=owner,
-        policy_version=lambda: pipeline.rulebook.planner.policy.version,
+        policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
     )
     telemetry = PrometheusTelemetry(names=names(built), sources=sources, clock=clock, version=__version__)
@@ -194,7 +194,7 @@ def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entitie
 
 def _price_watch(built: Built, pipeline: Pipeline, tasks: TaskRegistry) -> PriceWatch:
     def adopt(book: PriceBook) -> None:
-        pipeline.prices = book
+        pipeline.take_prices(book)
 
     settings = built.settings
     return PriceWatch(

@@ -134,7 +134,7 @@ class Lifecycle:
         parts.entities.configure(recognizer_settings(built.settings))
         await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
         closing.register(ClosingStep.PROBER, parts.prober.close)
-        await parts.prober.watch(parts.pipeline.rulebook.planner.fleet)
+        await parts.prober.watch(parts.pipeline.rulebook.routes.fleet)
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
         await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)

@@ -92,7 +92,8 @@ class CelCompiler:
                 steps += self._engine_steps(members)
             used += self._used(members)
         variables = tuple(name for name in self._types if name in used)
-        return RuleSet(rules, variables, steps[0] if len(steps) == 1 else _first_of(tuple(steps)))
+        first_match = steps[0] if len(steps) == 1 else _first_of(tuple(steps))
+        return RuleSet(rules, variables, first_match, tuple(plain[rule.number] for rule in rules))
 
     def _names_within(self) -> Mapping[str, tuple[tuple[str, ...] | None, ...]]:
         """For each variable with known names those of its levels; None: any."""

@@ -122,7 +122,7 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
         if used >= reserved:
             return max(drained_at, now) + (used - reserved) * self.seconds_per_unit
         credit = (reserved - used) * self.seconds_per_unit - (now - admitted_at)
-        return drained_at - max(credit, 0.0)
+        return drained_at - credit if credit > 0 else drained_at
 
     def remaining(self, drained_at: float, now: float) -> int:
         backlog = max(drained_at - now, 0.0) / self.seconds_per_unit
@@ -183,17 +183,17 @@ def hold_nano(ask: Ask, output_tokens: int) -> int:
 class BudgetCounter:
     """One budget's open window. `left` is the limit less what is spent, held and unseen.
 
-    Holds and settlements change these numbers from outside, in one walk over all budgets of a request;
-    whoever changes one of the three changes `left` too.
+    Holds and settlements change these numbers from outside, in one walk over all budgets of a request: a
+    hold takes from `left`, a settlement gives it back and counts what was spent. What is missing is held.
     """
 
     __slots__ = (
         "_limit_until",
         "_parts",
         "budget",
-        "held",
         "left",
         "limit",
+        "rolling",
         "scope",
         "spent",
         "unseen",
@@ -204,9 +204,11 @@ class BudgetCounter:
     def __init__(self, scope: Scope, budget: Budget, zone: ZoneInfo, now: float) -> None:
         self.scope = scope
         self.zone = zone
-        self.spent = self.held = self.unseen = 0
+        self.spent = self.unseen = 0
+        self.limit = self.left = budget.limit_at(now)
         self._parts: dict[int, list[int]] = {}
         self.budget = budget
+        self.rolling = budget.rolling
         self.window = self._window(now)
         self.set(budget, 0, 0, now)
 
@@ -214,8 +216,14 @@ class BudgetCounter:
     def counted_as(self) -> str:
         return self.budget.counted_as(self.zone)
 
+    @property
+    def held(self) -> int:
+        """What open holds have taken."""
+        return self.limit - self.spent - self.unseen - self.left
+
     def set(self, budget: Budget, spent: int, unseen: int, now: float) -> None:
         """Take a changed limit, or what the ledger says was spent."""
+        held = self.held
         self.budget = budget
         self.limit = budget.limit_at(now)
         self._limit_until = budget.limit_until(now)
@@ -224,7 +232,7 @@ class BudgetCounter:
             self._parts = {self._part(now): [spent, unseen]}
         self.spent = spent
         self.unseen = unseen
-        self.left = self.limit - spent - self.held - unseen
+        self.left = self.limit - spent - held - unseen
 
     def add(self, spent: int, unseen: int, now: float) -> None:
         """Count what was spent before this counter began."""
@@ -256,7 +264,7 @@ class BudgetCounter:
         if self.budget.rolling:
             self._drop(now)
             return
-        self.spent = self.held = self.unseen = 0
+        self.spent = self.unseen = 0
         self.left = self.limit
 
     def _window(self, now: float) -> Window:

@@ -93,8 +93,13 @@ class WireUsage(msgspec.Struct, gc=False):
 
 def usage_from_wire(wire: WireUsage) -> Usage:
     """An upstream's usage object as disjoint parts; inconsistent details are clamped to the totals."""
-    prompt = _clamp(wire.prompt_tokens, MAX_TOKENS)
-    completion = _clamp(wire.completion_tokens, MAX_TOKENS)
+    prompt, completion = wire.prompt_tokens, wire.completion_tokens
+    if type(prompt) is not int or not 0 <= prompt <= MAX_TOKENS:
+        prompt = _clamp(prompt, MAX_TOKENS)
+    if type(completion) is not int or not 0 <= completion <= MAX_TOKENS:
+        completion = _clamp(completion, MAX_TOKENS)
+    if wire.prompt_tokens_details is None and wire.completion_tokens_details is None:
+        return Usage(input_text=prompt, output_text=completion)
     image = audio = cached = reasoning = audio_out = 0
     if (details := wire.prompt_tokens_details) is not None:
         image = _clamp(details.image_tokens, prompt)
@@ -197,11 +202,15 @@ def _or_none(decode: Any, raw: msgspec.Raw | None) -> Any:
 def read_answer(body: bytes) -> Observed:
     """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED)."""
     try:
-        answer = observe(body)
+        try:
+            answer = _decode(body)
+        except msgspec.ValidationError:
+            answer = observe(body)
     except BROKEN_JSON as exc:
         raise UpstreamFailure(FailureKind.BODY, "the answer is not the JSON that was expected") from exc
-    if any(choice.finish_reason == "abort" for choice in answer.choices or ()):
-        raise UpstreamFailure(FailureKind.ABORTED, "the engine aborted the generation")
+    for choice in answer.choices or ():
+        if choice.finish_reason == "abort":
+            raise UpstreamFailure(FailureKind.ABORTED, "the engine aborted the generation")
     return answer
 
 

@@ -1,8 +1,6 @@
 """Choose a replica: available means healthy and not tripped; the one with the fewest attempts wins."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.errors import UpstreamFailure
@@ -20,44 +18,46 @@ class Breaker:
     Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
     Never a 4xx, and never a client that went away.
 
+    `open_until` 0: it is closed, else it is open until then (monotonic seconds).
+
     `answers`: it is open, and what opened it were all answers of a server that is there. Such a one is the
     last resort, since it may be the requests that it cannot bear.
     """
 
-    __slots__ = ("_answers_only", "_failures", "_open_until", "_pause_seconds", "_trial_until")
+    __slots__ = ("_answers_only", "_failures", "_pause_seconds", "_trial_until", "open_until")
 
     def __init__(self) -> None:
         self._failures = 0
         self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._open_until = 0.0
+        self.open_until = 0.0
         self._trial_until = 0.0
         self._answers_only = True
 
     @property
     def answers(self) -> bool:
-        return self._open_until > 0 and self._answers_only
+        return self.open_until > 0 and self._answers_only
 
     def allows(self, now: float) -> bool:
-        if not self._open_until:
+        if not self.open_until:
             return True
-        return now >= self._open_until and now >= self._trial_until
+        return now >= self.open_until and now >= self._trial_until
 
     def start(self, now: float) -> None:
         """A request was sent. In the half-open state it is the trial, and others wait for its result."""
-        if self._open_until:
+        if self.open_until:
             self._trial_until = now + self._pause_seconds
 
     def succeeded(self) -> None:
         self._failures = 0
         self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._open_until = self._trial_until = 0.0
+        self.open_until = self._trial_until = 0.0
         self._answers_only = True
 
     def uncount_failure(self) -> None:
         """The last failure counted turned out to be that of the request."""
         self._failures = max(self._failures - 1, 0)
         if self._failures < FAILURES_TO_OPEN:
-            self._open_until = self._trial_until = 0.0
+            self.open_until = self._trial_until = 0.0
 
     def failed(self, now: float, *, weight: int = 1, answered: bool = False) -> None:
         """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
@@ -65,15 +65,15 @@ class Breaker:
         self._answers_only &= answered
         if self._failures < FAILURES_TO_OPEN:
             return
-        if self._open_until:
-            if now < self._open_until:
+        if self.open_until:
+            if now < self.open_until:
                 return  # sent before it opened: the same trouble, not another one
             self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
-        self._open_until = now + self._pause_seconds
+        self.open_until = now + self._pause_seconds
         self._trial_until = 0.0
 
     def retry_after_seconds(self, now: float) -> float:
-        return max(self._open_until - now, 0.0)
+        return max(self.open_until - now, 0.0)
 
 
 # How much one new observation moves a learned average.
@@ -88,9 +88,9 @@ LEARN_FROM_TOKENS = 50
 
 
 class ReplicaState:
-    """One replica as it stands now. `async with` it is one attempt there, counted in `in_flight`.
+    """One replica as it stands now. Who attempts something there counts in `in_flight` for as long.
 
-    No await between `ReplicaSet.choose` and `async with`: requests of the same moment are to spread out.
+    No await between `ReplicaSet.choose` and counting: requests of the same moment are to spread out.
     """
 
     __slots__ = ("breaker", "in_flight", "is_up", "replica")
@@ -100,15 +100,6 @@ class ReplicaState:
         self.breaker = Breaker()
         self.in_flight = 0
         self.is_up = True  # until the first probe says otherwise
-
-    async def __aenter__(self) -> Self:
-        self.in_flight += 1
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.in_flight -= 1
 
     def available(self, now: float) -> bool:
         return self.is_up and self.breaker.allows(now)
@@ -189,8 +180,8 @@ class ReplicaSet:
 
     def is_available(self, now: float) -> bool:
         # A plain loop: this runs for every deployment of every request, and a generator costs twice as much.
-        for state in self.replicas:  # noqa: SIM110
-            if state.is_up and state.breaker.allows(now):
+        for state in self.replicas:
+            if state.is_up and (not state.breaker.open_until or state.breaker.allows(now)):
                 return True
         return False
 
@@ -204,17 +195,19 @@ class ReplicaSet:
         Replicas in `tried` are not chosen again.
         """
         best: ReplicaState | None = None
-        count = len(self.replicas)
+        replicas = self.replicas
+        count = len(replicas)
         self._turn += 1
-        for step in range(count):
-            state = self.replicas[(self._turn + step) % count]
-            if state in tried or not state.available(now):
+        for step in range(self._turn, self._turn + count):
+            state = replicas[step % count]
+            if not state.is_up or (state.breaker.open_until and not state.breaker.allows(now)):
                 continue
-            if best is None or state.in_flight < best.in_flight:
+            if state not in tried and (best is None or state.in_flight < best.in_flight):
                 best = state
         if best is not None:
-            best.breaker.start(now)
-            if self._is_out_of_date(now):
+            if best.breaker.open_until:
+                best.breaker.start(now)
+            if self.ttft_seconds is not None and now - self.measured_at > MEASURED_FOR_SECONDS:
                 self.measured_at, self._measures_anew = now, True  # this one tries; the others wait and see
         elif not tried:
             best = self._last_resort()
@@ -233,7 +226,9 @@ class ReplicaSet:
             self._measures_anew = False
             self.ttft_seconds = self.tokens_per_second = None
         self.measured_at = now
-        self.ttft_seconds = _smooth(self.ttft_seconds, ttft_seconds)
+        known = self.ttft_seconds
+        # `_smooth` written out: it runs for every answer.
+        self.ttft_seconds = ttft_seconds if known is None else known + SMOOTHING * (ttft_seconds - known)
         if tokens_per_second is not None:
             self.tokens_per_second = _smooth(self.tokens_per_second, tokens_per_second)
 
@@ -242,7 +237,7 @@ class ReplicaSet:
         if tokens < LEARN_FROM_TOKENS:
             return
         ratio = min(max(text_bytes / tokens, LEAST_BYTES_PER_TOKEN), MOST_BYTES_PER_TOKEN)
-        self.bytes_per_token = _smooth(self.bytes_per_token, ratio)
+        self.bytes_per_token += SMOOTHING * (ratio - self.bytes_per_token)
 
     def expected_seconds(self, output_tokens: int, now: float) -> float:
         """Time to the last token as observed of late; 0 where nothing is known, so that it gets tried."""

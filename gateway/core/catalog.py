@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from gateway.core.conditions import Condition
 from gateway.core.endpoint import Endpoint, IpNetwork
 
 
@@ -224,12 +225,14 @@ class Rule(msgspec.Struct, frozen=True):
 class RuleSet(msgspec.Struct, frozen=True):
     """The rules of one model. `first_match` takes facts by variable and gives a rule number, 0 for none.
 
-    It looks at no other facts than `variables`.
+    It looks at no other facts than `variables`. `conditions` are those of the rules, None for one that only
+    the engine can evaluate; without any, nothing is known of them.
     """
 
     rules: tuple[Rule, ...]
     variables: tuple[str, ...]
     first_match: Callable[[Mapping[str, object]], int]
+    conditions: tuple[Condition | None, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,14 @@ Of an answer without usage:
 """
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from gateway.core.admission import Ask
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Deployment, Modality, StopsWhenLeft
-from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.catalog import Api, Capability, Deployment, Modality, Price, StopsWhenLeft
 from gateway.core.tenancy import Principal
 
 # The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
@@ -55,7 +56,7 @@ def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Esti
     context = deployment.context_tokens * call.prompts
     likely = int(text / bytes_per_token) + 1
     bound = text + TEMPLATE_TOKENS
-    if Capability.TOOLS in call.needs:
+    if call.needs and Capability.TOOLS in call.needs:
         bound += TOOLS_TEMPLATE_TOKENS
     media = call.media
     if media.bytes:
@@ -66,46 +67,49 @@ def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Esti
         bound += images + media.audio_bytes // AUDIO_BYTES_PER_TOKEN
         if media.file_bytes:
             bound = max(bound, context)
-    bound = min(bound, max(context, likely))
-    return Estimate(likely, bound, _output_cap(call, deployment, likely))
-
-
-def _output_cap(call: Call, deployment: Deployment, prompt: int) -> int:
-    """The most output tokens of one choice: the client's own cap, never above the deployment's.
-
-    A cap that the client did not ask for must leave room for the prompt, or the upstream refuses it.
-    """
+    if bound > context:
+        bound = min(bound, max(context, likely))
+    # The most output tokens of one choice: the client's own cap, never above the deployment's.
+    most = deployment.max_output_tokens
     if call.api is Api.EMBEDDINGS:
-        return 0
-    if call.max_output is not None:
-        return min(call.max_output, deployment.max_output_tokens)
-    if call.api is Api.COMPLETIONS:
-        return min(COMPLETION_DEFAULT_TOKENS, deployment.max_output_tokens)
-    free = deployment.context_tokens - prompt - prompt // PROMPT_MARGIN_SHARE - TEMPLATE_TOKENS
-    return max(min(deployment.max_output_tokens, free), 1)
+        output = 0
+    elif call.max_output is not None:
+        output = call.max_output if call.max_output < most else most
+    elif call.api is Api.COMPLETIONS:
+        output = min(COMPLETION_DEFAULT_TOKENS, most)
+    else:
+        # A cap that the client did not ask for must leave room for the prompt, or the upstream refuses it.
+        free = deployment.context_tokens - likely - likely // PROMPT_MARGIN_SHARE - TEMPLATE_TOKENS
+        output = max(min(most, free), 1)
+    return Estimate(likely, bound, output)
+
+
+class Priced(Protocol):
+    """What a hold needs to know of a candidate: see `sent.Candidate`."""
+
+    @property
+    def dearest(self) -> tuple[int, int]: ...
+
+    @property
+    def soon(self) -> tuple[Price, ...]: ...
 
 
 def ask_for(
-    call: Call,
-    principal: Principal,
-    candidates: tuple[Deployment, ...],
-    estimates: tuple[Estimate, ...],
-    book: PriceBook = NO_VERSIONS,
-    at: int = 0,
+    call: Call, principal: Principal, candidates: Sequence[Priced], estimates: Sequence[Estimate]
 ) -> Ask:
-    """The reservation that covers whichever candidate answers: each part priced at the dearest of them.
-
-    `at` is UTC microseconds since 1970.
-    """
-    prompt_nano = output_rate = output_tokens = 0
-    for deployment, expected in zip(candidates, estimates, strict=True):
-        for price in book.prices_soon(deployment, at):
-            input_rate, rate = (
-                price.dearest_any if call.service_tier is None else price.dearest(call.service_tier)
-            )
-            prompt_nano = max(prompt_nano, -(-expected.prompt_bound * input_rate // 1_000_000))
-            output_rate = max(output_rate, rate)
-        output_tokens = max(output_tokens, expected.output)
+    """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
+    millionths = output_rate = output_tokens = 0
+    tier = call.service_tier
+    for candidate, expected in zip(candidates, estimates, strict=True):
+        input_rate, rate = candidate.dearest if tier is None else _dearest(candidate.soon, tier)
+        most, output = expected.prompt_bound * input_rate, expected.output
+        if most > millionths:
+            millionths = most
+        if rate > output_rate:
+            output_rate = rate
+        if output > output_tokens:
+            output_tokens = output
+    prompt_nano = -(-millionths // 1_000_000)
     if prompt_nano or output_rate:
         prompt_nano += ROUNDING_NANO
     return Ask(
@@ -117,6 +121,11 @@ def ask_for(
         choices=call.choices,
         prompt_tokens=estimates[0].prompt,
     )
+
+
+def _dearest(prices: tuple[Price, ...], tier: str) -> tuple[int, int]:
+    found = [price.dearest(tier) for price in prices]
+    return max(one[0] for one in found), max(one[1] for one in found)
 
 
 # How long an upstream may go on before it notices that nobody listens: the way there, and one step of it.
@@ -147,7 +156,11 @@ class Pace:
     def learn(self, tokens: int, text_chunks: int, seconds: float) -> None:
         """A complete answer had `tokens` in `text_chunks` of text, and took `seconds` to write."""
         if tokens >= MEASURED_CHUNKS and seconds > 0:
-            self.tokens_per_second = _worst(self.tokens_per_second, tokens / seconds)
+            new, known = tokens / seconds, self.tokens_per_second
+            if known is None or new >= known:
+                self.tokens_per_second = new
+            else:  # `_worst` written out: it runs for every answer
+                self.tokens_per_second = max(new, known - FORGETTING * (known - new))
         if text_chunks >= MEASURED_CHUNKS:
             self.tokens_per_chunk = _worst(self.tokens_per_chunk, tokens / text_chunks)
 

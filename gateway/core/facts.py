@@ -7,7 +7,6 @@ traffic. It has never a word of the prompt, and every value is bounded: a client
 import datetime
 import hashlib
 from collections.abc import Callable, Mapping
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -15,7 +14,6 @@ from gateway.core.balancing import Fleet
 from gateway.core.call import BYTES_PER_TOKEN, MAX_TAG_LENGTH, MAX_TAGS, Call
 from gateway.core.causes import MediaContent, written
 from gateway.core.media import NO_MEDIA, Media
-from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.screening import Classified
 from gateway.core.tenancy import Principal
 
@@ -27,40 +25,44 @@ BUDGET_NAMES = ("used",)
 POOL_NAMES = ("outstanding", "available", "replicas")
 
 
-def no_header(_: bytes) -> str | None:
-    """The headers of a request that has none."""
-    return None
+class Moment(msgspec.Struct, frozen=True, gc=False):
+    """The circumstances of one decision. `now` is UTC seconds, `monotonic` seconds, `random` in [0, 1).
 
-
-class Moment(msgspec.Struct, frozen=True):
-    """The circumstances of one decision: clock (UTC seconds and monotonic), and lazily read facts.
-
-    `header` gives a header of the request by its name in lower case. `unit` is told for a request of the past
-    only, whose session and user are not known any more.
+    `budget_used` is the share used of the payer's fullest budget. `headers` are the request's, by their names
+    in lower case. `local_at` (UTC seconds) is what the clock of rules showed, where that is not `now`. `unit`
+    is told for a request of the past only, whose session and user are not known any more.
     """
 
     now: float
     monotonic: float
-    random: float
-    budget_used: Callable[[], float]
-    local_time: Callable[[], Mapping[str, int]]
-    prices: PriceBook = NO_VERSIONS
-    header: Callable[[bytes], str | None] = no_header
+    random: float = 0.0
+    budget_used: float = 0.0
+    headers: Mapping[bytes, bytes] = {}
+    local_at: float | None = None
     unit: str | None = None
 
 
 class Facts(dict[str, object]):
-    """Variables of rules by name."""
+    """Variables of rules by name, each worked out when a condition asks for it."""
 
-    __slots__ = ("call", "fleet", "moment", "principal", "privacy")
+    __slots__ = ("call", "fleet", "moment", "principal", "privacy", "zone")
 
-    def __init__(self, call: Call, principal: Principal, privacy: str, moment: Moment, fleet: Fleet) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        call: Call,
+        principal: Principal,
+        privacy: str,
+        moment: Moment,
+        fleet: Fleet,
+        zone: datetime.tzinfo,
+    ) -> None:
+        """`zone` is that of the variable `time`."""
         self.call = call
         self.principal = principal
         self.privacy = privacy
         self.moment = moment
         self.fleet = fleet
+        self.zone = zone
 
     def __missing__(self, name: str) -> object:
         value = self[name] = _FACTS[name](self)
@@ -77,6 +79,10 @@ class Facts(dict[str, object]):
             for name, replica_set in self.fleet.replica_sets.items()
         }
 
+    def time(self) -> dict[str, int]:
+        moment = self.moment
+        return local_time(moment.now if moment.local_at is None else moment.local_at, self.zone)
+
 
 _FACTS: Mapping[str, Callable[[Facts], object]] = {
     "model": lambda facts: facts.call.model,
@@ -89,10 +95,10 @@ _FACTS: Mapping[str, Callable[[Facts], object]] = {
     "stream": lambda facts: facts.call.stream,
     "prompt_tokens": lambda facts: prompt_tokens(facts.call),
     "max_output_tokens": lambda facts: facts.call.max_output or 0,
-    "tags": lambda facts: dict(tags_of(facts.call, facts.moment.header(b"x-tollway-tags"))),
-    "budget": lambda facts: {"used": facts.moment.budget_used()},
+    "tags": lambda facts: dict(tags_of(facts.call, facts.moment)),
+    "budget": lambda facts: {"used": facts.moment.budget_used},
     "pool": lambda facts: facts.pools(),
-    "time": lambda facts: dict(facts.moment.local_time()),
+    "time": lambda facts: facts.time(),
 }
 VARIABLES = tuple(_FACTS)
 
@@ -102,7 +108,7 @@ def prompt_tokens(call: Call) -> int:
     return call.text_bytes // BYTES_PER_TOKEN + 1
 
 
-def local_time(now: float, zone: ZoneInfo) -> dict[str, int]:
+def local_time(now: float, zone: datetime.tzinfo) -> dict[str, int]:
     """The variable `time` at `now` (UTC seconds): weekday 1 is Monday; no days are left on a month's last."""
     local = datetime.datetime.fromtimestamp(now, zone)
     next_month = (local.replace(day=28) + datetime.timedelta(days=4)).replace(day=1)
@@ -117,12 +123,13 @@ def local_time(now: float, zone: ZoneInfo) -> dict[str, int]:
     }
 
 
-def tags_of(call: Call, header: str | None) -> Mapping[str, str]:
+def tags_of(call: Call, moment: Moment) -> Mapping[str, str]:
     """Tags of the `x-tollway-tags: k=v,...` header over those of the body's `metadata`."""
+    header = moment.headers.get(b"x-tollway-tags")
     if header is None:
         return call.tags
     tags = dict(call.tags)
-    for pair in header.split(",")[:MAX_TAGS]:
+    for pair in header.decode("latin-1").split(",")[:MAX_TAGS]:
         name, found, value = pair.partition("=")
         if found and name.strip():
             tags[name.strip()[:MAX_TAG_LENGTH]] = value.strip()[:MAX_TAG_LENGTH]
@@ -136,9 +143,9 @@ def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
     """
     if moment.unit is not None:
         return moment.unit
-    session = moment.header(b"x-tollway-session")
+    session = moment.headers.get(b"x-tollway-session")
     if session:
-        return digest(f"{principal.key}\0session\0{session}", UNIT_BYTES).hex()
+        return digest(f"{principal.key}\0session\0{session.decode('latin-1')}", UNIT_BYTES).hex()
     if call.user is not None:
         return digest(f"{principal.key}\0user\0{call.user}", UNIT_BYTES).hex()
     return None
@@ -181,28 +188,13 @@ class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 NOTHING_RECORDED = RecordedFacts()
 
 
-def recorded_facts(
-    call: Call, principal: Principal, classified: Classified, named: str | None, moment: Moment, fleet: Fleet
-) -> RecordedFacts:
-    """The facts of `call` as it is planned at `moment`. `named` is the class that the caller named."""
-    needs = call.needs
-    return RecordedFacts(
-        text_bytes=call.text_bytes,
-        max_output=None if call.max_output is None else min(call.max_output, MOST),
-        choices=call.choices,
-        prompts=call.prompts,
-        needs=",".join(sorted(needs)) if needs else "",
-        media=call.media,
-        named=named or "",
-        finds=_finds(classified),
-        unit=unit_of(call, principal, moment),
-        draw=round(moment.random, DIGITS),
-        budget=round(moment.budget_used(), DIGITS),
-        pools=_busy(fleet, moment.monotonic),
-    )
+def needs_text(call: Call) -> str:
+    """The capabilities that `call` needs, as a row keeps them."""
+    return ",".join(sorted(call.needs)) if call.needs else ""
 
 
-def _finds(classified: Classified) -> str:
+def finds_text(classified: Classified) -> str:
+    """What raised the request to its class, as a row keeps it."""
     if not classified.raised_by:
         return ""
     # The row's column of modalities names its media.
@@ -210,14 +202,17 @@ def _finds(classified: Classified) -> str:
     return ",".join(sorted(map(written, causes)))
 
 
-def _busy(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
+def busy_pools(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
+    """The state of each pool that is not idle and whole."""
     found: dict[str, PoolState] = {}
     for name, replica_set in fleet.replica_sets.items():
         in_flight = available = 0
-        for state in replica_set.replicas:
+        replicas = replica_set.replicas
+        for state in replicas:
             in_flight += state.in_flight
-            available += state.available(monotonic)
-        count = len(replica_set.replicas)
-        if in_flight or available < count:
-            found[name] = (in_flight, available, count)
+            # As `state.available`, written out: this runs for every replica of every request.
+            if state.is_up and (not state.breaker.open_until or state.breaker.allows(monotonic)):
+                available += 1
+        if in_flight or available < len(replicas):
+            found[name] = (in_flight, available, len(replicas))
     return found

@@ -1,32 +1,32 @@
 """Put the deployments that are left into order: by cost, latency, quality, the file's order, or by shares."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
 
 import msgspec
 
-from gateway.core.balancing import Fleet
 from gateway.core.call import Call
-from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.catalog import Model, Objective, Rule
 from gateway.core.estimate import Estimate
-from gateway.core.facts import Moment, digest, unit_of
+from gateway.core.facts import Moment, digest
 from gateway.core.retirement import ServingSet
-from gateway.core.tenancy import Principal
+from gateway.core.sent import Candidate
 
-Pair = tuple[Deployment, Estimate]
+Pair = tuple[Candidate, Estimate]
+Ordered = tuple[tuple[Candidate, ...], tuple[Estimate, ...]]
 
 # Typical answers are far shorter than their cap, so deployments are compared by this many tokens at most.
 LIKELY_OUTPUT_TOKENS = 256
 
 
 class Sorting(msgspec.Struct, frozen=True, gc=False):
-    """What an objective is applied to: the request, who serves for whom, and how fast each one is."""
+    """What an objective is applied to: the model, when, for whom (`unit`), and who serves for whom."""
 
-    call: Call
-    principal: Principal
     model: Model
-    fleet: Fleet
     moment: Moment
+    unit: str | None
     serving: ServingSet
 
     def shares(self, given: Mapping[str, float]) -> Mapping[str, float]:
@@ -34,57 +34,54 @@ class Sorting(msgspec.Struct, frozen=True, gc=False):
         return self.serving.shares(given) if self.serving.serving_for else given
 
 
-def in_order(by: Model | Rule, sorting: Sorting, pairs: list[Pair]) -> list[Pair]:
-    """`pairs` as the objective of a model, or of one of its rules, wants them. Ties keep their order."""
+def in_order(
+    by: Model | Rule, sorting: Sorting, candidates: tuple[Candidate, ...], estimates: tuple[Estimate, ...]
+) -> Ordered:
+    """Both as the objective of a model, or of one of its rules, wants them. Ties keep their order."""
     prefer = by.prefer
     if prefer is Objective.COST:
-        cost = cost_at(sorting)
-        pairs.sort(key=lambda pair: cost(pair[0], pair[1]))
-    elif prefer is Objective.LATENCY:
-        pairs.sort(key=lambda pair: expected_seconds(pair[0], pair[1], sorting))
-    elif prefer is Objective.QUALITY:
-        cost, quality = cost_at(sorting), sorting.shares(sorting.model.quality)
-        pairs.sort(key=lambda pair: (-quality.get(pair[0].name, 0.0), cost(pair[0], pair[1])))
-    elif prefer is Objective.WEIGHTS:
-        weights = sorting.shares(by.weights)
-        unit = unit_of(sorting.call, sorting.principal, sorting.moment) if by.sticky else None
-        if unit is None:
-            return _drawn(pairs, weights, sorting.moment.random)
-        key = f"{sorting.model.name}\0{unit}"
-        pairs.sort(key=lambda pair: -_affinity(key, pair[0].name, weights.get(pair[0].name, 0.0)))
-    return pairs
+        return _by(list(map(likely_cost, candidates, estimates)), candidates, estimates)
+    if prefer is Objective.LATENCY:
+        now = sorting.moment.monotonic
+        seconds = [
+            one.replica_set.expected_seconds(min(expected.output, LIKELY_OUTPUT_TOKENS), now)
+            for one, expected in zip(candidates, estimates, strict=True)
+        ]
+        return _by(seconds, candidates, estimates)
+    if prefer is Objective.QUALITY:
+        quality = sorting.shares(sorting.model.quality)
+        ranks = [
+            (-quality.get(one.name, 0.0), likely_cost(one, expected))
+            for one, expected in zip(candidates, estimates, strict=True)
+        ]
+        return _by(ranks, candidates, estimates)
+    weights = sorting.shares(by.weights)
+    if by.sticky and sorting.unit is not None:
+        key = f"{sorting.model.name}\0{sorting.unit}"
+        drawn = [-_affinity(key, one.name, weights.get(one.name, 0.0)) for one in candidates]
+        return _by(drawn, candidates, estimates)
+    pairs = _drawn(list(zip(candidates, estimates, strict=True)), weights, sorting.moment.random)
+    return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
 
-def cost_at(sorting: Sorting) -> Callable[[Deployment, Estimate], int]:
-    """What the request may cost at a deployment, for comparing, in millionths of a nano-USD."""
-    price_of, at = sorting.moment.prices.price_of, int(sorting.moment.now * 1_000_000)
-    is_marginal = sorting.model.marginal
-
-    def cost(deployment: Deployment, expected: Estimate) -> int:
-        output = min(expected.output, LIKELY_OUTPUT_TOKENS)
-        if is_marginal and deployment.marginal_rate is not None:
-            return (expected.prompt + output) * deployment.marginal_rate
-        rates = price_of(deployment, at).standard
-        return expected.prompt * rates.input + output * rates.output
-
-    return cost
+def _by(ranks: list[Any], candidates: tuple[Candidate, ...], estimates: tuple[Estimate, ...]) -> Ordered:
+    """Both by `ranks`, the least first."""
+    # Places differ, so nothing behind them is ever compared.
+    _, _, first, second = zip(*sorted(zip(ranks, count(), candidates, estimates, strict=False)), strict=True)
+    return first, second
 
 
-def likely_nano(call: Call, deployment: Deployment, expected: Estimate, moment: Moment) -> int:
+def likely_cost(candidate: Candidate, expected: Estimate) -> int:
+    """What the request may cost there, for comparing, in millionths of a nano-USD."""
+    input_rate, output_rate = candidate.compared
+    output = expected.output
+    return expected.prompt * input_rate + (min(LIKELY_OUTPUT_TOKENS, output)) * output_rate
+
+
+def likely_nano(call: Call, candidate: Candidate, expected: Estimate) -> int:
     """What an answer of usual length costs there at its price, in nano-USD."""
-    rates = moment.prices.price_of(deployment, int(moment.now * 1_000_000)).standard
-    millionths = expected.prompt * rates.input + _likely(expected) * call.choices * rates.output
-    return -(-millionths // 1_000_000)
-
-
-def expected_seconds(deployment: Deployment, expected: Estimate, sorting: Sorting) -> float:
-    """Time to the last token, as observed of late."""
-    replica_set = sorting.fleet.replica_sets[deployment.name]
-    return replica_set.expected_seconds(_likely(expected), sorting.moment.monotonic)
-
-
-def _likely(expected: Estimate) -> int:
-    return min(expected.output, LIKELY_OUTPUT_TOKENS)
+    rates, output = candidate.price.standard, min(expected.output, LIKELY_OUTPUT_TOKENS)
+    return -(-(expected.prompt * rates.input + output * call.choices * rates.output) // 1_000_000)
 
 
 # --- shares ---

@@ -25,7 +25,12 @@ _NO_EFFORT = (None, "none")
 
 # Integers from here on are read as floats; below zero, those beyond half of it.
 LARGEST_EXACT = 2.0**64
+_NUMBERLESS = frozenset({str, int, bool, type(None)})  # an `int` is one that was read exactly
 _LONG_INTEGERS = re.compile(rb"(?<![\d.])-?\d{19,}(?![\d.eE])")
+_CAPS = frozenset({"max_completion_tokens", "max_tokens"})
+_CHOICES = frozenset({"n", "best_of"})
+_NEEDING = frozenset({"tools", "functions", "response_format", "logprobs", "reasoning_effort", "reasoning"})
+_USERS = frozenset({"safety_identifier", "user"})
 # Large members that hold text, or schemas, in which a number is the same however it is written.
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
@@ -43,30 +48,33 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
     if not isinstance(model, str) or not model:
         raise _wrong_type("model", "a non-empty string")
     _check_numbers(body, raw)
-    stream = _optional(body, "stream", bool, "a boolean") or False
-    options = _stream_options(body, stream)
-    modalities, media = _contents(api, body, max_messages)
-    prompts = _prompts(api, body)
-    choices = _choices(body)
+    # Most members are absent from most requests: each is read only where it is there.
+    stream = (_optional(body, "stream", bool, "a boolean") or False) if "stream" in body else False
+    options = _stream_options(body, stream) if "stream_options" in body else {}
+    modalities, media = (
+        _message_contents(body, max_messages) if api is Api.CHAT else _prompt_contents(api, body)
+    )
+    prompts = 1 if api is Api.CHAT else _prompts(api, body)
+    choices = 1 if _CHOICES.isdisjoint(body) else _choices(body)
     call = Call(
         api=api,
         model=model,
         stream=stream,
         include_usage=bool(options.pop("include_usage", False)),
         stream_options=options,
-        max_output=_max_output(api, body),
-        choices=choices * (prompts if api is Api.COMPLETIONS else 1),
+        max_output=None if _CAPS.isdisjoint(body) else _max_output(api, body),
+        choices=choices * prompts if api is Api.COMPLETIONS else choices,
         modalities=modalities,
-        needs=_needs(body, choices),
+        needs=NOTHING if choices == 1 and _NEEDING.isdisjoint(body) else _needs(body, choices),
         media=media,
-        service_tier=_optional(body, "service_tier", str, "a string"),
-        tags=_tags(body),
+        service_tier=_optional(body, "service_tier", str, "a string") if "service_tier" in body else None,
+        tags=_tags(body) if "metadata" in body else {},
         rest=(rest := _encode(body)),
         text_bytes=len(rest) - media.bytes,
-        user=_user(body),
+        user=None if _USERS.isdisjoint(body) else _user(body),
         prompts=prompts,
     )
-    if api is Api.EMBEDDINGS and call.stream:
+    if stream and api is Api.EMBEDDINGS:
         raise InvalidRequest("Embeddings can't be streamed.", param="stream")
     return call, body
 
@@ -88,7 +96,10 @@ def _decode(raw: bytes) -> dict[str, Any]:
 def _check_numbers(body: Mapping[str, Any], raw: bytes) -> None:
     """Integers beyond 64 bits were read as floats, and would reach the upstream as other numbers."""
     for name, value in body.items():
-        if name not in _WITHOUT_NUMBERS and _is_huge(value) and _has_long_integer(raw):
+        kind = type(value)
+        if kind in _NUMBERLESS or name in _WITHOUT_NUMBERS or (kind is float and 0 <= value < LARGEST_EXACT):
+            continue
+        if _is_huge(value) and _has_long_integer(raw):
             raise InvalidRequest(
                 f"Invalid '{name}': a number beyond 64 bits. Expected a value that is exact in JSON.",
                 param=name,
@@ -169,10 +180,14 @@ def _stream_options(body: dict[str, Any], stream: bool) -> dict[str, Any]:
 def _max_output(api: Api, body: dict[str, Any]) -> int | None:
     if api is Api.EMBEDDINGS:
         return None
-    caps = [cap for name in ("max_completion_tokens", "max_tokens") if (cap := _positive(body, name))]
-    body.pop("max_completion_tokens", None)
-    body.pop("max_tokens", None)
-    return min(caps) if caps else None
+    least = None
+    for name in ("max_completion_tokens", "max_tokens"):
+        cap = body.pop(name, None)
+        if cap is not None and (type(cap) is not int or cap < 1):
+            _positive({name: cap}, name)
+        if cap is not None and (least is None or cap < least):
+            least = cap
+    return least
 
 
 def _choices(body: Mapping[str, Any]) -> int:
@@ -185,8 +200,6 @@ def _choices(body: Mapping[str, Any]) -> int:
 
 def _prompts(api: Api, body: Mapping[str, Any]) -> int:
     """How many prompts one request holds: a list of token ids is one, any other list has one in each item."""
-    if api is Api.CHAT:
-        return 1
     prompt = body.get("input" if api is Api.EMBEDDINGS else "prompt")
     if not isinstance(prompt, list) or isinstance(prompt[0], int):
         return 1
@@ -236,9 +249,7 @@ def _user(body: Mapping[str, Any]) -> str | None:
     return user if user and isinstance(user, str) else None
 
 
-def _contents(api: Api, body: Mapping[str, Any], max_messages: int) -> tuple[frozenset[Modality], Media]:
-    if api is Api.CHAT:
-        return _message_contents(body, max_messages)
+def _prompt_contents(api: Api, body: Mapping[str, Any]) -> tuple[frozenset[Modality], Media]:
     name = "input" if api is Api.EMBEDDINGS else "prompt"
     value = body.get(name)
     if not value or not isinstance(value, (str, list)):
@@ -267,6 +278,9 @@ def _message_contents(body: Mapping[str, Any], max_messages: int) -> tuple[froze
         )
     parts: list[tuple[str, Any]] = []
     for index, message in enumerate(messages):
+        # Nearly all of them: text, and whose it is.
+        if type(message) is dict and type(message.get("content")) is str and type(message.get("role")) is str:
+            continue
         _check_message(message, index, parts)
     spoken = body.get("modalities")
     wants_audio = isinstance(spoken, list) and "audio" in spoken

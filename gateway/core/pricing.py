@@ -5,6 +5,7 @@ sent. Versions rank above the price that the configuration gives a deployment (i
 catalogue's), tier by tier: that one holds before the first version, and for tiers that have none.
 """
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -85,7 +86,10 @@ class PriceBook:
         for one in sorted(versions, key=attrgetter("effective_from", "entered_at", "version")):
             by_model[one.provider, one.model].append(one)
         self._versions = dict(by_model)
-        self._last_start = max((found[-1].effective_from for found in by_model.values()), default=0)
+        starts = {one.effective_from for found in by_model.values() for one in found}
+        self._last_start = max(starts, default=0)
+        # When something changes: a price begins, or comes so near that holds have to cover it.
+        self._changes = sorted(starts | {start - HORIZON for start in starts})
         self._histories = {name: _history(found) for name, found in by_model.items()}
 
     def __iter__(self) -> Iterator[PriceVersion]:
@@ -104,6 +108,16 @@ class PriceBook:
         if not self._histories:
             return deployment.price
         return self.price_at(deployment.provider, deployment.model, deployment.price, at)
+
+    def next_change(self, at: int) -> float:
+        """The first moment after `at` (UTC microseconds) at which `price_of` or `prices_soon` may change."""
+        index = bisect_right(self._changes, at)
+        return self._changes[index] if index < len(self._changes) else math.inf
+
+    def last_change(self, at: int) -> float:
+        """The last moment up to `at` (UTC microseconds) at which they may have changed."""
+        index = bisect_right(self._changes, at)
+        return self._changes[index - 1] if index else -math.inf
 
     def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
         """The price at `at`, and those that begin before a request held then can have been sent."""
@@ -142,8 +156,7 @@ def cost(rates: Rates, usage: Usage) -> int:
     Cached tokens are part of the prompt tokens and are charged once, at their own rate; they are taken to be
     text and image first, because the providers list no cached audio for chat.
     """
-    plain = usage.input_text + usage.input_image
-    audio = usage.input_audio
+    plain, audio = usage.input_text + usage.input_image, usage.input_audio
     cached = usage.input_cached
     nano = 0
     if cached:
@@ -159,20 +172,6 @@ def cost(rates: Rates, usage: Usage) -> int:
     if usage.output_audio:
         nano -= -usage.output_audio * rates.output_audio // TOKENS_PER_PRICE_UNIT
     return nano
-
-
-def counterfactuals(
-    deployments: tuple[Deployment, ...], chosen: str, usage: Usage, book: PriceBook, at: int
-) -> dict[str, int]:
-    """What the same token counts would have cost at `at` on each other deployment, in nano-USD.
-
-    Tokenizers differ between models; the counts are not converted, so read it as a comparison of prices.
-    """
-    return {
-        deployment.name: cost(book.price_of(deployment, at).standard, usage)
-        for deployment in deployments
-        if deployment.name != chosen
-    }
 
 
 def usd_text(nano: int) -> str:

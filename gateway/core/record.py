@@ -1,12 +1,21 @@
-"""The usage record: one ledger row for one attempt."""
+"""The usage record: one ledger row for one attempt, and the two halves that it is the join of.
+
+A half is bytes: `Sent.half` is made before the request goes out, `Ended.half` when it has ended. Nobody puts
+them together but whoever writes the row.
+- Of `Sent`: what every request of its route shares (ROUTE_FIELDS), and what is its own (SENT_FIELDS).
+- Of `Ended`: what came back (ENDED_FIELDS).
+"""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from gateway.core.answer import Usage
 from gateway.core.facts import NOTHING_RECORDED, RecordedFacts
+from gateway.core.media import NO_MEDIA, Media
+from gateway.core.money import TOKENS_PER_PRICE_UNIT
 
 
 class Outcome(enum.StrEnum):
@@ -73,3 +82,190 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     policy_version: str
     facts: RecordedFacts = NOTHING_RECORDED
     address: str = ""
+
+
+# --- the two halves ---
+
+# `input_rate` is nano-USD per million tokens; `others` are the model's other deployments, pairs of a name and
+# that rate there.
+ROUTE_FIELDS = (
+    "org",
+    "team",
+    "feature",
+    "key",
+    "model",
+    "dispatched_model",
+    "deployment",
+    "zone",
+    "price_version",
+    "policy_version",
+    "input_rate",
+    "others",
+)
+# `prompt_tokens` is the estimate that is booked when nobody learns how the attempt ended.
+SENT_FIELDS = (
+    "attempt_id",
+    "request_id",
+    "at",
+    "endpoint",
+    "replica",
+    "privacy",
+    "modalities",
+    "decision",
+    "stream",
+    "held_nano_usd",
+    "prompt_tokens",
+    "tags",
+    "text_bytes",
+    "max_output",
+    "choices",
+    "prompts",
+    "needs",
+    "media",
+    "named",
+    "finds",
+    "unit",
+    "draw",
+    "budget",
+    "pools",
+)
+# `other_costs` follow the order of `others`. `price_version` None: that of the route.
+ENDED_FIELDS = (
+    "attempt_id",
+    "status",
+    "outcome",
+    "finish_reason",
+    "reported_model",
+    "usage",
+    "estimated",
+    "service_tier",
+    "price_version",
+    "cost_nano_usd",
+    "other_costs",
+    "unseen_nano_usd",
+    "ttft_ms",
+    "duration_ms",
+    "upstream_request_id",
+    "address",
+)
+
+HALF_BYTES = 64 * 1024  # a half is about 250 bytes; values of a longer one are cut to fit
+_TEXT_CHARACTERS = 512  # of a value that had to be cut, as in the ledger
+_MOST_ENTRIES = 64
+_INTEGER_CEILING = 2**53
+
+# Members of the usage in the order of its fields, and facts by name.
+_FACTS = frozenset(RecordedFacts.__struct_fields__)
+_encode = msgspec.msgpack.Encoder().encode
+_PAIR = b"\x92"  # an array of two follows
+
+
+def route_half(values: Sequence[object]) -> bytes:
+    """What all attempts along one route have in common, in the order of ROUTE_FIELDS."""
+    return encode_half(values)
+
+
+def sent_half(route: bytes, values: Sequence[object]) -> bytes:
+    """An attempt that is about to be sent: `route` is a `route_half`, `values` are those of SENT_FIELDS."""
+    try:
+        own = _encode(values)
+    except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
+        own = encode_half(values)
+    return _PAIR + route + (own if len(own) <= HALF_BYTES else encode_half(values))
+
+
+def encode_half(values: Sequence[object]) -> bytes:
+    """`values` in msgpack, cut where they are too large or cannot be written."""
+    try:
+        half = _encode(values)
+    except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
+        return _encode([_cut(value) for value in values])
+    return half if len(half) <= HALF_BYTES else _encode([_cut(value) for value in values])
+
+
+def joined(sent: Mapping[str, Any], ended: Mapping[str, Any] | None) -> UsageRecord:
+    """The record of an attempt from its two halves, by name; without `ended` as it has to be presumed.
+
+    Raises KeyError, TypeError, ValueError or msgspec.ValidationError for halves that are none.
+    """
+    ended = _presumed(sent) if ended is None else ended
+    media = sent["media"]
+    facts = {name: sent[name] for name in _FACTS}
+    facts["media"] = NO_MEDIA if media is None else Media(*media)
+    facts["pools"] = {name: tuple(state) for name, state in sent["pools"].items()}
+    others = [name for name, _ in sent["others"]]
+    return UsageRecord(
+        attempt_id=sent["attempt_id"],
+        request_id=sent["request_id"],
+        at=sent["at"],
+        org=sent["org"],
+        team=sent["team"],
+        feature=sent["feature"],
+        key=sent["key"],
+        model=sent["model"],
+        dispatched_model=sent["dispatched_model"],
+        reported_model=ended["reported_model"],
+        endpoint=sent["endpoint"],
+        deployment=sent["deployment"],
+        replica=sent["replica"],
+        zone=sent["zone"],
+        privacy=sent["privacy"],
+        modalities=sent["modalities"],
+        decision=sent["decision"],
+        stream=sent["stream"],
+        status=ended["status"],
+        outcome=Outcome(ended["outcome"]),
+        finish_reason=ended["finish_reason"],
+        usage=Usage(**dict(zip(Usage.__struct_fields__, ended["usage"], strict=True))),
+        estimated=ended["estimated"],
+        service_tier=ended["service_tier"],
+        price_version=ended["price_version"] or sent["price_version"],
+        cost_nano_usd=ended["cost_nano_usd"],
+        counterfactual_nano_usd=dict(zip(others, ended["other_costs"], strict=True)),
+        held_nano_usd=sent["held_nano_usd"],
+        unseen_nano_usd=ended["unseen_nano_usd"],
+        ttft_ms=ended["ttft_ms"],
+        duration_ms=ended["duration_ms"],
+        upstream_request_id=ended["upstream_request_id"],
+        tags=sent["tags"],
+        policy_version=sent["policy_version"],
+        facts=RecordedFacts(**facts),
+        address=ended["address"],
+    )
+
+
+def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """It was sent, and nobody was there to see how it ended: at least its prompt, at most what was held."""
+    tokens = sent["prompt_tokens"]
+    spent = -(-tokens * sent["input_rate"] // TOKENS_PER_PRICE_UNIT)
+    return {
+        "status": 0,
+        "outcome": Outcome.PRESUMED,
+        "finish_reason": None,
+        "reported_model": None,
+        "usage": (tokens, 0, 0, 0, 0, 0, 0),
+        "estimated": True,
+        "service_tier": None,
+        "price_version": None,
+        "cost_nano_usd": spent,
+        "other_costs": [-(-tokens * rate // TOKENS_PER_PRICE_UNIT) for _, rate in sent["others"]],
+        "unseen_nano_usd": max(sent["held_nano_usd"] - spent, 0),
+        "ttft_ms": None,
+        "duration_ms": 0.0,
+        "upstream_request_id": None,
+        "address": "",
+    }
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:_TEXT_CHARACTERS].encode("utf-8", "replace").decode()
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return max(-_INTEGER_CEILING, min(value, _INTEGER_CEILING))
+    if isinstance(value, Mapping):
+        return {_cut(key): _cut(item) for key, item in list(value.items())[:_MOST_ENTRIES]}
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [_cut(item) for item in value]  # all: their number is the file's, and costs follow names
+    return value

@@ -147,7 +147,7 @@ class _Performance:
 
     async def _until_up(self, wanted: bool) -> None:
         """Wait until the gateway knows how replica 1 is. Raises DemoFailed when it never does."""
-        replica = self._stage.gateway.pipeline.rulebook.planner.fleet.replica_sets[LLAMA_4].replicas[0]
+        replica = self._stage.gateway.pipeline.rulebook.routes.fleet.replica_sets[LLAMA_4].replicas[0]
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 # Polled: nothing in a gateway waits for a replica's health, so nothing announces it.

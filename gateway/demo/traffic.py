@@ -125,7 +125,8 @@ class Client:
         rules = self._stage.gateway.pipeline.rulebook
         call, body = parse_call(Api.CHAT, raw, rules.max_messages)
         principal = _principal(self._stage, sample.feature)
-        classified = await rules.classifier.classify(call, body, principal, sample.privacy)
+        headers = {} if sample.privacy is None else {_PRIVACY_HEADER.encode(): sample.privacy.encode()}
+        classified = await rules.classifier.classify(call, body, principal, headers)
         if classified.raised_by:
             found = sorted(written(item.by) for item in classified.raised_by)
             return Class(classified.privacy, f"found {', '.join(found)}")

@@ -1,4 +1,4 @@
-"""The Telemetry port for Prometheus. Each call on the request path finds its series by one dict lookup.
+"""The Telemetry port for Prometheus. Each call on the request path finds its series at its candidate.
 
 prometheus_client's own counters take a lock and 1-2 us a sample, and a request makes about fifteen samples;
 so the numbers are kept here, and prometheus_client only reads them at a scrape. All calls, scrapes included,
@@ -6,13 +6,16 @@ come on the event loop's thread.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
+from gateway.core.ended import Ended
 from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
 from gateway.core.pool_cost import PoolSpan
-from gateway.core.record import UsageRecord
+from gateway.core.record import Outcome
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
@@ -67,8 +70,6 @@ class PrometheusTelemetry:
         self._version = version
         self._counted = SeriesByLabels(overhead=Histogram(OVERHEAD_SECONDS))
         self._counted.reloaded_at = clock.now()
-        # By the names as they come, which on the request path are nearly always configured ones.
-        self._attempts = self._counted.attempts
         self._requests: dict[tuple[str, str, str, str, str, bool], RequestSeries] = {}
         self.registry = CollectorRegistry() if registry is None else registry
         self.registry.register(self)
@@ -80,21 +81,25 @@ class PrometheusTelemetry:
 
     # --- the request path ---
 
-    def planned(self, model: str, deployment: str, reason: str, overhead_seconds: float) -> None:
-        key: tuple[str, ...] = (model, deployment, reason)
-        decisions = self._counted.decisions
+    def planned(self, sent: Sent, overhead_seconds: float) -> None:
+        key: tuple[str, ...] = (sent.model.name, sent.candidate.deployment.name, sent.decision)
+        counted = self._counted
+        decisions = counted.decisions
         if key not in decisions:
-            key = (self._names.model(model), self._names.deployment(deployment), reason)
+            key = (self._names.model(key[0]), self._names.deployment(key[1]), sent.decision)
             decisions.setdefault(key, 0)
         decisions[key] += 1
-        self._counted.overhead.observe(overhead_seconds)
+        overhead = counted.overhead
+        # `Histogram.observe` written out.
+        overhead.counts[bisect_left(overhead.bounds, overhead_seconds)] += 1
+        overhead.total += overhead_seconds
 
-    def attempted(self, record: UsageRecord) -> None:
-        key = (record.deployment, record.feature, record.team, record.outcome)
-        series = self._attempts.get(key) or self._attempt_series(key)
+    def attempted(self, sent: Sent, ended: Ended) -> None:
+        candidate, outcome = sent.candidate, ended.outcome
+        series: AttemptSeries = candidate.series.get(outcome) or self._attempt_series(sent, outcome)
         series.attempts += 1
-        series.cost_nano += record.cost_nano_usd
-        usage = record.usage
+        series.cost_nano += ended.cost_nano
+        usage = ended.usage
         series.input_text += usage.input_text
         series.output_text += usage.output_text
         if (
@@ -106,27 +111,29 @@ class PrometheusTelemetry:
         ):
             series.add_rare(usage)
         elsewhere = series.counterfactual_nano
-        for name, nano in record.counterfactual_nano_usd.items():
+        for name, nano in zip(candidate.others, ended.other_costs, strict=True):
             if name in elsewhere:
                 elsewhere[name] += nano
             else:
                 self._add_elsewhere(elsewhere, name, nano)
 
-    def answered(self, record: UsageRecord, seconds: float) -> None:
-        stream = record.stream
-        key = (record.model, record.deployment, record.feature, record.team, record.outcome, stream)
-        series = self._requests.get(key) or self._request_series(key)
+    def answered(self, sent: Sent, ended: Ended, seconds: float) -> None:
+        stream = sent.call.stream
+        key = (ended.outcome, stream)
+        series: RequestSeries = sent.candidate.series.get(key) or self._request_series(sent, *key)
         series.requests += 1
-        series.duration.observe(seconds)
-        ttft_ms = record.ttft_ms
+        duration = series.duration
+        duration.counts[bisect_left(duration.bounds, seconds)] += 1
+        duration.total += seconds
+        ttft_ms = ended.ttft_ms
         # A whole answer comes at once: its first token tells nothing that the duration does not.
         if not stream or ttft_ms is None:
             return
         series.first_token.observe(ttft_ms * 0.001)
         # Tokens that the client never sees have no gap between them.
-        gaps = record.usage.output_text + record.usage.output_audio - 1
+        gaps = ended.usage.output_text + ended.usage.output_audio - 1
         if gaps > 0:
-            series.inter_token.observe((record.duration_ms - ttft_ms) * 0.001 / gaps)
+            series.inter_token.observe((ended.duration_ms - ttft_ms) * 0.001 / gaps)
 
     def refused(self, error: GatewayError, principal: Principal | None, model: str | None) -> None:
         names, counted = self._names, self._counted
@@ -217,29 +224,39 @@ class PrometheusTelemetry:
         deployment = self._names.deployment(name)
         elsewhere[deployment] = elsewhere.get(deployment, 0) + nano
 
-    def _attempt_series(self, key: tuple[str, str, str, str]) -> AttemptSeries:
-        deployment, feature, team, outcome = key
-        names = self._names
-        # Unknown names share a series and are looked up again each time: memory stays bounded.
-        allowed = (names.deployment(deployment), names.feature(feature), names.team(team), str(outcome))
-        return self._attempts.setdefault(allowed, AttemptSeries())
-
-    def _request_series(self, key: tuple[str, str, str, str, str, bool]) -> RequestSeries:
-        model, deployment, feature, team, outcome, stream = key
-        names, counted = self._names, self._counted
-        deployment = names.deployment(deployment)
-        allowed = (names.model(model), deployment, names.feature(feature), names.team(team), str(outcome))
-        found = self._requests.get((*allowed, stream))
-        if found is not None:
-            return found
-        streamed = "true" if stream else "false"
-        series = RequestSeries(
-            _histogram(counted.duration, (deployment, streamed), REQUEST_SECONDS),
-            _histogram(counted.first_token, (deployment,), FIRST_TOKEN_SECONDS),
-            _histogram(counted.inter_token, (deployment,), INTER_TOKEN_SECONDS),
+    def _attempt_series(self, sent: Sent, outcome: Outcome) -> AttemptSeries:
+        names, principal = self._names, sent.principal
+        # Unknown names share a series: memory stays bounded.
+        labels = (
+            names.deployment(sent.candidate.name),
+            names.feature(principal.feature),
+            names.team(principal.team),
+            str(outcome),
         )
-        self._requests[*allowed, stream] = series
-        counted.requests.setdefault(allowed, []).append(series)
+        series = self._counted.attempts.setdefault(labels, AttemptSeries())
+        sent.candidate.series[outcome] = series
+        return series
+
+    def _request_series(self, sent: Sent, outcome: Outcome, stream: bool) -> RequestSeries:
+        names, counted, principal = self._names, self._counted, sent.principal
+        deployment = names.deployment(sent.candidate.name)
+        labels = (
+            names.model(sent.model.name),
+            deployment,
+            names.feature(principal.feature),
+            names.team(principal.team),
+            str(outcome),
+        )
+        series = self._requests.get((*labels, stream))
+        if series is None:
+            streamed = "true" if stream else "false"
+            series = self._requests[*labels, stream] = RequestSeries(
+                _histogram(counted.duration, (deployment, streamed), REQUEST_SECONDS),
+                _histogram(counted.first_token, (deployment,), FIRST_TOKEN_SECONDS),
+                _histogram(counted.inter_token, (deployment,), INTER_TOKEN_SECONDS),
+            )
+            counted.requests.setdefault(labels, []).append(series)
+        sent.candidate.series[outcome, stream] = series
         return series
 
 

@@ -1,6 +1,6 @@
 """Explain a decision: what raised the class, why each deployment is kept or removed, what each would cost.
 
-The classifier and the planner that serve give the reasons, so an explanation cannot differ from the decision.
+The classifier and the routes that serve give the reasons, so an explanation cannot differ from the decision.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ from gateway.core.facts import Moment
 from gateway.core.money import NANO_PER_USD
 from gateway.core.ordering import likely_nano
 from gateway.core.parse import Body
-from gateway.core.policy import Plan, Planner, Refused
+from gateway.core.route import Refused, Routes
 from gateway.core.screening import Classified, StandIn, raise_reasons, sized_for
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal, Tenancy
 from gateway.proxy.classify import Classifier
-from gateway.proxy.pipeline import find_model
 
 PRIVACY_HEADER = "x-tollway-privacy"
 FEATURE_HEADER = "x-tollway-feature"
@@ -46,8 +46,12 @@ class DecisionQuestion(msgspec.Struct, frozen=True, kw_only=True):
     feature: str | None = None
     headers: Mapping[str, str] = {}
 
-    def header(self, name: bytes) -> str | None:
-        return self.headers.get(name.decode("latin-1"))
+    def wire_headers(self) -> dict[bytes, bytes]:
+        """The headers as a client would send them."""
+        return {
+            name.encode("latin-1", "replace"): value.encode("latin-1", "replace")
+            for name, value in self.headers.items()
+        }
 
 
 class ExplainedPrivacy(msgspec.Struct, frozen=True, rename={"privacy": "class"}):
@@ -117,14 +121,14 @@ class DecisionDetails(msgspec.Struct, frozen=True, kw_only=True):
     call: Call
     principal: Principal
     classified: Classified
-    decision: Plan | Refused
+    decision: Sent | Refused
 
 
 class Explainer:
     """Decides samples under one policy, as in service, and says why."""
 
-    def __init__(self, planner: Planner, classifier: Classifier, tenancy: Tenancy) -> None:
-        self._planner = planner
+    def __init__(self, routes: Routes, classifier: Classifier, tenancy: Tenancy) -> None:
+        self._routes = routes
         self._classifier = classifier
         self._tenancy = tenancy
 
@@ -147,9 +151,9 @@ class Explainer:
             principal,
             privacy=self._privacy(question, decided),
             rule=None if rule is None else DecidingRule(rule.number, rule.line, rule.when),
-            candidates=self._verdicts(decided.call, decision, at),
-            order=[item.name for item in decision.candidates] if isinstance(decision, Plan) else [],
-            decision=decision.decision if isinstance(decision, Plan) else None,
+            candidates=self._verdicts(decided, at),
+            order=[item.name for item in decision.candidates] if isinstance(decision, Sent) else [],
+            decision=decision.decision if isinstance(decision, Sent) else None,
             refused=_refusal(decision.error, decided) if isinstance(decision, Refused) else None,
         )
 
@@ -157,14 +161,12 @@ class Explainer:
         self, question: DecisionQuestion, principal: Principal, moment: Moment
     ) -> DecisionDetails:
         """Raises the GatewayError of a request that does not come as far as a plan."""
-        model = find_model(self._planner.policy, principal, question.call.model)
-        named = question.headers.get(PRIVACY_HEADER)
-        call = question.call
-        classified = await self._classifier.classify(call, question.body, principal, named)
+        call, headers = question.call, question.wire_headers()
+        route = self._routes.of(principal, call.model, moment.now)
+        classified = await self._classifier.classify(call, question.body, principal, headers)
         if classified.stand_in is not None:
             call = sized_for(call, classified.stand_in)
-        at = msgspec.structs.replace(moment, header=question.header)
-        decision = self._planner.decide(call, principal, model, classified.privacy, at)
+        decision = route.decide("", call, classified, msgspec.structs.replace(moment, headers=headers))
         return DecisionDetails(call=call, principal=principal, classified=classified, decision=decision)
 
     def principal(self, question: DecisionQuestion) -> Principal:
@@ -197,7 +199,7 @@ class Explainer:
         self, question: DecisionQuestion, principal: Principal | None, **known: Any
     ) -> Explanation:
         return Explanation(
-            policy=self._planner.policy.version,
+            policy=self._routes.policy.version,
             model=question.call.model,
             key=principal.key if principal else question.key or "",
             feature=principal.feature if principal else question.feature or "",
@@ -217,21 +219,28 @@ class Explainer:
             raised_by += f" ({_masking(classified.stand_in)})"
         return ExplainedPrivacy(classified.privacy, raised_by)
 
-    def _verdicts(self, call: Call, decision: Plan | Refused, moment: Moment) -> list[CandidateVerdict]:
-        kept = decision.candidates if isinstance(decision, Plan) else ()
+    def _verdicts(self, decided: DecisionDetails, moment: Moment) -> list[CandidateVerdict]:
+        decision = decided.decision
+        kept = decision.candidates if isinstance(decision, Sent) else ()
         verdicts = [
-            self._verdict(call, item, moment, _why_kept(decision, number, len(kept)))
+            self._verdict(decided, item.deployment, moment, _why_kept(decision, number, len(kept)))
             for number, item in enumerate(kept, 1)
         ]
         for excluded in decision.excluded:
-            deployment = self._planner.policy.deployments[excluded.deployment]
-            verdicts.append(self._verdict(call, deployment, moment, excluded))
+            deployment = self._routes.policy.deployments[excluded.deployment]
+            verdicts.append(self._verdict(decided, deployment, moment, excluded))
         return verdicts
 
     def _verdict(
-        self, call: Call, deployment: Deployment, moment: Moment, verdict: Excluded | tuple[str, int | None]
+        self,
+        decided: DecisionDetails,
+        deployment: Deployment,
+        moment: Moment,
+        verdict: Excluded | tuple[str, int | None],
     ) -> CandidateVerdict:
-        pool = self._planner.fleet.replica_sets[deployment.name]
+        route = self._routes.of(decided.principal, decided.call.model, moment.now)
+        call, candidate = decided.call, route.candidate(deployment)
+        pool = candidate.replica_set
         expected: Estimate = estimate(call, deployment, pool.bytes_per_token)
         removed = verdict if isinstance(verdict, Excluded) else None
         reason, line = (verdict.detail, verdict.line) if isinstance(verdict, Excluded) else verdict
@@ -242,12 +251,12 @@ class Explainer:
             reason=reason,
             line=line,
             constraint=removed.constraint if removed else None,
-            estimated_cost_usd=likely_nano(call, deployment, expected, moment) / NANO_PER_USD,
+            estimated_cost_usd=likely_nano(call, candidate, expected) / NANO_PER_USD,
             estimated_seconds=pool.expected_seconds(expected.output, moment.monotonic) or None,
         )
 
 
-def _why_kept(decision: Plan | Refused, number: int, count: int) -> tuple[str, int | None]:
+def _why_kept(decision: Sent | Refused, number: int, count: int) -> tuple[str, int | None]:
     by: Model | Rule = decision.rule or decision.model
     line = by.line
     source = f"rule {by.number}" if isinstance(by, Rule) else f"model {by.name}"

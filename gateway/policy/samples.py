@@ -11,10 +11,10 @@ from gateway.config.tenancy import SampleRequest
 from gateway.core.balancing import Fleet
 from gateway.core.call import BYTES_PER_TOKEN, Call
 from gateway.core.catalog import Api, Capability, Modality
-from gateway.core.facts import Moment, local_time
+from gateway.core.facts import Moment
 from gateway.core.media import Media
 from gateway.core.parse import Body
-from gateway.core.policy import Planner
+from gateway.core.route import Routes
 from gateway.core.tenancy import Principal
 from gateway.policy.explain import PRIVACY_HEADER, DecisionQuestion, Explainer, Explanation
 from gateway.proxy.classify import Classifier
@@ -32,9 +32,9 @@ class Circumstances:
 
 async def explain(built: Built, question: DecisionQuestion, given: Circumstances) -> Explanation:
     """The decision on `question` under `built`, with replicas as `given` and idle otherwise."""
-    planner = Planner(built.policy, _fleet(built, given))
-    explainer = Explainer(planner, Classifier(built.policy, built.screenings), built.tenancy)
-    return await explainer.explain(question, _moment(built, given))
+    routes = Routes(built.policy, _fleet(built, given), zone=built.tenancy.time_zone)
+    explainer = Explainer(routes, Classifier(built.policy, built.screenings), built.tenancy)
+    return await explainer.explain(question, _moment(given))
 
 
 async def explain_sample(built: Built, sample: SampleRequest) -> Explanation:
@@ -108,13 +108,6 @@ def _fleet(built: Built, given: Circumstances) -> Fleet:
     return fleet
 
 
-def _moment(built: Built, given: Circumstances) -> Callable[[Principal], Moment]:
+def _moment(given: Circumstances) -> Callable[[Principal], Moment]:
     now = time.time() if given.now is None else given.now
-    zone = built.tenancy.time_zone
-    return lambda _: Moment(
-        now=now,
-        monotonic=time.monotonic(),
-        random=0.0,
-        budget_used=lambda: given.budget_used,
-        local_time=lambda: local_time(now, zone),
-    )
+    return lambda _: Moment(now, time.monotonic(), budget_used=given.budget_used)

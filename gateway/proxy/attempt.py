@@ -14,26 +14,26 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.admission import Hold
 from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
+from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
 from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.restoring import Restorer, RestoringReader
+from gateway.core.sent import Sent
 from gateway.core.sse import EventTooLarge, StreamReader
-from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, Upstream, UpstreamResponse
-from gateway.proxy.ended import (
-    Ended,
-    Progress,
-    ended,
-    learn,
-    metered_failure,
-    outcome_of,
-    record_of,
-    under_estimate,
+from gateway.ports import (
+    Admission,
+    Clock,
+    Inbound,
+    Ledger,
+    Sink,
+    Telemetry,
+    Upstream,
+    UpstreamRequest,
+    UpstreamResponse,
 )
-from gateway.proxy.target import Target, answer_lines, upstream_request
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -61,26 +61,26 @@ class Attempt:
 
     __slots__ = (
         "_content_type",
-        "_hold",
         "_inbound",
         "_last",
         "_processing_ms",
         "_progress",
         "_reader",
         "_response",
+        "_sent",
         "_services",
         "_sink",
-        "_target",
         "ended",
     )
 
-    def __init__(self, services: Services, hold: Hold, target: Target, inbound: Inbound, sink: Sink) -> None:
+    def __init__(self, services: Services, sent: Sent, inbound: Inbound, sink: Sink) -> None:
+        """`sent` is complete: it has its hold."""
         self._services = services
-        self._hold = hold
-        self._target = target
+        self._sent = sent
         self._inbound = inbound
         self._sink = sink
-        self._progress = Progress(services.clock.monotonic(), hold.nano)
+        now = services.clock.monotonic()
+        self._progress = Progress(now, now, now)
         self._response: UpstreamResponse | None = None
         self._reader: StreamReader | None = None
         self.ended: Ended | None = None
@@ -93,17 +93,22 @@ class Attempt:
 
         Raises Unavailable when nothing may be sent, UpstreamRejected when the request itself is wrong.
         """
-        progress, target, services = self._progress, self._target, self._services
-        key = self._inbound.header(b"idempotency-key")
-        outgoing = upstream_request(target, self._hold, key, progress.note_address)
-        least = under_estimate(target, progress)
-        services.ledger.intend(record_of(target, progress, Outcome.PRESUMED, least, progress.sent_at))
+        progress, sent, services = self._progress, self._sent, self._services
+        candidate = sent.candidate
+        outgoing = UpstreamRequest(
+            head=candidate.replica_set.heads[sent.replica][sent.call.api],
+            own=sent.head_lines(self._inbound.headers.get(b"idempotency-key")),
+            body=sent.body(),
+            fresh=sent.fresh,
+            sent_to=progress.note_address,
+        )
+        services.ledger.intend(sent.attempt_id, sent.half())
         try:
             self._response = response = await services.upstream.send(outgoing)
             self._read_head(response)
             if response.status != 200:
                 raise await self._refusal(response)
-            if target.request.call.stream:
+            if sent.call.stream:
                 return await self._relay_stream(response)
             return await self._read_answer(response)
         except UpstreamFailure as failure:
@@ -115,7 +120,7 @@ class Attempt:
             if self.ended is None:
                 # Our own defect, not a known way out. What was sent must be in the ledger all the same.
                 self._take_notes()
-                self._end(Outcome.UPSTREAM_ERROR, under_estimate(target, progress))
+                self._end(Outcome.UPSTREAM_ERROR, sent.under_estimate(progress))
             if self._last is None and self._response is not None:
                 self._response.abort()
 
@@ -124,9 +129,9 @@ class Attempt:
         last = self._last or b""
         if self._reader is not None or self.ended is None:
             return self._finish_stream(last)
-        cost = usd_text(self.ended.record.cost_nano_usd).encode()
-        lines = self._answer_lines(b"x-tollway-cost-usd: %b\r\n" % cost)
-        masked = self._target.masked
+        cost = b"x-tollway-cost-usd: %b\r\n" % usd_text(self.ended.cost_nano).encode()
+        sent, masked = self._sent, self._sent.masked
+        lines = sent.answer_lines(self._content_type, self._processing_ms, cost)
         return self._sink.answer(200, lines, last if masked is None else Restorer(masked).answer(last))
 
     async def _finish_stream(self, last: bytes) -> None:
@@ -147,8 +152,8 @@ class Attempt:
     def report_completed(self) -> None:
         """The request ends with this attempt."""
         if self.ended is not None:
-            seconds = self._services.clock.monotonic() - self._target.request.started
-            self._services.telemetry.answered(self.ended.record, seconds)
+            seconds = self._services.clock.monotonic() - self._sent.started
+            self._services.telemetry.answered(self._sent, self.ended, seconds)
 
     # --- what comes back ---
 
@@ -157,13 +162,14 @@ class Attempt:
         answer = read_answer(body)
         progress = self._progress
         progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
-        progress.finish_reason = answer.finish_reason
+        if answer.choices:
+            progress.finish_reason = answer.choices[0].finish_reason
         progress.reported_model = answer.model
         if answer.usage is not None:
             metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
         else:
             progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
-            metered = under_estimate(self._target, progress)
+            metered = self._sent.under_estimate(progress)
         result = self._succeeded(metered)
         self._last = body
         return result
@@ -188,7 +194,7 @@ class Attempt:
                 return self._end_of_stream(reader, passed)
             await sink.send(passed)
             progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
-            if not is_tapped and reader.text_chunks and self._target.masked is None:
+            if not is_tapped and reader.text_chunks and self._sent.masked is None:
                 is_tapped = True
                 response.tap(self._pass_on)
         # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
@@ -208,10 +214,10 @@ class Attempt:
         return True
 
     def _answer_lines(self, last: bytes) -> HeaderLines:
-        return answer_lines(self._target, self._hold, self._content_type, self._processing_ms, last)
+        return self._sent.answer_lines(self._content_type, self._processing_ms, last)
 
     def _new_reader(self) -> StreamReader:
-        call, masked = self._target.request.call, self._target.masked
+        call, masked = self._sent.call, self._sent.masked
         hide_usage = not call.include_usage
         if masked is None:
             return StreamReader(hide_usage=hide_usage, choices=call.choices)
@@ -234,7 +240,7 @@ class Attempt:
         if status in _TRY_ANOTHER or not 400 <= status < 500:
             raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
         self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-        self._target.replica.breaker.succeeded()
+        self._sent.replica.breaker.succeeded()
         return UpstreamRejected(
             error.message,
             status=status,
@@ -246,28 +252,28 @@ class Attempt:
     # --- the ways out ---
 
     def _succeeded(self, metered: Metered) -> Ended:
-        target = self._target
-        target.replica.breaker.succeeded()
+        sent = self._sent
+        sent.replica.breaker.succeeded()
         result = self._end(Outcome.SUCCESS, metered)
-        learn(target, self._progress, result.record)
+        sent.learn(self._progress, result)
         return result
 
     def _failed(self, failure: UpstreamFailure) -> Ended:
-        target = self._target
+        sent = self._sent
         self._take_notes()
         _log.warning(
             "attempt.failed",
-            attempt_id=target.attempt_id,
-            deployment=target.deployment.name,
-            replica=target.replica.replica.name,
+            attempt_id=sent.attempt_id,
+            deployment=sent.candidate.name,
+            replica=sent.replica.replica.name,
             kind=failure.kind,
             detail=failure.detail,
         )
-        return self._end(outcome_of(failure), metered_failure(target, self._progress, failure), failure)
+        return self._end(outcome_of(failure), sent.metered_failure(self._progress, failure), failure)
 
     def _cancelled(self) -> None:
         """The client went away, or the server stops. Neither is the upstream's failure."""
-        metered: Metered = under_estimate(self._target, self._progress)
+        metered: Metered = self._sent.under_estimate(self._progress)
         if self._reader is not None:
             self._take_notes()
             metered = self._metered(self._reader)
@@ -277,12 +283,11 @@ class Attempt:
 
     def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:
         """Record the attempt, which has ended."""
-        services = self._services
-        record = record_of(self._target, self._progress, outcome, metered, services.clock.monotonic())
-        self.ended = result = ended(record, failure)
-        services.ledger.append(record)
-        services.telemetry.attempted(record)
-        return result
+        services, sent = self._services, self._sent
+        self.ended = ended = sent.end(self._progress, outcome, metered, services.clock.monotonic(), failure)
+        services.ledger.append(sent.attempt_id, ended.half())
+        services.telemetry.attempted(sent, ended)
+        return ended
 
     def _take_notes(self) -> None:
         """Note what the stream has said so far."""
@@ -296,7 +301,7 @@ class Attempt:
     def _metered(self, reader: StreamReader) -> Metered:
         if reader.usage is not None:
             return Exact(usage_from_wire(reader.usage), reader.service_tier)
-        return under_estimate(self._target, self._progress)
+        return self._sent.under_estimate(self._progress)
 
     # --- headers ---
 

@@ -1,10 +1,10 @@
 """Authenticate: a bearer key becomes a principal, the pair of key and feature that pays."""
 
 import hmac
+from collections.abc import Mapping
 
 from gateway.core.errors import InvalidApiKey, PermissionDenied
 from gateway.core.tenancy import KeyEntry, Principal, Tenancy
-from gateway.ports import Inbound
 
 # Longer than any key that is issued; bounds the work that a hostile header can cause.
 MAX_SECRET_LENGTH = 512
@@ -22,26 +22,29 @@ class Authenticator:
         self._tenancy = tenancy
         # Whole headers that were right before, at most one for each key and way of sending it. Guessing
         # never meets this cache: a wrong header is not in it and takes the hashed way.
-        self._known: dict[tuple[str | None, str | None], KeyEntry] = {}
+        self._known: dict[tuple[bytes | None, bytes | None], KeyEntry] = {}
 
-    def authenticate(self, inbound: Inbound, now: float) -> Principal:
+    def authenticate(self, headers: Mapping[bytes, bytes], now: float) -> Principal:
         """Who asks. Raises InvalidApiKey, or PermissionDenied for a feature that the key may not name."""
-        sent = (inbound.header(b"authorization"), inbound.header(b"api-key"))
+        sent = (headers.get(b"authorization"), headers.get(b"api-key"))
         entry = self._known.get(sent)
         if entry is None:
-            entry = _entry(self._tenancy, *sent)
+            entry = _entry(self._tenancy, *map(_text, sent))
             if len(self._known) >= 2 * len(self._tenancy.keys):
                 self._known.clear()
             self._known[sent] = entry
-        return _principal(entry, inbound, now)
+        if entry.expires_at is not None and now >= entry.expires_at:
+            raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
+        feature = headers.get(b"x-tollway-feature")
+        return entry.default if feature is None else _principal(entry, feature.decode("latin-1"))
 
 
-def _principal(entry: KeyEntry, inbound: Inbound, now: float) -> Principal:
-    if entry.expires_at is not None and now >= entry.expires_at:
-        raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
-    feature = inbound.header(b"x-tollway-feature")
-    if feature is None:
-        return entry.default
+def _text(value: bytes | None) -> str | None:
+    """Undecodable bytes are kept as Latin-1."""
+    return None if value is None else value.decode("latin-1")
+
+
+def _principal(entry: KeyEntry, feature: str) -> Principal:
     principal = entry.by_feature.get(feature)
     if principal is None:
         raise PermissionDenied(

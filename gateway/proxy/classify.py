@@ -1,6 +1,7 @@
 """Classify: the privacy class of a request. Callers and detectors can raise it, nothing can lower it."""
 
 import asyncio
+from collections.abc import Mapping
 
 from gateway.core.call import Call
 from gateway.core.causes import EntityResult
@@ -33,18 +34,25 @@ class Classifier:
         self._screenings = screenings
         self._entities = entities
 
-    async def classify(self, call: Call, body: Body, principal: Principal, named: str | None) -> Classified:
+    async def classify(
+        self, call: Call, body: Body, principal: Principal, headers: Mapping[bytes, bytes]
+    ) -> Classified:
         """The most sensitive of the key's and feature's floor, the caller's header, and what was found.
 
-        `named` is the `x-tollway-privacy` header. Raises InvalidRequest when it names no class.
+        Raises InvalidRequest when the header `x-tollway-privacy` names no class.
         """
-        floor = principal.floor if named is None else self._raised(principal.floor, named)
-        screening = self._screenings.of(principal.feature)
+        named = headers.get(b"x-tollway-privacy")
+        floor = principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
+        screening = self._screenings.by_feature.get(principal.feature, self._screenings.standard)
         if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
             classified = screen(call, body, screening, floor)
         else:
             classified = await asyncio.to_thread(screen, call, body, screening, floor)
-        if self._entities is None or not needs_entity_stage(classified, screening):
+        if (
+            self._entities is None
+            or screening.entities is None
+            or not needs_entity_stage(classified, screening)
+        ):
             return classified
         result = await self._entities.find(text_for_entities(body, classified))
         return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)

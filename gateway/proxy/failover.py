@@ -5,7 +5,8 @@ attempt is recorded on its way out, whatever that way is. The hold has one owner
 """
 
 from gateway.core.admission import Hold
-from gateway.core.balancing import FailureAttribution, Fleet, ReplicaState
+from gateway.core.balancing import FailureAttribution, ReplicaState
+from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
 from gateway.core.errors import (
     GatewayError,
@@ -14,11 +15,10 @@ from gateway.core.errors import (
     UpstreamExhausted,
     UpstreamFailure,
 )
+from gateway.core.sent import Sent
 from gateway.core.sse import error_event
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
-from gateway.proxy.ended import NOTHING_USED
-from gateway.proxy.target import Request, Target, again, target_at
 
 REPLICA_TRIES = 2
 
@@ -29,27 +29,32 @@ class Relay:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def forward(self, request: Request, hold: Hold, fleet: Fleet, inbound: Inbound, sink: Sink) -> None:
+    async def forward(self, sent: Sent, hold: Hold, inbound: Inbound, sink: Sink) -> None:
         """Answer through `sink`, or raise the GatewayError that says why no candidate did."""
         services, settlement = self._services, NOTHING_USED
-        targets = Targets(request, fleet, services.clock)
+        turns = Turns(sent, services.clock)
         attempt: Attempt | None = None
         failure: UpstreamFailure | None = None
         try:
-            while (target := targets.next()) is not None:
-                async with target.replica:
+            while (replica := turns.next()) is not None:
+                replica.in_flight += 1
+                try:
                     if settlement.spent_nano or settlement.unseen_nano:
                         used, settlement = settlement, NOTHING_USED
                         hold = await services.admission.renew(hold, used)
-                    attempt = Attempt(services, hold, target, inbound, sink)
+                    sent = turns.sent
+                    sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
+                    attempt = Attempt(services, sent, inbound, sink)
                     try:
                         failure = (await attempt.run()).failure
                     finally:
                         if attempt.ended is not None:
                             settlement = attempt.ended.settlement
+                finally:
+                    replica.in_flight -= 1
                 if failure is None:
                     break
-                targets.failed(target, failure)
+                turns.failed(replica, failure)
                 if sink.started:
                     break
         finally:
@@ -60,53 +65,54 @@ class Relay:
         await (attempt.finish() if failure is None else _break_off(sink, failure))
 
 
-class Targets:
-    """What the attempts of one request go to: at most two replicas of each candidate, in the plan's order.
+class Turns:
+    """Whose turn it is: at most two replicas of each candidate of a request, in the order of its candidates.
 
     A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
+    `sent` is the attempt of this turn, still to be completed by `hold`.
     """
 
-    __slots__ = ("_again", "_attribution", "_clock", "_fleet", "_index", "_number", "_request", "_tried")
+    __slots__ = ("_attribution", "_clock", "_index", "_number", "_same", "_tried", "sent")
 
-    def __init__(self, request: Request, fleet: Fleet, clock: Clock) -> None:
-        self._request = request
-        self._fleet = fleet
+    def __init__(self, sent: Sent, clock: Clock) -> None:
+        self.sent = sent
         self._clock = clock
         self._index = 0  # of the candidate whose turn it is
         self._number = 0  # of attempts
         self._tried: list[ReplicaState] = []
-        self._again: Target | None = None
+        self._same: ReplicaState | None = None
         self._attribution: FailureAttribution | None = None
 
-    def next(self) -> Target | None:
-        """Where the next attempt goes, which enters its replica at once; None when nothing is left."""
-        self._number += 1
-        if self._again is not None:
-            target, self._again = self._again, None
-            return again(target, self._number)
-        request, clock = self._request, self._clock
-        candidates = request.plan.candidates
+    def next(self) -> ReplicaState | None:
+        """Where the next attempt goes, which enters it at once; None when nothing is left."""
+        self._number = number = self._number + 1
+        if self._same is not None:
+            same, self._same = self._same, None
+            self.sent = self.sent.again(number=number, index=self._index, fresh=True)
+            return same
+        candidates = self.sent.candidates
         while self._index < len(candidates):
-            replica_set = self._fleet.replica_sets[candidates[self._index].name]
             if len(self._tried) < REPLICA_TRIES:
-                replica = replica_set.choose(clock.monotonic(), self._tried)
+                replica_set = candidates[self._index].replica_set
+                replica = replica_set.choose(self._clock.monotonic(), self._tried)
                 if replica is not None:
                     self._tried.append(replica)
-                    at = int(clock.now() * 1_000_000)
-                    return target_at(replica, replica_set, request, self._index, self._number, at)
+                    if number > 1 or self._index:
+                        self.sent = self.sent.again(number=number, index=self._index)
+                    return replica
             self._index += 1
             self._tried = []
         return None
 
-    def failed(self, target: Target, failure: UpstreamFailure) -> None:
-        """The attempt at `target` ended in `failure`: count it where it belongs."""
+    def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
+        """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
         if failure.stale:
-            self._again = None if target.fresh else target
+            self._same = None if self.sent.fresh else replica
         elif failure.status == 429:
-            target.replica.breaker.succeeded()  # it is alive, only busy: not its fault
+            replica.breaker.succeeded()  # it is alive, only busy: not its fault
         else:
             self._attribution = self._attribution or FailureAttribution()
-            self._attribution.failed(target.replica, failure, self._clock.monotonic())
+            self._attribution.failed(replica, failure, self._clock.monotonic())
 
 
 async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:

@@ -37,7 +37,11 @@ class DataPlane:
         """Answer one exchange in every case but one: when its client has gone."""
         request_id = self._new_request_id()
         try:
-            await self._route(request_id, exchange)
+            api = COMPLETIONS.get(exchange.path)
+            if api is not None and exchange.method == "POST":
+                await self._pipeline.complete(api, request_id, exchange, exchange)
+            else:
+                await self._route(request_id, exchange)
         except GatewayError as error:
             await _answer_error(error, request_id, exchange)
         except ClientDisconnected:
@@ -59,8 +63,9 @@ class DataPlane:
             await _answer_error(_defect(request_id), request_id, exchange)
 
     async def _route(self, request_id: str, exchange: Exchange) -> None:
+        """Everything but the usual spelling of a completion's address."""
         path, method = exchange.path, exchange.method
-        api = COMPLETIONS.get(path) or COMPLETIONS.get(path.rstrip("/"))
+        api = COMPLETIONS.get(path.rstrip("/"))
         if api is not None and method == "POST":
             await self._pipeline.complete(api, request_id, exchange, exchange)
         elif method == "OPTIONS" and path.startswith("/v1/"):
@@ -74,7 +79,7 @@ class DataPlane:
             raise NotFound(f"Unknown request URL: {method} {path[:200]}. Check the URL and the method.")
         if method not in {"GET", "HEAD"} or path in COMPLETIONS:
             raise MethodNotAllowed(f"Not allowed to {method} on {path[:200]}.")
-        principal = self._pipeline.authenticate(exchange)
+        principal = self._pipeline.authenticate(exchange.headers)
         if is_model:
             name = unquote(path[len(MODELS) + 1 :])
             body: Any = _model_object(self._pipeline.find_model(principal, name))
@@ -119,11 +124,11 @@ def _model_object(model: Model) -> dict[str, Any]:
 
 
 def _preflight(exchange: Exchange) -> HeaderLines:
-    asked = exchange.header(b"access-control-request-headers") or "authorization, content-type"
+    asked = exchange.headers.get(b"access-control-request-headers") or b"authorization, content-type"
     return header_lines(
         [
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-            (b"access-control-allow-headers", asked.encode("latin-1")),
+            (b"access-control-allow-headers", asked),
             (b"access-control-max-age", b"600"),
         ]
     )

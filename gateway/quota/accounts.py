@@ -92,14 +92,16 @@ def has_room(account: Account, ask: Ask, now: float) -> bool:
     for state, most in account.slots:
         if state.in_flight >= most:
             return False
+    latest = now + SECONDS_PER_MINUTE
     for bucket, limit in account.requests:
-        if bucket.drained_at - now + limit.seconds_per_unit > SECONDS_PER_MINUTE:
+        if bucket.drained_at + limit.seconds_per_unit > latest:
             return False
-    units = ask.rate_tokens(ask.output_tokens)
-    for bucket, limit in account.tokens:
-        seconds = units * limit.seconds_per_unit
-        if seconds > SECONDS_PER_MINUTE or bucket.drained_at - now + seconds > SECONDS_PER_MINUTE:
-            return False
+    if account.tokens:
+        units = ask.prompt_tokens + ask.output_tokens * ask.choices  # as `rate_tokens`
+        for bucket, limit in account.tokens:
+            seconds = units * limit.seconds_per_unit
+            if seconds > SECONDS_PER_MINUTE or bucket.drained_at + seconds > latest:
+                return False
     return True
 
 
@@ -115,12 +117,12 @@ def fit(account: Account, ask: Ask, output_tokens: int, now: float) -> int:
     """The output cap, at most `output_tokens`, that fits into the tightest budget. Raises BudgetExceeded."""
     if now >= account.due:
         account.roll(now)
-    if not account.hard:
-        return output_tokens
-    tightest = account.hard[0]
+    tightest = None
     for counter in account.hard:
-        if counter.left < tightest.left:
+        if tightest is None or counter.left < tightest.left:
             tightest = counter
+    if tightest is None:
+        return output_tokens
     affordable = fit_output(ask, tightest.left)
     if affordable is None:
         raise over_budget(
@@ -132,13 +134,13 @@ def fit(account: Account, ask: Ask, output_tokens: int, now: float) -> int:
             held_nano=tightest.held,
             ends_at=tightest.resets_at(now),
         )
-    return min(output_tokens, affordable)
+    return min(affordable, output_tokens)
 
 
 def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tokens: int, now: float) -> Hold:
     """Take from all of `account`, and from the limits of `shadows`, which no view shows."""
     nano = hold_nano(ask, output_tokens)
-    units = ask.rate_tokens(output_tokens)
+    units = ask.prompt_tokens + output_tokens * ask.choices  # as `rate_tokens`
     for state in account.limited:
         state.in_flight += 1
     grant = hold_money(account, nano)
@@ -148,25 +150,27 @@ def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tok
         rate_tokens=units,
         nano=nano,
         admitted_at=now,
-        requests=take_units(account.requests, 1, now),
-        tokens=take_units(account.tokens, units, now),
+        requests=take_units(account.requests, 1, now) if account.requests else None,
+        tokens=take_units(account.tokens, units, now) if account.tokens else None,
         token=_with_shadows(grant, shadows, units, now) if shadows else grant,
     )
 
 
 def take_units(rates: Rates, units: int, now: float) -> RateView | None:
     """Take `units` from each limit. Returns the state of the tightest, the first of equals."""
-    least, drained_at, tightest = 0, now, None
+    tightest, least, drained_at = None, 0.0, now
     for bucket, limit in rates:
         # `GcraLimit.take` and `remaining` written out: a call for each costs more than the sums.
-        each = limit.seconds_per_unit
-        bucket.drained_at = at = max(bucket.drained_at, now) + units * each
-        left = int(limit.per_minute - (at - now) / each + 0.001)
-        if tightest is None or left < least:
-            least, drained_at, tightest = left, at, limit
+        each, at = limit.seconds_per_unit, bucket.drained_at
+        if at < now:
+            at = now
+        bucket.drained_at = at = at + units * each
+        left = limit.per_minute - (at - now) / each + 0.001
+        if tightest is None or (left < least and int(left) < int(least)):
+            tightest, least, drained_at = limit, left, at
     if tightest is None:
         return None
-    return RateView(tightest.per_minute, max(least, 0), drained_at - now)
+    return RateView(tightest.per_minute, int(least) if least > 0 else 0, drained_at - now)
 
 
 def _with_shadows(grant: Grant, shadows: tuple[ScopeState, ...], units: int, now: float) -> Grant:
@@ -182,7 +186,6 @@ def hold_money(account: Account, nano: int) -> Grant:
     """Hold `nano` in every budget. Returns the account's grant, with the windows that are open."""
     are_open = True
     for counter, window in account.grant.windows:
-        counter.held += nano
         counter.left -= nano
         if counter.window is not window:
             are_open = False
@@ -198,15 +201,19 @@ def settle_money(grant: Grant, held: int, settlement: Settlement, now: float) ->
     freed = held - spent - unseen
     for counter, window in grant.windows:
         # A window that has ended took its counters with it; the spending belonged to that window.
-        # A rolling one never ends.
-        rolling = counter.budget.rolling
-        if counter.window is window or rolling:
-            counter.held -= held
+        if counter.window is window:
             counter.spent += spent
-            counter.unseen += unseen
             counter.left += freed
-            if rolling and (spent or unseen):
-                counter.keep_part(spent, unseen, now)
+            if not unseen and not counter.rolling:
+                continue
+        elif counter.rolling:  # one that never ends
+            counter.spent += spent
+            counter.left += freed
+        else:
+            continue
+        counter.unseen += unseen
+        if counter.rolling and (spent or unseen):
+            counter.keep_part(spent, unseen, now)
 
 
 def join(hold: Hold, states: Iterable[ScopeState], counters: Iterable[BudgetCounter]) -> None:
@@ -218,7 +225,6 @@ def join(hold: Hold, states: Iterable[ScopeState], counters: Iterable[BudgetCoun
     counted = {id(counter) for counter, _ in grant.windows}
     new = [counter for counter in counters if id(counter) not in counted]
     for counter in new:
-        counter.held += hold.nano
         counter.left -= hold.nano
     windows = tuple((counter, counter.window) for counter in new)
     hold.token = Grant(grant.scopes + tuple(slots), grant.tokens, grant.windows + windows)

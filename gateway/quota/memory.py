@@ -132,7 +132,8 @@ class MemoryAdmission:
             for state in account.limited:
                 if (refusal := state.refusal(ask, now)) is not None:
                     raise refusal
-        output_tokens = fit(account, ask, fit_rates(account, ask, now), self._clock.now())
+        output_tokens = ask.output_tokens if ask.output_is_explicit else fit_rates(account, ask, now)
+        output_tokens = fit(account, ask, output_tokens, self._clock.now())
         shadows = self._in_shadow(account, ask, now) if account.shadows else ()
         hold = take(account, shadows, ask, output_tokens, now)
         self._open.add(hold)
@@ -167,17 +168,16 @@ class MemoryAdmission:
             return
         hold.open = False
         self._open.discard(hold)
-        now = self._clock.monotonic()
-        grant = grant_of(hold)
-        settle_money(grant, hold.nano, settlement, self._clock.now())
+        clock = self._clock
+        now, grant = clock.monotonic(), grant_of(hold)
+        settle_money(grant, hold.nano, settlement, clock.now())
         for state in grant.scopes:
             state.in_flight -= 1
         used = settlement.rate_tokens
         if used is not None:
+            reserved, admitted_at = hold.rate_tokens, hold.admitted_at
             for bucket, limit in grant.tokens:
-                bucket.drained_at = limit.correct(
-                    bucket.drained_at, hold.rate_tokens, used, hold.admitted_at, now
-                )
+                bucket.drained_at = limit.correct(bucket.drained_at, reserved, used, admitted_at, now)
 
     def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
         """Set what the ledger says of the window of `view`, if that is still open."""
@@ -207,7 +207,9 @@ class MemoryAdmission:
             account.roll(now)
         free = 1.0
         for counter in account.budgets:
-            free = min(free, counter.left / counter.limit)
+            share = counter.left / counter.limit
+            if share < free:
+                free = share
         return 1 - free
 
     def _open_account(self, principal: Principal) -> Account:

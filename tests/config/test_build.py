@@ -9,11 +9,11 @@ import pytest
 from gateway.config.build import Built
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Api, Capability, Modality, Objective, Provider
-from gateway.core.policy import Planner
+from gateway.core.route import Routes
 from gateway.core.tenancy import Budget, Limits
 from gateway.core.windows import Per
 from gateway.proxy.auth import digest
-from tests.core.builders import chat, moment, parsed, rates
+from tests.core.builders import decided, moment, rates
 from tests.core.files import ENVIRON, EXAMPLE, TODAY, built, problems
 
 USD = 10**9
@@ -114,13 +114,12 @@ def test_no_secret_is_kept_in_the_tenancy(example: Built):
 
 
 def test_the_example_plans_as_it_promises(example: Built):
-    planner = Planner(example.policy, Fleet(example.policy.deployments.values()))
+    routes = Routes(example.policy, Fleet(example.policy.deployments.values()))
     auto = example.policy.models["auto"]
     (entry,) = example.tenancy.keys.values()
 
     def order(privacy: str, **circumstances: float) -> list[str]:
-        call = parsed(chat())
-        found = planner.plan(call, entry.default, auto, privacy, moment(**circumstances))
+        found = decided(auto, None, privacy, by=routes, payer=entry.default, at=moment(**circumstances))
         return [item.name for item in found.candidates]
 
     assert order("internal") == ["llama-4-scout", "gpt-4o"]
@@ -260,7 +259,7 @@ def test_a_deployment_that_is_not_in_force_yet_is_left_out_and_its_models_go_on_
     assert made.policy.models["gpt-4o"].use == ()
 
 
-def test_a_retired_deployment_is_built_and_the_planner_leaves_it_out(tmp_path: Path):
+def test_a_retired_deployment_is_built_and_no_route_leads_to_it(tmp_path: Path):
     made = built(tmp_path, ("retires_on: 2027-01-14", "retires_on: 2026-11-22"))
     gpt = made.policy.deployments["gpt-4o"]
     assert gpt.retires_at is not None

@@ -1,12 +1,13 @@
 """What the tests of the core are made of: small values with sensible defaults, and a clock that is told."""
 
 import asyncio
+import datetime
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import orjson
 
-from gateway.core.admission import Ask
+from gateway.core.admission import Ask, Hold
 from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import (
@@ -28,7 +29,11 @@ from gateway.core.endpoint import Endpoint
 from gateway.core.facts import Moment
 from gateway.core.money import nano_from_usd
 from gateway.core.parse import Body, parse_call
-from gateway.core.policy import Planner, Policy
+from gateway.core.policy import Policy
+from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.route import Route, Routes
+from gateway.core.screening import Classified
+from gateway.core.sent import Candidate, Sent
 from gateway.core.tenancy import Budget, Limits, Principal, Scope
 from gateway.core.windows import Per
 
@@ -152,15 +157,57 @@ def policy(*models: Model) -> Policy:
     )
 
 
-def planner(*models: Model, fleet: Fleet | None = None) -> Planner:
+def routes(
+    *models: Model,
+    fleet: Fleet | None = None,
+    prices: PriceBook = NO_VERSIONS,
+    zone: datetime.tzinfo = datetime.UTC,
+) -> Routes:
+    """The routes to `models`, with nothing in flight unless `fleet` says so."""
     rules = policy(*models)
-    return Planner(rules, fleet or Fleet(rules.deployments.values()))
+    return Routes(rules, fleet or Fleet(rules.deployments.values()), prices, zone)
+
+
+def route_to(
+    item: Model, by: Routes | None = None, payer: Principal | None = None, now: float = 0.0
+) -> Route:
+    """The route to `item` among the routes `by`, which keep it where it is a model of their policy."""
+    by, payer = by or routes(item), payer or principal()
+    if by.policy.models.get(item.name) is item:
+        return by.of(payer, item.name, now)
+    return by.prepare(payer, item, now)
+
+
+def candidates_of(*deployments: Deployment, by: Routes | None = None) -> tuple[Candidate, ...]:
+    """`deployments` as the route of a model that has them would use them."""
+    route = route_to(model(*deployments), by)
+    return tuple(map(route.candidate, deployments))
+
+
+def decided(
+    item: Model,
+    call: Call | None = None,
+    privacy: str = "internal",
+    *,
+    by: Routes | None = None,
+    payer: Principal | None = None,
+    at: Moment | None = None,
+) -> Sent:
+    """What is decided for `call` to `item`. Raises the GatewayError of what removed the last candidate."""
+    at = at or moment()
+    route = route_to(item, by, payer, at.now)
+    return route.begin("r", call or parsed(chat()), Classified(privacy), at)
 
 
 def moment(
-    now: float = NOVEMBER, *, random: float = 0.0, monotonic: float = 1000.0, budget_used: float = 0.0
+    now: float = NOVEMBER,
+    *,
+    random: float = 0.0,
+    monotonic: float = 1000.0,
+    budget_used: float = 0.0,
+    headers: Mapping[bytes, bytes] | None = None,
 ) -> Moment:
-    return Moment(now, monotonic, random, lambda: budget_used, lambda: {"hour": 8, "weekday": 1})
+    return Moment(now, monotonic, random, budget_used, headers or {})
 
 
 # --- what is asked ---
@@ -234,5 +281,25 @@ def ask(payer: Principal, *, tokens: int | None = None, **changes: Any) -> Ask:
     return Ask(principal=payer, **(fields | changes))
 
 
-def names(deployments: Iterable[Deployment]) -> list[str]:
+def hold(reserved: Ask | None = None, **changes: Any) -> Hold:
+    """A dollar held for at most 50 tokens of output, without limits of a rate."""
+    fields: dict[str, Any] = {
+        "output_tokens": 50,
+        "rate_tokens": 0,
+        "nano": 10**9,
+        "admitted_at": 0.0,
+        "requests": None,
+        "tokens": None,
+        "token": None,
+    }
+    return Hold(ask=reserved or ask(principal(), output_tokens=50), **(fields | changes))
+
+
+def held(sent: Sent, taken: Hold | None = None, at: int = int(NOVEMBER * 1_000_000)) -> Sent:
+    """`sent`, complete: it goes to the first replica of its candidate at `at` (UTC microseconds)."""
+    sent.hold(taken or hold(sent.ask), sent.candidate.replica_set.replicas[0], at)
+    return sent
+
+
+def names(deployments: Iterable[Deployment | Candidate]) -> list[str]:
     return [item.name for item in deployments]

@@ -1,8 +1,7 @@
 """Choosing a replica, and what a pool learns from answers."""
 
-import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -37,7 +36,7 @@ def pool(replicas: int) -> ReplicaSet:
 def taken(chosen: ReplicaSet, now: float = NOW, tried: tuple[ReplicaState, ...] = ()) -> ReplicaState:
     state = chosen.choose(now, tried)
     assert state is not None
-    state.in_flight += 1  # as `async with` it does
+    state.in_flight += 1  # as `with` it does
     return state
 
 
@@ -91,29 +90,20 @@ def test_choosing_nothing_counts_nothing():
 
 def test_an_attempt_counts_as_long_as_it_is_at_its_replica():
     item = pool(2)
-
-    async def four_at_once() -> None:
-        async with AsyncExitStack() as attempts:
-            for _ in range(4):
-                state = item.choose(NOW)
-                assert state is not None
-                assert await attempts.enter_async_context(state) is state
-            assert [state.in_flight for state in item.replicas] == [2, 2]
-            assert item.in_flight == 4
-
-    asyncio.run(four_at_once())
+    with ExitStack() as attempts:
+        for _ in range(4):
+            state = item.choose(NOW)
+            assert state is not None
+            assert attempts.enter_context(state) is state
+        assert [state.in_flight for state in item.replicas] == [2, 2]
+        assert item.in_flight == 4
     assert item.in_flight == 0
 
 
 def test_an_attempt_that_fails_makes_room_and_its_failure_goes_on():
     item = pool(1)
-
-    async def fail() -> None:
-        async with item.replicas[0]:
-            raise BROKEN
-
-    with pytest.raises(UpstreamFailure):
-        asyncio.run(fail())
+    with pytest.raises(UpstreamFailure), item.replicas[0]:
+        raise BROKEN
     assert item.in_flight == 0
 
 

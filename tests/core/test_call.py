@@ -14,7 +14,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.facts import prompt_tokens
 from gateway.core.media import Media
 from gateway.core.parse import MAX_CHOICES, parse_call
-from gateway.proxy.target import encode_call
+from gateway.core.sent import encode_call
 from tests.core.builders import chat, parsed, parsed_with_body
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 78}}  # 100 characters

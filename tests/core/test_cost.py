@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gateway.core.answer import NO_USAGE, Usage
 from gateway.core.catalog import Rates
 from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal
-from gateway.core.pricing import NO_VERSIONS, cost, counterfactuals, usd_text
-from tests.core.builders import deployment, price, rates
+from gateway.core.pricing import cost, usd_text
+from tests.core.builders import price, rates
 
 GPT_4O = rates("2.50", "10", cached="1.25")
 AUDIO = rates("2.50", "10", input_audio="40", output_audio="80")
@@ -76,14 +76,6 @@ def test_the_dearest_rates_cover_every_tier_unless_the_default_one_is_pinned():
 
 def test_the_dearest_rates_cover_a_cache_that_costs_more_than_reading():
     assert price(rates("1", "2", cached="3")).dearest(None)[0] == nano_from_usd("3")
-
-
-def test_counterfactuals_price_the_same_tokens_on_every_other_deployment():
-    dear, cheap = deployment("dear", price=price(GPT_4O)), deployment("cheap", price=price(rates("1", "2")))
-    usage = Usage(input_text=1_000_000, output_text=1_000_000)
-    assert counterfactuals((dear, cheap), "dear", usage, NO_VERSIONS, 0) == {"cheap": nano_from_usd(3)}
-    assert counterfactuals((dear, cheap), "cheap", usage, NO_VERSIONS, 0) == {"dear": nano_from_usd("12.5")}
-    assert counterfactuals((dear,), "dear", usage, NO_VERSIONS, 0) == {}
 
 
 # --- properties ---

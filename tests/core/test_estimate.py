@@ -21,7 +21,7 @@ from gateway.core.estimate import (
 )
 from gateway.core.pricing import cost
 from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
-from tests.core.builders import chat, deployment, local, parsed, price, principal, rates
+from tests.core.builders import candidates_of, chat, deployment, local, parsed, price, principal, rates
 
 PAYER = principal()
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}
@@ -129,7 +129,8 @@ def test_embeddings_have_no_output():
 
 def asked(body: Any, *candidates: Deployment) -> Any:
     call = body if isinstance(body, Call) else parsed(body)
-    return ask_for(call, PAYER, candidates, tuple(estimate(call, item, 4.0) for item in candidates))
+    estimates = [estimate(call, item, 4.0) for item in candidates]
+    return ask_for(call, PAYER, candidates_of(*candidates), estimates)
 
 
 def test_each_part_is_priced_at_the_dearest_candidate():
@@ -260,7 +261,8 @@ def test_a_hold_covers_any_usage_within_its_bounds_at_any_rate_that_may_apply(
     item = deployment(price=priced, accepts=frozenset(Modality), max_output_tokens=500)
     call = parsed(body)
     expected = estimate(call, item, 4.0)
-    wanting = ask_for(call, PAYER, (item, deployment("other", price=price(rates("0", "0")))), (expected,) * 2)
+    free = deployment("other", price=price(rates("0", "0")))
+    wanting = ask_for(call, PAYER, candidates_of(item, free), (expected,) * 2)
     prompt = shares.draw(st.integers(0, expected.prompt_bound), "prompt")
     output = shares.draw(st.integers(0, wanting.output_tokens * call.choices), "output")
     image = shares.draw(st.integers(0, prompt), "image")

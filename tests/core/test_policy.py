@@ -1,5 +1,6 @@
 """A plan: hard constraints first, then rules, then the objective; nothing later widens what was narrowed."""
 
+import datetime
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -21,22 +22,26 @@ from gateway.core.errors import (
     UnsupportedModality,
     UpstreamFailure,
 )
-from gateway.core.policy import Plan, Planner, Refused
+from gateway.core.route import Refused, Routes
+from gateway.core.screening import Classified
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from tests.core.builders import (
     NOVEMBER,
     chat,
+    decided,
     deployment,
     local,
     model,
     moment,
     names,
     parsed,
-    planner,
     policy,
     price,
     principal,
     rates,
+    route_to,
+    routes,
     scope,
 )
 
@@ -56,12 +61,21 @@ def plan(
     body: Mapping[str, Any] | Call | None = None,
     privacy: str = "internal",
     *,
-    plans: Planner | None = None,
+    by: Routes | None = None,
     payer: Principal = PAYER,
     **circumstances: Any,
-) -> Plan:
+) -> Sent:
     call = body if isinstance(body, Call) else parsed(chat() if body is None else body)
-    return (plans or planner(item)).plan(call, payer, item, privacy, moment(**circumstances))
+    return decided(item, call, privacy, by=by, payer=payer, at=moment(**circumstances))
+
+
+def refused(item: Model, body: Any = None, privacy: str = "internal") -> Refused:
+    """The decision that nothing may answer."""
+    found = route_to(item, payer=PAYER, now=NOVEMBER).decide(
+        "r", parsed(body or chat()), Classified(privacy), moment()
+    )
+    assert isinstance(found, Refused)
+    return found
 
 
 def refusal(item: Model, *args: Any, **kwargs: Any) -> GatewayError:
@@ -70,17 +84,17 @@ def refusal(item: Model, *args: Any, **kwargs: Any) -> GatewayError:
     return caught.value
 
 
-def why(found: Plan) -> dict[str, Constraint]:
+def why(found: Sent) -> dict[str, Constraint]:
     return {item.deployment: item.constraint for item in found.excluded}
 
 
-def down(*deployments: Deployment) -> Planner:
-    """A planner for which the replicas of `deployments` are down; the model must be made of all of them."""
-    plans = planner(model(*deployments))
+def down(*deployments: Deployment) -> Routes:
+    """Routes for which the replicas of `deployments` are down; the model must be made of all of them."""
+    by = routes(model(*deployments))
     for item in deployments:
-        for state in plans.fleet.replica_sets[item.name].replicas:
+        for state in by.fleet.replica_sets[item.name].replicas:
             state.is_up = False
-    return plans
+    return by
 
 
 # --- each hard constraint removes, and says so ---
@@ -134,23 +148,23 @@ def test_each_constraint_that_removes_the_last_one_has_its_own_refusal(
 
 def test_a_pool_without_an_available_replica_is_left_out_and_the_last_one_is_a_503():
     ill, well = local(), deployment()
-    plans = planner(model(ill, well))
-    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
-    assert why(plan(model(ill, well), plans=plans)) == {"llama": Constraint.HEALTH}
-    error = refusal(model(ill), plans=down(ill))
+    by = routes(model(ill, well))
+    by.fleet.replica_sets["llama"].replicas[0].is_up = False
+    assert why(plan(model(ill, well), by=by)) == {"llama": Constraint.HEALTH}
+    error = refusal(model(ill), by=down(ill))
     assert isinstance(error, Unavailable)
     assert error.retry_after_seconds >= 1.0
 
 
 def test_the_503_says_when_the_first_breaker_closes():
     item = model(local(replicas=2))
-    plans = planner(item)
-    for number, state in enumerate(plans.fleet.replica_sets["llama"].replicas):
+    by = routes(item)
+    for number, state in enumerate(by.fleet.replica_sets["llama"].replicas):
         for _ in range(3 + number):
             state.breaker.failed(1000.0, weight=3)
             state.breaker.failed(1002.0, weight=3)
             state.breaker.failed(1006.0, weight=3)
-    error = refusal(item, plans=plans, monotonic=1006.0)
+    error = refusal(item, by=by, monotonic=1006.0)
     assert isinstance(error, Unavailable)
     assert error.retry_after_seconds == 4.0
 
@@ -205,9 +219,9 @@ def test_a_document_or_a_recording_is_not_refused_for_its_size_in_bytes():
 
 def test_health_is_named_before_privacy_because_a_retry_can_mend_it():
     ill, outside = local(), deployment()
-    plans = planner(model(ill, outside))
-    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
-    assert isinstance(refusal(model(ill, outside), None, "restricted", plans=plans), Unavailable)
+    by = routes(model(ill, outside))
+    by.fleet.replica_sets["llama"].replicas[0].is_up = False
+    assert isinstance(refusal(model(ill, outside), None, "restricted", by=by), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -302,9 +316,9 @@ def test_a_rule_for_a_removed_deployment_alone_is_refused_with_what_removed_it()
 
 def test_a_rule_for_a_deployment_that_is_down_is_a_503_and_does_not_widen():
     item = model(local(), deployment(), rules=rules(("true", ("llama",))))
-    plans = planner(item)
-    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
-    assert isinstance(refusal(item, plans=plans), Unavailable)
+    by = routes(item)
+    by.fleet.replica_sets["llama"].replicas[0].is_up = False
+    assert isinstance(refusal(item, by=by), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -328,8 +342,8 @@ def test_a_rule_for_a_deployment_that_is_down_is_a_503_and_does_not_widen():
 )
 def test_rules_see_every_fact_of_the_request(when: str):
     item = model(local(replicas=2), deployment(), rules=rules((when, ("gpt-4o",))))
-    plans = planner(item)
-    first, second = plans.fleet.replica_sets["llama"].replicas
+    by = routes(item)
+    first, second = by.fleet.replica_sets["llama"].replicas
     first.in_flight, second.is_up = 2, False
     body = chat(
         [IMAGE, {"type": "text", "text": "Hi"}],
@@ -338,7 +352,7 @@ def test_rules_see_every_fact_of_the_request(when: str):
         tools=[{"type": "function"}],
         metadata={"ticket": "A-1"},
     )
-    assert plan(item, body, plans=plans, budget_used=0.9).decision == "rule-1"
+    assert plan(item, body, by=by, budget_used=0.9).decision == "rule-1"
 
 
 def test_the_largest_cap_that_rules_see_for_a_request_without_one_is_zero():
@@ -346,15 +360,19 @@ def test_the_largest_cap_that_rules_see_for_a_request_without_one_is_zero():
     assert plan(item).decision == "rule-1"
 
 
-def test_budgets_and_time_are_read_only_where_a_rule_names_them():
-    item = model(local(), deployment(), rules=rules(("stream", ("llama",))))
-    found = moment()
+class Unasked(datetime.tzinfo):
+    """A time zone in which nobody may look at the clock."""
 
-    def never() -> Any:
+    def fromutc(self, at: datetime.datetime) -> datetime.datetime:
         raise AssertionError("nobody asked")
 
-    lazy = type(found)(found.now, found.monotonic, found.random, never, never)
-    assert planner(item).plan(parsed(chat()), PAYER, item, "internal", lazy).candidates
+
+def test_the_clock_is_read_only_where_a_rule_names_it():
+    unasked = model(local(), deployment(), rules=rules(("stream", ("llama",))))
+    asked = model(local(), deployment(), rules=rules(("time.hour == 8", ("llama",))))
+    assert plan(unasked, by=routes(unasked, zone=Unasked())).candidates
+    with pytest.raises(AssertionError, match="nobody asked"):
+        plan(asked, by=routes(asked, zone=Unasked()))
 
 
 # --- objectives ---
@@ -377,10 +395,10 @@ def test_cost_puts_the_cheapest_for_this_request_first():
 
 def test_latency_puts_the_quickest_first_and_tries_what_was_never_used():
     item = model(local("slow"), local("quick"), local("new"), prefer=Objective.LATENCY)
-    plans = planner(item)
-    plans.fleet.replica_sets["slow"].learn_speed(2.0, 10.0, 1000.0)
-    plans.fleet.replica_sets["quick"].learn_speed(0.2, 100.0, 1000.0)
-    found = plan(item, plans=plans)
+    by = routes(item)
+    by.fleet.replica_sets["slow"].learn_speed(2.0, 10.0, 1000.0)
+    by.fleet.replica_sets["quick"].learn_speed(0.2, 100.0, 1000.0)
+    found = plan(item, by=by)
     assert names(found.candidates) == ["new", "quick", "slow"]
     assert found.decision == "latency"
 
@@ -400,11 +418,11 @@ def test_weights_share_the_first_place_in_proportion_over_all_draws():
     item = model(
         local("a"), local("b"), local("c"), prefer=Objective.WEIGHTS, weights={"a": 1.0, "b": 2.0, "c": 5.0}
     )
-    plans = planner(item)
+    by = routes(item)
     call = parsed(chat())
     draws = 800
     first = Counter(
-        plan(item, call, plans=plans, random=number / draws).candidates[0].name for number in range(draws)
+        plan(item, call, by=by, random=number / draws).candidates[0].name for number in range(draws)
     )
     assert first == {"a": 100, "b": 200, "c": 500}
 
@@ -422,9 +440,9 @@ def test_weights_count_among_those_that_are_left():
     item = model(
         ill, local("a"), local("b"), prefer=Objective.WEIGHTS, weights={"ill": 97.0, "a": 1.0, "b": 3.0}
     )
-    plans = planner(item)
-    plans.fleet.replica_sets["ill"].replicas[0].is_up = False
-    first = Counter(plan(item, plans=plans, random=n / 100).candidates[0].name for n in range(100))
+    by = routes(item)
+    by.fleet.replica_sets["ill"].replicas[0].is_up = False
+    first = Counter(plan(item, by=by, random=n / 100).candidates[0].name for n in range(100))
     assert first == {"a": 25, "b": 75}
 
 
@@ -464,41 +482,41 @@ def test_what_is_remembered_is_what_would_be_worked_out_anew():
     item = model(
         local(accepts=frozenset({Modality.TEXT})), deployment(), deployment("plain", supports=frozenset())
     )
-    plans = planner(item)
+    by = routes(item)
     bodies = [chat(), chat([IMAGE]), chat(logprobs=True), chat([IMAGE], logprobs=True)]
     for _ in range(2):
         for body in bodies:
             for privacy in ("public", "internal"):
-                again, anew = plan(item, body, privacy, plans=plans), plan(item, body, privacy)
+                again, anew = plan(item, body, privacy, by=by), plan(item, body, privacy)
                 assert names(again.candidates) == names(anew.candidates)
                 assert again.excluded == anew.excluded
 
 
 def test_health_is_never_remembered():
     item = model(local(), deployment())
-    plans = planner(item)
-    assert len(plan(item, plans=plans).candidates) == 2
-    state = plans.fleet.replica_sets["llama"].replicas[0]
+    by = routes(item)
+    assert len(plan(item, by=by).candidates) == 2
+    state = by.fleet.replica_sets["llama"].replicas[0]
     state.failed(UpstreamFailure(FailureKind.CONNECT, "refused"), 1000.0)
-    assert names(plan(item, plans=plans).candidates) == ["gpt-4o"]
+    assert names(plan(item, by=by).candidates) == ["gpt-4o"]
     state.breaker.succeeded()
-    assert len(plan(item, plans=plans).candidates) == 2
+    assert len(plan(item, by=by).candidates) == 2
 
 
 def test_where_all_that_is_left_answers_badly_it_is_asked_all_the_same_and_only_then():
     ill, well = local(), deployment()
-    plans = planner(model(ill, well))
+    by = routes(model(ill, well))
     trouble = UpstreamFailure(FailureKind.STATUS, "status 500", status=500)
     for _ in range(3):
-        plans.fleet.replica_sets["llama"].replicas[0].failed(trouble, 1000.0)
-    assert names(plan(model(ill, well), plans=plans).candidates) == ["gpt-4o"]
-    assert names(plan(model(ill, well), None, "restricted", plans=plans).candidates) == ["llama"]
-    plans.fleet.replica_sets["llama"].replicas[0].is_up = False
-    assert isinstance(refusal(model(ill, well), None, "restricted", plans=plans), Unavailable)
+        by.fleet.replica_sets["llama"].replicas[0].failed(trouble, 1000.0)
+    assert names(plan(model(ill, well), by=by).candidates) == ["gpt-4o"]
+    assert names(plan(model(ill, well), None, "restricted", by=by).candidates) == ["llama"]
+    by.fleet.replica_sets["llama"].replicas[0].is_up = False
+    assert isinstance(refusal(model(ill, well), None, "restricted", by=by), Unavailable)
 
 
 def test_the_most_sensitive_class_is_the_one_furthest_up():
-    rules_of = planner(model(local())).policy
+    rules_of = routes(model(local())).policy
     assert rules_of.most_sensitive("internal") == "internal"
     assert rules_of.most_sensitive("public", "confidential", "internal") == "confidential"
     with pytest.raises(ValueError, match="not in tuple"):
@@ -532,16 +550,14 @@ def test_each_reason_has_the_line_of_the_file_that_gives_it():
 def test_what_privacy_forbids_is_said_by_the_line_of_the_class_where_there_is_one():
     item = model(deployment(lines={"zone": 29}), local())
     rules_of = msgspec.structs.replace(policy(item), zone_lines={"confidential": 17})
-    plans = Planner(rules_of, Fleet(rules_of.deployments.values()))
-    assert plan(item, None, "confidential", plans=plans).excluded[0].line == 17
-    assert plan(item, None, "restricted", plans=plans).excluded[0].line == 29
+    by = Routes(rules_of, Fleet(rules_of.deployments.values()))
+    assert plan(item, None, "confidential", by=by).excluded[0].line == 17
+    assert plan(item, None, "restricted", by=by).excluded[0].line == 29
 
 
 def test_a_refused_request_has_the_same_reasons_as_a_planned_one():
     wanting, body, privacy = WANTING[Constraint.MODALITY]
-    item = model(wanting)
-    found = planner(item).decide(parsed(body), PAYER, item, privacy, moment())
-    assert isinstance(found, Refused)
+    found = refused(model(wanting), body, privacy)
     assert [(one.deployment, one.constraint) for one in found.excluded] == [("other", Constraint.MODALITY)]
     assert isinstance(found.error, UnsupportedModality)
 
@@ -587,27 +603,27 @@ OLD = deployment("old", retires_at=NOVEMBER, successors=("new",))
 NEW = deployment("new")
 
 
-def of(item: Model, *others: Deployment) -> Planner:
-    """A planner for `item` whose policy knows `others` as well."""
-    return planner(item, model(*others, name="others"))
+def of(item: Model, *others: Deployment) -> Routes:
+    """Routes to `item` whose policy knows `others` as well."""
+    return routes(item, model(*others, name="others"))
 
 
 def test_a_successor_takes_the_place_from_the_moment_of_retirement_on():
     item = model(OLD, local())
-    plans = of(item, NEW)
-    before = plan(item, plans=plans, now=NOVEMBER - 0.001)
-    after = plan(item, plans=plans, now=NOVEMBER)
+    by = of(item, NEW)
+    before = plan(item, by=by, now=NOVEMBER - 0.001)
+    after = plan(item, by=by, now=NOVEMBER)
     assert names(before.candidates) == ["old", "llama"]
     assert names(after.candidates) == ["new", "llama"]
     assert after.excluded[0].detail == "retired on None; new took its place"
-    again = plan(item, plans=plans, now=NOVEMBER - 1)  # the clock was set back
+    again = plan(item, by=by, now=NOVEMBER - 1)  # the clock was set back
     assert names(again.candidates) == ["old", "llama"]
 
 
 def test_a_successor_has_to_pass_every_constraint_itself():
     outside = deployment("outside")
     item = model(local("old", retires_at=NOVEMBER, successors=("outside",)), local())
-    found = plan(item, None, "confidential", plans=of(item, outside))
+    found = plan(item, None, "confidential", by=of(item, outside))
     assert names(found.candidates) == ["llama"]
     assert why(found) == {"old": Constraint.RETIRED, "outside": Constraint.PRIVACY}
 
@@ -616,9 +632,9 @@ def test_successors_of_successors_are_found_and_a_circle_ends():
     middle = deployment("middle", retires_at=NOVEMBER, successors=("new", "old"))
     first = deployment("old", retires_at=NOVEMBER, successors=("middle",))
     item = model(first)
-    assert names(plan(item, plans=of(item, middle, NEW)).candidates) == ["new"]
+    assert names(plan(item, by=of(item, middle, NEW)).candidates) == ["new"]
     round_about = deployment("middle", retires_at=NOVEMBER, successors=("old",))
-    assert refusal(item, plans=of(item, round_about)).code == "model_retired"
+    assert refusal(item, by=of(item, round_about)).code == "model_retired"
 
 
 def test_a_successor_that_the_model_already_has_is_there_once():
@@ -628,20 +644,20 @@ def test_a_successor_that_the_model_already_has_is_there_once():
 
 def test_a_rule_that_names_the_retired_one_means_its_successor():
     item = model(OLD, local(), rules=rules(("true", ("llama", "old"))))
-    assert names(plan(item, plans=of(item, NEW)).candidates) == ["llama", "new"]
+    assert names(plan(item, by=of(item, NEW)).candidates) == ["llama", "new"]
     only = model(OLD, local(), rules=rules(("true", ("old",))))
-    found = plan(only, plans=of(only, NEW))
+    found = plan(only, by=of(only, NEW))
     assert names(found.candidates) == ["new"]
     assert why(found) == {"old": Constraint.RETIRED, "llama": Constraint.RULE}
 
 
 def test_a_successor_takes_over_the_share_and_the_rating():
     item = model(OLD, local(), prefer=Objective.WEIGHTS, weights={"old": 3.0, "llama": 1.0})
-    plans = of(item, NEW)
-    first = Counter(plan(item, plans=plans, random=n / 100).candidates[0].name for n in range(100))
+    by = of(item, NEW)
+    first = Counter(plan(item, by=by, random=n / 100).candidates[0].name for n in range(100))
     assert first == {"new": 75, "llama": 25}
     rated = msgspec.structs.replace(item, prefer=Objective.QUALITY, quality={"old": 0.9, "llama": 0.7})
-    assert names(plan(rated, plans=of(rated, NEW)).candidates) == ["new", "llama"]
+    assert names(plan(rated, by=of(rated, NEW)).candidates) == ["new", "llama"]
 
 
 # --- what else a rule can do ---
@@ -655,8 +671,7 @@ def test_a_rule_can_refuse_in_its_own_words():
     item = model(local(), deployment(), rules=one_rule(refuse="Not before Monday."))
     error = refusal(item)
     assert (error.code, error.status, error.message) == ("refused_by_rule", 403, "Not before Monday.")
-    found = planner(item).decide(parsed(chat()), PAYER, item, "internal", moment())
-    assert {one.detail for one in found.excluded} == {"rule 1 (line 41) refuses"}
+    assert {one.detail for one in refused(item).excluded} == {"rule 1 (line 41) refuses"}
 
 
 def test_a_rule_can_have_an_objective_of_its_own():
@@ -701,10 +716,9 @@ SHARED = msgspec.structs.replace(
 
 
 def order_for(item: Model, *, session: str | None = None, user: str | None = None, random: float = 0.0):
-    headers = {b"x-tollway-session": session}
-    at = msgspec.structs.replace(moment(random=random), header=headers.get)
-    call = parsed(chat(**({"user": user} if user else {})))
-    return names(planner(item).plan(call, PAYER, item, "internal", at).candidates)
+    headers = {b"x-tollway-session": session.encode()} if session else {}
+    body = chat(**({"user": user} if user else {}))
+    return names(plan(item, body, random=random, headers=headers).candidates)
 
 
 def test_a_session_or_a_user_stays_with_its_deployment():
@@ -749,10 +763,10 @@ def test_rules_see_the_tags_of_the_header_over_those_of_the_body():
     item = model(
         local(), deployment(), rules=rules(('tags.ticket == "B" && tags.locale == "ja"', ("gpt-4o",)))
     )
-    headers = {b"x-tollway-tags": "ticket=B, locale = ja"}
-    at = msgspec.structs.replace(moment(), header=headers.get)
-    call = parsed(chat(metadata={"ticket": "A"}))
-    assert planner(item).plan(call, PAYER, item, "internal", at).decision == "rule-1"
+    headers = {b"x-tollway-tags": b"ticket=B, locale = ja"}
+    found = plan(item, chat(metadata={"ticket": "A"}), headers=headers)
+    assert found.decision == "rule-1"
+    assert found.tags == {"ticket": "B", "locale": "ja"}
 
 
 # --- addresses ---

@@ -16,12 +16,15 @@ from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, O
 from gateway.core.constraints import Constraint
 from gateway.core.errors import GatewayError, PrivacyViolation
 from gateway.core.estimate import estimate
-from gateway.core.policy import Plan, Planner, Policy
+from gateway.core.policy import Policy
+from gateway.core.route import Routes
+from gateway.core.sent import Sent
 from tests.core.builders import (
     CLASSES,
     NOVEMBER,
     ZONES,
     chat,
+    decided,
     deployment,
     model,
     moment,
@@ -110,11 +113,16 @@ def passes(item: Deployment, call: Call, privacy: str, fleet: Fleet) -> bool:
     )
 
 
-def decide(planner: Planner, item: Model, call: Call, privacy: str, random: float) -> Plan | GatewayError:
+def decide(by: Routes, item: Model, call: Call, privacy: str, random: float) -> Sent | GatewayError:
+    at = moment(random=random, monotonic=MONOTONIC)
     try:
-        return planner.plan(call, PAYER, item, privacy, moment(random=random, monotonic=MONOTONIC))
+        return decided(item, call, privacy, by=by, payer=PAYER, at=at)
     except GatewayError as error:
         return error
+
+
+def deployments_of(sent: Sent) -> list[Deployment]:
+    return [candidate.deployment for candidate in sent.candidates]
 
 
 @settings(max_examples=300)
@@ -154,7 +162,7 @@ def test_every_candidate_passes_every_hard_constraint_and_none_is_left_out_witho
         deployments={item.name: item for item in use},
     )
     fleet = with_faults(use, fault_of)
-    remembering = Planner(policy, fleet)
+    remembering = Routes(policy, fleet)
     for privacy, item in itertools.product(CLASSES, (plain, with_rule)):
         allowed = [
             one.name
@@ -162,25 +170,25 @@ def test_every_candidate_passes_every_hard_constraint_and_none_is_left_out_witho
             if passes(one, call, privacy, fleet) and (item is plain or one.name in ruled)
         ]
         found = decide(remembering, item, call, privacy, random)
-        anew = decide(Planner(policy, fleet), item, call, privacy, random)
+        anew = decide(Routes(policy, fleet), item, call, privacy, random)
         if isinstance(found, GatewayError):
             assert allowed == []
             assert isinstance(anew, GatewayError)
             assert (found.code, found.message) == (anew.code, anew.message)
             continue
-        assert isinstance(anew, Plan)
-        assert (found.candidates, found.excluded, found.decision) == (
-            anew.candidates,
+        assert isinstance(anew, Sent)
+        assert (deployments_of(found), found.excluded, found.decision) == (
+            deployments_of(anew),
             anew.excluded,
             anew.decision,
         )
         kept = [one.name for one in found.candidates]
         assert sorted(kept) == sorted(allowed)
-        assert {one.zone for one in found.candidates} <= ZONES[privacy]
+        assert {one.deployment.zone for one in found.candidates} <= ZONES[privacy]
         removed = [one.deployment for one in found.excluded]
         assert sorted(kept + removed) == sorted(one.name for one in use)
         for one, expected in zip(found.candidates, found.estimates, strict=True):
-            assert expected == estimate(call, one, fleet.replica_sets[one.name].bytes_per_token)
+            assert expected == estimate(call, one.deployment, fleet.replica_sets[one.name].bytes_per_token)
         if item is with_rule:
             assert kept == [name for name in ruled if name in kept]
 
@@ -202,7 +210,7 @@ def test_when_only_forbidden_zones_could_answer_the_refusal_is_privacy_and_never
         deployments={one.name: one for one in outside},
     )
     for privacy in ("confidential", "restricted"):
-        found = decide(Planner(policy, with_faults(outside, fault_of)), item, call, privacy, 0.5)
+        found = decide(Routes(policy, with_faults(outside, fault_of)), item, call, privacy, 0.5)
         assert isinstance(found, GatewayError)
         able = [
             one

@@ -1,6 +1,6 @@
 """What is kept of a request so that another policy can be tried on it: sizes and circumstances, no words."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 
@@ -8,16 +8,28 @@ from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Modality
 from gateway.core.causes import Detected, MediaContent
-from gateway.core.facts import MOST, RecordedFacts, recorded_facts
+from gateway.core.facts import MOST, RecordedFacts
 from gateway.core.screening import Classified, Raise
-from tests.core.builders import chat, deployment, local, moment, parsed, principal
+from tests.core.builders import chat, deployment, held, local, model, moment, parsed, route_to, routes
+from tests.core.halves import record_of
 
 SECRET = "the merger closes on Friday"
 
 
-def facts(call: Call, fleet: Fleet, *raised_by: Raise, named: str | None = None, **at: Any) -> RecordedFacts:
-    now = msgspec.structs.replace(moment(random=0.123456789, budget_used=1 / 3), **at)
-    return recorded_facts(call, principal(), Classified("internal", raised_by), named, now, fleet)
+def facts(
+    call: Call,
+    fleet: Fleet,
+    *raised_by: Raise,
+    random: float = 0.123456789,
+    budget_used: float = 1 / 3,
+    headers: Mapping[bytes, bytes] | None = None,
+) -> RecordedFacts:
+    """What the row of `call` keeps, which goes to the first deployment of `fleet`."""
+    item = model(*(replica_set.deployment for replica_set in fleet.replica_sets.values()))
+    at = moment(random=random, budget_used=budget_used, headers=headers)
+    route = route_to(item, routes(item, fleet=fleet), now=at.now)
+    sent = held(route.begin("r", call, Classified("internal", raised_by), at))
+    return record_of(sent.half(), None).facts
 
 
 def test_nothing_of_the_prompt_is_kept_but_its_size() -> None:
@@ -50,7 +62,9 @@ def test_a_pool_that_is_idle_and_whole_is_left_out_and_one_that_is_down_is_not()
 
 
 def test_a_cap_of_any_size_fits_into_the_row() -> None:
-    assert facts(parsed(chat(max_tokens=2**63)), Fleet([deployment()])).max_output == MOST
+    assert (
+        facts(parsed(chat(max_tokens=2**63)), Fleet([deployment(max_output_tokens=2**64)])).max_output == MOST
+    )
 
 
 def test_what_asked_for_the_class_is_kept_by_its_name_and_media_are_told_by_the_row_itself() -> None:
@@ -59,14 +73,15 @@ def test_what_asked_for_the_class_is_kept_by_its_name_and_media_are_told_by_the_
         Raise(Detected("email"), "confidential"),
         Raise(MediaContent(Modality.IMAGE), "confidential"),
     )
-    kept = facts(parsed(chat()), Fleet([deployment()]), *raised_by, named="internal")
+    kept = facts(
+        parsed(chat()), Fleet([deployment()]), *raised_by, headers={b"x-tollway-privacy": b"internal"}
+    )
     assert (kept.finds, kept.named) == ("email,iban", "internal")
 
 
 def test_a_session_or_a_user_is_kept_as_a_short_digest_that_differs_by_key() -> None:
     fleet = Fleet([deployment()])
-    named = {b"x-tollway-session": "s-1"}
-    of_session = facts(parsed(chat()), fleet, header=named.get).unit
+    of_session = facts(parsed(chat()), fleet, headers={b"x-tollway-session": b"s-1"}).unit
     of_user = facts(parsed(chat(user="ann@example.com")), fleet).unit
     assert of_session is not None
     assert of_user is not None

@@ -257,7 +257,7 @@ class Harness:
         )
 
     def in_flight(self) -> int:
-        pools = self.gateway.pipeline.rulebook.planner.fleet.replica_sets
+        pools = self.gateway.pipeline.rulebook.routes.fleet.replica_sets
         return sum(pool.in_flight for pool in pools.values())
 
     async def rows(self) -> list[Json]:

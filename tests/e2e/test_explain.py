@@ -68,7 +68,7 @@ def assert_same(name: str, found: Json, response: httpx.Response) -> None:
 
 async def test_replicas_count_as_they_are_now(tmp_path: Path) -> None:
     async with running(tmp_path) as harness:
-        for state in harness.gateway.pipeline.rulebook.planner.fleet.replica_sets["scout"].replicas:
+        for state in harness.gateway.pipeline.rulebook.routes.fleet.replica_sets["scout"].replicas:
             state.is_up = False
         found = await explained(harness, chat(model="auto"))
         assert found["order"] == ["gpt-4o"]

@@ -66,7 +66,7 @@ async def test_all_books_hold_the_same_sum_to_the_nano_dollar(tmp_path: Path) ->
         assert metrics.nano("budget_spent_usd", scope="org") == spent
         report = await harness.admin("GET", "/admin/v1/usage?by=feature,deployment,day")
         assert sum(round(row["cost_usd"] * 10**9) for row in report.json()) == spent
-        deployments = harness.gateway.pipeline.rulebook.planner.policy.deployments
+        deployments = harness.gateway.pipeline.rulebook.routes.policy.deployments
         await harness.stop()  # books the pool until now
 
         sides = Sides(

@@ -45,7 +45,7 @@ async def ask(harness: Harness, **more: Any) -> Json:
 
 
 async def adopted(harness: Harness, count: int) -> None:
-    await until(lambda: len(list(harness.gateway.pipeline.prices)) == count)
+    await until(lambda: len(list(harness.gateway.pipeline.rulebook.routes.prices)) == count)
 
 
 def priced(row: Json, nano_per_token: int) -> bool:

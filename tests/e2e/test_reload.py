@@ -173,11 +173,11 @@ async def test_what_was_learned_of_replicas_that_stay_is_kept(tmp_path: Path) ->
     async with running(tmp_path, replicas=(SLOW, SLOW)) as harness:
         held = asyncio.create_task(harness.post(chat("Tell me much.", model="scout", max_tokens=80)))
         await harness.arrived()
-        before = harness.gateway.pipeline.rulebook.planner.fleet.replica_sets["scout"]
+        before = harness.gateway.pipeline.rulebook.routes.fleet.replica_sets["scout"]
         before.bytes_per_token, before.ttft_seconds, before.tokens_per_second = 3.5, 0.25, 77.0
         before.replicas[1].breaker.failed(harness.gateway.pipeline._clock.monotonic(), weight=3)
         assert (await harness.reload(TO_GPT)).status_code == 200
-        after = harness.gateway.pipeline.rulebook.planner.fleet.replica_sets["scout"]
+        after = harness.gateway.pipeline.rulebook.routes.fleet.replica_sets["scout"]
         assert after is not before
         assert (after.bytes_per_token, after.ttft_seconds, after.tokens_per_second) == (3.5, 0.25, 77.0)
         assert after.in_flight == 1
@@ -188,10 +188,10 @@ async def test_what_was_learned_of_replicas_that_stay_is_kept(tmp_path: Path) ->
 
 async def test_another_model_behind_the_same_name_is_learned_anew(tmp_path: Path) -> None:
     async with running(tmp_path) as harness:
-        before = harness.gateway.pipeline.rulebook.planner.fleet.replica_sets["gpt-4o"]
+        before = harness.gateway.pipeline.rulebook.routes.fleet.replica_sets["gpt-4o"]
         before.bytes_per_token = 3.5
         await harness.reload({"deployments": {"gpt-4o": {"model": "gpt-4o-mini"}}})
-        after = harness.gateway.pipeline.rulebook.planner.fleet.replica_sets["gpt-4o"]
+        after = harness.gateway.pipeline.rulebook.routes.fleet.replica_sets["gpt-4o"]
         assert after.bytes_per_token == 4.0
         assert after.replicas == before.replicas
 
@@ -200,7 +200,7 @@ async def test_another_model_behind_the_same_name_is_learned_anew(tmp_path: Path
 
 
 async def serves(gateway: Gateway, text: str) -> None:
-    await until(lambda: gateway.pipeline.rulebook.planner.policy.version == version(text))
+    await until(lambda: gateway.pipeline.rulebook.routes.policy.version == version(text))
 
 
 WATCHED: Json = {"server": {"watch": True}}

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from structlog.testing import capture_logs
 
-from gateway.core.policy import Planner
+from gateway.core.policy import Policy
 from gateway.simulators.knobs import Knobs
 from tests.e2e.harness import Harness, Json, Streamed, chat, config_text, running, until
 
@@ -87,14 +87,14 @@ async def _stream(harness: Harness, end: float) -> list[tuple[httpx.Response, St
 
 async def _load(harness: Harness, end: float) -> dict[str, str]:
     """Reload again and again, some of it broken. The deployment of `auto` by version that came into force."""
-    planned = {_planner(harness).policy.version: "scout"}
+    planned = {_policy(harness).version: "scout"}
     files = itertools.cycle((*versions(), *BROKEN))
     pause = SECONDS / RELOADS
     for number in range(RELOADS):
         answer = await harness.reload(next(files))
         assert answer.status_code in {200, 409, 422}, answer.text
         if answer.status_code == 200:
-            policy = _planner(harness).policy
+            policy = _policy(harness)
             assert answer.json()["version"] == policy.version
             (only,) = policy.models["auto"].use
             planned[policy.version] = only.name
@@ -103,5 +103,5 @@ async def _load(harness: Harness, end: float) -> dict[str, str]:
     return planned
 
 
-def _planner(harness: Harness) -> Planner:
-    return harness.gateway.pipeline.rulebook.planner
+def _policy(harness: Harness) -> Policy:
+    return harness.gateway.pipeline.rulebook.routes.policy

@@ -186,7 +186,7 @@ async def test_a_watching_gateway_takes_it_over_by_itself(
         done = await tollway(harness, "policy", "rollback", version(first))
         assert "takes it over within seconds" in done.stdout
         rulebook = harness.gateway.pipeline
-        await until(lambda: rulebook.rulebook.planner.policy.version == version(first))
+        await until(lambda: rulebook.rulebook.routes.policy.version == version(first))
 
 
 @pytest.mark.parametrize("start", ["0000", ""])

@@ -12,10 +12,12 @@ from gateway.core.audit import EntryKind, json_text
 from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
-from gateway.ledger.journal.frames import Note
+from gateway.ledger.journal.frames import Note, final_frame
+from gateway.ledger.journal.journal import JournalEntry
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.writer import JournalPosition, LedgerWriter
+from tests.core.halves import halves_of
 
 T = TypeVar("T")
 
@@ -111,6 +113,8 @@ def intent(name: object) -> UsageRecord:
         estimated=True,
         usage=Usage(input_text=300),
         cost_nano_usd=1_000_000,
+        unseen_nano_usd=FINAL.held_nano_usd - 1_000_000,
+        service_tier=None,
         status=0,
         finish_reason=None,
         reported_model=None,
@@ -118,6 +122,24 @@ def intent(name: object) -> UsageRecord:
         duration_ms=0.0,
         upstream_request_id=None,
     )
+
+
+def intent_half(name: object) -> tuple[str, bytes]:
+    """The same as the journal takes it: its id and its first half."""
+    record = intent(name)
+    return record.attempt_id, halves_of(record)[0]
+
+
+def final_half(name: object, **changes: Any) -> tuple[str, bytes]:
+    """How the attempt called `name` ended, as the journal takes it: its id and its second half."""
+    record = final(name, **changes)
+    return record.attempt_id, halves_of(record)[1]
+
+
+def final_entry(name: object, **changes: Any) -> JournalEntry:
+    """The same as one of the entries that a journal appends together."""
+    attempt_id, half = final_half(name, **changes)
+    return JournalEntry(attempt_id, final_frame(half))
 
 
 class RecordWriter:

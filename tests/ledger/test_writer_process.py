@@ -20,7 +20,7 @@ from gateway.ledger.journal.opening import open_journaled_ledger, writer_setting
 from gateway.ledger.process import lifetime, owner
 from gateway.ledger.process.owner import WriterOwner
 from gateway.supervised import TaskRegistry
-from tests.ledger.ledger_records import final, intent, run, until
+from tests.ledger.ledger_records import final_half, intent_half, run, until
 from tests.ledger.writer_service import writer_service
 
 Database = Any
@@ -47,9 +47,9 @@ async def main(url, folder, name):
     while True:
         for _ in range(20):
             number += 1
-            ledger.intend(intent(f"{name}-{number}"))
+            ledger.intend(*intent_half(f"{name}-{number}"))
             if number % 10:
-                ledger.append(final(f"{name}-{number}"))
+                ledger.append(*final_half(f"{name}-{number}"))
         ledger.note(EntryKind.REFUSED, {"of": name, "n": number})
         await asyncio.sleep(0.002)
         print(number, flush=True)
@@ -134,8 +134,8 @@ def test_a_writer_that_is_killed_again_and_again_enters_everything_once(
                     for _ in range(random.randrange(20, 60)):
                         for _ in range(50):
                             count += 1
-                            ledger.intend(intent(count))
-                            ledger.append(final(count))
+                            ledger.intend(*intent_half(count))
+                            ledger.append(*final_half(count))
                         ledger.note(EntryKind.REFUSED, {"n": count})
                         await asyncio.sleep(0.005)
                     await killed(writer)
@@ -232,11 +232,11 @@ def test_a_stop_without_the_database_ends_and_the_next_start_has_everything(
             await ledger.start()
             pid = writer.pid
             for number in range(100):
-                ledger.intend(intent(number))
+                ledger.intend(*intent_half(number))
             await ledger.flush()
             with database.locked():
                 for number in range(90):
-                    ledger.append(final(number))
+                    ledger.append(*final_half(number))
                 await ledger.close()
                 await writer.close()
                 assert not is_alive(pid or 0)
@@ -262,7 +262,7 @@ def test_an_orphan_that_finds_no_database_ends_and_leaves_the_journal(
         async with writer_service(settings, peers_seconds=3600) as (service, address):
             ledger = open_journaled_ledger(beside.url, lambda: address, folder=beside.folder)
             await ledger.start()
-            ledger.intend(intent(1))
+            ledger.intend(*intent_half(1))
             journal, ledger._journal = ledger._journal, None
             assert journal is not None
             os.close(journal._claim.descriptor)  # as a kill does

@@ -1,9 +1,10 @@
 """The proof agrees with trying every request, finds the holes that are planted, and names what is no use."""
 
 import dataclasses
+import datetime
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ from typer.testing import CliRunner, Result
 from gateway.cli import app
 from gateway.config.build import Built, build
 from gateway.core.balancing import Fleet
-from gateway.core.catalog import Capability, Modality
+from gateway.core.call import Call
+from gateway.core.catalog import Capability, Modality, Model
 from gateway.core.constraints import Constraint
-from gateway.core.estimate import Estimate
+from gateway.core.estimate import Estimate, ask_for
 from gateway.core.facts import Moment
-from gateway.core.policy import Plan, Planner, Policy, Refused
+from gateway.core.policy import Policy
+from gateway.core.route import Refused, Route, Routes
+from gateway.core.screening import Classified
+from gateway.core.sent import Sent
+from gateway.core.tenancy import Principal
 from gateway.policy.proof.prove import prove
 from gateway.policy.proof.results import Proof
 from gateway.policy.proof.space import Case as ProofCase
@@ -109,9 +115,10 @@ def made(folder: Path, file: dict[str, Any]) -> Built:
 # --- every request tried ---
 
 Violation = tuple[str, str, str]
+MakeRoutes = Callable[[Policy, Fleet], Routes]
 
 
-def every_plan(of: Built, make: Callable[[Policy, Fleet], Planner]) -> Iterator[Plan]:
+def every_plan(of: Built, make: MakeRoutes) -> Iterator[Sent]:
     """Every plan that any request gets, in any circumstances that the conditions can tell apart."""
     names = list(of.policy.deployments)
     model = of.policy.models["auto"]
@@ -126,89 +133,126 @@ def every_plan(of: Built, make: Callable[[Policy, Fleet], Planner]) -> Iterator[
             fleet = Fleet(of.policy.deployments.values())
             for name in down:
                 fleet.replica_sets[name].replicas[0].is_up = False
-            planner = make(of.policy, fleet)
+            routes = make(of.policy, fleet)
             for now, used in itertools.product((JANUARY, MARCH), (0.0, 0.9)):
-                at = Moment(now, 0.0, 0.0, lambda used=used: used, dict)
+                at = Moment(now, 0.0, budget_used=used)
                 for who, kind in itertools.product(principals(of.tenancy), kinds):
+                    route = routes.prepare(who, model, now)
                     classes = CLASSES[CLASSES.index(who.floor) :]
                     for privacy, stream, words in itertools.product(classes, (False, True), (1, 10_000)):
                         call = call_of(ProofCase(model, who, privacy, kind, 0))
                         call = msgspec.structs.replace(
                             call, stream=stream, rest=b" " * words, text_bytes=words
                         )
-                        found = planner.decide(call, who, model, privacy, at)
-                        if isinstance(found, Plan):
+                        found = route.decide("", call, Classified(privacy), at)
+                        if isinstance(found, Sent):
                             yield found
 
 
-def violations(of: Built, make: Callable[[Policy, Fleet], Planner]) -> set[Violation]:
+def violations(of: Built, make: MakeRoutes) -> set[Violation]:
     allowed = of.settings.privacy.zones
     return {
-        (plan.privacy, item.zone, item.name)
+        (plan.privacy, item.deployment.zone, item.name)
         for plan in every_plan(of, make)
         for item in plan.candidates
-        if item.zone not in allowed[plan.privacy]
+        if item.deployment.zone not in allowed[plan.privacy]
     }
 
 
-# --- planners with a hole ---
+# --- routes with a hole ---
+
+Decision = Sent | Refused
 
 
-def widened(planner: Planner, found: Plan | Refused, names: tuple[str, ...]) -> Plan | Refused:
-    """`found` with `names` at the end of its candidates."""
-    kept = found.candidates if isinstance(found, Plan) else ()
-    more = tuple(
-        item for name, item in planner.policy.deployments.items() if name in names and item not in kept
-    )
-    if not more:
-        return found
-    return Plan(
-        model=found.model,
-        privacy=found.privacy,
-        candidates=kept + more,
-        estimates=(Estimate(1, 1, 1),) * len(kept + more),
-        excluded=(),
-        decision="broken",
-        rule=found.rule,
-    )
+class HoledRoute(Route):
+    """A route that adds to its candidates where `also` says so."""
+
+    __slots__ = ()
+
+    def decide(
+        self, request_id: str, call: Call, classified: Classified, moment: Moment, started: float = 0.0
+    ) -> Decision:
+        found = super().decide(request_id, call, classified, moment, started)
+        names = self.also(found, call, moment)
+        kept = found.candidates if isinstance(found, Sent) else ()
+        own = {item.name for item in kept}
+        more = tuple(
+            self.candidate(item)
+            for name, item in self._policy.deployments.items()
+            if name in names and name not in own
+        )
+        if not more:
+            return found
+        candidates, estimates = kept + more, (Estimate(1, 1, 1),) * len(kept + more)
+        return Sent(
+            request_id=request_id,
+            call=call,
+            principal=self.principal,
+            model=self.model,
+            privacy=found.privacy,
+            stand_in=None,
+            candidates=candidates,
+            estimates=estimates,
+            excluded=(),
+            decision="broken",
+            rule=found.rule,
+            ask=ask_for(call, self.principal, candidates, estimates),
+            tags={},
+            started=started,
+            named="",
+            finds="",
+            unit=None,
+            draw=0.0,
+            budget=0.0,
+            pools={},
+            candidate=candidates[0],
+            estimate=estimates[0],
+        )
+
+    def also(self, found: Decision, call: Call, moment: Moment) -> Collection[str]:
+        raise NotImplementedError
 
 
-class RuleWidens(Planner):
-    def decide(self, call: Any, principal: Any, model: Any, privacy: Any, moment: Any) -> Plan | Refused:
-        found = super().decide(call, principal, model, privacy, moment)
-        return widened(self, found, found.rule.use if found.rule else ())
+class RuleWidens(HoledRoute):
+    def also(self, found: Decision, call: Call, moment: Moment) -> Collection[str]:
+        return found.rule.use if found.rule else ()
 
 
-class FailsOutward(Planner):
+class FailsOutward(HoledRoute):
     """When nothing allowed is up, whatever is up will do."""
 
-    def decide(self, call: Any, principal: Any, model: Any, privacy: Any, moment: Any) -> Plan | Refused:
-        found = super().decide(call, principal, model, privacy, moment)
+    def also(self, found: Decision, call: Call, moment: Moment) -> Collection[str]:
         ill = any(item.constraint is Constraint.HEALTH for item in found.excluded)
-        names = tuple(item.name for item in model.use) if ill and isinstance(found, Refused) else ()
-        return widened(self, found, names)
+        return [item.name for item in self.model.use] if ill and isinstance(found, Refused) else ()
 
 
-class ForgetsImages(Planner):
-    def decide(self, call: Any, principal: Any, model: Any, privacy: Any, moment: Any) -> Plan | Refused:
-        found = super().decide(call, principal, model, privacy, moment)
-        return widened(self, found, tuple(self.policy.deployments) if "image" in call.modalities else ())
+class ForgetsImages(HoledRoute):
+    def also(self, found: Decision, call: Call, moment: Moment) -> Collection[str]:
+        return self._policy.deployments if "image" in call.modalities else ()
 
 
-class TrustsSuccessors(Planner):
-    def decide(self, call: Any, principal: Any, model: Any, privacy: Any, moment: Any) -> Plan | Refused:
-        found = super().decide(call, principal, model, privacy, moment)
-        retired = [item for item in model.use if item.retires_at and moment.now >= item.retires_at]
-        return widened(self, found, tuple(name for item in retired for name in item.successors))
+class TrustsSuccessors(HoledRoute):
+    def also(self, found: Decision, call: Call, moment: Moment) -> Collection[str]:
+        retired = [item for item in self.model.use if item.retires_at and moment.now >= item.retires_at]
+        return [name for item in retired for name in item.successors]
 
 
-class FavoursOneFeature(Planner):
-    def decide(self, call: Any, principal: Any, model: Any, privacy: Any, moment: Any) -> Plan | Refused:
-        found = super().decide(call, principal, model, privacy, moment)
-        return widened(self, found, tuple(self.policy.deployments) if principal.feature == "g" else ())
+class FavoursOneFeature(HoledRoute):
+    def also(self, found: Decision, call: Call, moment: Moment) -> Collection[str]:
+        return self._policy.deployments if self.principal.feature == "g" else ()
 
 
-PLANNERS = [Planner, RuleWidens, FailsOutward, ForgetsImages, TrustsSuccessors, FavoursOneFeature]
+def routes_of(kind: type[Route]) -> MakeRoutes:
+    """Makes routes of `kind`."""
+
+    class Made(Routes):
+        def prepare(self, principal: Principal, model: Model, now: float) -> Route:
+            return kind(principal, model, self.policy, self.fleet, self.prices, datetime.UTC, now)
+
+    return Made
+
+
+KINDS = [Route, RuleWidens, FailsOutward, ForgetsImages, TrustsSuccessors, FavoursOneFeature]
 
 
 @settings(
@@ -217,22 +261,20 @@ PLANNERS = [Planner, RuleWidens, FailsOutward, ForgetsImages, TrustsSuccessors, 
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(file=files())
-@pytest.mark.parametrize("make", PLANNERS)
-def test_the_proof_agrees_with_trying_every_request(
-    make: Callable[[Policy, Fleet], Planner], file: dict[str, Any], tmp_path: Path
-):
-    of = made(tmp_path, file)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_proof_agrees_with_trying_every_request(kind: type[Route], file: dict[str, Any], tmp_path: Path):
+    of, make = made(tmp_path, file), routes_of(kind)
     proof = prove(of, make)
     tried = violations(of, make)
     found = {(hole.privacy, hole.zone, hole.deployment) for hole in proof.holes}
     assert proof.proven is (not found)
     assert found >= tried
-    # A condition that needs the engine is taken as possibly true of every request. So of a planner with a
+    # A condition that needs the engine is taken as possibly true of every request. So of routes with a
     # hole the proof may name one more: with such a rule, which no request of that kind meets.
     needs_engine = any("size(" in rule["when"] for rule in file["models"]["auto"].get("rules", []))
-    if make is Planner or not needs_engine:
+    if kind is Route or not needs_engine:
         assert found == tried
-    if make is Planner:
+    if kind is Route:
         assert proof.proven
 
 
@@ -256,17 +298,17 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("make", WAYS)
-def test_each_planted_hole_is_found_with_the_way_there(make: type[Planner], tmp_path: Path):
+@pytest.mark.parametrize("kind", WAYS)
+def test_each_planted_hole_is_found_with_the_way_there(kind: type[Route], tmp_path: Path):
     text = PLANTED.replace(
         """'budget.used > 0.8', use: [llama-4-scout]""", "'stream', use: [llama-4-scout, gpt-4o]"
     )
     of, problems = build(loaded(tmp_path, text), PRICES)
     assert of is not None, problems
     assert prove(of).proven
-    proof = prove(of, make)
+    proof = prove(of, routes_of(kind))
     assert not proof.proven
-    assert any(WAYS[make] in hole.path for hole in proof.holes), [hole.path for hole in proof.holes]
+    assert any(WAYS[kind] in hole.path for hole in proof.holes), [hole.path for hole in proof.holes]
     assert all(hole.zone == "external" for hole in proof.holes)
     assert {hole.privacy for hole in proof.holes} <= {"confidential", "restricted"}
 
@@ -279,7 +321,7 @@ def test_a_rule_is_said_never_to_decide_only_when_no_request_meets_it(file: dict
     rules = model.rules.rules if model.rules else ()
     proof = prove(of)
     idle = {item.rule for item in (*proof.unreachable_rules, *proof.shadowed_rules)}
-    met = {plan.rule.number for plan in every_plan(of, Planner) if plan.rule}
+    met = {plan.rule.number for plan in every_plan(of, Routes) if plan.rule}
     assert idle.isdisjoint(met)
     assert idle <= {rule.number for rule in rules}
 

@@ -17,23 +17,16 @@ PEPPER = b"pepper"
 SECRET = "triage-key-0123456789"
 
 
-class Headers:
-    """An inbound request of which only the headers matter."""
+def headers_of(**given: str) -> dict[bytes, bytes]:
+    """The headers of a request as they arrive: text that is no Latin-1 comes as UTF-8."""
+    return {name.replace("_", "-").encode(): _wire(value) for name, value in given.items()}
 
-    path = "/v1/chat/completions"
-    disconnected = False
 
-    def __init__(self, **headers: str) -> None:
-        self._headers = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-
-    def header(self, name: bytes) -> str | None:
-        return self._headers.get(name)
-
-    async def body(self, limit_bytes: int) -> bytes:
-        raise AssertionError("nobody reads a body before it is known who asks")
-
-    def watch(self) -> None:
-        raise AssertionError
+def _wire(value: str) -> bytes:
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape")
 
 
 def entry(secret: str, name: str = "triage-app", **changes: Any) -> KeyEntry:
@@ -57,7 +50,7 @@ ONE_KEY = tenancy(entry(SECRET))
 
 
 def asks(keys: Tenancy = ONE_KEY, now: float = NOVEMBER, **headers: str) -> Principal:
-    return Authenticator(keys).authenticate(Headers(**headers), now)
+    return Authenticator(keys).authenticate(headers_of(**headers), now)
 
 
 def refused(keys: Tenancy = ONE_KEY, now: float = NOVEMBER, **headers: str) -> InvalidApiKey:
@@ -185,7 +178,7 @@ def test_a_key_works_until_the_moment_it_expires():
 
 def test_a_key_that_expires_is_refused_although_its_header_was_right_before():
     one = Authenticator(tenancy(entry(SECRET, expires_at=NOVEMBER)))
-    right = Headers(authorization=f"Bearer {SECRET}")
+    right = headers_of(authorization=f"Bearer {SECRET}")
     assert one.authenticate(right, NOVEMBER - 1)
     assert one.authenticate(right, NOVEMBER - 1)
     with pytest.raises(InvalidApiKey):
@@ -195,12 +188,12 @@ def test_a_key_that_expires_is_refused_although_its_header_was_right_before():
 def test_a_feature_is_looked_at_again_with_each_request():
     one = Authenticator(ONE_KEY)
     found = [
-        one.authenticate(Headers(authorization=f"Bearer {SECRET}", x_tollway_feature=feature), NOVEMBER)
+        one.authenticate(headers_of(authorization=f"Bearer {SECRET}", x_tollway_feature=feature), NOVEMBER)
         for feature in ("triage", "review", "triage")
     ]
     assert [item.feature for item in found] == ["triage", "review", "triage"]
     with pytest.raises(PermissionDenied):
-        one.authenticate(Headers(authorization=f"Bearer {SECRET}", x_tollway_feature="billing"), NOVEMBER)
+        one.authenticate(headers_of(authorization=f"Bearer {SECRET}", x_tollway_feature="billing"), NOVEMBER)
 
 
 @pytest.mark.parametrize(
@@ -220,24 +213,24 @@ def test_a_feature_is_looked_at_again_with_each_request():
 def test_a_wrong_header_stays_wrong_however_often_it_is_sent_beside_a_right_one(headers: dict[str, str]):
     one = Authenticator(ONE_KEY)
     for _ in range(3):
-        assert one.authenticate(Headers(authorization=f"Bearer {SECRET}"), NOVEMBER)
-        assert one.authenticate(Headers(api_key=SECRET), NOVEMBER)
+        assert one.authenticate(headers_of(authorization=f"Bearer {SECRET}"), NOVEMBER)
+        assert one.authenticate(headers_of(api_key=SECRET), NOVEMBER)
         with pytest.raises(InvalidApiKey):
-            one.authenticate(Headers(**headers), NOVEMBER)
+            one.authenticate(headers_of(**headers), NOVEMBER)
 
 
 def test_ways_of_sending_one_key_are_not_all_remembered():
     one = Authenticator(ONE_KEY)
     for spaces in range(1, 100):
-        assert one.authenticate(Headers(authorization="Bearer" + " " * spaces + SECRET), NOVEMBER)
+        assert one.authenticate(headers_of(authorization="Bearer" + " " * spaces + SECRET), NOVEMBER)
         assert len(one._known) <= 2
 
 
 def test_two_keys_that_are_both_remembered_stay_two():
     one = Authenticator(tenancy(entry("a" * 20, "one"), entry("a" * 19 + "b", "two")))
     for _ in range(3):
-        assert one.authenticate(Headers(authorization="Bearer " + "a" * 20), NOVEMBER).key == "one"
-        assert one.authenticate(Headers(authorization="Bearer " + "a" * 19 + "b"), NOVEMBER).key == "two"
+        assert one.authenticate(headers_of(authorization="Bearer " + "a" * 20), NOVEMBER).key == "one"
+        assert one.authenticate(headers_of(authorization="Bearer " + "a" * 19 + "b"), NOVEMBER).key == "two"
 
 
 # --- features ---

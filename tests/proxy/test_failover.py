@@ -8,9 +8,10 @@ import msgspec
 import orjson
 import pytest
 
-from gateway.core.admission import Ask, Hold, Settlement
+from gateway.core.admission import Hold, Settlement
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Deployment
+from gateway.core.ended import Ended
 from gateway.core.errors import (
     BudgetExceeded,
     FailureKind,
@@ -20,15 +21,14 @@ from gateway.core.errors import (
     UpstreamFailure,
     UpstreamRejected,
 )
-from gateway.core.facts import NOTHING_RECORDED
-from gateway.core.pricing import NO_VERSIONS
 from gateway.core.record import Outcome, UsageRecord
+from gateway.core.sent import Sent
 from gateway.ports import Headers, UpstreamRequest
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
-from gateway.proxy.target import Request
-from tests.core.builders import ToldClock, chat, deployment, local, model, moment, parsed, planner, principal
+from tests.core.builders import ToldClock, chat, decided, deployment, hold, local, model, parsed, routes
 from tests.core.builders import run as run_to_end
+from tests.core.halves import record_of
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7}
 ANSWER = orjson.dumps({"model": "m", "choices": [{"index": 0, "finish_reason": "stop"}], "usage": USAGE})
@@ -94,49 +94,21 @@ class Scene:
         self.renewed: list[Settlement] = []
         self.sent: list[UpstreamRequest] = []
         self.records: list[UsageRecord] = []
+        self.intended: dict[str, bytes] = {}
+        self.headers: dict[bytes, bytes] = {}
         self.refuses_renewal = False
         self._replies = list(replies)
         asked = model(*(candidates or (deployment(replicas=2),)))
-        plans = planner(asked)
-        call = parsed(chat(stream=stream))
-        plan = plans.plan(call, principal(), asked, "internal", moment())
-        self.fleet: Fleet = plans.fleet
+        by = routes(asked)
+        self.request = decided(asked, parsed(chat(stream=stream)), by=by)
+        self.fleet: Fleet = by.fleet
         self.clock = ToldClock()
-        self.hold = Hold(
-            ask=Ask(
-                principal=principal(),
-                prompt_nano=1,
-                output_nano_per_million=1,
-                output_tokens=50,
-                output_is_explicit=False,
-                choices=1,
-                prompt_tokens=5,
-            ),
-            output_tokens=50,
-            rate_tokens=0,
-            nano=10**9,
-            admitted_at=0.0,
-            requests=None,
-            tokens=None,
-            token=None,
-        )
-        self.request = Request(
-            id="r",
-            org="org",
-            principal=principal(),
-            call=call,
-            plan=plan,
-            policy_version="v1",
-            tags={},
-            facts=NOTHING_RECORDED,
-            started=0.0,
-            prices=NO_VERSIONS,
-        )
+        self.hold = hold()
 
     async def forward(self) -> None:
         stage: Any = self  # it stands for every port
         services = Services(stage, stage, stage, stage, self.clock)
-        await Relay(services).forward(self.request, self.hold, self.fleet, stage, stage)
+        await Relay(services).forward(self.request, self.hold, stage, stage)
 
     @property
     def places(self) -> list[str]:
@@ -173,24 +145,25 @@ class Scene:
         return hold
 
     # Ledger
-    def intend(self, record: UsageRecord) -> None:
-        assert record.outcome is Outcome.PRESUMED
+    def intend(self, attempt_id: str, half: bytes) -> None:
+        presumed = record_of(half, None)
+        assert (presumed.attempt_id, presumed.outcome) == (attempt_id, Outcome.PRESUMED)
+        self.intended[attempt_id] = half
         self.log.append("intend")
 
-    def append(self, record: UsageRecord) -> None:
+    def append(self, attempt_id: str, half: bytes) -> None:
+        record = record_of(self.intended.pop(attempt_id), half)
+        assert record.attempt_id == attempt_id
         self.records.append(record)
 
     # Telemetry
-    def attempted(self, record: UsageRecord) -> None:
-        assert record is self.records[-1]
+    def attempted(self, sent: Sent, ended: Ended) -> None:
+        assert sent.attempt_id == ended.attempt_id == self.records[-1].attempt_id
 
-    def answered(self, record: UsageRecord, seconds: float) -> None:
+    def answered(self, sent: Sent, ended: Ended, seconds: float) -> None:
         self.log.append("answered")
 
     # Inbound and sink
-    def header(self, name: bytes) -> str | None:
-        return None
-
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         self.log.append(body)
 

@@ -23,6 +23,8 @@ _WORDS = """
 """
 _KNOWN_KEYS, _KNOWN_WORDS = frozenset(_KEYS.split()), frozenset(_WORDS.split())
 
+_ROLES = ("user", "assistant", "system", "tool", "developer")
+
 # What a model reads one after the other, so that a value can be split over it.
 _CONTENT_KEYS = frozenset({"content", "text", "prompt", "input", "suffix", "refusal", "reasoning_content"})
 _MEDIA_KEYS = frozenset({"image_url", "video_url", "audio_url", "url", "file_data", "data"})
@@ -82,8 +84,9 @@ def find_text(body: Mapping[str, Any]) -> FoundText:
                     continue
                 if kind is dict or kind is list:
                     nested.append((key, value))
-                elif kind is str and value not in _KNOWN_WORDS:
-                    (payloads if is_payload(parent, key, value) else aside).append(value)
+                elif kind is str:
+                    if value not in _KNOWN_WORDS:
+                        (payloads if is_payload(parent, key, value) else aside).append(value)
                 elif kind is int and abs(value) >= _SHORTEST_TELLING_NUMBER:
                     aside.append(str(value))
                 if key not in _KNOWN_KEYS:
@@ -92,10 +95,8 @@ def find_text(body: Mapping[str, Any]) -> FoundText:
             nested.reverse()
             stack += nested
             nested.clear()
-    if aside:
-        content.append("\n".join(aside))
     unreadable = not _TOKEN_KEYS.isdisjoint(body) and _is_unreadable(body)
-    return FoundText(tuple(content), unreadable, bool(payloads))
+    return FoundText((*content, "\n".join(aside)) if aside else tuple(content), unreadable, bool(payloads))
 
 
 def _read_items(
@@ -104,6 +105,12 @@ def _read_items(
     for item in items:
         kind = type(item)
         if kind is dict or kind is list:
+            # Nearly every message: whose it is, and text. Its place in the order is here, if nothing waits.
+            if not nested and kind is dict and len(item) == 2 and item.get("role") in _ROLES:
+                text = item.get("content")
+                if type(text) is str:
+                    content.append(text)
+                    continue
             nested.append((key, item))
         elif kind is str:
             if key in _CONTENT_KEYS:

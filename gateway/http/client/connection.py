@@ -232,7 +232,11 @@ class Connection(asyncio.Protocol):
             return
         response.parts += parts
         parts.clear()
-        _wake(response)
+        waiter = response.waiter
+        if waiter is not None:
+            response.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _finish(self, response: HttpResponse) -> None:
         response.complete = True

@@ -88,7 +88,10 @@ class ResponseParser:
         self.seen = True
         self._overhead_bytes += len(data)
         if len(self._start) < _VERSION_BYTES:
-            self._check_version(data)
+            if data.startswith(b"HTTP/1.1") and not self._start:
+                self._start = b"HTTP/1.1"
+            else:
+                self._check_version(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -134,7 +137,9 @@ class ResponseParser:
             self.reusable = self.reusable and name not in _FRAMING
             return
         value = value.strip()
-        if name in _FRAMING:
+        if name == b"content-length":
+            self._has_length = True  # llhttp refuses duplicates, signs, overflow, and its mix with chunked
+        elif name in _FRAMING:
             self._note_framing(name, value)
         self._fields.append((name, value))
 
@@ -176,9 +181,7 @@ class ResponseParser:
         self._connection_tokens = self._content_encoding = b""
 
     def _note_framing(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length":
-            self._has_length = True  # llhttp refuses duplicates, signs, overflow, and its mix with chunked
-        elif name == b"transfer-encoding":
+        if name == b"transfer-encoding":
             if self._chunked or value.lower() != b"chunked" or self._start == b"HTTP/1.0":
                 self._refuse("transfer-encoding other than one plain `chunked`")
             self._chunked = True

@@ -70,7 +70,7 @@ class ConnectionPool:
 
     def release(self, connection: Connection) -> None:
         """`connection` is free again."""
-        waiter = self._next_waiter()
+        waiter = self._next_waiter() if self.waiters else None
         if waiter is not None:
             waiter.set_result(connection)
         else:

@@ -74,7 +74,9 @@ class HttpResponse:
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body in at most `limit_bytes`. Raises UpstreamFailure; kind BODY when it is larger."""
         if self.complete and self.decoder is None:
-            body = self._take()
+            parts = self.parts
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
             if len(body) > limit_bytes:
                 raise self._too_large(limit_bytes)
             return body

@@ -14,21 +14,22 @@ from gateway.http.flow_control import FlowControl
 
 
 class ServerFields:
-    """Encoded once for each list that uvicorn sets, which is once a second."""
+    """Encoded once for each list that uvicorn sets, once a second: `encoded` are those of `headers`."""
 
-    __slots__ = ("_encoded", "_headers", "_server_state")
+    __slots__ = ("encoded", "headers", "state")
 
-    def __init__(self, server_state: ServerState) -> None:
-        self._server_state = server_state
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._encoded = NO_LINES
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.encoded = NO_LINES
 
     def current(self) -> HeaderLines:
-        headers = self._server_state.default_headers
-        if headers is not self._headers:
-            self._headers = headers
-            self._encoded = header_lines(headers)
-        return self._encoded
+        """As they are now."""
+        headers = self.state.default_headers
+        if headers is not self.headers:
+            self.headers = headers
+            self.encoded = header_lines(headers)
+        return self.encoded
 
 
 MIB = 1024 * 1024
@@ -52,7 +53,6 @@ class Exchange:
         "_failure",
         "_flow",
         "_head",
-        "_headers",
         "_is_silent",
         "_limit_bytes",
         "_server_fields",
@@ -62,6 +62,7 @@ class Exchange:
         "complete",
         "disconnected",
         "ended",
+        "headers",
         "is_http10",
         "keep_alive",
         "method",
@@ -85,7 +86,7 @@ class Exchange:
         self._server_fields = server_fields
         self.method = method
         self.path = path
-        self._headers = headers
+        self.headers = headers
         self.is_http10 = is_http10
         self.keep_alive = keep_alive
         self._body: bytes | bytearray = b""
@@ -104,14 +105,13 @@ class Exchange:
 
     # --- Inbound ---
 
-    def header(self, name: bytes) -> str | None:
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
     async def body(self, limit_bytes: int) -> bytes:
         self._limit_bytes = limit_bytes
+        if self.complete and self._failure is None and self._size <= limit_bytes:
+            body, self._body = self._body, b""
+            return body if isinstance(body, bytes) else bytes(body)
         # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
-        declared = self._headers.get(b"content-length", b"0").strip()[-20:]
+        declared = self.headers.get(b"content-length", b"0").strip()[-20:]
         if self._size > limit_bytes or int(declared) > limit_bytes:
             self._refuse_size(limit_bytes)
         if not self.complete and self._failure is None:
@@ -128,7 +128,7 @@ class Exchange:
 
     async def _arrival(self) -> None:
         """Wait until the body is complete, or will not be."""
-        if not self.is_http10 and self._headers.get(b"expect", b"").lower() == b"100-continue":
+        if not self.is_http10 and self.headers.get(b"expect", b"").lower() == b"100-continue":
             self._flow.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiter = asyncio.get_running_loop().create_future()
         self._flow.resume_reading()
@@ -245,13 +245,14 @@ class Exchange:
         self._is_silent = self.method == "HEAD" or status in BODILESS
         if not self.complete:
             self.keep_alive = False  # the rest of the body would be taken for the next request
+        fields = self._server_fields
         return b"".join(
             (
                 STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                self._server_fields.current(),
+                fields.encoded if fields.headers is fields.state.default_headers else fields.current(),
                 lines,
                 framing,
-                CORS if b"origin" in self._headers else b"",
+                CORS if b"origin" in self.headers else b"",
                 b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
             )
         )

@@ -27,7 +27,8 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_head_bytes",
+        "_fed_bytes",
+        "_fields",
         "_headers",
         "_limits",
         "_new_exchange",
@@ -35,6 +36,7 @@ class RequestParser:
         "_now",
         "_on_backlog",
         "_parser",
+        "_segment_bytes",
         "_url",
         "arriving",
         "began_at",
@@ -54,8 +56,10 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._url = b""
-        self._head_bytes = 0
+        self._fields: list[tuple[bytes, bytes]] = []
         self._non_body_bytes = 0
+        self._segment_bytes = 0
+        self._fed_bytes = 0  # since the segment in which the message began, that one included
         self._now = now
         self.arriving: Exchange | None = None
         self.began_at: float | None = None
@@ -64,6 +68,8 @@ class RequestParser:
     def feed(self, data: bytes, now: float) -> None:
         """Read on. Raises InvalidRequest, after which this parser is of no more use."""
         self._now = now
+        self._segment_bytes = size = len(data)
+        self._fed_bytes += size
         offer_ends_at: int | None = None
         try:
             self._parser.feed_data(data)
@@ -75,7 +81,7 @@ class RequestParser:
             # Not in the handler above: what is raised there loses its own context, which carries the meaning.
             self._feed_without_upgrade(data[offer_ends_at:])
         if self.began_at is not None or self.arriving is not None:
-            self._count_non_body_bytes(len(data))
+            self._count_non_body_bytes(size)
 
     def close(self) -> None:
         """The connection is gone. It, llhttp's and this hold each other: let go, or a collector must."""
@@ -85,27 +91,27 @@ class RequestParser:
     # --- the parser's callbacks ---
 
     def on_message_begin(self) -> None:
-        self._headers = {}
+        self._fields = []
         self._url = b""
-        self._head_bytes = 0
         self._non_body_bytes = -1
+        self._fed_bytes = self._segment_bytes
         self.began_at = self.last_began_at = self._now
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.arriving is not None:
-            return  # a trailer, which must not pass for a header
-        self._head_bytes += len(name) + len(value) + 4
-        self._headers.setdefault(name.lower(), value)
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        parser, headers = self._parser, self._headers
+        parser = self._parser
         self.began_at = None
         self._non_body_bytes = -1
-        if self._head_bytes + len(self._url) > self._limits.head_bytes:
-            raise _too_large(self._limits)
+        fields, self._fields = self._fields, []  # what comes from now on are trailers, and no headers
+        if self._fed_bytes > self._limits.head_bytes:
+            self._check_size(fields)
+        fields.reverse()  # of several with one name the first counts
+        self._headers = headers = {name.lower(): value for name, value in fields}
         version = parser.get_http_version()
         is_http10 = version == "1.0"
         if not is_http10 and version != "1.1":
@@ -114,8 +120,10 @@ class RequestParser:
             raise MalformedRequest("The only transfer coding of a request can be chunked.")
         if parser.should_upgrade():
             return  # to the parser its message ends here: see _feed_without_upgrade
-        path = self._url.partition(b"?")[0]
-        if path[:1] != b"/":
+        path = self._url
+        if b"?" in path:
+            path = path.partition(b"?")[0]
+        if not path.startswith(b"/"):
             path = _path_of(path)
         self.arriving = self._new_exchange(
             parser.get_method().decode("ascii"),
@@ -155,6 +163,12 @@ class RequestParser:
             raise MalformedRequest("A second upgrade was offered before the first was answered.") from None
         except httptools.HttpParserError as exc:
             raise _meaning(exc) from None
+
+    def _check_size(self, fields: list[tuple[bytes, bytes]]) -> None:
+        """So much has come that the head may be too large."""
+        size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in fields)
+        if size > self._limits.head_bytes:
+            raise _too_large(self._limits)
 
     def _count_non_body_bytes(self, size: int) -> None:
         """The parser keeps an unfinished header, trailer or chunk extension without a bound of its own.

@@ -1,35 +1,26 @@
 """What stands in a journal: frames, and the records inside them. Pure; the files are opened elsewhere.
 
 A frame is a marker (3 bytes and the kind), the payload's length and the CRC32 of kind and payload, then the
-payload: a msgpack array of the fields of a `UsageRecord`. Each segment begins with a frame that names those
-fields, so that another version of Tollway can read it, and one that says how many ends and notes came before
-it in this journal: they have numbers. The marker's first bytes cannot occur in UTF-8, so
-behind damage the next whole frame is found again, and no text of a client can look like one.
+payload: a half of a ledger row, as `gateway/core/record.py` writes it. Each segment begins with a frame that
+names their fields, so that another version of Tollway can read it, and one that says how many ends and notes
+came before it in this journal: they have numbers. The marker's first bytes cannot occur in UTF-8, so behind
+damage the next whole frame is found again, and no text of a client can look like one.
 """
 
 import enum
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 
-from gateway.core.record import UsageRecord
+from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS
 
 MARKER = b"\xd5TJ"
-FRAME_BYTES_CEILING = 64 * 1024  # a record is about 500 bytes; longer ones are cut to fit
-TEXT_CHARACTERS = 512  # of a field that had to be cut, as in the ledger
-_INTEGER_CEILING = 2**53
-
 _HEAD = struct.Struct("<4sII")
-_FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
-_decode_names = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 _decode_number = msgspec.msgpack.Decoder(int).decode
-_astuple = msgspec.structs.astuple
 _pack = _HEAD.pack
 _crc = zlib.crc32
 
@@ -37,7 +28,7 @@ _crc = zlib.crc32
 class FrameKind(enum.Enum):
     """What a frame says. The value is the last byte of its marker."""
 
-    NAMES = b"N"  # the fields of the records that follow
+    NAMES = b"N"  # the fields of the halves that follow
     INTENT = b"I"  # this attempt is about to be sent
     FINAL = b"F"  # this attempt has ended so
     PAD = b"P"  # nothing; written to see whether the disk takes it
@@ -87,21 +78,19 @@ _FINAL_MARKER, _FINAL_SEED = FrameKind.FINAL.marker, FrameKind.FINAL.seed
 _KINDS = {kind.marker: (kind, kind.seed) for kind in FrameKind}
 
 
-def intent_frame(record: UsageRecord) -> bytes:
-    """The frame that says that `record`'s attempt is about to be sent."""
-    payload = _payload(record)
-    return _pack(_INTENT_MARKER, len(payload), _crc(payload, _INTENT_SEED)) + payload
+def intent_frame(half: bytes) -> bytes:
+    """The frame that says that an attempt is about to be sent; `half` is `Sent.half`."""
+    return _pack(_INTENT_MARKER, len(half), _crc(half, _INTENT_SEED)) + half
 
 
-def final_frame(record: UsageRecord) -> bytes:
-    """The frame that says how `record`'s attempt ended."""
-    payload = _payload(record)
-    return _pack(_FINAL_MARKER, len(payload), _crc(payload, _FINAL_SEED)) + payload
+def final_frame(half: bytes) -> bytes:
+    """The frame that says how an attempt ended; `half` is `Ended.half`."""
+    return _pack(_FINAL_MARKER, len(half), _crc(half, _FINAL_SEED)) + half
 
 
 def names_frame() -> bytes:
     """The first frame of a segment."""
-    return _frame(FrameKind.NAMES, _encode(_FIELDS))
+    return _frame(FrameKind.NAMES, _encode((ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS)))
 
 
 def start_frame(number: int) -> bytes:
@@ -112,6 +101,11 @@ def start_frame(number: int) -> bytes:
 def note_frame(note: Note) -> bytes:
     """The frame of an entry of the audit log."""
     return _frame(FrameKind.NOTE, _encode(note))
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What is in a frame that this process has made."""
+    return frame[_HEAD.size :]
 
 
 def pad_frame(size: int) -> bytes:
@@ -141,14 +135,6 @@ def read_frames(content: bytes) -> Iterator[Frame | Damage]:
         yield Damage(broken_since, len(content), is_tail=True)
 
 
-def read_names(frame: Frame) -> Sequence[str]:
-    """The fields that a NAMES frame announces. Raises UnreadableRecord."""
-    try:
-        return _decode_names(frame.payload)
-    except msgspec.MsgspecError as exc:
-        raise UnreadableRecord("its fields are not named") from exc
-
-
 def read_start(frame: Frame) -> int:
     """What a START frame says. Raises UnreadableRecord."""
     try:
@@ -163,15 +149,6 @@ def read_note(frame: Frame) -> Note:
         return _decode_note(frame.payload)
     except msgspec.MsgspecError as exc:
         raise UnreadableRecord(f"an entry of the audit log: {exc}") from exc
-
-
-def read_record(payload: bytes, names: Sequence[str] = _FIELDS) -> UsageRecord:
-    """The record of an INTENT or FINAL frame. Raises UnreadableRecord."""
-    try:
-        named = dict(zip(names, _decode_values(payload), strict=True))
-        return msgspec.convert(named, UsageRecord)
-    except (msgspec.MsgspecError, ValueError) as exc:
-        raise UnreadableRecord(str(exc)) from exc
 
 
 def _frame(kind: FrameKind, payload: bytes) -> bytes:
@@ -200,27 +177,3 @@ def _frame_at(content: bytes, position: int) -> tuple[Frame | None, int]:
     if _crc(payload, seed) != checksum:
         return None, position
     return Frame(kind, payload), end
-
-
-def _payload(record: UsageRecord) -> bytes:
-    try:
-        payload = _encode(_astuple(record))
-    except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
-        return _encode(_astuple(_cut(record)))
-    return payload if len(payload) <= FRAME_BYTES_CEILING else _encode(_astuple(_cut(record)))
-
-
-def _cut(record: UsageRecord) -> UsageRecord:
-    """`record` with texts and integers that fit, as the ledger would cut them too."""
-    fields = {name: _cut_value(value) for name, value in msgspec.structs.asdict(record).items()}
-    return UsageRecord(**fields)
-
-
-def _cut_value(value: Any) -> Any:
-    if type(value) is str:
-        return value[:TEXT_CHARACTERS].encode("utf-8", "replace").decode()
-    if type(value) is int:
-        return max(-_INTEGER_CEILING, min(value, _INTEGER_CEILING))
-    if isinstance(value, dict):
-        return {_cut_value(key): _cut_value(item) for key, item in list(value.items())[:64]}
-    return value

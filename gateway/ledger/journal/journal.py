@@ -14,16 +14,18 @@ Everything runs on the event loop's thread, but for `sync`.
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TypeAlias
 
 import msgspec
 import structlog
 
 from gateway.core.errors import Unavailable
-from gateway.core.record import UsageRecord
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim
-from gateway.ledger.journal.frames import Note, final_frame, intent_frame, note_frame, pad_frame
+from gateway.ledger.journal.frames import (
+    intent_frame,
+    pad_frame,
+    payload_of,
+)
 from gateway.ledger.journal.segment import Segment
 
 _log = structlog.get_logger("tollway.journal")
@@ -32,7 +34,12 @@ MIB = 1024 * 1024
 PROBE_BYTES = 16 * 1024
 REFUSED_RETRY_SECONDS = 1.0
 
-Entry: TypeAlias = UsageRecord | Note
+
+class JournalEntry(msgspec.Struct, frozen=True, gc=False):
+    """An end or a note as it is written. `attempt_id` is that of an end, None of a note."""
+
+    attempt_id: str | None
+    frame: bytes
 
 
 class JournalLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +50,11 @@ class JournalLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Made on the worker's `claim`, which it gives up when it is closed. Raises OSError when made."""
+    """Made on the worker's `claim`, which it gives up when it is closed. Raises OSError when made.
+
+    `written` is the number of the last end or note in it, `unwritten` are those that the disk did not take.
+    `has_space` is False while it stands at its bound or cannot be written.
+    """
 
     def __init__(self, claim: Claim, files: Files | None = None, limits: JournalLimits | None = None) -> None:
         self._claim = claim
@@ -53,10 +64,10 @@ class Journal:
         self._segments: deque[Segment] = deque()
         self._created = 0
         self._created_synced = 0
-        self._written = 0
-        self._unwritten: deque[Entry] = deque()
+        self.written = 0
+        self.unwritten: deque[JournalEntry] = deque()
         self._failure: str | None = None
-        self._has_room = True
+        self.has_space = True
         self._current = self._add_segment()
 
     @property
@@ -65,18 +76,13 @@ class Journal:
         return self._claim.worker
 
     @property
-    def written(self) -> int:
-        """The number of the last end or note in it."""
-        return self._written
-
-    @property
     def taken(self) -> int:
-        """The number of the last one that was appended, whether it is written yet or not."""
-        return self._written + len(self._unwritten)
+        """The number of the last end or note that was appended, whether it is written yet or not."""
+        return self.written + len(self.unwritten)
 
-    def intend(self, record: UsageRecord) -> None:
-        """Write that `record`'s attempt is about to be sent. Raises Unavailable: then it must not be."""
-        frame = intent_frame(record)
+    def intend(self, attempt_id: str, half: bytes) -> None:
+        """Write that an attempt is about to be sent. Raises Unavailable: then it must not be."""
+        frame = intent_frame(half)
         try:
             segment = self._put(frame)
         except OSError as exc:
@@ -85,18 +91,18 @@ class Journal:
                 "The usage journal cannot be written. Retry shortly.",
                 retry_after_seconds=REFUSED_RETRY_SECONDS,
             ) from exc
-        segment.open[record.attempt_id] = frame
+        segment.open[attempt_id] = frame
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[JournalEntry]) -> None:
         """Write how attempts ended, and notes, in one write."""
-        if self._unwritten:  # in the order of their numbers
-            self._unwritten.extend(entries)
+        if self.unwritten:  # in the order of their numbers
+            self.unwritten.extend(entries)
             return
         try:
-            segment = self._put(b"".join(map(_frame_of, entries)))
+            segment = self._put(b"".join([entry.frame for entry in entries]))
         except OSError as exc:
             self._note_failure(exc)
-            self._unwritten.extend(entries)
+            self.unwritten.extend(entries)
             return
         for entry in entries:
             self._count(segment, entry)
@@ -113,15 +119,11 @@ class Journal:
                 self._remove(segment)
         self._measure()
 
-    def has_room(self) -> bool:
-        """False while it stands at its bound or cannot be written."""
-        return self._has_room
-
     def problem(self) -> str | None:
         """Why there is no room, None while there is."""
         if self._failure is not None:
             return self._failure
-        if not self._has_room:
+        if not self.has_space:
             return f"journal: {self.total_bytes() // MIB} MiB wait to be committed to the ledger"
         return None
 
@@ -131,6 +133,14 @@ class Journal:
 
     def segment_count(self) -> int:
         return len(self._segments)
+
+    def intents(self) -> dict[str, bytes]:
+        """The halves of the attempts that have no end yet, by their ids."""
+        return {
+            attempt_id: payload_of(frame)
+            for segment in self._segments
+            for attempt_id, frame in segment.open.items()
+        }
 
     def sync(self) -> None:
         """Put what is written onto the disk. Blocks; may run on another thread. Raises OSError."""
@@ -147,10 +157,10 @@ class Journal:
         The number of attempts that have no end in it.
         """
         self._write_unwritten()
-        if self._unwritten:  # their intents stay
+        if self.unwritten:  # their intents stay
             _log.critical(
                 "journal.ends_lost",
-                attempts=len(self._unwritten),
+                attempts=len(self.unwritten),
                 booked="as presumed",
                 problem=self._failure,
             )
@@ -175,7 +185,7 @@ class Journal:
 
     def _add_segment(self) -> Segment:
         self._created += 1
-        segment = Segment(self._files, self._claim.segment_path(self._created), self._written)
+        segment = Segment(self._files, self._claim.segment_path(self._created), self.written)
         self._segments.append(segment)
         return segment
 
@@ -184,12 +194,13 @@ class Journal:
         if broken.is_broken and not broken.needed_until and not broken.open:
             self._remove(broken)  # a disk that stays full must not leave one behind for each try
 
-    def _count(self, segment: Segment, entry: Entry) -> None:
+    def _count(self, segment: Segment, entry: JournalEntry) -> None:
         """`entry` stands in `segment`."""
-        self._written += 1
-        segment.needed_until = self._written
-        if isinstance(entry, UsageRecord) and segment.open.pop(entry.attempt_id, None) is None:
-            self._close_elsewhere(entry.attempt_id)
+        self.written += 1
+        segment.needed_until = self.written
+        attempt_id = entry.attempt_id
+        if attempt_id is not None and segment.open.pop(attempt_id, None) is None:
+            self._close_elsewhere(attempt_id)
 
     def _close_elsewhere(self, attempt_id: str) -> None:
         """The intent stands in an earlier segment, most likely in one of the youngest.
@@ -198,18 +209,18 @@ class Journal:
         """
         for segment in reversed(self._segments):
             if segment.open.pop(attempt_id, None) is not None:
-                segment.needed_until = self._written
+                segment.needed_until = self.written
                 return
 
     def _write_unwritten(self) -> None:
         """Write the ends and notes that found no place."""
-        while self._unwritten:
+        while self.unwritten:
             try:
-                segment = self._put(_frame_of(self._unwritten[0]))
+                segment = self._put(self.unwritten[0].frame)
             except OSError as exc:
                 self._note_failure(exc)
                 return
-            self._count(segment, self._unwritten.popleft())
+            self._count(segment, self.unwritten.popleft())
 
     def _probe(self) -> None:
         """See whether the disk takes some dozens of records, in a new segment."""
@@ -246,14 +257,10 @@ class Journal:
         return 2 * self.total_bytes() > self._limits.total_bytes
 
     def _measure(self) -> None:
-        self._has_room = self._failure is None and self.total_bytes() < self._limits.total_bytes
+        self.has_space = self._failure is None and self.total_bytes() < self._limits.total_bytes
 
     def _note_failure(self, error: OSError) -> None:
         if self._failure is None:  # one line for each change of state
             _log.error("journal.write_failed", path=str(self._claim.folder), problem=error.strerror)
         self._failure = f"journal: cannot write in {self._claim.folder}: {error.strerror}"
-        self._has_room = False
-
-
-def _frame_of(entry: Entry) -> bytes:
-    return note_frame(entry) if isinstance(entry, Note) else final_frame(entry)
+        self.has_space = False

@@ -14,13 +14,12 @@ import structlog
 
 from gateway.core.audit import EntryKind, json_text
 from gateway.core.errors import Unavailable
-from gateway.core.record import UsageRecord
 from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
-from gateway.ledger.journal.frames import Note
-from gateway.ledger.journal.journal import Entry, Journal, JournalLimits
+from gateway.ledger.journal.frames import Note, final_frame, note_frame
+from gateway.ledger.journal.journal import Journal, JournalEntry, JournalLimits
 from gateway.ledger.process.client import WriterClient
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -75,9 +74,10 @@ class JournaledLedger:
         self._limits = limits
         self._times = times or JournalTimes()
         self._journal: Journal | None = None
-        self._unjournalled: list[Entry] = []  # of this turn of the loop, or from before the start
+        self._unjournalled: list[JournalEntry] = []  # of this turn of the loop, or from before the start
         self._dropped_notes = 0
         self._left = 0
+        self._outliving: dict[str, bytes] = {}  # halves of what was under way when the journal was closed
         self._problem: str | None = None
         self._room = asyncio.Event()
         self._turned = asyncio.Event()  # maintenance has run
@@ -111,7 +111,10 @@ class JournaledLedger:
     def has_room(self) -> bool:
         """False while too much waits for the writer, or the journal is full or cannot be written."""
         journal = self._journal
-        return journal is not None and journal.has_room() and self.lag_rows() < self._queue_rows
+        if journal is None or not journal.has_space:
+            return False
+        taken = journal.written + len(journal.unwritten) + len(self._unjournalled)
+        return taken - self._writer.committed < self._queue_rows
 
     async def wait_for_room(self) -> None:
         """Return once there is room."""
@@ -119,8 +122,8 @@ class JournaledLedger:
             self._room.clear()
             await self._room.wait()
 
-    def intend(self, record: UsageRecord) -> None:
-        """Note with the kernel that `record`'s attempt is about to be sent.
+    def intend(self, attempt_id: str, half: bytes) -> None:
+        """Note with the kernel that an attempt is about to be sent.
 
         Raises Unavailable when that fails: then it must not be sent.
         """
@@ -128,14 +131,17 @@ class JournaledLedger:
             raise Unavailable("The gateway is shutting down. Retry elsewhere.", retry_after_seconds=1.0)
         if self._unjournalled:
             self._note_ended()  # in the order of events
-        self._journal.intend(record)
+        self._journal.intend(attempt_id, half)
 
-    def append(self, record: UsageRecord) -> None:
-        """Take a final record. Never blocks for long, and never drops."""
+    def append(self, attempt_id: str, half: bytes) -> None:
+        """Take how an attempt ended. Never blocks for long, and never drops."""
         if self._journal is None:
-            self._keep_late(record)
-        else:
-            self._take(record)
+            self._keep_late(attempt_id, half)
+            return
+        if not self._unjournalled:
+            # Those of one turn of the loop take one write, ahead of their answers' last bytes.
+            self._coalescer.before(self._note_ended)
+        self._unjournalled.append(JournalEntry(attempt_id, final_frame(half)))
 
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Enter something that is no attempt into the audit log, if there is one."""
@@ -147,7 +153,10 @@ class JournaledLedger:
         if self._dropped_notes:
             particulars = {**particulars, "dropped_before": self._dropped_notes}
             self._dropped_notes = 0
-        self._take(Note(kind.value, time.time_ns() // 1000, json_text(particulars)))
+        note = Note(kind.value, time.time_ns() // 1000, json_text(particulars))
+        if not self._unjournalled and self._journal is not None:
+            self._coalescer.before(self._note_ended)
+        self._unjournalled.append(JournalEntry(None, note_frame(note)))
 
     async def flush(self) -> None:
         """Return once everything appended or noted so far is committed. Raises LedgerUnavailable.
@@ -214,28 +223,23 @@ class JournaledLedger:
         """The number of the last entry, the ones of this turn of the loop included."""
         return (0 if self._journal is None else self._journal.taken) + len(self._unjournalled)
 
-    def _take(self, entry: Entry) -> None:
-        if not self._unjournalled and self._journal is not None:
-            # Those of one turn of the loop take one write, ahead of their answers' last bytes.
-            self._coalescer.before(self._note_ended)
-        self._unjournalled.append(entry)
-
     def _takes_notes(self) -> bool:
         if self._journal is None:
             return len(self._unjournalled) < EARLY_NOTES
-        return self._journal.has_room() and self.lag_rows() < 2 * self._queue_rows
+        return self._journal.has_space and self.lag_rows() < 2 * self._queue_rows
 
     def _note_ended(self) -> None:
         if self._journal is not None and self._unjournalled:
             entries, self._unjournalled = self._unjournalled, []
             self._journal.append(entries)
 
-    def _keep_late(self, record: UsageRecord) -> None:
+    def _keep_late(self, attempt_id: str, half: bytes) -> None:
         """The end of a request that outlived the stop: in a journal of its own, for the next start."""
         try:
             journal = self._begin(self._folder.claim_new())
-            journal.intend(record)
-            journal.append([record])
+            if (intent := self._outliving.pop(attempt_id, None)) is not None:
+                journal.intend(attempt_id, intent)
+            journal.append([JournalEntry(attempt_id, final_frame(half))])
             journal.close(0)
         except (OSError, Unavailable) as exc:
             _log.critical("journal.ends_lost", attempts=1, booked="as presumed", problem=str(exc))
@@ -249,6 +253,7 @@ class JournaledLedger:
         self._turned.set()
         if journal is None:
             return
+        self._outliving = journal.intents()
         if left:
             _log.error(
                 "journal.rows_left",

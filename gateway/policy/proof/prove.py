@@ -1,4 +1,4 @@
-"""Put the whole space of requests to the planner, and compare what it plans with what the file allows."""
+"""Put the whole space of requests to the routes, and compare what they decide with what the file allows."""
 
 import itertools
 import time
@@ -9,36 +9,38 @@ from gateway.config.build import Built
 from gateway.config.cel import CelCompiler
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Deployment
-from gateway.core.facts import Moment, local_time
-from gateway.core.policy import Plan, Planner, Policy
+from gateway.core.facts import Moment
+from gateway.core.policy import Policy
+from gateway.core.route import Routes
+from gateway.core.sent import Sent
 from gateway.policy.proof.boundaries import boundary_holes
 from gateway.policy.proof.results import Hole, Proof, Unusable
 from gateway.policy.proof.rules import RuleReport, report_rules
-from gateway.policy.proof.space import Case, Space, decide, principals
+from gateway.policy.proof.space import Case, CaseRoutes, Space, principals
 from gateway.policy.proof.witness import hole
 
 FEW: Final = 4
 MOST_HOLES: Final = 20  # one of them is enough to act on
 
-MakePlanner = Callable[[Policy, Fleet], Planner]
+MakeRoutes = Callable[[Policy, Fleet], Routes]
 
 
 def prove(
     built: Built,
-    make_planner: MakePlanner = Planner,
+    make_routes: MakeRoutes = Routes,
     progress: Callable[[int, int], None] = lambda done, models: None,
 ) -> Proof:
-    """The proof for what `make_planner` would serve under `built`, or what stands against it.
+    """The proof for what `make_routes` would serve under `built`, or what stands against it.
 
     `progress` is told how many models are done, and of how many.
     """
-    return _Prover(built, make_planner).prove(progress)
+    return _Prover(built, make_routes).prove(progress)
 
 
 class _Prover:
-    def __init__(self, built: Built, make_planner: MakePlanner) -> None:
+    def __init__(self, built: Built, make_routes: MakeRoutes) -> None:
         self._built = built
-        self._make_planner = make_planner
+        self._make_routes = make_routes
         self._cases = 0
         self._holes: dict[tuple[str, str, str], Hole] = {}
         compiler = CelCompiler(pools=built.policy.deployments)
@@ -74,16 +76,16 @@ class _Prover:
         )
 
     def _search(self, cases: Iterable[Case], moments: list[Moment], down: frozenset[str]) -> None:
-        planner = self._planner(down)
+        routes = self._routes(down)
         listed = list(cases)
-        for moment in moments:  # outermost: the planner remembers what holds between two retirements
+        for moment in moments:  # outermost: a route holds between two retirements
             for case in listed:
                 self._cases += 1
-                plan = decide(planner, case, moment)
-                if isinstance(plan, Plan):
+                plan = routes.decide(case, moment)
+                if isinstance(plan, Sent):
                     self._check(case, plan, moment, down)
 
-    def _check(self, case: Case, plan: Plan, moment: Moment, down: frozenset[str]) -> None:
+    def _check(self, case: Case, plan: Sent, moment: Moment, down: frozenset[str]) -> None:
         # The settings are what the file says; the policy was built from them, and might be wrong as well.
         settings = self._built.settings
         allowed = settings.privacy.zones[case.privacy]
@@ -94,7 +96,7 @@ class _Prover:
                 self._holes[key] = hole(self._built, case, plan, index, moment, down)
 
     def _unusable(self, moment: Moment) -> Iterator[Unusable]:
-        planner = self._planner(frozenset())
+        routes = self._routes(frozenset())
         for feature in self._built.settings.features:
             ours = [item for item in principals(self._built.tenancy) if item.feature == feature]
             for space in self._spaces:
@@ -102,10 +104,10 @@ class _Prover:
                 with_key = [item for item in ours if item.key] or ours
                 if not any(item.may_use(name) for item in with_key):
                     yield Unusable(feature=feature, model=name, reason="no key of the feature may use it")
-                elif reason := self._never_answered(space, planner, feature, moment):
+                elif reason := self._never_answered(space, routes, feature, moment):
                     yield Unusable(feature=feature, model=name, reason=reason)
 
-    def _never_answered(self, space: Space, planner: Planner, feature: str, moment: Moment) -> str | None:
+    def _never_answered(self, space: Space, routes: CaseRoutes, feature: str, moment: Moment) -> str | None:
         """Why no request of `feature` gets a plan; None when one does."""
         reason = None
         for principal in (item for item in space.principals if item.feature == feature):
@@ -113,26 +115,25 @@ class _Prover:
                 for kind in space.kinds():
                     tools = "tools" in kind.needs
                     for rule in space.possible_rules(principal, privacy, kind.modalities, tools):
-                        plan = decide(planner, Case(space.model, principal, privacy, kind, rule), moment)
-                        if isinstance(plan, Plan):
+                        plan = routes.decide(Case(space.model, principal, privacy, kind, rule), moment)
+                        if isinstance(plan, Sent):
                             return None
                         reason = reason or plan.error.message
         return reason or "no request can be made of it"
 
-    def _planner(self, down: frozenset[str]) -> Planner:
+    def _routes(self, down: frozenset[str]) -> CaseRoutes:
         fleet = Fleet(self._built.policy.deployments.values())
         for name in down:
             for state in fleet.replica_sets[name].replicas:
                 state.is_up = False
-        return self._make_planner(self._built.policy, fleet)
+        return CaseRoutes(self._make_routes(self._built.policy, fleet))
 
     def _moments(self) -> Iterator[Moment]:
         """Now, and the first moment after each retirement that is still to come."""
         now = time.time()
         retirements = {item.retires_at for item in self._built.policy.deployments.values()}
-        zone = self._built.tenancy.time_zone
         for at in (now, *sorted(item for item in retirements if item is not None and item > now)):
-            yield Moment(at, 0.0, 0.0, lambda: 0.0, lambda at=at: local_time(at, zone))  # type: ignore[misc]
+            yield Moment(at, 0.0)
 
 
 def _outages(use: tuple[Deployment, ...], known: Mapping[str, Deployment]) -> list[frozenset[str]]:

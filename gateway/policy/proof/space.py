@@ -11,7 +11,10 @@ from gateway.core.catalog import Api, Capability, Modality, Model, RuleSet
 from gateway.core.conditions import Condition, could_hold
 from gateway.core.facts import Moment
 from gateway.core.media import NO_MEDIA
-from gateway.core.policy import Plan, Planner, Policy, Refused
+from gateway.core.policy import Policy
+from gateway.core.route import Refused, Route, Routes
+from gateway.core.screening import Classified
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal, Tenancy
 
 # Beyond this many plans for one model, capabilities are tried singly and all together, not in every mix.
@@ -140,14 +143,27 @@ def known_facts(
     }
 
 
-def decide(planner: Planner, case: Case, moment: Moment) -> Plan | Refused:
-    """What the planner says, with the rule of the case taken to hold."""
-    model = case.model
-    if model.rules is not None:
-        rule = case.rule
-        forced = RuleSet(model.rules.rules, (), lambda _: rule)
-        model = msgspec.structs.replace(model, rules=forced)
-    return planner.decide(call_of(case), case.principal, model, case.privacy, moment)
+class CaseRoutes:
+    """Decides cases as the routes that serve do, with the rule of the case taken to hold."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._known: dict[tuple[Principal, str, int], Route] = {}
+
+    def decide(self, case: Case, moment: Moment) -> Sent | Refused:
+        """What the route of `case` says in the circumstances of `moment`."""
+        key = (case.principal, case.model.name, case.rule)
+        route = self._known.get(key)
+        if route is None or not route.is_valid(moment.now):
+            route = self._known[key] = self._route(case, moment.now)
+        return route.decide("", call_of(case), Classified(case.privacy), moment)
+
+    def _route(self, case: Case, now: float) -> Route:
+        model, rule = case.model, case.rule
+        if model.rules is not None:
+            forced = RuleSet(model.rules.rules, (), lambda _: rule)
+            model = msgspec.structs.replace(model, rules=forced)
+        return self._routes.prepare(case.principal, model, now)
 
 
 def call_of(case: Case) -> Call:

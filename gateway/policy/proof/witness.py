@@ -6,7 +6,7 @@ from typing import Any
 from gateway.config.build import Built
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.facts import Moment
-from gateway.core.policy import Plan
+from gateway.core.sent import Sent
 from gateway.policy.explain import FEATURE_HEADER, PRIVACY_HEADER
 from gateway.policy.proof.results import Hole
 from gateway.policy.proof.space import NO_RULE, Case
@@ -28,7 +28,7 @@ _MEMBERS: dict[Capability, dict[str, Any]] = {
 }
 
 
-def hole(built: Built, case: Case, plan: Plan, index: int, moment: Moment, down: frozenset[str]) -> Hole:
+def hole(built: Built, case: Case, plan: Sent, index: int, moment: Moment, down: frozenset[str]) -> Hole:
     """The hole that `plan` opens with its candidate at `index`."""
     reached = plan.candidates[index]
     line = built.policy.zone_lines.get(case.privacy)
@@ -37,7 +37,7 @@ def hole(built: Built, case: Case, plan: Plan, index: int, moment: Moment, down:
         zone=built.settings.deployments[reached.name].zone,
         deployment=reached.name,
         path=_path(case, plan, index, moment, down),
-        line=line if line is not None else reached.lines.get("zone"),
+        line=line if line is not None else reached.deployment.lines.get("zone"),
         model=case.model.name,
         key=case.principal.key,
         feature=case.principal.feature,
@@ -69,7 +69,7 @@ def body(case: Case) -> dict[str, Any]:
     return made
 
 
-def _path(case: Case, plan: Plan, index: int, moment: Moment, down: frozenset[str]) -> str:
+def _path(case: Case, plan: Sent, index: int, moment: Moment, down: frozenset[str]) -> str:
     rules = case.model.rules
     if case.rule == NO_RULE or rules is None:
         by = f"model {case.model.name} by {case.model.prefer}"

@@ -1,6 +1,6 @@
 """What one policy would do with a request of the past, from the facts that its row keeps.
 
-The planner that serves decides. What it would have to know and no row tells (the words of the prompt, the
+The routes that serve decide. What it would have to know and no row tells (the words of the prompt, the
 speed of a deployment that never answered) makes the answer unknown, with the reason, and never a guess.
 """
 
@@ -17,13 +17,14 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
-from gateway.core.facts import Facts, Moment, PoolState, RecordedFacts, local_time
-from gateway.core.policy import Plan, Planner, Refused
+from gateway.core.facts import Facts, Moment, PoolState, RecordedFacts
+from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook, cost
-from gateway.core.screening import Screening
+from gateway.core.route import Refused, Routes
+from gateway.core.screening import Classified, Screening
+from gateway.core.sent import Sent
 from gateway.core.tenancy import KeyEntry, Principal
 from gateway.ledger.past_attempts import PastAnswer, PastAttempt
-from gateway.proxy.pipeline import find_model
 
 _MICROSECONDS = 1_000_000
 _tags_of = msgspec.json.Decoder(dict[str, str]).decode
@@ -88,7 +89,7 @@ class ReplayEvaluator:
         self._prices = prices
         self._now = now
         self._fleet = _with_observations(Fleet(built.policy.deployments.values()), latest)
-        self._planner = Planner(built.policy, self._fleet)
+        self._routes = Routes(built.policy, self._fleet, prices, built.tenancy.time_zone)
         self._keys: Mapping[str, KeyEntry] = {entry.name: entry for entry in built.tenancy.keys.values()}
         self._changed_pools: list[ReplicaSet] = []
         self._screening_numbers: dict[int, int] = {}
@@ -123,7 +124,7 @@ class ReplayEvaluator:
         """The number of the rule that decides, 0 for none, for each class that the request may have."""
         try:
             principal = self._principal(request)
-            model = find_model(self._policy, principal, request.model)
+            model = model_for(self._policy, principal, request.model)
             classes = self._possible_classes(request, principal)
         except GatewayError:
             return ()
@@ -132,7 +133,8 @@ class ReplayEvaluator:
         self._restore_pools(request.facts.pools)
         moment, match = self._moment(request), model.rules.first_match
         return tuple(
-            match(Facts(request.call, principal, privacy, moment, self._fleet)) for privacy in classes
+            match(Facts(request.call, principal, privacy, moment, self._fleet, self.zone))
+            for privacy in classes
         )
 
     def cost(self, outcome: Outcome, usage: Usage, tier: str | None) -> int:
@@ -147,7 +149,7 @@ class ReplayEvaluator:
         """What becomes of `request`."""
         try:
             principal = self._principal(request)
-            model = find_model(self._policy, principal, request.model)
+            model = model_for(self._policy, principal, request.model)
             classes = self._possible_classes(request, principal)
         except GatewayError as error:
             return ReplayedDecision(RefusedWith(error.code))
@@ -234,30 +236,28 @@ class ReplayEvaluator:
     def _planned(
         self, request: PastRequest, principal: Principal, model: Model, privacy: str
     ) -> ReplayedDecision:
-        decision = self._planner.decide(request.call, principal, model, privacy, self._moment(request))
+        route = self._routes.of(principal, model.name, self._now)
+        decision = route.decide("", request.call, Classified(privacy), self._moment(request))
         if isinstance(decision, Refused):
             return ReplayedDecision(RefusedWith(decision.error.code), ((),))
         shape = (tuple(item.name for item in decision.candidates),)
         return ReplayedDecision(self._outcome_of(decision), shape)
 
-    def _outcome_of(self, plan: Plan) -> Outcome:
+    def _outcome_of(self, plan: Sent) -> Outcome:
         by = plan.model if plan.rule is None else plan.rule
         if by.prefer is Objective.LATENCY and len(plan.candidates) > 1:
-            pools = (self._fleet.replica_sets[item.name] for item in plan.candidates)
-            new = sorted(pool.deployment.name for pool in pools if pool.ttft_seconds is None)
+            new = sorted(item.name for item in plan.candidates if item.replica_set.ttft_seconds is None)
             if new:
                 return Unknown(f"how fast {', '.join(new)} answers is not recorded yet")
         return RoutedTo(plan.candidates[0].name)
 
     def _moment(self, request: PastRequest) -> Moment:
-        zone: ZoneInfo = self._built.tenancy.time_zone
         return Moment(
             now=self._now,
             monotonic=NOW,
             random=request.facts.draw,
-            budget_used=lambda: request.facts.budget,
-            local_time=lambda: local_time(request.at / _MICROSECONDS, zone),
-            prices=self._prices,
+            budget_used=request.facts.budget,
+            local_at=request.at / _MICROSECONDS,
             unit=request.facts.unit,
         )
 

@@ -231,7 +231,7 @@ class Handlers:
 
     async def do_header(self, exchange: Exchange) -> None:
         name = exchange.path.split("/")[2].encode()
-        await exchange.answer(200, PLAIN, (exchange.header(name) or "(none)").encode("latin-1"))
+        await exchange.answer(200, PLAIN, exchange.headers.get(name) or b"(none)")
 
     async def do_size(self, exchange: Exchange) -> None:
         await exchange.answer(200, PLAIN, b"x" * int(exchange.path.split("/")[2]))

@@ -43,7 +43,7 @@ class Reading:
 
     def outcome(self) -> list[Any]:
         requests = [
-            (each.method, each.path, each._headers, bytes(each._body), each.complete, each.keep_alive)
+            (each.method, each.path, each.headers, bytes(each._body), each.complete, each.keep_alive)
             for each in self.taken
         ]
         return [requests, type(self.error), self.in_head if self.error is None else None, self.in_body]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.record import Outcome
-from gateway.ledger.journal.frames import Frame, FrameKind, read_frames, read_record
+from gateway.ledger.journal.frames import Frame, FrameKind, read_frames
 from gateway.simulators.knobs import Knobs
+from tests.core.halves import ended_by_name, sent_by_name
 from tests.e2e.harness import Harness, chat, gateway_over, simulators
 from tests.ledger.ledger_records import run, until
 
@@ -19,7 +20,8 @@ def journalled(harness: Harness, kind: FrameKind) -> list[str]:
     folder = harness.ledger.with_name(f"{harness.ledger.name}.journal")
     content = b"".join(path.read_bytes() for path in sorted(folder.glob("*.journal2")))
     frames = [item for item in read_frames(content) if isinstance(item, Frame) and item.kind is kind]
-    return [read_record(frame.payload).attempt_id for frame in frames]
+    read = sent_by_name if kind is FrameKind.INTENT else ended_by_name
+    return [read(frame.payload)["attempt_id"] for frame in frames]
 
 
 def break_disk(harness: Harness) -> Any:

@@ -1,25 +1,24 @@
 """What stands in a segment can be read again, whatever happened to the bytes around it."""
 
-import msgspec
 import pytest
 
-from gateway.core.record import UsageRecord
 from gateway.ledger.journal.frames import (
     Damage,
     Frame,
     FrameKind,
-    UnreadableRecord,
     final_frame,
     intent_frame,
     names_frame,
     pad_frame,
     read_frames,
-    read_names,
-    read_record,
 )
-from tests.ledger.ledger_records import final, intent
+from gateway.ledger.journal.reading import RecordReader
+from tests.core.halves import halves_of
+from tests.ledger.ledger_records import final, final_half, intent_half
 
-FRAMES = [names_frame(), intent_frame(intent(1)), intent_frame(intent(2)), final_frame(final(1))]
+INTENTS = [half for _, half in map(intent_half, (1, 2))]
+ENDED = final_half(1)[1]
+FRAMES = [names_frame(), *map(intent_frame, INTENTS), final_frame(ENDED)]
 SEGMENT = b"".join(FRAMES)
 
 
@@ -35,11 +34,10 @@ def ends() -> list[int]:
     return [sum(map(len, FRAMES[: count + 1])) for count in range(len(FRAMES))]
 
 
-def test_a_record_comes_back_as_it_was() -> None:
+def test_a_half_comes_back_as_it_was() -> None:
     names, intended, _, ended = whole(SEGMENT)
     assert (names.kind, intended.kind, ended.kind) == (FrameKind.NAMES, FrameKind.INTENT, FrameKind.FINAL)
-    assert read_record(intended.payload, read_names(names)) == intent(1)
-    assert read_record(ended.payload) == final(1)
+    assert (intended.payload, ended.payload) == (INTENTS[0], ENDED)
 
 
 def test_a_segment_cut_at_any_byte_keeps_every_frame_that_was_whole() -> None:
@@ -79,11 +77,12 @@ def test_rubbish_alone_is_one_torn_tail() -> None:
 
 
 def test_text_of_a_client_cannot_look_like_a_frame() -> None:
-    forged = final_frame(final(666)).decode("latin-1")
-    record = final(1, tags={"note": forged[:500]}, reported_model=forged[:500])
-    content = bytearray(names_frame() + final_frame(record))
-    content[len(names_frame()) + 4] ^= 0xFF  # its length is damaged, so the reader looks inside
-    assert [frame.kind for frame in whole(bytes(content))] == [FrameKind.NAMES]
+    forged = final_frame(final_half(666)[1]).decode("latin-1")
+    sent, ended = halves_of(final(1, tags={"note": forged[:500]}, reported_model=forged[:500]))
+    for frame in (intent_frame(sent), final_frame(ended)):
+        content = bytearray(names_frame() + frame)
+        content[len(names_frame()) + 4] ^= 0xFF  # its length is damaged, so the reader looks inside
+        assert [found.kind for found in whole(bytes(content))] == [FrameKind.NAMES]
 
 
 @pytest.mark.parametrize(
@@ -98,28 +97,14 @@ def test_text_of_a_client_cannot_look_like_a_frame() -> None:
     ids=["long", "many-tags", "surrogate", "surrogate-tag", "huge"],
 )
 def test_what_does_not_fit_is_cut_and_still_written(changes: dict[str, object]) -> None:
-    frame = final_frame(final(1, **changes))
-    assert len(frame) < 64 * 1024
-    [read] = whole(frame)
-    record = read_record(read.payload)
+    sent, ended = halves_of(final(1, **changes))
+    frames = intent_frame(sent), final_frame(ended)
+    assert all(len(frame) < 64 * 1024 for frame in frames)
+    reader = RecordReader()
+    [_, record] = [reader.take(frame) for frame in whole(b"".join(frames))]
+    assert record is not None
     assert record.attempt_id == "req_1:1"
     assert record.cost_nano_usd == final(1).cost_nano_usd
-
-
-def test_a_segment_of_another_version_is_read_by_its_own_names() -> None:
-    names = [*(field.name for field in msgspec.structs.fields(UsageRecord)), "colour"]
-    names.reverse()
-    values = {"colour": "blue", **msgspec.structs.asdict(final(1))}
-    payload = msgspec.msgpack.encode([values[name] for name in names])
-    assert read_record(payload, names) == final(1)
-
-
-def test_a_record_that_this_version_does_not_know_says_so() -> None:
-    payload = msgspec.msgpack.encode(["req_1:1", "too short"])
-    with pytest.raises(UnreadableRecord):
-        read_record(payload)
-    with pytest.raises(UnreadableRecord):
-        read_names(Frame(FrameKind.NAMES, b"\xc1"))
 
 
 def test_a_pad_has_the_size_that_was_asked_for_and_says_nothing() -> None:

@@ -13,7 +13,7 @@ from gateway.core.record import Outcome
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.tail import JournalTail
 from tests.ledger.journal.faults import Quota, attempt_of, crash, journals, read_dead
-from tests.ledger.ledger_records import final, intent
+from tests.ledger.ledger_records import final_entry, intent_half
 
 LIMITS = JournalLimits(segment_bytes=2048, total_bytes=12 * 1024)
 PLENTY = 10**9
@@ -50,7 +50,7 @@ class Worker(RuleBasedStateMachine):
             self.names += 1
             name = str(self.names)
             try:
-                self.journal.intend(intent(name))
+                self.journal.intend(*intent_half(name))
             except Unavailable:
                 assert not self.journal.has_room()
                 continue
@@ -63,7 +63,7 @@ class Worker(RuleBasedStateMachine):
         ending = data.draw(st.lists(st.sampled_from(self.under_way), min_size=1, max_size=8, unique=True))
         for name in ending:
             self.under_way.remove(name)
-            self.journal.append([final(name)])
+            self.journal.append([final_entry(name)])
             self.ended.add(name)
 
     @rule(count=st.integers(1, 20))

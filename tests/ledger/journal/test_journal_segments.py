@@ -12,7 +12,7 @@ from gateway.ledger.journal.frames import final_frame, names_frame
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.tail import JournalTail
 from tests.ledger.journal.faults import Quota, attempt_of, crash, found_dead, journals
-from tests.ledger.ledger_records import final, intent
+from tests.ledger.ledger_records import final_entry, final_half, intent_half
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=64 * 1024)
 
@@ -49,15 +49,15 @@ def outcomes(folder: JournalFolder) -> dict[str, str]:
 def test_an_intent_without_an_end_is_presumed_and_an_end_is_final(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent(1))
-    journal.intend(intent(2))
-    journal.append([final(1)])
+    journal.intend(*intent_half(1))
+    journal.intend(*intent_half(2))
+    journal.append([final_entry(1)])
     crash(journal)
     assert found_dead(folder) == [("req_1:1", "success"), ("req_2:1", "presumed")]
 
 
 def test_the_living_are_left_alone(journal: Journal, folder: JournalFolder) -> None:
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     assert list(folder.dead()) == []
     crash(journal)
     assert len(found_dead(folder)) == 1
@@ -67,8 +67,8 @@ def test_a_segment_goes_once_all_in_it_has_ended_and_is_committed(
     journal: Journal, folder: JournalFolder
 ) -> None:
     for number in range(1, 101):
-        journal.intend(intent(number))
-        journal.append([final(number)])
+        journal.intend(*intent_half(number))
+        journal.append([final_entry(number)])
     many = len(segments(folder))
     assert many > 10
     journal.release(0)
@@ -85,19 +85,19 @@ def test_a_segment_goes_once_all_in_it_has_ended_and_is_committed(
 def test_an_intent_keeps_its_segment_until_its_end_is_written(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent("long"))
+    journal.intend(*intent_half("long"))
     for number in range(1, 31):
-        journal.intend(intent(number))
-        journal.append([final(number)])
+        journal.intend(*intent_half(number))
+        journal.append([final_entry(number)])
     journal.release(30)
     assert len(segments(folder)) == 2
-    journal.append([final("long")])
+    journal.append([final_entry("long")])
     journal.release(30)  # who reads the end again needs the intent
     assert len(segments(folder)) == 2
     journal.release(31)
     assert len(segments(folder)) == 1
-    journal.intend(intent("long"))
-    journal.append([final("long")])
+    journal.intend(*intent_half("long"))
+    journal.append([final_entry("long")])
     crash(journal)
     assert outcomes(folder)["req_long:1"] == "success"
 
@@ -105,14 +105,14 @@ def test_an_intent_keeps_its_segment_until_its_end_is_written(
 def test_a_long_answer_does_not_keep_everything(journal: Journal, folder: JournalFolder) -> None:
     number = 0
     for batch in range(300):
-        journal.intend(intent(f"long-{batch}"))
+        journal.intend(*intent_half(f"long-{batch}"))
         for _ in range(3):
             number += 1
-            journal.intend(intent(number))
-            journal.append([final(number)])
+            journal.intend(*intent_half(number))
+            journal.append([final_entry(number)])
         if batch >= 30:
             number += 1
-            journal.append([final(f"long-{batch - 30}")])
+            journal.append([final_entry(f"long-{batch - 30}")])
         journal.release(number)
         assert journal.total_bytes() < SMALL.total_bytes
         assert journal.has_room()
@@ -127,10 +127,10 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
     number = 0
     while journal.has_room():
         number += 1
-        journal.intend(intent(number))
-        journal.append([final(number)])
+        journal.intend(*intent_half(number))
+        journal.append([final_entry(number)])
     assert "MiB wait to be committed" in (journal.problem() or "")
-    journal.intend(intent("admitted before"))  # what was admitted is still written down
+    journal.intend(*intent_half("admitted before"))  # what was admitted is still written down
     journal.release(number)
     assert journal.has_room()
     assert journal.problem() is None
@@ -140,10 +140,10 @@ def test_at_its_bound_admission_slows_and_goes_on_when_the_ledger_has_caught_up(
 
 def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 1500)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     with pytest.raises(Unavailable):
         for number in range(2, 10):
-            journal.intend(intent(number))
+            journal.intend(*intent_half(number))
     assert not journal.has_room()
     assert "No space left on device" in (journal.problem() or "")
     journal.release(0)
@@ -152,8 +152,8 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
     journal.release(0)
     assert journal.has_room()
     assert journal.problem() is None
-    journal.intend(intent("later"))
-    journal.append([final("later")])
+    journal.intend(*intent_half("later"))
+    journal.append([final_entry("later")])
     crash(journal)
     found = outcomes(folder)
     assert found["req_1:1"] == "presumed"
@@ -162,11 +162,11 @@ def test_without_room_on_the_disk_nothing_may_be_sent(folder: JournalFolder) -> 
 
 def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
-    journal.intend(intent(2))
+    journal.intend(*intent_half(1))
+    journal.intend(*intent_half(2))
     disk.left_bytes = 10
-    journal.append([final(1)])
-    journal.append([final(2)])
+    journal.append([final_entry(1)])
+    journal.append([final_entry(2)])
     assert not journal.has_room()
     disk.left_bytes = 100_000
     journal.release(0)
@@ -176,15 +176,15 @@ def test_an_end_that_the_disk_did_not_take_is_written_when_it_can_be(folder: Jou
 
 def test_an_end_that_was_written_late_keeps_its_segment_too(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 0
-    journal.append([final(1)])
+    journal.append([final_entry(1)])
     disk.left_bytes = 100_000
     journal.release(0)
     for number in range(2, 21):
-        journal.intend(intent(number))
+        journal.intend(*intent_half(number))
     for number in range(2, 21):  # ends in younger segments
-        journal.append([final(number)])
+        journal.append([final_entry(number)])
     journal.release(0)
     crash(journal)
     assert set(outcomes(folder).values()) == {"success"}
@@ -193,9 +193,9 @@ def test_an_end_that_was_written_late_keeps_its_segment_too(folder: JournalFolde
 
 def test_an_end_that_no_disk_takes_until_the_stop_leaves_its_intent(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 0
-    journal.append([final(1)])
+    journal.append([final_entry(1)])
     journal.release(0)
     journal.close(0)
     assert outcomes(folder) == {"req_1:1": "presumed"}
@@ -205,16 +205,16 @@ def test_entries_keep_their_numbers_over_a_full_disk(folder: JournalFolder) -> N
     journal, disk = with_quota(folder, 100_000)
     tail = JournalTail(folder.path, journal.worker)
     for number in range(1, 6):
-        journal.intend(intent(number))
-    journal.append([final(1)])
-    disk.left_bytes = len(final_frame(final(2))) + 100
-    journal.append([final(2), final(3)])  # the first is whole there, the second is not
-    journal.append([final(4)])
+        journal.intend(*intent_half(number))
+    journal.append([final_entry(1)])
+    disk.left_bytes = len(final_frame(final_half(2)[1])) + 100
+    journal.append([final_entry(2), final_entry(3)])  # the first is whole there, the second is not
+    journal.append([final_entry(4)])
     assert (journal.written, journal.taken) == (1, 4)
     read = tail.read(100)
     disk.left_bytes = 100_000
     journal.release(0)
-    journal.append([final(5)])
+    journal.append([final_entry(5)])
     read += tail.read(100)
     assert [(entry.number, attempt_of(entry)[0]) for entry in read] == [
         (number, f"req_{number}:1") for number in range(1, 6)
@@ -225,14 +225,14 @@ def test_entries_keep_their_numbers_over_a_full_disk(folder: JournalFolder) -> N
 
 def test_a_full_disk_leaves_no_heap_of_empty_segments(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 10
     with pytest.raises(Unavailable):
-        journal.intend(intent(2))
+        journal.intend(*intent_half(2))
     for _ in range(20):
         disk.left_bytes = len(names_frame()) + 100  # enough to begin a segment
         with pytest.raises(Unavailable):
-            journal.intend(intent(2))
+            journal.intend(*intent_half(2))
         journal.release(0)
     assert len(segments(folder)) <= 3
     crash(journal)
@@ -240,14 +240,14 @@ def test_a_full_disk_leaves_no_heap_of_empty_segments(folder: JournalFolder) -> 
 
 def test_a_torn_write_hurts_nobody_else(folder: JournalFolder) -> None:
     journal, disk = with_quota(folder, 100_000)
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     disk.left_bytes = 300
     with pytest.raises(Unavailable):
-        journal.intend(intent(2))
+        journal.intend(*intent_half(2))
     disk.left_bytes = 100_000
     journal.release(0)
-    journal.intend(intent(3))
-    journal.append([final(3)])
+    journal.intend(*intent_half(3))
+    journal.append([final_entry(3)])
     crash(journal)
     assert outcomes(folder) == {"req_1:1": "presumed", "req_3:1": "success"}
 
@@ -255,10 +255,10 @@ def test_a_torn_write_hurts_nobody_else(folder: JournalFolder) -> None:
 def test_a_worker_that_closes_leaves_what_the_ledger_does_not_have(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent(1))
-    journal.append([final(1)])
-    journal.intend(intent(2))
-    journal.append([final(2)])
+    journal.intend(*intent_half(1))
+    journal.append([final_entry(1)])
+    journal.intend(*intent_half(2))
+    journal.append([final_entry(2)])
     journal.close(1)
     assert outcomes(folder) == {"req_1:1": "success", "req_2:1": "success"}
 
@@ -283,7 +283,7 @@ def test_syncing_covers_every_segment_and_their_names_once(folder: JournalFolder
     disk = Counting()
     journal = Journal(folder.claim_new(), disk, SMALL)
     for number in range(1, 31):
-        journal.intend(intent(number))
+        journal.intend(*intent_half(number))
     journal.sync()
     assert (disk.synced, disk.folders) == (journal.segment_count(), 1)
     journal.sync()
@@ -292,7 +292,7 @@ def test_syncing_covers_every_segment_and_their_names_once(folder: JournalFolder
 
 
 def test_another_ledgers_journal_is_left_alone(journal: Journal, folder: JournalFolder) -> None:
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     crash(journal)
     other = JournalFolder(folder.path, "ba9876543210")
     assert list(other.dead()) == []
@@ -304,7 +304,7 @@ def test_another_ledgers_journal_is_left_alone(journal: Journal, folder: Journal
 def test_a_segment_whose_lock_was_deleted_is_found_all_the_same(
     journal: Journal, folder: JournalFolder
 ) -> None:
-    journal.intend(intent(1))
+    journal.intend(*intent_half(1))
     crash(journal)
     for lock in folder.path.glob("*.lock"):
         lock.unlink()

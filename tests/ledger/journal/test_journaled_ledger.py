@@ -9,17 +9,19 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.audit import Entry, EntryKind
 from gateway.core.errors import Unavailable
+from gateway.core.record import UsageRecord
 from gateway.ledger.audit.verify import verify
 from gateway.ledger.errors import LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
-from gateway.ledger.journal.frames import MARKER, Note, final_frame, intent_frame, names_frame
-from gateway.ledger.journal.journal import Journal, JournalLimits
+from gateway.ledger.journal.frames import MARKER, FrameKind, Note, _frame, note_frame
+from gateway.ledger.journal.journal import Journal, JournalEntry, JournalLimits
 from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes, Sync
 from gateway.ledger.journal.opening import open_journaled_ledger, writer_settings
 from gateway.ledger.journal.tail import JournalTail
@@ -27,7 +29,7 @@ from gateway.ledger.process.messages import WriterSettings
 from gateway.ledger.process.service import WriterService
 from gateway.ledger.writer import WriterLimits
 from tests.ledger.journal.faults import LEDGER, Quota, crash, found_dead, journals, ledger_rows
-from tests.ledger.ledger_records import final, intent, run, until
+from tests.ledger.ledger_records import final, final_entry, final_half, intent, intent_half, run, until
 from tests.ledger.writer_service import writer_service
 
 SEED = "00" * 32
@@ -93,9 +95,9 @@ class Home:
         """A worker that was killed after so many attempts of its own."""
         journal = Journal(self.folder.claim_new(), limits=SMALL)
         for number in range(sent):
-            journal.intend(intent(f"{journal.worker}-{number}"))
+            journal.intend(*intent_half(f"{journal.worker}-{number}"))
         for number in range(ended):
-            journal.append([final(f"{journal.worker}-{number}")])
+            journal.append([final_entry(f"{journal.worker}-{number}")])
         crash(journal)
 
     def rows(self) -> dict[str, str]:
@@ -178,10 +180,10 @@ def test_two_that_start_at_once_insert_each_row_once_and_both_wait_for_it(home: 
 def test_a_peers_crash_is_noticed_while_serving(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as ledger:
-            ledger.intend(intent("mine"))
+            ledger.intend(*intent_half("mine"))
             home.dead_worker(sent=5, ended=2)
             await until(lambda: len(home.rows()) == 5)
-            ledger.append(final("mine"))
+            ledger.append(*final_half("mine"))
             await ledger.flush()
             assert home.counts() == {"success": 3, "presumed": 3}
             await until(lambda: len(home.segments()) == 1)
@@ -193,12 +195,12 @@ def test_a_peers_crash_is_noticed_while_serving(home: Home) -> None:
 def test_the_living_are_not_replayed(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as one, home.running() as other:
-            one.intend(intent(1))
-            other.intend(intent(2))
+            one.intend(*intent_half(1))
+            other.intend(*intent_half(2))
             await asyncio.sleep(5 * PEERS_SECONDS)
             assert home.rows() == {}
-            one.append(final(1))
-            other.append(final(2))
+            one.append(*final_half(1))
+            other.append(*final_half(2))
         assert home.counts() == {"success": 2}
 
     run(scenario())
@@ -208,9 +210,9 @@ def test_a_stop_with_the_database_unavailable_forgets_nothing(home: Home) -> Non
     async def scenario() -> None:
         async with home.running() as ledger:
             for number in range(10):
-                ledger.intend(intent(number))
+                ledger.intend(*intent_half(number))
             for number in range(8):
-                ledger.append(final(number))
+                ledger.append(*final_half(number))
             with home.locked(), capture_logs() as logs:
                 await ledger.close()
                 assert home.rows() == {}
@@ -226,8 +228,8 @@ def test_a_stop_says_how_many_attempts_are_still_under_way(home: Home) -> None:
     async def scenario() -> None:
         async with home.running() as ledger:
             for number in range(3):
-                ledger.intend(intent(number))
-            ledger.append(final(0))
+                ledger.intend(*intent_half(number))
+            ledger.append(*final_half(0))
             with capture_logs() as logs:
                 await ledger.close()
         (left,) = (entry for entry in logs if entry["event"] == "journal.under_way")
@@ -239,11 +241,11 @@ def test_a_stop_says_how_many_attempts_are_still_under_way(home: Home) -> None:
 def test_an_end_after_the_stop_is_kept(home: Home) -> None:
     async def scenario() -> None:
         async with home.running(peers_seconds=3600) as ledger:
-            ledger.intend(intent(1))
+            ledger.intend(*intent_half(1))
             await ledger.close()
-            ledger.append(final(1))
+            ledger.append(*final_half(1))
             with pytest.raises(Unavailable):
-                ledger.intend(intent(2))
+                ledger.intend(*intent_half(2))
         async with home.running():
             assert home.counts() == {"success": 1}
 
@@ -255,8 +257,8 @@ def test_committed_segments_go_while_serving(home: Home) -> None:
         async with home.running() as ledger:
             for number in range(200):
                 await ledger.wait_for_room()
-                ledger.intend(intent(number))
-                ledger.append(final(number))
+                ledger.intend(*intent_half(number))
+                ledger.append(*final_half(number))
             await ledger.flush()
             await until(lambda: len(home.segments()) == 1)
             assert len(home.rows()) == 200
@@ -271,8 +273,8 @@ def test_with_the_database_unavailable_the_journal_grows_to_its_bound_and_admiss
             with home.locked():
                 while ledger.has_room():
                     number += 1
-                    ledger.intend(intent(number))
-                    ledger.append(final(number))
+                    ledger.intend(*intent_half(number))
+                    ledger.append(*final_half(number))
                     await asyncio.sleep(0)
                 waiting = asyncio.create_task(ledger.wait_for_room())
                 await until(lambda: ledger.problem() is not None)
@@ -293,7 +295,7 @@ def test_a_full_disk_slows_admission_and_loses_nothing(home: Home) -> None:
         async with home.running(files=disk) as ledger:
             for number in range(200):
                 try:
-                    ledger.intend(intent(number))
+                    ledger.intend(*intent_half(number))
                 except Unavailable:
                     refused += 1
                 else:
@@ -302,7 +304,7 @@ def test_a_full_disk_slows_admission_and_loses_nothing(home: Home) -> None:
             assert not ledger.has_room()
             assert "No space left on device" in (ledger.problem() or "")
             for name in sent[::2]:
-                ledger.append(final(name.removeprefix("req_").removesuffix(":1")))
+                ledger.append(*final_half(name.removeprefix("req_").removesuffix(":1")))
             waiting = asyncio.create_task(ledger.wait_for_room())
             flushing = asyncio.create_task(ledger.flush())
             await asyncio.sleep(5 * QUICK.release_seconds)
@@ -333,10 +335,10 @@ def test_syncing_in_batches_says_when_the_disk_refuses(home: Home) -> None:
     async def scenario() -> None:
         disk = Refusing()
         async with home.running(files=disk, sync="batch") as ledger:
-            ledger.intend(intent(1))
+            ledger.intend(*intent_half(1))
             await until(lambda: disk.synced)
             disk.refuses = True
-            ledger.append(final(1))
+            ledger.append(*final_half(1))
             await until(lambda: ledger.problem() == "journal: cannot sync: Input/output error")
             disk.refuses = False
             await until(lambda: ledger.problem() is None)
@@ -344,15 +346,24 @@ def test_syncing_in_batches_says_when_the_disk_refuses(home: Home) -> None:
     run(scenario())
 
 
-def test_damage_is_kept_for_a_person_and_costs_nobody_else(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "counts"),
+    [
+        (FrameKind.FINAL, {"success": 1, "presumed": 1}),
+        (FrameKind.INTENT, {"success": 1}),  # its end alone does not say who pays
+    ],
+)
+def test_damage_is_kept_for_a_person_and_costs_nobody_else(
+    home: Home, damaged: FrameKind, counts: dict[str, int]
+) -> None:
     async def scenario() -> None:
         home.dead_worker(sent=2, ended=2)
         [path] = home.segments()
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
+        content[content.index(damaged.marker) + 20] ^= 0xFF
         path.write_bytes(content)
         async with home.running():
-            assert len(home.rows()) == 2
+            assert home.counts() == counts
         assert [path.name.rpartition(".")[2] for path in home.folder.path.glob("*.0*")] == ["damaged"]
         assert found_dead(home.folder) == []
 
@@ -379,11 +390,11 @@ def test_a_pause_of_commits_takes_what_came_before_it_and_nothing_after(home: Ho
     async def scenario() -> None:
         async with home.running() as ledger:
             for number in range(3):
-                ledger.intend(intent(number))
-                ledger.append(final(number))
+                ledger.intend(*intent_half(number))
+                ledger.append(*final_half(number))
             ledger.pause_commits()
-            ledger.intend(intent(3))
-            ledger.append(final(3))
+            ledger.intend(*intent_half(3))
+            ledger.append(*final_half(3))
             await ledger.flush()
             assert list(home.rows()) == [f"req_{number}:1" for number in range(3)]
             assert ledger.lag_rows() == 1
@@ -391,8 +402,8 @@ def test_a_pause_of_commits_takes_what_came_before_it_and_nothing_after(home: Ho
             await ledger.flush()
             assert len(home.rows()) == 4
             ledger.pause_commits()
-            ledger.intend(intent(4))
-            ledger.append(final(4))
+            ledger.intend(*intent_half(4))
+            ledger.append(*final_half(4))
         assert len(home.rows()) == 5
 
     run(scenario())
@@ -405,8 +416,8 @@ def test_while_one_worker_has_paused_another_goes_on(home: Home) -> None:
             await other.start()
             one.pause_commits()
             for number, ledger in enumerate((one, other)):
-                ledger.intend(intent(number))
-                ledger.append(final(number))
+                ledger.intend(*intent_half(number))
+                ledger.append(*final_half(number))
             await asyncio.gather(one.flush(), other.flush())
             assert list(home.rows()) == ["req_1:1"]
             await other.close()
@@ -420,9 +431,10 @@ def test_while_commits_are_paused_the_dead_wait(home: Home) -> None:
             kept = len(home.segments())  # its own
             ledger.pause_commits()
             home.dead_worker(sent=5, ended=5)
+            with_the_dead = len(home.segments())
             await ledger.replay_dead_workers()
             await asyncio.sleep(5 * PEERS_SECONDS)
-            assert (len(home.rows()), len(home.segments())) == (0, kept + 2)
+            assert (len(home.rows()), len(home.segments())) == (0, with_the_dead)
             ledger.resume_commits()
             await ledger.replay_dead_workers()
             assert (len(home.rows()), len(home.segments())) == (5, kept)
@@ -436,11 +448,11 @@ def test_so_many_rows_may_wait_for_the_writer_and_no_more(home: Home) -> None:
             with home.locked():
                 for number in range(3):
                     assert ledger.has_room()
-                    ledger.intend(intent(number))
-                    ledger.append(final(number))
+                    ledger.intend(*intent_half(number))
+                    ledger.append(*final_half(number))
                 assert not ledger.has_room()
-                ledger.intend(intent(3))  # admitted before the bound was reached
-                ledger.append(final(3))
+                ledger.intend(*intent_half(3))  # admitted before the bound was reached
+                ledger.append(*final_half(3))
                 waiting = [asyncio.create_task(ledger.wait_for_room()) for _ in range(5)]
                 cancelled = waiting.pop()
                 await asyncio.sleep(0.01)
@@ -459,13 +471,13 @@ def test_a_writer_that_is_gone_holds_up_no_request_and_its_successor_catches_up(
             ledger = home.ledger()
             ledger._writer._address = lambda: home.address
             await ledger.start()
-            ledger.intend(intent(0))
-            ledger.append(final(0))
+            ledger.intend(*intent_half(0))
+            ledger.append(*final_half(0))
             ledger.note(EntryKind.ACT, {"act": "before"})
             await ledger.flush()
         for number in range(1, 4):
-            ledger.intend(intent(number))
-            ledger.append(final(number))
+            ledger.intend(*intent_half(number))
+            ledger.append(*final_half(number))
         ledger.note(EntryKind.ACT, {"act": "meanwhile"})
         assert ledger.has_room()
         assert ledger.problem() is None  # a second is not worth a word
@@ -491,7 +503,8 @@ def test_what_a_dead_worker_noted_is_entered_once_though_its_replay_was_cut_off(
 
     async def scenario() -> None:
         journal = Journal(home.folder.claim_new(), limits=SMALL)
-        journal.append([Note(EntryKind.REFUSED.value, 1, f'{{"n":{number}}}') for number in range(30)])
+        notes = [Note(EntryKind.REFUSED.value, 1, f'{{"n":{number}}}') for number in range(30)]
+        journal.append([JournalEntry(None, note_frame(note)) for note in notes])
         crash(journal)
         with monkeypatch.context() as patch:
             patch.setattr(JournalTail, "finish", killed)
@@ -530,10 +543,35 @@ def test_notes_are_dropped_and_counted_when_nobody_takes_them(home: Home) -> Non
     run(scenario())
 
 
+def test_an_end_without_an_intent_holds_up_no_flush(home: Home) -> None:
+    """It cannot be booked, since nothing says who pays. What comes after it goes on."""
+
+    async def scenario() -> None:
+        async with home.running() as ledger:
+            ledger.append(*final_half("unknown"))
+            await ledger.flush()
+            assert ledger.lag_rows() == 0
+            ledger.intend(*intent_half(1))
+            ledger.append(*final_half(1))
+            await ledger.flush()
+        assert home.counts() == {"success": 1}
+
+    run(scenario())
+
+
+def whole(record: UsageRecord) -> bytes:
+    """As release 0.1.0 wrote a record."""
+    return msgspec.msgpack.encode(msgspec.structs.astuple(record))
+
+
 def test_a_journal_of_release_0_1_0_is_replayed(home: Home) -> None:
     """Its segments have no number, another suffix, and records as a whole in either frame."""
     claim = home.folder.claim_new()
-    frames = [names_frame(), *(intent_frame(intent(n)) for n in range(5)), final_frame(final(1))]
+    frames = [
+        _frame(FrameKind.NAMES, msgspec.msgpack.encode(UsageRecord.__struct_fields__)),
+        *(_frame(FrameKind.INTENT, whole(intent(number))) for number in range(5)),
+        _frame(FrameKind.FINAL, whole(final(1))),
+    ]
     path = home.folder.path / f"{claim.worker}.00000001.journal"
     path.write_bytes(b"".join(frames))
     os.close(claim.descriptor)

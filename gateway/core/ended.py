@@ -1,0 +1,120 @@
+"""How an attempt ended: what came back, and what it cost. The second half of its ledger row."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.core.admission import Settlement
+from gateway.core.answer import Usage
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.record import Outcome, encode_half
+
+NOTHING_USED = Settlement(spent_nano=0)
+
+_OUTCOMES: Mapping[FailureKind, Outcome] = {
+    FailureKind.CONNECT: Outcome.CONNECT_ERROR,
+    FailureKind.ZONE: Outcome.CONNECT_ERROR,
+    FailureKind.CONNECT_TIMEOUT: Outcome.CONNECT_ERROR,
+    FailureKind.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.BETWEEN_BYTES_TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.TOTAL_TIMEOUT: Outcome.TIMEOUT,
+}
+
+
+class Progress(msgspec.Struct, eq=False, gc=False):
+    """What has come of an attempt so far. Times are monotonic seconds; `status` 0: no answer has begun.
+
+    `quiet_until`: when the first text came. `blocked_seconds`: how long the client was slow to take it.
+    """
+
+    sent_at: float
+    last_seen_at: float
+    quiet_until: float
+    address: str = ""
+    status: int = 0
+    blocked_seconds: float = 0.0
+    first_token_at: float | None = None
+    text_chunks: int = 0
+    text_bytes: int = 0
+    finish_reason: str | None = None
+    reported_model: str | None = None
+    upstream_request_id: str | None = None
+
+    def note_address(self, address: str) -> None:
+        """Bytes are about to go out to `address`, `ip:port`."""
+        self.address = address
+
+
+class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """How an attempt ended. Money in nano-USD, durations in ms.
+
+    `other_costs` are what its usage would have cost at the other deployments of its candidate's `others`, in
+    their order. `unseen_nano` is what a broken attempt may have cost beyond `cost_nano`. `price_version` None
+    is the candidate's own. `failure` is set where the upstream failed: another replica may be tried.
+
+    Many attributes: they are the columns of the ledger's row that nobody knows before the end.
+    """
+
+    attempt_id: str
+    outcome: Outcome
+    progress: Progress
+    usage: Usage
+    estimated: bool
+    service_tier: str | None
+    price_version: str | None
+    cost_nano: int
+    other_costs: tuple[int, ...]
+    unseen_nano: int
+    ttft_ms: float | None
+    duration_ms: float
+    failure: UpstreamFailure | None
+
+    @property
+    def settlement(self) -> Settlement:
+        """What it takes from the budgets: what was seen, and what it may have cost unseen."""
+        usage, tokens = self.usage, None
+        if not self.estimated:
+            tokens = usage.input_text + usage.input_image + usage.input_audio
+            tokens += usage.output_text + usage.output_audio + usage.output_reasoning
+        return Settlement(spent_nano=self.cost_nano, unseen_nano=self.unseen_nano, rate_tokens=tokens)
+
+    def half(self) -> bytes:
+        """Its half of the row (ENDED_FIELDS)."""
+        usage, progress = self.usage, self.progress
+        return encode_half(
+            (
+                self.attempt_id,
+                progress.status,
+                self.outcome,
+                progress.finish_reason,
+                progress.reported_model,
+                (
+                    usage.input_text,
+                    usage.input_image,
+                    usage.input_audio,
+                    usage.input_cached,
+                    usage.output_text,
+                    usage.output_audio,
+                    usage.output_reasoning,
+                ),
+                self.estimated,
+                self.service_tier,
+                self.price_version,
+                self.cost_nano,
+                self.other_costs,
+                self.unseen_nano,
+                self.ttft_ms,
+                self.duration_ms,
+                progress.upstream_request_id,
+                progress.address,
+            )
+        )
+
+
+def outcome_of(failure: UpstreamFailure) -> Outcome:
+    """How a failed attempt is booked."""
+    if failure.stale:
+        return Outcome.STALE_CONNECTION
+    if failure.status == 429:
+        return Outcome.RATE_LIMITED
+    return _OUTCOMES.get(failure.kind, Outcome.UPSTREAM_ERROR)

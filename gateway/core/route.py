@@ -1,0 +1,359 @@
+"""Decide which deployments may answer a request, and in which order.
+
+A `Route` is all that the requests of one key, feature and model have in common: it is prepared once, and
+holds until its `valid_until`. Its `begin` decides one request.
+Hard constraints come first and nothing after them can widen the result: rules narrow or reorder what is
+left, the objective sorts it, and retry and failover only ever draw from the resulting list.
+"""
+
+import datetime
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from gateway.core.balancing import Fleet, ReplicaSet
+from gateway.core.call import Call
+from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.conditions import could_hold, first_of
+from gateway.core.constraints import (
+    ClassZones,
+    Constraint,
+    Excluded,
+    checked_capabilities,
+    refusal,
+    retired_reason,
+    size_reason,
+    static_reason,
+)
+from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
+from gateway.core.estimate import Estimate, ask_for, estimate
+from gateway.core.facts import Facts, Moment, busy_pools, finds_text, tags_of, unit_of
+from gateway.core.ordering import Sorting, in_order
+from gateway.core.policy import Policy, model_for
+from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.retirement import Era, ServingSet, era_at, serving_set
+from gateway.core.screening import Classified, raise_reasons
+from gateway.core.sent import Candidate, Sent, candidate_at
+from gateway.core.tenancy import Principal
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision that nothing may answer: the `error` says why, `excluded` has each reason."""
+
+    model: Model
+    privacy: str
+    error: GatewayError
+    excluded: tuple[Excluded, ...]
+    rule: Rule | None
+
+
+class _Eligible(msgspec.Struct, frozen=True):
+    """What the constraints over closed sets leave of a model."""
+
+    candidates: tuple[Candidate, ...]
+    excluded: tuple[Excluded, ...]
+
+
+_Kind = tuple[str, str, frozenset[str], frozenset[str], bool]
+_ORDER = Objective.ORDER
+
+
+class Route:
+    """The requests of one principal to one model, under one policy and one book of prices.
+
+    It holds from `valid_from` to before `valid_until` (UTC seconds): meanwhile nobody retires, and no price
+    changes.
+
+    Many attributes: what is prepared here need not be looked up for each request.
+    """
+
+    __slots__ = (
+        "_candidates",
+        "_eligible",
+        "_era",
+        "_first_match",
+        "_objective",
+        "_policy",
+        "_prepared_at",
+        "_prices",
+        "_serving",
+        "_zone",
+        "fleet",
+        "model",
+        "principal",
+        "valid_from",
+        "valid_until",
+    )
+
+    def __init__(
+        self,
+        principal: Principal,
+        model: Model,
+        policy: Policy,
+        fleet: Fleet,
+        prices: PriceBook,
+        zone: datetime.tzinfo,
+        now: float,
+    ) -> None:
+        """Prepare it as of `now` (UTC seconds). `zone` is that of the rules' clock."""
+        self.principal = principal
+        self.model = model
+        self._objective = str(model.prefer)
+        self.fleet = fleet
+        self._policy = policy
+        self._prices = prices
+        self._zone = zone
+        self._era: Era = era_at(now, policy.deployments.values())
+        self._serving: ServingSet = serving_set(model, self._era, policy.deployments)
+        self._first_match = _first_match(model, principal)
+        self._prepared_at = int(now * 1_000_000)
+        self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at) / 1_000_000)
+        self.valid_until = min(self._era.ends, prices.next_change(self._prepared_at) / 1_000_000)
+        self._candidates: dict[str, Candidate] = {}
+        self._eligible: dict[_Kind, _Eligible] = {}
+
+    def begin(
+        self, request_id: str, call: Call, classified: Classified, moment: Moment, started: float = 0.0
+    ) -> Sent:
+        """Decide `call`: candidates in order, and what to ask of limits and budgets for it.
+
+        `started` is when the request came (monotonic seconds). Raises the GatewayError that says what removed
+        the last candidate.
+        """
+        found = self.decide(request_id, call, classified, moment, started)
+        if isinstance(found, Refused):
+            error = found.error
+            if isinstance(error, PrivacyViolation):
+                message = f"{error.message} {raise_reasons(classified, self.principal.feature)}"
+                raise PrivacyViolation(message.rstrip(), param=error.param) from error
+            raise error
+        return found
+
+    def decide(
+        self, request_id: str, call: Call, classified: Classified, moment: Moment, started: float = 0.0
+    ) -> Sent | Refused:
+        """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
+        model, principal, privacy = self.model, self.principal, classified.privacy
+        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote)
+        eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
+        kept, excluded, rule = eligible.candidates, eligible.excluded, None
+        if self._first_match is not None and model.rules is not None:
+            facts = Facts(call, principal, privacy, moment, self.fleet, self._zone)
+            if number := self._first_match(facts):
+                rule = model.rules.rules[number - 1]
+                kept, dropped = self._narrowed(rule, eligible)
+                excluded += dropped
+        able = kept
+        kept, estimates, dropped = _by_circumstances(call, able, moment.monotonic, ReplicaSet.is_available)
+        if dropped:
+            if not kept:
+                kept, estimates, dropped = _by_circumstances(call, able, moment.monotonic, ReplicaSet.answers)
+            excluded += dropped
+        if not kept:
+            error = self._error(privacy, rule, excluded, able, moment.monotonic)
+            return Refused(model=model, privacy=privacy, error=error, excluded=excluded, rule=rule)
+        headers = moment.headers
+        has_unit = call.user is not None or b"x-tollway-session" in headers or moment.unit is not None
+        unit = unit_of(call, principal, moment) if has_unit else None
+        by = model if rule is None else rule
+        if len(kept) > 1 and by.prefer is not _ORDER:
+            kept, estimates = in_order(by, Sorting(model, moment, unit, self._serving), kept, estimates)
+        named = headers.get(b"x-tollway-privacy")
+        return Sent(
+            request_id=request_id,
+            call=call,
+            principal=principal,
+            model=model,
+            privacy=privacy,
+            stand_in=classified.stand_in,
+            candidates=kept,
+            estimates=estimates,
+            excluded=excluded,
+            decision=(
+                self._objective
+                if rule is None and not excluded and len(kept) > 1
+                else _decision(model, rule, kept, excluded)
+            ),
+            rule=rule,
+            ask=ask_for(call, principal, kept, estimates),
+            tags=tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags,
+            started=started,
+            named="" if named is None else named.decode("latin-1"),
+            finds=finds_text(classified) if classified.raised_by else "",
+            unit=unit,
+            draw=moment.random,
+            budget=moment.budget_used,
+            pools=busy_pools(self.fleet, moment.monotonic),
+            candidate=kept[0],
+            estimate=estimates[0],
+        )
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it holds at `now` (UTC seconds)."""
+        return self.valid_from <= now < self.valid_until
+
+    def candidate(self, deployment: Deployment) -> Candidate:
+        """`deployment` as this route would use it."""
+        found = self._candidates.get(deployment.name)
+        if found is None:
+            found = self._candidates[deployment.name] = candidate_at(
+                self.principal,
+                self.model,
+                deployment,
+                self.fleet.replica_sets[deployment.name],
+                prices=self._prices,
+                at=self._prepared_at,
+                policy_version=self._policy.version,
+            )
+        return found
+
+    def _by_static_constraints(self, kind: _Kind, call: Call) -> _Eligible:
+        """What holds for every call of this `kind`."""
+        privacy, policy = kind[1], self._policy
+        zones = policy.zones[privacy]
+        may_leave = all(zones >= others for others in policy.zones.values())
+        allowed = ClassZones(privacy, zones, policy.zone_lines.get(privacy), may_leave)
+        checked = checked_capabilities(self._serving.deployments)
+        eligible, excluded = [], []
+        for deployment in self._serving.deployments:
+            reason = static_reason(deployment, call, allowed, checked)
+            if reason is None and deployment.name in self._era.retired:
+                reason = retired_reason(deployment)
+            if reason is None:
+                eligible.append(self.candidate(deployment))
+            else:
+                excluded.append(reason)
+        found = self._eligible[kind] = _Eligible(tuple(eligible), tuple(excluded))
+        return found
+
+    def _narrowed(
+        self, rule: Rule, eligible: _Eligible
+    ) -> tuple[tuple[Candidate, ...], tuple[Excluded, ...]]:
+        """What `rule` leaves of the eligible candidates, in its order, and what it removes."""
+        by_name = {candidate.name: candidate for candidate in eligible.candidates}
+        serving = self._serving
+        use = serving.names_serving(rule.use) if serving.serving_for else rule.use
+        says = "refuses" if rule.refuse is not None else "leaves it out"
+        dropped = tuple(
+            Excluded(name, Constraint.RULE, f"rule {rule.number} (line {rule.line}) {says}", rule.line)
+            for name in by_name
+            if name not in use
+        )
+        return tuple(by_name[name] for name in use if name in by_name), dropped
+
+    def _error(
+        self,
+        privacy: str,
+        rule: Rule | None,
+        excluded: tuple[Excluded, ...],
+        able: tuple[Candidate, ...],
+        monotonic: float,
+    ) -> GatewayError:
+        if rule is not None and rule.refuse is not None:
+            return RefusedByRule(rule.refuse)
+        waits = [
+            state.breaker.retry_after_seconds(monotonic)
+            for candidate in able
+            for state in candidate.replica_set.replicas
+        ]
+        return refusal(self.model.name, privacy, excluded, max(min(waits, default=1.0), 1.0))
+
+
+class Routes:
+    """The routes under one policy and one book of prices: each made when it is first used."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        fleet: Fleet,
+        prices: PriceBook = NO_VERSIONS,
+        zone: datetime.tzinfo = datetime.UTC,
+    ) -> None:
+        self.policy = policy
+        self.fleet = fleet
+        self.prices = prices
+        self._zone = zone
+        self._routes: dict[tuple[Principal, str], Route] = {}
+
+    def of(self, principal: Principal, name: str, now: float) -> Route:
+        """The route of `principal` to the model `name`. Raises ModelNotFound."""
+        route = self._routes.get((principal, name))
+        if route is None or not route.valid_from <= now < route.valid_until:
+            model = model_for(self.policy, principal, name)
+            route = self._routes[principal, name] = self.prepare(principal, model, now)
+        return route
+
+    def prepare(self, principal: Principal, model: Model, now: float) -> Route:
+        """A route to `model`, which need not be one of the policy's."""
+        return Route(principal, model, self.policy, self.fleet, self.prices, self._zone, now)
+
+    def drop(self, principal: Principal) -> None:
+        """Forget the routes of `principal`: those of its next requests are made anew."""
+        for key in [key for key in self._routes if key[0] is principal]:
+            del self._routes[key]
+
+    def at_prices(self, prices: PriceBook) -> "Routes":
+        """The same routes at other prices."""
+        return Routes(self.policy, self.fleet, prices, self._zone)
+
+
+def _first_match(model: Model, principal: Principal) -> Callable[[Mapping[str, object]], int] | None:
+    """The number of the first rule that holds for a request, else 0; None where no rule ever can."""
+    rules = model.rules
+    if rules is None or len(rules.conditions) != len(rules.rules):
+        return None if rules is None else rules.first_match
+    known = {
+        "model": model.name,
+        "feature": principal.feature,
+        "team": principal.team,
+        "key": principal.key,
+    }
+    possible = [
+        (rule.number, condition)
+        for rule, condition in zip(rules.rules, rules.conditions, strict=True)
+        if condition is None or could_hold(condition, known) is not False
+    ]
+    if not possible:
+        return None
+    plain = [(number, condition) for number, condition in possible if condition is not None]
+    return first_of(plain) if len(plain) == len(possible) else rules.first_match
+
+
+def _by_circumstances(
+    call: Call,
+    able: tuple[Candidate, ...],
+    monotonic: float,
+    is_healthy: Callable[[ReplicaSet, float], bool],
+) -> tuple[tuple[Candidate, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
+    """The candidates for which the request is not too large and that are well; each with its estimate."""
+    kept, estimates, dropped = [], [], []
+    wanted = call.max_output or 0
+    for candidate in able:
+        deployment, replica_set = candidate.deployment, candidate.replica_set
+        expected = estimate(call, deployment, replica_set.bytes_per_token)
+        if (
+            expected.prompt > deployment.context_tokens * call.prompts
+            or wanted > deployment.max_output_tokens
+        ):
+            dropped.append(size_reason(deployment, call, expected))
+        elif not is_healthy(replica_set, monotonic):
+            dropped.append(Excluded(deployment.name, Constraint.HEALTH, "no replica is available"))
+        else:
+            kept.append(candidate)
+            estimates.append(expected)
+    return tuple(kept), tuple(estimates), tuple(dropped)
+
+
+def _decision(
+    model: Model, rule: Rule | None, kept: tuple[Candidate, ...], excluded: tuple[Excluded, ...]
+) -> str:
+    """A short code: the rule that chose, the constraint that left one deployment only, or the objective."""
+    removed = [item.constraint for item in excluded if item.constraint is not Constraint.RULE]
+    if rule is not None and (len(rule.use) == 1 or len(kept) > 1 or not removed):
+        return f"rule-{rule.number}"
+    if len(kept) > 1:
+        return str(model.prefer)
+    if not removed:
+        return "only"
+    # Of several reasons, privacy is the one that people ask about.
+    return f"only-{Constraint.PRIVACY if Constraint.PRIVACY in removed else removed[-1]}"

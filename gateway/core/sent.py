@@ -1,0 +1,427 @@
+"""One attempt as it goes out: what was decided, what is held for it, and how it ends.
+
+`Route.begin` decides and makes it. `hold` completes it, before a byte is sent. `end` says what came of it.
+Everything here is pure, and runs without awaiting: an attempt is recorded exactly once on every way out, a
+cancelled task included. A repetition, or the next candidate's turn, is a `Sent` of its own (`again`).
+"""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from itertools import repeat
+from typing import Any, Self
+
+import msgspec
+import orjson
+
+from gateway.core.admission import Ask, Hold
+from gateway.core.answer import NO_USAGE, Exact, Metered, UnderEstimate, Usage
+from gateway.core.balancing import ReplicaSet, ReplicaState
+from gateway.core.call import Call
+from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates, Rule
+from gateway.core.constraints import Excluded
+from gateway.core.ended import Ended, Progress
+from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.estimate import Estimate, Seen, most_output, most_output_of_whole
+from gateway.core.facts import DIGITS, MOST, PoolState, needs_text
+from gateway.core.heads import HeaderLines, one_line
+from gateway.core.masking import Masked
+from gateway.core.pricing import PriceBook, cost
+from gateway.core.record import Outcome, route_half, sent_half
+from gateway.core.screening import StandIn
+from gateway.core.tenancy import Principal
+
+# Whole lines, written in one step: names and line ends are the code's, values from outside pass `one_line`.
+_REQUEST_IDS = b"x-request-id: %b\r\nx-tollway-attempt: %b\r\n"
+_ANSWER_BEGINS = b"content-type: %b\r\nx-request-id: %b\r\n%bx-tollway-decision: %b\r\n"
+_REQUEST_RATE, _TOKEN_RATE = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    % (kind, kind, kind)
+    for kind in (b"requests", b"tokens")
+)
+_JSON = b"application/json"
+
+
+class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """Where a route may lead: one deployment, with all that is the same for every attempt there.
+
+    `price` holds from `price_from` to before `price_until`, `soon` are it and those that begin before a
+    request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them all,
+    (input, output) in nano-USD per million tokens; `compared` are the rates that an objective of cost goes
+    by. `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
+    there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it counts for
+    attempts there.
+    """
+
+    principal: Principal
+    model: Model
+    deployment: Deployment
+    replica_set: ReplicaSet
+    prices: PriceBook
+    price: Price
+    price_from: float
+    price_until: float
+    soon: tuple[Price, ...]
+    dearest: tuple[int, int]
+    compared: tuple[int, int]
+    others: tuple[str, ...]
+    other_rates: tuple[Rates, ...]
+    policy_version: str
+    half: bytes
+    answer_lines: bytes
+    series: dict[object, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return self.deployment.name
+
+    def at(self, at: int) -> "Candidate":
+        """This one at the prices of `at` (UTC microseconds)."""
+        if self.price_from <= at < self.price_until:
+            return self
+        return candidate_at(
+            self.principal,
+            self.model,
+            self.deployment,
+            self.replica_set,
+            prices=self.prices,
+            at=at,
+            policy_version=self.policy_version,
+        )
+
+
+def candidate_at(
+    principal: Principal,
+    model: Model,
+    deployment: Deployment,
+    replica_set: ReplicaSet,
+    *,
+    prices: PriceBook,
+    at: int,
+    policy_version: str,
+) -> Candidate:
+    """Prepare `deployment` for requests of `principal` to `model`, at the prices of `at`."""
+    price, soon = prices.price_of(deployment, at), prices.prices_soon(deployment, at)
+    others = tuple(
+        (other.name, prices.price_of(other, at).standard) for other in model.use if other is not deployment
+    )
+    marginal = deployment.marginal_rate if model.marginal else None
+    standard = price.standard
+    return Candidate(
+        principal=principal,
+        model=model,
+        deployment=deployment,
+        replica_set=replica_set,
+        prices=prices,
+        price=price,
+        price_from=prices.last_change(at),
+        price_until=prices.next_change(at),
+        soon=soon,
+        dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
+        compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
+        others=tuple(name for name, _ in others),
+        other_rates=tuple(rates for _, rates in others),
+        policy_version=policy_version,
+        half=route_half(
+            (
+                principal.org,
+                principal.team,
+                principal.feature,
+                principal.key,
+                model.name,
+                deployment.model,
+                deployment.name,
+                deployment.zone,
+                price.version,
+                policy_version,
+                standard.input,
+                [(name, rates.input) for name, rates in others],
+            )
+        ),
+        answer_lines=replica_set.answer_lines
+        + b"x-tollway-policy: %b\r\n" % one_line(policy_version.encode()),
+    )
+
+
+class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
+    """A request that was decided, and one attempt of it.
+
+    `candidates` are tried in this order, each with its estimate; `excluded` are the others, each with its
+    reason. `decision` is a short code of why. `privacy` is the class that was planned with. `stand_in`
+    is sent in place of the body, but for the zones that get it as it is. `started` is monotonic seconds.
+    `named` to `pools` are facts for the row.
+
+    From `hold` on: `hold_taken` is what is held for the attempt at `replica` of the candidate at `index`; its
+    price is that of `at` (UTC microseconds). `masked` is what goes out in place of the body, where it is not
+    the body itself. `fresh`: the attempt before found a stale connection, so this one must not reuse any.
+
+    Many attributes: it is the half of the row that is known before the answer, and what that comes from.
+    """
+
+    request_id: str
+    call: Call
+    principal: Principal
+    model: Model
+    privacy: str
+    stand_in: StandIn | None
+    candidates: tuple[Candidate, ...]
+    estimates: tuple[Estimate, ...]
+    excluded: tuple[Excluded, ...]
+    decision: str
+    rule: Rule | None
+    ask: Ask
+    tags: Mapping[str, str]
+    started: float
+    named: str
+    finds: str
+    unit: str | None
+    draw: float
+    budget: float
+    pools: Mapping[str, PoolState]
+    candidate: Candidate
+    estimate: Estimate
+    index: int = 0
+    number: int = 1
+    fresh: bool = False
+    attempt_id: str = ""
+    at: int = 0
+    replica: ReplicaState = None  # type: ignore[assignment]  # as all below: until `hold`
+    hold_taken: Hold = None  # type: ignore[assignment]
+    held_nano: int = 0
+    sent_privacy: str = ""
+    masked: Masked | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.candidate.deployment
+
+    # --- before it goes out ---
+
+    def hold(self, hold: Hold, replica: ReplicaState, at: int) -> None:
+        """Complete it: `hold` was taken for it, and it goes to `replica` at `at` (UTC microseconds)."""
+        candidate = self.candidate
+        if not candidate.price_from <= at < candidate.price_until:
+            self.candidate = candidate = candidate.at(at)
+        self.attempt_id = f"{self.request_id}:{self.number}"
+        self.hold_taken, self.held_nano, self.replica, self.at = hold, hold.nano, replica, at
+        stand_in = self.stand_in
+        if stand_in is None:
+            self.sent_privacy = self.privacy
+        elif candidate.deployment.zone in stand_in.zones:
+            self.sent_privacy = stand_in.privacy
+        else:
+            self.sent_privacy, self.masked = self.privacy, stand_in.masked
+
+    def again(self, *, number: int, index: int, fresh: bool = False) -> Self:
+        """Attempt `number`, at the candidate at `index`; `hold` is still to come."""
+        return msgspec.structs.replace(
+            self,
+            number=number,
+            index=index,
+            fresh=fresh,
+            candidate=self.candidates[index],
+            estimate=self.estimates[index],
+            decision=self.decision if index == 0 else "failover",
+            masked=None,
+        )
+
+    def half(self) -> bytes:
+        """Its half of the row (ROUTE_FIELDS, SENT_FIELDS): the journal's intent."""
+        call, estimate = self.call, self.estimate
+        media, max_output, prompt, bound = call.media, call.max_output, estimate.prompt, estimate.prompt_bound
+        return sent_half(
+            self.candidate.half,
+            (
+                self.attempt_id,
+                self.request_id,
+                self.at,
+                call.api,
+                self.replica.replica.name,
+                self.sent_privacy,
+                _listed(call.modalities),
+                self.decision,
+                call.stream,
+                self.held_nano,
+                prompt if prompt < bound else bound,
+                self.tags,
+                call.text_bytes,
+                max_output if max_output is None or max_output < MOST else MOST,
+                call.choices,
+                call.prompts,
+                needs_text(call) if call.needs else "",
+                msgspec.structs.astuple(media) if media.bytes else None,
+                self.named,
+                self.finds,
+                self.unit,
+                round(self.draw, DIGITS),
+                round(self.budget, DIGITS),
+                self.pools,
+            ),
+        )
+
+    def head_lines(self, idempotency_key: bytes | None) -> HeaderLines:
+        """The request's own header lines. Raises ValueError for a key that is not one line."""
+        own = _REQUEST_IDS % (self.request_id.encode(), self.attempt_id.encode())
+        if idempotency_key is not None:
+            # A key that the client made up may hold what was masked. Its digest tells repetitions as well.
+            key = (
+                idempotency_key
+                if self.masked is None
+                else hashlib.sha256(idempotency_key).hexdigest().encode()
+            )
+            own += b"idempotency-key: %b\r\n" % one_line(key)
+        return HeaderLines(own)
+
+    def body(self) -> bytes:
+        """The body for the upstream, with its deployment's model name, output cap and stream options."""
+        call, deployment, masked = self.call, self.candidate.deployment, self.masked
+        held, most = self.hold_taken.output_tokens, self.estimate.output
+        field = _cap_field(call.api, deployment.provider)
+        rest = None if masked is None else masked.rest
+        return encode_call(call, deployment.model, field, held if held < most else most, rest)
+
+    def answer_lines(self, content_type: bytes, processing_ms: bytes | None, last: bytes) -> HeaderLines:
+        """Where the request went and why, what its limits have left, and `last`, which is a line.
+
+        `content_type` and `processing_ms` are the upstream's. Raises ValueError where one is no line.
+        """
+        hold = self.hold_taken
+        requests, tokens = hold.requests, hold.tokens
+        block = _ANSWER_BEGINS % (
+            content_type if content_type == _JSON else one_line(content_type),
+            self.request_id.encode(),
+            self.candidate.answer_lines,
+            self.decision.encode(),
+        )
+        if processing_ms is not None:
+            block += b"openai-processing-ms: %b\r\n" % one_line(processing_ms)
+        if self.masked is not None:
+            block += b"x-tollway-masked: %d\r\n" % len(self.masked.originals)
+        if hold.output_tokens < hold.ask.output_tokens:
+            block += b"x-tollway-output-cap: %d\r\n" % hold.output_tokens
+        if requests is not None:
+            block += _REQUEST_RATE % (requests.limit, requests.remaining, requests.reset_seconds)
+        if tokens is not None:
+            block += _TOKEN_RATE % (tokens.limit, tokens.remaining, tokens.reset_seconds)
+        return HeaderLines(block + last)
+
+    # --- the end ---
+
+    def end(
+        self,
+        progress: Progress,
+        outcome: Outcome,
+        metered: Metered,
+        now: float,
+        failure: UpstreamFailure | None = None,
+    ) -> Ended:
+        """How it ended, at `now` (monotonic seconds)."""
+        price, usage = self.candidate.price, metered.usage
+        is_exact, tier = False, None
+        if isinstance(metered, Exact):
+            is_exact, tier = True, metered.service_tier
+        spent = cost(price.standard if tier is None else price.rates(tier), usage)
+        first, sent_at = progress.first_token_at, progress.sent_at
+        return Ended(
+            self.attempt_id,
+            outcome,
+            progress,
+            usage,
+            not is_exact,
+            tier,
+            None if tier is None else price.version_of(tier),
+            spent,
+            tuple(map(cost, self.candidate.other_rates, repeat(usage))),
+            0 if is_exact else max(self._most_nano(progress, outcome, now) - spent, 0),
+            None if first is None else (first - sent_at) * 1000,
+            (now - sent_at) * 1000,
+            failure,
+        )
+
+    def under_estimate(self, progress: Progress) -> UnderEstimate:
+        """Usage of an attempt that broke: its prompt as estimated, and the chunks of text that were seen."""
+        prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
+        return UnderEstimate(Usage(input_text=prompt, output_text=progress.text_chunks))
+
+    def metered_failure(self, progress: Progress, failure: UpstreamFailure) -> Metered:
+        """Usage of a failed attempt: nothing if it was never sent or was refused, else what was seen."""
+        if failure.never_sent or failure.kind is FailureKind.STATUS:
+            return Exact(NO_USAGE)
+        if failure.stale:
+            return UnderEstimate(NO_USAGE)
+        return self.under_estimate(progress)
+
+    def learn(self, progress: Progress, ended: Ended) -> None:
+        """What a whole answer shows of its deployment: its speed, its pace, its tokenizer."""
+        call, replica_set, usage = self.call, self.candidate.replica_set, ended.usage
+        output = usage.output_text + usage.output_audio + usage.output_reasoning
+        last, first = progress.last_seen_at, progress.first_token_at
+        stream, sent_at = call.stream, progress.sent_at
+        if first is not None:
+            seconds = last - first
+            speed = output / seconds if stream and seconds > 0 and output > 1 else None
+            replica_set.learn_speed(first - sent_at, speed, last)
+        if ended.estimated:
+            return
+        seconds = last - (progress.quiet_until if stream else sent_at)
+        if progress.blocked_seconds <= seconds / 2:  # else it was the client's pace
+            replica_set.pace.learn(output, progress.text_chunks, seconds)
+        if not call.media.bytes:
+            replica_set.learn_tokenizer(
+                call.text_bytes, usage.input_text + usage.input_image + usage.input_audio
+            )
+
+    def _most_nano(self, progress: Progress, outcome: Outcome, now: float) -> int:
+        """What an attempt without usage may have cost at most."""
+        call, pace, estimate = self.call, self.candidate.replica_set.pace, self.estimate
+        cap = estimate.output * call.choices
+        last, quiet, blocked = progress.last_seen_at, progress.quiet_until, progress.blocked_seconds
+        seen = Seen(
+            text_chunks=progress.text_chunks,
+            text_bytes=progress.text_bytes,
+            watched_seconds=last - quiet - blocked,
+            silent_seconds=quiet - progress.sent_at + blocked + now - last,
+        )
+        if outcome is Outcome.SUCCESS:
+            output = most_output_of_whole(seen, pace, call, cap)
+        else:
+            output = most_output(seen, pace, call, self.candidate.deployment, cap)
+        input_rate, output_rate = self.candidate.price.dearest(call.service_tier)
+        most = -(-(estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+        return min(self.held_nano, most)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(modalities: frozenset[str]) -> str:
+    return ",".join(sorted(modalities))
+
+
+@functools.lru_cache(maxsize=64)
+def _cap_field(api: Api, provider: Provider) -> str | None:
+    if api is Api.EMBEDDINGS:
+        return None
+    if api is Api.CHAT and provider is not Provider.COMPATIBLE:
+        return "max_completion_tokens"
+    return "max_tokens"
+
+
+def cap_field(api: Api, deployment: Deployment) -> str | None:
+    """The field in which the upstream honours an output cap."""
+    return _cap_field(api, deployment.provider)
+
+
+def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: bytes | None = None) -> bytes:
+    """The body for one upstream: `rest` with the deployment's model name, output cap and stream options.
+
+    `rest` is what goes out in place of the call's own.
+    """
+    head: dict[str, Any] = {"model": model}
+    if cap_field is not None:
+        head[cap_field] = cap
+    if call.stream:
+        head["stream_options"] = {**call.stream_options, "include_usage": True}
+    encoded = orjson.dumps(head)
+    rest = call.rest if rest is None else rest
+    if len(rest) == 2:
+        return encoded
+    return encoded[:-1] + b"," + rest[1:]
