@@ -1,27 +1,24 @@
-"""How fast the ledger takes rows, and what a row costs the processor that it shares with the gateway.
+"""How fast the ledger's writer takes rows, and what a row costs its processor.
 
-    python -m benchmarks.ledger_writer [--rows 200000] [--seconds 3] [--random-ids] [--postgres [URL]]
+    python -m benchmarks.ledger_writer [--rows 200000] [--random-ids] [--postgres [URL]]
 
 `--postgres` writes to PostgreSQL: to the database of URL, or to a server of its own for the time being, with
 the server's defaults (fsync on). Otherwise to an SQLite file in the current folder.
 
-Four parts, each as a row of JSON at the end:
-- `append`: nanoseconds of one call on the event loop.
-- `drain`: rows a second through the queue into the database with an event loop that has nothing else to do,
-  CPU microseconds a row of this process, and the growth of resident memory.
+Three parts, each as a row of JSON at the end:
+- `append`: nanoseconds to queue one row.
+- `drain`: rows a second through the queue into the database, CPU microseconds a row of this process, and the
+  growth of resident memory.
 - `report`: milliseconds of `usage_by` over a month with as many rows, spread over it, by feature, by day,
   and by both with the deployment.
-- `busy`: an event loop that is never idle does some work per request and appends one row each, pinned to one
-  core and on all; the same without a ledger is the reference. Shows what a row really costs there, whether
-  the writer keeps up, and how long the loop is held up.
+
+What the gateway does for a row is one frame in its journal: `benchmarks/journal.py`.
 """
 
 import argparse
-import asyncio
 import contextlib
 import datetime as dt
 import json
-import os
 import random
 import resource
 import secrets
@@ -37,13 +34,11 @@ import uvloop
 from gateway.core.record import Outcome, UsageRecord
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.reports import usage_by
-from gateway.ledger.writer import LedgerWriter, WriterLimits
-from tests.ledger.ledger_records import FULL
+from tests.ledger.ledger_records import FULL, RecordWriter
 from tests.ledger.postgres_server import postgres_server
 
 SAMPLE = msgspec.structs.replace(FULL, unseen_nano_usd=0, tags={"ticket": "A-1"})
 DAY = 24 * 3600 * 1_000_000  # microseconds
-SPINS = 2500  # about 50 us
 
 
 def records(count: int, random_ids: bool) -> Iterator[UsageRecord]:
@@ -68,9 +63,8 @@ class Place:
     def url(self, name: str) -> str:
         return self.postgres or f"sqlite:///{self.folder}/{name}.db"
 
-    def ledger(self, name: str) -> LedgerWriter:
-        limits = WriterLimits(queue_rows=10_000)
-        return open_ledger(self.url(name), spill_folder=Path(self.folder), limits=limits)
+    def ledger(self, name: str) -> RecordWriter:
+        return RecordWriter(open_ledger(self.url(name), spill_folder=Path(self.folder)))
 
 
 def resident_mib() -> float:
@@ -142,54 +136,11 @@ async def measure_report(place: Place, rows: int) -> dict[str, object]:
     return {"part": "report", "rows": rows, **spent}
 
 
-async def measure_busy(place: Place, seconds: float, random_ids: bool, on: bool) -> dict[str, float]:
-    writer = place.ledger(f"busy-{time.time_ns()}")
-    await writer.start()
-    requests, worst_lag, gaps = 0, 0, []
-    cpu, moment = time.process_time(), time.perf_counter()
-    end = moment + seconds
-    while moment < end:
-        for _ in range(4):
-            for _ in range(SPINS):
-                pass
-            one = record(random_ids)
-            requests += 1
-            if on:
-                writer.append(one)
-        worst_lag = max(worst_lag, writer.lag_rows())
-        await asyncio.sleep(0)
-        now = time.perf_counter()
-        gaps.append(now - moment)
-        moment = now
-    spent = time.process_time() - cpu
-    gaps.sort()
-    await writer.close()
-    return {
-        "requests_per_second": round(requests / seconds),
-        "cpu_us_per_request": round(spent / requests * 1e6, 1),
-        "worst_lag_rows": worst_lag,
-        "turn_p50_ms": round(gaps[len(gaps) // 2] * 1e3, 2),
-        "turn_p99_ms": round(gaps[len(gaps) * 99 // 100] * 1e3, 2),
-        "turn_max_ms": round(gaps[-1] * 1e3, 2),
-    }
-
-
-def busy_runs(place: Place, seconds: float, random_ids: bool) -> Iterator[dict[str, object]]:
-    every = os.sched_getaffinity(0)
-    for cores in ({min(every)}, every):
-        os.sched_setaffinity(0, cores)
-        for on in (False, True, False, True):
-            result = uvloop.run(measure_busy(place, seconds, random_ids, on))
-            yield {"part": "busy", "cores": len(cores), "ledger": on, **result}
-    os.sched_setaffinity(0, every)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--random-ids", action="store_true", help="attempt ids without an order in time")
     parser.add_argument(
         "--postgres", nargs="?", const="own", help="a URL, or nothing for a server of its own"
@@ -203,8 +154,6 @@ def main() -> None:
         print(json.dumps(uvloop.run(measure_append(place, options.random_ids))))
         print(json.dumps(uvloop.run(measure_drain(place, options.rows, options.random_ids))), flush=True)
         print(json.dumps(uvloop.run(measure_report(place, options.rows))), flush=True)
-        for result in busy_runs(place, options.seconds, options.random_ids):
-            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

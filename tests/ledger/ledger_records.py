@@ -1,9 +1,7 @@
 """Records for the ledger's tests, and the loop that runs a test's coroutine."""
 
 import asyncio
-import struct
 import uuid
-import zlib
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -14,8 +12,8 @@ from gateway.core.audit import EntryKind, json_text
 from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.record import Outcome, UsageRecord
-from gateway.ledger.journal.frames import FrameKind, Note, final_frame
-from gateway.ledger.journal.journal import Entry
+from gateway.ledger.journal.frames import Note, final_frame
+from gateway.ledger.journal.journal import JournalEntry
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.writer import JournalPosition, LedgerWriter
@@ -138,17 +136,10 @@ def final_half(name: object, **changes: Any) -> tuple[str, bytes]:
     return record.attempt_id, halves_of(record)[1]
 
 
-def whole_record_frame(kind: FrameKind, record: UsageRecord | None = None) -> bytes:
-    """A frame as release 0.1.0 wrote it: `record` as a whole, or the names of its fields."""
-    fields = UsageRecord.__struct_fields__
-    payload = msgspec.msgpack.encode(fields if record is None else msgspec.structs.astuple(record))
-    return struct.pack("<4sII", kind.marker, len(payload), zlib.crc32(payload, kind.seed)) + payload
-
-
-def final_entry(name: object, **changes: Any) -> Entry:
+def final_entry(name: object, **changes: Any) -> JournalEntry:
     """The same as one of the entries that a journal appends together."""
     attempt_id, half = final_half(name, **changes)
-    return Entry(attempt_id, final_frame(half))
+    return JournalEntry(attempt_id, final_frame(half))
 
 
 class RecordWriter:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import msgspec
@@ -90,6 +91,7 @@ def telemetry(
             ledger_writable=lambda: False,
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
+            ledger_writer=SimpleNamespace(is_up=True, restarts=0),
         ),
         clock=FixedClock(),
         version="9.8.7",

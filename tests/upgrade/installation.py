@@ -69,7 +69,8 @@ class Installation:
 
     def segments(self) -> list[Path]:
         """Of journals of gateways, alive or dead."""
-        return [path for path in sorted(self.folder.rglob("*.journal")) if path.is_file()]
+        found = (path for pattern in ("*.journal", "*.journal2") for path in self.folder.rglob(pattern))
+        return sorted(path for path in found if path.is_file())
 
     def dead_segments(self) -> list[Path]:
         """Those that no living process has open."""

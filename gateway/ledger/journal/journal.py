@@ -35,7 +35,7 @@ PROBE_BYTES = 16 * 1024
 REFUSED_RETRY_SECONDS = 1.0
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class JournalEntry(msgspec.Struct, frozen=True, gc=False):
     """An end or a note as it is written. `attempt_id` is that of an end, None of a note."""
 
     attempt_id: str | None
@@ -65,7 +65,7 @@ class Journal:
         self._created = 0
         self._created_synced = 0
         self.written = 0
-        self.unwritten: deque[Entry] = deque()
+        self.unwritten: deque[JournalEntry] = deque()
         self._failure: str | None = None
         self.has_space = True
         self._current = self._add_segment()
@@ -93,7 +93,7 @@ class Journal:
             ) from exc
         segment.open[attempt_id] = frame
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[JournalEntry]) -> None:
         """Write how attempts ended, and notes, in one write."""
         if self.unwritten:  # in the order of their numbers
             self.unwritten.extend(entries)
@@ -194,7 +194,7 @@ class Journal:
         if broken.is_broken and not broken.needed_until and not broken.open:
             self._remove(broken)  # a disk that stays full must not leave one behind for each try
 
-    def _count(self, segment: Segment, entry: Entry) -> None:
+    def _count(self, segment: Segment, entry: JournalEntry) -> None:
         """`entry` stands in `segment`."""
         self.written += 1
         segment.needed_until = self.written

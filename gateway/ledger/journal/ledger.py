@@ -19,7 +19,7 @@ from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
 from gateway.ledger.journal.frames import Note, final_frame, note_frame
-from gateway.ledger.journal.journal import Entry, Journal, JournalLimits
+from gateway.ledger.journal.journal import Journal, JournalEntry, JournalLimits
 from gateway.ledger.process.client import WriterClient
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -74,7 +74,7 @@ class JournaledLedger:
         self._limits = limits
         self._times = times or JournalTimes()
         self._journal: Journal | None = None
-        self._unjournalled: list[Entry] = []  # of this turn of the loop, or from before the start
+        self._unjournalled: list[JournalEntry] = []  # of this turn of the loop, or from before the start
         self._dropped_notes = 0
         self._left = 0
         self._outliving: dict[str, bytes] = {}  # halves of what was under way when the journal was closed
@@ -141,7 +141,7 @@ class JournaledLedger:
         if not self._unjournalled:
             # Those of one turn of the loop take one write, ahead of their answers' last bytes.
             self._coalescer.before(self._note_ended)
-        self._unjournalled.append(Entry(attempt_id, final_frame(half)))
+        self._unjournalled.append(JournalEntry(attempt_id, final_frame(half)))
 
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         """Enter something that is no attempt into the audit log, if there is one."""
@@ -156,7 +156,7 @@ class JournaledLedger:
         note = Note(kind.value, time.time_ns() // 1000, json_text(particulars))
         if not self._unjournalled and self._journal is not None:
             self._coalescer.before(self._note_ended)
-        self._unjournalled.append(Entry(None, note_frame(note)))
+        self._unjournalled.append(JournalEntry(None, note_frame(note)))
 
     async def flush(self) -> None:
         """Return once everything appended or noted so far is committed. Raises LedgerUnavailable.
@@ -239,7 +239,7 @@ class JournaledLedger:
             journal = self._begin(self._folder.claim_new())
             if (intent := self._outliving.pop(attempt_id, None)) is not None:
                 journal.intend(attempt_id, intent)
-            journal.append([Entry(attempt_id, final_frame(half))])
+            journal.append([JournalEntry(attempt_id, final_frame(half))])
             journal.close(0)
         except (OSError, Unavailable) as exc:
             _log.critical("journal.ends_lost", attempts=1, booked="as presumed", problem=str(exc))

@@ -33,7 +33,10 @@ _NUMBERED = frozenset({FrameKind.FINAL, FrameKind.NOTE})
 
 
 class LedgerEntry(NamedTuple):
-    """What goes into the ledger: `row` or `note`. `number` is None where the journal does not tell it."""
+    """What goes into the ledger: `row` or `note`; neither, where only the number moves on.
+
+    `number` is None where the journal does not tell it.
+    """
 
     row: Row | None
     note: Note | None
@@ -126,10 +129,11 @@ class JournalTail:
             note = read_note(frame) if frame.kind is FrameKind.NOTE else None
             record = self._reader.take(frame) if note is None else None
         except UnreadableRecord as exc:
-            if not is_given:  # what is committed may have lost its intent with a segment that is gone
-                self._note_unreadable(str(exc))
-            return None
-        if is_given or (note is None and record is None):
+            if is_given:  # what is committed may have lost its intent with a segment that is gone
+                return None
+            self._note_unreadable(str(exc))
+            note = record = None
+        if is_given or (note is None and record is None and number is None):
             return None
         self._given = max(self._given, number or 0)
         self.final += record is not None

@@ -9,18 +9,19 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.audit import Entry, EntryKind
 from gateway.core.errors import Unavailable
+from gateway.core.record import UsageRecord
 from gateway.ledger.audit.verify import verify
 from gateway.ledger.errors import LedgerUnusable
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import JournalFolder
-from gateway.ledger.journal.frames import MARKER, FrameKind, Note, note_frame
-from gateway.ledger.journal.journal import Entry as Written
-from gateway.ledger.journal.journal import Journal, JournalLimits
+from gateway.ledger.journal.frames import MARKER, FrameKind, Note, _frame, note_frame
+from gateway.ledger.journal.journal import Journal, JournalEntry, JournalLimits
 from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes, Sync
 from gateway.ledger.journal.opening import open_journaled_ledger, writer_settings
 from gateway.ledger.journal.tail import JournalTail
@@ -28,16 +29,7 @@ from gateway.ledger.process.messages import WriterSettings
 from gateway.ledger.process.service import WriterService
 from gateway.ledger.writer import WriterLimits
 from tests.ledger.journal.faults import LEDGER, Quota, crash, found_dead, journals, ledger_rows
-from tests.ledger.ledger_records import (
-    final,
-    final_entry,
-    final_half,
-    intent,
-    intent_half,
-    run,
-    until,
-    whole_record_frame,
-)
+from tests.ledger.ledger_records import final, final_entry, final_half, intent, intent_half, run, until
 from tests.ledger.writer_service import writer_service
 
 SEED = "00" * 32
@@ -354,15 +346,24 @@ def test_syncing_in_batches_says_when_the_disk_refuses(home: Home) -> None:
     run(scenario())
 
 
-def test_damage_is_kept_for_a_person_and_costs_nobody_else(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "counts"),
+    [
+        (FrameKind.FINAL, {"success": 1, "presumed": 1}),
+        (FrameKind.INTENT, {"success": 1}),  # its end alone does not say who pays
+    ],
+)
+def test_damage_is_kept_for_a_person_and_costs_nobody_else(
+    home: Home, damaged: FrameKind, counts: dict[str, int]
+) -> None:
     async def scenario() -> None:
         home.dead_worker(sent=2, ended=2)
         [path] = home.segments()
         content = bytearray(path.read_bytes())
-        content[content.index(FrameKind.FINAL.marker) + 20] ^= 0xFF
+        content[content.index(damaged.marker) + 20] ^= 0xFF
         path.write_bytes(content)
         async with home.running():
-            assert home.counts() == {"success": 1, "presumed": 1}
+            assert home.counts() == counts
         assert [path.name.rpartition(".")[2] for path in home.folder.path.glob("*.0*")] == ["damaged"]
         assert found_dead(home.folder) == []
 
@@ -430,9 +431,10 @@ def test_while_commits_are_paused_the_dead_wait(home: Home) -> None:
             kept = len(home.segments())  # its own
             ledger.pause_commits()
             home.dead_worker(sent=5, ended=5)
+            with_the_dead = len(home.segments())
             await ledger.replay_dead_workers()
             await asyncio.sleep(5 * PEERS_SECONDS)
-            assert (len(home.rows()), len(home.segments())) == (0, kept + 1)
+            assert (len(home.rows()), len(home.segments())) == (0, with_the_dead)
             ledger.resume_commits()
             await ledger.replay_dead_workers()
             assert (len(home.rows()), len(home.segments())) == (5, kept)
@@ -502,7 +504,7 @@ def test_what_a_dead_worker_noted_is_entered_once_though_its_replay_was_cut_off(
     async def scenario() -> None:
         journal = Journal(home.folder.claim_new(), limits=SMALL)
         notes = [Note(EntryKind.REFUSED.value, 1, f'{{"n":{number}}}') for number in range(30)]
-        journal.append([Written(None, note_frame(note)) for note in notes])
+        journal.append([JournalEntry(None, note_frame(note)) for note in notes])
         crash(journal)
         with monkeypatch.context() as patch:
             patch.setattr(JournalTail, "finish", killed)
@@ -541,13 +543,34 @@ def test_notes_are_dropped_and_counted_when_nobody_takes_them(home: Home) -> Non
     run(scenario())
 
 
+def test_an_end_without_an_intent_holds_up_no_flush(home: Home) -> None:
+    """It cannot be booked, since nothing says who pays. What comes after it goes on."""
+
+    async def scenario() -> None:
+        async with home.running() as ledger:
+            ledger.append(*final_half("unknown"))
+            await ledger.flush()
+            assert ledger.lag_rows() == 0
+            ledger.intend(*intent_half(1))
+            ledger.append(*final_half(1))
+            await ledger.flush()
+        assert home.counts() == {"success": 1}
+
+    run(scenario())
+
+
+def whole(record: UsageRecord) -> bytes:
+    """As release 0.1.0 wrote a record."""
+    return msgspec.msgpack.encode(msgspec.structs.astuple(record))
+
+
 def test_a_journal_of_release_0_1_0_is_replayed(home: Home) -> None:
     """Its segments have no number, another suffix, and records as a whole in either frame."""
     claim = home.folder.claim_new()
     frames = [
-        whole_record_frame(FrameKind.NAMES),
-        *(whole_record_frame(FrameKind.INTENT, intent(n)) for n in range(5)),
-        whole_record_frame(FrameKind.FINAL, final(1)),
+        _frame(FrameKind.NAMES, msgspec.msgpack.encode(UsageRecord.__struct_fields__)),
+        *(_frame(FrameKind.INTENT, whole(intent(number))) for number in range(5)),
+        _frame(FrameKind.FINAL, whole(final(1))),
     ]
     path = home.folder.path / f"{claim.worker}.00000001.journal"
     path.write_bytes(b"".join(frames))
