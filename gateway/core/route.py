@@ -63,6 +63,8 @@ class Route:
 
     It holds from `valid_from` to before `valid_until` (UTC seconds): meanwhile nobody retires, and no price
     changes.
+
+    Many attributes: what is prepared here need not be looked up for each request.
     """
 
     __slots__ = (
