@@ -35,7 +35,7 @@ from gateway.core.audit import EntryKind
 from gateway.ledger.journal.opening import open_journaled_ledger, writer_settings
 from gateway.ledger.process.owner import WriterOwner
 from gateway.supervised import TaskRegistry
-from tests.ledger.ledger_records import final, intent
+from tests.ledger.ledger_records import final_half, intent_half
 
 async def main(url, folder, name):
     owner = WriterOwner(writer_settings(url, folder=Path(folder), signing_seed="00" * 32), TaskRegistry())
