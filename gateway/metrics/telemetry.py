@@ -225,29 +225,25 @@ class PrometheusTelemetry:
         elsewhere[deployment] = elsewhere.get(deployment, 0) + nano
 
     def _attempt_series(self, sent: Sent, outcome: Outcome) -> AttemptSeries:
-        names, principal = self._names, sent.principal
-        # Unknown names share a series: memory stays bounded.
-        labels = (
-            names.deployment(sent.candidate.name),
-            names.feature(principal.feature),
-            names.team(principal.team),
-            str(outcome),
-        )
-        series = self._counted.attempts.setdefault(labels, AttemptSeries())
+        names, payer, attempts = self._names, sent.principal, self._counted.attempts
+        deployment = sent.candidate.name
+        # What was counted under a name goes on there, also where a new configuration lacks it.
+        series = attempts.get((deployment, payer.feature, payer.team, str(outcome)))
+        if series is None:
+            # Unknown names share a series: memory stays bounded.
+            payers = names.feature(payer.feature), names.team(payer.team)
+            labels = (names.deployment(deployment), *payers, str(outcome))
+            series = attempts.setdefault(labels, AttemptSeries())
         sent.candidate.series[outcome] = series
         return series
 
     def _request_series(self, sent: Sent, outcome: Outcome, stream: bool) -> RequestSeries:
-        names, counted, principal = self._names, self._counted, sent.principal
+        names, counted, payer = self._names, self._counted, sent.principal
+        as_named = (sent.model.name, sent.candidate.name, payer.feature, payer.team, str(outcome))
         deployment = names.deployment(sent.candidate.name)
-        labels = (
-            names.model(sent.model.name),
-            deployment,
-            names.feature(principal.feature),
-            names.team(principal.team),
-            str(outcome),
-        )
-        series = self._requests.get((*labels, stream))
+        payers = names.feature(payer.feature), names.team(payer.team)
+        labels = (names.model(sent.model.name), deployment, *payers, str(outcome))
+        series = self._requests.get((*as_named, stream)) or self._requests.get((*labels, stream))
         if series is None:
             streamed = "true" if stream else "false"
             series = self._requests[*labels, stream] = RequestSeries(

@@ -152,9 +152,7 @@ def expected(sent: Sent, ended: Ended) -> UsageRecord:
         service_tier=ended.service_tier,
         price_version=candidate.price.version_of(ended.service_tier),
         cost_nano_usd=ended.cost_nano,
-        counterfactual_nano_usd={
-            name: nano for (name, _), nano in zip(candidate.others, ended.other_costs, strict=True)
-        },
+        counterfactual_nano_usd=dict(zip(candidate.others, ended.other_costs, strict=True)),
         held_nano_usd=sent.held_nano,
         unseen_nano_usd=ended.unseen_nano,
         ttft_ms=ended.ttft_ms,

@@ -130,8 +130,7 @@ def attempt(
 ) -> Attempt:
     """An attempt at `deployment` that ended so. `elsewhere` is what it would have cost at others."""
     sent = sent_to(model, deployment, "cost", stream=stream, feature=feature, team=team)
-    others = tuple((name, builders.rates()) for name in elsewhere)
-    sent.candidate = msgspec.structs.replace(sent.candidate, others=others)
+    sent.candidate = msgspec.structs.replace(sent.candidate, others=tuple(elsewhere), series={})
     ended = Ended(
         attempt_id="r:1",
         outcome=outcome,
@@ -465,7 +464,7 @@ def test_sums_agree_with_the_records_to_the_nano_dollar_and_the_token(rows: list
         subject.attempted(*row)
         answered(subject, row)
         (sent, ended), usage = row, row.ended.usage
-        payer, others = sent.principal, [name for name, _ in sent.candidate.others]
+        payer, others = sent.principal, sent.candidate.others
         there = ("deployment", allowed(sent.candidate.name, NAMES.deployments))
         feature = ("feature", allowed(payer.feature, NAMES.features))
         cost[frozenset({there, feature, ("team", allowed(payer.team, NAMES.teams))})] += ended.cost_nano

@@ -11,9 +11,12 @@ Rules:
 
 import asyncio
 import enum
+import functools
 import socket
 import struct
+import sys
 from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, cast
 
 import structlog
@@ -59,6 +62,7 @@ class ServerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_active",
+        "_begun",
         "_discarded_bytes",
         "_flow",
         "_handler",
@@ -67,6 +71,7 @@ class ServerConnection(asyncio.Protocol):
         "_linger_seconds",
         "_lingering_since",
         "_loop",
+        "_new_task",
         "_parser",
         "_pipelined",
         "_refusal",
@@ -93,11 +98,13 @@ class ServerConnection(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         now = self._loop.time()
         self._flow = FlowControl(self._loop, coalescer, now)
+        self._new_task = _eager_task(self._loop)
         self._parser = RequestParser(self.limits, self._new_exchange, self._flow.pause_reading, now)
         self._state = _OPEN
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._active: Exchange | None = None
+        self._begun: Exchange | None = None  # the active one, until its segment has been read
         self._pipelined: deque[Exchange] = deque()
         self._refusal: InvalidRequest | None = None
         self._heard_at = self._idle_since = self._lingering_since = now
@@ -123,6 +130,8 @@ class ServerConnection(asyncio.Protocol):
             self._parser.feed(data, now)
         except InvalidRequest as error:
             self._refuse(error)
+        if self._begun is not None:
+            self._start_begun()
 
     def eof_received(self) -> None:
         if self._active is not None:
@@ -166,17 +175,26 @@ class ServerConnection(asyncio.Protocol):
         """A request's head is complete: answer it now, or after those before it."""
         exchange = Exchange(self._flow, self._server_fields, method, path, headers, is_http10, keep_alive)
         if self._active is None:
-            self._begin(exchange)
+            # Answered when its segment has been read: then its body is most likely there.
+            self._active = self._begun = exchange
         else:
             self._pipelined.append(exchange)
             if len(self._pipelined) >= self.limits.waiting_requests:
                 self._flow.pause_reading()  # what its segment still brings is taken all the same
         return exchange
 
-    def _begin(self, exchange: Exchange) -> None:
-        self._active = exchange
-        exchange.task = task = self._loop.create_task(self._answer(exchange))
-        self._server_state.tasks.add(task)
+    def _start_begun(self) -> None:
+        # By a call of its own: a failure of the segment's reading would hold the exchange by its traceback.
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._start(begun)
+
+    def _start(self, exchange: Exchange) -> None:
+        """Begin to answer, at once where Python can."""
+        task = self._new_task(self._answer(exchange))
+        if not task.done():
+            exchange.task = task
+            self._server_state.tasks.add(task)
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -203,7 +221,8 @@ class ServerConnection(asyncio.Protocol):
         elif not exchange.keep_alive:
             self._close_after_answer()
         elif self._pipelined:
-            self._begin(self._pipelined.popleft())
+            self._active = exchange = self._pipelined.popleft()
+            self._start(exchange)
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         if not self._flow.is_reading:
@@ -291,3 +310,10 @@ class ServerConnection(asyncio.Protocol):
             self._idle_since = now
         elif now - max(self._idle_since, parser.last_began_at) > limits.idle_seconds:
             self._transport.close()
+
+
+def _eager_task(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    """What makes a task that runs at once, up to its first wait, where Python can do that."""
+    if sys.version_info >= (3, 12):
+        return functools.partial(asyncio.Task, loop=loop, eager_start=True)
+    return loop.create_task
