@@ -23,6 +23,7 @@ from gateway.core.record import Outcome, UsageRecord
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.opening import open_ledger
+from tests.ledger.ledger_records import RecordWriter
 
 SINCE = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
 UNTIL = dt.datetime(2026, 11, 9, tzinfo=dt.UTC)
@@ -105,7 +106,7 @@ def write(path: Path, *, booked: bool = True, instead: Iterable[UsageRecord] | N
     url = found.settings.ledger.get_secret_value()
 
     async def fill() -> None:
-        writer = open_ledger(url)
+        writer = RecordWriter(open_ledger(url))
         await writer.start()
         for record in records() if instead is None else instead:
             writer.append(record)
