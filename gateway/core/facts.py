@@ -13,7 +13,7 @@ import msgspec
 from gateway.core.balancing import Fleet
 from gateway.core.call import BYTES_PER_TOKEN, MAX_TAG_LENGTH, MAX_TAGS, Call
 from gateway.core.causes import MediaContent, written
-from gateway.core.media import NO_MEDIA, Media
+from gateway.core.record import PoolState
 from gateway.core.screening import Classified
 from gateway.core.tenancy import Principal
 
@@ -153,39 +153,6 @@ def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:
 
 def digest(text: str, size: int) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
-
-
-MOST = 2**53  # exact in JSON everywhere
-DIGITS = 6
-
-# Attempts in flight, available replicas, and all replicas of a pool.
-PoolState = tuple[int, int, int]
-
-
-class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """`draw` in [0, 1) is what a split by weights went by. `budget` is the share used of the fullest budget.
-
-    `pools` leaves out those that were idle and whole. `text_bytes` 0: nothing of this was recorded.
-    `needs` are capabilities in alphabetical order, with commas, as are `finds`: what in the text raised the
-    request to its privacy class. `named` is the class of the caller's header. `unit` tells apart whom sticky
-    shares keep together.
-    """
-
-    text_bytes: int = 0
-    max_output: int | None = None
-    choices: int = 1
-    prompts: int = 1
-    needs: str = ""
-    media: Media = NO_MEDIA
-    named: str = ""
-    finds: str = ""
-    unit: str | None = None
-    draw: float = 0.0
-    budget: float = 0.0
-    pools: Mapping[str, PoolState] = {}
-
-
-NOTHING_RECORDED = RecordedFacts()
 
 
 def needs_text(call: Call) -> str:

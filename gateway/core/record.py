@@ -13,9 +13,42 @@ from typing import Any
 import msgspec
 
 from gateway.core.answer import Usage
-from gateway.core.facts import NOTHING_RECORDED, RecordedFacts
 from gateway.core.media import NO_MEDIA, Media
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
+
+MOST = 2**53  # exact in JSON everywhere
+DIGITS = 6
+
+# Attempts in flight, available replicas, and all replicas of a pool.
+PoolState = tuple[int, int, int]
+
+
+class RecordedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a decision depended on, kept so that another policy can be tried on it.
+
+    `draw` in [0, 1) is what a split by weights went by. `budget` is the share used of the fullest budget.
+
+    `pools` leaves out those that were idle and whole. `text_bytes` 0: nothing of this was recorded.
+    `needs` are capabilities in alphabetical order, with commas, as are `finds`: what in the text raised the
+    request to its privacy class. `named` is the class of the caller's header. `unit` tells apart whom sticky
+    shares keep together.
+    """
+
+    text_bytes: int = 0
+    max_output: int | None = None
+    choices: int = 1
+    prompts: int = 1
+    needs: str = ""
+    media: Media = NO_MEDIA
+    named: str = ""
+    finds: str = ""
+    unit: str | None = None
+    draw: float = 0.0
+    budget: float = 0.0
+    pools: Mapping[str, PoolState] = {}
+
+
+NOTHING_RECORDED = RecordedFacts()
 
 
 class Outcome(enum.StrEnum):
@@ -152,7 +185,6 @@ ENDED_FIELDS = (
 HALF_BYTES = 64 * 1024  # a half is about 250 bytes; values of a longer one are cut to fit
 _TEXT_CHARACTERS = 512  # of a value that had to be cut, as in the ledger
 _MOST_ENTRIES = 64
-_INTEGER_CEILING = 2**53
 
 # Members of the usage in the order of its fields, and facts by name.
 _FACTS = frozenset(RecordedFacts.__struct_fields__)
@@ -263,7 +295,7 @@ def _cut(value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return max(-_INTEGER_CEILING, min(value, _INTEGER_CEILING))
+        return max(-MOST, min(value, MOST))
     if isinstance(value, Mapping):
         return {_cut(key): _cut(item) for key, item in list(value.items())[:_MOST_ENTRIES]}
     if isinstance(value, Iterable) and not isinstance(value, bytes):

@@ -23,11 +23,11 @@ from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.estimate import Estimate, Seen, most_output, most_output_of_whole
-from gateway.core.facts import DIGITS, MOST, PoolState, needs_text
+from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.pricing import PriceBook, cost
-from gateway.core.record import Outcome, route_half, sent_half
+from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 

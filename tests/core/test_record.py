@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 
 from gateway.core.answer import Exact, Metered, UnderEstimate, Usage
 from gateway.core.ended import Ended, Progress
-from gateway.core.facts import DIGITS, MOST, RecordedFacts
 from gateway.core.record import (
+    DIGITS,
     ENDED_FIELDS,
     HALF_BYTES,
+    MOST,
     ROUTE_FIELDS,
     SENT_FIELDS,
     Outcome,
+    RecordedFacts,
     UsageRecord,
     joined,
 )

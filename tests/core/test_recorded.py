@@ -8,7 +8,7 @@ from gateway.core.balancing import Fleet
 from gateway.core.call import Call
 from gateway.core.catalog import Modality
 from gateway.core.causes import Detected, MediaContent
-from gateway.core.facts import MOST, RecordedFacts
+from gateway.core.record import MOST, RecordedFacts
 from gateway.core.screening import Classified, Raise
 from tests.core.builders import chat, deployment, held, local, model, moment, parsed, route_to, routes
 from tests.core.halves import record_of

@@ -9,9 +9,8 @@ import msgspec
 
 from gateway.core.answer import Usage
 from gateway.core.audit import EntryKind, json_text
-from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
-from gateway.core.record import Outcome, UsageRecord
+from gateway.core.record import Outcome, RecordedFacts, UsageRecord
 from gateway.ledger.journal.frames import Note, final_frame
 from gateway.ledger.journal.journal import JournalEntry
 from gateway.ledger.journal.tail import LedgerEntry

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.answer import Usage
-from gateway.core.facts import RecordedFacts
-from gateway.core.record import Outcome, UsageRecord
+from gateway.core.record import Outcome, RecordedFacts, UsageRecord
 from gateway.ledger.rows import (
     INTEGER_CEILING,
     TAG_NAME_CHARACTERS,

@@ -5,8 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.facts import RecordedFacts
-from gateway.core.record import Outcome
+from gateway.core.record import Outcome, RecordedFacts
 from gateway.ledger.past_attempts import BATCH_ROWS, PastAnswer, PastAttempt, reading_past
 from gateway.ledger.spans import Span
 from tests.ledger.ledger_records import FULL, make, run

@@ -16,7 +16,7 @@ import msgspec
 from gateway.config.build import Built
 from gateway.core.answer import Usage
 from gateway.core.catalog import Model, Objective
-from gateway.core.facts import RecordedFacts
+from gateway.core.record import RecordedFacts
 from gateway.ledger.past_attempts import PastAttempt, reading_past
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span

@@ -17,7 +17,8 @@ from gateway.core.call import BYTES_PER_TOKEN
 from gateway.core.catalog import Model
 from gateway.core.condition_text import parse, selections
 from gateway.core.conditions import Compared, Condition, Constant, Contains, Joined, Not, OneOf
-from gateway.core.facts import POOL_NAMES, RecordedFacts, local_time
+from gateway.core.facts import POOL_NAMES, local_time
+from gateway.core.record import RecordedFacts
 from gateway.ledger.past_attempts import PastAttempt
 
 View = Callable[[PastAttempt, RecordedFacts], Hashable]

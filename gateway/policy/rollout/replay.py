@@ -17,9 +17,10 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
-from gateway.core.facts import Facts, Moment, PoolState, RecordedFacts
+from gateway.core.facts import Facts, Moment
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook, cost
+from gateway.core.record import PoolState, RecordedFacts
 from gateway.core.route import Refused, Routes
 from gateway.core.screening import Classified, Screening
 from gateway.core.sent import Sent

@@ -16,10 +16,9 @@ from gateway.config.build import Built, build
 from gateway.config.load import load
 from gateway.core.answer import Usage
 from gateway.core.catalog import Rates
-from gateway.core.facts import RecordedFacts
 from gateway.core.pool_cost import SECOND, PoolTerms
 from gateway.core.pricing import cost
-from gateway.core.record import Outcome, UsageRecord
+from gateway.core.record import Outcome, RecordedFacts, UsageRecord
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.opening import open_ledger

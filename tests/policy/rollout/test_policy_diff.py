@@ -11,9 +11,9 @@ import yaml
 
 from gateway.config.build import Built, build
 from gateway.config.load import load
-from gateway.core.facts import RecordedFacts
 from gateway.core.media import Media
 from gateway.core.pricing import NO_VERSIONS
+from gateway.core.record import RecordedFacts
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.past_attempts import PastAnswer, PastAttempt
 from gateway.policy.rollout.diff import NOT_RECORDED, Replayed, _Replay
