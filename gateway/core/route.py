@@ -54,6 +54,8 @@ class _Eligible(msgspec.Struct, frozen=True):
     excluded: tuple[Excluded, ...]
 
 
+KINDS_REMEMBERED = 256
+
 _Kind = tuple[str, str, frozenset[str], frozenset[str], bool]
 _ORDER = Objective.ORDER
 
@@ -223,6 +225,8 @@ class Route:
                 eligible.append(self.candidate(deployment))
             else:
                 excluded.append(reason)
+        if len(self._eligible) >= KINDS_REMEMBERED:
+            self._eligible.clear()  # clients can mix modalities and capabilities as they like
         found = self._eligible[kind] = _Eligible(tuple(eligible), tuple(excluded))
         return found
 
