@@ -18,16 +18,17 @@ class Breaker:
     Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
     Never a 4xx, and never a client that went away.
 
-    `open_until` 0: it is closed, else it is open until then (monotonic seconds).
+    `failures` are those since the last success. `open_until` 0: it is closed, else it is open until then
+    (monotonic seconds).
 
     `answers`: it is open, and what opened it were all answers of a server that is there. Such a one is the
     last resort, since it may be the requests that it cannot bear.
     """
 
-    __slots__ = ("_answers_only", "_failures", "_pause_seconds", "_trial_until", "open_until")
+    __slots__ = ("_answers_only", "_pause_seconds", "_trial_until", "failures", "open_until")
 
     def __init__(self) -> None:
-        self._failures = 0
+        self.failures = 0
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self.open_until = 0.0
         self._trial_until = 0.0
@@ -48,22 +49,22 @@ class Breaker:
             self._trial_until = now + self._pause_seconds
 
     def succeeded(self) -> None:
-        self._failures = 0
+        self.failures = 0
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self.open_until = self._trial_until = 0.0
         self._answers_only = True
 
     def uncount_failure(self) -> None:
         """The last failure counted turned out to be that of the request."""
-        self._failures = max(self._failures - 1, 0)
-        if self._failures < FAILURES_TO_OPEN:
+        self.failures = max(self.failures - 1, 0)
+        if self.failures < FAILURES_TO_OPEN:
             self.open_until = self._trial_until = 0.0
 
     def failed(self, now: float, *, weight: int = 1, answered: bool = False) -> None:
         """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
-        self._failures += weight
+        self.failures += weight
         self._answers_only &= answered
-        if self._failures < FAILURES_TO_OPEN:
+        if self.failures < FAILURES_TO_OPEN:
             return
         if self.open_until:
             if now < self.open_until:

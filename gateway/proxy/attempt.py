@@ -252,8 +252,9 @@ class Attempt:
     # --- the ways out ---
 
     def _succeeded(self, metered: Metered) -> Ended:
-        sent = self._sent
-        sent.replica.breaker.succeeded()
+        sent, breaker = self._sent, self._sent.replica.breaker
+        if breaker.failures or breaker.open_until:
+            breaker.succeeded()
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
         return result

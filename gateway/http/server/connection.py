@@ -131,7 +131,8 @@ class ServerConnection(asyncio.Protocol):
         except InvalidRequest as error:
             self._refuse(error)
         if self._begun is not None:
-            self._start_begun()
+            # In no variable here: a failure of the reading would hold the exchange by its traceback.
+            self._start(self._begun)
 
     def eof_received(self) -> None:
         if self._active is not None:
@@ -183,14 +184,9 @@ class ServerConnection(asyncio.Protocol):
                 self._flow.pause_reading()  # what its segment still brings is taken all the same
         return exchange
 
-    def _start_begun(self) -> None:
-        # By a call of its own: a failure of the segment's reading would hold the exchange by its traceback.
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            self._start(begun)
-
     def _start(self, exchange: Exchange) -> None:
         """Begin to answer, at once where Python can."""
+        self._begun = None
         task = self._new_task(self._answer(exchange))
         if not task.done():
             exchange.task = task
