@@ -28,7 +28,7 @@ CAP_FLOOR_TOKENS = 16
 SMALL_LIMIT_SHARE = 8
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What one request wants to reserve.
 
     `prompt_nano` is the most that its prompt can cost. `output_nano_per_million` is the dearest candidate's
@@ -57,7 +57,7 @@ class RateView(msgspec.Struct, frozen=True, gc=False):
     reset_seconds: float
 
 
-class Hold(msgspec.Struct, kw_only=True, eq=False):
+class Hold(msgspec.Struct, eq=False):
     """A reservation that was granted. `output_tokens` is the cap that fits; `nano` is what is held.
 
     `rate_tokens` is what was taken of tokens per minute, whose caps every further attempt keeps.

