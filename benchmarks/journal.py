@@ -23,7 +23,7 @@ import msgspec
 from benchmarks.ledger_writer import record
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.frames import final_frame, intent_frame
-from gateway.ledger.journal.journal import Journal
+from gateway.ledger.journal.journal import Journal, JournalEntry
 from tests.core.halves import halves_of
 
 UNDER_WAY = 64
@@ -60,7 +60,7 @@ class Subject:
             between = time.thread_time()
             for attempt_id, _, ended in window:
                 self.appended += 1
-                self.journal.append([(attempt_id, ended, self.appended)])
+                self.journal.append([JournalEntry(attempt_id, final_frame(ended))])
             seconds["intend"] += between - begun
             seconds["append"] += time.thread_time() - between
         self.journal.release(self.appended)

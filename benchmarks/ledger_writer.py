@@ -1,18 +1,21 @@
-"""How fast the ledger's writer takes rows, and what a row costs its processor.
+"""How fast the ledger's writer brings a journal into the database, and what a row costs its processor.
 
-    python -m benchmarks.ledger_writer [--rows 200000] [--random-ids] [--postgres [URL]]
+    python -m benchmarks.ledger_writer [--rows 200000] [--random-ids] [--audit] [--postgres [URL]]
 
 `--postgres` writes to PostgreSQL: to the database of URL, or to a server of its own for the time being, with
-the server's defaults (fsync on). Otherwise to an SQLite file in the current folder.
+the server's defaults (fsync on). Otherwise to an SQLite file in the current folder. `--audit` keeps receipts
+too, as a gateway with a signing key does.
 
-Three parts, each as a row of JSON at the end:
-- `append`: nanoseconds to queue one row.
-- `drain`: rows a second through the queue into the database, CPU microseconds a row of this process, and the
+The journal is written before, as a gateway does it: with 64 attempts under way, in segments of 8 MiB. All of
+it is read and committed in this process, by what the writer's process runs: the tail of the journal, the
+queue and the store. Three parts, each as a row of JSON:
+- `read`: CPU microseconds a row from the bytes of both its frames to the row, without a store.
+- `drain`: rows a second from the journal into the database, CPU microseconds a row of all threads, and the
   growth of resident memory.
 - `report`: milliseconds of `usage_by` over a month with as many rows, spread over it, by feature, by day,
   and by both with the deployment.
 
-What the gateway does for a row is one frame in its journal: `benchmarks/journal.py`.
+What the gateway does for a row is to write those frames: `benchmarks/journal.py`.
 """
 
 import argparse
@@ -25,25 +28,30 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import uvloop
 
 from gateway.core.record import Outcome, UsageRecord
+from gateway.ledger.audit.keys import signer_from
+from gateway.ledger.audit.trail import AuditTrail
+from gateway.ledger.journal.folder import JournalFolder
+from gateway.ledger.journal.frames import final_frame
+from gateway.ledger.journal.journal import Journal, JournalEntry
 from gateway.ledger.opening import open_ledger
+from gateway.ledger.process.source import JournalSource
 from gateway.ledger.reports import usage_by
+from gateway.ledger.writer import JournalPosition
+from tests.core.halves import halves_of
 from tests.ledger.ledger_records import FULL, RecordWriter
 from tests.ledger.postgres_server import postgres_server
 
 SAMPLE = msgspec.structs.replace(FULL, unseen_nano_usd=0, tags={"ticket": "A-1"})
 DAY = 24 * 3600 * 1_000_000  # microseconds
-
-
-def records(count: int, random_ids: bool) -> Iterator[UsageRecord]:
-    for _ in range(count):
-        yield record(random_ids)
+UNDER_WAY = 64
+READ_TOGETHER = 2_560  # a slice of SQLite
 
 
 def record(random_ids: bool) -> UsageRecord:
@@ -56,15 +64,37 @@ def record(random_ids: bool) -> UsageRecord:
 class Place:
     """Where the ledgers of the parts are: a file each, or one database of a server for all."""
 
-    def __init__(self, folder: str, postgres: str | None) -> None:
+    def __init__(self, folder: Path, postgres: str | None) -> None:
         self.folder = folder
         self.postgres = postgres
 
     def url(self, name: str) -> str:
         return self.postgres or f"sqlite:///{self.folder}/{name}.db"
 
-    def ledger(self, name: str) -> RecordWriter:
-        return RecordWriter(open_ledger(self.url(name), spill_folder=Path(self.folder)))
+
+class WrittenJournal:
+    """A journal of so many attempts, all of which have ended."""
+
+    def __init__(self, folder: Path, rows: int, random_ids: bool) -> None:
+        self.folder = folder
+        self.rows = rows
+        places = JournalFolder(folder, "benchmark")
+        places.prepare()
+        self._journal = Journal(places.claim_new())
+        for start in range(0, rows, UNDER_WAY):
+            self._write([record(random_ids) for _ in range(min(UNDER_WAY, rows - start))])
+
+    def begin(self) -> JournalSource:
+        """It, to be read from its first frame on."""
+        source = JournalSource(self.folder, JournalPosition(self._journal.worker))
+        source.begin(0)
+        return source
+
+    def _write(self, together: Sequence[UsageRecord]) -> None:
+        halves = [(one.attempt_id, *halves_of(one)) for one in together]
+        for attempt_id, sent, _ in halves:
+            self._journal.intend(attempt_id, sent)
+        self._journal.append([JournalEntry(name, final_frame(ended)) for name, _, ended in halves])
 
 
 def resident_mib() -> float:
@@ -72,46 +102,44 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-async def measure_append(place: Place, random_ids: bool) -> dict[str, float]:
-    writer = place.ledger("append")
-    await writer.start()
-    ready = list(records(20_000, random_ids))
-    start = time.perf_counter_ns()
-    for one in ready:
-        writer.append(one)
-    spent = time.perf_counter_ns() - start
-    await writer.close()
-    return {"part": "append", "nanoseconds": round(spent / len(ready))}
+def measure_read(journal: WrittenJournal) -> dict[str, object]:
+    source, count = journal.begin(), 0
+    cpu = time.process_time()
+    while entries := source.read(READ_TOGETHER):
+        count += len(entries)
+    spent = time.process_time() - cpu
+    source.close()
+    assert count == journal.rows
+    return {"part": "read", "rows": count, "cpu_us_per_row": round(spent / count * 1e6, 2)}
 
 
-async def measure_drain(place: Place, rows: int, random_ids: bool) -> dict[str, float]:
-    writer = place.ledger("drain")
+async def measure_drain(place: Place, journal: WrittenJournal, trail: AuditTrail | None) -> dict[str, object]:
+    source = journal.begin()
+
+    async def fill(room: int) -> None:
+        writer.put(source.read(room), source.position)
+
+    writer = open_ledger(place.url("drain"), spill_folder=place.folder, trail=trail, fill=fill)
+    memory, cpu, wall = resident_mib(), 0.0, 0.0
     await writer.start()
-    memory, writing_cpu, writing_wall, left = resident_mib(), 0.0, 0.0, rows
-    while left > 0:
-        ready = list(records(min(left, 10_000), random_ids))
-        cpu, wall = time.process_time(), time.perf_counter()
-        for one in ready:
-            await writer.wait_for_room()
-            writer.append(one)
-        await writer.flush()
-        writing_cpu += time.process_time() - cpu
-        writing_wall += time.perf_counter() - wall
-        left -= len(ready)
+    cpu, wall = time.process_time(), time.perf_counter()
+    await writer.advance(lambda: source.position.committed == journal.rows)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     grown = resident_mib() - memory
     await writer.close()
+    source.close()
     return {
         "part": "drain",
-        "rows": rows,
-        "rows_per_second": round(rows / writing_wall),
-        "cpu_us_per_row": round(writing_cpu / rows * 1e6, 2),
+        "rows": journal.rows,
+        "rows_per_second": round(journal.rows / wall),
+        "cpu_us_per_row": round(cpu / journal.rows * 1e6, 2),
         "memory_grown_mib": round(grown, 1),
     }
 
 
 async def measure_report(place: Place, rows: int) -> dict[str, object]:
     """A month of traffic from 20 features with 2 keys each to 3 deployments, some of it failing."""
-    writer = place.ledger("report")
+    writer = RecordWriter(open_ledger(place.url("report"), spill_folder=place.folder))
     await writer.start()
     start = int(dt.datetime(2026, 10, 1, tzinfo=dt.UTC).timestamp()) * 1_000_000
     for number in range(rows):
@@ -142,17 +170,20 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--random-ids", action="store_true", help="attempt ids without an order in time")
+    parser.add_argument("--audit", action="store_true", help="with receipts in the audit log")
     parser.add_argument(
         "--postgres", nargs="?", const="own", help="a URL, or nothing for a server of its own"
     )
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.ExitStack() as stack:
-        url = options.postgres
+    with tempfile.TemporaryDirectory(dir=".") as name, contextlib.ExitStack() as stack:
+        folder, url = Path(name), options.postgres
         if url == "own":
             url = stack.enter_context(postgres_server()).url()
         place = Place(folder, url)
-        print(json.dumps(uvloop.run(measure_append(place, options.random_ids))))
-        print(json.dumps(uvloop.run(measure_drain(place, options.rows, options.random_ids))), flush=True)
+        journal = WrittenJournal(folder / "journal", options.rows, options.random_ids)
+        trail = AuditTrail(signer_from("00" * 32), time.time, version="benchmark") if options.audit else None
+        print(json.dumps(measure_read(journal)), flush=True)
+        print(json.dumps(uvloop.run(measure_drain(place, journal, trail))), flush=True)
         print(json.dumps(uvloop.run(measure_report(place, options.rows))), flush=True)
 
 

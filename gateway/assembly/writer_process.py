@@ -17,6 +17,7 @@ NICENESS = 5  # where it shares a core with those who answer requests, they come
 def main() -> None:
     """Run until the owner says to stop, or has gone."""
     # Ctrl-C and a service manager's SIGTERM reach the whole group: it ends after its gateway's last frame.
+    # Its owner has blocked them until here; what has come so far is dropped.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):  # a sandbox may forbid it

@@ -1,8 +1,7 @@
 """From a usage record to the row that the ledger keeps.
 
-Runs once per attempt on the processor that the event loop also needs, so `row_of` checks all texts as one
-(2 us a row in all) and leaves the work on single values to `careful_row_of`, which only hostile or broken
-values ever need.
+`row_of` checks all texts as one, and leaves the work on single values to `careful_row_of`, which only hostile
+or broken values ever need. The row of an ordinary attempt comes straight from its halves: `half_rows.py`.
 """
 
 import hashlib
@@ -145,14 +144,15 @@ def _texts_fit(record: UsageRecord, row: Row) -> bool:
     )
     if len(whole) > TEXT_CHARACTERS and not _each_is_short(row):
         return False
-    return "\0" not in whole and (whole.isascii() or _is_unicode(whole))
+    return "\0" not in whole and (whole.isascii() or is_unicode(whole))
 
 
 def _each_is_short(row: Row) -> bool:
     return all(len(value) <= TEXT_CHARACTERS for value in row if isinstance(value, str))
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether `text` has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -175,16 +175,24 @@ def _is_short_json(value: object) -> bool:
 
 
 def _each_entry_fits(record: UsageRecord) -> bool:
-    return (
-        len(record.tags) <= TAGS
-        and all(
-            len(name) <= TAG_NAME_CHARACTERS and len(value) <= TEXT_CHARACTERS and "\0" not in name + value
-            for name, value in record.tags.items()
-        )
-        and all(
-            len(deployment) <= TEXT_CHARACTERS and "\0" not in deployment and nano < INTEGER_CEILING
-            for deployment, nano in record.counterfactual_nano_usd.items()
-        )
+    return tags_fit(record.tags) and counterfactuals_fit(record.counterfactual_nano_usd)
+
+
+def tags_fit(tags: Mapping[str, str]) -> bool:
+    """Whether they can stand as they are. Lone surrogates fail where they become JSON."""
+    if len(tags) > TAGS:
+        return False
+    for name, value in tags.items():
+        if len(name) > TAG_NAME_CHARACTERS or len(value) > TEXT_CHARACTERS or "\0" in name + value:
+            return False
+    return True
+
+
+def counterfactuals_fit(nano_usd: Mapping[str, int]) -> bool:
+    """The same for costs elsewhere."""
+    return all(
+        len(deployment) <= TEXT_CHARACTERS and "\0" not in deployment and nano < INTEGER_CEILING
+        for deployment, nano in nano_usd.items()
     )
 
 

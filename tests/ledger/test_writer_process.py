@@ -5,12 +5,13 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from gateway.core.audit import Entry, EntryKind
@@ -20,7 +21,7 @@ from gateway.ledger.journal.opening import open_journaled_ledger, writer_setting
 from gateway.ledger.process import lifetime, owner
 from gateway.ledger.process.owner import WriterOwner
 from gateway.supervised import TaskRegistry
-from tests.ledger.ledger_records import final_half, intent_half, run, until
+from tests.ledger.ledger_records import TIMEOUT_SECONDS, final_half, intent_half, run, until
 from tests.ledger.writer_service import writer_service
 
 Database = Any
@@ -213,6 +214,48 @@ def test_a_signal_to_the_whole_group_ends_the_gateway_first(
 
     run(scenario())
     check_books(beside, database, "one")
+
+
+GROUP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+# As a gateway runs it, and as tests do: an event loop may give a child its signals back.
+@pytest.mark.parametrize("new_event_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_no_signal_to_the_group_ends_a_writer_in_its_first_moments(
+    sqlite: Database, new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Before its first line Python would end by them. They come as soon as it has a number."""
+    beside = Beside(sqlite)
+
+    async def scenario() -> None:
+        async with beside.owner() as writer:
+            await until(lambda: writer.pid is not None)
+            ledger, first = beside.ledger(writer), writer.pid
+            starting = asyncio.create_task(ledger.start())
+            while not starting.done() and writer.restarts == 0:
+                for number in GROUP_SIGNALS:
+                    os.kill(first or 0, number)
+                await asyncio.sleep(0.0005)
+            await starting
+            assert (writer.pid, writer.restarts) == (first, 0)
+            ledger.intend(*intent_half(1))
+            ledger.append(*final_half(1))
+            await ledger.close()
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), TIMEOUT_SECONDS))
+    assert sqlite.attempts() == ["req_1:1"]
+
+
+def test_starting_a_writer_leaves_the_signals_of_the_gateway_as_they_are(sqlite: Database) -> None:
+    beside = Beside(sqlite)
+
+    async def scenario() -> None:
+        async with beside.running():
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    run(scenario())
 
 
 def test_a_stop_without_the_database_ends_and_the_next_start_has_everything(

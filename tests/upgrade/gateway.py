@@ -1,5 +1,7 @@
 """A gateway process of one release, to be killed, stopped, and asked."""
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -52,6 +54,7 @@ class Gateway:
                 cwd=self._config.parent,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # so that `kill_all` reaches whatever it starts, and nobody else
             )
         await until(lambda: not self.is_alive or _SERVES.search(self.log) is not None)
         assert self.is_alive, f"{self.release.name} does not start: {self.log}"
@@ -60,9 +63,16 @@ class Gateway:
         self.data_url, self.admin_url = found.groups()
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9 of the process that serves. Others that it has started find out."""
         if self._process is not None:
             self._process.kill()
+            self._process.wait()
+
+    def kill_all(self) -> None:
+        """kill -9 of everything that it has started too, as when its container or its machine ends."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     async def stop(self) -> None:

@@ -48,7 +48,7 @@ class Installation:
 
     def end(self) -> None:
         for gateway in self.gateways:
-            gateway.kill()
+            gateway.kill_all()
 
     async def save(self) -> None:
         """Remember all of it, while no gateway runs."""
@@ -78,7 +78,7 @@ class Installation:
         return [path for path in self.segments() if path not in open_now]
 
     def spilled(self) -> list[Path]:
-        """Rows that a stop could not save."""
+        """Rows that a stop of release 0.1.0 could not save. This version leaves them in its journal."""
         return sorted(self.folder.rglob("*.unsaved-*.jsonl"))
 
     def set_aside(self) -> list[Path]:

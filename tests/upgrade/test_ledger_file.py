@@ -1,4 +1,7 @@
-"""A ledger that an old release made and closed in order is opened by the new one: no number changes."""
+"""A ledger that one version made and closed in order is opened by the other: no number changes.
+
+The way back is there because a rollout may have to be taken back. A stop in order leaves nothing to bring in.
+"""
 
 import asyncio
 import sqlite3
@@ -6,8 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.upgrade.clients import Load
+from tests.upgrade.installation import Installation
 from tests.upgrade.installer import Installer
-from tests.upgrade.ledgers import SqliteLedger
+from tests.upgrade.ledgers import Row, SqliteLedger
 from tests.upgrade.releases import Release
 from tests.upgrade.upstreams import Upstreams
 from tests.upgrade.waiting import until
@@ -23,33 +27,59 @@ Tables = dict[str, list[dict[str, object]]]
 async def test_a_ledger_of_the_old_release_says_the_same_to_the_new_one(
     installer: Installer, upstreams: Upstreams, old: Release, new: Release
 ) -> None:
+    installation = await serve(installer, upstreams, old)
+    before = tables(path_of(installation))
+    told = await what_is_told(installation, old)
+    await new.report(installation.config, "ledger", "migrate")
+    await check_opened_unchanged(installation, new, before)
+    assert await what_is_told(installation, new) == told
+
+
+async def test_a_ledger_of_the_new_version_says_the_same_to_the_old_release(
+    installer: Installer, upstreams: Upstreams, old: Release, new: Release
+) -> None:
+    installation = await serve(installer, upstreams, new)
+    before = tables(path_of(installation))
+    told = await what_is_told(installation, new)
+    await check_opened_unchanged(installation, old, before)
+    assert await what_is_told(installation, old) == told
+
+
+async def serve(installer: Installer, upstreams: Upstreams, release: Release) -> Installation:
+    """Where a gateway of `release` has served, and was stopped in order."""
     await upstreams.begin(HOSTED, REPLICA)
     installation = installer.on_one_machine({"search": {"team": "product"}})
-    [gateway] = await installation.start(old)
+    [gateway] = await installation.start(release)
     load = Load([gateway], "search")
     async with load.running(CLIENTS):
         await until(lambda: len(load.answered) > ANSWERS)
     await gateway.stop()
-    assert isinstance(installation.ledger, SqliteLedger)
-    before = tables(installation.ledger.path)
-    usage, status = await asyncio.gather(
-        installation.usage(old), old.report(installation.config, "ledger", "status")
-    )
-    assert sum(row["requests"] for row in usage) > ANSWERS
+    assert [*installation.segments(), *installation.spilled()] == []
+    assert sum(row["requests"] for row in await installation.usage(release)) > ANSWERS
+    return installation
 
-    await new.report(installation.config, "ledger", "migrate")
-    [gateway] = await installation.start(new)
+
+async def check_opened_unchanged(installation: Installation, release: Release, before: Tables) -> None:
+    """A gateway of `release` starts and stops there, complains of nothing, and keeps every row."""
+    [gateway] = await installation.start(release)
     await gateway.stop()
-
     assert gateway.complaints() == []
-    assert changed(before, tables(installation.ledger.path)) == []
-    audit, *told = await asyncio.gather(
-        new.report(installation.config, "audit", "verify"),
-        installation.usage(new),
-        new.report(installation.config, "ledger", "status"),
-    )
-    assert told == [usage, status]
+    assert changed(before, tables(path_of(installation))) == []
+    audit = await release.report(installation.config, "audit", "verify")
     assert audit["ok"], audit["findings"]
+
+
+async def what_is_told(installation: Installation, release: Release) -> tuple[list[Row], object]:
+    """What `tollway usage` and `tollway ledger status` of `release` print."""
+    usage, status = await asyncio.gather(
+        installation.usage(release), release.report(installation.config, "ledger", "status")
+    )
+    return usage, status
+
+
+def path_of(installation: Installation) -> Path:
+    assert isinstance(installation.ledger, SqliteLedger)
+    return installation.ledger.path
 
 
 def tables(path: Path) -> Tables:

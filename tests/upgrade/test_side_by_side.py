@@ -1,7 +1,8 @@
 """Side by side: during a rollout an old and a new gateway serve the same clients, and count as one.
 
 They share the Valkey that counts limits and budgets, the PostgreSQL that keeps the ledger, and the folder of
-journals. What one of them has taken, the other cannot give away; what dies with one, the other books.
+journals. What one of them has taken, the other cannot give away. What dies with the old one, the new
+one books. What dies with the new one is booked by its writer, a process of its own, before that ends too.
 """
 
 import asyncio
@@ -179,7 +180,7 @@ async def test_counters_that_were_lost_are_made_again_by_both_together(rollout: 
 async def test_a_budget_is_not_overspent_though_one_of_them_is_killed(
     rollout: Rollout, old: Release, new: Release
 ) -> None:
-    """The other takes its journal over, and goes on until the budget of both has run out."""
+    """Its journal is brought in, and the other goes on until the budget of both has run out."""
     load = Load(list(rollout.gateways.values()), "search")
     async with load.running(CLIENTS):
         await until(lambda: rollout.both_have_answered(load, 10))

@@ -21,7 +21,8 @@ _HEAD = struct.Struct("<4sII")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_number = msgspec.msgpack.Decoder(int).decode
-_pack = _HEAD.pack
+_pack, _unpack_from = _HEAD.pack, _HEAD.unpack_from
+HEAD_BYTES = _HEAD.size
 _crc = zlib.crc32
 
 
@@ -53,7 +54,7 @@ class Damage(msgspec.Struct, frozen=True):
     is_tail: bool
 
 
-class Frame(msgspec.Struct, frozen=True):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One whole frame of a segment."""
 
     kind: FrameKind
@@ -115,24 +116,15 @@ def pad_frame(size: int) -> bytes:
 
 def read_frames(content: bytes) -> Iterator[Frame | Damage]:
     """The frames of a segment in order, and the stretches between them that are damaged or torn off."""
-    position, broken_since = 0, None
-    while (found := _next_marker(content, position, broken_since)) >= 0:
-        if found > position and broken_since is None:
-            broken_since = position
-        frame, end = _frame_at(content, found)
+    position = 0
+    while position < len(content):
+        frame, end = _frame_at(content, position)
         if frame is None:
-            broken_since = found if broken_since is None else broken_since
-            position = found + 1
-            continue
-        if broken_since is not None:
-            yield Damage(broken_since, found, is_tail=False)
-            broken_since = None
-        yield frame
+            end = _next_whole(content, position + 1)
+            yield Damage(position, end, is_tail=end == len(content))
+        else:
+            yield frame
         position = end
-    if broken_since is None and position < len(content):
-        broken_since = position
-    if broken_since is not None:
-        yield Damage(broken_since, len(content), is_tail=True)
 
 
 def read_start(frame: Frame) -> int:
@@ -155,19 +147,21 @@ def _frame(kind: FrameKind, payload: bytes) -> bytes:
     return _pack(kind.marker, len(payload), _crc(payload, kind.seed)) + payload
 
 
-def _next_marker(content: bytes, position: int, broken_since: int | None) -> int:
-    """Where the next frame may begin: right here, unless the frame before it was broken."""
-    if broken_since is None and content.startswith(MARKER, position):
-        return position
-    return content.find(MARKER, position)
+def _next_whole(content: bytes, position: int) -> int:
+    """Where the next whole frame begins, or else where `content` ends."""
+    while (found := content.find(MARKER, position)) >= 0:
+        if _frame_at(content, found)[0] is not None:
+            return found
+        position = found + 1
+    return len(content)
 
 
 def _frame_at(content: bytes, position: int) -> tuple[Frame | None, int]:
     """The whole frame that begins at `position` and where it ends; None when there is none."""
-    start = position + _HEAD.size
+    start = position + HEAD_BYTES
     if start > len(content):
         return None, position
-    marker, length, checksum = _HEAD.unpack_from(content, position)
+    marker, length, checksum = _unpack_from(content, position)
     known = _KINDS.get(marker)
     end = start + length
     if known is None or end > len(content):

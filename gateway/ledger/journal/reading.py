@@ -1,131 +1,172 @@
-"""From the frames of one journal to usage records. The only place that knows how frames join to a record.
+"""From the frames of one journal to rows of the ledger. The only place that knows how frames join to a row.
 
 Two formats: in today's an intent and an end are the two halves of a row (`gateway/core/record.py`). Up to
 0.1.0 each was a whole record. The first frame of a segment names the fields, and so tells which one it is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS, UsageRecord, joined
+from gateway.ledger.half_rows import RouteHalf, row_of_halves, sent_by_name
 from gateway.ledger.journal.frames import Frame, FrameKind, UnreadableRecord
+from gateway.ledger.rows import Row, row_of
 
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
-_decode_halves = msgspec.msgpack.Decoder(tuple[list[Any], list[Any]]).decode
+_decode_sent = msgspec.msgpack.Decoder(tuple[msgspec.Raw, list[Any]]).decode
 _decode_names = msgspec.msgpack.Decoder(list[str | list[str]]).decode
 
+_BROKEN = (msgspec.MsgspecError, LookupError, TypeError, ValueError)
+_INTENT, _FINAL, _NAMES = FrameKind.INTENT, FrameKind.FINAL, FrameKind.NAMES
+_ATTEMPT_ID, _ID_OF_ENDED = SENT_FIELDS.index("attempt_id"), ENDED_FIELDS.index("attempt_id")
+ROUTES = 4096  # kept; a gateway has one for each key, feature and model
 
-class HalfNames(msgspec.Struct, frozen=True):
-    """The fields of both halves: `sent` are those of its route, then its own."""
 
-    sent: tuple[str, ...]
-    ended: tuple[str, ...]
-    attempt_id: int
+class _Order:
+    """Brings values by the `names` of a segment into the order of `ours`."""
 
-    @classmethod
-    def of(cls, route: Sequence[str], sent: Sequence[str], ended: Sequence[str]) -> "HalfNames":
+    def __init__(self, names: Sequence[str], ours: Sequence[str]) -> None:
+        self._count = len(names)
+        self._missing = sorted(set(ours) - set(names))
+        self.is_ours = list(names) == list(ours)
+        self._pick = None if self._missing else operator.itemgetter(*(names.index(name) for name in ours))
+
+    def of(self, values: list[Any]) -> Sequence[Any]:
+        """Raises LookupError or ValueError."""
+        if len(values) != self._count:
+            raise ValueError(f"{len(values)} values for {self._count} names")
+        if self._pick is None:
+            raise LookupError(f"no {', '.join(self._missing)}")
+        ordered: Sequence[Any] = self._pick(values)
+        return ordered
+
+
+class _HalfNames:
+    """The fields of both halves of a segment."""
+
+    def __init__(self, route: Sequence[str], sent: Sequence[str], ended: Sequence[str]) -> None:
         """Raises ValueError where no field is the attempt's id."""
-        return cls((*route, *sent), tuple(ended), [*route, *sent].index("attempt_id"))
+        [*route, *sent].index("attempt_id")
+        # As one: what all requests of a route share may be what each had for itself in another version.
+        self._first = _Order([*route, *sent], (*ROUTE_FIELDS, *SENT_FIELDS))
+        self._ended = _Order(ended, ENDED_FIELDS)
+        self.is_ours = self._first.is_ours and self._ended.is_ours and len(route) == len(ROUTE_FIELDS)
+
+    def first(self, route: list[Any], sent: list[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Both parts of the first half, in our order."""
+        values = self._first.of(route + sent)
+        return values[: len(ROUTE_FIELDS)], values[len(ROUTE_FIELDS) :]
+
+    def ended(self, values: list[Any]) -> Sequence[Any]:
+        return self._ended.of(values)
 
 
-class RecordNames(msgspec.Struct, frozen=True):
+class _RecordNames(msgspec.Struct, frozen=True):
     """The fields of whole records."""
 
     fields: tuple[str, ...]
 
 
-_Names = HalfNames | RecordNames
-_OURS = HalfNames.of(ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS)
-_BROKEN = (msgspec.MsgspecError, LookupError, TypeError, ValueError)
+class _Intent(msgspec.Struct, frozen=True):
+    """The first half of an attempt that is under way."""
+
+    route: RouteHalf
+    sent: Sequence[Any]
 
 
-class _Intent(msgspec.Struct, frozen=True, gc=False):
-    """Kept encoded: thousands may be open."""
-
-    payload: bytes
-    names: _Names
+_OURS = _HalfNames(ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS)
 
 
-class RecordReader:
-    """Takes all frames of one journal in their order, and gives a record for each attempt that ended.
+class RowReader:
+    """Takes all frames of one journal in their order, and gives a row for each attempt that ended.
 
     It has to see every segment that is left, the oldest first: an end needs what its intent says.
     """
 
     def __init__(self) -> None:
-        self._names: _Names = _OURS
-        self._open: dict[str, _Intent] = {}
+        self._names: _HalfNames | _RecordNames = _OURS
+        self._open: dict[str, _Intent | UsageRecord] = {}
+        self._routes: dict[bytes, RouteHalf] = {}  # by the bytes that all attempts along one have in common
         self.unreadable = 0  # intents that `presumed` had to leave out
 
-    def take(self, frame: Frame) -> UsageRecord | None:
-        """The record of an attempt that ended; an intent is remembered. Raises UnreadableRecord."""
+    def take(self, frame: Frame) -> Row | None:
+        """The row of an attempt that ended; an intent is remembered. Raises UnreadableRecord."""
+        kind = frame.kind
         try:
-            match frame.kind:
-                case FrameKind.NAMES:
-                    self._names = _read_names(frame.payload)
-                case FrameKind.INTENT:
-                    self._open[_attempt_id(frame.payload, self._names)] = _Intent(frame.payload, self._names)
-                case FrameKind.FINAL:
-                    return self._ended(frame.payload, self._names)
-                case _:
-                    pass
+            if kind is _INTENT:
+                self._begin(frame.payload)
+            elif kind is _FINAL:
+                return self._ended(frame.payload)
+            elif kind is _NAMES:
+                self._names = _read_names(frame.payload)
         except _BROKEN as exc:
-            raise UnreadableRecord(f"{frame.kind.name.lower()}: {exc}") from exc
+            raise UnreadableRecord(f"{kind.name.lower()}: {exc}") from exc
         return None
 
-    def presumed(self) -> Iterator[UsageRecord]:
+    def presumed(self) -> Iterator[Row]:
         """What is to be booked for the attempts that have no end."""
         for intent in self._open.values():
             try:
-                yield _presumed(intent)
+                if isinstance(intent, UsageRecord):
+                    yield row_of(intent)
+                else:
+                    yield row_of(joined(sent_by_name(intent.route, intent.sent), None))
             except _BROKEN:
                 self.unreadable += 1
 
-    def _ended(self, payload: bytes, names: _Names) -> UsageRecord | None:
-        if isinstance(names, RecordNames):
+    def _begin(self, payload: bytes) -> None:
+        names = self._names
+        if isinstance(names, _RecordNames):
+            record = _whole_record(payload, names)
+            self._open[record.attempt_id] = record
+            return
+        shared, sent = _decode_sent(payload)
+        if names.is_ours:
+            intent = _Intent(self._route(bytes(shared)), sent)
+        else:
+            route, own = names.first(_decode_values(shared), sent)
+            intent = _Intent(RouteHalf.of(route), own)
+        self._open[intent.sent[_ATTEMPT_ID]] = intent
+
+    def _route(self, shared: bytes) -> RouteHalf:
+        route = self._routes.get(shared)
+        if route is None:
+            if len(self._routes) >= ROUTES:
+                self._routes.clear()
+            route = self._routes[shared] = RouteHalf.of(_decode_values(shared))
+        return route
+
+    def _ended(self, payload: bytes) -> Row:
+        names = self._names
+        if isinstance(names, _RecordNames):
             record = _whole_record(payload, names)
             self._open.pop(record.attempt_id, None)
-            return record
-        ended = dict(zip(names.ended, _decode_values(payload), strict=True))
-        intent = self._open.get(ended["attempt_id"])
+            return row_of(record)
+        values: Sequence[Any] = _decode_values(payload)
+        if not names.is_ours:
+            values = names.ended([*values])
+        attempt_id = values[_ID_OF_ENDED]
+        intent = self._open.get(attempt_id)
         if intent is None:
             raise LookupError("an end without its intent")
-        record = joined(_sent(intent), ended)
-        del self._open[record.attempt_id]
-        return record
+        if isinstance(intent, UsageRecord):
+            raise TypeError("its intent is a whole record, and its end is not")
+        row = row_of_halves(intent.route, intent.sent, values)
+        del self._open[attempt_id]
+        return row
 
 
-def _read_names(payload: bytes) -> _Names:
+def _read_names(payload: bytes) -> _HalfNames | _RecordNames:
     names = _decode_names(payload)
     halves = [part for part in names if isinstance(part, list)]
     if not halves:
-        return RecordNames(tuple(str(name) for name in names))
+        return _RecordNames(tuple(str(name) for name in names))
     route, sent, ended = halves
-    return HalfNames.of(route, sent, ended)
+    return _HalfNames(route, sent, ended)
 
 
-def _attempt_id(payload: bytes, names: _Names) -> str:
-    if isinstance(names, RecordNames):
-        return str(_decode_values(payload)[names.fields.index("attempt_id")])
-    route, sent = _decode_halves(payload)
-    return str((route + sent)[names.attempt_id])
-
-
-def _sent(intent: _Intent) -> Mapping[str, Any]:
-    names = intent.names
-    if isinstance(names, RecordNames):
-        raise TypeError("its intent is a whole record, and its end is not")
-    route, sent = _decode_halves(intent.payload)
-    return dict(zip(names.sent, route + sent, strict=True))
-
-
-def _presumed(intent: _Intent) -> UsageRecord:
-    if isinstance(intent.names, RecordNames):
-        return _whole_record(intent.payload, intent.names)
-    return joined(_sent(intent), None)
-
-
-def _whole_record(payload: bytes, names: RecordNames) -> UsageRecord:
+def _whole_record(payload: bytes, names: _RecordNames) -> UsageRecord:
     return msgspec.convert(dict(zip(names.fields, _decode_values(payload), strict=True)), UsageRecord)

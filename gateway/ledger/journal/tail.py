@@ -25,8 +25,8 @@ from gateway.ledger.journal.frames import (
     read_note,
     read_start,
 )
-from gateway.ledger.journal.reading import RecordReader
-from gateway.ledger.rows import Row, row_of
+from gateway.ledger.journal.reading import RowReader
+from gateway.ledger.rows import Row
 
 _log = structlog.get_logger("tollway.journal")
 _NUMBERED = frozenset({FrameKind.FINAL, FrameKind.NOTE})
@@ -54,7 +54,7 @@ class JournalTail:
         self.worker = worker
         self.final = 0
         self._folder = folder
-        self._reader = RecordReader()
+        self._reader = RowReader()
         self._segments: list[Path] = []
         self._damaged: set[Path] = set()
         self._descriptor: int | None = None
@@ -79,7 +79,7 @@ class JournalTail:
     def presumed(self) -> list[LedgerEntry]:
         """What to book for attempts without an end, once `read` has nothing more of a dead worker."""
         self._leave_tail()
-        found = [LedgerEntry(row_of(record), None, None) for record in self._reader.presumed()]
+        found = [LedgerEntry(row, None, None) for row in self._reader.presumed()]
         if self._reader.unreadable and self._segments:
             self._note_unreadable(f"{self._reader.unreadable} intents")
         return found
@@ -127,17 +127,18 @@ class JournalTail:
         is_given = number is not None and number <= self._given
         try:
             note = read_note(frame) if frame.kind is FrameKind.NOTE else None
-            record = self._reader.take(frame) if note is None else None
+            row = self._reader.take(frame) if note is None else None
         except UnreadableRecord as exc:
             if is_given:  # what is committed may have lost its intent with a segment that is gone
                 return None
             self._note_unreadable(str(exc))
-            note = record = None
-        if is_given or (note is None and record is None and number is None):
+            note = row = None
+        if is_given or (note is None and row is None and number is None):
             return None
-        self._given = max(self._given, number or 0)
-        self.final += record is not None
-        return LedgerEntry(None if record is None else row_of(record), note, number)
+        if number is not None:
+            self._given = number
+        self.final += row is not None
+        return LedgerEntry(row, note, number)
 
     # --- segments ---
 

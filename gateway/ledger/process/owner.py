@@ -1,7 +1,6 @@
 """Keeps the process of the ledger's writer running, for one gateway or for all workers of a supervisor."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 import socket
@@ -14,6 +13,7 @@ import msgspec
 import structlog
 
 from gateway.ledger.errors import LedgerUnusable
+from gateway.ledger.process.child import ShieldedProcess
 from gateway.ledger.process.messages import Stop, WriterSettings
 from gateway.message_channel import MessageChannel
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -45,7 +45,7 @@ class WriterOwner:
         self._settings = settings
         self._folder: Path | None = None
         self._listening: socket.socket | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ShieldedProcess | None = None
         self._channel: MessageChannel[None] | None = None
         self._pause = FIRST_PAUSE_SECONDS
         self._stopping = False
@@ -62,7 +62,7 @@ class WriterOwner:
     @property
     def is_up(self) -> bool:
         """Whether the process runs."""
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and not self._process.has_ended
 
     @property
     def pid(self) -> int | None:
@@ -117,7 +117,7 @@ class WriterOwner:
         """From start to end of one process; says how it ended."""
         ours, theirs = socket.socketpair()
         try:
-            process = await self._spawn(theirs)
+            process = self._spawn(theirs)
         except OSError as exc:
             ours.close()
             return f"cannot be started: {exc.strerror}"
@@ -134,25 +134,20 @@ class WriterOwner:
             return _how(await process.wait())
         finally:
             # Killing it loses nothing: what it has not committed is in the journals.
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.shield(process.wait())
+            process.kill()
+            await process.wait()
             channel, self._channel = self._channel, None
             if channel is not None:
                 await channel.close()
 
-    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+    def _spawn(self, theirs: socket.socket) -> ShieldedProcess:
         listening = self._listening
         if listening is None:
             raise OSError(0, "there is no socket for it")
         descriptors = [theirs.fileno(), listening.fileno()]
         # -P, and the same places for modules: it runs the code of this process.
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", MODULE, *map(str, descriptors)),
-            pass_fds=descriptors,
-            stdin=asyncio.subprocess.DEVNULL,
-            env=_environment(),
-        )
+        command = [sys.executable, "-P", "-m", MODULE, *map(str, descriptors)]
+        return ShieldedProcess(command, descriptors, _environment())
 
     def _clean_up(self) -> None:
         listening, self._listening = self._listening, None

@@ -12,7 +12,8 @@ from gateway.ledger.journal.frames import (
     pad_frame,
     read_frames,
 )
-from gateway.ledger.journal.reading import RecordReader
+from gateway.ledger.journal.reading import RowReader
+from gateway.ledger.tables import COLUMNS
 from tests.core.halves import halves_of
 from tests.ledger.ledger_records import final, final_half, intent_half
 
@@ -100,11 +101,12 @@ def test_what_does_not_fit_is_cut_and_still_written(changes: dict[str, object]) 
     sent, ended = halves_of(final(1, **changes))
     frames = intent_frame(sent), final_frame(ended)
     assert all(len(frame) < 64 * 1024 for frame in frames)
-    reader = RecordReader()
-    [_, record] = [reader.take(frame) for frame in whole(b"".join(frames))]
-    assert record is not None
-    assert record.attempt_id == "req_1:1"
-    assert record.cost_nano_usd == final(1).cost_nano_usd
+    reader = RowReader()
+    [_, row] = [reader.take(frame) for frame in whole(b"".join(frames))]
+    assert row is not None
+    columns = dict(zip(COLUMNS, row, strict=True))
+    assert columns["attempt_id"] == "req_1:1"
+    assert columns["cost_nano_usd"] == final(1).cost_nano_usd
 
 
 def test_a_pad_has_the_size_that_was_asked_for_and_says_nothing() -> None:

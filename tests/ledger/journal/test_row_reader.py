@@ -1,4 +1,4 @@
-"""Frames become usage records: halves of today, whole records of before, and another version's names."""
+"""Frames become rows: halves of today, whole records of before, and another version's names."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,20 +6,36 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS, UsageRecord
+from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS, RecordedFacts, UsageRecord
+from gateway.ledger.journal import reading
 from gateway.ledger.journal.frames import Frame, FrameKind, UnreadableRecord
-from gateway.ledger.journal.reading import RecordReader
+from gateway.ledger.journal.reading import RowReader
+from gateway.ledger.rows import Row, row_of
+from gateway.ledger.tables import COLUMNS
+from tests.core.halves import halves_of
 from tests.ledger.ledger_records import FULL, final, final_half, intent, intent_half
+
+Columns = dict[str, Any]
 
 encode = msgspec.msgpack.encode
 RECORD_FIELDS = UsageRecord.__struct_fields__
 
 
-def read(frames: Iterable[Frame]) -> tuple[list[UsageRecord], list[UsageRecord]]:
-    """The records of attempts that ended, and of those that are presumed."""
-    reader = RecordReader()
-    ended = [record for frame in frames if (record := reader.take(frame)) is not None]
-    return ended, list(reader.presumed())
+def read(frames: Iterable[Frame]) -> tuple[list[Columns], list[Columns]]:
+    """The rows of attempts that ended, and of those that are presumed."""
+    reader = RowReader()
+    ended = [columns(row) for frame in frames if (row := reader.take(frame)) is not None]
+    return ended, [columns(row) for row in reader.presumed()]
+
+
+def columns(row: Row) -> Columns:
+    """By name. Facts are compared by what they say: a number that is a default may be left out or not."""
+    by_name = dict(zip(COLUMNS, row, strict=True))
+    return by_name | {"facts": msgspec.json.decode(str(by_name["facts"]), type=RecordedFacts)}
+
+
+def rows(*records: UsageRecord) -> list[Columns]:
+    return [columns(row_of(record)) for record in records]
 
 
 def names(*lists: Sequence[str]) -> Frame:
@@ -45,12 +61,12 @@ def whole(kind: FrameKind, record: UsageRecord, fields: Sequence[str] = RECORD_F
 
 def test_an_end_makes_a_record_with_its_intent_and_what_has_no_end_is_presumed() -> None:
     frames = [names(ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS), sent(1), sent(2), ended(1)]
-    assert read(frames) == ([final(1)], [intent(2)])
+    assert read(frames) == (rows(final(1)), rows(intent(2)))
 
 
 def test_an_intent_that_was_written_twice_counts_once() -> None:
-    assert read([sent(1), sent(1)]) == ([], [intent(1)])
-    assert read([sent(1), sent(1), ended(1)]) == ([final(1)], [])
+    assert read([sent(1), sent(1)]) == ([], rows(intent(1)))
+    assert read([sent(1), sent(1), ended(1)]) == (rows(final(1)), [])
 
 
 def test_an_end_without_its_intent_says_nothing() -> None:
@@ -68,10 +84,46 @@ def test_halves_of_another_version_are_read_by_its_own_names() -> None:
         Frame(FrameKind.INTENT, encode((first, second))),
         Frame(FrameKind.FINAL, encode(third)),
     ]
-    assert read(frames) == ([final(1)], [])
+    assert read(frames) == (rows(final(1)), [])
 
 
 FIELDS = (ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS)
+
+
+def test_a_field_may_have_moved_from_what_a_route_shares_to_what_each_attempt_has() -> None:
+    route, own = msgspec.msgpack.decode(sent(1).payload)
+    frames = [
+        names(ROUTE_FIELDS[1:], [*SENT_FIELDS, ROUTE_FIELDS[0]], ENDED_FIELDS),
+        Frame(FrameKind.INTENT, encode((route[1:], [*own, route[0]]))),
+        ended(1),
+    ]
+    assert read(frames) == (rows(final(1)), [])
+
+
+@pytest.mark.parametrize("half", range(3))
+def test_halves_that_lack_a_field_say_which(half: int) -> None:
+    """And they are not read by the names of another segment."""
+    lists = [list(fields) for fields in FIELDS]
+    missing = lists[half].pop()
+    (route, own), end = msgspec.msgpack.decode(sent(1).payload), msgspec.msgpack.decode(ended(1).payload)
+    (route, own, end)[half].pop()
+    reader, said = RowReader(), []
+    reader.take(names(*lists))
+    for frame in (Frame(FrameKind.INTENT, encode((route, own))), Frame(FrameKind.FINAL, encode(end))):
+        try:
+            assert reader.take(frame) is None
+        except UnreadableRecord as exc:
+            said.append(str(exc))
+    assert missing in "".join(said)
+
+
+def test_more_routes_than_are_kept_are_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "ROUTES", 2)
+    records = [final(number, feature=f"feature-{number % 3}") for number in range(9)]
+    halves = [halves_of(record) for record in records]
+    frames = [Frame(FrameKind.INTENT, first) for first, _ in halves]
+    frames += [Frame(FrameKind.FINAL, second) for _, second in halves]
+    assert read(frames) == (rows(*records), [])
 
 
 def test_segments_of_two_versions_in_one_journal_are_each_read_by_their_names() -> None:
@@ -79,7 +131,7 @@ def test_segments_of_two_versions_in_one_journal_are_each_read_by_their_names() 
     turned = [fields[::-1] for fields in FIELDS]
     end = msgspec.msgpack.decode(ended(1).payload)
     frames = [names(*FIELDS), sent(1), names(*turned), Frame(FrameKind.FINAL, encode(end[::-1]))]
-    assert read(frames) == ([final(1)], [])
+    assert read(frames) == (rows(final(1)), [])
 
 
 # --- whole records ---
@@ -92,12 +144,12 @@ def test_a_journal_of_whole_records_is_still_read_with_those_that_are_presumed()
         whole(FrameKind.INTENT, intent(2)),
         whole(FrameKind.FINAL, final(1)),
     ]
-    assert read(frames) == ([final(1)], [intent(2)])
+    assert read(frames) == (rows(final(1)), rows(intent(2)))
 
 
 def test_a_whole_record_needs_no_intent() -> None:
     frames = [Frame(FrameKind.NAMES, encode(RECORD_FIELDS)), whole(FrameKind.FINAL, FULL)]
-    assert read(frames) == ([FULL], [])
+    assert read(frames) == (rows(FULL), [])
 
 
 def test_whole_records_of_another_version_are_read_by_its_own_names() -> None:
@@ -108,13 +160,13 @@ def test_whole_records_of_another_version_are_read_by_its_own_names() -> None:
         whole(FrameKind.INTENT, intent(2), fields, colour="red"),
         whole(FrameKind.FINAL, final(1), fields, colour="blue"),
     ]
-    assert read(frames) == ([final(1)], [intent(2)])
+    assert read(frames) == (rows(final(1)), rows(intent(2)))
 
 
 def test_columns_that_came_later_have_their_defaults_in_old_records() -> None:
     fields = [name for name in RECORD_FIELDS if name not in ("facts", "address")]
     frames = [Frame(FrameKind.NAMES, encode(fields)), whole(FrameKind.FINAL, final(1), fields)]
-    assert read(frames) == ([final(1)], [])
+    assert read(frames) == (rows(final(1)), [])
 
 
 # --- what cannot be read ---
@@ -143,10 +195,10 @@ def test_a_record_that_this_version_does_not_know_says_so(frames: list[Frame]) -
 
 
 def test_an_intent_that_cannot_be_read_costs_no_other_presumption() -> None:
-    reader = RecordReader()
+    reader = RowReader()
     route, own = msgspec.msgpack.decode(sent(1).payload)
     own[SENT_FIELDS.index("prompt_tokens")] = "many"
     for frame in (Frame(FrameKind.INTENT, encode((route, own))), sent(2)):
         reader.take(frame)
-    assert list(reader.presumed()) == [intent(2)]
+    assert [columns(row) for row in reader.presumed()] == rows(intent(2))
     assert reader.unreadable == 1
