@@ -10,7 +10,7 @@ from gateway.quota.redis import admission
 
 ROOT = Path(gateway.__file__).parent
 DOCS = ROOT.parent / "docs" / "metrics.md"
-MAKERS = {"create_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe"}
+MAKERS = {"create_task", "_new_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe"}
 
 # By file and function: who sees how the task ends.
 OWNED = {

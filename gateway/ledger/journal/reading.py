@@ -70,7 +70,7 @@ class _RecordNames(msgspec.Struct, frozen=True):
     fields: tuple[str, ...]
 
 
-class _Intent(msgspec.Struct, frozen=True):
+class _Intent(msgspec.Struct, frozen=True, gc=False):
     """The first half of an attempt that is under way."""
 
     route: RouteHalf

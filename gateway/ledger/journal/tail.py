@@ -29,7 +29,8 @@ from gateway.ledger.journal.reading import RowReader
 from gateway.ledger.rows import Row
 
 _log = structlog.get_logger("tollway.journal")
-_NUMBERED = frozenset({FrameKind.FINAL, FrameKind.NOTE})
+_FINAL, _NOTE, _START = FrameKind.FINAL, FrameKind.NOTE, FrameKind.START
+READ_BYTES = 256 * 1024  # together: what the processor's cache holds until it is a row
 
 
 class LedgerEntry(NamedTuple):
@@ -104,17 +105,17 @@ class JournalTail:
     def _is_beyond(self, part: _Part, until: int | None) -> bool:
         if until is None or self._number is None or self._number < until:
             return False
-        return isinstance(part, Frame) and part.kind in _NUMBERED
+        return isinstance(part, Frame) and _is_numbered(part)
 
     def _take(self, part: _Part) -> LedgerEntry | None:
         if isinstance(part, Damage):
             self._note_damage(part)
             return None
         try:
-            if part.kind is FrameKind.START:
+            if part.kind is _START:
                 self._number = read_start(part)
                 return None
-            if part.kind not in _NUMBERED:
+            if not _is_numbered(part):
                 self._reader.take(part)
                 return None
         except UnreadableRecord as exc:
@@ -126,7 +127,7 @@ class JournalTail:
         number = self._number = None if self._number is None else self._number + 1
         is_given = number is not None and number <= self._given
         try:
-            note = read_note(frame) if frame.kind is FrameKind.NOTE else None
+            note = read_note(frame) if frame.kind is _NOTE else None
             row = self._reader.take(frame) if note is None else None
         except UnreadableRecord as exc:
             if is_given:  # what is committed may have lost its intent with a segment that is gone
@@ -162,17 +163,23 @@ class JournalTail:
         descriptor = self._descriptor
         if descriptor is None:
             return False
-        size = os.fstat(descriptor).st_size
-        if size <= self._offset:
-            return False
-        content = os.pread(descriptor, size - self._offset, self._offset)
-        consumed = len(content)
+        new = os.fstat(descriptor).st_size - self._offset
+        # A part of it, unless one frame is longer than that.
+        return (new > READ_BYTES and self._read_bytes(descriptor, READ_BYTES)) or (
+            new > 0 and self._read_bytes(descriptor, new)
+        )
+
+    def _read_bytes(self, descriptor: int, count: int) -> bool:
+        """Whether there are whole frames, or damage, in the next `count` bytes."""
+        content, offset = os.pread(descriptor, count, self._offset), self._offset
+        self._offset += len(content)
         for part in read_frames(content):
-            if isinstance(part, Damage) and part.is_tail:
-                consumed = part.start
-                break
-            self._parts.append(part)
-        self._offset += consumed
+            if isinstance(part, Frame):
+                self._parts.append(part)
+            elif part.is_tail:
+                self._offset = offset + part.start
+            else:
+                self._parts.append(Damage(offset + part.start, offset + part.end, is_tail=False))
         return bool(self._parts)
 
     def _successor(self) -> Path | None:
@@ -215,3 +222,7 @@ class JournalTail:
         path = self._segments[-1]
         self._damaged.add(path)
         _log.error("journal.unreadable", path=str(path), problem=problem)
+
+
+def _is_numbered(frame: Frame) -> bool:
+    return frame.kind is _FINAL or frame.kind is _NOTE
