@@ -10,7 +10,7 @@ from gateway.quota.redis import admission
 
 ROOT = Path(gateway.__file__).parent
 DOCS = ROOT.parent / "docs" / "metrics.md"
-MAKERS = {"create_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe"}
+MAKERS = {"create_task", "_new_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe"}
 
 # By file and function: who sees how the task ends.
 OWNED = {
@@ -23,7 +23,7 @@ OWNED = {
     ("quota/redis/read_budgets.py", "_connected"): "awaited there",
     ("ledger/journal/ledger.py", "_sync_now"): "awaited there, and when the loop is closed",
     ("ledger/process/service.py", "_take"): "answers and logs its own defects; `close` awaits it",
-    ("http/server/connection.py", "_begin"): "one request; logs its own defects, and stopping awaits it",
+    ("http/server/connection.py", "_start"): "one request; logs its own defects, and stopping awaits it",
     ("http/server/listening.py", "start"): "`stop` awaits it",
     ("http/client/resolver.py", "_resolve"): "its callback takes what it raises; `close` awaits it",
     ("workers/pool.py", "_start"): "catches everything and fails the pool; `stop` awaits it",
