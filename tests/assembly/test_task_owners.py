@@ -23,7 +23,7 @@ OWNED = {
     ("quota/redis/read_budgets.py", "_connected"): "awaited there",
     ("ledger/journal/ledger.py", "_sync_now"): "awaited there, and when the loop is closed",
     ("ledger/process/service.py", "_take"): "answers and logs its own defects; `close` awaits it",
-    ("http/server/connection.py", "_begin"): "one request; logs its own defects, and stopping awaits it",
+    ("http/server/connection.py", "_start"): "one request; logs its own defects, and stopping awaits it",
     ("http/server/listening.py", "start"): "`stop` awaits it",
     ("http/client/resolver.py", "_resolve"): "its callback takes what it raises; `close` awaits it",
     ("workers/pool.py", "_start"): "catches everything and fails the pool; `stop` awaits it",
