@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DIRECT = "direct"
 ROWS_WITHIN_SECONDS = 20.0
+QUIET_SECONDS = 1.0  # a ledger may be written some time after the answers
 
 
 class Bench(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ class Records:
 
     def __init__(self, subject: Running) -> None:
         self._count = subject.count_rows
-        self._before = (self._count() if self._count is not None else None) or 0
+        self._before = self._settled()
 
     def problem(self, answers: int, *, cut_off: int = 0) -> str | None:
         """What is wrong with the rows added for `answers`, and up to `cut_off` more that the load left."""
@@ -95,4 +96,16 @@ class Records:
         return added
 
     def _added(self) -> int:
-        return ((self._count() if self._count is not None else None) or 0) - self._before
+        return self._rows() - self._before
+
+    def _settled(self) -> int:
+        """How many rows there are once those of earlier load have come."""
+        deadline, rows, seen_at = time.monotonic() + ROWS_WITHIN_SECONDS, self._rows(), time.monotonic()
+        while self._count is not None and time.monotonic() < min(deadline, seen_at + QUIET_SECONDS):
+            time.sleep(0.1)
+            if (now := self._rows()) != rows:
+                rows, seen_at = now, time.monotonic()
+        return rows
+
+    def _rows(self) -> int:
+        return (self._count() if self._count is not None else None) or 0
