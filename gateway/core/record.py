@@ -199,11 +199,7 @@ def route_half(values: Sequence[object]) -> bytes:
 
 def sent_half(route: bytes, values: Sequence[object]) -> bytes:
     """An attempt that is about to be sent: `route` is a `route_half`, `values` are those of SENT_FIELDS."""
-    try:
-        own = _encode(values)
-    except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
-        own = encode_half(values)
-    return _PAIR + route + (own if len(own) <= HALF_BYTES else encode_half(values))
+    return _PAIR + route + encode_half(values)
 
 
 def encode_half(values: Sequence[object]) -> bytes:

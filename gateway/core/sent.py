@@ -192,10 +192,6 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     sent_privacy: str = ""
     masked: Masked | None = None
 
-    @property
-    def deployment(self) -> Deployment:
-        return self.candidate.deployment
-
     # --- before it goes out ---
 
     def hold(self, hold: Hold, replica: ReplicaState, at: int) -> None:
@@ -400,16 +396,12 @@ def _listed(modalities: frozenset[str]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _cap_field(api: Api, provider: Provider) -> str | None:
+    """The field in which the upstream honours an output cap."""
     if api is Api.EMBEDDINGS:
         return None
     if api is Api.CHAT and provider is not Provider.COMPATIBLE:
         return "max_completion_tokens"
     return "max_tokens"
-
-
-def cap_field(api: Api, deployment: Deployment) -> str | None:
-    """The field in which the upstream honours an output cap."""
-    return _cap_field(api, deployment.provider)
 
 
 def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: bytes | None = None) -> bytes:

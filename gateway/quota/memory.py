@@ -169,9 +169,7 @@ class MemoryAdmission:
         hold.open = False
         self._open.discard(hold)
         clock = self._clock
-        now, grant = clock.monotonic(), hold.token
-        if type(grant) is not Grant:
-            raise TypeError("this hold was taken in another store")
+        now, grant = clock.monotonic(), grant_of(hold)
         settle_money(grant, hold.nano, settlement, clock.now())
         for state in grant.scopes:
             state.in_flight -= 1
