@@ -1,0 +1,109 @@
+"""Read JSON whose members are not what they should be: what does not fit counts as left out.
+
+For what strict decoding refused. Strings with lone surrogates and numbers that are none are JSON to many
+clients and servers; the standard library reads them, msgspec and orjson do not.
+"""
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class NoObject(ValueError):
+    """The text is no JSON object."""
+
+
+def loads(text: bytes) -> Any:
+    """Any JSON value. Raises NoObject for what is none, and RecursionError."""
+    try:
+        return json.loads(text)
+    except ValueError as exc:  # UnicodeDecodeError is one
+        raise NoObject("no JSON") from exc
+
+
+def dumps(value: Any) -> bytes:
+    """`value` as `loads` gave it, on one line, with lone surrogates as escapes."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def read_leniently(text: bytes, kind: type[S]) -> tuple[S, frozenset[str]]:
+    """The members of `text` that fit `kind`, and the paths of those that do not, such as `usage.total_tokens`.
+
+    Items of a list have the path of the list. Raises NoObject, and RecursionError.
+    """
+    value = loads(text)
+    if not isinstance(value, dict):
+        raise NoObject("no JSON object")
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    misfits: set[str] = set()
+    return _fitting(info, value, "", misfits), frozenset(misfits)
+
+
+_MISFIT = object()
+
+
+def _fitting(info: inspect.StructType, value: dict[str, Any], path: str, misfits: set[str]) -> Any:
+    members = {}
+    for field in info.fields:
+        if field.encode_name not in value:
+            continue
+        at = f"{path}{field.encode_name}"
+        member = _member(field.type, value[field.encode_name], at, misfits)
+        if member is _MISFIT:
+            misfits.add(at)
+        else:
+            members[field.name] = member
+    return info.cls(**members)
+
+
+def _member(info: inspect.Type, value: Any, path: str, misfits: set[str]) -> Any:
+    """`value` as `info` wants it, or `_MISFIT`."""
+    for option in info.types if isinstance(info, inspect.UnionType) else (info,):
+        if isinstance(option, inspect.StructType):
+            if isinstance(value, dict):
+                return _fitting(option, value, f"{path}.", misfits)
+        elif isinstance(option, inspect.ListType):
+            if isinstance(value, list):
+                return _items(option.item_type, value, path, misfits)
+        elif _is(option, value):
+            return msgspec.Raw(dumps(value)) if isinstance(option, inspect.RawType) else value
+    return _MISFIT
+
+
+def _items(info: inspect.Type, values: list[Any], path: str, misfits: set[str]) -> list[Any]:
+    items = (_member(info, value, path, misfits) for value in values)
+    empty = info.cls if isinstance(info, inspect.StructType) else None
+    # A choice that is none still counts as one: its place in the list tells it apart.
+    return [item if item is not _MISFIT else empty() for item in items if item is not _MISFIT or empty]
+
+
+def _is(info: inspect.Type, value: Any) -> bool:
+    kind = type(value)
+    match info:
+        case inspect.RawType() | inspect.AnyType():
+            return True
+        case inspect.NoneType():
+            return value is None
+        case inspect.BoolType():
+            return kind is bool
+        case inspect.IntType():
+            return kind is int
+        case inspect.FloatType():
+            return kind is float and value - value == 0  # neither infinite nor no number
+        case inspect.StrType():
+            return kind is str and is_unicode(value)
+    return False
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written in UTF-8: it holds no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
