@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import orjson
-
-from gateway.core.lenient import NoObject, loads
+from gateway.core.lenient import NoObject, loads_with_writer
 
 # Members of a delta that say nothing by themselves: who speaks, and where a piece belongs.
 _SILENT = frozenset({"role", "index", "type"})
@@ -18,18 +16,11 @@ def says_something(data: bytes) -> bool:
     Of any other member that is not empty, too: what is not known must not wait.
     """
     try:
-        event = _loads(data)
+        event, _ = loads_with_writer(data)
         choices = event.get("choices") if isinstance(event, dict) else None
         return isinstance(choices, list) and any(map(_speaks, choices))
     except (NoObject, RecursionError):
         return True
-
-
-def _loads(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return loads(data)
 
 
 def _speaks(choice: Any) -> bool:

@@ -5,9 +5,11 @@ clients and servers; the standard library reads them, msgspec and orjson do not.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+import orjson
 from msgspec import inspect
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -28,6 +30,22 @@ def loads(text: bytes) -> Any:
 def dumps(value: Any) -> bytes:
     """`value` as `loads` gave it, on one line, with lone surrogates as escapes."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def loads_with_writer(text: bytes) -> tuple[Any, Callable[[Any], bytes]]:
+    """As `loads`, and what writes such values: quickly where it can be, whatever the text holds otherwise."""
+    try:
+        return orjson.loads(text), write_quickly
+    except orjson.JSONDecodeError:
+        return loads(text), dumps
+
+
+def write_quickly(value: Any) -> bytes:
+    """`value` as orjson read it: it reads deeper nesting than it writes. Raises RecursionError."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return dumps(value)
 
 
 def read_leniently(text: bytes, kind: type[S]) -> tuple[S, frozenset[str]]:
