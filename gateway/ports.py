@@ -205,7 +205,7 @@ class Inbound(Protocol):
 
 
 class Sink(Protocol):
-    """Where the answer goes. Either one `answer`, or `start`, any number of `send`, and `end` or `abort`."""
+    """Where the answer goes. Either one `answer`, or a start, any number of `send`, and `end` or `abort`."""
 
     @property
     def started(self) -> bool:
@@ -217,6 +217,10 @@ class Sink(Protocol):
         ...
 
     async def start(self, status: int, lines: HeaderLines) -> None: ...
+
+    def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
+        """As `start` and `send` in one, for a callback, which cannot wait: keep `data` short, or leave it out."""
+        ...
 
     async def send(self, data: bytes) -> None:
         """Waits while the client reads slower than the answer comes."""

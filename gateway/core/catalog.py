@@ -174,6 +174,8 @@ class ImageRule(msgspec.Struct, frozen=True, kw_only=True):
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One priced destination. `model` is the name that the upstream is asked for.
 
+    `commit_after_seconds`: how long a stream may say nothing before its head goes out all the same.
+    `continuous_usage`: it is asked for its usage with each chunk of a stream.
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
     million. `lines` are those of the file on which its fields stand.
@@ -195,6 +197,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...]
     headers: tuple[tuple[bytes, bytes], ...]
     stops_when_left: StopsWhenLeft = StopsWhenLeft.NEVER
+    commit_after_seconds: float = 10.0
+    continuous_usage: bool = False
     fetches_urls: bool = False
     health: Health | None = None
     retires_at: float | None = None

@@ -34,6 +34,7 @@ from gateway.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from gateway.proxy.opening import StreamOpening
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -175,33 +176,50 @@ class Attempt:
         return result
 
     async def _relay_stream(self, response: UpstreamResponse) -> Ended:
-        if not self._content_type.startswith(b"text/event-stream"):
+        if not self._content_type.lower().startswith(b"text/event-stream"):
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
         self._reader = reader = self._new_reader()
         sink, progress, clock = self._sink, self._progress, self._services.clock
+        # Since this candidate was asked: what others took before says nothing of it.
+        due = progress.sent_at + self._sent.candidate.deployment.commit_after_seconds
+        lines = self._answer_lines(b"x-accel-buffering: no\r\n")
+        opening = StreamOpening(sink, lines, due - clock.monotonic())
         is_tapped = False
-        while chunk := await response.next_chunk():
-            progress.last_seen_at = clock.monotonic()
-            if not reader.text_chunks:
-                progress.quiet_until = progress.last_seen_at
-            passed = _feed(reader, chunk)
-            if not passed:
-                continue
-            if progress.first_token_at is None:
-                progress.first_token_at = progress.last_seen_at
-                await sink.start(200, self._answer_lines(b"x-accel-buffering: no\r\n"))
-            if reader.done:
-                return self._end_of_stream(reader, passed)
-            await sink.send(passed)
-            progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
-            if not is_tapped and reader.text_chunks and self._sent.masked is None:
-                is_tapped = True
-                response.tap(self._pass_on)
-        # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
-        rest = reader.flush()
-        if not reader.complete or not sink.started:
-            raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
-        return self._end_of_stream(reader, rest)
+        try:
+            while chunk := await response.next_chunk():
+                progress.last_seen_at = clock.monotonic()
+                if not reader.text_chunks:
+                    progress.quiet_until = progress.last_seen_at
+                passed = _feed(reader, chunk)
+                self._note_first_token(reader)
+                if reader.done:
+                    return self._end_of_stream(reader, await self._opened(opening) + passed)
+                if passed and not sink.started:
+                    passed = await opening.admit(passed, has_content=reader.has_content)
+                if not passed:
+                    continue
+                await sink.send(passed)
+                progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
+                if not is_tapped and reader.text_chunks and self._sent.masked is None:
+                    is_tapped = True
+                    response.tap(self._pass_on)
+            # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
+            rest = reader.flush()
+            self._note_first_token(reader)
+            if not reader.complete:
+                raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
+            return self._end_of_stream(reader, await self._opened(opening) + rest)
+        finally:
+            opening.close()
+
+    async def _opened(self, opening: StreamOpening) -> bytes:
+        """The answer has begun. Returns what was held back of it until now."""
+        return b"" if self._sink.started else await opening.commit()
+
+    def _note_first_token(self, reader: StreamReader) -> None:
+        progress = self._progress
+        if progress.first_token_at is None and reader.has_content:
+            progress.first_token_at = progress.last_seen_at
 
     def _pass_on(self, chunk: bytes) -> bool:
         """Take a chunk of plain text straight to the client. False: it has to be read, or to wait."""
@@ -209,7 +227,7 @@ class Attempt:
         passed = None if reader is None else reader.passes(chunk)
         if reader is None or passed is None or not self._sink.send_now(passed):
             return False
-        reader.note_passed(passed)
+        reader.note_passed(chunk)
         self._progress.last_seen_at = self._services.clock.monotonic()
         return True
 
