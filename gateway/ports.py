@@ -219,7 +219,7 @@ class Sink(Protocol):
     async def start(self, status: int, lines: HeaderLines) -> None: ...
 
     def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
-        """As `start` and `send` in one, for a callback, which cannot wait: keep `data` short, or leave it out."""
+        """As `start` and `send` in one, for a callback, which cannot wait. `data` is short, or empty."""
         ...
 
     async def send(self, data: bytes) -> None:

@@ -45,10 +45,14 @@ NO_USAGE = Usage()
 
 
 class Exact(msgspec.Struct, frozen=True, gc=False):
-    """The upstream itself reported this usage."""
+    """The upstream itself reported this usage.
+
+    Not `is_final`: with the last chunk of a stream that broke off. It may have written more since.
+    """
 
     usage: Usage
     service_tier: str | None = None
+    is_final: bool = True
 
 
 class UnderEstimate(msgspec.Struct, frozen=True, gc=False):

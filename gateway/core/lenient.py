@@ -5,8 +5,9 @@ clients and servers; the standard library reads them, msgspec and orjson do not.
 """
 
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import msgspec
 import orjson
@@ -49,17 +50,16 @@ def write_quickly(value: Any) -> bytes:
 
 
 def read_leniently(text: bytes, kind: type[S]) -> tuple[S, frozenset[str]]:
-    """The members of `text` that fit `kind`, and the paths of those that do not, such as `usage.total_tokens`.
+    """The members of `text` that fit `kind`, and the paths of the others, such as `usage.total_tokens`.
 
     Items of a list have the path of the list. Raises NoObject, and RecursionError.
     """
     value = loads(text)
     if not isinstance(value, dict):
         raise NoObject("no JSON object")
-    info = inspect.type_info(kind)
-    assert isinstance(info, inspect.StructType)
     misfits: set[str] = set()
-    return _fitting(info, value, "", misfits), frozenset(misfits)
+    found: S = _fitting(cast("inspect.StructType", inspect.type_info(kind)), value, "", misfits)
+    return found, frozenset(misfits)
 
 
 _MISFIT = object()
@@ -94,28 +94,27 @@ def _member(info: inspect.Type, value: Any, path: str, misfits: set[str]) -> Any
 
 
 def _items(info: inspect.Type, values: list[Any], path: str, misfits: set[str]) -> list[Any]:
-    items = (_member(info, value, path, misfits) for value in values)
-    empty = info.cls if isinstance(info, inspect.StructType) else None
-    # A choice that is none still counts as one: its place in the list tells it apart.
-    return [item if item is not _MISFIT else empty() for item in items if item is not _MISFIT or empty]
+    items = [_member(info, value, path, misfits) for value in values]
+    if isinstance(info, inspect.StructType):
+        # A choice that is none still counts as one: its place in the list tells it apart.
+        return [info.cls() if item is _MISFIT else item for item in items]
+    return [item for item in items if item is not _MISFIT]
+
+
+# What a value of each plain type is like. A number must be one: neither infinite nor `NaN`.
+_PLAIN: Mapping[type[inspect.Type], Callable[[Any], bool]] = {
+    inspect.RawType: lambda _: True,
+    inspect.NoneType: lambda value: value is None,
+    inspect.BoolType: lambda value: type(value) is bool,
+    inspect.IntType: lambda value: type(value) is int,
+    inspect.FloatType: lambda value: type(value) is float and math.isfinite(value),
+    inspect.StrType: lambda value: type(value) is str and is_unicode(value),
+}
 
 
 def _is(info: inspect.Type, value: Any) -> bool:
-    kind = type(value)
-    match info:
-        case inspect.RawType() | inspect.AnyType():
-            return True
-        case inspect.NoneType():
-            return value is None
-        case inspect.BoolType():
-            return kind is bool
-        case inspect.IntType():
-            return kind is int
-        case inspect.FloatType():
-            return kind is float and value - value == 0  # neither infinite nor no number
-        case inspect.StrType():
-            return kind is str and is_unicode(value)
-    return False
+    plain = _PLAIN.get(type(info))
+    return plain is not None and plain(value)
 
 
 def is_unicode(text: str) -> bool:

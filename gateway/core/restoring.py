@@ -91,9 +91,9 @@ class RestoringReader(StreamReader):
         *,
         hide_usage: bool,
         choices: int = 1,
-        hide_running_usage: bool | None = None,
+        hide_continuous_usage: bool | None = None,
     ) -> None:
-        super().__init__(hide_usage=hide_usage, choices=choices, hide_running_usage=hide_running_usage)
+        super().__init__(hide_usage=hide_usage, choices=choices, hide_continuous_usage=hide_continuous_usage)
         self._restorer = restorer
         self._write: Callable[[Any], bytes] = write_quickly
         self._kept: dict[_Path, str] = {}

@@ -2,9 +2,9 @@
 
 Rules:
 - Only whole events are passed on, so that an error event can follow at any moment.
-- Events are passed byte for byte, with two exceptions. Comments are the upstream's own keep-alive, and are left
-  out. And where the gateway asked for usage and the client did not, the usage event is left out, and the member
-  `usage` is cut from the others.
+- Events are passed byte for byte, with two exceptions. Comments are the upstream's own keep-alive, and are
+  left out. And where the gateway asked for usage and the client did not, the usage event is left out, and the
+  member `usage` is cut from the others.
 - Most events say nothing but a piece of text; a few byte searches tell them from the rest, which are parsed.
 - An event that cannot be parsed is passed on, once another one follows it: the reader must never break what
   it only reads. With nothing behind it it was cut off, and the client is spared half a JSON.
@@ -36,7 +36,7 @@ class StreamReader:
     """Reads one stream. `feed` returns what may be passed to the client now.
 
     `choices` are those that the answer will have. `hide_usage`: the client asked for none.
-    `hide_running_usage`: it did not ask for that of each chunk; left out: as `hide_usage`.
+    `hide_continuous_usage`: it did not ask for that of each chunk; left out: as `hide_usage`.
 
     `has_content`: something of the answer was seen, be it text, reasoning, a refusal, speech or a tool call.
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
@@ -52,7 +52,7 @@ class StreamReader:
         "_doubtful",
         "_finished",
         "_held",
-        "_hide_running_usage",
+        "_hide_continuous_usage",
         "_hide_usage",
         "_uncounted",
         "_usage_ends_stream",
@@ -69,10 +69,10 @@ class StreamReader:
     )
 
     def __init__(
-        self, *, hide_usage: bool, choices: int = 1, hide_running_usage: bool | None = None
+        self, *, hide_usage: bool, choices: int = 1, hide_continuous_usage: bool | None = None
     ) -> None:
         self._hide_usage = hide_usage
-        self._hide_running_usage = hide_usage if hide_running_usage is None else hide_running_usage
+        self._hide_continuous_usage = hide_usage if hide_continuous_usage is None else hide_continuous_usage
         self._choices = choices
         self._finished: set[int] = set()
         self._held = b""
@@ -95,7 +95,7 @@ class StreamReader:
 
     @property
     def usage_is_current(self) -> bool:
-        """True where `usage` counts all that was seen: nothing came after it, and it is no mere placeholder."""
+        """True where `usage` counts all that was seen: nothing came after it, and it is no placeholder."""
         if self.usage is None or self._usage_is_outdated:
             return False
         return self._usage_ends_stream or usage_from_wire(self.usage).output_tokens >= self.text_chunks
@@ -154,12 +154,12 @@ class StreamReader:
             bare = without_common_usage(chunk)
             if bare is None or (self._choices > 1 and b'"usage":{' in chunk):
                 return None
-            if self._hide_running_usage:
+            if self._hide_continuous_usage:
                 shown = bare
         return (
             None
+            # Balanced, unless the last event was cut off or the text itself has braces.
             if (
-                # Balanced, unless the last event was cut off or the text itself has braces.
                 shown.count(b"{") != shown.count(b"}")
                 or b'"finish_reason":"' in shown
                 or b'"finish_reason": "' in shown
@@ -261,7 +261,7 @@ class StreamReader:
         self._usage_is_outdated, self._usage_ends_stream = is_outdated, False
 
     def _shown(self, event: bytes, *, has_choices: bool) -> bytes:
-        if not (self._hide_running_usage if has_choices else self._hide_usage) or b'"usage"' not in event:
+        if not (self._hide_continuous_usage if has_choices else self._hide_usage) or b'"usage"' not in event:
             return event
         found = without_usage(event)
         if found is None:

@@ -12,9 +12,7 @@ _COLON = re.compile(rb"\s*:\s*")
 _NAME = b'"usage"'
 # As most servers write it: behind the choices, and only flat members behind it. A brace that closes between
 # it and the end of the event would mean that it stands deeper.
-_BEHIND_CHOICES = re.compile(
-    rb',"usage":(null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})(?=[^{}]*\}(?:\n\n|\r\n\r\n))'
-)
+_BEHIND_CHOICES = re.compile(rb',"usage":(null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})(?=[^{}]*\}(?:\n\n|\r\n\r\n))')
 
 
 class WithoutUsage(NamedTuple):
@@ -25,9 +23,9 @@ class WithoutUsage(NamedTuple):
 
 
 def without_common_usage(chunk: bytes) -> bytes | None:
-    """Whole events without their `usage`, where each is written in the common way; None: look at each closely.
+    """Whole events without their `usage`, where each is written in the common way.
 
-    None also where an event has no choices.
+    None: each has to be looked at closely. So it is where an event has no choices.
     """
     parts, start = [], 0
     while (at := chunk.find(b',"usage":', start)) >= 0:

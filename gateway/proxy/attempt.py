@@ -14,7 +14,15 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
+from gateway.core.answer import (
+    NO_USAGE,
+    Exact,
+    Metered,
+    UnderEstimate,
+    read_answer,
+    read_error,
+    usage_from_wire,
+)
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -121,7 +129,7 @@ class Attempt:
             if self.ended is None:
                 # Our own defect, not a known way out. What was sent must be in the ledger all the same.
                 self._take_notes()
-                self._end(Outcome.UPSTREAM_ERROR, sent.under_estimate(progress))
+                self._end(Outcome.UPSTREAM_ERROR, self._metered())
             if self._last is None and self._response is not None:
                 self._response.abort()
 
@@ -170,7 +178,7 @@ class Attempt:
             metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
         else:
             progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
-            metered = self._sent.under_estimate(progress)
+            metered = self._sent.under_estimate(progress, progress.last_seen_at)
         result = self._succeeded(metered)
         self._last = body
         return result
@@ -236,14 +244,18 @@ class Attempt:
 
     def _new_reader(self) -> StreamReader:
         call, masked = self._sent.call, self._sent.masked
-        hide_usage = not call.include_usage
+        hides, hides_continuous = not call.include_usage, not call.wants_continuous_usage
         if masked is None:
-            return StreamReader(hide_usage=hide_usage, choices=call.choices)
-        return RestoringReader(Restorer(masked), hide_usage=hide_usage, choices=call.choices)
+            return StreamReader(
+                hide_usage=hides, choices=call.choices, hide_continuous_usage=hides_continuous
+            )
+        return RestoringReader(
+            Restorer(masked), hide_usage=hides, choices=call.choices, hide_continuous_usage=hides_continuous
+        )
 
     def _end_of_stream(self, reader: StreamReader, last: bytes) -> Ended:
         self._take_notes()
-        result = self._succeeded(self._metered(reader))
+        result = self._succeeded(self._metered())
         self._last = last
         return result
 
@@ -288,16 +300,14 @@ class Attempt:
             kind=failure.kind,
             detail=failure.detail,
         )
-        return self._end(outcome_of(failure), sent.metered_failure(self._progress, failure), failure)
+        metered = sent.metered_failure(failure) or self._metered()
+        return self._end(outcome_of(failure), metered, failure)
 
     def _cancelled(self) -> None:
         """The client went away, or the server stops. Neither is the upstream's failure."""
-        metered: Metered = self._sent.under_estimate(self._progress)
-        if self._reader is not None:
-            self._take_notes()
-            metered = self._metered(self._reader)
+        self._take_notes()
         outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
-        self._end(outcome, metered)
+        self._end(outcome, self._metered())
         self.report_completed()
 
     def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:
@@ -317,10 +327,16 @@ class Attempt:
             progress.finish_reason = reader.finish_reason
             progress.reported_model = reader.model
 
-    def _metered(self, reader: StreamReader) -> Metered:
-        if reader.usage is not None:
-            return Exact(usage_from_wire(reader.usage), reader.service_tier)
-        return self._sent.under_estimate(self._progress)
+    def _metered(self) -> Metered:
+        """Usage of a stream as far as it came, or of an answer that never came."""
+        sent, reader = self._sent, self._reader
+        if reader is not None and reader.usage is not None:
+            usage = usage_from_wire(reader.usage)
+            if reader.usage_is_current:
+                return Exact(usage, reader.service_tier, reader.usage_is_final)
+            if usage.output_tokens > reader.text_chunks:
+                return UnderEstimate(usage)
+        return sent.under_estimate(self._progress, self._services.clock.monotonic())
 
     # --- headers ---
 
