@@ -263,6 +263,16 @@ class Deployment(Section):
         description="answers that the upstream stops to generate and to bill when their connection closes; "
         "left out: always for vllm, streams for openai and azure, never for the others",
     )
+    commit_after_seconds: Seconds = Field(
+        default=10.0,
+        description="a stream that says nothing yet may be given to another candidate for so long after it "
+        "was sent; then its head goes out, so that the client sees that it is being answered",
+    )
+    continuous_usage: Flag = Field(
+        default=False,
+        description="ask for usage with each chunk of a stream (`stream_options.continuous_usage_stats`), so "
+        "that a stream that breaks off is booked exactly; only for vllm and openai-compatible",
+    )
     health: Health = Field(default=Health(), description="active probe of each replica")
     max_connections: Count = Field(default=1024, description="most connections to one server")
     azure: Azure = Field(default=Azure(), description="only for provider azure")

@@ -80,6 +80,8 @@ def build_deployment(
         headers=_headers(given),
         fetches_urls=_fetches_urls(given),
         stops_when_left=_stops_when_left(given),
+        commit_after_seconds=given.commit_after_seconds,
+        continuous_usage=given.continuous_usage,
         health=_health(given),
         retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
         retires_on=given.retires_on,

@@ -79,6 +79,25 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_num_seqs: Annotated[
         int, Meta(ge=0, description="Requests generating at once; the others wait their turn. 0: no limit.")
     ] = 0
+    opening_first: Annotated[
+        bool, Meta(description="A stream's head and role leave at once, before the wait for the first token.")
+    ] = False
+    comment_every_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=_HOUR_MS,
+            description="While a stream waits for its first token, a comment each so many ms. 0: none.",
+        ),
+    ] = 0.0
+    odd_values: Annotated[
+        bool,
+        Meta(description="Optional members of answers and chunks are null, of other types or broken text."),
+    ] = False
+    break_after_tokens: Annotated[
+        int,
+        Meta(ge=-1, description="Output tokens before a stream breaks off in the middle. -1: half of them."),
+    ] = -1
     bills_to_the_end: Annotated[
         bool, Meta(description="A client that leaves does not stop it: the whole answer is generated.")
     ] = False

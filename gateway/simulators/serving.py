@@ -170,6 +170,7 @@ class SimulatorApp:
             created=int(time.time()),
             model=dialect.reported_model(call.model),
             usage_of=dialect.usage(prompt, cached_tokens),
+            odd_values=self._state.knobs.odd_values,
         )
 
 
