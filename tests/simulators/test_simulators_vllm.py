@@ -142,7 +142,7 @@ async def test_each_choice_counts_its_own_usage():
 
 @asynchronous
 async def test_a_stream_may_open_and_keep_alive_before_its_first_token():
-    knobs = Knobs(output_tokens=3, ttft_ms=50, comment_every_ms=10, opening_first=True)
+    knobs = Knobs(output_tokens=3, ttft_ms=300, comment_every_ms=10, opening_first=True)
     async with vllm_simulator(knobs) as sim:
         response = await post(sim, {**CHAT, "stream": True})
     first, *_ = frames = response.text.split("\n\n")
