@@ -6,6 +6,7 @@ clients and servers; the standard library reads them, msgspec and orjson do not.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ import orjson
 from msgspec import inspect
 
 S = TypeVar("S", bound=msgspec.Struct)
+_LONG_NUMBER = re.compile(rb"\d{20}")
 
 
 class NoObject(ValueError):
@@ -35,6 +37,8 @@ def dumps(value: Any) -> bytes:
 
 def loads_with_writer(text: bytes) -> tuple[Any, Callable[[Any], bytes]]:
     """As `loads`, and what writes such values: quickly where it can be, whatever the text holds otherwise."""
+    if _LONG_NUMBER.search(text):
+        return loads(text), dumps  # orjson reads an integer beyond 64 bits as a float
     try:
         return orjson.loads(text), write_quickly
     except orjson.JSONDecodeError:

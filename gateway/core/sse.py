@@ -150,8 +150,8 @@ class StreamReader:
         if not self.has_content or self.failure is not None or self._doubtful:
             return None
         shown = chunk
-        if b'"usage"' in chunk:
-            bare = without_common_usage(chunk)
+        if (first := chunk.find(b'"usage"')) >= 0:
+            bare = without_common_usage(chunk, first)
             if bare is None or (self._choices > 1 and b'"usage":{' in chunk):
                 return None
             if self._hide_continuous_usage:

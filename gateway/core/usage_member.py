@@ -22,11 +22,19 @@ class WithoutUsage(NamedTuple):
     usage: bytes
 
 
-def without_common_usage(chunk: bytes) -> bytes | None:
-    """Whole events without their `usage`, where each is written in the common way.
+def without_common_usage(chunk: bytes, first: int) -> bytes | None:
+    """Whole events without their `usage`, where each is written in the common way. `first` one stands there.
 
     None: each has to be looked at closely. So it is where an event has no choices.
     """
+    # One event, and no brace closes behind its usage but those of itself and of the event: by far the most.
+    comma = first - 1
+    if chunk.endswith(b"}],", 0, first) and chunk.startswith(b":", first + 7):
+        brace, last = chunk.find(b"}", first), len(chunk) - 3
+        if brace == last and chunk.startswith(b"null", first + 8):
+            return chunk[:comma] + chunk[first + 12 :]
+        if brace == last - 1 and chunk.startswith(b"{", first + 8) and chunk.endswith(b"}}\n\n"):
+            return chunk[:comma] + b"}\n\n"
     parts, start = [], 0
     while (at := chunk.find(b',"usage":', start)) >= 0:
         found = _BEHIND_CHOICES.match(chunk, at)
