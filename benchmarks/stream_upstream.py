@@ -45,7 +45,7 @@ def _chunk(
     return _framed(json.dumps(document, separators=(",", ":")).encode())
 
 
-FIRST = _chunk({"role": "assistant", "content": ""})
+FIRST = _chunk({"role": "assistant", "content": "The"})
 MIDDLE = _chunk({"content": " warehouse"})
 LAST = _chunk({"content": "."}, "stop")
 DONE = _framed(b"[DONE]")
