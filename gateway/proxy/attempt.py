@@ -171,8 +171,7 @@ class Attempt:
         answer = read_answer(body)
         progress = self._progress
         progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
-        if answer.choices:
-            progress.finish_reason = answer.choices[0].finish_reason
+        progress.finish_reason = answer.finish_reason
         progress.reported_model = answer.model
         if answer.usage is not None:
             metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)

@@ -188,18 +188,13 @@ def test_details_that_cannot_be_read_leave_the_others() -> None:
     assert usage_from_wire(usage).input_cached == 3
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
 def test_numbers_that_are_none_are_passed_over(number: str) -> None:
-    body = (
-        text_of(WHOLE["chat"]).replace(b"-0.5", number.encode()).replace(b'"created":1', b'"created":1e999')
-    )
+    body = text_of(WHOLE["chat"]).replace(b"-0.5", number.encode())
     answer = read_answer(body)
     assert answer.usage is not None
-    assert (
-        Restorer(MASKED).answer(body)
-        == body.replace(b"[EMAIL_1]", b"bob@example.com").replace(b"1e999", b"Infinity")
-        or number == "1e999"
-    )
+    assert answer.finish_reason == "stop"
+    assert Restorer(MASKED).answer(body) == body.replace(b"[EMAIL_1]", b"bob@example.com")
 
 
 @pytest.mark.parametrize("error", [b'""', b"{}", b"[]", b"false", b"0", b"null"])
