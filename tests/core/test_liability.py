@@ -159,8 +159,6 @@ def test_an_answer_that_says_nothing_of_a_pace_teaches_none(tokens: int, seconds
 
 
 def test_what_was_reported_is_not_estimated_again():
-    exact = Seen(
-        text_chunks=5, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70
-    )
+    exact = Seen(text_chunks=5, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70)
     assert most_output(exact, measured(), STREAM, STOPS, CAP) == 70 + int((0.5 + NOTICE_SECONDS) * 1000)
     assert most_output(exact, Pace(), STREAM, STOPS, CAP) == CAP
