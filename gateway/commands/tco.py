@@ -64,7 +64,7 @@ def tco(
         since = DEFAULT_SINCE
     question = TcoPeriod(period=period, since=since, until=until, by=TcoRows(by), what_if=what_if)
     read = report_file(config, DEPLOYMENTS)
-    asked(period, since, until, read.zone)
+    covered = asked(period, since, until, read.zone)
     sources, problems = read.tco_sources()
     if problems:
         exit_with(problems)
@@ -77,6 +77,7 @@ def tco(
 
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
+        typer.echo(f"{covered} ({read.zone.key}), in USD")
         print_comparison(found)
 
 
@@ -90,7 +91,6 @@ def print_comparison(found: "Comparison") -> None:
 
 
 def _print_report(report: "TcoReport") -> None:
-    typer.echo(f"{report.since} to {report.until}, in USD")
     _print_costs(report)
     for pool in report.pools:
         _print_pool(pool)
