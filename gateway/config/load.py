@@ -16,6 +16,7 @@ from gateway.config import (
     deprecated,
     not_in_force,
     references,
+    rule_names,
     schema_errors,
     source,
 )
@@ -193,11 +194,13 @@ def _cross_check(file: str, root: ConfigNode, today: datetime.date) -> list[Prob
         *references.CHECKS,
         *addresses.CHECKS,
         *consistency.CHECKS,
+        rule_names.check_names_in_rules,
         not_in_force.check_not_in_force,
         deprecated.check_deprecated,
     ):
         check(root, report)
     consistency.check_retirement(root, report, today)
+    consistency.check_past_days(root, report, today)
     return report.problems
 
 
