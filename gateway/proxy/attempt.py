@@ -240,7 +240,7 @@ class Attempt:
         if status in _TRY_ANOTHER or not 400 <= status < 500:
             raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
         self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-        self._sent.replica.breaker.succeeded()
+        self._sent.replica.succeeded()
         return UpstreamRejected(
             error.message,
             status=status,
@@ -252,9 +252,10 @@ class Attempt:
     # --- the ways out ---
 
     def _succeeded(self, metered: Metered) -> Ended:
-        sent, breaker = self._sent, self._sent.replica.breaker
-        if breaker.failures or breaker.open_until:
-            breaker.succeeded()
+        sent, replica = self._sent, self._sent.replica
+        if replica.breaker.failures or replica.shared_failures:  # a breaker that is open has failures
+            replica.succeeded()
+        replica.answered_at = self._progress.last_seen_at
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
         return result

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import structlog
 
-from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.balancing import Fleet
 from gateway.core.catalog import Health
 from gateway.core.errors import UpstreamFailure
 from gateway.core.heads import request_head
+from gateway.core.replica_state import ReplicaState
 from gateway.ports import Upstream, UpstreamRequest
 from gateway.supervised import SupervisedTask, TaskRegistry
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.balancing import Fleet
 from gateway.core.catalog import Health
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.replica_state import ReplicaState
 from gateway.ports import Headers, UpstreamRequest, UpstreamResponse
 from gateway.replicas.health import MAX_HEALTH_BYTES, HealthProber
 from gateway.supervised import TaskRegistry
