@@ -180,6 +180,9 @@ class FailureKind(enum.StrEnum):
     STATUS = "status"  # a 5xx or 429 answer
     BODY = "body"  # 200 with a body that cannot be an answer
     ABORTED = "aborted"  # the engine gave up: finish_reason abort, or an in-band error event
+    SILENT = (
+        "silent"  # its server is gone or stuck, and says nothing any more on a connection that stays open
+    )
 
 
 _TIMEOUTS = frozenset(
@@ -202,7 +205,8 @@ class UpstreamFailure(Exception):
 
     `stale`: a reused connection died before any byte of a response. Most likely the upstream had closed it
     while it was idle, so the same request may be sent again on a fresh one. `status` is that of the answer,
-    in a failure of kind STATUS only, and `retry_after_seconds` what it asked to wait.
+    in a failure of kind STATUS only, and `retry_after_seconds` what it asked to wait. `refused`: nobody
+    listens at any of its addresses.
     """
 
     def __init__(
@@ -213,6 +217,7 @@ class UpstreamFailure(Exception):
         stale: bool = False,
         status: int | None = None,
         retry_after_seconds: float | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
@@ -220,6 +225,7 @@ class UpstreamFailure(Exception):
         self.stale = stale
         self.status = status
         self.retry_after_seconds = retry_after_seconds
+        self.refused = refused
 
     @property
     def is_timeout(self) -> bool:

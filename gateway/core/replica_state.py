@@ -15,10 +15,11 @@ LONGEST_BUSY_SECONDS = 30.0
 class UnderWay(Protocol):
     """An attempt under way, as it looks from its replica."""
 
-    is_stream: bool
+    @property
+    def is_stream(self) -> bool: ...
 
     @property
-    def last_token_at(self) -> float | None:
+    def last_seen_at(self) -> float | None:
         """When something of the answer came last (monotonic seconds); None: nothing has come yet."""
         ...
 
@@ -38,17 +39,17 @@ class ReplicaState:
     No await between `ReplicaSet.choose` and counting: requests of the same moment are to spread out.
 
     `is_up`: requests may go there, by what the probe and the watch for progress say. `is_stuck`: it answers
-    probes and makes no tokens. `gone_since`: nobody listens there since then. `under_way` are the attempts in
-    flight that have been sent, `answered_at` is when the last good answer ended, and until `busy_until` it
-    counts as full. Times are monotonic seconds; None and 0: it is not so.
+    probes and makes no tokens. `is_gone`: nobody listens there. `under_way` are the attempts in flight.
+    `answered_at` is when the last good answer ended, and until `busy_until` it counts as full (monotonic
+    seconds; 0: never).
     """
 
     __slots__ = (
         "answered_at",
         "breaker",
         "busy_until",
-        "gone_since",
         "in_flight",
+        "is_gone",
         "is_stuck",
         "is_up",
         "replica",
@@ -62,8 +63,8 @@ class ReplicaState:
         self.breaker = Breaker()
         self.in_flight = 0
         self.is_up = True  # until the first probe says otherwise
+        self.is_gone = False
         self.is_stuck = False
-        self.gone_since: float | None = None
         self.under_way: set[UnderWay] = set()
         self.answered_at = 0.0
         self.busy_until = 0.0

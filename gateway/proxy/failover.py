@@ -48,9 +48,11 @@ class Relay:
                     sent = turns.sent
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
                     attempt = Attempt(services, sent, inbound, sink)
+                    replica.under_way.add(attempt)
                     try:
                         failure = (await attempt.run()).failure
                     finally:
+                        replica.under_way.discard(attempt)
                         if attempt.ended is not None:
                             settlement = attempt.ended.settlement
                 finally:

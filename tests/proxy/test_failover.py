@@ -128,7 +128,9 @@ class Scene:
         reply = self._replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
-        return Response(reply, self.log)
+        response = Response(reply, self.log)
+        given.goes_out(response)
+        return response
 
     def in_flight(self) -> int:
         return sum(replicas.in_flight for replicas in self.fleet.replica_sets.values())
