@@ -24,6 +24,8 @@ from gateway.supervised import SupervisedTask, TaskRegistry
 _log = structlog.get_logger("tollway.health")
 
 LOOK_SECONDS = 1.0
+# A replica whose answers end at least so often is looked at no closer.
+FLOWING_SECONDS = 2.0
 
 # When something of an attempt came last, and whether its replica was gone: while both stay, it is silent.
 _Mark = tuple[float | None, bool]
@@ -82,6 +84,8 @@ class ProgressWatch:
         now, before, silent = self._clock.monotonic(), self._silent, {}
         for replica_set, _ in self._watched():
             for state in replica_set.replicas:
+                if not state.is_gone and now - state.answered_at < FLOWING_SECONDS:
+                    continue
                 for attempt in state.under_way:
                     if attempt.is_waiting:
                         mark = (attempt.last_seen_at, state.is_gone)

@@ -70,16 +70,18 @@ class Engine:
 
     async def ready(self) -> None:
         """Return once it answers."""
-        async with asyncio.timeout(START_SECONDS), httpx.AsyncClient() as client:
-            while not await self._is_well(client):
+        async with asyncio.timeout(START_SECONDS):
+            while not await self.is_well():
                 assert self.process.poll() is None, self._log.read_text()[-4000:]
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def _is_well(self, client: httpx.AsyncClient) -> bool:
-        try:
-            return (await client.get(f"{self.url}/health")).status_code == 200
-        except httpx.HTTPError:
-            return False
+    async def is_well(self) -> bool:
+        """Whether it answers probes."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            try:
+                return (await client.get(f"{self.url}/health")).status_code == 200
+            except httpx.HTTPError:
+                return False
 
     def end(self) -> None:
         """Kill it with all that it has started."""

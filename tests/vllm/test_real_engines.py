@@ -159,7 +159,7 @@ async def test_a_frozen_engine_is_found_by_what_it_does_not_make_and_comes_back(
                 await until(lambda: found[frozen.name].is_stuck and not found[frozen.name].in_flight)
                 assert not found[frozen.name].is_up
                 assert found[other.name].is_up
-                assert (await httpx.AsyncClient().get(f"{frozen.url}/health")).status_code == 200
+                assert await frozen.is_well()
                 answers = [await harness.post(ask(max_tokens=4)) for _ in range(5)]
                 assert [answer.status_code for answer in answers] == [200] * 5
             finally:
