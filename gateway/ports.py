@@ -17,6 +17,24 @@ from gateway.core.windows import Per, Window
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+def _to_nobody(_response: "UpstreamResponse") -> None:
+    """For requests that nobody watches."""
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One HTTP request to the endpoint of `head`. `own` are its own header lines; content-length is added.
+
+    `fresh` asks for a new connection instead of a pooled one. `goes_out` is handed the answer to come as soon
+    as there is a connection for the request, and before anybody has seen a byte of it.
+    """
+
+    head: RequestHead
+    own: HeaderLines = NO_LINES
+    body: bytes
+    fresh: bool = False
+    goes_out: "Callable[[UpstreamResponse], None]" = _to_nobody
+
+
 class UpstreamResponse(Protocol):
     """Head of an answer, with its body still to come.
 
@@ -66,24 +84,6 @@ class UpstreamResponse(Protocol):
         ...
 
     def abort(self) -> None: ...
-
-
-def _to_nobody(_response: UpstreamResponse) -> None:
-    """For requests that nobody watches."""
-
-
-class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One HTTP request to the endpoint of `head`. `own` are its own header lines; content-length is added.
-
-    `fresh` asks for a new connection instead of a pooled one. `goes_out` is handed the answer to come as soon
-    as there is a connection for the request, and before anybody has seen a byte of it.
-    """
-
-    head: RequestHead
-    own: HeaderLines = NO_LINES
-    body: bytes
-    fresh: bool = False
-    goes_out: Callable[[UpstreamResponse], None] = _to_nobody
 
 
 class Upstream(Protocol):

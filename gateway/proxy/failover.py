@@ -115,9 +115,12 @@ class Turns:
                 if number > 1 or self._index:
                     self.sent = self.sent.again(number=number, index=self._index)
                 return replica
-            self._index += 1
-            self._tried, self._failed, self._known_busy = [], 0, 0
+            self._next_candidate()
         return None
+
+    def _next_candidate(self) -> None:
+        self._index += 1
+        self._tried, self._failed, self._known_busy = [], 0, 0
 
     def _next_of(self, replica_set: ReplicaSet) -> ReplicaState | None:
         """The next replica to try of the candidate whose turn it is."""
