@@ -63,14 +63,19 @@ class ProgressWatch:
     async def look(self) -> None:
         """One look at every replica that is probed."""
         self._note_silence()
-        for replica_set, health in self._watched():
-            for state in replica_set.replicas:
-                if state.is_gone:
-                    self._break_off_gone(state, health)
-            if health.stuck_seconds is not None:
-                suspects = self._suspects(replica_set, health.stuck_seconds)
-                await asyncio.gather(*(self._judge(replica_set, one, health) for one in suspects))
-        await self._tidy()
+        if self._silent:
+            for replica_set, health in self._watched():
+                await self._look_at(replica_set, health)
+        if self._activity or self._trials:
+            await self._tidy()
+
+    async def _look_at(self, replica_set: ReplicaSet, health: Health) -> None:
+        for state in replica_set.replicas:
+            if state.is_gone:
+                self._break_off_gone(state, health)
+        if health.stuck_seconds is not None:
+            suspects = self._suspects(replica_set, health.stuck_seconds)
+            await asyncio.gather(*(self._judge(replica_set, one, health) for one in suspects))
 
     def _watched(self) -> Iterator[tuple[ReplicaSet, Health]]:
         for replica_set in self._fleet.replica_sets.values():
