@@ -16,10 +16,13 @@ from gateway.commands.options import (
     ConfigOption,
     FormatOption,
     OutputFormat,
-    built,
+    PeriodOption,
+    SinceOption,
+    UntilOption,
+    asked,
     exit_on_ledger_error,
+    report_file,
 )
-from gateway.commands.usage import PeriodOption, SinceOption, UntilOption
 
 if TYPE_CHECKING:
     from gateway.finance.engine_counters import EngineTokens, Reconciled
@@ -50,28 +53,23 @@ def reconcile(
     form: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """The tokens that an engine has counted against those of the ledger. Exit 1 when they differ."""
-    import datetime as dt
-    import time
-    from zoneinfo import ZoneInfo
-
+    from gateway.config.report_file import LEDGER
     from gateway.finance import engine_counters
-    from gateway.finance.usage_report import UsageQuestion
-    from gateway.ledger.dimensions import Unanswerable
     from gateway.ledger.past_attempts import EngineAttempt, reading_past
-    from gateway.ledger.reports import span_between
+    from gateway.ledger.spans import Span
 
-    found = built(config)
-    url, zone = found.settings.ledger.get_secret_value(), ZoneInfo(found.settings.org.timezone)
-    with exit_on_ledger_error("replicas reconcile", Unanswerable, engine_counters.NotCounters, OSError):
+    found = report_file(config, LEDGER)
+    span = asked(period, since, until, found.zone)
+    with exit_on_ledger_error("replicas reconcile", engine_counters.NotCounters, OSError):
         engine = _counted(before, after)
-        question = UsageQuestion(by="replica", period=period, since=since, until=until)
-        bounds: tuple[dt.datetime | None, dt.datetime | None] = question.span(time.time(), zone)
-        with reading_past(url, span_between(*bounds, zone)) as past:
+        with reading_past(found.ledger_url, Span(*span.microseconds)) as past:
             rows = map(EngineAttempt._make, chain.from_iterable(past.at_replica(replica)))
             result = engine_counters.reconcile(engine, rows)
-    typer.echo(
-        json.dumps(_document(replica, result), indent=2) if form is OutputFormat.JSON else _text(result)
-    )
+    if form is OutputFormat.JSON:
+        typer.echo(json.dumps(_document(replica, result), indent=2))
+    else:
+        typer.echo(f"{replica}, {span} ({found.zone.key})")
+        _print(result)
     if not result.agrees:
         raise typer.Exit(1)
 
@@ -96,13 +94,16 @@ def _document(replica: str, result: "Reconciled") -> dict[str, Any]:
     }
 
 
-def _text(result: "Reconciled") -> str:
-    lines = [f"{'tokens':8}{'engine':>14}{'ledger':>14}{'drift':>10}"]
-    for kind in ("prompt", "output"):
-        values = (getattr(side, kind) for side in (result.engine, result.ledger, result.drift))
-        lines.append("{:8}{:>14,}{:>14,}{:>+10,}".format(kind, *values))
-    lines.append(
+def _print(result: "Reconciled") -> None:
+    from gateway.commands.tables import number, print_table, words
+
+    sides = (result.engine, result.ledger, result.drift)
+    rows = [
+        (kind, *(f"{getattr(side, kind):{sign}}" for side, sign in zip(sides, (",", ",", "+,"), strict=True)))
+        for kind in ("prompt", "output")
+    ]
+    print_table([words("tokens"), number("engine"), number("ledger"), number("drift")], rows)
+    typer.echo(
         f"{result.attempts:,} attempts, {result.estimated:,} of them estimated. "
         "Prompts count once for each choice."
     )
-    return "\n".join(lines)

@@ -146,7 +146,7 @@ def usage_by(
     """
     zone = ZoneInfo(timezone)
     asked = by(dimensions) if isinstance(dimensions, str) else by(*dimensions)
-    span = span_between(since, until, zone)
+    span = Span(_microseconds(since, zone), _microseconds(until, zone))
     with database_of(url).reading() as ledger:
         return usage_in(ledger, asked, span, zone)
 
@@ -165,11 +165,6 @@ def usage_in(ledger: ReadTransaction, asked: Grouping, span: Span, zone: dt.tzin
 def span_of(since: dt.datetime, until: dt.datetime) -> Span:
     """From one aware moment to before another."""
     return Span((since - _EPOCH) // _MICROSECOND, (until - _EPOCH) // _MICROSECOND)
-
-
-def span_between(since: dt.datetime | None, until: dt.datetime | None, zone: dt.tzinfo) -> Span:
-    """Times without a zone are local ones of `zone`; None is open."""
-    return Span(_microseconds(since, zone), _microseconds(until, zone))
 
 
 def _parts(asked: Grouping, span: Span) -> Iterator[tuple[int, SpanPart]]:
@@ -228,7 +223,7 @@ def _text(name: str, value: object) -> str:
     return str(value)
 
 
-def _microseconds(moment: dt.datetime | None, zone: dt.tzinfo) -> int | None:
+def _microseconds(moment: dt.datetime | None, zone: ZoneInfo) -> int | None:
     if moment is None:
         return None
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
