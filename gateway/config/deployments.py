@@ -194,6 +194,9 @@ def _health(given: schema.Deployment) -> catalog.Health | None:
         path=given.health.path,
         interval_seconds=given.health.interval_seconds,
         timeout_seconds=given.health.timeout_seconds,
+        silence_seconds=given.health.silence_seconds,
+        drain_seconds=given.health.drain_seconds,
+        stuck_seconds=given.health.stuck_seconds if given.health.watch_progress else None,
     )
 
 

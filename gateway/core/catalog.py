@@ -157,11 +157,19 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The active probe of a replica: a GET of `path` on the server's root, in seconds."""
+    """The active probe of a replica: a GET of `path` on the server's root, in seconds.
+
+    When nobody listens there any more, streams have broken that say nothing for `silence_seconds`, and
+    answers in one piece that have not come within `drain_seconds`. A replica is stuck on which nothing has
+    moved for `stuck_seconds` while others do; None: never.
+    """
 
     path: str = "/health"
     interval_seconds: float = 2.0
     timeout_seconds: float = 1.0
+    silence_seconds: float = 5.0
+    drain_seconds: float = 60.0
+    stuck_seconds: float | None = 60.0
 
 
 class ImageRule(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import orjson
 
 from gateway.core.admission import Ask, Hold
 from gateway.core.answer import NO_USAGE, Exact, Metered, UnderEstimate, Usage
-from gateway.core.balancing import ReplicaSet, ReplicaState
+from gateway.core.balancing import ReplicaSet
 from gateway.core.call import CONTINUOUS_USAGE, Call
 from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates, Rule
 from gateway.core.constraints import Excluded
@@ -28,6 +28,7 @@ from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.pricing import PriceBook, cost
 from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
+from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 

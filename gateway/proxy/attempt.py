@@ -109,11 +109,11 @@ class Attempt:
             own=sent.head_lines(self._inbound.headers.get(b"idempotency-key")),
             body=sent.body(),
             fresh=sent.fresh,
-            sent_to=progress.note_address,
+            goes_out=self._goes_out,
         )
         services.ledger.intend(sent.attempt_id, sent.half())
         try:
-            self._response = response = await services.upstream.send(outgoing)
+            response = await services.upstream.send(outgoing)
             self._read_head(response)
             if response.status != 200:
                 raise await self._refusal(response)
@@ -132,6 +132,32 @@ class Attempt:
                 self._end(Outcome.UPSTREAM_ERROR, self._metered())
             if self._last is None and self._response is not None:
                 self._response.abort()
+
+    def _goes_out(self, response: UpstreamResponse) -> None:
+        """The request is on its way, and `response` will be its answer."""
+        self._response = response
+        self._progress.address = response.peer
+
+    # --- as the watch over its replica sees it (`UnderWay`) ---
+
+    @property
+    def is_stream(self) -> bool:
+        return self._sent.call.stream
+
+    @property
+    def last_seen_at(self) -> float | None:
+        progress = self._progress
+        return None if progress.last_seen_at == progress.sent_at else progress.last_seen_at
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._response is not None and self._response.is_awaited
+
+    def break_off(self, kind: FailureKind, detail: str) -> None:
+        if self._response is not None:
+            self._response.break_off(kind, detail)
+
+    # --- its end ---
 
     def finish(self) -> Awaitable[None]:
         """Send the last bytes of a whole answer, whose hold is settled by now."""
@@ -269,7 +295,7 @@ class Attempt:
         if status in _TRY_ANOTHER or not 400 <= status < 500:
             raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
         self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-        self._sent.replica.breaker.succeeded()
+        self._sent.replica.succeeded()
         return UpstreamRejected(
             error.message,
             status=status,
@@ -281,9 +307,10 @@ class Attempt:
     # --- the ways out ---
 
     def _succeeded(self, metered: Metered) -> Ended:
-        sent, breaker = self._sent, self._sent.replica.breaker
-        if breaker.failures or breaker.open_until:
-            breaker.succeeded()
+        sent, replica = self._sent, self._sent.replica
+        if replica.breaker.failures or replica.shared_failures:  # a breaker that is open has failures
+            replica.succeeded()
+        replica.answered_at = self._progress.last_seen_at
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
         return result

@@ -18,6 +18,7 @@ from gateway.simulators.state import State
 from gateway.simulators.wire import COMMENT, DONE, Wire, error_event
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_FROZEN_LOOK_SECONDS = 0.02
 _UNPACED_EVENTS = 64  # as many leave at once before other requests get their turn
 
 
@@ -55,12 +56,21 @@ class Generation:
 
     async def run(self) -> None:
         """Returns when the answer is out, broken as asked, or of no use because the client left."""
-        limit = self._state.knobs.max_num_seqs
-        if not await self._state.slots.enter(self._connection, limit):
-            self._job.recorder.disconnected()
-            return
+        limit, slots = self._state.knobs.max_num_seqs, self._state.slots
+        sequences = self._dialect.sequences(self._job.call)
+        slots.sequences += sequences
+        try:
+            if await slots.enter(self._connection, limit):
+                await self._run_in_slot(limit)
+            else:
+                self._job.recorder.disconnected()
+        finally:
+            slots.sequences -= sequences
+
+    async def _run_in_slot(self, limit: int) -> None:
+        call, prompt = self._job.call, self._job.prompt
         self._state.aborts.add(self._abort)
-        self._dialect.observer.started(self._job.prompt.tokens, self._job.cached_tokens)
+        self._dialect.observer.started(prompt.tokens, self._job.cached_tokens, call.choices_per_prompt)
         try:
             await self._generate()
         finally:
@@ -111,6 +121,13 @@ class Generation:
         """False when the client left. An abort ends the wait early."""
         while not self._aborted and (left := due - time.monotonic()) > 0:
             if not await self._connection.pause(left):
+                return False
+        return await self._thawed()
+
+    async def _thawed(self) -> bool:
+        """Wait while the engine is frozen. False when the client left."""
+        while self._state.knobs.frozen:
+            if not await self._connection.pause(_FROZEN_LOOK_SECONDS):
                 return False
         return not self._connection.lost
 
@@ -220,6 +237,8 @@ class Generation:
             due = self._first_at + self._attempt.completion_tokens / (rate * len(self._job.answers))
             if due > time.monotonic():
                 return await self._wait_until(due)
+        if self._state.knobs.frozen and not await self._thawed():
+            return False
         self._unpaced += 1
         if self._unpaced % _UNPACED_EVENTS == 0:
             return await self._connection.pause(0)

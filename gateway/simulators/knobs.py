@@ -73,7 +73,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         int,
         Meta(
             ge=0,
-            description="Requests in flight, waiting ones included; past it 503 (vLLM) or 429. 0: no limit.",
+            description="Requests in flight, waiting ones included; past it 503 (vLLM, where each choice is "
+            "one) or 429. 0: no limit.",
         ),
     ] = 0
     max_num_seqs: Annotated[
@@ -103,6 +104,17 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = False
     prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
     healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
+    frozen: Annotated[
+        bool,
+        Meta(description="True: no token is made. /health answers 200, requests are taken, streams stand."),
+    ] = False
+    silent_on_sigterm: Annotated[
+        bool,
+        Meta(
+            description="SIGTERM closes the port and freezes all that runs, with its connections open, until "
+            "the clients leave. Otherwise streams end with finish_reason abort."
+        ),
+    ] = False
     error_rate: Annotated[
         float, Meta(ge=0, le=1, description="Share of requests that fail with error_kind.")
     ] = 0.0

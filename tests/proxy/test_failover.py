@@ -136,7 +136,9 @@ class Scene:
         reply = self._replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
-        return Response(reply, self)
+        response = Response(reply, self)
+        given.goes_out(response)
+        return response
 
     def in_flight(self) -> int:
         return sum(replicas.in_flight for replicas in self.fleet.replica_sets.values())
@@ -254,6 +256,46 @@ def test_an_upstream_at_its_rate_limit_is_one_whose_status_says_so() -> None:
         done(scene)
     assert scene.outcomes == [Outcome.RATE_LIMITED] * 2
     assert scene.log == ["intend", "abort", "intend", "abort", "settle"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_replicas_that_are_full_are_passed_over_until_one_has_room(status: int) -> None:
+    busy = Answered(status=status, body=b"{}")
+    scene = done(Scene(busy, busy, busy, Answered(), candidates=(local(replicas=4),)))
+    assert len(set(scene.places)) == 4
+    assert scene.outcomes[-1] is Outcome.SUCCESS
+    replicas = scene.fleet.replica_sets["llama"].replicas
+    assert all(state.available(1000.0) for state in replicas)
+    assert sum(state.busy_until > 1000.0 for state in replicas) == 3
+
+
+def test_the_next_request_goes_to_the_replica_with_room_first() -> None:
+    busy = Answered(status=503, body=b"{}")
+    scene = Scene(busy, busy, Answered(), *[Answered()] * 20, candidates=(local(replicas=3),))
+    for _ in range(21):
+        run_to_end(scene.forward())
+    assert len(scene.records) == 23
+    assert set(scene.places[2:]) == {scene.places[2]}
+
+
+def test_a_pool_that_is_known_to_be_full_is_asked_twice_and_then_the_next_candidate() -> None:
+    busy = Answered(status=503, body=b"{}")
+    candidates = local(replicas=8), deployment()
+    scene = Scene(*[busy] * 8, Answered(), busy, busy, Answered(), candidates=candidates)
+    run_to_end(scene.forward())
+    run_to_end(scene.forward())
+    assert [record.deployment for record in scene.records[9:]] == ["llama", "llama", "gpt-4o"]
+    scene.clock.forward(60)
+    scene._replies = [busy, Answered()]
+    run_to_end(scene.forward())
+    assert scene.places[-2] != scene.places[-1]
+
+
+def test_a_replica_that_fails_between_full_ones_still_counts_as_one_of_two_tries() -> None:
+    busy = Answered(status=503, body=b"{}")
+    candidates = local(replicas=5), deployment()
+    scene = done(Scene(busy, RESET, busy, RESET, Answered(), candidates=candidates))
+    assert [record.deployment for record in scene.records] == ["llama"] * 4 + ["gpt-4o"]
 
 
 def test_a_server_that_fails_is_no_rate_limit_whatever_its_words() -> None:

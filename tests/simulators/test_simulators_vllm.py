@@ -294,6 +294,23 @@ async def test_overload_is_503_without_retry_after():
 
 
 @asynchronous
+async def test_each_choice_takes_one_of_the_requests_that_the_queue_has_room_for():
+    async with vllm_simulator(Knobs(max_concurrency=3)) as sim:
+        fits = await post(sim, CHAT | {"n": 3})
+        too_many = await post(sim, CHAT | {"n": 4})
+    assert [fits.status_code, too_many.status_code] == [200, 503]
+
+
+@asynchronous
+async def test_a_prompt_counts_once_for_each_choice_in_the_metrics_and_once_in_usage():
+    async with vllm_simulator() as sim:
+        usage = (await post(sim, CHAT | {"n": 3})).json()["usage"]
+        page = await metrics(sim)
+    assert page["vllm:prompt_tokens_total"] == 3 * usage["prompt_tokens"]
+    assert page["vllm:generation_tokens_total"] == usage["completion_tokens"]
+
+
+@asynchronous
 async def test_images_are_counted_by_tile_and_shown_in_usage():
     async with vllm_simulator() as sim:
         one = (await post(sim, with_parts(image()))).json()["usage"]
