@@ -102,7 +102,7 @@ class Attempt:
 
         Raises Unavailable when nothing may be sent, UpstreamRejected when the request itself is wrong.
         """
-        _progress, sent, services = self._progress, self._sent, self._services
+        sent, services = self._sent, self._services
         candidate = sent.candidate
         outgoing = UpstreamRequest(
             head=candidate.replica_set.heads[sent.replica][sent.call.api],
