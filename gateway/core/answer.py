@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.verdicts import is_error
 
 # More than any context window by far; an upstream that reports 10**30 must not end up in a budget.
 MAX_TOKENS = 10**9
@@ -131,7 +132,10 @@ def usage_as_dict(usage: Usage) -> dict[str, Any]:
 
 
 _NOTHING = msgspec.Raw()
-_NO_ERROR = frozenset({b"", b"null"})
+_NO_ERROR = frozenset({b"", b"null", b'""', b"[]", b"false", b"0"})
+
+# What a choice says that came to its end, whatever else went wrong.
+_WHOLE = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -156,7 +160,13 @@ class Observed(msgspec.Struct, gc=False):
 
     @property
     def has_error(self) -> bool:
-        return bytes(self.error) not in _NO_ERROR
+        return self.error is not _NOTHING and bytes(self.error) not in _NO_ERROR
+
+    def is_error(self, body: bytes) -> bool:
+        """True when `body`, which this is of, is an error; one beside a whole answer makes no difference."""
+        if self.choices:
+            return self.has_error and not any(choice.finish_reason in _WHOLE for choice in self.choices)
+        return self.has_error or (self.usage is None and is_error(body))
 
 
 _decode = msgspec.json.Decoder(Observed).decode
@@ -199,8 +209,19 @@ def _or_none(decode: Any, raw: msgspec.Raw | None) -> Any:
         return None
 
 
+class ErrorInstead(Exception):
+    """An answer, of status 200, is an error. `body` is what came."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("an error in place of an answer")
+        self.body = body
+
+
 def read_answer(body: bytes) -> Observed:
-    """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED)."""
+    """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED).
+
+    Raises ErrorInstead when it is an error.
+    """
     try:
         try:
             answer = _decode(body)
@@ -208,45 +229,9 @@ def read_answer(body: bytes) -> Observed:
             answer = observe(body)
     except BROKEN_JSON as exc:
         raise UpstreamFailure(FailureKind.BODY, "the answer is not the JSON that was expected") from exc
+    if (answer.error is not _NOTHING or not answer.choices) and answer.is_error(body):
+        raise ErrorInstead(body)
     for choice in answer.choices or ():
         if choice.finish_reason == "abort":
             raise UpstreamFailure(FailureKind.ABORTED, "the engine aborted the generation")
     return answer
-
-
-class _ErrorBody(msgspec.Struct, gc=False):
-    message: str | None = None
-    type: str | None = None
-    param: str | None = None
-    code: str | int | None = None
-
-
-class _ErrorEnvelope(msgspec.Struct, gc=False):
-    error: _ErrorBody | str | None = None
-
-
-_decode_error = msgspec.json.Decoder(_ErrorEnvelope).decode
-
-
-class UpstreamErrorBody(msgspec.Struct, frozen=True):
-    """An upstream's error in OpenAI's four fields. vLLM's integer codes become strings."""
-
-    message: str
-    type: str | None
-    param: str | None
-    code: str | None
-
-
-def read_error(status: int, body: bytes) -> UpstreamErrorBody:
-    """The error of a 4xx or 5xx answer; a body in any other shape gives a message that names the status."""
-    fallback = f"The upstream answered with status {status}."
-    try:
-        error = _decode_error(body).error
-    except BROKEN_JSON:
-        return UpstreamErrorBody(fallback, None, None, None)
-    if isinstance(error, str):
-        return UpstreamErrorBody(error, None, None, None)
-    if error is None:
-        return UpstreamErrorBody(fallback, None, None, None)
-    code = None if error.code is None else str(error.code)
-    return UpstreamErrorBody(error.message or fallback, error.type, error.param, code)

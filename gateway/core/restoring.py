@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.core.masking import Masked, escaped
-from gateway.core.sse import StreamReader, data_of, split_events
+from gateway.core.sse import MAX_EVENT_BYTES, StreamReader, data_of, split_events
 
 _CHANNELS = frozenset({"content", "text", "refusal", "reasoning", "reasoning_content", "arguments"})
 _CONTENT = frozenset({"content", "text"})
@@ -83,8 +83,15 @@ class RestoringReader(StreamReader):
 
     __slots__ = ("_kept", "_restorer", "_template")
 
-    def __init__(self, restorer: Restorer, *, hide_usage: bool, choices: int = 1) -> None:
-        super().__init__(hide_usage=hide_usage, choices=choices)
+    def __init__(
+        self,
+        restorer: Restorer,
+        *,
+        hide_usage: bool,
+        choices: int = 1,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        super().__init__(hide_usage=hide_usage, choices=choices, max_event_bytes=max_event_bytes)
         self._restorer = restorer
         self._kept: dict[_Path, str] = {}
         self._template: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates, Rule
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
-from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import Estimate, Seen, most_output, most_output_of_whole
 from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
@@ -343,7 +343,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
 
     def metered_failure(self, progress: Progress, failure: UpstreamFailure) -> Metered:
         """Usage of a failed attempt: nothing if it was never sent or was refused, else what was seen."""
-        if failure.never_sent or failure.kind is FailureKind.STATUS:
+        if failure.never_sent or failure.was_refused:
             return Exact(NO_USAGE)
         if failure.stale:
             return UnderEstimate(NO_USAGE)

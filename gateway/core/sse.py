@@ -13,7 +13,7 @@ import re
 
 from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe
 
-MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 32 * 1024 * 1024
 # So many chunks are counted together: one search over all of them costs less than one over each.
 COUNTED_TOGETHER = 64
 
@@ -28,16 +28,17 @@ _PIECE = re.compile(
 
 
 class EventTooLarge(Exception):
-    """One event has more than MAX_EVENT_BYTES: not a stream of tokens."""
+    """One event has more bytes than the reader takes: not a stream of tokens."""
 
 
 class StreamReader:
     """Reads one stream. `feed` returns what may be passed to the client now.
 
-    `choices` are those that the answer will have.
+    `choices` are those that the answer will have. `max_event_bytes` bounds one event.
 
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
-    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_chunks` (pieces of
+    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `error` (the data of that
+    event), `text_chunks` (pieces of
     the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON). What
     went by `passes` is counted in bulk: `count_passed` brings both up to date.
 
@@ -50,9 +51,11 @@ class StreamReader:
         "_finished",
         "_held",
         "_hide_usage",
+        "_max_event_bytes",
         "_started",
         "_uncounted",
         "done",
+        "error",
         "failure",
         "finish_reason",
         "model",
@@ -62,11 +65,12 @@ class StreamReader:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool, choices: int = 1) -> None:
+    def __init__(self, *, hide_usage: bool, choices: int = 1, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
         self._hide_usage = hide_usage
         self._choices = choices
         self._finished: set[int] = set()
-        self._held = b""
+        self._held = bytearray()  # the beginning of an event
         self._doubtful = b""
         self._started = False
         self._uncounted: list[bytes] = []
@@ -76,6 +80,7 @@ class StreamReader:
         self.finish_reason: str | None = None
         self.done = False
         self.failure: str | None = None
+        self.error: bytes | None = None
         self.text_chunks = 0
         self.text_bytes = 0
 
@@ -125,7 +130,7 @@ class StreamReader:
 
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""
-        held, self._held = self._held, b""
+        held, self._held = bytes(self._held), bytearray()
         return b"" if data_of(held) is None else self._released(held)
 
     def _count(self, text: bytes) -> None:
@@ -151,17 +156,21 @@ class StreamReader:
         )
 
     def _whole_events(self, chunk: bytes) -> bytes:
-        buffered = self._held + chunk
+        held = self._held
+        # What is held has no boundary but for one that it ends in: nothing is searched twice.
+        start = max(len(held) - 3, 0)
+        held += chunk
         end = 0
         # Only the last boundary matters; search from the back in the common spelling.
-        if (at := buffered.rfind(b"\n\n")) >= 0:
+        if (at := held.rfind(b"\n\n", start)) >= 0:
             end = at + 2
-        if (at := buffered.rfind(b"\r\n\r\n")) >= 0:
+        if (at := held.rfind(b"\r\n\r\n", start)) >= 0:
             end = max(end, at + 4)
-        self._held = buffered[end:]
-        if len(self._held) > MAX_EVENT_BYTES:
+        whole = bytes(held[:end])
+        del held[:end]
+        if len(held) > self._max_event_bytes:
             raise EventTooLarge
-        return buffered[:end]
+        return whole
 
     def _released(self, event: bytes) -> bytes:
         """What may go out now that `event` is there: what was doubtful before it, and itself if it is not."""
@@ -183,14 +192,14 @@ class StreamReader:
             chunk = observe(data)
         except BROKEN_JSON:
             return None
-        return self._learn(event, chunk)
+        return self._learn(event, data, chunk)
 
-    def _learn(self, event: bytes, chunk: Observed) -> bytes:
+    def _learn(self, event: bytes, data: bytes, chunk: Observed) -> bytes:
         self._started = True
         self.model = chunk.model or self.model
         self.service_tier = chunk.service_tier or self.service_tier
-        if chunk.has_error:
-            self.failure = "the upstream sent an error event"
+        if chunk.has_error or (not chunk.choices and chunk.is_error(data)):
+            self.failure, self.error = "the upstream sent an error event", data
             return b""
         for choice in chunk.choices or ():
             if choice.finish_reason is not None:

@@ -9,12 +9,13 @@ Rules:
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable
 
 import msgspec
 import structlog
 
-from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
+from gateway.core.answer import NO_USAGE, ErrorInstead, Exact, Metered, read_answer, usage_from_wire
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -22,7 +23,9 @@ from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
-from gateway.core.sse import EventTooLarge, StreamReader
+from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
+from gateway.core.upstream_error import UpstreamError, read_error, retry_after_seconds, secrets_in
+from gateway.core.verdicts import Verdict, error_within, verdict_of
 from gateway.ports import (
     Admission,
     Clock,
@@ -34,6 +37,7 @@ from gateway.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from gateway.proxy.verdict import rejected
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -41,19 +45,28 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
 DRAIN_SECONDS = 1.0
 
-# Our own account's trouble at the upstream (its key, its model name), or a passing one: try another
-# candidate. Every other 4xx is the request's own fault and would fail there as well.
-_TRY_ANOTHER = frozenset({401, 402, 403, 404, 407, 408, 409, 425, 429})
+# What is not the request's own fault, and so another candidate's turn.
+_FAILURES = {
+    Verdict.CANDIDATE: FailureKind.REFUSED,
+    Verdict.ACCOUNT: FailureKind.ACCOUNT,
+    Verdict.RATE_LIMITED: FailureKind.BUSY,
+    Verdict.BUSY: FailureKind.BUSY,
+    Verdict.TIMED_OUT: FailureKind.GATEWAY_TIMEOUT,
+    Verdict.BROKEN: FailureKind.STATUS,
+}
+# What a code looks like. Anything else may hold a piece of the prompt, and is not logged.
+_CODE = re.compile(r"[\w.-]{1,64}")
 
 
 class Services(msgspec.Struct, frozen=True, eq=False):
-    """What every attempt deals with."""
+    """What every attempt deals with. `max_event_bytes` bounds one event of a stream."""
 
     upstream: Upstream
     admission: Admission
     ledger: Ledger
     telemetry: Telemetry
     clock: Clock
+    max_event_bytes: int = MAX_EVENT_BYTES
 
 
 class Attempt:
@@ -99,6 +112,7 @@ class Attempt:
             head=candidate.replica_set.heads[sent.replica][sent.call.api],
             own=sent.head_lines(self._inbound.headers.get(b"idempotency-key")),
             body=sent.body(),
+            stream=sent.call.stream,
             fresh=sent.fresh,
             sent_to=progress.note_address,
         )
@@ -107,10 +121,15 @@ class Attempt:
             self._response = response = await services.upstream.send(outgoing)
             self._read_head(response)
             if response.status != 200:
-                raise await self._refusal(response)
+                raise self._verdict(await self._read_error(response))
             if sent.call.stream:
                 return await self._relay_stream(response)
             return await self._read_answer(response)
+        except ErrorInstead as instead:
+            refusal = self._verdict(error_within(instead.body, self._secrets()))
+            if isinstance(refusal, UpstreamFailure):
+                return self._failed(refusal)
+            raise refusal from None
         except UpstreamFailure as failure:
             return self._failed(failure)
         except asyncio.CancelledError:
@@ -176,6 +195,7 @@ class Attempt:
 
     async def _relay_stream(self, response: UpstreamResponse) -> Ended:
         if not self._content_type.startswith(b"text/event-stream"):
+            read_answer(await response.read(MAX_ERROR_BYTES))  # it may say why
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
         self._reader = reader = self._new_reader()
         sink, progress, clock = self._sink, self._progress, self._services.clock
@@ -184,7 +204,7 @@ class Attempt:
             progress.last_seen_at = clock.monotonic()
             if not reader.text_chunks:
                 progress.quiet_until = progress.last_seen_at
-            passed = _feed(reader, chunk)
+            passed = self._feed(reader, chunk)
             if not passed:
                 continue
             if progress.first_token_at is None:
@@ -219,9 +239,11 @@ class Attempt:
     def _new_reader(self) -> StreamReader:
         call, masked = self._sent.call, self._sent.masked
         hide_usage = not call.include_usage
+        most = self._services.max_event_bytes
         if masked is None:
-            return StreamReader(hide_usage=hide_usage, choices=call.choices)
-        return RestoringReader(Restorer(masked), hide_usage=hide_usage, choices=call.choices)
+            return StreamReader(hide_usage=hide_usage, choices=call.choices, max_event_bytes=most)
+        restorer = Restorer(masked)
+        return RestoringReader(restorer, hide_usage=hide_usage, choices=call.choices, max_event_bytes=most)
 
     def _end_of_stream(self, reader: StreamReader, last: bytes) -> Ended:
         self._take_notes()
@@ -229,24 +251,45 @@ class Attempt:
         self._last = last
         return result
 
-    async def _refusal(self, response: UpstreamResponse) -> UpstreamRejected:
-        """An answer other than 200: the client's own mistake, to be told to it.
+    def _feed(self, reader: StreamReader, chunk: bytes) -> bytes:
+        try:
+            passed = reader.feed(chunk)
+        except EventTooLarge as exc:
+            raise UpstreamFailure(
+                FailureKind.PROTOCOL, f"an event of over {self._services.max_event_bytes} bytes"
+            ) from exc
+        if reader.failure is None:
+            return passed
+        if reader.error is None:
+            raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
+        if not reader.text_chunks and not self._sink.started:
+            raise ErrorInstead(reader.error)
+        error = error_within(reader.error, self._secrets())
+        raise UpstreamFailure(FailureKind.ABORTED, reader.failure, status=error.status, error=error)
 
-        Raises UpstreamFailure where it is another candidate's turn.
-        """
-        body = await response.read(MAX_ERROR_BYTES)
-        status = response.status
-        error = read_error(status, body)
-        if status in _TRY_ANOTHER or not 400 <= status < 500:
-            raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
-        self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-        self._sent.replica.breaker.succeeded()
-        return UpstreamRejected(
-            error.message,
-            status=status,
-            type=error.type or "invalid_request_error",
-            param=error.param,
-            code=error.code,
+    # --- an error in place of an answer ---
+
+    async def _read_error(self, response: UpstreamResponse) -> UpstreamError:
+        return read_error(response.status, await response.read(MAX_ERROR_BYTES), self._secrets())
+
+    def _secrets(self) -> tuple[str, ...]:
+        return secrets_in(self._sent.candidate.deployment.headers)
+
+    def _verdict(self, error: UpstreamError) -> UpstreamRejected | UpstreamFailure:
+        """What `error` ends: the request, which is wrong, or this attempt."""
+        verdict = verdict_of(error)
+        if verdict is Verdict.REQUEST:
+            self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
+            self._sent.replica.breaker.succeeded()
+            return rejected(error)
+        headers = () if self._response is None else self._response.headers
+        code = f", code {error.code}" if error.code and _CODE.fullmatch(error.code) else ""
+        return UpstreamFailure(
+            _FAILURES[verdict],
+            f"status {error.status}{code}",
+            status=error.status,
+            error=error,
+            retry_after_seconds=retry_after_seconds(headers, self._services.clock.now()),
         )
 
     # --- the ways out ---
@@ -263,7 +306,7 @@ class Attempt:
         sent = self._sent
         self._take_notes()
         _log.warning(
-            "attempt.failed",
+            "upstream.account_rejected" if failure.kind is FailureKind.ACCOUNT else "attempt.failed",
             attempt_id=sent.attempt_id,
             deployment=sent.candidate.name,
             replica=sent.replica.replica.name,
@@ -317,13 +360,3 @@ class Attempt:
                 progress.upstream_request_id = value.decode("latin-1")
             elif name == b"openai-processing-ms":
                 self._processing_ms = value
-
-
-def _feed(reader: StreamReader, chunk: bytes) -> bytes:
-    try:
-        passed = reader.feed(chunk)
-    except EventTooLarge as exc:
-        raise UpstreamFailure(FailureKind.PROTOCOL, "an event of the stream has no end") from exc
-    if reader.failure is not None:
-        raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
-    return passed

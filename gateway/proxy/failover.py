@@ -1,24 +1,20 @@
 """Forward an admitted request along its plan, and settle its hold.
 
-Retry and failover happen only before the first byte reaches the client, and only inside the plan. Every
-attempt is recorded on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
+Retry and failover happen only before the first byte reaches the client, and only inside the plan. After a
+time-out they happen only where leaving stopped the work: nothing is paid for twice. Every attempt is recorded
+on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 """
 
 from gateway.core.admission import Hold
 from gateway.core.balancing import FailureAttribution, ReplicaState
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
-from gateway.core.errors import (
-    GatewayError,
-    LimitExceeded,
-    Unavailable,
-    UpstreamExhausted,
-    UpstreamFailure,
-)
+from gateway.core.errors import FailureKind, GatewayError, UpstreamFailure
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
+from gateway.proxy.verdict import verdict_on, verdict_on_stream
 
 REPLICA_TRIES = 2
 
@@ -55,12 +51,12 @@ class Relay:
                 if failure is None:
                     break
                 turns.failed(replica, failure)
-                if sink.started:
+                if sink.started or not turns.may_go_on:
                     break
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
-            raise _exhausted(failure)
+            raise turns.verdict()
         attempt.report_completed()
         await (attempt.finish() if failure is None else _break_off(sink, failure))
 
@@ -72,7 +68,18 @@ class Turns:
     `sent` is the attempt of this turn, still to be completed by `hold`.
     """
 
-    __slots__ = ("_attribution", "_clock", "_index", "_number", "_same", "_tried", "sent")
+    __slots__ = (
+        "_attribution",
+        "_clock",
+        "_failures",
+        "_index",
+        "_number",
+        "_same",
+        "_tried",
+        "_visited",
+        "may_go_on",
+        "sent",
+    )
 
     def __init__(self, sent: Sent, clock: Clock) -> None:
         self.sent = sent
@@ -82,6 +89,9 @@ class Turns:
         self._tried: list[ReplicaState] = []
         self._same: ReplicaState | None = None
         self._attribution: FailureAttribution | None = None
+        self._failures: list[tuple[int, UpstreamFailure]] = []  # with the candidate of each
+        self._visited = 0  # candidates of which a replica was asked
+        self.may_go_on = True
 
     def next(self) -> ReplicaState | None:
         """Where the next attempt goes, which enters it at once; None when nothing is left."""
@@ -96,41 +106,44 @@ class Turns:
                 replica_set = candidates[self._index].replica_set
                 replica = replica_set.choose(self._clock.monotonic(), self._tried)
                 if replica is not None:
+                    if not self._tried:
+                        self._visited += 1
                     self._tried.append(replica)
                     if number > 1 or self._index:
                         self.sent = self.sent.again(number=number, index=self._index)
                     return replica
-            self._index += 1
-            self._tried = []
+            self._next_candidate()
         return None
+
+    def _next_candidate(self) -> None:
+        self._index += 1
+        self._tried = []
 
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
+        self._failures.append((self._index, failure))
         if failure.stale:
             self._same = None if self.sent.fresh else replica
-        elif failure.status == 429:
-            replica.breaker.succeeded()  # it is alive, only busy: not its fault
+        elif failure.is_busy or failure.kind is FailureKind.REFUSED:
+            replica.breaker.succeeded()  # it is alive, and nothing is wrong with it
         else:
             self._attribution = self._attribution or FailureAttribution()
             self._attribution.failed(replica, failure, self._clock.monotonic())
+        if failure.is_of_candidate:
+            # Whatever went wrong before at its other replicas: they would say the same.
+            self._failures = [found for found in self._failures if found[0] != self._index]
+            self._failures.append((self._index, failure))
+            self._next_candidate()
+        stops = self.sent.candidate.deployment.stops_when_left
+        self.may_go_on = not failure.was_given_up or stops.stops(stream=self.sent.call.stream)
+
+    def verdict(self) -> GatewayError:
+        """What the client is told when the last turn is over."""
+        failures = [failure for _, failure in self._failures]
+        return verdict_on(failures, is_plan_tried=self._visited == len(self.sent.candidates))
 
 
 async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
     """The stream has begun, so the client learns of the failure from one event, and no [DONE] follows."""
-    await sink.send(error_event(envelope(_exhausted(failure))))
+    await sink.send(error_event(envelope(verdict_on_stream(failure))))
     await sink.end()
-
-
-def _exhausted(failure: UpstreamFailure | None) -> GatewayError:
-    if failure is None:
-        return Unavailable("No replica can take this request now. Retry shortly.", retry_after_seconds=1.0)
-    if failure.status == 429:
-        return LimitExceeded(
-            "The upstream is at its rate limit. Retry shortly.",
-            scope="upstream",
-            limit="upstream",
-            retry_after_seconds=1.0,
-        )
-    return UpstreamExhausted(
-        f"The model's server failed ({failure.kind}). Nothing is wrong with the request."
-    )
