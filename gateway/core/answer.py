@@ -164,9 +164,10 @@ class Observed(msgspec.Struct, gc=False):
 
     def is_error(self, body: bytes) -> bool:
         """True when `body`, which this is of, is an error; one beside a whole answer makes no difference."""
+        has_error = self.has_error and bytes(self.error) != b"{}"
         if self.choices:
-            return self.has_error and not any(choice.finish_reason in _WHOLE for choice in self.choices)
-        return self.has_error or (self.usage is None and is_error(body))
+            return has_error and not any(choice.finish_reason in _WHOLE for choice in self.choices)
+        return has_error or (self.usage is None and is_error(body))
 
 
 _decode = msgspec.json.Decoder(Observed).decode

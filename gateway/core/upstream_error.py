@@ -124,22 +124,35 @@ def _error_in(document: Any, depth: int = 0) -> _Object:
         return _error_in(document[0], depth + 1) if document and depth < MAX_DEPTH else {}
     if not isinstance(document, Mapping) or depth >= MAX_DEPTH:
         return {}
-    for name in ("error", "errors", "fault", "detail"):
-        inner = document.get(name)
-        if name == "detail" and not isinstance(inner, Mapping):
-            continue
-        if isinstance(inner, str) and inner:
-            # What stands beside it says more, if anything does: {"error": "Bad Request", "message": "..."}.
-            return {"message": inner, **_members(document, name)}
-        if inner:
-            return _error_in(inner, depth + 1)
-    return _members(document, "") if depth == 0 else document
+    inner = _inner(document, depth)
+    if inner is None:
+        return document if depth else _members(document)
+    return _beside(document, inner) if isinstance(inner, str) else _error_in(inner, depth + 1)
 
 
-def _members(document: _Object, but: str) -> dict[str, Any]:
+def _inner(document: _Object, depth: int) -> Any:
+    """What in `document` is the error, or holds it; None: nothing, so it is the error itself."""
+    error, member = document.get("error"), _message(document)[0]
+    if error and not (depth and member):
+        return error
+    if member and not isinstance(document[member], Mapping):
+        return None
+    held = (document.get(name) for name in ("errors", "fault", "detail"))
+    return next((item for item in held if isinstance(item, Mapping | list) and item), None)
+
+
+def _beside(document: _Object, text: str) -> _Object:
+    """`text` is the error, unless what stands beside it says more: `{"error": "x", "message": ...}`."""
+    beside = _members(document)
+    if not _message(beside)[1]:
+        return {**beside, "message": text}
+    return beside if " " in text else {"code": text, **beside}
+
+
+def _members(document: _Object) -> dict[str, Any]:
     """Those that can be the error's own, where they stand among an answer's."""
     names = (*_MESSAGES, *_TYPES, *_CODES, "param")
-    return {name: document[name] for name in names if name != but and document.get(name) is not None}
+    return {name: document[name] for name in names if document.get(name) is not None}
 
 
 def _message(found: _Object) -> tuple[str, str]:

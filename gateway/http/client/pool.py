@@ -233,7 +233,7 @@ class HttpUpstream:
     async def _connection(
         self, pool: ConnectionPool, total: float, *, fresh: bool
     ) -> tuple[Connection, bool]:
-        """A connection by `total` (loop time), and whether it has been used before. Raises UpstreamFailure."""
+        """A connection, and whether it was used before. `total`: loop time. Raises UpstreamFailure."""
         timeouts = pool.endpoint.timeouts
         loop = asyncio.get_running_loop()
         deadline = min(loop.time() + timeouts.connect_seconds, total)
