@@ -46,6 +46,7 @@ class Answered(msgspec.Struct):
     status: int = 200
     body: bytes = ANSWER
     chunks: tuple[bytes | BaseException, ...] = ()
+    headers: Headers = ()
 
 
 Reply = Answered | BaseException
@@ -59,7 +60,7 @@ class Response:
     def __init__(self, answered: Answered, log: list[Any]) -> None:
         self.status = answered.status
         kind = b"text/event-stream" if answered.chunks else b"application/json"
-        self.headers: Headers = [(b"content-type", kind)]
+        self.headers: Headers = [(b"content-type", kind), *answered.headers]
         self._body = answered.body
         self._chunks: Iterator[bytes | BaseException] = iter(answered.chunks)
         self._log = log
