@@ -17,7 +17,7 @@ import orjson
 from gateway.core.upstream_error import UpstreamError, read_error
 
 
-class Verdict(enum.StrEnum):
+class UpstreamVerdict(enum.StrEnum):
     """What an upstream's error is about."""
 
     REQUEST = "request"  # wrong wherever it goes
@@ -35,7 +35,7 @@ class Sign(msgspec.Struct, frozen=True):
     `code` is that of the error, its type, or its nested error's code: lower case, letters and digits only.
     """
 
-    about: Verdict
+    about: UpstreamVerdict
     statuses: frozenset[int]
     code: str = ""
     says: re.Pattern[str] | None = None
@@ -46,15 +46,15 @@ _ANY_4XX = frozenset(range(400, 500))
 _CONTENT = frozenset({400, 403, 422, 451})
 
 
-def _code(about: Verdict, statuses: frozenset[int], code: str) -> Sign:
+def _code(about: UpstreamVerdict, statuses: frozenset[int], code: str) -> Sign:
     return Sign(about, statuses, code=code)
 
 
-def _says(about: Verdict, statuses: frozenset[int], pattern: str) -> Sign:
+def _says(about: UpstreamVerdict, statuses: frozenset[int], pattern: str) -> Sign:
     return Sign(about, statuses, says=re.compile(pattern, re.IGNORECASE))
 
 
-_REQUEST, _CANDIDATE, _ACCOUNT = Verdict.REQUEST, Verdict.CANDIDATE, Verdict.ACCOUNT
+_REQUEST, _CANDIDATE, _ACCOUNT = UpstreamVerdict.REQUEST, UpstreamVerdict.CANDIDATE, UpstreamVerdict.ACCOUNT
 
 # The first that holds decides.
 SIGNS = (
@@ -142,42 +142,46 @@ SIGNS = (
     _says(_CANDIDATE, _REFUSALS, r"(?<![\w-])--[a-z][a-z-]{3,}"),
     # It is down, and not merely busy.
     _says(
-        Verdict.BROKEN,
+        UpstreamVerdict.BROKEN,
         frozenset({503}),
         r"no healthy upstream|enginecore|engine (?:is )?dead|connection refused",
     ),
-    _says(Verdict.BROKEN, frozenset({503}), r"upstream connect error(?!.*overflow)|no server is available"),
+    _says(
+        UpstreamVerdict.BROKEN,
+        frozenset({503}),
+        r"upstream connect error(?!.*overflow)|no server is available",
+    ),
 )
 
 _BY_STATUS = {
-    401: Verdict.ACCOUNT,
-    402: Verdict.ACCOUNT,
-    403: Verdict.ACCOUNT,
-    404: Verdict.ACCOUNT,
-    405: Verdict.ACCOUNT,
-    407: Verdict.ACCOUNT,
-    408: Verdict.BROKEN,
-    409: Verdict.BROKEN,
-    410: Verdict.ACCOUNT,
-    413: Verdict.CANDIDATE,
-    415: Verdict.CANDIDATE,
-    425: Verdict.BROKEN,
-    429: Verdict.RATE_LIMITED,
-    431: Verdict.CANDIDATE,
-    498: Verdict.BUSY,  # Groq: the capacity of its flex tier is used up
-    503: Verdict.BUSY,
-    504: Verdict.TIMED_OUT,
-    524: Verdict.TIMED_OUT,  # Cloudflare: the server did not answer in time
-    529: Verdict.BUSY,
+    401: UpstreamVerdict.ACCOUNT,
+    402: UpstreamVerdict.ACCOUNT,
+    403: UpstreamVerdict.ACCOUNT,
+    404: UpstreamVerdict.ACCOUNT,
+    405: UpstreamVerdict.ACCOUNT,
+    407: UpstreamVerdict.ACCOUNT,
+    408: UpstreamVerdict.BROKEN,
+    409: UpstreamVerdict.BROKEN,
+    410: UpstreamVerdict.ACCOUNT,
+    413: UpstreamVerdict.CANDIDATE,
+    415: UpstreamVerdict.CANDIDATE,
+    425: UpstreamVerdict.BROKEN,
+    429: UpstreamVerdict.RATE_LIMITED,
+    431: UpstreamVerdict.CANDIDATE,
+    498: UpstreamVerdict.BUSY,  # Groq: the capacity of its flex tier is used up
+    503: UpstreamVerdict.BUSY,
+    504: UpstreamVerdict.TIMED_OUT,
+    524: UpstreamVerdict.TIMED_OUT,  # Cloudflare: the server did not answer in time
+    529: UpstreamVerdict.BUSY,
 }
 
 
-def verdict_of(error: UpstreamError) -> Verdict:
+def verdict_of(error: UpstreamError) -> UpstreamVerdict:
     """What `error` is about."""
     sign = sign_of(error)
     if sign is not None:
         return sign.about
-    default = Verdict.REQUEST if 400 <= error.status < 500 else Verdict.BROKEN
+    default = UpstreamVerdict.REQUEST if 400 <= error.status < 500 else UpstreamVerdict.BROKEN
     return _BY_STATUS.get(error.status, default)
 
 

@@ -25,7 +25,7 @@ from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
 from gateway.core.upstream_error import UpstreamError, read_error, retry_after_seconds, secrets_in
-from gateway.core.verdicts import Verdict, error_within, verdict_of
+from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
 from gateway.ports import (
     Admission,
     Clock,
@@ -47,12 +47,12 @@ DRAIN_SECONDS = 1.0
 
 # What is not the request's own fault, and so another candidate's turn.
 _FAILURES = {
-    Verdict.CANDIDATE: FailureKind.REFUSED,
-    Verdict.ACCOUNT: FailureKind.ACCOUNT,
-    Verdict.RATE_LIMITED: FailureKind.BUSY,
-    Verdict.BUSY: FailureKind.BUSY,
-    Verdict.TIMED_OUT: FailureKind.GATEWAY_TIMEOUT,
-    Verdict.BROKEN: FailureKind.STATUS,
+    UpstreamVerdict.CANDIDATE: FailureKind.REFUSED,
+    UpstreamVerdict.ACCOUNT: FailureKind.ACCOUNT,
+    UpstreamVerdict.RATE_LIMITED: FailureKind.BUSY,
+    UpstreamVerdict.BUSY: FailureKind.BUSY,
+    UpstreamVerdict.TIMED_OUT: FailureKind.GATEWAY_TIMEOUT,
+    UpstreamVerdict.BROKEN: FailureKind.STATUS,
 }
 # What a code looks like. Anything else may hold a piece of the prompt, and is not logged.
 _CODE = re.compile(r"[\w.-]{1,64}")
@@ -278,7 +278,7 @@ class Attempt:
     def _verdict(self, error: UpstreamError) -> UpstreamRejected | UpstreamFailure:
         """What `error` ends: the request, which is wrong, or this attempt."""
         verdict = verdict_of(error)
-        if verdict is Verdict.REQUEST:
+        if verdict is UpstreamVerdict.REQUEST:
             self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
             self._sent.replica.breaker.succeeded()
             return rejected(error)
@@ -305,14 +305,15 @@ class Attempt:
     def _failed(self, failure: UpstreamFailure) -> Ended:
         sent = self._sent
         self._take_notes()
-        _log.warning(
-            "upstream.account_rejected" if failure.kind is FailureKind.ACCOUNT else "attempt.failed",
-            attempt_id=sent.attempt_id,
-            deployment=sent.candidate.name,
-            replica=sent.replica.replica.name,
-            kind=failure.kind,
-            detail=failure.detail,
-        )
+        where = {
+            "attempt_id": sent.attempt_id,
+            "deployment": sent.candidate.name,
+            "replica": sent.replica.replica.name,
+        }
+        if failure.kind is FailureKind.ACCOUNT:
+            _log.warning("upstream.account_rejected", **where, detail=failure.detail)
+        else:
+            _log.warning("attempt.failed", **where, kind=failure.kind, detail=failure.detail)
         return self._end(outcome_of(failure), sent.metered_failure(self._progress, failure), failure)
 
     def _cancelled(self) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.core.upstream_error import UpstreamError, read_error
-from gateway.core.verdicts import SIGNS, Sign, Verdict, error_within, is_error, sign_of, verdict_of
+from gateway.core.verdicts import SIGNS, Sign, UpstreamVerdict, error_within, is_error, sign_of, verdict_of
 
 # One for each row of SIGNS, in its order: status, code, message.
 ROWS: list[tuple[int, str | None, str]] = [
@@ -92,39 +92,39 @@ def test_a_type_or_a_nested_code_says_as_much_as_a_code(row: tuple[int, str, str
 
 
 STATUSES = {
-    400: Verdict.REQUEST,
-    401: Verdict.ACCOUNT,
-    402: Verdict.ACCOUNT,
-    403: Verdict.ACCOUNT,
-    404: Verdict.ACCOUNT,
-    405: Verdict.ACCOUNT,
-    406: Verdict.REQUEST,
-    407: Verdict.ACCOUNT,
-    408: Verdict.BROKEN,
-    409: Verdict.BROKEN,
-    410: Verdict.ACCOUNT,
-    413: Verdict.CANDIDATE,
-    415: Verdict.CANDIDATE,
-    422: Verdict.REQUEST,
-    425: Verdict.BROKEN,
-    429: Verdict.RATE_LIMITED,
-    431: Verdict.CANDIDATE,
-    451: Verdict.REQUEST,
-    498: Verdict.BUSY,
-    500: Verdict.BROKEN,
-    501: Verdict.BROKEN,
-    502: Verdict.BROKEN,
-    503: Verdict.BUSY,
-    504: Verdict.TIMED_OUT,
-    520: Verdict.BROKEN,
-    524: Verdict.TIMED_OUT,
-    529: Verdict.BUSY,
-    301: Verdict.BROKEN,
+    400: UpstreamVerdict.REQUEST,
+    401: UpstreamVerdict.ACCOUNT,
+    402: UpstreamVerdict.ACCOUNT,
+    403: UpstreamVerdict.ACCOUNT,
+    404: UpstreamVerdict.ACCOUNT,
+    405: UpstreamVerdict.ACCOUNT,
+    406: UpstreamVerdict.REQUEST,
+    407: UpstreamVerdict.ACCOUNT,
+    408: UpstreamVerdict.BROKEN,
+    409: UpstreamVerdict.BROKEN,
+    410: UpstreamVerdict.ACCOUNT,
+    413: UpstreamVerdict.CANDIDATE,
+    415: UpstreamVerdict.CANDIDATE,
+    422: UpstreamVerdict.REQUEST,
+    425: UpstreamVerdict.BROKEN,
+    429: UpstreamVerdict.RATE_LIMITED,
+    431: UpstreamVerdict.CANDIDATE,
+    451: UpstreamVerdict.REQUEST,
+    498: UpstreamVerdict.BUSY,
+    500: UpstreamVerdict.BROKEN,
+    501: UpstreamVerdict.BROKEN,
+    502: UpstreamVerdict.BROKEN,
+    503: UpstreamVerdict.BUSY,
+    504: UpstreamVerdict.TIMED_OUT,
+    520: UpstreamVerdict.BROKEN,
+    524: UpstreamVerdict.TIMED_OUT,
+    529: UpstreamVerdict.BUSY,
+    301: UpstreamVerdict.BROKEN,
 }
 
 
 @pytest.mark.parametrize(("status", "verdict"), list(STATUSES.items()))
-def test_without_a_sign_the_status_decides(status: int, verdict: Verdict) -> None:
+def test_without_a_sign_the_status_decides(status: int, verdict: UpstreamVerdict) -> None:
     assert sign_of(error(status)) is None
     assert verdict_of(error(status)) is verdict
 
@@ -146,24 +146,24 @@ def test_without_a_sign_the_status_decides(status: int, verdict: Verdict) -> Non
     ],
 )
 def test_what_is_wrong_everywhere_ends_the_request(status: int, code: str | None, message: str) -> None:
-    assert verdict_of(error(status, code, message)) is Verdict.REQUEST
+    assert verdict_of(error(status, code, message)) is UpstreamVerdict.REQUEST
 
 
 @pytest.mark.parametrize(
     ("status", "message", "verdict"),
     [
-        (429, "Rate limit reached: your context window of 60 s is used up.", Verdict.RATE_LIMITED),
-        (500, "At most 5 image(s) may be provided in one prompt.", Verdict.BROKEN),
-        (401, "This key does not support this model.", Verdict.ACCOUNT),
+        (429, "Rate limit reached: your context window of 60 s is used up.", UpstreamVerdict.RATE_LIMITED),
+        (500, "At most 5 image(s) may be provided in one prompt.", UpstreamVerdict.BROKEN),
+        (401, "This key does not support this model.", UpstreamVerdict.ACCOUNT),
         (
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-            Verdict.BUSY,
+            UpstreamVerdict.BUSY,
         ),
-        (503, "The server is overloaded: too many requests are queued.", Verdict.BUSY),
+        (503, "The server is overloaded: too many requests are queued.", UpstreamVerdict.BUSY),
     ],
 )
-def test_a_sign_counts_only_under_its_statuses(status: int, message: str, verdict: Verdict) -> None:
+def test_a_sign_counts_only_under_its_statuses(status: int, message: str, verdict: UpstreamVerdict) -> None:
     assert verdict_of(error(status, message=message)) is verdict
 
 
@@ -173,28 +173,32 @@ def test_a_sign_counts_only_under_its_statuses(status: int, message: str, verdic
 @pytest.mark.parametrize(
     ("body", "status", "verdict"),
     [
-        (b'{"error":{"message":"x","code":429}}', 429, Verdict.RATE_LIMITED),
-        (b'{"error":{"message":"x","code":"503"}}', 503, Verdict.BUSY),
-        (b'{"error":{"message":"x","code":502,"metadata":{}}}', 502, Verdict.BROKEN),
-        (b'{"error":{"message":"x","type":"invalid_request_error"}}', 400, Verdict.REQUEST),
+        (b'{"error":{"message":"x","code":429}}', 429, UpstreamVerdict.RATE_LIMITED),
+        (b'{"error":{"message":"x","code":"503"}}', 503, UpstreamVerdict.BUSY),
+        (b'{"error":{"message":"x","code":502,"metadata":{}}}', 502, UpstreamVerdict.BROKEN),
+        (b'{"error":{"message":"x","type":"invalid_request_error"}}', 400, UpstreamVerdict.REQUEST),
         (
             b'{"error":{"message":"At most 5 images","type":"BadRequestError","code":400}}',
             400,
-            Verdict.CANDIDATE,
+            UpstreamVerdict.CANDIDATE,
         ),
-        (b'{"error":{"message":"x","code":"context_length_exceeded"}}', 400, Verdict.CANDIDATE),
-        (b'{"error":{"message":"x","code":"insufficient_quota"}}', 429, Verdict.ACCOUNT),
-        (b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', 529, Verdict.BUSY),
-        (b'{"object":"error","message":"x","type":"BadRequestError","code":400}', 400, Verdict.REQUEST),
-        (b'{"error":{"message":"x","status":"DEADLINE_EXCEEDED"}}', 504, Verdict.TIMED_OUT),
-        (b'{"error":{"message":"x","type":"server_error"}}', 500, Verdict.BROKEN),
-        (b'{"error":{"message":"x","code":7}}', 500, Verdict.BROKEN),
-        (b'{"error":"x"}', 500, Verdict.BROKEN),
-        (b'{"error":true}', 500, Verdict.BROKEN),
+        (b'{"error":{"message":"x","code":"context_length_exceeded"}}', 400, UpstreamVerdict.CANDIDATE),
+        (b'{"error":{"message":"x","code":"insufficient_quota"}}', 429, UpstreamVerdict.ACCOUNT),
+        (b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', 529, UpstreamVerdict.BUSY),
+        (
+            b'{"object":"error","message":"x","type":"BadRequestError","code":400}',
+            400,
+            UpstreamVerdict.REQUEST,
+        ),
+        (b'{"error":{"message":"x","status":"DEADLINE_EXCEEDED"}}', 504, UpstreamVerdict.TIMED_OUT),
+        (b'{"error":{"message":"x","type":"server_error"}}', 500, UpstreamVerdict.BROKEN),
+        (b'{"error":{"message":"x","code":7}}', 500, UpstreamVerdict.BROKEN),
+        (b'{"error":"x"}', 500, UpstreamVerdict.BROKEN),
+        (b'{"error":true}', 500, UpstreamVerdict.BROKEN),
     ],
 )
 def test_an_error_under_200_has_the_status_that_it_would_have_been(
-    body: bytes, status: int, verdict: Verdict
+    body: bytes, status: int, verdict: UpstreamVerdict
 ) -> None:
     found = error_within(body)
     assert (found.status, verdict_of(found)) == (status, verdict)
@@ -219,4 +223,4 @@ def test_an_object_may_call_itself_an_error(body: bytes, expected: bool) -> None
 
 def test_azure_s_filter_is_found_in_its_inner_error() -> None:
     body = b'{"error":{"message":"no","code":null,"innererror":{"code":"ResponsibleAIPolicyViolation"}}}'
-    assert verdict_of(read_error(400, body)) is Verdict.REQUEST
+    assert verdict_of(read_error(400, body)) is UpstreamVerdict.REQUEST
