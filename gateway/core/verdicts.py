@@ -244,14 +244,18 @@ def _status_within(error: UpstreamError) -> int:
 
 
 def is_error(body: bytes) -> bool:
-    """True for an object that calls itself an error, without a member of that name."""
+    """True for an object that is an error, without a member of that name: it says so, or only complains."""
     try:
         document = orjson.loads(body)
     except ValueError:
         return False
     if not isinstance(document, dict):
         return False
-    return document.get("object") == "error" or document.get("type") == "error"
+    if document.get("object") == "error" or document.get("type") == "error":
+        return True
+    complaints = (document.get(name) for name in ("detail", "message", "msg", "errors"))
+    is_answer = "choices" in document or "data" in document
+    return not is_answer and any(isinstance(said, str | list) and said for said in complaints)
 
 
 def _word(text: str) -> str:
