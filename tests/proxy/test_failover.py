@@ -23,6 +23,7 @@ from gateway.core.errors import (
 )
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.sent import Sent
+from gateway.core.sse import MAX_EVENT_BYTES
 from gateway.ports import Headers, UpstreamRequest
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
@@ -88,8 +89,13 @@ class Scene:
     started = False
 
     def __init__(
-        self, *replies: Reply, candidates: tuple[Deployment, ...] = (), stream: bool = False
+        self,
+        *replies: Reply,
+        candidates: tuple[Deployment, ...] = (),
+        stream: bool = False,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
+        self.max_event_bytes = max_event_bytes
         self.log: list[Any] = []
         self.settled: list[Settlement] = []
         self.renewed: list[Settlement] = []
@@ -108,7 +114,7 @@ class Scene:
 
     async def forward(self) -> None:
         stage: Any = self  # it stands for every port
-        services = Services(stage, stage, stage, stage, self.clock)
+        services = Services(stage, stage, stage, stage, self.clock, max_event_bytes=self.max_event_bytes)
         await Relay(services).forward(self.request, self.hold, stage, stage)
 
     @property

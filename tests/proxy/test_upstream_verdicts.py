@@ -185,6 +185,16 @@ def test_an_error_within_a_stream_tells_its_reason_and_what_was_seen_is_booked()
     assert scene.records[0].cost_nano_usd > 0
 
 
+@pytest.mark.parametrize("most", [len(TEXT) - 2, len(TEXT) - 1])
+def test_an_event_that_is_too_large_breaks_the_stream(most: int) -> None:
+    halves = Answered(chunks=(TEXT[:-1], TEXT[-1:], STOP, DONE))
+    scene = Scene(halves, candidates=(deployment(),), stream=True, max_event_bytes=most)
+    if most < len(TEXT) - 1:
+        assert isinstance(told(scene), UpstreamExhausted)
+    else:
+        assert done(scene).outcomes == [Outcome.SUCCESS]
+
+
 # --- time-outs ---
 
 LATE = [

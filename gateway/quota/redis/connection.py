@@ -13,8 +13,6 @@ from typing import cast
 from gateway.quota.redis.addresses import Endpoint, RedisTarget
 from gateway.quota.redis.resp import Reply, ReplyReader, RespError, ServerError, command
 
-# The loop may be what was late, with the reply waiting in the socket. By then it has been read.
-SECOND_LOOK_SECONDS = 0.01
 # Beyond this the server is not keeping up, and more waiting commands would only wait longer.
 MAX_WAITING = 20_000
 
@@ -39,7 +37,6 @@ class RedisConnection(asyncio.Protocol):
         # Each with the loop time by which its reply is due; one timer watches the oldest.
         self._waiting: deque[tuple[float, asyncio.Future[Reply]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._has_looked = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     # --- commands ---
@@ -78,12 +75,8 @@ class RedisConnection(asyncio.Protocol):
             self._transport.write(b"".join(out))
 
     def _overdue(self) -> None:
-        self._has_looked = not self._has_looked
-        if self._has_looked:
-            self._timer = self._loop.call_later(SECOND_LOOK_SECONDS, self._overdue)
-            return
         self._timer = None
-        now = self._loop.time() - SECOND_LOOK_SECONDS
+        now = self._loop.time()
         # Answered ones leave the queue as replies arrive; a late reply must still meet its own future,
         # so overdue ones stay in it with a future that is done.
         for due, future in self._waiting:
