@@ -6,6 +6,7 @@ from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
+from gateway.core.stated_limits import StatedLimits
 
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 1.0
@@ -152,6 +153,7 @@ class ReplicaSet:
         "measured_at",
         "pace",
         "replicas",
+        "stated_limits",
         "tokens_per_second",
         "ttft_seconds",
     )
@@ -172,6 +174,7 @@ class ReplicaSet:
         self._measures_anew = False
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
         self.measured_at = 0.0
+        self.stated_limits: StatedLimits | None = None  # of the latest refusal that stated any
         self.ttft_seconds: float | None = None
         self.tokens_per_second: float | None = None
 
@@ -276,6 +279,7 @@ def _replica_set(deployment: Deployment, previous: ReplicaSet | None) -> Replica
         replica_set.pace = previous.pace
         replica_set.bytes_per_token = previous.bytes_per_token
         replica_set.measured_at = previous.measured_at
+        replica_set.stated_limits = previous.stated_limits
         replica_set.ttft_seconds = previous.ttft_seconds
         replica_set.tokens_per_second = previous.tokens_per_second
     return replica_set

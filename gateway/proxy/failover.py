@@ -6,12 +6,13 @@ on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 """
 
 from gateway.core.admission import Hold
-from gateway.core.balancing import FailureAttribution, ReplicaState
+from gateway.core.balancing import FailureAttribution, ReplicaSet, ReplicaState
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
 from gateway.core.errors import FailureKind, GatewayError, UpstreamFailure
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
+from gateway.core.stated_limits import stated_in
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
 from gateway.proxy.verdict import verdict_on, verdict_on_stream
@@ -102,8 +103,10 @@ class Turns:
             return same
         candidates = self.sent.candidates
         while self._index < len(candidates):
+            replica_set = candidates[self._index].replica_set
+            if replica_set.stated_limits is not None and not self._tried and self._is_beyond(replica_set):
+                continue
             if len(self._tried) < REPLICA_TRIES:
-                replica_set = candidates[self._index].replica_set
                 replica = replica_set.choose(self._clock.monotonic(), self._tried)
                 if replica is not None:
                     if not self._tried:
@@ -114,6 +117,18 @@ class Turns:
                     return replica
             self._next_candidate()
         return None
+
+    def _is_beyond(self, replica_set: ReplicaSet) -> bool:
+        """Pass a candidate over that would refuse again, as long as another one comes after it."""
+        sent, limits = self.sent, replica_set.stated_limits
+        if limits is None or self._index == len(sent.candidates) - 1:
+            return False
+        if not limits.exclude(sent.call, sent.estimates[self._index], self._clock.monotonic()):
+            return False
+        self._visited += 1
+        self._failures.append((self._index, limits.refusal))
+        self._next_candidate()
+        return True
 
     def _next_candidate(self) -> None:
         self._index += 1
@@ -133,6 +148,9 @@ class Turns:
             # Whatever went wrong before at its other replicas: they would say the same.
             self._failures = [found for found in self._failures if found[0] != self._index]
             self._failures.append((self._index, failure))
+            stated = stated_in(failure, self._clock.monotonic())
+            if stated is not None:
+                self.sent.candidate.replica_set.stated_limits = stated
             self._next_candidate()
         stops = self.sent.candidate.deployment.stops_when_left
         self.may_go_on = not failure.was_given_up or stops.stops(stream=self.sent.call.stream)

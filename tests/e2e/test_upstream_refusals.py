@@ -244,3 +244,29 @@ async def test_every_error_of_the_gateway_says_whether_to_retry(tmp_path: Path) 
             await client.send(b"nonsense\r\n\r\n")
             answered = await client.read_to_end()
         assert b"\r\nx-should-retry: false\r\n" in answered
+
+
+# Limits that a server stated
+
+
+async def test_a_limit_that_was_stated_is_not_run_into_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as harness:
+        for _ in range(3):
+            response = await harness.post(images(6))
+            assert response.headers["x-tollway-deployment"] == "gpt-4o"
+        assert sum(len(replica.attempts()) for replica in harness.replicas) == 1
+        assert (await harness.post(images(5))).headers["x-tollway-deployment"] == "scout"
+        # Where there is nobody else it is asked all the same: it may have other limits by now.
+        assert (await harness.post(images(6, model="scout"))).status_code == 400
+        assert sum(len(replica.attempts()) for replica in harness.replicas) == 3
+
+
+async def test_the_last_one_left_is_asked_and_its_failure_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as harness:
+        assert (await harness.post(images(6))).status_code == 200
+        harness.external.set_knobs(error_rate=1.0, error_kind=ErrorKind.UNAVAILABLE)
+        assert (await harness.post(images(6))).status_code == 503
+        harness.external.set_knobs(error_kind=ErrorKind.INSUFFICIENT_QUOTA)
+        response = await harness.post(images(6))
+        assert response.status_code == 400
+        assert REASON in response.json()["error"]["message"]
