@@ -24,6 +24,7 @@ MAX_FIELD_BYTES = 256
 MAX_EXTRA_BYTES = 4096
 MAX_DEPTH = 6
 HIDDEN = "[hidden]"
+LONGEST_WAIT_SECONDS = 31 * 86_400.0
 
 _MOST_INT = 2**63 - 1  # what every JSON reader takes
 # So much of a text is looked at: the rest could not be shown, and patterns take their time.
@@ -298,7 +299,9 @@ def retry_after_seconds(headers: Iterable[tuple[bytes, bytes]], now: float) -> f
         return milliseconds / 1000
     given = found.get(b"retry-after")
     seconds = _number(given)
-    return seconds if seconds is not None or given is None else _until(given, now)
+    if seconds is not None:
+        return min(seconds, LONGEST_WAIT_SECONDS)
+    return None if given is None else _until(given, now)
 
 
 def _number(text: str | None) -> float | None:
@@ -306,7 +309,7 @@ def _number(text: str | None) -> float | None:
         number = float(text or "")
     except ValueError:
         return None
-    return max(number, 0.0) if math.isfinite(number) else None
+    return min(max(number, 0.0), LONGEST_WAIT_SECONDS * 1000) if math.isfinite(number) else None
 
 
 def _until(text: str, now: float) -> float | None:
@@ -316,4 +319,4 @@ def _until(text: str, now: float) -> float | None:
         return None
     if moment.tzinfo is None:  # "-0000": UTC, of which the parser is not sure
         moment = moment.replace(tzinfo=datetime.UTC)
-    return max(moment.timestamp() - now, 0.0)
+    return min(max(moment.timestamp() - now, 0.0), LONGEST_WAIT_SECONDS)

@@ -42,7 +42,7 @@ from gateway.proxy.verdict import rejected
 _log = structlog.get_logger("tollway.relay")
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-MAX_ERROR_BYTES = 1024 * 1024
+MAX_ERROR_BYTES = 256 * 1024
 DRAIN_SECONDS = 1.0
 
 # What is not the request's own fault, and so another candidate's turn.
@@ -270,7 +270,12 @@ class Attempt:
     # --- an error in place of an answer ---
 
     async def _read_error(self, response: UpstreamResponse) -> UpstreamError:
-        return read_error(response.status, await response.read(MAX_ERROR_BYTES), self._secrets())
+        """What came of it will do: its status is known, whatever becomes of its body."""
+        body = b""
+        with contextlib.suppress(UpstreamFailure):
+            while len(body) < MAX_ERROR_BYTES and (chunk := await response.next_chunk()):
+                body += chunk
+        return read_error(response.status, body[:MAX_ERROR_BYTES], self._secrets())
 
     def _secrets(self) -> tuple[str, ...]:
         return secrets_in(self._sent.candidate.deployment.headers)

@@ -63,7 +63,7 @@ class Response:
         kind = b"text/event-stream" if answered.chunks else b"application/json"
         self.headers: Headers = [(b"content-type", kind), *answered.headers]
         self._body = answered.body
-        self._chunks: Iterator[bytes | BaseException] = iter(answered.chunks)
+        self._chunks: Iterator[bytes | BaseException] = iter(answered.chunks or (answered.body,))
         self._log = log
 
     async def read(self, limit_bytes: int) -> bytes:

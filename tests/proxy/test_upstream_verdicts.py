@@ -140,6 +140,20 @@ def test_a_breaker_counts_what_is_the_replica_s_own_and_nothing_else(
     assert breakers(scene) == [failures]
 
 
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (orjson.dumps({"error": MALFORMED}), UpstreamFailure(FailureKind.RESET, "reset")),
+        (orjson.dumps({"error": MALFORMED})[:20], orjson.dumps({"error": MALFORMED})[20:]),
+        (b"'messages' is empty" + b"." * 5_000_000,),
+    ],
+)
+def test_what_came_of_an_error_s_body_will_do(chunks: tuple[bytes | BaseException, ...]) -> None:
+    error = told(Scene(Answered(status=400, chunks=chunks), candidates=BOTH))
+    assert isinstance(error, UpstreamRejected)
+    assert "'messages' is empty" in error.message
+
+
 # --- streams ---
 
 
