@@ -74,10 +74,10 @@ class Turns:
         "_clock",
         "_failures",
         "_index",
+        "_is_plan_tried",
         "_number",
         "_same",
         "_tried",
-        "_visited",
         "may_go_on",
         "sent",
     )
@@ -91,7 +91,7 @@ class Turns:
         self._same: ReplicaState | None = None
         self._attribution: FailureAttribution | None = None
         self._failures: list[tuple[int, UpstreamFailure]] = []  # with the candidate of each
-        self._visited = 0  # candidates of which a replica was asked
+        self._is_plan_tried = True  # no candidate was without a replica to ask
         self.may_go_on = True
 
     def next(self) -> ReplicaState | None:
@@ -109,12 +109,11 @@ class Turns:
             if len(self._tried) < REPLICA_TRIES:
                 replica = replica_set.choose(self._clock.monotonic(), self._tried)
                 if replica is not None:
-                    if not self._tried:
-                        self._visited += 1
                     self._tried.append(replica)
                     if number > 1 or self._index:
                         self.sent = self.sent.again(number=number, index=self._index)
                     return replica
+            self._is_plan_tried &= bool(self._tried)
             self._next_candidate()
         return None
 
@@ -125,7 +124,6 @@ class Turns:
             return False
         if not limits.exclude(sent.call, sent.estimates[self._index], self._clock.monotonic()):
             return False
-        self._visited += 1
         self._failures.append((self._index, limits.refusal))
         self._next_candidate()
         return True
@@ -158,7 +156,7 @@ class Turns:
     def verdict(self) -> GatewayError:
         """What the client is told when the last turn is over."""
         failures = [failure for _, failure in self._failures]
-        return verdict_on(failures, is_plan_tried=self._visited == len(self.sent.candidates))
+        return verdict_on(failures, is_plan_tried=self._is_plan_tried)
 
 
 async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
