@@ -7,7 +7,7 @@ from typing import Protocol
 
 from uvicorn.server import ServerState
 
-from gateway.core.envelope import envelope
+from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
 from gateway.core.heads import NO_LINES, HeaderLines, header_lines
 from gateway.http.flow_control import FlowControl
@@ -270,9 +270,10 @@ class Exchange:
 def refusal(error: GatewayError, server_fields: bytes) -> bytes:
     """The last answer on a connection, to what is no request."""
     body = envelope(error)
-    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
+    return b"%b%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
         STATUS_LINES[error.status],
         server_fields,
+        header_lines(retry_headers(error)),
         len(body),
         body,
     )
@@ -290,7 +291,8 @@ STATUS_LINES = {
 
 CORS = (
     b"access-control-allow-origin: *\r\n"
-    b"access-control-expose-headers: x-request-id, retry-after, x-tollway-deployment, x-tollway-decision, "
+    b"access-control-expose-headers: x-request-id, retry-after, retry-after-ms, x-should-retry, "
+    b"x-tollway-deployment, x-tollway-decision, "
     b"x-tollway-cost-usd, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
     b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
     b"x-ratelimit-reset-tokens\r\n"
