@@ -20,6 +20,7 @@ from gateway.core.constraints import (
     Constraint,
     Excluded,
     checked_capabilities,
+    is_too_large,
     refusal,
     retired_reason,
     size_reason,
@@ -56,7 +57,7 @@ class _Eligible(msgspec.Struct, frozen=True):
 
 KINDS_REMEMBERED = 256
 
-_Kind = tuple[str, str, frozenset[str], frozenset[str], bool]
+_Kind = tuple[str, str, frozenset[str], frozenset[str], bool, frozenset[str]]
 _ORDER = Objective.ORDER
 
 
@@ -136,7 +137,7 @@ class Route:
     ) -> Sent | Refused:
         """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
         model, principal, privacy = self.model, self.principal, classified.privacy
-        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote)
+        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
         eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
         kept, excluded, rule = eligible.candidates, eligible.excluded, None
         if self._first_match is not None and model.rules is not None:
@@ -146,10 +147,10 @@ class Route:
                 kept, dropped = self._narrowed(rule, eligible)
                 excluded += dropped
         able = kept
-        kept, estimates, dropped = _by_circumstances(call, able, moment.monotonic, ReplicaSet.is_available)
+        kept, estimates, dropped = _by_circumstances(call, able, moment, ReplicaSet.is_available)
         if dropped:
             if not kept:
-                kept, estimates, dropped = _by_circumstances(call, able, moment.monotonic, ReplicaSet.answers)
+                kept, estimates, dropped = _by_circumstances(call, able, moment, ReplicaSet.answers)
             excluded += dropped
         if not kept:
             error = self._error(privacy, rule, excluded, able, moment.monotonic)
@@ -327,18 +328,18 @@ def _first_match(model: Model, principal: Principal) -> Callable[[Mapping[str, o
 def _by_circumstances(
     call: Call,
     able: tuple[Candidate, ...],
-    monotonic: float,
+    moment: Moment,
     is_healthy: Callable[[ReplicaSet, float], bool],
 ) -> tuple[tuple[Candidate, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
     """The candidates for which the request is not too large and that are well; each with its estimate."""
     kept, estimates, dropped = [], [], []
+    monotonic, counted = moment.monotonic, moment.counted
     wanted = call.max_output or 0
     for candidate in able:
         deployment, replica_set = candidate.deployment, candidate.replica_set
-        expected = estimate(call, deployment, replica_set.bytes_per_token)
-        if (
-            expected.prompt > deployment.context_tokens * call.prompts
-            or wanted > deployment.max_output_tokens
+        expected = estimate(call, replica_set, monotonic, counted.get(deployment.name) if counted else None)
+        if (expected.near or wanted > deployment.max_output_tokens) and is_too_large(
+            deployment, call, expected
         ):
             dropped.append(size_reason(deployment, call, expected))
         elif not is_healthy(replica_set, monotonic):

@@ -73,10 +73,10 @@ def _messages(sample: SampleRequest) -> list[dict[str, str]]:
 
 def _call(sample: SampleRequest) -> Call:
     rest = orjson.dumps({"messages": _messages(sample)})
+    text_bytes = len(rest)
     if sample.prompt_tokens is not None:
-        # Only its length is looked at: the longest text that counts as so many tokens.
-        length = sample.prompt_tokens * BYTES_PER_TOKEN - 1
-        rest = rest.ljust(length, b" ")[:length]
+        # Only its length is known then: that of the longest text that counts as so many tokens.
+        rest, text_bytes = b"{}", sample.prompt_tokens * BYTES_PER_TOKEN - 1
     return Call(
         api=Api.CHAT,
         model=sample.model,
@@ -91,7 +91,7 @@ def _call(sample: SampleRequest) -> Call:
         service_tier=None,
         tags=dict(sample.tags),
         rest=rest,
-        text_bytes=len(rest),
+        text_bytes=text_bytes,
         user=sample.user or None,
     )
 

@@ -16,13 +16,15 @@ import structlog
 
 from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
 from gateway.core.ended import Ended, Progress, outcome_of
-from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
+from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
 from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
+from gateway.core.remedies import remedy_for
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import EventTooLarge, StreamReader
+from gateway.dialects.refusals import MOST_READ_BYTES
 from gateway.ports import (
     Admission,
     Clock,
@@ -232,11 +234,14 @@ class Attempt:
     async def _refusal(self, response: UpstreamResponse) -> UpstreamRejected:
         """An answer other than 200: the client's own mistake, to be told to it.
 
-        Raises UpstreamFailure where it is another candidate's turn.
+        Raises UpstreamFailure where it is another candidate's turn, or the gateway's own mistake.
         """
         body = await response.read(MAX_ERROR_BYTES)
         status = response.status
         error = read_error(status, body)
+        text = body[:MOST_READ_BYTES].decode("utf-8", "replace")
+        if (remedy := remedy_for(self._sent, status, text, error.param, error.code)) is not None:
+            raise AdditionRefused(status, remedy)
         if status in _TRY_ANOTHER or not 400 <= status < 500:
             raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
         self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
@@ -257,6 +262,8 @@ class Attempt:
             breaker.succeeded()
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
+        if sent.remedy is not None and sent.candidate.replica_set.learn_dialect(sent.remedy):
+            _log.warning("dialect.learned", deployment=sent.candidate.name, refuses=sent.remedy.refused)
         return result
 
     def _failed(self, failure: UpstreamFailure) -> Ended:

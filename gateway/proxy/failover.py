@@ -9,14 +9,17 @@ from gateway.core.balancing import FailureAttribution, ReplicaState
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
 from gateway.core.errors import (
+    BudgetExceeded,
     GatewayError,
     LimitExceeded,
     Unavailable,
     UpstreamExhausted,
     UpstreamFailure,
 )
+from gateway.core.refusals import uncapped_too_large
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
+from gateway.dialects.refusals import Remedy
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
 
@@ -39,10 +42,15 @@ class Relay:
             while (replica := turns.next()) is not None:
                 replica.in_flight += 1
                 try:
-                    if settlement.spent_nano or settlement.unseen_nano:
+                    sent = turns.sent
+                    if more := sent.needs_more(hold):
+                        hold.ask = sent.uncapped_ask()
+                    if more or settlement.spent_nano or settlement.unseen_nano:
                         used, settlement = settlement, NOTHING_USED
                         hold = await services.admission.renew(hold, used)
-                    sent = turns.sent
+                        if sent.needs_more(hold):
+                            turns.skip()
+                            continue
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
                     attempt = Attempt(services, sent, inbound, sink)
                     try:
@@ -60,7 +68,7 @@ class Relay:
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
-            raise _exhausted(failure)
+            raise turns.too_large or _exhausted(failure)
         attempt.report_completed()
         await (attempt.finish() if failure is None else _break_off(sink, failure))
 
@@ -69,10 +77,21 @@ class Turns:
     """Whose turn it is: at most two replicas of each candidate of a request, in the order of its candidates.
 
     A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
-    `sent` is the attempt of this turn, still to be completed by `hold`.
+    Nor is the refusal of what the gateway had added: that is sent again without it. `sent` is the attempt of
+    this turn, still to be completed by `hold`. `too_large`: the last candidate that was skipped, and why.
     """
 
-    __slots__ = ("_attribution", "_clock", "_index", "_number", "_same", "_tried", "sent")
+    __slots__ = (
+        "_attribution",
+        "_clock",
+        "_index",
+        "_number",
+        "_remedy",
+        "_same",
+        "_tried",
+        "sent",
+        "too_large",
+    )
 
     def __init__(self, sent: Sent, clock: Clock) -> None:
         self.sent = sent
@@ -81,6 +100,8 @@ class Turns:
         self._number = 0  # of attempts
         self._tried: list[ReplicaState] = []
         self._same: ReplicaState | None = None
+        self._remedy: Remedy | None = None
+        self.too_large: BudgetExceeded | None = None
         self._attribution: FailureAttribution | None = None
 
     def next(self) -> ReplicaState | None:
@@ -88,7 +109,8 @@ class Turns:
         self._number = number = self._number + 1
         if self._same is not None:
             same, self._same = self._same, None
-            self.sent = self.sent.again(number=number, index=self._index, fresh=True)
+            remedy, self._remedy = self._remedy, None
+            self.sent = self.sent.again(number=number, index=self._index, fresh=remedy is None, remedy=remedy)
             return same
         candidates = self.sent.candidates
         while self._index < len(candidates):
@@ -104,10 +126,20 @@ class Turns:
             self._tried = []
         return None
 
+    def skip(self) -> None:
+        """What is held does not do for the candidate of this turn: the next attempt goes to another."""
+        self.too_large = uncapped_too_large(self.sent)
+        self._number -= 1
+        self._index += 1
+        self._tried = []
+
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
         if failure.stale:
             self._same = None if self.sent.fresh else replica
+        elif failure.remedy is not None:
+            self._same, self._remedy = replica, failure.remedy
+            replica.breaker.succeeded()
         elif failure.status == 429:
             replica.breaker.succeeded()  # it is alive, only busy: not its fault
         else:
