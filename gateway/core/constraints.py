@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from gateway.core.call import Call
+from gateway.core.call import BYTES_PER_TOKEN, Call
 from gateway.core.catalog import DECLARED_CAPABILITIES, Capability, Deployment
 from gateway.core.errors import (
     GatewayError,
@@ -112,10 +112,19 @@ def retired_reason(deployment: Deployment) -> Excluded:
 
 
 def is_too_large(deployment: Deployment, call: Call, expected: Estimate) -> bool:
-    """Whether the request surely exceeds `deployment`: of a guess only what is far beyond its context."""
-    context = deployment.context_tokens * call.prompts
-    most = context if expected.is_counted else context * REFUSED_ABOVE
-    return expected.prompt > most or (call.max_output or 0) > deployment.max_output_tokens
+    """Whether the request surely exceeds `deployment`.
+
+    A guess says so only where any text of this length would be far too long. The server knows better, and
+    what it refuses may still go to another candidate.
+    """
+    if (call.max_output or 0) > deployment.max_output_tokens:
+        return True
+    context, prompt = deployment.context_tokens * call.prompts, expected.prompt
+    if expected.is_counted:
+        return prompt > context
+    if not call.media.bytes:
+        prompt = min(prompt, call.text_bytes // BYTES_PER_TOKEN)
+    return prompt > context * REFUSED_ABOVE
 
 
 def size_reason(deployment: Deployment, call: Call, expected: Estimate) -> Excluded:
