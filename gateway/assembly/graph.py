@@ -38,6 +38,7 @@ from gateway.quota.factory import AnyAdmission, open_admission
 from gateway.quota.memory import Shadowed
 from gateway.replicas.health import HealthProber
 from gateway.supervised import TaskRegistry
+from gateway.tokenizers.counter import PromptCounter
 
 
 class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -189,6 +190,7 @@ def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entitie
         clock=services.clock,
         random=random.random,
         denied=audit_denial,
+        counter=PromptCounter(services.upstream, services.clock),
     )
 
 

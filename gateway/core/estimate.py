@@ -32,6 +32,9 @@ COUNTED_MARGIN_TOKENS = 16
 # share larger than the context.
 GUESSED_ROOM_SHARE = 8
 REFUSED_ABOVE = 1.25
+# No text has more bytes for each token, and a guess is not this much too low.
+MOST_BYTES_PER_TOKEN = 12
+COUNTED_ABOVE = 2.0
 
 # 8 kbit/s is the thinnest speech codec met in practice, and base64 adds a third: at ten tokens a second
 # that is at most one token for each 100 bytes of base64. Speech as it comes has ten times as many bytes.
@@ -121,6 +124,22 @@ def estimate(call: Call, pool: Pool, now: float, counted: int | None = None) -> 
     else:
         output = most if not near else min(most, _free(deployment, likely, is_counted=counted is not None))
     return Estimate(likely, bound, output, near, counted is not None)
+
+
+def room_bytes(deployment: Deployment) -> int:
+    """A prompt of so many bytes leaves room for all output of `deployment`, however it is counted."""
+    most = deployment.max_output_tokens + TEMPLATE_TOKENS + TOOLS_TEMPLATE_TOKENS
+    return max(deployment.context_tokens - most, 0)
+
+
+def matters(call: Call, pool: Pool, now: float) -> bool:
+    """Whether a count of the prompt may change what `estimate` makes of it."""
+    expected, deployment = estimate(call, pool, now), pool.deployment
+    context, wanted = deployment.context_tokens, call.max_output
+    if not expected.near or call.text_bytes > context * MOST_BYTES_PER_TOKEN:
+        return False
+    output = deployment.max_output_tokens if wanted is None else 0
+    return expected.prompt * COUNTED_ABOVE + TEMPLATE_TOKENS + output > context
 
 
 def _free(deployment: Deployment, likely: int, *, is_counted: bool) -> int:

@@ -27,7 +27,7 @@ from gateway.core.constraints import (
     static_reason,
 )
 from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
-from gateway.core.estimate import Estimate, ask_for, estimate
+from gateway.core.estimate import Estimate, ask_for, estimate, matters, room_bytes
 from gateway.core.facts import Facts, Moment, busy_pools, finds_text, tags_of, unit_of
 from gateway.core.ordering import Sorting, in_order
 from gateway.core.policy import Policy, model_for
@@ -84,6 +84,7 @@ class Route:
         "fleet",
         "model",
         "principal",
+        "roomy_bytes",
         "valid_from",
         "valid_until",
     )
@@ -108,6 +109,8 @@ class Route:
         self._zone = zone
         self._era: Era = era_at(now, policy.deployments.values())
         self._serving: ServingSet = serving_set(model, self._era, policy.deployments)
+        # A prompt of no more bytes leaves room for all output wherever it goes: nobody need count it.
+        self.roomy_bytes = min((room_bytes(one) for one in self._serving.deployments), default=0)
         self._first_match = _first_match(model, principal)
         self._prepared_at = int(now * 1_000_000)
         self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at) / 1_000_000)
@@ -137,8 +140,7 @@ class Route:
     ) -> Sent | Refused:
         """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
         model, principal, privacy = self.model, self.principal, classified.privacy
-        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
-        eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
+        eligible = self._eligible_for(call, privacy)
         kept, excluded, rule = eligible.candidates, eligible.excluded, None
         if self._first_match is not None and model.rules is not None:
             facts = Facts(call, principal, privacy, moment, self.fleet, self._zone)
@@ -192,6 +194,11 @@ class Route:
             estimates[0],
         )
 
+    def to_count(self, call: Call, classified: Classified, monotonic: float) -> list[Candidate]:
+        """The candidates for which it matters how many tokens the prompt of `call` has."""
+        eligible = self._eligible_for(call, classified.privacy).candidates
+        return [one for one in eligible if matters(call, one.replica_set, monotonic)]
+
     def is_valid(self, now: float) -> bool:
         """Whether it holds at `now` (UTC seconds)."""
         return self.valid_from <= now < self.valid_until
@@ -210,6 +217,10 @@ class Route:
                 policy_version=self._policy.version,
             )
         return found
+
+    def _eligible_for(self, call: Call, privacy: str) -> _Eligible:
+        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
+        return self._eligible.get(kind) or self._by_static_constraints(kind, call)
 
     def _by_static_constraints(self, kind: _Kind, call: Call) -> _Eligible:
         """What holds for every call of this `kind`."""

@@ -24,7 +24,8 @@ from gateway.core.remedies import remedy_for
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import EventTooLarge, StreamReader
-from gateway.dialects.refusals import MOST_READ_BYTES
+from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
+from gateway.dialects.table import STEERING
 from gateway.ports import (
     Admission,
     Clock,
@@ -104,6 +105,8 @@ class Attempt:
             fresh=sent.fresh,
             sent_to=progress.note_address,
         )
+        if sent.changed:
+            self._tell_dropped()
         services.ledger.intend(sent.attempt_id, sent.half())
         try:
             self._response = response = await services.upstream.send(outgoing)
@@ -156,6 +159,14 @@ class Attempt:
         if self.ended is not None:
             seconds = self._services.clock.monotonic() - self._sent.started
             self._services.telemetry.answered(self._sent, self.ended, seconds)
+
+    def _tell_dropped(self) -> None:
+        """A field that steers is never left out unseen. Metadata that stays home is not worth a line."""
+        sent = self._sent
+        if fields := sorted(STEERING.intersection(sent.changed)):
+            _log.info(
+                "fields.dropped", attempt_id=sent.attempt_id, deployment=sent.candidate.name, fields=fields
+            )
 
     # --- what comes back ---
 
@@ -262,9 +273,16 @@ class Attempt:
             breaker.succeeded()
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
-        if sent.remedy is not None and sent.candidate.replica_set.learn_dialect(sent.remedy):
-            _log.warning("dialect.learned", deployment=sent.candidate.name, refuses=sent.remedy.refused)
+        if sent.remedy is not None:
+            self._learn_dialect(sent.remedy)
         return result
+
+    def _learn_dialect(self, remedy: Remedy) -> None:
+        """The request went through once something of the gateway's own was left out."""
+        candidate = self._sent.candidate
+        if remedy.refused is not None and candidate.replica_set.learn_dialect(remedy):
+            _log.warning("dialect.learned", deployment=candidate.name, field=remedy.refused)
+            self._services.telemetry.dialect_learned(candidate.name, remedy.refused)
 
     def _failed(self, failure: UpstreamFailure) -> Ended:
         sent = self._sent

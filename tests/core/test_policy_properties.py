@@ -119,7 +119,8 @@ def passes(item: Deployment, call: Call, privacy: str, fleet: Fleet) -> bool:
 
 
 def is_too_long(expected: Estimate, call: Call, item: Deployment) -> bool:
-    return min(expected.prompt, call.text_bytes // 4) > 1.25 * item.context_tokens
+    prompt = expected.prompt if call.media.bytes else min(expected.prompt, call.text_bytes // 4)
+    return prompt > 1.25 * item.context_tokens
 
 
 def decide(by: Routes, item: Model, call: Call, privacy: str, random: float) -> Sent | GatewayError:
