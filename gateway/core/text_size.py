@@ -20,6 +20,8 @@ _TWO, _THREE, _FOUR = bytes(range(0xC2, 0xE0)), bytes(range(0xE0, 0xF0)), bytes(
 _FOLLOWING = bytes(range(0x80, 0xC0))
 # Letters beyond this many for each gap or mark are no words: base64, hashes, names without end.
 _LETTERS_PER_GAP = 9
+# Judged by itself: the gaps of prose must not hide that what stands beside it has none.
+_STRETCH_BYTES = 4096
 
 
 class TextKind(enum.StrEnum):
@@ -74,6 +76,18 @@ def size_of(call: Call) -> TextSize | None:
     text = call.rest
     if call.media.bytes or 2 * len(text) < call.text_bytes:
         return None
+    totals = dict.fromkeys(TextKind, 0.0)
+    for start in range(0, len(text), _STRETCH_BYTES):
+        counts = _counts(text[start : start + _STRETCH_BYTES])
+        for kind, count in zip(TextKind, counts, strict=True):
+            totals[kind] += count * _TOKENS[kind]
+    # What is sent in place of the body may be larger; it is of the same kind.
+    share = call.text_bytes / len(text)
+    return TextSize(sum(totals.values()) * share, max(totals, key=totals.__getitem__))
+
+
+def _counts(text: bytes) -> tuple[int, ...]:
+    """What `text` has of each TextKind: bytes, or characters of several."""
     letters, digits, gaps = _count(text, _LETTERS), _count(text, _DIGITS), _count(text, _GAPS)
     two = three = four = following = 0
     if not text.isascii():
@@ -81,11 +95,7 @@ def size_of(call: Call) -> TextSize | None:
         following = _count(text, _FOLLOWING)
     marks = len(text) - letters - digits - gaps - two - three - four - following
     dense = max(letters - _LETTERS_PER_GAP * (gaps + marks + 1), 0)
-    counts = (letters - dense, dense, digits, marks, two, three, four)
-    tokens = [each * _TOKENS[kind] for each, kind in zip(counts, TextKind, strict=True)]
-    # What is sent in place of the body may be larger; it is of the same kind.
-    share = call.text_bytes / len(text)
-    return TextSize(sum(tokens) * share, tuple(TextKind)[tokens.index(max(tokens))])
+    return letters - dense, dense, digits, marks, two, three, four
 
 
 def _count(text: bytes, of: bytes) -> int:

@@ -45,7 +45,9 @@ class NotCounted(Exception):
 class PromptCounter:
     """Counts prompts for the deployments whose dialect says how. One for the whole process."""
 
-    def __init__(self, upstream: Upstream, clock: Clock) -> None:
+    def __init__(self, upstream: Upstream, clock: Clock, seconds: float = COUNT_SECONDS) -> None:
+        """No count takes longer than `seconds`."""
+        self._seconds = seconds
         self._upstream = upstream
         self._clock = clock
         self._paused_until: dict[str, float] = {}
@@ -72,7 +74,7 @@ class PromptCounter:
         if dialect.counts is PromptCount.ESTIMATE or len(rest) > MOST_COUNTED_BYTES:
             return None
         try:
-            async with asyncio.timeout(COUNT_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 if dialect.counts is PromptCount.O200K:
                     async with self._threads:
                         return await asyncio.to_thread(_by_vocabulary, rest)
@@ -80,7 +82,7 @@ class PromptCounter:
                     return await self._at_server(adapted(rest, call.members, dialect)[0], candidate)
         except (TimeoutError, UpstreamFailure, NotCounted, TokenizerMissing) as exc:
             self._paused_until[candidate.name] = self._clock.monotonic() + PAUSE_SECONDS
-            why = str(exc) or f"no answer within {COUNT_SECONDS} s"
+            why = str(exc) or f"no answer within {self._seconds} s"
             _log.info("prompt.not_counted", deployment=candidate.name, detail=why)
             return None
 
