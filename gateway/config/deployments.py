@@ -23,9 +23,9 @@ from gateway.dialects.table import (
     IMPLIED,
     TABLE,
     DeveloperRole,
-    Dialect,
     MetadataRule,
     PromptCount,
+    ServerDialect,
     Steering,
     StreamOptions,
 )
@@ -104,7 +104,7 @@ def _supports(given: schema.Deployment) -> frozenset[catalog.Capability]:
     return frozenset(catalog.Capability(item) for item in found if item in set(catalog.Capability))
 
 
-def _dialect(given: schema.Deployment) -> Dialect:
+def _dialect(given: schema.Deployment) -> ServerDialect:
     """The provider's row of the table, with what the file says in place of it."""
     row, said = TABLE[given.provider], given.dialect
     return msgspec.structs.replace(
@@ -120,7 +120,7 @@ def _dialect(given: schema.Deployment) -> Dialect:
     )
 
 
-def _caps(row: Dialect, named: str | None) -> Mapping[str, tuple[str, ...]]:
+def _caps(row: ServerDialect, named: str | None) -> Mapping[str, tuple[str, ...]]:
     if named is None:
         return row.caps
     if named == "none":

@@ -8,7 +8,7 @@ from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
 from gateway.core.text_size import TokenRatios
 from gateway.dialects.refusals import Remedy
-from gateway.dialects.table import TABLE, Dialect
+from gateway.dialects.table import TABLE, ServerDialect
 
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 1.0
@@ -173,7 +173,7 @@ class ReplicaSet:
         self.replicas = replicas
         # Not of the replica's state, which outlives a change of the deployment's credentials.
         self.heads = {state: request_heads(deployment, state.replica) for state in replicas}
-        self.dialect: Dialect = deployment.dialect or TABLE[deployment.provider]
+        self.dialect: ServerDialect = deployment.dialect or TABLE[deployment.provider]
         self.pace = Pace()
         self.ratios = TokenRatios()
         self._turn = 0

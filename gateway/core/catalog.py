@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.core.conditions import Condition
 from gateway.core.endpoint import Endpoint, IpNetwork
-from gateway.dialects.table import Dialect
+from gateway.dialects.table import ServerDialect
 
 
 class Modality(enum.StrEnum):
@@ -207,7 +207,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     successors: tuple[str, ...] = ()
     license_conflict: str | None = None
     marginal_rate: int | None = None
-    dialect: Dialect | None = None
+    dialect: ServerDialect | None = None
     lines: Mapping[str, int] = {}
 
 

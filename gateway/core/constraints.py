@@ -15,7 +15,7 @@ from gateway.core.errors import (
 )
 from gateway.core.estimate import REFUSED_ABOVE, Estimate
 from gateway.dialects.outgoing import refused_members
-from gateway.dialects.table import TABLE, Dialect
+from gateway.dialects.table import TABLE, ServerDialect
 
 
 class Constraint(enum.StrEnum):
@@ -89,7 +89,7 @@ def static_reason(  # noqa: PLR0911  # one return for each constraint, in the or
     return _remote_reason(deployment, allowed) if call.media.is_remote else None
 
 
-def _dialect(deployment: Deployment) -> Dialect:
+def _dialect(deployment: Deployment) -> ServerDialect:
     return deployment.dialect or TABLE[deployment.provider]
 
 

@@ -18,7 +18,7 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Price, StopsWhenLeft
 from gateway.core.tenancy import Principal
 from gateway.core.text_size import TokenRatios, size_of
-from gateway.dialects.table import Dialect
+from gateway.dialects.table import ServerDialect
 
 # The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
 # with tools a preamble of some hundred more. Generous, because a hold must not be too small.
@@ -74,7 +74,7 @@ class Pool(Protocol):
     def deployment(self) -> Deployment: ...
 
     @property
-    def dialect(self) -> Dialect: ...
+    def dialect(self) -> ServerDialect: ...
 
     @property
     def bytes_per_token(self) -> float: ...
@@ -102,19 +102,18 @@ def estimate(call: Call, pool: Pool, now: float, counted: int | None = None) -> 
             bound = max(bound, context)
     # Where even its bytes leave room for all output, no way of counting them could change anything.
     near = bound + (most if wanted is None else 0) > context
-    size = size_of(call) if near and counted is None else None
-    if counted is not None:
-        likely = counted
-    elif size is not None:
-        likely = pool.ratios.tokens(size, now)
-    else:
-        likely = int(call.text_bytes / pool.bytes_per_token) + 1
+    likely = int(call.text_bytes / pool.bytes_per_token) + 1
+    if near:
+        if counted is not None:
+            likely = counted
+        elif (size := size_of(call)) is not None:
+            likely = pool.ratios.tokens(size, now)
     likely += beside
     if bound > context:
         bound = min(bound, max(context, likely))
     if call.api is Api.EMBEDDINGS:
         return Estimate(likely, bound, 0, near, counted is not None)
-    if pool.dialect.cap_field(call.api, call.members) is None:
+    if not pool.dialect.is_capped and pool.dialect.cap_field(call.api, call.members) is None:
         return Estimate(likely, bound, most, near, counted is not None, True)
     # The most output tokens of one choice: the client's own cap, never above the deployment's.
     if wanted is not None:

@@ -41,7 +41,7 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[bytes, bytes] = {}
     local_at: float | None = None
     unit: str | None = None
-    counted: Mapping[str, int] = {}
+    counted: Mapping[str, int] | None = None
 
 
 class Facts(dict[str, object]):

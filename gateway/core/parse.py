@@ -40,6 +40,8 @@ _NEEDING = _SEARCHES | {
     *("modalities", "audio"),
 }
 _USERS = frozenset({"safety_identifier", "user"})
+# Most requests have none of these, which one look tells.
+_RARE = _CHOICES | _NEEDING | _USERS | TREATED | {"service_tier"}
 # Large members that hold text, or schemas, in which a number is the same however it is written.
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
@@ -63,10 +65,11 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
     modalities, media, members = (
         _message_contents(body, max_messages) if api is Api.CHAT else _prompt_contents(api, body)
     )
-    if not TREATED.isdisjoint(body):
+    rare = not _RARE.isdisjoint(body)
+    if rare and not TREATED.isdisjoint(body):
         members = members.union(TREATED.intersection(body))
     prompts = 1 if api is Api.CHAT else _prompts(api, body)
-    choices = 1 if _CHOICES.isdisjoint(body) else _choices(body)
+    choices = _choices(body) if rare and not _CHOICES.isdisjoint(body) else 1
     call = Call(
         # By position: by name it costs four times as much, and this is made for every request.
         api,
@@ -77,13 +80,13 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
         None if _CAPS.isdisjoint(body) else _max_output(api, body),
         choices * prompts if api is Api.COMPLETIONS else choices,
         modalities,
-        NOTHING if choices == 1 and _NEEDING.isdisjoint(body) else _needs(body, choices),
+        _needs(body, choices) if rare and (choices > 1 or not _NEEDING.isdisjoint(body)) else NOTHING,
         media,
-        _optional(body, "service_tier", str, "a string") if "service_tier" in body else None,
-        _tags(body) if "metadata" in body else {},
+        _optional(body, "service_tier", str, "a string") if rare and "service_tier" in body else None,
+        _tags(body) if rare and "metadata" in body else {},
         (rest := _encode(body)),
         len(rest) - media.bytes,
-        None if _USERS.isdisjoint(body) else _user(body),
+        _user(body) if rare and not _USERS.isdisjoint(body) else None,
         prompts,
         members,
     )

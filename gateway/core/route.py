@@ -140,7 +140,9 @@ class Route:
     ) -> Sent | Refused:
         """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
         model, principal, privacy = self.model, self.principal, classified.privacy
-        eligible = self._eligible_for(call, privacy)
+        # `_eligible_for` written out: it runs for every request.
+        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
+        eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
         kept, excluded, rule = eligible.candidates, eligible.excluded, None
         if self._first_match is not None and model.rules is not None:
             facts = Facts(call, principal, privacy, moment, self.fleet, self._zone)

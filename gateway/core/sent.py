@@ -30,9 +30,10 @@ from gateway.core.pricing import PriceBook, cost
 from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
+from gateway.core.text_size import LEARN_FROM_BYTES
 from gateway.dialects.outgoing import adapted
 from gateway.dialects.refusals import Remedy
-from gateway.dialects.table import Dialect, StreamOptions
+from gateway.dialects.table import ServerDialect, StreamOptions
 
 # Whole lines, written in one step: names and line ends are the code's, values from outside pass `one_line`.
 _REQUEST_IDS = b"x-request-id: %b\r\nx-tollway-attempt: %b\r\n"
@@ -156,7 +157,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     `named` to `pools` are facts for the row.
 
     From `hold` on: `hold_taken` is what is held for the attempt at `replica` of the candidate at `index`; its
-    price is that of `at` (UTC microseconds). `masked` is what goes out in place of the body, where it is not
+    price is that of `at` (UTC microseconds). `output_cap` is the most tokens that each choice may have.
+    `masked` is what goes out in place of the body, where it is not
     the body itself. `fresh`: the attempt before found a stale connection, so this one must not reuse any.
     `remedy`: the attempt before was refused for what the gateway had added. `changed` are the members of the
     body that its dialect has changed or left out; known once there is a body.
@@ -195,7 +197,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     at: int = 0
     replica: ReplicaState = None  # type: ignore[assignment]  # as all below: until `hold`
     hold_taken: Hold = None  # type: ignore[assignment]
-    dialect: Dialect = None  # type: ignore[assignment]
+    dialect: ServerDialect = None  # type: ignore[assignment]
+    output_cap: int = 0
     held_nano: int = 0
     sent_privacy: str = ""
     masked: Masked | None = None
@@ -211,7 +214,13 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         self.attempt_id = f"{self.request_id}:{self.number}"
         self.hold_taken, self.held_nano, self.replica, self.at = hold, hold.nano, replica, at
         # What its deployment learns while it is under way is for those that follow.
-        self.dialect = candidate.replica_set.dialect if self.remedy is None else self.remedy.dialect
+        held, most, remedy = hold.output_tokens, self.estimate.output, self.remedy
+        if remedy is None:
+            self.dialect = candidate.replica_set.dialect
+        else:
+            self.dialect = remedy.dialect
+            most = most if remedy.most_output is None else min(most, remedy.most_output)
+        self.output_cap = held if held < most else most
         stand_in = self.stand_in
         if stand_in is None:
             self.sent_privacy = self.privacy
@@ -298,14 +307,6 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         if call.members:
             rest, self.changed = adapted(rest, call.members, dialect)
         return encode_call(call, self.candidate.deployment.model, dialect, self.output_cap, rest)
-
-    @property
-    def output_cap(self) -> int:
-        """The most tokens that each choice may have."""
-        held, most = self.hold_taken.output_tokens, self.estimate.output
-        if self.remedy is not None and self.remedy.most_output is not None:
-            most = min(most, self.remedy.most_output)
-        return held if held < most else most
 
     def needs_more(self, hold: Hold) -> bool:
         """No cap will end its answer, and `hold` does not cover all that it may be."""
@@ -407,7 +408,9 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         if not call.media.bytes:
             tokens = usage.input_text + usage.input_image + usage.input_audio
             replica_set.learn_tokenizer(call.text_bytes, tokens)
-            replica_set.ratios.learn(call, tokens, last, mattered=self.estimate.near)
+            near = self.estimate.near
+            if near or call.text_bytes >= LEARN_FROM_BYTES:
+                replica_set.ratios.learn(call, tokens, last, mattered=near)
 
     def _most_nano(self, progress: Progress, outcome: Outcome, now: float) -> int:
         """What an attempt without usage may have cost at most."""
@@ -434,7 +437,7 @@ def _listed(modalities: frozenset[str]) -> str:
     return ",".join(sorted(modalities))
 
 
-def encode_call(call: Call, model: str, dialect: Dialect, cap: int, rest: bytes) -> bytes:
+def encode_call(call: Call, model: str, dialect: ServerDialect, cap: int, rest: bytes) -> bytes:
     """The body for one upstream: `rest` with the deployment's model name, output cap and stream options."""
     head: dict[str, Any] = {"model": model}
     cap_field = dialect.cap_field(call.api, call.members)

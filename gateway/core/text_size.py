@@ -54,8 +54,9 @@ _SMOOTHING = 0.3
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 # Below this a prompt is mostly chat template, which says nothing about the tokenizer.
 LEARN_FROM_TOKENS = 50
-# Looking at each byte costs time. After the first ones, of prompts that nothing depended on, so many teach.
-LEARN_FIRST, LEARN_ONE_IN = 8, 16
+# Looking at each byte costs time, and short prompts are near to no limit. After the first ones, of prompts on
+# which nothing depended, one in so many teaches.
+LEARN_FROM_BYTES, LEARN_FIRST, LEARN_ONE_IN = 2048, 8, 16
 # What was learned counts half as much after each of these: a prompt that was refused for its size teaches
 # nothing, so a wrong factor must heal without one.
 HALF_LIFE_SECONDS = 600.0

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.dialects.table import Dialect
+from gateway.dialects.table import ServerDialect
 
 REFUSING_STATUSES = frozenset({400, 422})
 # The words for it stand at the beginning; some servers repeat the whole request behind them.
@@ -63,7 +63,7 @@ class Remedy(msgspec.Struct, frozen=True):
     None where it is the size of the cap, which is at most `most_output` tokens then.
     """
 
-    dialect: Dialect
+    dialect: ServerDialect
     where: str
     refused: str | None = None
     most_output: int | None = None

@@ -51,6 +51,7 @@ class PromptCount(enum.StrEnum):
 # The situations in which a cap may have another name. PREDICTION is a chat with predicted output.
 CHAT, PREDICTION, COMPLETIONS, EMBEDDINGS = "chat", "prediction", "completions", "embeddings"
 CHATS: Final = (CHAT, PREDICTION)
+GENERATING: Final = (*CHATS, COMPLETIONS)
 
 # Stands for a message of that role, among the members of a body: no member of the API has the name.
 DEVELOPER: Final = "developer"
@@ -84,12 +85,12 @@ TREATED: Final = STEERING | {"metadata", "prediction", "reasoning_effort"}
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
-class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+class ServerDialect(msgspec.Struct, frozen=True, kw_only=True):
     """How one server is spoken to.
 
     `caps`: by situation, the names of the field for an output cap, the one to use first; none: no cap is
     honoured. `efforts`: the values of `reasoning_effort` that it takes; None: any. `allows`: fields of
-    STEERING that reach it.
+    STEERING that reach it. `is_capped`: every generated answer can be capped; derived, never given.
     """
 
     caps: Mapping[str, tuple[str, ...]]
@@ -100,20 +101,24 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     steering: Steering = Steering.DROP
     allows: frozenset[str] = frozenset()
     counts: PromptCount = PromptCount.ESTIMATE
+    is_capped: bool = True
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "is_capped", all(self.caps[where] for where in GENERATING))
 
     def cap_field(self, api: str, members: frozenset[str]) -> str | None:
         """The field for the output cap of a request to `api` that has these `members`."""
         names = self.caps[api if not members else situation(api, members)]
         return names[0] if names else None
 
-    def without(self, field: str, where: str) -> "Dialect":
+    def without(self, field: str, where: str) -> "ServerDialect":
         """This one for a server that has refused `field`, a cap or `stream_options`, in situation `where`."""
         if field == "stream_options":
             return msgspec.structs.replace(self, stream_options=StreamOptions.OMIT)
         left = tuple(name for name in self.caps[where] if name != field)
         return msgspec.structs.replace(self, caps={**self.caps, where: left})
 
-    def learned(self, tried: "Dialect", where: str) -> "Dialect":
+    def learned(self, tried: "ServerDialect", where: str) -> "ServerDialect":
         """This one after a request went through as `tried` in situation `where`, which began as this one.
 
         A name that was refused goes behind the one that was not, for a server that changes. Only where every
@@ -137,23 +142,23 @@ _OLD_FIRST = ("max_tokens", "max_completion_tokens")
 _LEGACY = ("max_tokens",)
 
 # OpenAI refuses `max_completion_tokens` beside `prediction`, and `metadata` without `store`.
-_OPENAI = Dialect(
+_OPENAI = ServerDialect(
     caps={CHAT: _NEW_FIRST, PREDICTION: _OLD_FIRST, COMPLETIONS: _LEGACY, EMBEDDINGS: ()},
     efforts=EFFORTS[:-1],
     counts=PromptCount.O200K,
 )
-TABLE: Final[Mapping[str, Dialect]] = {
+TABLE: Final[Mapping[str, ServerDialect]] = {
     "openai": _OPENAI,
     "azure": _OPENAI,
     # Chat templates of open models know the role `system` alone.
-    "vllm": Dialect(
+    "vllm": ServerDialect(
         caps={CHAT: _NEW_FIRST, PREDICTION: _NEW_FIRST, COMPLETIONS: _LEGACY, EMBEDDINGS: ()},
         metadata=MetadataRule.NEVER,
         developer=DeveloperRole.SYSTEM,
         efforts=EFFORTS,
         counts=PromptCount.SERVER,
     ),
-    "openai-compatible": Dialect(
+    "openai-compatible": ServerDialect(
         caps={CHAT: _OLD_FIRST, PREDICTION: _OLD_FIRST, COMPLETIONS: _LEGACY, EMBEDDINGS: ()},
         developer=DeveloperRole.SYSTEM,
     ),

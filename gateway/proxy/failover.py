@@ -43,7 +43,7 @@ class Relay:
                 replica.in_flight += 1
                 try:
                     sent = turns.sent
-                    if more := sent.needs_more(hold):
+                    if more := sent.estimate.uncapped and sent.needs_more(hold):
                         hold.ask = sent.uncapped_ask()
                     if more or settlement.spent_nano or settlement.unseen_nano:
                         used, settlement = settlement, NOTHING_USED

@@ -15,8 +15,8 @@ from gateway.dialects.table import (
     STEERING,
     TABLE,
     TREATED,
-    Dialect,
     MetadataRule,
+    ServerDialect,
     Steering,
     StreamOptions,
 )
@@ -25,7 +25,7 @@ OPENAI, VLLM = TABLE["openai"], TABLE["vllm"]
 dialects = st.sampled_from([*TABLE.values(), msgspec.structs.replace(VLLM, allows=STEERING)])
 
 
-def sent(body: dict[str, Any], dialect: Dialect) -> tuple[dict[str, Any], tuple[str, ...]]:
+def sent(body: dict[str, Any], dialect: ServerDialect) -> tuple[dict[str, Any], tuple[str, ...]]:
     members = TREATED.intersection(body)
     if any(message["role"] == "developer" for message in body.get("messages", ())):
         members |= {DEVELOPER}
@@ -33,7 +33,7 @@ def sent(body: dict[str, Any], dialect: Dialect) -> tuple[dict[str, Any], tuple[
     return orjson.loads(rest), changed
 
 
-def with_(dialect: Dialect, **changes: Any) -> Dialect:
+def with_(dialect: ServerDialect, **changes: Any) -> ServerDialect:
     return msgspec.structs.replace(dialect, **changes)
 
 
@@ -42,7 +42,7 @@ def with_(dialect: Dialect, **changes: Any) -> Dialect:
     dialects,
 )
 def test_no_field_that_steers_goes_out_and_every_other_member_stays(
-    body: dict[str, Any], dialect: Dialect
+    body: dict[str, Any], dialect: ServerDialect
 ) -> None:
     got, changed = sent(body, dialect)
     held_back = (STEERING - dialect.allows) & body.keys()
