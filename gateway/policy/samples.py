@@ -22,19 +22,23 @@ from gateway.proxy.classify import Classifier
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a decision depends on beside the request. `now` in UTC seconds; None: the present."""
+    """What a decision depends on beside the request. `now` in UTC seconds; None: the present.
+
+    `prompt_tokens` is what every tokenizer is taken to count; None: the text says.
+    """
 
     now: float | None = None
     budget_used: float = 0.0
     outstanding: Mapping[str, int] | None = None
     down: tuple[str, ...] = ()
+    prompt_tokens: int | None = None
 
 
 async def explain(built: Built, question: DecisionQuestion, given: Circumstances) -> Explanation:
     """The decision on `question` under `built`, with replicas as `given` and idle otherwise."""
     routes = Routes(built.policy, _fleet(built, given), zone=built.tenancy.time_zone)
     explainer = Explainer(routes, Classifier(built.policy, built.screenings), built.tenancy)
-    return await explainer.explain(question, _moment(given))
+    return await explainer.explain(question, _moment(given, built))
 
 
 async def explain_sample(built: Built, sample: SampleRequest) -> Explanation:
@@ -49,6 +53,7 @@ def circumstances_of(sample: SampleRequest, built: Built) -> Circumstances:
         budget_used=float(sample.budget_used),
         outstanding=sample.outstanding,
         down=sample.down,
+        prompt_tokens=sample.prompt_tokens,
     )
 
 
@@ -108,6 +113,7 @@ def _fleet(built: Built, given: Circumstances) -> Fleet:
     return fleet
 
 
-def _moment(given: Circumstances) -> Callable[[Principal], Moment]:
-    now = time.time() if given.now is None else given.now
-    return lambda _: Moment(now, time.monotonic(), budget_used=given.budget_used)
+def _moment(given: Circumstances, built: Built) -> Callable[[Principal], Moment]:
+    now, tokens = time.time() if given.now is None else given.now, given.prompt_tokens
+    counted = None if tokens is None else dict.fromkeys(built.policy.deployments, tokens)
+    return lambda _: Moment(now, time.monotonic(), budget_used=given.budget_used, counted=counted)
