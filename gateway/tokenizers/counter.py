@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 import structlog
 
-from gateway.core.balancing import ReplicaState
 from gateway.core.call import Call
 from gateway.core.catalog import Api
 from gateway.core.detect.text import find_text
 from gateway.core.errors import UpstreamFailure
 from gateway.core.heads import request_head
+from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.sent import Candidate
 from gateway.dialects.outgoing import adapted
