@@ -6,11 +6,13 @@ from typing import Protocol
 import msgspec
 
 from gateway.core.admission import Ask, Hold, Settlement
+from gateway.core.call import Call
 from gateway.core.causes import EntityResult
 from gateway.core.ended import Ended
 from gateway.core.errors import FailureKind, GatewayError
 from gateway.core.heads import NO_LINES, HeaderLines, RequestHead
-from gateway.core.sent import Sent
+from gateway.core.screening import StandIn
+from gateway.core.sent import Candidate, Sent
 from gateway.core.tenancy import Principal
 from gateway.core.windows import Per, Window
 
@@ -264,12 +266,26 @@ class Telemetry(Protocol):
         """A request ended with this attempt, `seconds` after it had arrived."""
         ...
 
+    def dialect_learned(self, deployment: str, field: str) -> None:
+        """The servers of `deployment` refuse `field`, and the gateway has stopped sending it there."""
+        ...
+
 
 class EntityFinder(Protocol):
     """Looks for named entities, beside the event loop."""
 
     async def find(self, text: str) -> EntityResult:
         """Answers within its deadline, whatever happens. Never raises."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens of prompts, beside the event loop or at the servers."""
+
+    async def count(
+        self, call: Call, stand_in: StandIn | None, candidates: Sequence[Candidate]
+    ) -> Mapping[str, int]:
+        """Tokens by deployment, for those of `candidates` that could tell in time. Never raises."""
         ...
 
 

@@ -39,6 +39,7 @@ from gateway.quota.memory import Shadowed
 from gateway.replicas.health import HealthProber
 from gateway.replicas.progress import ProgressWatch
 from gateway.supervised import TaskRegistry
+from gateway.tokenizers.counter import PromptCounter
 
 
 class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -194,6 +195,7 @@ def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entitie
         clock=services.clock,
         random=random.random,
         denied=audit_denial,
+        counter=PromptCounter(services.upstream, services.clock),
     )
 
 

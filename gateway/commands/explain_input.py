@@ -98,6 +98,10 @@ _NEEDS: Final[dict[str, dict[str, Any]]] = {
     "logprobs": {"logprobs": True},
     "n": {"n": 2},
     "reasoning": {"reasoning_effort": "high"},
+    "functions": {"functions": [{"name": "sample"}]},
+    "custom_tools": {"tools": [{"type": "custom", "custom": {"name": "sample"}}]},
+    "web_search": {"web_search_options": {}},
+    "audio_output": {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
 }
 MODALITIES: Final = ("text", *_PARTS)
 NEEDS: Final = tuple(_NEEDS)
@@ -105,7 +109,16 @@ NEEDS: Final = tuple(_NEEDS)
 
 def members_for(needs: list[str]) -> dict[str, Any]:
     """The members of a body that ask for capabilities."""
-    return {name: value for need in needs for name, value in _NEEDS[need].items()}
+    made: dict[str, Any] = {}
+    for need in needs:
+        add_members(made, _NEEDS[need])
+    return made
+
+
+def add_members(made: dict[str, Any], members: dict[str, Any]) -> None:
+    """Add `members` to a body; lists of both are joined."""
+    for name, value in members.items():
+        made[name] = [*made.get(name, ()), *value] if isinstance(value, list) else value
 
 
 def question(

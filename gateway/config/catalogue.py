@@ -3,10 +3,12 @@
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from gateway.config.kinds import (
     BLANK,
+    PLAIN,
     AllowBlank,
     Amount,
     Blank,
@@ -27,6 +29,7 @@ from gateway.config.kinds import (
     usd_amount,
 )
 from gateway.config.urls import Authority, HttpUrl, ProxyUrl, UrlPath
+from gateway.dialects.table import STEERING
 
 Provider = Literal["openai", "azure", "vllm", "openai-compatible", "litellm"]
 Serves = Literal[
@@ -46,7 +49,28 @@ Serves = Literal[
     "files",
 ]
 Modality = Literal["text", "image", "audio", "video", "file"]
-Capability = Literal["tools", "json_schema", "logprobs", "n", "reasoning"]
+Capability = Literal[
+    "tools",
+    "json_schema",
+    "logprobs",
+    "n",
+    "reasoning",
+    "functions",
+    "custom_tools",
+    "web_search",
+    "audio_output",
+]
+
+
+def _steering_field(value: str) -> str:
+    if value not in STEERING:
+        raise PydanticCustomError(
+            PLAIN, "is no field that the gateway holds back: every other field is passed on anyway"
+        )
+    return value
+
+
+SteeringField = Annotated[Name, AfterValidator(_steering_field)]
 StopsWhenLeft = Literal["never", "streams", "always"]
 Prefer = Literal["cost", "latency", "quality", "order", "weights"]
 
@@ -220,6 +244,54 @@ class Azure(Section):
     api_version: Text = Field(default="2024-10-21", description="value of the `api-version` query parameter")
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Dialect(Section):
+    """How its server is spoken to, where that differs from its provider's row of the table."""
+
+    output_cap: Literal["max_completion_tokens", "max_tokens", "none"] | None = Field(
+        default=None,
+        description="field for the output cap of chats, used first; none: its server honours no cap, so each "
+        "request holds `max_output_tokens` for each choice; left out: max_tokens for openai-compatible, "
+        "max_completion_tokens for the others",
+    )
+    stream_options: Literal["inject", "omit"] = Field(
+        default="inject",
+        description="ask for the usage of streams by `stream_options`, or send none: usage comes unasked, or "
+        "not at all",
+    )
+    metadata: Literal["with_store", "always", "never"] | None = Field(
+        default=None,
+        description="when `metadata` is sent on: beside `store: true`, always or never; left out: never for "
+        "vllm, with_store for the others",
+    )
+    developer_role: Literal["keep", "system"] | None = Field(
+        default=None,
+        description="messages of the role `developer`: as they are, or of the role `system`; left out: keep "
+        "for openai and azure, system for the others",
+    )
+    reasoning_effort: tuple[Effort, ...] | None = Field(
+        default=None,
+        description="values of `reasoning_effort` that it takes, others become the nearest of them; an empty "
+        "list: the field is left out; left out: all but max for openai and azure, all for the others",
+    )
+    steering_fields: Literal["drop", "refuse"] = Field(
+        default="drop",
+        description="fields that steer engines and routers, such as `priority` or `models`: left out of the "
+        "request, or the request may not go there",
+    )
+    allow_fields: tuple[SteeringField, ...] = Field(
+        default=(), description="fields that steer engines and routers, and are passed on all the same"
+    )
+    count_prompt: Literal["estimate", "o200k", "server"] | None = Field(
+        default=None,
+        description="who counts a prompt near the context's end: nobody, the gateway with OpenAI's "
+        "vocabulary, or the server's `/tokenize`; left out: o200k for openai and azure, server for vllm, "
+        "estimate for openai-compatible",
+    )
+
+
 def _none_if_blank(value: object) -> object:
     return None if value is BLANK else value
 
@@ -289,6 +361,9 @@ class Deployment(Section):
         default=None,
         description="answers that the upstream stops to generate and to bill when their connection closes; "
         "left out: always for vllm, streams for openai and azure, never for the others",
+    )
+    dialect: Dialect = Field(
+        default=Dialect(), description="what its server reads, where that is not usual for its provider"
     )
     commit_after_seconds: Seconds = Field(
         default=10.0,

@@ -33,6 +33,8 @@ _LISTS_OF_DISTINCT: Final = (
     "deployments.*.serves",
     "deployments.*.accepts",
     "deployments.*.supports",
+    "deployments.*.dialect.allow_fields",
+    "deployments.*.dialect.reasoning_effort",
     "deployments.*.replicas.urls",
     "models.*.use",
     "models.*.rules.*.use",

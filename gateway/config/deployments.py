@@ -18,6 +18,17 @@ from gateway.config.proxies import proxy_of
 from gateway.core import catalog
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
 from gateway.core.money import nano_from_usd
+from gateway.dialects.table import (
+    CHATS,
+    IMPLIED,
+    TABLE,
+    DeveloperRole,
+    MetadataRule,
+    PromptCount,
+    ServerDialect,
+    Steering,
+    StreamOptions,
+)
 from gateway.finance.price_catalogue import Listing, PriceCatalogue
 
 HOURS_PER_MONTH: Final = 730  # 365 days of 24 hours, over twelve
@@ -69,9 +80,7 @@ def build_deployment(
         zone=given.zone,
         serves=frozenset(catalog.Api(item) for item in given.serves if item in set(catalog.Api)),
         accepts=frozenset(map(catalog.Modality, given.accepts)),
-        supports=frozenset(
-            catalog.Capability(item) for item in given.supports if item in set(catalog.Capability)
-        ),
+        supports=_supports(given),
         context_tokens=context,
         max_output_tokens=output,
         price=_price(given, listing, prices, zone),
@@ -85,7 +94,41 @@ def build_deployment(
         health=_health(given),
         retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
         retires_on=given.retires_on,
+        dialect=_dialect(given),
     )
+
+
+def _supports(given: schema.Deployment) -> frozenset[catalog.Capability]:
+    """What the file says, and what follows from it for the provider."""
+    implied = IMPLIED.get(given.provider, {})
+    said = {*given.supports, *given.accepts}
+    found = {*given.supports, *(name for word, name in implied.items() if word in said)}
+    return frozenset(catalog.Capability(item) for item in found if item in set(catalog.Capability))
+
+
+def _dialect(given: schema.Deployment) -> ServerDialect:
+    """The provider's row of the table, with what the file says in place of it."""
+    row, said = TABLE[given.provider], given.dialect
+    return msgspec.structs.replace(
+        row,
+        caps=_caps(row, said.output_cap),
+        stream_options=StreamOptions(said.stream_options),
+        metadata=row.metadata if said.metadata is None else MetadataRule(said.metadata),
+        developer=row.developer if said.developer_role is None else DeveloperRole(said.developer_role),
+        efforts=row.efforts if said.reasoning_effort is None else said.reasoning_effort,
+        steering=Steering(said.steering_fields),
+        allows=frozenset(said.allow_fields),
+        counts=row.counts if said.count_prompt is None else PromptCount(said.count_prompt),
+    )
+
+
+def _caps(row: ServerDialect, named: str | None) -> Mapping[str, tuple[str, ...]]:
+    if named is None:
+        return row.caps
+    if named == "none":
+        return dict.fromkeys(row.caps, ())
+    chats = {where: (named, *(name for name in row.caps[where] if name != named)) for where in CHATS}
+    return {**row.caps, **chats}
 
 
 def end_of_day(day: datetime.date, zone: ZoneInfo) -> float:

@@ -10,6 +10,9 @@ from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
 from gateway.core.replica_state import ReplicaState
 from gateway.core.stated_limits import StatedLimits
+from gateway.core.text_size import TokenRatios
+from gateway.dialects.refusals import Remedy
+from gateway.dialects.table import TABLE, ServerDialect
 
 # How much one new observation moves a learned average.
 SMOOTHING = 0.1
@@ -28,6 +31,7 @@ class ReplicaSet:
     """The replicas of one deployment, and what its answers have taught us.
 
     `answer_lines` begin the header of each answer; `heads` is what each request to a replica begins with.
+    `dialect` is the deployment's, with what its servers have refused.
     Raises ValueError where the deployment's names or headers cannot stand in one.
     """
 
@@ -37,9 +41,11 @@ class ReplicaSet:
         "answer_lines",
         "bytes_per_token",
         "deployment",
+        "dialect",
         "heads",
         "measured_at",
         "pace",
+        "ratios",
         "replicas",
         "stated_limits",
         "tokens_per_second",
@@ -57,7 +63,9 @@ class ReplicaSet:
         self.replicas = replicas
         # Not of the replica's state, which outlives a change of the deployment's credentials.
         self.heads = {state: request_heads(deployment, state.replica) for state in replicas}
+        self.dialect: ServerDialect = deployment.dialect or TABLE[deployment.provider]
         self.pace = Pace()
+        self.ratios = TokenRatios()
         self._turn = 0
         self._measures_anew = False
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
@@ -134,6 +142,14 @@ class ReplicaSet:
         ratio = min(max(text_bytes / tokens, LEAST_BYTES_PER_TOKEN), MOST_BYTES_PER_TOKEN)
         self.bytes_per_token += SMOOTHING * (ratio - self.bytes_per_token)
 
+    def learn_dialect(self, remedy: Remedy) -> bool:
+        """A request went through with `remedy`. Returns whether that was news."""
+        if remedy.refused is None:
+            return False
+        known = self.dialect
+        self.dialect = known.learned(remedy.dialect, remedy.where)
+        return self.dialect != known
+
     def expected_seconds(self, output_tokens: int, now: float) -> float:
         """Time to the last token as observed of late; 0 where nothing is known, so that it gets tried."""
         if self.ttft_seconds is None or self._is_out_of_date(now):
@@ -168,6 +184,9 @@ def _replica_set(deployment: Deployment, previous: ReplicaSet | None) -> Replica
     )
     if previous is not None and previous.deployment.model == deployment.model:
         replica_set.pace = previous.pace
+        replica_set.ratios = previous.ratios
+        if previous.deployment.dialect == deployment.dialect:
+            replica_set.dialect = previous.dialect
         replica_set.bytes_per_token = previous.bytes_per_token
         replica_set.measured_at = previous.measured_at
         replica_set.stated_limits = previous.stated_limits

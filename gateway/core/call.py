@@ -31,7 +31,8 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     bytes. They are those of the larger body, where another one may be sent in place of `rest`.
     `max_output` is None when the client named no cap. `stream_options` are the client's own, without
     `include_usage`. `prompts` are read each by itself (a list in completions and embeddings); `choices` are
-    all that is generated for them. `user` is whom the client says that it acts for.
+    all that is generated for them. `user` is whom the client says that it acts for. `members` are those that
+    dialects treat differently (`dialects.table.TREATED`, DEVELOPER).
 
     Many attributes: one for each member of the body that routing, holding or metering reads.
     """
@@ -52,6 +53,7 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     text_bytes: int
     user: str | None = None
     prompts: int = 1
+    members: frozenset[str] = frozenset()
 
     @property
     def wants_continuous_usage(self) -> bool:

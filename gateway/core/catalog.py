@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.core.conditions import Condition
 from gateway.core.endpoint import Endpoint, IpNetwork
+from gateway.dialects.table import ServerDialect
 
 
 class Modality(enum.StrEnum):
@@ -24,6 +25,10 @@ class Capability(enum.StrEnum):
     LOGPROBS = "logprobs"
     CHOICES = "n"
     REASONING = "reasoning"
+    FUNCTIONS = "functions"  # the members `functions` and `function_call`, from before tools
+    CUSTOM_TOOLS = "custom_tools"  # tools that are no functions
+    WEB_SEARCH = "web_search"
+    AUDIO_OUTPUT = "audio_output"
 
 
 # Asked of a deployment only where some deployment of the model has it: every OpenAI-like API reads `n`, and
@@ -189,8 +194,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     `commit_after_seconds`: how long a stream may say nothing before its head goes out all the same.
     `continuous_usage`: it is asked for its usage with each chunk of a stream.
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
-    forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
-    million. `lines` are those of the file on which its fields stand.
+    forbids it to us. `dialect` None is its provider's. `marginal_rate` is what more tokens cost on servers
+    that run anyway, in nano-USD per million. `lines` are those of the file on which its fields stand.
 
     Many attributes: one for each setting of the file that routing or pricing reads.
     """
@@ -218,6 +223,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     successors: tuple[str, ...] = ()
     license_conflict: str | None = None
     marginal_rate: int | None = None
+    dialect: ServerDialect | None = None
     lines: Mapping[str, int] = {}
 
 

@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from gateway.core.call import Call
+from gateway.core.call import BYTES_PER_TOKEN, Call
 from gateway.core.catalog import DECLARED_CAPABILITIES, Capability, Deployment
 from gateway.core.errors import (
     GatewayError,
@@ -13,7 +13,9 @@ from gateway.core.errors import (
     Unavailable,
     UnsupportedModality,
 )
-from gateway.core.estimate import Estimate
+from gateway.core.estimate import REFUSED_ABOVE, Estimate
+from gateway.dialects.outgoing import refused_members
+from gateway.dialects.table import TABLE, ServerDialect
 
 
 class Constraint(enum.StrEnum):
@@ -22,6 +24,7 @@ class Constraint(enum.StrEnum):
     ENDPOINT = "endpoint"
     MODALITY = "modality"
     CAPABILITY = "capability"
+    FIELD = "field"
     PRIVACY = "privacy"
     LICENSE = "license"
     RETIRED = "retired"
@@ -61,7 +64,7 @@ def checked_capabilities(deployments: tuple[Deployment, ...]) -> frozenset[Capab
     return always.union(*(item.supports for item in deployments))
 
 
-def static_reason(
+def static_reason(  # noqa: PLR0911  # one return for each constraint, in the order in which they are checked
     deployment: Deployment, call: Call, allowed: ClassZones, checked: frozenset[Capability]
 ) -> Excluded | None:
     """The first constraint over closed sets that `deployment` fails: it always fails it for such calls."""
@@ -75,12 +78,19 @@ def static_reason(
     if lacking := (call.needs & checked) - deployment.supports:
         detail = f"does not support {_listed(lacking)}"
         return Excluded(name, Constraint.CAPABILITY, detail, lines.get("supports"))
+    if call.members and (refused := refused_members(call.members, _dialect(deployment))):
+        detail = f"refuses {_listed(refused)}, which it does not allow clients to set"
+        return Excluded(name, Constraint.FIELD, detail, lines.get("dialect"))
     if deployment.zone not in allowed.zones:
         detail = f"zone {deployment.zone} is not allowed for {allowed.privacy}"
         return Excluded(name, Constraint.PRIVACY, detail, allowed.line or lines.get("zone"))
     if deployment.license_conflict is not None:
         return Excluded(name, Constraint.LICENSE, deployment.license_conflict, lines.get("license"))
     return _remote_reason(deployment, allowed) if call.media.is_remote else None
+
+
+def _dialect(deployment: Deployment) -> ServerDialect:
+    return deployment.dialect or TABLE[deployment.provider]
 
 
 def _remote_reason(deployment: Deployment, allowed: ClassZones) -> Excluded | None:
@@ -101,11 +111,28 @@ def retired_reason(deployment: Deployment) -> Excluded:
     return Excluded(deployment.name, Constraint.RETIRED, detail, deployment.lines.get("retires_on"))
 
 
+def is_too_large(deployment: Deployment, call: Call, expected: Estimate) -> bool:
+    """Whether the request surely exceeds `deployment`.
+
+    A guess says so only where any text of this length would be far too long. The server knows better, and
+    what it refuses may still go to another candidate.
+    """
+    if (call.max_output or 0) > deployment.max_output_tokens:
+        return True
+    context, prompt = deployment.context_tokens * call.prompts, expected.prompt
+    if expected.is_counted:
+        return prompt > context
+    if not call.media.bytes:
+        prompt = min(prompt, call.text_bytes // BYTES_PER_TOKEN)
+    return prompt > context * REFUSED_ABOVE
+
+
 def size_reason(deployment: Deployment, call: Call, expected: Estimate) -> Excluded:
     """Why the request, which is too large for `deployment`, is."""
     name, lines = deployment.name, deployment.lines
     if expected.prompt > deployment.context_tokens * call.prompts:
-        detail = f"about {expected.prompt} prompt tokens, and its context is {deployment.context_tokens}"
+        about = "" if expected.is_counted else "about "
+        detail = f"{about}{expected.prompt} prompt tokens, and its context is {deployment.context_tokens}"
         return Excluded(name, Constraint.CONTEXT, detail, lines.get("context_tokens"))
     detail = f"{call.max_output} output tokens asked, at most {deployment.max_output_tokens} possible"
     return Excluded(name, Constraint.OUTPUT, detail, lines.get("max_output_tokens"))
@@ -120,7 +147,8 @@ def refusal(  # noqa: PLR0911  # one return for each constraint, in the order in
 ) -> GatewayError:
     """The error when no deployment of the model `name` is left.
 
-    What a retry or a change can mend is named first: health, then privacy.
+    What a retry or a change can mend is named first: health, then size. A deployment that is too small was
+    allowed by everything before, privacy included, so privacy is not why nothing answers.
     """
     why = "; ".join(f"{item.deployment}: {item.detail}" for item in excluded)
     seen = {item.constraint for item in excluded}
@@ -129,22 +157,27 @@ def refusal(  # noqa: PLR0911  # one return for each constraint, in the order in
             f"No deployment of model '{name}' can answer now ({why}).",
             retry_after_seconds=retry_after_seconds,
         )
-    if Constraint.PRIVACY in seen:
-        return PrivacyViolation(
-            f"Requests of privacy class '{privacy}' may not go to any deployment of '{name}' that could "
-            f"answer this one ({why})."
-        )
     if Constraint.CONTEXT in seen:
         return InvalidRequest(
-            f"This request is too long for every deployment of '{name}' ({why}).",
+            f"This request is too long for every deployment of '{name}' that may answer it ({why}).",
             param="messages",
             code="context_length_exceeded",
         )
     if Constraint.OUTPUT in seen:
         return InvalidRequest(
-            f"Too many output tokens for every deployment of '{name}' ({why}).",
+            f"Too many output tokens for every deployment of '{name}' that may answer it ({why}).",
             param="max_completion_tokens",
             code="invalid_value",
+        )
+    if Constraint.PRIVACY in seen:
+        return PrivacyViolation(
+            f"Requests of privacy class '{privacy}' may not go to any deployment of '{name}' that could "
+            f"answer this one ({why})."
+        )
+    if Constraint.FIELD in seen:
+        return InvalidRequest(
+            f"No deployment of '{name}' takes this request ({why}). Leave the field out.",
+            code="field_not_allowed",
         )
     if Constraint.MODALITY in seen:
         return UnsupportedModality(f"No deployment of '{name}' reads this content ({why}).", param="messages")

@@ -113,6 +113,8 @@ def outcome_of(failure: UpstreamFailure) -> Outcome:
     """How a failed attempt is booked."""
     if failure.stale:
         return Outcome.STALE_CONNECTION
+    if failure.remedy is not None:
+        return Outcome.CLIENT_ERROR
     if failure.is_busy and failure.status == 429:
         return Outcome.RATE_LIMITED
     return _OUTCOMES.get(failure.kind, Outcome.UPSTREAM_ERROR)

@@ -22,6 +22,7 @@ GatewayError                 the client gets an error envelope (core/envelope.py
 
 ClientDisconnected           nobody is left to answer
 UpstreamFailure              one attempt broke; the pipeline decides what the client sees
+ └─ AdditionRefused          the upstream refused what the gateway added; it is sent again without
 """
 
 import enum
@@ -29,6 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.core.upstream_error import UpstreamError
+from gateway.dialects.refusals import Remedy
 
 
 class GatewayError(Exception):
@@ -298,6 +300,11 @@ class UpstreamFailure(Exception):
         self.refused = refused
 
     @property
+    def remedy(self) -> Remedy | None:
+        """What the same request may be sent again with, to the same replica."""
+        return None
+
+    @property
     def is_timeout(self) -> bool:
         return self.kind in _TIMEOUTS
 
@@ -336,3 +343,16 @@ class UpstreamFailure(Exception):
     def never_sent(self) -> bool:
         """True when the upstream cannot have seen any byte of the request, so nothing can be billed."""
         return self.kind in _NEVER_SENT
+
+
+class AdditionRefused(UpstreamFailure):
+    """The upstream refused something that the gateway had added to the request: its `remedy` may help."""
+
+    def __init__(self, status: int, remedy: Remedy) -> None:
+        what = "the size of the output cap" if remedy.refused is None else remedy.refused
+        super().__init__(FailureKind.STATUS, f"status {status}: it refuses {what}", status=status)
+        self._remedy = remedy
+
+    @property
+    def remedy(self) -> Remedy | None:
+        return self._remedy

@@ -17,14 +17,24 @@ from gateway.core.admission import Ask
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Price
 from gateway.core.tenancy import Principal
+from gateway.core.text_size import TokenRatios, size_of
+from gateway.dialects.table import ServerDialect
 
 # The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
 # with tools a preamble of some hundred more. Generous, because a hold must not be too small.
 TEMPLATE_TOKENS = 64
 TOOLS_TEMPLATE_TOKENS = 1024
 
-# An estimate from bytes may be this share too low.
+# An estimate from bytes may be this share too low. A count may lack what a template adds.
 PROMPT_MARGIN_SHARE = 5
+COUNTED_MARGIN_TOKENS = 16
+# A guess leaves this part of the context to the answer at least, and refuses a prompt only where it is this
+# share larger than the context.
+GUESSED_ROOM_SHARE = 8
+REFUSED_ABOVE = 1.25
+# No text has more bytes for each token, and a guess is not this much too low.
+MOST_BYTES_PER_TOKEN = 12
+COUNTED_ABOVE = 2.0
 
 # 8 kbit/s is the thinnest speech codec met in practice, and base64 adds a third: at ten tokens a second
 # that is at most one token for each 100 bytes of base64. Speech as it comes has ten times as many bytes.
@@ -43,45 +53,106 @@ COMPLETION_DEFAULT_TOKENS = 16
 
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one request on one deployment: `prompt` as likely, `prompt_bound` as the most it can be."""
+    """Tokens of one request on one deployment: `prompt` as likely, `prompt_bound` as the most it can be.
+
+    `near`: the prompt may be too near to the context's end for an average to do. `is_counted`: somebody has.
+    `uncapped`: the server honours no output cap, so `output` is the most that it writes at all.
+    """
 
     prompt: int
     prompt_bound: int
     output: int
+    near: bool = False
+    is_counted: bool = False
+    uncapped: bool = False
 
 
-def estimate(call: Call, deployment: Deployment, bytes_per_token: float) -> Estimate:
-    """Estimate `call` on `deployment`, whose text takes `bytes_per_token` as learned from its usage."""
-    text = call.text_bytes
-    context = deployment.context_tokens * call.prompts
-    likely = int(text / bytes_per_token) + 1
-    bound = text + TEMPLATE_TOKENS
+class Pool(Protocol):
+    """What an estimate needs to know of the servers of a deployment: see `balancing.ReplicaSet`."""
+
+    @property
+    def deployment(self) -> Deployment: ...
+
+    @property
+    def dialect(self) -> ServerDialect: ...
+
+    @property
+    def bytes_per_token(self) -> float: ...
+
+    @property
+    def ratios(self) -> TokenRatios: ...
+
+
+def estimate(call: Call, pool: Pool, now: float, counted: int | None = None) -> Estimate:
+    """Estimate `call` on `pool` at `now` (monotonic seconds). `counted`: its prompt's tokens, where known."""
+    deployment = pool.deployment
+    bound = call.text_bytes + TEMPLATE_TOKENS
     if call.needs and Capability.TOOLS in call.needs:
         bound += TOOLS_TEMPLATE_TOKENS
-    media = call.media
+    media, most, wanted = call.media, deployment.max_output_tokens, call.max_output
+    context = deployment.context_tokens * call.prompts
+    images = beside = 0
     if media.bytes:
         rule = deployment.image_rule
         images = media.images_low * rule.low + media.images_high * rule.high
-        likely += images + media.audio_bytes // LIKELY_AUDIO_BYTES_PER_TOKEN
-        likely += media.file_bytes // LIKELY_FILE_BYTES_PER_TOKEN
+        beside = images + media.audio_bytes // LIKELY_AUDIO_BYTES_PER_TOKEN
+        beside += media.file_bytes // LIKELY_FILE_BYTES_PER_TOKEN
         bound += images + media.audio_bytes // AUDIO_BYTES_PER_TOKEN
         if media.file_bytes:
             bound = max(bound, context)
+    # Where even its bytes leave room for all output, no way of counting them could change anything.
+    near = bound + (most if wanted is None else 0) > context
+    likely = int(call.text_bytes / pool.bytes_per_token) + 1
+    if near:
+        if counted is not None:
+            likely = counted
+        elif (size := size_of(call)) is not None:
+            likely = pool.ratios.tokens(size, now)
+    likely += beside
     if bound > context:
         bound = min(bound, max(context, likely))
-    # The most output tokens of one choice: the client's own cap, never above the deployment's.
-    most = deployment.max_output_tokens
     if call.api is Api.EMBEDDINGS:
-        output = 0
-    elif call.max_output is not None:
-        output = call.max_output if call.max_output < most else most
+        return Estimate(likely, bound, 0, near, counted is not None)
+    if not pool.dialect.is_capped and pool.dialect.cap_field(call.api, call.members) is None:
+        return Estimate(likely, bound, most, near, counted is not None, True)
+    # The most output tokens of one choice: the client's own cap, never above the deployment's.
+    if wanted is not None:
+        output = wanted if wanted < most else most
     elif call.api is Api.COMPLETIONS:
         output = min(COMPLETION_DEFAULT_TOKENS, most)
     else:
-        # A cap that the client did not ask for must leave room for the prompt, or the upstream refuses it.
-        free = deployment.context_tokens - likely - likely // PROMPT_MARGIN_SHARE - TEMPLATE_TOKENS
-        output = max(min(most, free), 1)
-    return Estimate(likely, bound, output)
+        output = most if not near else min(most, _free(deployment, likely, is_counted=counted is not None))
+    return Estimate(likely, bound, output, near, counted is not None)
+
+
+def room_bytes(deployment: Deployment) -> int:
+    """A prompt of so many bytes leaves room for all output of `deployment`, however it is counted."""
+    most = deployment.max_output_tokens + TEMPLATE_TOKENS + TOOLS_TEMPLATE_TOKENS
+    return max(deployment.context_tokens - most, 0)
+
+
+def matters(call: Call, pool: Pool, now: float) -> bool:
+    """Whether a count of the prompt may change what `estimate` makes of it."""
+    expected, deployment = estimate(call, pool, now), pool.deployment
+    context, wanted = deployment.context_tokens, call.max_output
+    if not expected.near or call.text_bytes > context * MOST_BYTES_PER_TOKEN:
+        return False
+    output = deployment.max_output_tokens if wanted is None else 0
+    return expected.prompt * COUNTED_ABOVE + TEMPLATE_TOKENS + output > context
+
+
+def _free(deployment: Deployment, likely: int, *, is_counted: bool) -> int:
+    """Output tokens for which the context has room beside a prompt of `likely` tokens.
+
+    A cap that the client did not ask for must leave room for the prompt, or the upstream refuses it. But a
+    guess must not leave an answer of one token: should it not fit, the server says so, and one more try
+    follows.
+    """
+    context = deployment.context_tokens
+    if is_counted:
+        return max(context - likely - COUNTED_MARGIN_TOKENS, 1)
+    free = context - likely - likely // PROMPT_MARGIN_SHARE - TEMPLATE_TOKENS
+    return max(free, context // GUESSED_ROOM_SHARE, 1)
 
 
 class Priced(Protocol):
@@ -99,7 +170,7 @@ def ask_for(
 ) -> Ask:
     """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
     millionths = output_rate = output_tokens = 0
-    tier = call.service_tier
+    tier, uncapped = call.service_tier, False
     for candidate, expected in zip(candidates, estimates, strict=True):
         input_rate, rate = candidate.dearest if tier is None else _dearest(candidate.soon, tier)
         most, output = expected.prompt_bound * input_rate, expected.output
@@ -109,6 +180,10 @@ def ask_for(
             output_rate = rate
         if output > output_tokens:
             output_tokens = output
+        uncapped = uncapped or expected.uncapped
+    if "prediction" in call.members:
+        # Predicted text that the answer rejects is billed as output, beside the cap.
+        millionths += (call.text_bytes + TEMPLATE_TOKENS) * output_rate * call.choices
     prompt_nano = -(-millionths // 1_000_000)
     if prompt_nano or output_rate:
         prompt_nano += ROUNDING_NANO
@@ -118,7 +193,8 @@ def ask_for(
         prompt_nano,
         output_rate * call.choices,
         output_tokens,
-        call.max_output is not None,
+        # An answer that no cap ends must fit as a whole, so a share of what is left does not do.
+        call.max_output is not None or uncapped,
         call.choices,
         estimates[0].prompt,
     )

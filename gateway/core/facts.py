@@ -30,7 +30,8 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
 
     `budget_used` is the share used of the payer's fullest budget. `headers` are the request's, by their names
     in lower case. `local_at` (UTC seconds) is what the clock of rules showed, where that is not `now`. `unit`
-    is told for a request of the past only, whose session and user are not known any more.
+    is told for a request of the past only, whose session and user are not known any more. `counted` are the
+    prompt's tokens by deployment, where somebody has counted them.
     """
 
     now: float
@@ -40,6 +41,7 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[bytes, bytes] = {}
     local_at: float | None = None
     unit: str | None = None
+    counted: Mapping[str, int] | None = None
 
 
 class Facts(dict[str, object]):

@@ -13,10 +13,13 @@ from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS, Call
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.errors import InvalidRequest
 from gateway.core.media import NO_MEDIA, TEXT_ONLY, Media, media_of
+from gateway.dialects.table import DEVELOPER, TREATED
 
 Body = Mapping[str, Any]
 
 NOTHING: frozenset[Capability] = frozenset()
+_NO_MEMBERS: frozenset[str] = frozenset()
+_DEVELOPER = frozenset({DEVELOPER})
 
 MAX_CHOICES = 128
 
@@ -27,10 +30,18 @@ _NO_EFFORT = (None, "none")
 LARGEST_EXACT = 2.0**64
 _NUMBERLESS = frozenset({str, int, bool, type(None)})  # an `int` is one that was read exactly
 _LONG_INTEGERS = re.compile(rb"(?<![\d.])-?\d{19,}(?![\d.eE])")
+_NO_SEARCH = (None, False)
 _CAPS = frozenset({"max_completion_tokens", "max_tokens"})
 _CHOICES = frozenset({"n", "best_of"})
-_NEEDING = frozenset({"tools", "functions", "response_format", "logprobs", "reasoning_effort", "reasoning"})
+# Members by which a request asks the upstream to look things up elsewhere, in the spellings of several APIs.
+_SEARCHES = frozenset({"web_search_options", "search_parameters", "enable_search", "search_options"})
+_NEEDING = _SEARCHES | {
+    *("tools", "functions", "function_call", "response_format", "logprobs", "reasoning_effort", "reasoning"),
+    *("modalities", "audio"),
+}
 _USERS = frozenset({"safety_identifier", "user"})
+# Most requests have none of these, which one look tells.
+_RARE = _CHOICES | _NEEDING | _USERS | TREATED | {"service_tier"}
 # Large members that hold text, or schemas, in which a number is the same however it is written.
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
@@ -51,11 +62,14 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
     # Most members are absent from most requests: each is read only where it is there.
     stream = (_optional(body, "stream", bool, "a boolean") or False) if "stream" in body else False
     options = _stream_options(body, stream) if "stream_options" in body else {}
-    modalities, media = (
+    modalities, media, members = (
         _message_contents(body, max_messages) if api is Api.CHAT else _prompt_contents(api, body)
     )
+    rare = not _RARE.isdisjoint(body)
+    if rare and not TREATED.isdisjoint(body):
+        members = members.union(TREATED.intersection(body))
     prompts = 1 if api is Api.CHAT else _prompts(api, body)
-    choices = 1 if _CHOICES.isdisjoint(body) else _choices(body)
+    choices = _choices(body) if rare and not _CHOICES.isdisjoint(body) else 1
     call = Call(
         # By position: by name it costs four times as much, and this is made for every request.
         api,
@@ -66,14 +80,15 @@ def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
         None if _CAPS.isdisjoint(body) else _max_output(api, body),
         choices * prompts if api is Api.COMPLETIONS else choices,
         modalities,
-        NOTHING if choices == 1 and _NEEDING.isdisjoint(body) else _needs(body, choices),
+        _needs(body, choices) if rare and (choices > 1 or not _NEEDING.isdisjoint(body)) else NOTHING,
         media,
-        _optional(body, "service_tier", str, "a string") if "service_tier" in body else None,
-        _tags(body) if "metadata" in body else {},
+        _optional(body, "service_tier", str, "a string") if rare and "service_tier" in body else None,
+        _tags(body) if rare and "metadata" in body else {},
         (rest := _encode(body)),
         len(rest) - media.bytes,
-        None if _USERS.isdisjoint(body) else _user(body),
+        _user(body) if rare and not _USERS.isdisjoint(body) else None,
         prompts,
+        members,
     )
     if stream and api is Api.EMBEDDINGS:
         raise InvalidRequest("Embeddings can't be streamed.", param="stream")
@@ -208,19 +223,25 @@ def _prompts(api: Api, body: Mapping[str, Any]) -> int:
 
 
 def _needs(body: Mapping[str, Any], choices: int) -> frozenset[Capability]:
-    tools = body.get("tools") or body.get("functions")
+    tools, functions = body.get("tools"), body.get("functions") or body.get("function_call")
     form = body.get("response_format")
     logprobs = body.get("logprobs")
     reasons = body.get("reasoning_effort") not in _NO_EFFORT or bool(body.get("reasoning"))
-    if not tools and not form and not logprobs and not reasons and choices == 1:
-        return NOTHING
     if tools is not None and not isinstance(tools, list):
         raise _wrong_type("tools", "an array")
     if form is not None and not isinstance(form, dict):
         raise _wrong_type("response_format", "an object")
     needs = set()
-    if tools:
+    if tools or functions:
         needs.add(Capability.TOOLS)
+    if functions:
+        needs.add(Capability.FUNCTIONS)
+    if tools:
+        needs.update(_tool_needs(tools))
+    if any(body.get(name) not in _NO_SEARCH for name in _SEARCHES):
+        needs.add(Capability.WEB_SEARCH)
+    if body.get("audio") or _speaks(body):
+        needs.add(Capability.AUDIO_OUTPUT)
     if form and form.get("type") == "json_schema":
         needs.add(Capability.JSON_SCHEMA)
     if logprobs:
@@ -229,7 +250,26 @@ def _needs(body: Mapping[str, Any], choices: int) -> frozenset[Capability]:
         needs.add(Capability.REASONING)
     if choices > 1:
         needs.add(Capability.CHOICES)
-    return frozenset(needs)
+    return frozenset(needs) if needs else NOTHING
+
+
+def _tool_needs(tools: list[Any]) -> set[Capability]:
+    """Tools that are no functions run at the upstream, or are called in another form."""
+    kinds = {str(tool.get("type") or "function") for tool in tools if isinstance(tool, dict)} - {"function"}
+    searches = {kind for kind in kinds if "web_search" in kind}
+    return {
+        capability
+        for capability, found in (
+            (Capability.WEB_SEARCH, searches),
+            (Capability.CUSTOM_TOOLS, kinds - searches),
+        )
+        if found
+    }
+
+
+def _speaks(body: Mapping[str, Any]) -> bool:
+    spoken = body.get("modalities")
+    return isinstance(spoken, list) and "audio" in spoken
 
 
 def _tags(body: Mapping[str, Any]) -> dict[str, str]:
@@ -250,15 +290,18 @@ def _user(body: Mapping[str, Any]) -> str | None:
     return user if user and isinstance(user, str) else None
 
 
-def _prompt_contents(api: Api, body: Mapping[str, Any]) -> tuple[frozenset[Modality], Media]:
+def _prompt_contents(api: Api, body: Mapping[str, Any]) -> tuple[frozenset[Modality], Media, frozenset[str]]:
     name = "input" if api is Api.EMBEDDINGS else "prompt"
     value = body.get(name)
     if not value or not isinstance(value, (str, list)):
         raise InvalidRequest(f"'{name}' must be a non-empty string or array.", param=name)
-    return TEXT_ONLY, NO_MEDIA
+    return TEXT_ONLY, NO_MEDIA, _NO_MEMBERS
 
 
-def _message_contents(body: Mapping[str, Any], max_messages: int) -> tuple[frozenset[Modality], Media]:
+def _message_contents(
+    body: Mapping[str, Any], max_messages: int
+) -> tuple[frozenset[Modality], Media, frozenset[str]]:
+    """What the messages hold, and DEVELOPER where one is of that role."""
     messages = body.get("messages")
     if messages is None:
         raise InvalidRequest("Missing required parameter: 'messages'.", param="messages")
@@ -278,16 +321,23 @@ def _message_contents(body: Mapping[str, Any], max_messages: int) -> tuple[froze
             code="array_above_max_length",
         )
     parts: list[tuple[str, Any]] = []
+    members = _NO_MEMBERS
     for index, message in enumerate(messages):
         # Nearly all of them: text, and whose it is.
-        if type(message) is dict and type(message.get("content")) is str and type(message.get("role")) is str:
+        if (
+            type(message) is dict
+            and type(message.get("content")) is str
+            and type(role := message.get("role")) is str
+            and role != DEVELOPER
+        ):
             continue
         _check_message(message, index, parts)
-    spoken = body.get("modalities")
-    wants_audio = isinstance(spoken, list) and "audio" in spoken
+        if message["role"] == DEVELOPER:
+            members = _DEVELOPER
+    wants_audio = "modalities" in body and _speaks(body)
     if not parts and not wants_audio:
-        return TEXT_ONLY, NO_MEDIA
-    return media_of(parts, wants_audio)
+        return TEXT_ONLY, NO_MEDIA, members
+    return *media_of(parts, wants_audio), members
 
 
 def _check_message(message: Any, index: int, parts: list[tuple[str, Any]]) -> None:

@@ -5,6 +5,7 @@ import math
 from gateway.core.admission import Ask, fit_output
 from gateway.core.errors import BudgetExceeded, LimitExceeded
 from gateway.core.pricing import usd_text
+from gateway.core.sent import Sent
 
 # A slot is free when a request ends, which nobody can foresee.
 SLOT_WAIT_SECONDS = 1.0
@@ -47,4 +48,18 @@ def over_budget(
         resets_at=None if math.isinf(ends_at) else ends_at,
         # What is only held comes back when other requests end, so a retry soon can succeed.
         only_held=fit_output(ask, left_nano + held_nano) is not None,
+    )
+
+
+def uncapped_too_large(sent: Sent) -> BudgetExceeded:
+    """The server of `sent` honours no output cap, and its longest answer fits no budget and limit."""
+    name, tokens = sent.candidate.name, sent.estimate.output * sent.call.choices
+    return BudgetExceeded(
+        f"The server of '{name}' honours no output cap, so its longest answer ({tokens} tokens) must fit "
+        f"into every budget and limit of key '{sent.principal.key}', and it does not. Use another model, or "
+        "ask for a larger budget.",
+        scope=f"key:{sent.principal.key}",
+        window="uncapped",
+        resets_at=None,
+        only_held=False,
     )

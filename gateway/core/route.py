@@ -20,13 +20,14 @@ from gateway.core.constraints import (
     Constraint,
     Excluded,
     checked_capabilities,
+    is_too_large,
     refusal,
     retired_reason,
     size_reason,
     static_reason,
 )
 from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
-from gateway.core.estimate import Estimate, ask_for, estimate
+from gateway.core.estimate import Estimate, ask_for, estimate, matters, room_bytes
 from gateway.core.facts import Facts, Moment, busy_pools, finds_text, tags_of, unit_of
 from gateway.core.ordering import Sorting, in_order
 from gateway.core.policy import Policy, model_for
@@ -56,7 +57,7 @@ class _Eligible(msgspec.Struct, frozen=True):
 
 KINDS_REMEMBERED = 256
 
-_Kind = tuple[str, str, frozenset[str], frozenset[str], bool]
+_Kind = tuple[str, str, frozenset[str], frozenset[str], bool, frozenset[str]]
 _ORDER = Objective.ORDER
 
 
@@ -83,6 +84,7 @@ class Route:
         "fleet",
         "model",
         "principal",
+        "roomy_bytes",
         "valid_from",
         "valid_until",
     )
@@ -107,6 +109,8 @@ class Route:
         self._zone = zone
         self._era: Era = era_at(now, policy.deployments.values())
         self._serving: ServingSet = serving_set(model, self._era, policy.deployments)
+        # A prompt of no more bytes leaves room for all output wherever it goes: nobody need count it.
+        self.roomy_bytes = min((room_bytes(one) for one in self._serving.deployments), default=0)
         self._first_match = _first_match(model, principal)
         self._prepared_at = int(now * 1_000_000)
         self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at) / 1_000_000)
@@ -136,7 +140,8 @@ class Route:
     ) -> Sent | Refused:
         """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
         model, principal, privacy = self.model, self.principal, classified.privacy
-        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote)
+        # `_eligible_for` written out: it runs for every request.
+        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
         eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
         kept, excluded, rule = eligible.candidates, eligible.excluded, None
         if self._first_match is not None and model.rules is not None:
@@ -146,10 +151,10 @@ class Route:
                 kept, dropped = self._narrowed(rule, eligible)
                 excluded += dropped
         able = kept
-        kept, estimates, dropped = _by_circumstances(call, able, moment.monotonic, ReplicaSet.is_available)
+        kept, estimates, dropped = _by_circumstances(call, able, moment, ReplicaSet.is_available)
         if dropped:
             if not kept:
-                kept, estimates, dropped = _by_circumstances(call, able, moment.monotonic, ReplicaSet.answers)
+                kept, estimates, dropped = _by_circumstances(call, able, moment, ReplicaSet.answers)
             excluded += dropped
         if not kept:
             error = self._error(privacy, rule, excluded, able, moment.monotonic)
@@ -191,6 +196,11 @@ class Route:
             estimates[0],
         )
 
+    def to_count(self, call: Call, classified: Classified, monotonic: float) -> list[Candidate]:
+        """The candidates for which it matters how many tokens the prompt of `call` has."""
+        eligible = self._eligible_for(call, classified.privacy).candidates
+        return [one for one in eligible if matters(call, one.replica_set, monotonic)]
+
     def is_valid(self, now: float) -> bool:
         """Whether it holds at `now` (UTC seconds)."""
         return self.valid_from <= now < self.valid_until
@@ -209,6 +219,10 @@ class Route:
                 policy_version=self._policy.version,
             )
         return found
+
+    def _eligible_for(self, call: Call, privacy: str) -> _Eligible:
+        kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
+        return self._eligible.get(kind) or self._by_static_constraints(kind, call)
 
     def _by_static_constraints(self, kind: _Kind, call: Call) -> _Eligible:
         """What holds for every call of this `kind`."""
@@ -327,18 +341,18 @@ def _first_match(model: Model, principal: Principal) -> Callable[[Mapping[str, o
 def _by_circumstances(
     call: Call,
     able: tuple[Candidate, ...],
-    monotonic: float,
+    moment: Moment,
     is_healthy: Callable[[ReplicaSet, float], bool],
 ) -> tuple[tuple[Candidate, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
     """The candidates for which the request is not too large and that are well; each with its estimate."""
     kept, estimates, dropped = [], [], []
+    monotonic, counted = moment.monotonic, moment.counted
     wanted = call.max_output or 0
     for candidate in able:
         deployment, replica_set = candidate.deployment, candidate.replica_set
-        expected = estimate(call, deployment, replica_set.bytes_per_token)
-        if (
-            expected.prompt > deployment.context_tokens * call.prompts
-            or wanted > deployment.max_output_tokens
+        expected = estimate(call, replica_set, monotonic, counted.get(deployment.name) if counted else None)
+        if (expected.near or wanted > deployment.max_output_tokens) and is_too_large(
+            deployment, call, expected
         ):
             dropped.append(size_reason(deployment, call, expected))
         elif not is_healthy(replica_set, monotonic):

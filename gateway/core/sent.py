@@ -18,7 +18,7 @@ from gateway.core.admission import Ask, Hold
 from gateway.core.answer import NO_USAGE, Exact, Metered, UnderEstimate, Usage
 from gateway.core.balancing import ReplicaSet
 from gateway.core.call import CONTINUOUS_USAGE, Call
-from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates, Rule
+from gateway.core.catalog import Deployment, Model, Price, Rates, Rule
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
 from gateway.core.errors import UpstreamFailure
@@ -31,6 +31,10 @@ from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, se
 from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
+from gateway.core.text_size import LEARN_FROM_BYTES
+from gateway.dialects.outgoing import adapted
+from gateway.dialects.refusals import Remedy
+from gateway.dialects.table import ServerDialect, StreamOptions
 
 # Whole lines, written in one step: names and line ends are the code's, values from outside pass `one_line`.
 _REQUEST_IDS = b"x-request-id: %b\r\nx-tollway-attempt: %b\r\n"
@@ -154,8 +158,11 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     `named` to `pools` are facts for the row.
 
     From `hold` on: `hold_taken` is what is held for the attempt at `replica` of the candidate at `index`; its
-    price is that of `at` (UTC microseconds). `masked` is what goes out in place of the body, where it is not
+    price is that of `at` (UTC microseconds). `output_cap` is the most tokens that each choice may have.
+    `masked` is what goes out in place of the body, where it is not
     the body itself. `fresh`: the attempt before found a stale connection, so this one must not reuse any.
+    `remedy`: the attempt before was refused for what the gateway had added. `changed` are the members of the
+    body that its dialect has changed or left out; known once there is a body.
 
     Many attributes: it is the half of the row that is known before the answer, and what that comes from.
     """
@@ -185,10 +192,14 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     index: int = 0
     number: int = 1
     fresh: bool = False
+    remedy: Remedy | None = None
+    changed: tuple[str, ...] = ()
     attempt_id: str = ""
     at: int = 0
     replica: ReplicaState = None  # type: ignore[assignment]  # as all below: until `hold`
     hold_taken: Hold = None  # type: ignore[assignment]
+    dialect: ServerDialect = None  # type: ignore[assignment]
+    output_cap: int = 0
     held_nano: int = 0
     sent_privacy: str = ""
     masked: Masked | None = None
@@ -203,6 +214,14 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             self.candidate = candidate = candidate.at(at)
         self.attempt_id = f"{self.request_id}:{self.number}"
         self.hold_taken, self.held_nano, self.replica, self.at = hold, hold.nano, replica, at
+        # What its deployment learns while it is under way is for those that follow.
+        held, most, remedy = hold.output_tokens, self.estimate.output, self.remedy
+        if remedy is None:
+            self.dialect = candidate.replica_set.dialect
+        else:
+            self.dialect = remedy.dialect
+            most = most if remedy.most_output is None else min(most, remedy.most_output)
+        self.output_cap = held if held < most else most
         stand_in = self.stand_in
         if stand_in is None:
             self.sent_privacy = self.privacy
@@ -211,17 +230,28 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         else:
             self.sent_privacy, self.masked = self.privacy, stand_in.masked
 
-    def again(self, *, number: int, index: int, fresh: bool = False) -> Self:
-        """Attempt `number`, at the candidate at `index`; `hold` is still to come."""
+    def again(self, *, number: int, index: int, fresh: bool = False, remedy: Remedy | None = None) -> Self:
+        """Attempt `number`, at the candidate at `index`; `hold` is still to come.
+
+        What an attempt before it at the same candidate was remedied by goes on.
+        """
+        candidate, estimate = self.candidates[index], self.estimates[index]
+        if remedy is None and index == self.index:
+            remedy = self.remedy
+        if remedy is not None and not remedy.dialect.caps[remedy.where]:
+            most = candidate.deployment.max_output_tokens
+            estimate = msgspec.structs.replace(estimate, output=most, uncapped=True)
         return msgspec.structs.replace(
             self,
             number=number,
             index=index,
             fresh=fresh,
-            candidate=self.candidates[index],
-            estimate=self.estimates[index],
+            remedy=remedy,
+            candidate=candidate,
+            estimate=estimate,
             decision=self.decision if index == 0 else "failover",
             masked=None,
+            changed=(),
         )
 
     def half(self) -> bytes:
@@ -272,13 +302,24 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         return HeaderLines(own)
 
     def body(self) -> bytes:
-        """The body for the upstream, with its deployment's model name, output cap and stream options."""
-        call, deployment, masked = self.call, self.candidate.deployment, self.masked
-        field = _cap_field(call.api, deployment.provider)
-        rest = None if masked is None else masked.rest
+        """The body for the upstream, in its dialect, with its model name, output cap and stream options."""
+        call, masked, dialect = self.call, self.masked, self.dialect
+        rest = call.rest if masked is None else masked.rest
+        if call.members:
+            rest, self.changed = adapted(rest, call.members, dialect)
+        deployment = self.candidate.deployment
         # Several choices are counted each for itself, and not together: asked for one alone.
         counts = deployment.continuous_usage and call.choices == 1
-        return encode_call(call, deployment.model, field, self._output_cap(), rest, continuous_usage=counts)
+        return encode_call(call, deployment.model, dialect, self.output_cap, rest, continuous_usage=counts)
+
+    def needs_more(self, hold: Hold) -> bool:
+        """No cap will end its answer, and `hold` does not cover all that it may be."""
+        return self.estimate.uncapped and hold.output_tokens < self.estimate.output
+
+    def uncapped_ask(self) -> Ask:
+        """The reservation for an answer that no cap ends."""
+        most = max(self.ask.output_tokens, self.estimate.output)
+        return msgspec.structs.replace(self.ask, output_tokens=most, output_is_explicit=True)
 
     def answer_lines(self, content_type: bytes, processing_ms: bytes | None, last: bytes) -> HeaderLines:
         """Where the request went and why, what its limits have left, and `last`, which is a line.
@@ -297,8 +338,10 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             block += b"openai-processing-ms: %b\r\n" % one_line(processing_ms)
         if self.masked is not None:
             block += b"x-tollway-masked: %d\r\n" % len(self.masked.originals)
-        if hold.output_tokens < hold.ask.output_tokens:
-            block += b"x-tollway-output-cap: %d\r\n" % hold.output_tokens
+        if hold.output_tokens < hold.ask.output_tokens or self.remedy is not None:
+            block += b"x-tollway-output-cap: %d\r\n" % self.output_cap
+        if self.changed:
+            block += b"x-tollway-changed: %b\r\n" % ",".join(self.changed).encode()
         if requests is not None:
             block += _REQUEST_RATE % (requests.limit, requests.remaining, requests.reset_seconds)
         if tokens is not None:
@@ -349,7 +392,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         output = progress.text_chunks
         if not output and not self.call.stream:
             likely = self.candidate.replica_set.pace.likely_output(now - progress.sent_at)
-            output = min(likely, self._output_cap()) * self.call.choices
+            output = min(likely, self.output_cap) * self.call.choices
         return UnderEstimate(Usage(input_text=prompt, output_text=output))
 
     def metered_failure(self, failure: UpstreamFailure) -> Metered | None:
@@ -375,14 +418,11 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             replica_set.pace.learn(output, progress.text_chunks, seconds)
             replica_set.pace.learn_usual(output / call.choices, last - sent_at)
         if not call.media.bytes:
-            replica_set.learn_tokenizer(
-                call.text_bytes, usage.input_text + usage.input_image + usage.input_audio
-            )
-
-    def _output_cap(self) -> int:
-        """The most output tokens of one choice, as it was sent."""
-        held, most = self.hold_taken.output_tokens, self.estimate.output
-        return held if held < most else most
+            tokens = usage.input_text + usage.input_image + usage.input_audio
+            replica_set.learn_tokenizer(call.text_bytes, tokens)
+            near = self.estimate.near
+            if near or call.text_bytes >= LEARN_FROM_BYTES:
+                replica_set.ratios.learn(call, tokens, last, mattered=near)
 
     def _most_nano(self, progress: Progress, outcome: Outcome, now: float, reported: Usage | None) -> int:
         """What an attempt without usage may have cost at most, or one whose usage so far is `reported`."""
@@ -415,38 +455,22 @@ def _listed(modalities: frozenset[str]) -> str:
     return ",".join(sorted(modalities))
 
 
-@functools.lru_cache(maxsize=64)
-def _cap_field(api: Api, provider: Provider) -> str | None:
-    """The field in which the upstream honours an output cap."""
-    if api is Api.EMBEDDINGS:
-        return None
-    if api is Api.CHAT and provider is not Provider.COMPATIBLE:
-        return "max_completion_tokens"
-    return "max_tokens"
-
-
 def encode_call(
-    call: Call,
-    model: str,
-    cap_field: str | None,
-    cap: int,
-    rest: bytes | None = None,
-    *,
-    continuous_usage: bool = False,
+    call: Call, model: str, dialect: ServerDialect, cap: int, rest: bytes, *, continuous_usage: bool = False
 ) -> bytes:
     """The body for one upstream: `rest` with the deployment's model name, output cap and stream options.
 
-    `rest` is what goes out in place of the call's own. `continuous_usage`: each chunk is to have its usage.
+    `continuous_usage`: each chunk is to have its usage.
     """
     head: dict[str, Any] = {"model": model}
+    cap_field = dialect.cap_field(call.api, call.members)
     if cap_field is not None:
         head[cap_field] = cap
-    if call.stream:
+    if call.stream and dialect.stream_options is StreamOptions.INJECT:
         head["stream_options"] = options = {**call.stream_options, "include_usage": True}
         if continuous_usage:
             options[CONTINUOUS_USAGE] = True
     encoded = orjson.dumps(head)
-    rest = call.rest if rest is None else rest
     if len(rest) == 2:
         return encoded
     return encoded[:-1] + b"," + rest[1:]

@@ -104,6 +104,16 @@ SHADOW_REJECTIONS = _counter(
     "scope limit",
     "Requests that a limit in shadow mode would have refused, by kind of scope.",
 )
+FIELDS_DROPPED = _counter(
+    "fields_dropped_total",
+    "deployment field",
+    "Attempts without a field of the client's that would have steered an engine or router.",
+)
+DIALECT_LEARNED = _counter(
+    "dialect_learned_total",
+    "deployment field",
+    "Times that a deployment's servers refused a field of the gateway's own, which it then stopped sending.",
+)
 BUDGET_ALERTS = _counter(
     "budget_alerts_total",
     "scope name window percent",
@@ -211,6 +221,8 @@ FAMILIES = (
     REFUSALS,
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,
+    FIELDS_DROPPED,
+    DIALECT_LEARNED,
     BUDGET_ALERTS,
     BUDGET_LIMIT,
     BUDGET_SPENT,

@@ -54,8 +54,10 @@ class SeriesByLabels:
         "attempts",
         "budget_alerts",
         "decisions",
+        "dialect_learned",
         "duration",
         "entity_looks",
+        "fields_dropped",
         "first_token",
         "inter_token",
         "limit_rejections",
@@ -86,6 +88,8 @@ class SeriesByLabels:
         self.limit_rejections: dict[tuple[str, ...], int] = {}
         self.shadow_rejections: dict[tuple[str, ...], int] = {}
         self.budget_alerts: dict[tuple[str, ...], int] = {}
+        self.fields_dropped: dict[tuple[str, ...], int] = {}
+        self.dialect_learned: dict[tuple[str, ...], int] = {}
         self.entity_looks: dict[tuple[str, ...], int] = {}
         self.pool_cost: dict[tuple[str, ...], int] = {}
         self.pool_gpu_microseconds: dict[tuple[str, ...], int] = {}
@@ -111,6 +115,8 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
     yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
+    yield _counters(families.FIELDS_DROPPED, counted.fields_dropped)
+    yield _counters(families.DIALECT_LEARNED, counted.dialect_learned)
     yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
     yield from _budgets(sources.budgets())
     yield from _replicas(fleet, clock.monotonic())

@@ -17,6 +17,7 @@ from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
+from gateway.dialects.table import STEERING
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
 from gateway.metrics.names import NONE, OTHER, LabelNames
@@ -110,6 +111,8 @@ class PrometheusTelemetry:
             or usage.output_audio
         ):
             series.add_rare(usage)
+        if sent.changed:
+            self._fields_dropped(sent)
         elsewhere = series.counterfactual_nano
         for name, nano in zip(candidate.others, ended.other_costs, strict=True):
             if name in elsewhere:
@@ -147,6 +150,11 @@ class PrometheusTelemetry:
             kind = error.scope.partition(":")[0]
             limit = (kind if kind in _SCOPES else OTHER, error.limit)
             counted.limit_rejections[limit] = counted.limit_rejections.get(limit, 0) + 1
+
+    def dialect_learned(self, deployment: str, field: str) -> None:
+        key = (self._names.deployment(deployment), field)
+        counted = self._counted.dialect_learned
+        counted[key] = counted.get(key, 0) + 1
 
     # --- limits and budgets, beside the Telemetry port ---
 
@@ -217,6 +225,12 @@ class PrometheusTelemetry:
     def describe(self) -> Iterator[Metric]:
         """Names only, so that registering reads no source."""
         return (family.empty() for family in FAMILIES)
+
+    def _fields_dropped(self, sent: Sent) -> None:
+        deployment, counted = self._names.deployment(sent.candidate.name), self._counted.fields_dropped
+        for field in STEERING.intersection(sent.changed):
+            key = (deployment, field)
+            counted[key] = counted.get(key, 0) + 1
 
     # --- the first time that a combination of names is seen ---
 

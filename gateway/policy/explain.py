@@ -241,7 +241,8 @@ class Explainer:
         route = self._routes.of(decided.principal, decided.call.model, moment.now)
         call, candidate = decided.call, route.candidate(deployment)
         pool = candidate.replica_set
-        expected: Estimate = estimate(call, deployment, pool.bytes_per_token)
+        counted = (moment.counted or {}).get(deployment.name)
+        expected: Estimate = estimate(call, pool, moment.monotonic, counted)
         removed = verdict if isinstance(verdict, Excluded) else None
         reason, line = (verdict.detail, verdict.line) if isinstance(verdict, Excluded) else verdict
         return CandidateVerdict(

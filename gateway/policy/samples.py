@@ -22,19 +22,23 @@ from gateway.proxy.classify import Classifier
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a decision depends on beside the request. `now` in UTC seconds; None: the present."""
+    """What a decision depends on beside the request. `now` in UTC seconds; None: the present.
+
+    `prompt_tokens` is what every tokenizer is taken to count; None: the text says.
+    """
 
     now: float | None = None
     budget_used: float = 0.0
     outstanding: Mapping[str, int] | None = None
     down: tuple[str, ...] = ()
+    prompt_tokens: int | None = None
 
 
 async def explain(built: Built, question: DecisionQuestion, given: Circumstances) -> Explanation:
     """The decision on `question` under `built`, with replicas as `given` and idle otherwise."""
     routes = Routes(built.policy, _fleet(built, given), zone=built.tenancy.time_zone)
     explainer = Explainer(routes, Classifier(built.policy, built.screenings), built.tenancy)
-    return await explainer.explain(question, _moment(given))
+    return await explainer.explain(question, _moment(given, built))
 
 
 async def explain_sample(built: Built, sample: SampleRequest) -> Explanation:
@@ -49,6 +53,7 @@ def circumstances_of(sample: SampleRequest, built: Built) -> Circumstances:
         budget_used=float(sample.budget_used),
         outstanding=sample.outstanding,
         down=sample.down,
+        prompt_tokens=sample.prompt_tokens,
     )
 
 
@@ -73,10 +78,10 @@ def _messages(sample: SampleRequest) -> list[dict[str, str]]:
 
 def _call(sample: SampleRequest) -> Call:
     rest = orjson.dumps({"messages": _messages(sample)})
+    text_bytes = len(rest)
     if sample.prompt_tokens is not None:
-        # Only its length is looked at: the longest text that counts as so many tokens.
-        length = sample.prompt_tokens * BYTES_PER_TOKEN - 1
-        rest = rest.ljust(length, b" ")[:length]
+        # Only its length is known then: that of the longest text that counts as so many tokens.
+        rest, text_bytes = b"{}", sample.prompt_tokens * BYTES_PER_TOKEN - 1
     return Call(
         api=Api.CHAT,
         model=sample.model,
@@ -91,7 +96,7 @@ def _call(sample: SampleRequest) -> Call:
         service_tier=None,
         tags=dict(sample.tags),
         rest=rest,
-        text_bytes=len(rest),
+        text_bytes=text_bytes,
         user=sample.user or None,
     )
 
@@ -108,6 +113,7 @@ def _fleet(built: Built, given: Circumstances) -> Fleet:
     return fleet
 
 
-def _moment(given: Circumstances) -> Callable[[Principal], Moment]:
-    now = time.time() if given.now is None else given.now
-    return lambda _: Moment(now, time.monotonic(), budget_used=given.budget_used)
+def _moment(given: Circumstances, built: Built) -> Callable[[Principal], Moment]:
+    now, tokens = time.time() if given.now is None else given.now, given.prompt_tokens
+    counted = None if tokens is None else dict.fromkeys(built.policy.deployments, tokens)
+    return lambda _: Moment(now, time.monotonic(), budget_used=given.budget_used, counted=counted)

@@ -25,15 +25,18 @@ from gateway.core.answer import (
     usage_from_wire,
 )
 from gateway.core.ended import Ended, Progress, outcome_of
-from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
+from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
 from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
+from gateway.core.remedies import remedy_for
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
 from gateway.core.upstream_error import UpstreamError, read_error, retry_after_seconds, secrets_in
 from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
+from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
+from gateway.dialects.table import STEERING
 from gateway.ports import (
     Admission,
     Clock,
@@ -125,12 +128,14 @@ class Attempt:
             fresh=sent.fresh,
             goes_out=self._goes_out,
         )
+        if sent.changed:
+            self._tell_dropped()
         services.ledger.intend(sent.attempt_id, sent.half())
         try:
             response = await services.upstream.send(outgoing)
             self._read_head(response)
             if response.status != 200:
-                raise self._verdict(await self._read_error(response))
+                raise await self._refusal(response)
             if sent.call.stream:
                 return await self._relay_stream(response)
             return await self._read_answer(response)
@@ -208,6 +213,14 @@ class Attempt:
         if self.ended is not None:
             seconds = self._services.clock.monotonic() - self._sent.started
             self._services.telemetry.answered(self._sent, self.ended, seconds)
+
+    def _tell_dropped(self) -> None:
+        """A field that steers is never left out unseen. Metadata that stays home is not worth a line."""
+        sent = self._sent
+        if fields := sorted(STEERING.intersection(sent.changed)):
+            _log.info(
+                "fields.dropped", attempt_id=sent.attempt_id, deployment=sent.candidate.name, fields=fields
+            )
 
     # --- what comes back ---
 
@@ -330,13 +343,16 @@ class Attempt:
 
     # --- an error in place of an answer ---
 
-    async def _read_error(self, response: UpstreamResponse) -> UpstreamError:
-        """What came of it will do: its status is known, whatever becomes of its body."""
+    async def _refusal(self, response: UpstreamResponse) -> UpstreamRejected | UpstreamFailure:
+        """What an answer other than 200 ends. What came of it will do: its status is known in any case."""
         body = b""
         with contextlib.suppress(UpstreamFailure):
             while len(body) < MAX_ERROR_BYTES and (chunk := await response.next_chunk()):
                 body += chunk
-        return read_error(response.status, body[:MAX_ERROR_BYTES], self._secrets())
+        error = read_error(response.status, body[:MAX_ERROR_BYTES], self._secrets())
+        text = body[:MOST_READ_BYTES].decode("utf-8", "replace")
+        remedy = remedy_for(self._sent, response.status, text, error.param, error.code)
+        return self._verdict(error) if remedy is None else AdditionRefused(response.status, remedy)
 
     def _secrets(self) -> tuple[str, ...]:
         return secrets_in(self._sent.candidate.deployment.headers)
@@ -367,7 +383,16 @@ class Attempt:
         replica.answered_at = self._progress.last_seen_at
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
+        if sent.remedy is not None:
+            self._learn_dialect(sent.remedy)
         return result
+
+    def _learn_dialect(self, remedy: Remedy) -> None:
+        """The request went through once something of the gateway's own was left out."""
+        candidate = self._sent.candidate
+        if remedy.refused is not None and candidate.replica_set.learn_dialect(remedy):
+            _log.warning("dialect.learned", deployment=candidate.name, field=remedy.refused)
+            self._services.telemetry.dialect_learned(candidate.name, remedy.refused)
 
     def _failed(self, failure: UpstreamFailure) -> Ended:
         sent = self._sent

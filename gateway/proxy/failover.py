@@ -9,11 +9,13 @@ from gateway.core.admission import Hold
 from gateway.core.balancing import ReplicaSet
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
-from gateway.core.errors import FailureKind, GatewayError, UpstreamFailure
+from gateway.core.errors import BudgetExceeded, FailureKind, GatewayError, UpstreamFailure
+from gateway.core.refusals import uncapped_too_large
 from gateway.core.replica_state import FailureAttribution, ReplicaState
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
 from gateway.core.stated_limits import stated_in
+from gateway.dialects.refusals import Remedy
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
 from gateway.proxy.verdict import verdict_on, verdict_on_stream
@@ -39,10 +41,15 @@ class Relay:
             while (replica := turns.next()) is not None:
                 replica.in_flight += 1
                 try:
-                    if settlement.spent_nano or settlement.unseen_nano:
+                    sent = turns.sent
+                    if more := sent.estimate.uncapped and sent.needs_more(hold):
+                        hold.ask = sent.uncapped_ask()
+                    if more or settlement.spent_nano or settlement.unseen_nano:
                         used, settlement = settlement, NOTHING_USED
                         hold = await services.admission.renew(hold, used)
-                    sent = turns.sent
+                        if sent.needs_more(hold):
+                            turns.skip()
+                            continue
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
                     attempt = Attempt(services, sent, inbound, sink)
                     replica.under_way.add(attempt)
@@ -62,7 +69,7 @@ class Relay:
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
-            raise turns.verdict()
+            raise turns.too_large or turns.verdict()
         attempt.report_completed()
         await (attempt.finish() if failure is None else _break_off(sink, failure))
 
@@ -72,7 +79,8 @@ class Turns:
 
     At most two may fail. One that is full has taken nothing and said so at once, so all others are asked too.
     A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
-    `sent` is the attempt of this turn, still to be completed by `hold`.
+    Nor is the refusal of what the gateway had added: that is sent again without it. `sent` is the attempt of
+    this turn, still to be completed by `hold`. `too_large`: the last candidate that was skipped, and why.
     """
 
     __slots__ = (
@@ -84,10 +92,12 @@ class Turns:
         "_is_plan_tried",
         "_known_busy",
         "_number",
+        "_remedy",
         "_same",
         "_tried",
         "may_go_on",
         "sent",
+        "too_large",
     )
 
     def __init__(self, sent: Sent, clock: Clock) -> None:
@@ -99,6 +109,8 @@ class Turns:
         self._failed = 0  # of those tried
         self._known_busy = 0  # of those tried, when their turn came
         self._same: ReplicaState | None = None
+        self._remedy: Remedy | None = None
+        self.too_large: BudgetExceeded | None = None
         self._attribution: FailureAttribution | None = None
         self._failures: list[tuple[int, UpstreamFailure]] = []  # with the candidate of each
         self._is_plan_tried = True  # no candidate was without a replica to ask
@@ -109,7 +121,8 @@ class Turns:
         self._number = number = self._number + 1
         if self._same is not None:
             same, self._same = self._same, None
-            self.sent = self.sent.again(number=number, index=self._index, fresh=True)
+            remedy, self._remedy = self._remedy, None
+            self.sent = self.sent.again(number=number, index=self._index, fresh=remedy is None, remedy=remedy)
             return same
         candidates = self.sent.candidates
         while self._index < len(candidates):
@@ -136,6 +149,12 @@ class Turns:
         self._next_candidate()
         return True
 
+    def skip(self) -> None:
+        """What is held does not do for the candidate of this turn: the next attempt goes to another."""
+        self.too_large = uncapped_too_large(self.sent)
+        self._number -= 1
+        self._next_candidate()
+
     def _next_candidate(self) -> None:
         self._index += 1
         self._tried, self._failed, self._known_busy = [], 0, 0
@@ -154,9 +173,13 @@ class Turns:
 
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
-        self._failures.append((self._index, failure))
+        if failure.remedy is None:  # else the same candidate is asked again, otherwise
+            self._failures.append((self._index, failure))
         if failure.stale:
             self._same = None if self.sent.fresh else replica
+        elif failure.remedy is not None:
+            self._same, self._remedy = replica, failure.remedy
+            replica.breaker.succeeded()
         elif failure.is_busy:
             replica.told_busy(self._clock.monotonic(), failure.retry_after_seconds)
         elif failure.kind is FailureKind.REFUSED:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from gateway.core.audit import Denial
+from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
 from gateway.core.errors import GatewayError, PrivacyViolation, Unavailable
 from gateway.core.facts import Moment
@@ -17,9 +18,9 @@ from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook
 from gateway.core.route import Route, Routes
-from gateway.core.screening import sized_for
+from gateway.core.screening import Classified, sized_for
 from gateway.core.tenancy import Principal
-from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
+from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, TokenCounter
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.failover import Relay
@@ -53,6 +54,7 @@ class Pipeline:
         clock: Clock,
         random: Callable[[], float],
         denied: Callable[[Denial], None],
+        counter: TokenCounter,
     ) -> None:
         """`denied` is told of each request that privacy kept in."""
         self.rulebook = rulebook
@@ -65,6 +67,7 @@ class Pipeline:
         self._clock = clock
         self._random = random
         self._denied = denied
+        self._counter = counter
 
     async def complete(self, api: Api, request_id: str, inbound: Inbound, sink: Sink) -> None:
         """Answer one request to `api`. Raises the GatewayError that the client is to see."""
@@ -84,6 +87,8 @@ class Pipeline:
                 call = sized_for(call, classified.stand_in)
             used = self._admission.used_share(principal)
             moment = Moment(now, clock.monotonic(), self._random(), used, headers)
+            if call.text_bytes > route.roomy_bytes:
+                moment = await self._counted(route, call, classified, moment)
             sent = route.begin(request_id, call, classified, moment, started)
             inbound.watch()
             if not (self._ledger.has_room() and self.opened.is_set()):
@@ -126,6 +131,12 @@ class Pipeline:
         if isinstance(error, PrivacyViolation) and principal is not None:
             self._denied(Denial(request_id, principal.key, principal.feature, name or "", error.message))
         _log.info("request.refused", request_id=request_id, code=error.code, status=error.status)
+
+    async def _counted(self, route: Route, call: Call, classified: Classified, moment: Moment) -> Moment:
+        """`moment` with the tokens of the prompt, where they matter and somebody can count them in time."""
+        near = route.to_count(call, classified, moment.monotonic)
+        counted = await self._counter.count(call, classified.stand_in, near) if near else {}
+        return msgspec.structs.replace(moment, counted=counted) if counted else moment
 
     async def _wait_for_ledger(self) -> None:
         # Slower is better than forgetting: nothing is sent that could not be written down.

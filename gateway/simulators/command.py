@@ -11,7 +11,10 @@ from gateway.simulators.knobs import InvalidKnob, Knobs
 from gateway.simulators.running import SimulatorKind, SimulatorPortTaken, run_blocking
 
 _PORTS = {SimulatorKind.OPENAI: 9100, SimulatorKind.VLLM: 9101}
-_EXTRA_FLAGS = {"models": ("--model",), "max_concurrency": ("--max-concurrency", "--max-num-queued-reqs")}
+_EXTRA_FLAGS = {
+    "models": ("--model",),
+    "max_concurrency": ("--max-concurrency", "--max-num-queued-reqs"),
+}
 
 
 def _build() -> typer.Typer:
@@ -30,7 +33,8 @@ def _build() -> typer.Typer:
 def _command(kind: SimulatorKind) -> Callable[..., None]:
     def serve(**flags: Any) -> None:
         host, port = flags.pop("host"), flags.pop("port")
-        flags["models"] = tuple(flags["models"] or ())
+        for name in ("models", "refused_fields"):
+            flags[name] = tuple(flags[name] or ())
         try:
             run_blocking(kind, msgspec.convert(flags, Knobs), host, port)
         except (SimulatorPortTaken, InvalidKnob, msgspec.ValidationError) as exc:
@@ -58,7 +62,7 @@ def _parameter(field: msgspec.structs.FieldInfo) -> inspect.Parameter:
     flags = _EXTRA_FLAGS.get(field.name, (f"--{field.encode_name.replace('_', '-')}",))
     if hint is bool:
         flags = (f"{flags[0]}/--no-{flags[0][2:]}",)
-    if field.name == "models":
+    if default == ():
         hint, default = list[str], []
     return _keyword(field.name, hint, typer.Option(*flags, help=text), default)
 

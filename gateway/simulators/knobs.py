@@ -130,6 +130,21 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bills_to_the_end: Annotated[
         bool, Meta(description="A client that leaves does not stop it: the whole answer is generated.")
     ] = False
+    refused_fields: Annotated[
+        tuple[str, ...],
+        Meta(description="Fields that the server refuses. None: those that its kind does."),
+    ] = ()
+    unasked_usage: Annotated[
+        bool, Meta(description="Streams tell their usage without being asked for it by stream_options.")
+    ] = False
+    stops_counting: Annotated[
+        bool,
+        Meta(
+            description="A prompt that does not fit beside its cap is not counted to its end: 'at least' so "
+            "many tokens (vLLM)."
+        ),
+    ] = False
+    tokenize_route: Annotated[bool, Meta(description="/tokenize is served (vLLM). False: 404.")] = True
     prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
     healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
     frozen: Annotated[

@@ -13,7 +13,7 @@ from gateway.simulators.embeddings import dimensions_of, embed
 from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind, Knobs
 from gateway.simulators.media import openai_image_tokens
-from gateway.simulators.openai_checks import output_limit
+from gateway.simulators.openai_checks import check_refused_fields, output_limit
 from gateway.simulators.prefix_cache import PrefixCache
 from gateway.simulators.prompts import Modalities, Prompt
 from gateway.simulators.refusals import Header, SimulatedRefusal, invalid
@@ -151,6 +151,7 @@ class OpenAIDialect:
         return SimulatedRefusal(404, message, param="model", code="model_not_found")
 
     def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
+        check_refused_fields(document, knobs.refused_fields)
         return output_limit(call, document, prompt, self.max_model_len(knobs))
 
     def sequences(self, call: SimulatedCall) -> int:

@@ -1,5 +1,7 @@
 """What OpenAI refuses in a generation request beyond its types: fields, models, sizes."""
 
+from collections.abc import Iterable
+
 import orjson
 
 from gateway.simulators.embeddings import dimensions_of
@@ -8,6 +10,8 @@ from gateway.simulators.refusals import SimulatedRefusal, invalid
 from gateway.simulators.requests import Json, SimulatedCall
 
 _MAX_OUTPUT_TOKENS = 16_384
+# They reason, and take tools that are no functions.
+_LATER_MODELS = ("gpt-5", "gpt-6", "o1", "o3", "o4")
 # fmt: off
 _CHAT_FIELDS = frozenset({
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
@@ -30,6 +34,8 @@ def output_limit(call: SimulatedCall, document: Json, prompt: Prompt, context_to
     """The most tokens a choice may have. Raises Refused (400, 403, 404) as OpenAI does."""
     _check_fields(call, document)
     _check_kind_of_model(call)
+    _check_capabilities(call, document)
+    _check_prediction(call, document)
     _check_json_mode(call, document)
     if call.max_tokens is not None and call.max_tokens > _MAX_OUTPUT_TOKENS:
         message = (
@@ -55,6 +61,44 @@ def _check_fields(call: SimulatedCall, document: Json) -> None:
     if document.get("max_tokens") is not None and document.get("max_completion_tokens") is not None:
         message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise invalid(message, code="invalid_parameter_combination")
+
+
+def check_refused_fields(document: Json, refused: Iterable[str]) -> None:
+    """Raises Refused (400) for what this model does not read."""
+    for name in refused:
+        if document.get(name) is not None:
+            message = f"Unsupported parameter: '{name}' is not supported with this model."
+            raise invalid(message, name, "unsupported_parameter")
+
+
+def _check_capabilities(call: SimulatedCall, document: Json) -> None:
+    """GPT-4o takes functions alone; its relatives for search and audio have names that say so."""
+    model = call.model
+    for index, tool in enumerate(call.tools):
+        if tool.get("type") != "function" and not model.startswith(_LATER_MODELS):
+            message = f"Invalid value: '{tool.get('type')}'. Supported values are: 'function'."
+            raise invalid(message, f"tools[{index}].type", "invalid_value")
+    if document.get("web_search_options") is not None and "search" not in model:
+        raise invalid("Web search options not supported with this model.")
+    if "audio" in (document.get("modalities") or ()) and "audio" not in model:
+        message = "This model does not support the requested output modalities: 'audio'."
+        raise invalid(message, "modalities", "unsupported_value")
+    if document.get("reasoning_effort") is not None and not model.startswith(_LATER_MODELS):
+        raise invalid("Unrecognized request argument supplied: reasoning_effort")
+    if document.get("metadata") and not document.get("store"):
+        raise invalid("The 'metadata' parameter is only allowed when 'store' is enabled.", "metadata")
+
+
+def _check_prediction(call: SimulatedCall, document: Json) -> None:
+    """What cannot stand beside predicted output."""
+    if document.get("prediction") is None:
+        return
+    for name in ("max_completion_tokens", "tools", "logprobs"):
+        if document.get(name):
+            message = f"Unsupported parameter: '{name}' is not supported when 'prediction' is set."
+            raise invalid(message, name, "unsupported_parameter")
+    if call.choices_per_prompt > 1:
+        raise invalid("Invalid value for 'n': only 1 is allowed when 'prediction' is set.", "n")
 
 
 def _check_kind_of_model(call: SimulatedCall) -> None:

@@ -218,9 +218,9 @@ def _flags(knobs: Knobs) -> Iterator[str]:
     defaults = msgspec.to_builtins(Knobs())
     for name, value in msgspec.to_builtins(knobs).items():
         flag = f"--{name.replace('_', '-')}"
-        if name == "models":
-            for model in value:
-                yield from ("--model", model)
+        if isinstance(value, list | tuple):
+            for item in value:
+                yield from ("--model" if name == "models" else flag, item)
         elif isinstance(value, bool):
             yield flag if value else f"--no-{flag[2:]}"
         elif value != defaults[name]:

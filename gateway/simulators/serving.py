@@ -100,6 +100,8 @@ class SimulatorApp:
         document = parsed(exchange.body)
         attempt.model, attempt.stream = _text(document.get("model")), document.get("stream") is True
         call = read_call(endpoint, document)
+        if call.stream and self._state.knobs.unasked_usage:
+            call = msgspec.structs.replace(call, include_usage=True)
         if call.model not in self._dialect.models(self._state.knobs):
             raise self._dialect.unknown_model(call.model)
         prompt = self._reader.read(call)

@@ -12,10 +12,11 @@ from gateway.simulators.exchange import Reply, SimulatedExchange
 from gateway.simulators.knobs import ErrorKind, Knobs
 from gateway.simulators.media import llama4_image_tokens
 from gateway.simulators.prefix_cache import PrefixCache
-from gateway.simulators.prompts import Modalities, Prompt
+from gateway.simulators.prompts import Modalities, Prompt, PromptReader
 from gateway.simulators.refusals import Header, SimulatedRefusal, invalid
-from gateway.simulators.requests import Json, SimulatedCall, SimulatedEndpoint, parsed, parts, wrong_type
+from gateway.simulators.requests import Json, SimulatedCall, SimulatedEndpoint, parsed, read_call, wrong_type
 from gateway.simulators.state import State
+from gateway.simulators.vllm_checks import check_fields, too_long
 from gateway.simulators.vllm_metrics import VllmMetrics
 from gateway.simulators.wire import Shape
 
@@ -106,6 +107,8 @@ class VllmDialect:
             raise SimulatedRefusal(401, "Unauthorized")
 
     def answer(self, exchange: SimulatedExchange, state: State) -> Reply:
+        if exchange.path == "/tokenize" and not state.knobs.tokenize_route:
+            raise SimulatedRefusal(404, "Not Found", kind="Not Found")
         route = self._routes.get((exchange.method, exchange.path))
         if route is not None:
             return route(exchange, state)
@@ -134,11 +137,11 @@ class VllmDialect:
 
     def _tokenize(self, exchange: SimulatedExchange, state: State) -> Reply:
         document = parsed(exchange.body)
-        messages = document.get("messages") or ()
-        texts = [str(part.get("text") or "") for message in messages for part in parts(message)]
-        text = document["prompt"] if isinstance(document.get("prompt"), str) else "\n".join(texts)
-        ids = state.tokenizer.ids(text).tolist()
-        count = {"count": len(ids), "max_model_len": self.max_model_len(state.knobs)}
+        endpoint = SimulatedEndpoint.CHAT if "messages" in document else SimulatedEndpoint.COMPLETIONS
+        call = read_call(endpoint, {"model": DEFAULT_MODEL, **document})
+        prompt = PromptReader(state.tokenizer, self.modalities).read(call)
+        ids = prompt.ids.tolist()
+        count = {"count": prompt.tokens, "max_model_len": self.max_model_len(state.knobs)}
         return _json({**count, "tokens": ids, "token_strs": None})
 
     def _detokenize(self, exchange: SimulatedExchange, state: State) -> Reply:
@@ -155,17 +158,11 @@ class VllmDialect:
         return SimulatedRefusal(404, f"The model `{model}` does not exist.", param="model")
 
     def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
-        del document  # vLLM ignores fields that it does not know
+        check_fields(call, document, knobs.refused_fields)
         context = self.max_model_len(knobs)
         wanted = call.max_tokens or 0
         if prompt.tokens + max(wanted, 1) > context:
-            message = (
-                f"This model's maximum context length is {context} tokens. However, you requested {wanted} "
-                f"output tokens and your prompt contains {prompt.tokens} input tokens, for a total of "
-                f"{prompt.tokens + wanted} tokens. Please reduce the length of the input prompt or the "
-                "number of requested output tokens."
-            )
-            raise invalid(message, "input_tokens")
+            raise too_long(prompt.tokens, wanted, context, stops_counting=knobs.stops_counting)
         return min(call.max_tokens or context, context - prompt.tokens)
 
     def sequences(self, call: SimulatedCall) -> int:

@@ -32,7 +32,10 @@ def test_the_deployments_are_as_written(example: Built):
     assert (gpt.provider, gpt.model, gpt.zone) == (Provider.OPENAI, "gpt-4o-2024-11-20", "external")
     assert gpt.serves == {Api.CHAT}
     assert gpt.accepts == {Modality.TEXT, Modality.IMAGE}
-    assert gpt.supports == {Capability.TOOLS, Capability.JSON_SCHEMA, Capability.LOGPROBS}
+    assert gpt.supports == {
+        *(Capability.TOOLS, Capability.JSON_SCHEMA, Capability.LOGPROBS),
+        Capability.FUNCTIONS,  # follows from tools at openai
+    }
     assert (gpt.context_tokens, gpt.max_output_tokens) == (128_000, 16_384)
     assert gpt.price.standard == rates("2.50", "10", cached="1.25")
     assert gpt.retires_on == datetime.date(2027, 1, 14)

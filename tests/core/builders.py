@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import orjson
 
 from gateway.core.admission import Ask, Hold
-from gateway.core.balancing import Fleet
+from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.call import Call
 from gateway.core.catalog import (
     Api,
@@ -133,6 +133,13 @@ def local(name: str = "llama", **changes: Any) -> Deployment:
         "health": Health(),
     }
     return deployment(name, **(fields | changes))
+
+
+def pool(item: Deployment | None = None, *, bytes_per_token: float = 4.0) -> ReplicaSet:
+    """The servers of a deployment, whose text takes `bytes_per_token`."""
+    found = Fleet([item or deployment()]).replica_sets[(item or deployment()).name]
+    found.bytes_per_token = bytes_per_token
+    return found
 
 
 def model(

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.call import BYTES_PER_TOKEN, MAX_TAGS
+from gateway.core.call import BYTES_PER_TOKEN, MAX_TAGS, Call
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.errors import InvalidRequest
 from gateway.core.facts import prompt_tokens
 from gateway.core.media import Media
 from gateway.core.parse import MAX_CHOICES, parse_call
 from gateway.core.sent import encode_call
+from gateway.dialects.table import TABLE
 from tests.core.builders import chat, parsed, parsed_with_body
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 78}}  # 100 characters
@@ -27,8 +28,12 @@ def refused(body: Any, api: Api = Api.CHAT) -> InvalidRequest:
     return caught.value
 
 
+def encoded(call: Call, model: str, cap: int) -> bytes:
+    return encode_call(call, model, TABLE["openai"], cap, call.rest)
+
+
 def forwarded(body: Any, api: Api = Api.CHAT, cap: int = 50) -> dict[str, Any]:
-    return json.loads(encode_call(parsed(body, api), "upstream-name", "max_completion_tokens", cap))
+    return json.loads(encoded(parsed(body, api), "upstream-name", cap))
 
 
 # --- facts ---
@@ -170,7 +175,20 @@ def test_prompt_tokens_are_estimated_from_the_bytes_of_text():
     ("members", "needs"),
     [
         ({"tools": [{"type": "function"}]}, {Capability.TOOLS}),
-        ({"functions": [{"name": "f"}]}, {Capability.TOOLS}),
+        ({"functions": [{"name": "f"}]}, {Capability.TOOLS, Capability.FUNCTIONS}),
+        ({"function_call": "auto"}, {Capability.TOOLS, Capability.FUNCTIONS}),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
+            {Capability.TOOLS, Capability.CUSTOM_TOOLS},
+        ),
+        ({"tools": [{"type": "web_search_preview"}]}, {Capability.TOOLS, Capability.WEB_SEARCH}),
+        ({"web_search_options": {}}, {Capability.WEB_SEARCH}),
+        ({"search_parameters": {"mode": "auto"}}, {Capability.WEB_SEARCH}),
+        ({"enable_search": True}, {Capability.WEB_SEARCH}),
+        ({"enable_search": False}, set()),
+        ({"modalities": ["text", "audio"]}, {Capability.AUDIO_OUTPUT}),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, {Capability.AUDIO_OUTPUT}),
+        ({"modalities": ["text"]}, set()),
         ({"tools": []}, set()),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, {Capability.JSON_SCHEMA}),
         ({"response_format": {"type": "json_object"}}, set()),
@@ -301,7 +319,7 @@ def test_nesting_is_forwarded_or_refused_but_never_breaks_the_encoding(place: st
     except InvalidRequest as error:
         assert error.code == "invalid_json"
     else:
-        assert encode_call(call, "m", "max_tokens", 1).count(b"[") >= depth
+        assert encoded(call, "m", 1).count(b"[") >= depth
 
 
 # --- what goes upstream ---
@@ -317,7 +335,7 @@ def test_the_upstream_is_asked_for_its_own_model_name_and_the_cap_that_is_held()
 
 def test_no_cap_is_written_where_the_upstream_takes_none():
     call = parsed({"model": "m", "input": "a"}, Api.EMBEDDINGS)
-    assert json.loads(encode_call(call, "u", None, 0)) == {"model": "u", "input": "a"}
+    assert json.loads(encoded(call, "u", 0)) == {"model": "u", "input": "a"}
 
 
 def test_a_stream_always_asks_for_usage_and_keeps_the_other_options():
@@ -334,7 +352,7 @@ def test_of_a_duplicated_key_the_last_value_is_parsed_and_the_same_one_is_forwar
     )
     call = parsed(raw)
     assert (call.model, call.max_output, call.choices, call.stream) == ("auto", 9, 2, False)
-    pairs = json.loads(encode_call(call, call.model, "max_tokens", 9), object_pairs_hook=list)
+    pairs = json.loads(encoded(call, call.model, 9), object_pairs_hook=list)
     keys = [key for key, _ in pairs]
     assert len(keys) == len(set(keys))
     assert dict(pairs)["n"] == 2
@@ -400,7 +418,7 @@ def test_what_goes_upstream_is_the_clients_body_but_for_model_caps_and_stream_op
     body = {"model": model, "messages": said, **known, **unknown}
     if body.get("stream"):
         body["stream_options"] = {"include_obfuscation": True}
-    sent = json.loads(encode_call(parsed(body), "upstream", "max_completion_tokens", 77))
+    sent = json.loads(encoded(parsed(body), "upstream", 77))
     assert sent.pop("model") == "upstream"
     assert sent.pop("max_completion_tokens") == 77
     options = sent.pop("stream_options", None)
@@ -430,7 +448,7 @@ def test_known_names_with_any_values_are_parsed_or_refused_but_nothing_else(memb
         call, _ = parse_call(api, raw, 5)
     except InvalidRequest:
         return
-    assert json.loads(encode_call(call, "u", "max_tokens", 1))["model"] == "u"
+    assert json.loads(encoded(call, "u", 1))["model"] == "u"
 
 
 # --- numbers ---

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Deployment, ImageRule, Modality, Rates
 from gateway.core.estimate import (
     AUDIO_BYTES_PER_TOKEN,
+    COUNTED_MARGIN_TOKENS,
     TEMPLATE_TOKENS,
     TOOLS_TEMPLATE_TOKENS,
     Estimate,
@@ -20,8 +22,9 @@ from gateway.core.estimate import (
     estimate,
 )
 from gateway.core.pricing import cost
+from gateway.dialects.table import TABLE
 from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
-from tests.core.builders import candidates_of, chat, deployment, local, parsed, price, principal, rates
+from tests.core.builders import candidates_of, chat, deployment, local, parsed, pool, price, principal, rates
 
 PAYER = principal()
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}
@@ -30,7 +33,7 @@ LOW = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" 
 
 def estimated(body: Any = None, item: Deployment | None = None, bytes_per_token: float = 4.0) -> Estimate:
     call = body if isinstance(body, Call) else parsed(body or chat())
-    return estimate(call, item or deployment(), bytes_per_token)
+    return estimate(call, pool(item, bytes_per_token=bytes_per_token), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +61,11 @@ def test_tools_add_a_preamble_to_the_bound():
 
 
 def test_the_bound_is_no_more_than_the_context_holds():
-    assert estimated(chat("x" * 4000), deployment(context_tokens=2000)).prompt_bound == 2000
+    assert estimated(chat("word " * 800), deployment(context_tokens=2000)).prompt_bound == 2000
 
 
 def test_the_bound_of_a_list_is_what_the_context_holds_for_each_of_its_prompts():
-    batch = parsed({"model": "m", "input": ["x" * 1000] * 10}, Api.EMBEDDINGS)
+    batch = parsed({"model": "m", "input": ["word " * 200] * 10}, Api.EMBEDDINGS)
     assert estimated(batch, deployment(context_tokens=500)).prompt_bound == 5000
 
 
@@ -105,12 +108,41 @@ def test_an_explicit_cap_is_the_output():
 
 def test_without_a_cap_it_is_the_deployments_own_if_the_prompt_leaves_room():
     assert estimated(item=deployment(max_output_tokens=500)).output == 500
-    tight = estimated(chat("x" * 4000), deployment(context_tokens=1500, max_output_tokens=1000))
+    tight = estimated(chat("word " * 800), deployment(context_tokens=1500, max_output_tokens=1000))
     assert 1 <= tight.output < 1500 - tight.prompt
 
 
-def test_a_default_cap_is_at_least_one_token():
-    assert estimated(chat("x" * 4000), deployment(context_tokens=1010, max_output_tokens=1000)).output == 1
+def test_a_guess_leaves_an_eighth_of_the_context_to_the_answer():
+    """A prompt that is taken for longer than it is must not get an answer of one token."""
+    tight = deployment(context_tokens=1010, max_output_tokens=1000)
+    assert estimated(chat("word " * 1200), tight).output == 1010 // 8
+    assert estimated(chat("word " * 1200), deployment(context_tokens=4)).output == 1
+
+
+def test_a_counted_prompt_gets_exactly_what_the_context_leaves():
+    tight = pool(deployment(context_tokens=1010, max_output_tokens=1000))
+    call = parsed(chat("word " * 1200))
+    found = estimate(call, tight, 0.0, counted=900)
+    assert (found.prompt, found.output, found.is_counted) == (900, 1010 - 900 - COUNTED_MARGIN_TOKENS, True)
+    assert estimate(call, tight, 0.0, counted=1010).output == 1
+
+
+def test_where_no_cap_is_honoured_the_output_is_all_that_the_server_writes():
+    none = msgspec.structs.replace(TABLE["vllm"], caps=dict.fromkeys(TABLE["vllm"].caps, ()))
+    found = estimated(chat(max_tokens=5), local(dialect=none, max_output_tokens=900))
+    assert (found.output, found.uncapped) == (900, True)
+    ask = ask_for(parsed(chat(max_tokens=5, n=2)), PAYER, candidates_of(local()), [found])
+    assert (ask.output_tokens, ask.output_is_explicit, ask.choices) == (900, True, 2)
+
+
+def test_a_prediction_is_held_for_as_output_because_what_is_rejected_of_it_is_billed():
+    plain, predicted = (
+        parsed(chat(max_tokens=10, **more))
+        for more in ({}, {"prediction": {"type": "content", "content": "word " * 1000}})
+    )
+    (candidate,) = candidates_of(deployment())
+    asks = [ask_for(call, PAYER, [candidate], [estimate(call, pool(), 0.0)]) for call in (plain, predicted)]
+    assert asks[1].prompt_nano - asks[0].prompt_nano >= 5000 * candidate.dearest[1] // 1_000_000
 
 
 def test_a_completion_without_a_cap_gets_the_sixteen_tokens_of_the_api():
@@ -129,7 +161,7 @@ def test_embeddings_have_no_output():
 
 def asked(body: Any, *candidates: Deployment) -> Any:
     call = body if isinstance(body, Call) else parsed(body)
-    estimates = [estimate(call, item, 4.0) for item in candidates]
+    estimates = [estimate(call, pool(item), 0.0) for item in candidates]
     return ask_for(call, PAYER, candidates_of(*candidates), estimates)
 
 
@@ -260,7 +292,7 @@ def test_a_hold_covers_any_usage_within_its_bounds_at_any_rate_that_may_apply(
     priced = price(standard, priority=dearer) if tiered else price(standard)
     item = deployment(price=priced, accepts=frozenset(Modality), max_output_tokens=500)
     call = parsed(body)
-    expected = estimate(call, item, 4.0)
+    expected = estimate(call, pool(item), 0.0)
     free = deployment("other", price=price(rates("0", "0")))
     wanting = ask_for(call, PAYER, candidates_of(item, free), (expected,) * 2)
     prompt = shares.draw(st.integers(0, expected.prompt_bound), "prompt")

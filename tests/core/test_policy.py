@@ -228,14 +228,29 @@ def test_health_is_named_before_privacy_because_a_retry_can_mend_it():
     ("wanting", "body", "kind", "code"),
     [
         (local(accepts=frozenset({Modality.TEXT})), chat([IMAGE]), PrivacyViolation, None),
-        (local(context_tokens=10), chat("word " * 400), PrivacyViolation, None),
-        (local(max_output_tokens=10), chat(max_tokens=11), PrivacyViolation, None),
+        (local(supports=frozenset()), chat(logprobs=True), PrivacyViolation, None),
     ],
 )
 def test_privacy_is_named_before_what_the_allowed_deployments_cannot_do(
     wanting: Deployment, body: Any, kind: type[GatewayError], code: str | None
 ):
     assert isinstance(refusal(model(wanting, deployment()), body, "confidential"), kind)
+
+
+@pytest.mark.parametrize(
+    ("small", "body", "code"),
+    [
+        (local(context_tokens=10), chat("word " * 400), "context_length_exceeded"),
+        (local(max_output_tokens=10), chat(max_tokens=11), "invalid_value"),
+    ],
+)
+def test_size_is_named_where_the_deployment_that_privacy_allows_is_too_small(
+    small: Deployment, body: Any, code: str
+):
+    error = refusal(model(small, deployment()), body, "confidential")
+    assert isinstance(error, InvalidRequest)
+    assert error.code == code
+    assert "zone external is not allowed for confidential" in error.message
 
 
 @pytest.mark.parametrize(

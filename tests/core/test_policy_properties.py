@@ -15,10 +15,11 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective, Rule, RuleSet
 from gateway.core.constraints import Constraint
 from gateway.core.errors import GatewayError, PrivacyViolation
-from gateway.core.estimate import estimate
+from gateway.core.estimate import Estimate, estimate
 from gateway.core.policy import Policy
 from gateway.core.route import Routes
 from gateway.core.sent import Sent
+from gateway.dialects.table import TABLE, Steering
 from tests.core.builders import (
     CLASSES,
     NOVEMBER,
@@ -33,6 +34,7 @@ from tests.core.builders import (
 )
 
 PAYER = principal()
+REFUSES_STEERING = msgspec.structs.replace(TABLE["openai"], steering=Steering.REFUSE)
 NAMES = ("a", "b", "c", "d")
 MONOTONIC = 1000.0
 PARTS = (
@@ -56,6 +58,7 @@ deployments = st.builds(
     max_output_tokens=st.sampled_from([50, 5000]),
     retires_at=st.sampled_from([None, None, NOVEMBER, NOVEMBER + 1]),
     license_conflict=st.sampled_from([None, None, None, "not for us"]),
+    dialect=st.sampled_from([None, None, REFUSES_STEERING]),
     replicas=st.integers(1, 2),
 )
 
@@ -71,13 +74,14 @@ calls = st.builds(
         chat([{"type": "text", "text": "word " * words}, *parts], **members)
     ),
     st.lists(st.sampled_from(PARTS), max_size=2),
-    st.sampled_from([1, 400]),
+    st.sampled_from([1, 700]),
     st.fixed_dictionaries(
         {},
         optional={
             "max_tokens": st.sampled_from([10, 100]),
             "logprobs": st.booleans(),
             "tools": st.just([{"type": "function"}]),
+            "priority": st.just(-1),
         },
     ),
 )
@@ -99,7 +103,7 @@ def with_faults(use: tuple[Deployment, ...], fault_of: list[str]) -> Fleet:
 def passes(item: Deployment, call: Call, privacy: str, fleet: Fleet) -> bool:
     """The hard constraints, worked out anew."""
     pool = fleet.replica_sets[item.name]
-    expected = estimate(call, item, pool.bytes_per_token)
+    expected = estimate(call, pool, 1000.0)
     return (
         item.zone in ZONES[privacy]
         and call.api in item.serves
@@ -107,10 +111,16 @@ def passes(item: Deployment, call: Call, privacy: str, fleet: Fleet) -> bool:
         and call.needs <= item.supports
         and item.license_conflict is None
         and (item.retires_at is None or item.retires_at > NOVEMBER)
-        and expected.prompt <= item.context_tokens
+        and not is_too_long(expected, call, item)
+        and (item.dialect is None or "priority" not in call.members)
         and (call.max_output is None or call.max_output <= item.max_output_tokens)
         and any(state.available(MONOTONIC) for state in pool.replicas)
     )
+
+
+def is_too_long(expected: Estimate, call: Call, item: Deployment) -> bool:
+    prompt = expected.prompt if call.media.bytes else min(expected.prompt, call.text_bytes // 4)
+    return prompt > 1.25 * item.context_tokens
 
 
 def decide(by: Routes, item: Model, call: Call, privacy: str, random: float) -> Sent | GatewayError:
@@ -188,7 +198,7 @@ def test_every_candidate_passes_every_hard_constraint_and_none_is_left_out_witho
         removed = [one.deployment for one in found.excluded]
         assert sorted(kept + removed) == sorted(one.name for one in use)
         for one, expected in zip(found.candidates, found.estimates, strict=True):
-            assert expected == estimate(call, one.deployment, fleet.replica_sets[one.name].bytes_per_token)
+            assert expected == estimate(call, fleet.replica_sets[one.name], 1000.0)
         if item is with_rule:
             assert kept == [name for name in ruled if name in kept]
 
@@ -215,7 +225,10 @@ def test_when_only_forbidden_zones_could_answer_the_refusal_is_privacy_and_never
         able = [
             one
             for one in outside
-            if call.api in one.serves and call.modalities <= one.accepts and call.needs <= one.supports
+            if call.api in one.serves
+            and call.modalities <= one.accepts
+            and call.needs <= one.supports
+            and (one.dialect is None or "priority" not in call.members)
         ]
         assert isinstance(found, PrivacyViolation) is bool(able)
 
@@ -225,6 +238,7 @@ def test_every_constraint_is_checked_by_the_property_above():
         "ENDPOINT",
         "MODALITY",
         "CAPABILITY",
+        "FIELD",
         "PRIVACY",
         "RULE",
         "LICENSE",

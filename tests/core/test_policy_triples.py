@@ -83,8 +83,7 @@ class WatchedRoute(Route):
         self, request_id: str, call: Call, classified: Classified, moment: Moment, started: float = 0.0
     ) -> Sent | Refused:
         found = super().decide(request_id, call, classified, moment, started)
-        kind = (call.api, classified.privacy, call.modalities, call.needs, call.media.is_remote)
-        self.watch.look(self._eligible[kind].candidates)
+        self.watch.look(self._eligible_for(call, classified.privacy).candidates)
         return found
 
 

@@ -77,7 +77,8 @@ def deployments(scene: Scene) -> list[str]:
 def test_what_a_candidate_cannot_do_is_the_next_candidate_s_turn(
     answered: Answered, outcome: Outcome
 ) -> None:
-    scene = done(Scene(answered, Answered(), candidates=BOTH))
+    # With a cap of the client's own: one of ours would be cut first.
+    scene = done(Scene(answered, Answered(), candidates=BOTH, max_tokens=9))
     assert deployments(scene) == ["llama", "gpt-4o"]  # its other replica would say the same
     assert scene.outcomes == [outcome, Outcome.SUCCESS]
     assert scene.records[0].cost_nano_usd == scene.records[0].unseen_nano_usd == 0
@@ -306,7 +307,7 @@ def test_only_where_no_byte_was_sent_it_is_known_that_nothing_is_wrong_with_the_
 
 
 def test_where_all_refuse_the_last_refusal_is_told() -> None:
-    error = told(Scene(refusal(400, IMAGES), refusal(422, LONG), candidates=BOTH))
+    error = told(Scene(refusal(400, IMAGES), refusal(422, LONG), candidates=BOTH, max_tokens=9))
     assert isinstance(error, UpstreamRejected)
     assert (error.status, error.message, error.code) == (422, "too long", "context_length_exceeded")
     assert headers(error) == {b"x-should-retry": b"false"}
@@ -339,7 +340,7 @@ def test_a_refusal_is_not_told_while_another_is_down() -> None:
 
 @pytest.mark.parametrize("first", [STALE, UpstreamFailure(FailureKind.CONNECT, "refused"), refusal(500)])
 def test_what_went_wrong_before_at_the_same_candidate_makes_no_difference(first: Reply) -> None:
-    error = told(Scene(first, refusal(400, LONG), candidates=(local(replicas=2),)))
+    error = told(Scene(first, refusal(400, LONG), candidates=(local(replicas=2),), max_tokens=9))
     assert isinstance(error, UpstreamRejected)
     assert error.code == "context_length_exceeded"
 

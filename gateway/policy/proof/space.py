@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Modality, Model, RuleSet
+from gateway.core.catalog import DECLARED_CAPABILITIES, Api, Capability, Modality, Model, RuleSet
 from gateway.core.conditions import Condition, could_hold
 from gateway.core.facts import Moment
 from gateway.core.media import NO_MEDIA
@@ -103,11 +103,12 @@ class Space:
     def kinds(self) -> list[RequestKind]:
         """All kinds of request to the endpoints that some deployment of the file serves."""
         apis = sorted({api for item in self._policy.deployments.values() for api in item.serves})
-        needs = list(_subsets(tuple(Capability)))
+        asked = _told_apart(self._policy)
+        needs = list(_subsets(asked))
         mixes = list(_subsets(tuple(item for item in Modality if item is not Modality.TEXT)))
         rules = len(self.conditions) + 1
         if len(apis) * len(mixes) * len(needs) * rules * len(self._policy.classes) > MOST_CASES:
-            needs = [frozenset(), *(frozenset({item}) for item in Capability), frozenset(Capability)]
+            needs = [frozenset(), *(frozenset({item}) for item in asked), frozenset(asked)]
         return [
             RequestKind(api, mix | {Modality.TEXT}, need)
             for api in apis
@@ -184,6 +185,19 @@ def call_of(case: Case) -> Call:
         rest=b'{"messages":[]}',
         text_bytes=len(b'{"messages":[]}'),
     )
+
+
+def _told_apart(policy: Policy) -> tuple[Capability, ...]:
+    """One capability for each set of deployments that support it: others of the same set decide alike.
+
+    Rules see tools, and the declared ones are not asked of everyone, so these stand by themselves.
+    """
+    found: dict[tuple[frozenset[str], bool, bool], Capability] = {}
+    for capability in Capability:
+        able = frozenset(name for name, item in policy.deployments.items() if capability in item.supports)
+        is_tools, is_declared = capability is Capability.TOOLS, capability in DECLARED_CAPABILITIES
+        found.setdefault((able, is_tools, is_declared), capability)
+    return tuple(found.values())
 
 
 def _subsets(items: tuple[Any, ...]) -> Iterator[frozenset[Any]]:

@@ -25,6 +25,13 @@ _MEMBERS: dict[Capability, dict[str, Any]] = {
     Capability.LOGPROBS: {"logprobs": True},
     Capability.CHOICES: {"n": 2},
     Capability.REASONING: {"reasoning_effort": "high"},
+    Capability.FUNCTIONS: {"functions": [{"name": "sample"}]},
+    Capability.CUSTOM_TOOLS: {"tools": [{"type": "custom", "custom": {"name": "sample"}}]},
+    Capability.WEB_SEARCH: {"web_search_options": {}},
+    Capability.AUDIO_OUTPUT: {
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "alloy", "format": "wav"},
+    },
 }
 
 
@@ -65,7 +72,8 @@ def body(case: Case) -> dict[str, Any]:
         made["messages"] = [{"role": "user", "content": content}]
     for need in Capability:
         if need in kind.needs:
-            made |= _MEMBERS[need]
+            for name, value in _MEMBERS[need].items():
+                made[name] = [*made.get(name, ()), *value] if isinstance(value, list) else value
     return made
 
 

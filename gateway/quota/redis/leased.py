@@ -146,9 +146,10 @@ class LeasedAdmission:
         if isinstance(token, QuotaLease):
             token.book(hold.nano, settlement)
             hold.nano = 0
-            nano = token.hold_again(hold.ask, hold.output_tokens)
+            most = _most_again(hold, token)
+            nano = token.hold_again(hold.ask, most)
             if nano is not None:
-                hold.nano = nano
+                hold.nano, hold.output_tokens = nano, most
                 return hold
             lease = token
             if lease.is_retired:
@@ -160,8 +161,7 @@ class LeasedAdmission:
             hold.nano = 0
             hold.token = lease
         try:
-            most = hold.ask.output_tokens if lease.spec.tokens_per_minute is None else hold.output_tokens
-            money = await self._hold_money(hold.ask, most)
+            money = await self._hold_money(hold.ask, _most_again(hold, lease))
         except BaseException:
             self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
             raise
@@ -284,3 +284,8 @@ class LeasedAdmission:
         if demand is None:
             demand = self._demands[principal] = LeaseDemand()
         return demand
+
+
+def _most_again(hold: Hold, lease: QuotaLease) -> int:
+    """The next attempt's cap: tokens were taken for the first one's; without such a limit it may grow."""
+    return hold.ask.output_tokens if lease.spec.tokens_per_minute is None else hold.output_tokens

@@ -1,0 +1,88 @@
+"""The body of a request as one dialect has it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from gateway.dialects.table import (
+    DEVELOPER,
+    EFFORTS,
+    STEERING,
+    DeveloperRole,
+    MetadataRule,
+    ServerDialect,
+    Steering,
+)
+
+_Body = dict[str, Any]
+
+
+def adapted(rest: bytes, members: frozenset[str], dialect: ServerDialect) -> tuple[bytes, tuple[str, ...]]:
+    """`rest` (a JSON object) as `dialect` has it, and which of its `members` go out changed or not at all.
+
+    `members` are those of TREATED that are in it, and DEVELOPER.
+    """
+    concerned = sorted(name for name in members if _is_concerned(name, dialect))
+    if not concerned:
+        return rest, ()
+    body = orjson.loads(rest)
+    changed = tuple([name for name in concerned if _TREATMENTS.get(name, _drop)(body, name, dialect)])
+    return (orjson.dumps(body), changed) if changed else (rest, ())
+
+
+def steering(members: frozenset[str], dialect: ServerDialect) -> frozenset[str]:
+    """The fields among `members` that steer engines and routers, and that `dialect` does not allow."""
+    return (members & STEERING) - dialect.allows
+
+
+def refused_members(members: frozenset[str], dialect: ServerDialect) -> frozenset[str]:
+    """The fields among `members` for which a request must not be sent."""
+    return steering(members, dialect) if dialect.steering is Steering.REFUSE else frozenset()
+
+
+def _is_concerned(name: str, dialect: ServerDialect) -> bool:
+    if name == DEVELOPER:
+        return dialect.developer is DeveloperRole.SYSTEM
+    if name == "metadata":
+        return dialect.metadata is not MetadataRule.ALWAYS
+    if name == "reasoning_effort":
+        return dialect.efforts is not None
+    return name in STEERING and name not in dialect.allows
+
+
+def _drop(body: _Body, name: str, _dialect: ServerDialect) -> bool:
+    return body.pop(name, None) is not None
+
+
+def _metadata(body: _Body, name: str, dialect: ServerDialect) -> bool:
+    if dialect.metadata is MetadataRule.WITH_STORE and body.get("store") is True:
+        return False
+    return body.pop(name, None) is not None
+
+
+def _developer(body: _Body, _name: str, _dialect: ServerDialect) -> bool:
+    found = [message for message in body.get("messages", ()) if message.get("role") == "developer"]
+    for message in found:
+        message["role"] = "system"
+    return bool(found)
+
+
+def _effort(body: _Body, name: str, dialect: ServerDialect) -> bool:
+    """The nearest effort that the server takes, the lesser of two. What nobody knows is for it to judge."""
+    wanted, taken = body.get(name), dialect.efforts
+    if taken is None or wanted not in EFFORTS or wanted in taken:
+        return False
+    if not taken:
+        return body.pop(name) is not None
+    rank = EFFORTS.index(wanted)
+    known = [EFFORTS.index(each) for each in taken]
+    body[name] = EFFORTS[min(known, key=lambda each: (abs(each - rank), each))]
+    return True
+
+
+_TREATMENTS: Mapping[str, Callable[[_Body, str, ServerDialect], bool]] = {
+    DEVELOPER: _developer,
+    "metadata": _metadata,
+    "reasoning_effort": _effort,
+}

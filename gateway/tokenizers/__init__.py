@@ -1,0 +1,1 @@
+"""Counting the tokens of prompts exactly, where a guess would not do."""
