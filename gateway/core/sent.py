@@ -104,6 +104,7 @@ def candidate_at(
 ) -> Candidate:
     """Prepare `deployment` for requests of `principal` to `model`, at the prices of `at`."""
     price, soon = prices.price_of(deployment, at), prices.prices_soon(deployment, at)
+    priced = (deployment, *model.use)
     others = tuple(
         (other.name, prices.price_of(other, at).standard) for other in model.use if other is not deployment
     )
@@ -116,7 +117,7 @@ def candidate_at(
         replica_set=replica_set,
         prices=prices,
         price=price,
-        price_holds=(prices.last_change(at), prices.next_change(at)),
+        price_holds=(prices.last_change(at, priced), prices.next_change(at, priced)),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
