@@ -119,6 +119,8 @@ def _print_costs(console: "Console", report: "TcoReport") -> None:
         )
         table.add_row(name, f"{cost.requests:,}", *(f"{usd:,.2f}" for usd in amounts))
     console.print(table)
+    if report.corrections_usd:
+        typer.echo(f"Beside it corrections of earlier periods, hosted: {report.corrections_usd:+,.2f} USD.")
 
 
 def _print_pool(pool: "PoolSide") -> None:

@@ -78,7 +78,7 @@ def usage(
 
 
 def _table(rows: "Sequence[UsageRow]", by: Sequence[str]) -> str:
-    """With the cost on each other deployment where it is known, and the total."""
+    """With the cost on each other deployment where it is known, corrections last, and the total."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -95,7 +95,7 @@ def _table(rows: "Sequence[UsageRow]", by: Sequence[str]) -> str:
         elsewhere = (row.counterfactual_usd.get(name) for name in others)
         table.add_row(
             *(Text(_printable(value)) for value in row.group.values()),  # clients write tags: no markup
-            f"{row.requests:,}",
+            "correction" if row.is_correction else f"{row.requests:,}",
             f"{row.input_tokens:,}",
             f"{row.output_tokens:,}",
             f"{row.cost_usd:.6f}",
