@@ -16,6 +16,7 @@ from gateway.config.schema import Settings
 from gateway.core.audit import Denial, EntryKind
 from gateway.core.balancing import Fleet
 from gateway.core.causes import EntityResult
+from gateway.core.errors import BudgetExceeded
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
@@ -91,7 +92,14 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
     )
-    telemetry = PrometheusTelemetry(names=names(built), sources=sources, clock=clock, version=__version__)
+
+    def budget_refused(error: BudgetExceeded) -> None:
+        alerts.refused(error)
+
+    telemetry = PrometheusTelemetry(
+        names=names(built), sources=sources, clock=clock, version=__version__, budget_refused=budget_refused
+    )
+    alerts = _alerts(built, admission, telemetry, tasks)
     services = Services(client, admission, ledger, telemetry, clock)
     pipeline = _pipeline(built, services, ledger, entities)
     url = built.settings.ledger.get_secret_value()
@@ -109,7 +117,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         prober=HealthProber(client, tasks),
         price_watch=_price_watch(built, pipeline, tasks),
         pool_accrual=_pool_accrual(built, telemetry, clock, tasks),
-        alerts=_alerts(built, admission, telemetry, tasks),
+        alerts=alerts,
         archive=PolicyArchive(url, tasks),
     )
 

@@ -104,6 +104,11 @@ BUDGET_ALERTS = _counter(
     "scope name window percent",
     "Times that a budget has reached a percentage of its limit at which it alerts.",
 )
+BUDGET_REFUSALS = _counter(
+    "budget_refusals_total",
+    "scope name window reason",
+    "Requests that a hard budget refused: used, or only held by requests in flight.",
+)
 BUDGET_LIMIT = _gauge("budget_limit_usd", "scope name window", "A budget's limit in each window, in USD.")
 BUDGET_SPENT = _gauge("budget_spent_usd", "scope name window", "Spent in the budget's open window, in USD.")
 BUDGET_HELD = _gauge(
@@ -201,6 +206,7 @@ FAMILIES = (
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,
     BUDGET_ALERTS,
+    BUDGET_REFUSALS,
     BUDGET_LIMIT,
     BUDGET_SPENT,
     BUDGET_HELD,

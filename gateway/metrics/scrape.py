@@ -16,6 +16,10 @@ from gateway.supervised import TaskRegistry
 
 SECONDS_PER_DAY = 86400.0
 
+# Why a budget refused: it is used up, or what is missing is only held by requests in flight.
+USED, HELD = "used", "held"
+REFUSAL_REASONS = (USED, HELD)
+
 
 class WriterProcess(Protocol):
     """The process that writes the ledger."""
@@ -52,6 +56,7 @@ class SeriesByLabels:
     __slots__ = (
         "attempts",
         "budget_alerts",
+        "budget_refusals",
         "decisions",
         "duration",
         "entity_looks",
@@ -85,6 +90,7 @@ class SeriesByLabels:
         self.limit_rejections: dict[tuple[str, ...], int] = {}
         self.shadow_rejections: dict[tuple[str, ...], int] = {}
         self.budget_alerts: dict[tuple[str, ...], int] = {}
+        self.budget_refusals: dict[tuple[str, ...], int] = {}
         self.entity_looks: dict[tuple[str, ...], int] = {}
         self.pool_cost: dict[tuple[str, ...], int] = {}
         self.pool_gpu_microseconds: dict[tuple[str, ...], int] = {}
@@ -109,7 +115,9 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
     yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
     yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
-    yield from _budgets(sources.budgets())
+    budgets = list(sources.budgets())
+    yield _budget_refusals(budgets, counted.budget_refusals)
+    yield from _budgets(budgets)
     fleet = sources.fleet()
     yield from _replicas(fleet, clock.monotonic())
     yield _retirements(fleet, clock.now())
@@ -169,6 +177,16 @@ def _in_usd(nano: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], float]
     return {labels: amount / NANO_PER_USD for labels, amount in nano.items()}
 
 
+def _budget_refusals(views: Iterable[BudgetView], counted: Mapping[tuple[str, ...], int]) -> Metric:
+    # From 0 for every budget: of a series that begins with 1, Prometheus would not see the first refusal.
+    none = {(*_budget_labels(view), reason): 0 for view in views for reason in REFUSAL_REASONS}
+    return _counters(families.BUDGET_REFUSALS, none | dict(counted))
+
+
+def _budget_labels(view: BudgetView) -> tuple[str, str, str]:
+    return view.kind, view.name, f"rolling_{view.per}" if view.rolling else str(view.per)
+
+
 def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
     amounts: dict[Family, dict[tuple[str, ...], int]] = {
         families.BUDGET_LIMIT: {},
@@ -177,7 +195,7 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
         families.BUDGET_UNSEEN: {},
     }
     for view in views:
-        labels = (view.kind, view.name, f"rolling_{view.per}" if view.rolling else str(view.per))
+        labels = _budget_labels(view)
         amounts[families.BUDGET_LIMIT][labels] = view.limit_nano
         amounts[families.BUDGET_SPENT][labels] = view.spent_nano
         amounts[families.BUDGET_HELD][labels] = view.held_nano

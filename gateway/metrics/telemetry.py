@@ -7,7 +7,7 @@ come on the event loop's thread.
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
@@ -20,7 +20,7 @@ from gateway.core.tenancy import Principal
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
 from gateway.metrics.names import NONE, OTHER, LabelNames
-from gateway.metrics.scrape import ScrapeSources, SeriesByLabels, collect
+from gateway.metrics.scrape import HELD, USED, ScrapeSources, SeriesByLabels, collect
 from gateway.metrics.series import (
     FIRST_TOKEN_SECONDS,
     INTER_TOKEN_SECONDS,
@@ -63,7 +63,10 @@ class PrometheusTelemetry:
         clock: Clock,
         version: str,
         registry: CollectorRegistry | None = None,
+        budget_refused: Callable[[BudgetExceeded], None] = lambda _: None,
     ) -> None:
+        """`budget_refused` hears of each request that a budget refused."""
+        self._budget_refused = budget_refused
         self._names = names
         self._sources = sources
         self._clock = clock
@@ -147,6 +150,11 @@ class PrometheusTelemetry:
             kind = error.scope.partition(":")[0]
             limit = (kind if kind in _SCOPES else OTHER, error.limit)
             counted.limit_rejections[limit] = counted.limit_rejections.get(limit, 0) + 1
+        if isinstance(error, BudgetExceeded):
+            kind, _, name = error.scope.partition(":")
+            budget = (kind, name, error.window, HELD if error.only_held else USED)
+            counted.budget_refusals[budget] = counted.budget_refusals.get(budget, 0) + 1
+            self._budget_refused(error)
 
     # --- limits and budgets, beside the Telemetry port ---
 

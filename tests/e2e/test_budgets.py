@@ -418,6 +418,24 @@ async def test_concurrency(tmp_path: Path) -> None:
         assert (await harness.post(chat())).status_code == 200
 
 
+async def test_a_budget_that_begins_to_refuse_says_so_though_not_all_of_it_is_spent(tmp_path: Path) -> None:
+    payer = {"budgets": [{"usd": 0.01, "per": "lifetime", "alert_at": [50, 100]}]}
+    async with running(tmp_path, {"features": {"search": payer}}) as harness:
+        before = await harness.metrics()
+        assert before.sum("budget_refusals_total", name="search", reason="used") == 0
+        statuses = [(await harness.post(chat(max_tokens=400))).status_code for _ in range(20)]
+        assert set(statuses) == {200, 429}
+        while not (
+            told := (await harness.metrics()).sum("budget_alerts_total", name="search", percent="100")
+        ):
+            await asyncio.sleep(0.01)
+        metrics = await harness.metrics()
+        assert told == metrics.sum("budget_alerts_total", name="search", percent="100") == 1
+        assert metrics.nano("budget_spent_usd", name="search") < 10_000_000
+        refusals = metrics.sum("budget_refusals_total", name="search", window="lifetime", reason="used")
+        assert refusals == statuses.count(429)
+
+
 Way = Callable[[Harness], Awaitable[None]]
 
 
