@@ -22,7 +22,13 @@ from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates,
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.core.estimate import Estimate, Seen, most_output, most_output_of_whole
+from gateway.core.estimate import (
+    Estimate,
+    Seen,
+    learn_from_broken,
+    most_output,
+    most_output_of_whole,
+)
 from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
@@ -370,17 +376,16 @@ class Sent(msgspec.Struct, eq=False, gc=False):
                 call.text_bytes, usage.input_text + usage.input_image + usage.input_audio
             )
 
+    def learn_from_left(self, progress: Progress) -> None:
+        """What a stream shows of its deployment's speed whose client has gone."""
+        if self.call.stream:
+            learn_from_broken(self.candidate.replica_set.pace, _seen(progress, progress.last_seen_at))
+
     def _most_nano(self, progress: Progress, outcome: Outcome, now: float) -> int:
         """What an attempt without usage may have cost at most."""
         call, pace, estimate = self.call, self.candidate.replica_set.pace, self.estimate
         cap = estimate.output * call.choices
-        last, quiet, blocked = progress.last_seen_at, progress.quiet_until, progress.blocked_seconds
-        seen = Seen(
-            text_chunks=progress.text_chunks,
-            text_bytes=progress.text_bytes,
-            watched_seconds=last - quiet - blocked,
-            silent_seconds=quiet - progress.sent_at + blocked + now - last,
-        )
+        seen = _seen(progress, now)
         if outcome is Outcome.SUCCESS:
             output = most_output_of_whole(seen, pace, call, cap)
         else:
@@ -388,6 +393,16 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         input_rate, output_rate = self.candidate.price.dearest(call.service_tier)
         most = -(-(estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
         return min(self.held_nano, most)
+
+
+def _seen(progress: Progress, now: float) -> Seen:
+    last, quiet, blocked = progress.last_seen_at, progress.quiet_until, progress.blocked_seconds
+    return Seen(
+        text_chunks=progress.text_chunks,
+        text_bytes=progress.text_bytes,
+        watched_seconds=last - quiet - blocked,
+        silent_seconds=quiet - progress.sent_at + blocked + now - last,
+    )
 
 
 @functools.lru_cache(maxsize=64)

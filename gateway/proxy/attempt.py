@@ -280,6 +280,7 @@ class Attempt:
             metered = self._metered(self._reader)
         outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
         self._end(outcome, metered)
+        self._sent.learn_from_left(self._progress)
         self.report_completed()
 
     def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:

@@ -181,6 +181,26 @@ async def test_a_line_that_is_cancelled_does_not_keep_its_whole_hold(tmp_path: P
         assert 0 < row["unseen_nano_usd"] < row["held_nano_usd"] / 4
 
 
+@pytest.mark.parametrize("model", ["gpt-4o", "scout"])
+async def test_short_stops_at_a_deployment_nobody_has_measured_leave_most_of_the_budget(
+    tmp_path: Path, model: str
+) -> None:
+    """Answers of two to twelve chunks, before any whole one: each is bounded by its own pace."""
+    knobs = Knobs(output_tokens=100_000, tokens_per_second=100)
+    changes = budget(1) | {"deployments": DEAR_TOKENS}
+    async with running(tmp_path, changes, external=knobs, replicas=[knobs] * 2) as harness:
+        for number in range(16):
+            await hang_up_after(harness, 3 + number % 10, max_tokens=None, model=model)
+            await harness.settled()
+        rows = await harness.rows()
+        assert [row["outcome"] for row in rows] == ["client_disconnect"] * 16
+        metrics = await harness.metrics()
+        spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
+        assert billed_nano(harness.attempts()) <= spent + unseen
+        assert unseen < ONE_USD / 2
+        assert (await harness.post(chat(model=model, max_tokens=60))).status_code == 200
+
+
 async def test_an_answer_that_came_whole_without_usage_keeps_what_its_bytes_may_cost(tmp_path: Path) -> None:
     knobs = Knobs(output_tokens=200, error_rate=1.0, error_kind=ErrorKind.NO_USAGE)
     async with running(tmp_path, budget(100), external=knobs) as harness:
@@ -192,9 +212,10 @@ async def test_an_answer_that_came_whole_without_usage_keeps_what_its_bytes_may_
             assert billed <= row["cost_nano_usd"] + row["unseen_nano_usd"] < row["held_nano_usd"] / 4
 
 
-async def hang_up_after(harness: Harness, events: int, max_tokens: int = 400) -> None:
+async def hang_up_after(harness: Harness, events: int, max_tokens: int | None = 400, **more: Any) -> None:
+    cap = {} if max_tokens is None else {"max_tokens": max_tokens}
     async with await harness.raw() as client:
-        await client.request(chat(stream=True, max_tokens=max_tokens))
+        await client.request(chat(stream=True, **cap, **more))
         await client.read_while(lambda received: received.count(b"\n\n") < events and not has_ended(received))
 
 
