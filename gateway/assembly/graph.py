@@ -34,6 +34,7 @@ from gateway.ports import BudgetView, Upstream
 from gateway.privacy.service import EntityService
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
+from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.pipeline import Pipeline
 from gateway.quota.factory import AnyAdmission, open_admission
 from gateway.quota.memory import Shadowed
@@ -192,7 +193,7 @@ def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entitie
         rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities),
         admission=services.admission,
         ledger=ledger,
-        relay=Relay(services),
+        relay=LeavableRelay(Relay(services)),
         telemetry=services.telemetry,
         clock=services.clock,
         random=random.random,

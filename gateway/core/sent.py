@@ -386,7 +386,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         call, pace, estimate = self.call, self.candidate.replica_set.pace, self.estimate
         cap = estimate.output * call.choices
         seen = _seen(progress, now)
-        if outcome is Outcome.SUCCESS:
+        if outcome is Outcome.SUCCESS or progress.is_whole:
             output = most_output_of_whole(seen, pace, call, cap)
         else:
             output = most_output(seen, pace, call, self.candidate.deployment, cap)

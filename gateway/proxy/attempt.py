@@ -255,7 +255,10 @@ class Attempt:
         sent, breaker = self._sent, self._sent.replica.breaker
         if breaker.failures or breaker.open_until:
             breaker.succeeded()
-        result = self._end(Outcome.SUCCESS, metered)
+        outcome = Outcome.SUCCESS
+        if self._inbound.disconnected:  # it was read to its end all the same
+            outcome, self._progress.is_whole = Outcome.CLIENT_DISCONNECT, True
+        result = self._end(outcome, metered)
         sent.learn(self._progress, result)
         return result
 

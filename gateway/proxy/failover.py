@@ -4,6 +4,8 @@ Retry and failover happen only before the first byte reaches the client, and onl
 attempt is recorded on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 """
 
+from collections.abc import Callable
+
 from gateway.core.admission import Hold
 from gateway.core.balancing import FailureAttribution, ReplicaState
 from gateway.core.ended import NOTHING_USED
@@ -29,8 +31,18 @@ class Relay:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def forward(self, sent: Sent, hold: Hold, inbound: Inbound, sink: Sink) -> None:
-        """Answer through `sink`, or raise the GatewayError that says why no candidate did."""
+    async def forward(
+        self,
+        sent: Sent,
+        hold: Hold,
+        inbound: Inbound,
+        sink: Sink,
+        begins: Callable[[Sent], None] | None = None,
+    ) -> None:
+        """Answer through `sink`, or raise the GatewayError that says why no candidate did.
+
+        `begins` is told of each attempt before it is sent.
+        """
         services, settlement = self._services, NOTHING_USED
         turns = Turns(sent, services.clock)
         attempt: Attempt | None = None
@@ -44,6 +56,8 @@ class Relay:
                         hold = await services.admission.renew(hold, used)
                     sent = turns.sent
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
+                    if begins is not None:
+                        begins(sent)
                     attempt = Attempt(services, sent, inbound, sink)
                     try:
                         failure = (await attempt.run()).failure

@@ -22,7 +22,7 @@ from gateway.core.tenancy import Principal
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
-from gateway.proxy.failover import Relay
+from gateway.proxy.left_requests import LeavableRelay
 
 _log = structlog.get_logger("tollway.pipeline")
 
@@ -48,7 +48,7 @@ class Pipeline:
         rulebook: Rulebook,
         admission: Admission,
         ledger: Ledger,
-        relay: Relay,
+        relay: LeavableRelay,
         telemetry: Telemetry,
         clock: Clock,
         random: Callable[[], float],
@@ -60,7 +60,7 @@ class Pipeline:
         self.opened = asyncio.Event()
         self._admission = admission
         self._ledger = ledger
-        self._relay = relay
+        self.relay = relay
         self._telemetry = telemetry
         self._clock = clock
         self._random = random
@@ -90,7 +90,7 @@ class Pipeline:
                 await self._wait_for_ledger()
             hold = await self._admission.admit(sent.ask)
             self._telemetry.planned(sent, clock.monotonic() - started)
-            await self._relay.forward(sent, hold, inbound, sink)
+            await self.relay.forward(sent, hold, inbound, sink)
         except GatewayError as error:
             self._refused(error, request_id, principal, route)
             raise

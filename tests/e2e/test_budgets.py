@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from gateway.simulators.attempts import SeenAttempt
@@ -165,7 +166,8 @@ async def test_clients_that_hang_up_cannot_spend_more_than_the_dollar_either(
         metrics = await harness.metrics()
         spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
         assert metrics.nano("budget_held_usd") == 0
-        assert unseen > 0
+        # What goes on is read to its end, and then nothing is unseen.
+        assert (unseen > 0) != goes_on
         assert billed_nano(harness.attempts()) <= spent + unseen <= ONE_USD
         assert spent == sum(row["cost_nano_usd"] for row in await harness.rows())
 
@@ -199,6 +201,47 @@ async def test_short_stops_at_a_deployment_nobody_has_measured_leave_most_of_the
         assert billed_nano(harness.attempts()) <= spent + unseen
         assert unseen < ONE_USD / 2
         assert (await harness.post(chat(model=model, max_tokens=60))).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("usage", [True, False])
+async def test_stops_at_an_upstream_that_bills_to_the_end_are_read_to_it_and_keep_no_hold(
+    tmp_path: Path, stream: bool, usage: bool
+) -> None:
+    knobs = Knobs(output_tokens=60, tokens_per_second=400, bills_to_the_end=True)
+    if not usage:
+        knobs = msgspec.structs.replace(knobs, error_rate=1.0, error_kind=ErrorKind.NO_USAGE)
+    compatible = DEAR_TOKENS["gpt-4o"] | {"provider": "openai-compatible"}
+    async with running(
+        tmp_path, budget(1) | {"deployments": {"gpt-4o": compatible}}, external=knobs
+    ) as harness:
+        for number in range(16):
+            async with await harness.raw() as client:
+                await client.request(chat(stream=stream))
+                if stream:
+                    await client.read_until(b"\n\n", count=3)
+                else:
+                    await harness.arrived(number + 1)
+            await harness.settled()
+        rows = await harness.rows()
+        assert [row["outcome"] for row in rows] == ["client_disconnect"] * 16
+        assert [row["output_tokens"] for row in rows] == [60] * 16 or not usage
+        metrics = await harness.metrics()
+        spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
+        assert metrics.nano("budget_held_usd") == 0
+        assert billed_nano(harness.attempts()) <= spent + unseen < ONE_USD / 2
+        assert (unseen == 0) == usage
+        assert (await harness.post(chat(max_tokens=60))).status_code == 200
+
+
+async def test_a_stop_of_the_gateway_does_not_wait_for_what_is_read_for_nobody(tmp_path: Path) -> None:
+    compatible = {"gpt-4o": {"provider": "openai-compatible"}}
+    knobs = Knobs(output_tokens=100_000, tokens_per_second=50)
+    async with running(tmp_path, budget(1) | {"deployments": compatible}, external=knobs) as harness:
+        await hang_up_after(harness, 3)
+        await harness.stop()
+        [row] = harness.stored_rows()
+        assert row["unseen_nano_usd"] > 0
 
 
 async def test_an_answer_that_came_whole_without_usage_keeps_what_its_bytes_may_cost(tmp_path: Path) -> None:
