@@ -154,6 +154,9 @@ LEDGER_WRITER_UP = _gauge(
 LEDGER_WRITER_RESTARTS = _counter(
     "ledger_writer_restarts_total", "", "Times that the process that writes the ledger was started again."
 )
+LEDGER_COMMIT = _histogram(
+    "ledger_commit_seconds", "", "Seconds that a commit to the ledger's database took."
+)
 BUILD = _gauge("build_info", "version", "Always 1; the label is the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label is the policy version in force.")
 ENTITY_LOOKS = _counter(
@@ -222,6 +225,7 @@ FAMILIES = (
     LEDGER_WRITABLE,
     LEDGER_WRITER_UP,
     LEDGER_WRITER_RESTARTS,
+    LEDGER_COMMIT,
     BUILD,
     POLICY,
     ENTITY_LOOKS,

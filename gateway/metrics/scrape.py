@@ -7,10 +7,11 @@ import msgspec
 from prometheus_client import Metric
 
 from gateway.core.balancing import Fleet
+from gateway.core.histogram import Histogram
 from gateway.core.money import NANO_PER_USD
 from gateway.metrics import families
 from gateway.metrics.families import Family
-from gateway.metrics.series import AttemptSeries, Histogram, RequestSeries
+from gateway.metrics.series import AttemptSeries, RequestSeries
 from gateway.ports import BudgetView, Clock
 from gateway.supervised import TaskRegistry
 
@@ -19,6 +20,25 @@ SECONDS_PER_DAY = 86400.0
 # Why a budget refused: it is used up, or what is missing is only held by requests in flight.
 USED, HELD = "used", "held"
 REFUSAL_REASONS = (USED, HELD)
+
+
+class WriterSums(Protocol):
+    """What the processes that have written the ledger have counted."""
+
+    @property
+    def up(self) -> Mapping[str, bool]:
+        """Whether each of its background loops works."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Failed turns of each."""
+        ...
+
+    @property
+    def commits(self) -> Histogram:
+        """How long commits took."""
+        ...
 
 
 class WriterProcess(Protocol):
@@ -32,6 +52,11 @@ class WriterProcess(Protocol):
     @property
     def restarts(self) -> int:
         """How often it was started again."""
+        ...
+
+    @property
+    def counts(self) -> WriterSums:
+        """What it has told."""
         ...
 
 
@@ -131,7 +156,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.RELOADS, counted.reloads)
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
-    yield from collect_tasks(sources.tasks)
+    yield from collect_tasks(sources.tasks, sources.ledger_writer)
 
 
 def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:
@@ -140,12 +165,17 @@ def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:
     restarts: dict[tuple[str, ...], float] = {} if writer is None else {(): writer.restarts}
     yield _gauge(families.LEDGER_WRITER_UP, up)
     yield _counters(families.LEDGER_WRITER_RESTARTS, restarts)
+    yield _histograms(families.LEDGER_COMMIT, {} if writer is None else {(): writer.counts.commits})
 
 
-def collect_tasks(tasks: TaskRegistry) -> Iterator[Metric]:
-    """The families of background loops."""
-    yield _gauge(families.TASK_UP, {(name,): int(is_up) for name, is_up in tasks.up().items()})
-    yield _counters(families.TASK_FAILURES, {(name,): count for name, count in tasks.failures.items()})
+def collect_tasks(tasks: TaskRegistry, writer: WriterProcess | None) -> Iterator[Metric]:
+    """The families of background loops, those of the ledger's writer among them."""
+    up, failures = tasks.up(), dict(tasks.failures)
+    if writer is not None:
+        up |= writer.counts.up
+        failures |= writer.counts.failures
+    yield _gauge(families.TASK_UP, {(name,): int(is_up) for name, is_up in up.items()})
+    yield _counters(families.TASK_FAILURES, {(name,): count for name, count in failures.items()})
 
 
 def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, gener
 
 from gateway.core.ended import Ended
 from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
+from gateway.core.histogram import Histogram
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome
 from gateway.core.sent import Sent
@@ -27,7 +28,6 @@ from gateway.metrics.series import (
     OVERHEAD_SECONDS,
     REQUEST_SECONDS,
     AttemptSeries,
-    Histogram,
     RequestSeries,
 )
 from gateway.ports import Clock
