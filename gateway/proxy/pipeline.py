@@ -11,7 +11,7 @@ import structlog
 
 from gateway.core.audit import Denial
 from gateway.core.catalog import Api, Model
-from gateway.core.errors import GatewayError, PrivacyViolation, Unavailable
+from gateway.core.errors import GatewayError, InvalidApiKey, PrivacyViolation, Unavailable
 from gateway.core.facts import Moment
 from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
@@ -123,9 +123,18 @@ class Pipeline:
     ) -> None:
         name = route.model.name if route else None
         self._telemetry.refused(error, principal, name)
+        if isinstance(error, InvalidApiKey):
+            self._drop_expired()
         if isinstance(error, PrivacyViolation) and principal is not None:
             self._denied(Denial(request_id, principal.key, principal.feature, name or "", error.message))
         _log.info("request.refused", request_id=request_id, code=error.code, status=error.status)
+
+    def _drop_expired(self) -> None:
+        """Nobody will ask for their routes and accounts any more. What is in flight has its own."""
+        rules = self.rulebook
+        for expired in rules.authenticator.take_expired():
+            rules.routes.drop(expired)
+            self._admission.drop(expired)
 
     async def _wait_for_ledger(self) -> None:
         # Slower is better than forgetting: nothing is sent that could not be written down.
