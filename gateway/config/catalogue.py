@@ -105,6 +105,11 @@ def _as_prices(value: object) -> object:
     return ({"usd": usd_amount(value)},)
 
 
+def _or_one_price(schema: dict[str, Any]) -> None:
+    listed = {key: schema.pop(key) for key in ("type", "items", "minItems")}
+    schema["anyOf"] = [{"type": "number", "minimum": 0}, listed]
+
+
 class WorkWeights(Section):
     """How a pool's cost is shared by the tokens of those who used it."""
 
@@ -128,6 +133,7 @@ class PoolCost(Section):
     usd_per_gpu_hour: Annotated[tuple[GpuPrice, ...], BeforeValidator(_as_prices)] = Field(
         description="USD for one GPU for one hour: a number, or a list of prices with their first days",
         min_length=1,
+        json_schema_extra=_or_one_price,
     )
     overhead_usd_per_month: Usd = Field(
         default=Decimal(0),
@@ -187,6 +193,24 @@ class Health(Section):
     path: UrlPath = Field(default="/health", description="path on the replica's server root")
     interval_seconds: Seconds = Field(default=2.0, description="between two probes, seconds")
     timeout_seconds: Seconds = Field(default=1.0, description="for one probe, seconds")
+    silence_seconds: Seconds = Field(
+        default=5.0,
+        description="once connections to a replica are refused: after so long a silence a stream from there "
+        "has broken, seconds",
+    )
+    drain_seconds: Seconds = Field(
+        default=60.0,
+        description="once connections to a replica are refused: as long it may still take over an answer in "
+        "one piece, seconds; more than its `--shutdown-timeout`",
+    )
+    watch_progress: Flag = Field(
+        default=True, description="whether a replica that answers probes and makes no tokens is taken out"
+    )
+    stuck_seconds: Seconds = Field(
+        default=60.0,
+        description="with `watch_progress`: a replica is stuck on which nothing has moved for so long while "
+        "others of the deployment answer, seconds",
+    )
 
 
 class Azure(Section):
@@ -263,6 +287,16 @@ class Deployment(Section):
         description="answers that the upstream stops to generate and to bill when their connection closes; "
         "with `never` they are read to their end when a client leaves, to learn what they cost; "
         "left out: always for vllm, streams for openai and azure, never for the others",
+    )
+    commit_after_seconds: Seconds = Field(
+        default=10.0,
+        description="a stream that says nothing yet may be given to another candidate for so long after it "
+        "was sent; then its head goes out, so that the client sees that it is being answered",
+    )
+    continuous_usage: Flag = Field(
+        default=False,
+        description="ask for usage with each chunk of a stream (`stream_options.continuous_usage_stats`), so "
+        "that a stream that breaks off is booked exactly; only for vllm and openai-compatible",
     )
     health: Health = Field(default=Health(), description="active probe of each replica")
     max_connections: Count = Field(default=1024, description="most connections to one server")

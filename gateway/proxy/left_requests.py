@@ -101,6 +101,10 @@ class _LeavableSink:
         if not self.left:
             await self._sink.start(status, lines)
 
+    def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
+        if not self.left:
+            self._sink.start_now(status, lines, data)
+
     async def send(self, data: bytes) -> None:
         if not self.left:
             await self._sink.send(data)
