@@ -179,6 +179,10 @@ class Admission(Protocol):
         """End a request's reservation, exactly once; later calls do nothing. Never awaits, never raises."""
         ...
 
+    def drop(self, principal: Principal) -> None:
+        """Forget what is kept for requests of `principal`; those in flight settle as ever."""
+        ...
+
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal` as a share of its limit, holds included."""
         ...

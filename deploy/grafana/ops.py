@@ -241,14 +241,27 @@ OPS = Dashboard(
                     "Rows not yet committed. It should fall back to zero between bursts.",
                     "none",
                     (Query("sum by (instance) (tollway_ledger_lag_rows)", "{{instance}}"),),
-                    width=6,
+                    width=4,
+                ),
+                Panel(
+                    "Ledger commits, 95th percentile",
+                    "How long a commit to the ledger's database takes.",
+                    "s",
+                    (
+                        Query(
+                            "histogram_quantile(0.95, sum by (le, instance) "
+                            "(rate(tollway_ledger_commit_seconds_bucket[$__rate_interval])))",
+                            "{{instance}}",
+                        ),
+                    ),
+                    width=5,
                 ),
                 Panel(
                     "Workers up",
                     "With `--workers`: workers that take requests.",
                     "none",
                     (Query("sum by (instance) (tollway_worker_up)", "{{instance}}"),),
-                    width=6,
+                    width=5,
                 ),
                 Panel(
                     "Worker restarts",
@@ -260,7 +273,7 @@ OPS = Dashboard(
                             "{{instance}} {{worker}}",
                         ),
                     ),
-                    width=6,
+                    width=5,
                 ),
                 Panel(
                     "CPU",
@@ -272,7 +285,7 @@ OPS = Dashboard(
                             "{{instance}}",
                         ),
                     ),
-                    width=6,
+                    width=5,
                     decimals=2,
                 ),
             ),

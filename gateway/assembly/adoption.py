@@ -1,6 +1,7 @@
 """What a running gateway does with another configuration."""
 
 import asyncio
+import dataclasses
 
 from gateway.assembly.building import names, rulebook
 from gateway.assembly.graph import GatewayParts
@@ -28,10 +29,12 @@ class Adoption:
         """Serve `built` from now on; requests under way finish under the policy that they began with.
 
         Budgets first, because those that are new ask the ledger what was spent. After that nothing awaits
-        in between, so no request sees half of it. What was learned of replicas that stay is
-        kept. Settings that need a restart must be as they were. Raises ReloadRefused.
+        in between, so no request sees half of it. What was learned of replicas that stay is kept, and what is
+        counted for keys about which nothing changes. Routes name the policy's version, so all are new.
+        Settings that need a restart must be as they were. Raises ReloadRefused.
         """
         parts = self._parts
+        built = dataclasses.replace(built, tenancy=built.tenancy.keeping(self.built.tenancy))
         await self._adopt_budgets(built)
         routes = parts.pipeline.rulebook.routes
         fleet = Fleet(built.policy.deployments.values(), routes.fleet.replica_sets)
@@ -58,7 +61,9 @@ class Adoption:
     async def _adopt_budgets(self, built: Built) -> None:
         try:
             async with asyncio.timeout(BUDGET_SECONDS):
-                await self._parts.admission.reconfigure(built.scopes, built.tenancy.time_zone)
+                await self._parts.admission.reconfigure(
+                    built.scopes, built.tenancy.time_zone, list(built.tenancy.principals())
+                )
         except (LedgerUnavailable, TimeoutError) as exc:
             why = f"it cannot say what new budgets have spent ({exc or 'no answer'}); reload when it can"
             raise ReloadRefused(Result.UNAVAILABLE, [Problem(None, (), why, file="ledger")], []) from exc

@@ -16,6 +16,7 @@ from gateway.config.schema import Settings
 from gateway.core.audit import Denial, EntryKind
 from gateway.core.balancing import Fleet
 from gateway.core.causes import EntityResult
+from gateway.core.errors import BudgetExceeded
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
@@ -33,6 +34,7 @@ from gateway.ports import BudgetView, Upstream
 from gateway.privacy.service import EntityService
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
+from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.pipeline import Pipeline
 from gateway.quota.factory import AnyAdmission, open_admission
 from gateway.quota.memory import Shadowed
@@ -94,7 +96,14 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
     )
-    telemetry = PrometheusTelemetry(names=names(built), sources=sources, clock=clock, version=__version__)
+
+    def budget_refused(error: BudgetExceeded) -> None:
+        alerts.refused(error)
+
+    telemetry = PrometheusTelemetry(
+        names=names(built), sources=sources, clock=clock, version=__version__, budget_refused=budget_refused
+    )
+    alerts = _alerts(built, admission, telemetry, tasks)
     most = built.settings.server.max_event_mib * 1024 * 1024
     services = Services(client, admission, ledger, telemetry, clock, max_event_bytes=most)
     pipeline = _pipeline(built, services, ledger, entities)
@@ -114,7 +123,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         progress=ProgressWatch(client, clock, tasks),
         price_watch=_price_watch(built, pipeline, tasks),
         pool_accrual=_pool_accrual(built, telemetry, clock, tasks),
-        alerts=_alerts(built, admission, telemetry, tasks),
+        alerts=alerts,
         archive=PolicyArchive(url, tasks),
     )
 
@@ -190,7 +199,7 @@ def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entitie
         rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities),
         admission=services.admission,
         ledger=ledger,
-        relay=Relay(services),
+        relay=LeavableRelay(Relay(services)),
         telemetry=services.telemetry,
         clock=services.clock,
         random=random.random,

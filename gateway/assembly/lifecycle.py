@@ -129,7 +129,7 @@ class Lifecycle:
         parts, closing, built = self._parts, self._closing, self._adoption.built
         if parts.ledger_writer is not None:  # first, since it takes a second to begin
             await self._start(ClosingStep.LEDGER_WRITER, parts.ledger_writer.start, parts.ledger_writer.close)
-        closing.register(ClosingStep.UPSTREAM, parts.upstream.close)  # it connects when it is first used
+        closing.register(ClosingStep.UPSTREAM, self._close_upstream)  # it connects when it is first used
         parts.admission.configure(built.scopes, built.tenancy.time_zone)
         closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))
@@ -153,6 +153,11 @@ class Lifecycle:
         parts.pipeline.opened.set()
         if joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
+
+    async def _close_upstream(self) -> None:
+        """Abort what is still read for nobody, and return once that is recorded."""
+        await self._parts.upstream.close()
+        await self._parts.pipeline.relay.close()
 
     def _start_loops(self) -> None:
         """What needs nothing to start with but a ledger that is open."""

@@ -16,6 +16,8 @@ from gateway.commands.audit import enter
 from gateway.commands.options import (
     DEFAULT_FILE,
     ConfigOption,
+    TextFormat,
+    TextFormatOption,
     built,
     exit_on_ledger_error,
     microseconds,
@@ -27,6 +29,7 @@ from gateway.core.pricing import usd_text
 if TYPE_CHECKING:
     from gateway.config.build import Built
     from gateway.core.pricing import PriceVersion
+    from gateway.finance.repricing import Repriced
 
 prices_app = typer.Typer(help="Prices over time: immutable, each from a date on.", no_args_is_help=True)
 
@@ -114,10 +117,18 @@ def import_prices(file: Path, config: ConfigOption = DEFAULT_FILE) -> None:
 
 
 @prices_app.command("reprice")
-def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFAULT_FILE) -> None:
-    """Correct the rows of a period to the prices entered: reversals and new rows, the old ones stay.
+def reprice_rows(
+    since: DayOption,
+    until: DayOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = DEFAULT_FILE,
+    form: TextFormatOption = TextFormat.TEXT,
+) -> None:
+    """Correct the rows of a period to the prices that held: reversals and new rows, the old ones stay.
 
-    From `--since` to before `--until`. Doing it twice changes nothing more.
+    From `--since` to before `--until`: prices entered, and transfer prices with a date in the file. It shows
+    what it would do, and asks. Doing it twice changes nothing more.
     """
     from gateway.finance.repricing import Source, reprice  # noqa: PLC0415
     from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
@@ -125,17 +136,69 @@ def reprice_rows(since: DayOption, until: DayOption, config: ConfigOption = DEFA
     found = built(config)
     zone = found.tenancy.time_zone
     sources = {
-        name: Source(one.provider, one.model, one.price) for name, one in found.policy.deployments.items()
+        name: Source(one.provider, one.model, one.price, one.later_prices)
+        for name, one in found.policy.deployments.items()
     }
     span = (microseconds(since.date(), zone), microseconds(until.date(), zone))
+    if span[0] >= span[1]:
+        raise typer.BadParameter("must be a day after --since", param_hint="--until")
     with exit_on_ledger_error("prices reprice"):
-        done = reprice(_url(found), read_prices(_url(found)), sources, *span)
+        book = read_prices(_url(found))
+        if dry_run or not yes:
+            trial = reprice(_url(found), book, sources, *span, is_trial=True)
+            _show_trial(trial, form if dry_run else None)
+            if dry_run or not trial.corrected:
+                return
+            typer.confirm(f"Correct {trial.corrected:,} rows?", abort=True, err=True)
+        done = reprice(_url(found), book, sources, *span)
         days = {"since": since.date().isoformat(), "until": until.date().isoformat()}
         enter(found, "prices reprice", **days, corrected=done.corrected)
+    if form is TextFormat.JSON:
+        _print_json(done)
+        return
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
     typer.echo(
         f"Looked at {done.rows:,} rows, corrected {done.corrected:,}: {before} USD became {after} USD."
     )
+
+
+def _show_trial(trial: "Repriced", form: TextFormat | None) -> None:
+    """What would be corrected, by deployment and change of price. Without a form beside the output."""
+    if form is TextFormat.JSON:
+        _print_json(trial)
+        return
+    beside = form is None and trial.corrected > 0
+    for change, (rows, before, after) in sorted(trial.changes.items()):
+        typer.echo(
+            f"{change.deployment}: {rows:,} rows from {change.before} to {change.after}, "
+            f"{usd_text(before)} USD to {usd_text(after)} USD",
+            err=beside,
+        )
+    nano_before, nano_after = usd_text(trial.nano_usd_before), usd_text(trial.nano_usd_after)
+    typer.echo(
+        f"Looked at {trial.rows:,} rows, would correct {trial.corrected:,}: "
+        f"{nano_before} USD would become {nano_after} USD.",
+        err=beside,
+    )
+
+
+def _print_json(done: "Repriced") -> None:
+    changes = [
+        {
+            **change._asdict(),
+            "rows": rows,
+            "cost_usd_before": usd_text(before),
+            "cost_usd": usd_text(after),
+        }
+        for change, (rows, before, after) in sorted(done.changes.items())
+    ]
+    sums = {
+        "rows": done.rows,
+        "corrected": done.corrected,
+        "cost_usd_before": usd_text(done.nano_usd_before),
+        "cost_usd": usd_text(done.nano_usd_after),
+    }
+    typer.echo(json.dumps({**sums, "changes": changes}))
 
 
 def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> None:

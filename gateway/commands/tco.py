@@ -110,6 +110,8 @@ def _print_costs(report: "TcoReport") -> None:
     columns += [number(f"all on {name}", spare=1) for name in sides]
     rows = [_cost_row(row.name, row.cost, sides) for row in report.rows]
     print_table(columns, rows, total=_cost_row("total", report.totals, sides))
+    if report.corrections_usd:
+        typer.echo(f"Beside it corrections of earlier periods, hosted: {report.corrections_usd:+,.2f} USD.")
 
 
 def _cost_row(name: str, cost: "Cost", sides: list[str]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def _form_of(out: Path | None) -> UsageFormat:
 
 
 def _print(rows: "Sequence[UsageRow]", by: Sequence[str]) -> None:
-    """With the cost on each other deployment where it is known, and the total."""
+    """With the cost on each other deployment where it is known, corrections last, and the total."""
     from gateway.commands.tables import number, print_table, words
 
     others = sorted({name for row in rows for name in row.counterfactual_usd})
@@ -107,7 +107,8 @@ def _print(rows: "Sequence[UsageRow]", by: Sequence[str]) -> None:
     cells = [
         (
             *row.group.values(),
-            *(f"{count:,}" for count in (row.requests, row.input_tokens, row.output_tokens)),
+            "correction" if row.is_correction else f"{row.requests:,}",
+            *(f"{count:,}" for count in (row.input_tokens, row.output_tokens)),
             f"{row.cost_usd:,.6f}",
             *("-" if usd is None else f"{usd:,.6f}" for usd in map(row.counterfactual_usd.get, others)),
         )

@@ -360,6 +360,7 @@ class Deployment(Section):
     stops_when_left: StopsWhenLeft | None = Field(
         default=None,
         description="answers that the upstream stops to generate and to bill when their connection closes; "
+        "with `never` they are read to their end when a client leaves, to learn what they cost; "
         "left out: always for vllm, streams for openai and azure, never for the others",
     )
     dialect: Dialect = Field(

@@ -73,6 +73,7 @@ def build_deployment(
     """The core's deployment. Raises DeploymentError when its price or its limits are known to nobody."""
     listing = prices.find(given.provider, given.model) if _needs_listing(given) else None
     context, output = _sizes(given, listing)
+    price, later_prices = _prices(given, listing, prices, zone)
     return catalog.Deployment(
         name=name,
         provider=catalog.Provider(given.provider),
@@ -83,7 +84,8 @@ def build_deployment(
         supports=_supports(given),
         context_tokens=context,
         max_output_tokens=output,
-        price=_price(given, listing, prices, zone),
+        price=price,
+        later_prices=later_prices,
         image_rule=_image_rule(given),
         replicas=tuple(_replica(url, given, networks[given.zone]) for url in _urls(given)),
         headers=_headers(given),
@@ -137,15 +139,14 @@ def end_of_day(day: datetime.date, zone: ZoneInfo) -> float:
     return datetime.datetime.combine(following, datetime.time(), zone).timestamp()
 
 
+def start_of_day(day: datetime.date, zone: ZoneInfo) -> int:
+    """The first moment of `day` in `zone`, UTC microseconds since 1970."""
+    return round(datetime.datetime.combine(day, datetime.time(), zone).timestamp() * 1_000_000)
+
+
 def parse_networks(cidrs: tuple[str, ...]) -> tuple[IpNetwork, ...] | None:
     """The networks of a zone; None, any address, when the file names none."""
     return tuple(map(ipaddress.ip_network, cidrs)) or None
-
-
-def gpu_price(cost: schema.PoolCost, day: datetime.date) -> Decimal:
-    """USD for one GPU for one hour on `day`; before the first price that one."""
-    begun = [price for price in cost.usd_per_gpu_hour if price.since is None or price.since <= day]
-    return (begun[-1] if begun else cost.usd_per_gpu_hour[0]).usd
 
 
 def replica_count(given: schema.Deployment) -> int:
@@ -270,15 +271,16 @@ def _sizes(given: schema.Deployment, listing: Listing | None) -> tuple[int, int]
     return context, output
 
 
-def _price(
+def _prices(
     given: schema.Deployment, listing: Listing | None, prices: PriceCatalogue, zone: ZoneInfo
-) -> catalog.Price:
+) -> tuple[catalog.Price, tuple[catalog.DatedPrice, ...]]:
+    """The price from the beginning, and those that take its place."""
     if given.price is not None:
-        return _versioned("config", _configured_rates(given.price), _configured_tiers(given.price))
+        return _versioned("config", _configured_rates(given.price), _configured_tiers(given.price)), ()
     if given.cost is not None:
-        return _versioned("cost", _transfer_rates(given, datetime.datetime.now(zone).date()), {})
+        return _transfer_prices(given, given.cost, zone)
     if listing is not None and listing.rates is not None:
-        return _versioned(prices.version, listing.rates, listing.tiers)
+        return _versioned(prices.version, listing.rates, listing.tiers), ()
     raise DeploymentError(
         "price",
         f"nobody knows what {given.model} at {given.provider} costs: give `price` in USD per million tokens "
@@ -319,18 +321,30 @@ def _tier_rates(tier: schema.TierPrice, standard: catalog.Rates) -> catalog.Rate
     )
 
 
-def _transfer_rates(given: schema.Deployment, today: datetime.date) -> catalog.Rates:
-    """What a token costs when the own GPUs are fully used: the least that budgets should charge for it.
+def _transfer_prices(
+    given: schema.Deployment, cost: schema.PoolCost, zone: ZoneInfo
+) -> tuple[catalog.Price, tuple[catalog.DatedPrice, ...]]:
+    """One price for each price of the GPUs, from the same moment on; the first one from the beginning."""
+    found = [
+        (one.since, _versioned("cost", _transfer_rates(given, cost, one.usd), {}))
+        for one in cost.usd_per_gpu_hour
+    ]
+    later = tuple(
+        catalog.DatedPrice(start_of_day(since, zone), price) for since, price in found if since is not None
+    )
+    return found[0][1], later
 
-    By the price of the GPUs `today`, until the file is loaded again.
-    """
-    cost = given.cost
-    if cost is None or cost.saturation_tokens_per_second is None:
+
+def _transfer_rates(
+    given: schema.Deployment, cost: schema.PoolCost, usd_per_gpu_hour: Decimal
+) -> catalog.Rates:
+    """What a token costs when the own GPUs are fully used: the least that budgets should charge for it."""
+    if cost.saturation_tokens_per_second is None:
         raise DeploymentError(
             "cost.saturation_tokens_per_second", "needed to derive a transfer price: give it, or give `price`"
         )
     replicas = max(replica_count(given), 1)
-    usd_per_hour = cost.gpus_per_replica * gpu_price(cost, today) + (
+    usd_per_hour = cost.gpus_per_replica * usd_per_gpu_hour + (
         cost.overhead_usd_per_month / HOURS_PER_MONTH / replicas
     )
     usd_per_million = usd_per_hour * 1_000_000 / (cost.saturation_tokens_per_second * 3600)

@@ -1,17 +1,15 @@
 """From the file's `cost` sections to what the pool's bill is made of."""
 
-import datetime
 import math
 from decimal import Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from gateway.config import catalogue as schema
-from gateway.config.deployments import end_of_day, replica_count
+from gateway.config.deployments import replica_count, start_of_day
 from gateway.core.money import nano_from_usd
-from gateway.core.pool_cost import MILLI, SECOND, GpuPrice, Idle, PoolPlan, PoolTerms, Weights
+from gateway.core.pool_cost import MILLI, GpuPrice, Idle, PoolPlan, PoolTerms, Weights
 
-_ONE_DAY: Final = datetime.timedelta(days=1)
 _DIGITS: Final = 10**12  # no weight has more behind the point
 
 
@@ -39,7 +37,7 @@ def pool_terms(name: str, given: schema.Deployment, zone: ZoneInfo) -> PoolTerms
 
 
 def _price(price: schema.GpuPrice, zone: ZoneInfo) -> GpuPrice:
-    since = 0 if price.since is None else round(end_of_day(price.since - _ONE_DAY, zone) * SECOND)
+    since = 0 if price.since is None else start_of_day(price.since, zone)
     return GpuPrice(since, nano_from_usd(price.usd))
 
 

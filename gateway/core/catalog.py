@@ -142,6 +142,13 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         return self.dearest_standard if service_tier == "default" else self.dearest_any
 
 
+class DatedPrice(msgspec.Struct, frozen=True):
+    """A price of the configuration's, from `since` (UTC microseconds) on."""
+
+    since: int
+    price: Price
+
+
 class Zone(msgspec.Struct, frozen=True):
     """Where bytes end up. `networks` None: any address is inside."""
 
@@ -191,6 +198,7 @@ class ImageRule(msgspec.Struct, frozen=True, kw_only=True):
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One priced destination. `model` is the name that the upstream is asked for.
 
+    `price` is the configuration's, until the first of `later_prices`, which are in order of time.
     `commit_after_seconds`: how long a stream may say nothing before its head goes out all the same.
     `continuous_usage`: it is asked for its usage with each chunk of a stream.
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
@@ -225,6 +233,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     marginal_rate: int | None = None
     dialect: ServerDialect | None = None
     lines: Mapping[str, int] = {}
+    later_prices: tuple[DatedPrice, ...] = ()
+
+    def price_listed_at(self, at: int) -> Price:
+        """The configuration's price at `at` (UTC microseconds)."""
+        price = self.price
+        for later in self.later_prices:
+            if later.since <= at:
+                price = later.price
+        return price
 
 
 class Rule(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ _OUTCOMES: Mapping[FailureKind, Outcome] = {
 class Progress(msgspec.Struct, eq=False, gc=False):
     """What has come of an attempt so far. Times are monotonic seconds; `status` 0: no answer has begun.
 
+    `is_whole`: all of the answer came, though its client had gone.
     `quiet_until`: when the first text came. `blocked_seconds`: how long the client was slow to take it.
     """
 
@@ -43,6 +44,7 @@ class Progress(msgspec.Struct, eq=False, gc=False):
     finish_reason: str | None = None
     reported_model: str | None = None
     upstream_request_id: str | None = None
+    is_whole: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -146,6 +146,7 @@ class BudgetExceeded(GatewayError):
     ) -> None:
         super().__init__(message)
         self.scope = scope
+        self.window = window
         self.limit = f"budget_{window}"
         self.resets_at = resets_at
         self.only_held = only_held

@@ -1,10 +1,12 @@
 """What a request may use: bounds before it is sent, for holds, and after an answer that broke off.
 
-Of an answer without usage:
+Of an answer without usage, whose upstream stops once it is left:
 - What was seen: no tokenizer makes more tokens than bytes; fewer, where this pool has shown how many tokens
   one of its chunks of text holds.
-- What was not seen: the time in which the upstream could write unread, at a speed that it does not exceed.
-- Where neither is known, everything that was held. Budgets are promises, so a guess must not replace a bound.
+- What was not seen: the time in which the upstream could write unread, at a speed that it does not exceed. It
+  is that of its pool, or of the answer itself where nobody has measured that.
+- Where neither is known, or the upstream goes on when it is left, everything that was held. Budgets are
+  promises, so a guess must not replace a bound.
 """
 
 import math
@@ -212,8 +214,10 @@ LEAST_TOKENS_PER_SECOND = 1000.0
 SPEED_MARGIN = 2
 # All pieces may have come in one moment; then only this much time is sure to have passed.
 CLOCK_SECONDS = 0.001
-# Fewer pieces of text than these say nothing about a speed or a size.
+# Fewer pieces of text than these say nothing about a size, nor about the speed of others.
 MEASURED_CHUNKS = 16
+# Of its own speed a stream shows something from the second piece on.
+TIMED_CHUNKS = 2
 # Tokens without text: ends of turns, and with tools the names and the marks around arguments.
 SILENT_TOKENS = 64
 TOOLS_SILENT_TOKENS = 512
@@ -274,6 +278,14 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     reported_tokens: int | None = None
 
 
+def learn_from_broken(pace: Pace, seen: Seen) -> None:
+    """What a stream that was left shows of the speed of its pool. It never makes that slower."""
+    if seen.text_chunks >= MEASURED_CHUNKS:
+        own = _own_speed(seen, pace)
+        if own > (pace.tokens_per_second or 0.0):
+            pace.tokens_per_second = own
+
+
 def most_output(seen: Seen, pace: Pace, call: Call, deployment: Deployment, cap: int) -> int:
     """Output tokens that a broken attempt may be billed for at most, of the `cap` that its hold paid for."""
     if not deployment.stops_when_left.stops(stream=call.stream) or Modality.AUDIO in call.modalities:
@@ -303,11 +315,17 @@ def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
 def _speed(seen: Seen, pace: Pace) -> float | None:
     """Tokens a second that one choice surely did not exceed; None when nothing was measured."""
     fastest = pace.tokens_per_second
-    if seen.text_chunks >= MEASURED_CHUNKS:
-        watched = max(seen.watched_seconds, CLOCK_SECONDS)
-        own = seen.text_chunks / watched * max(pace.tokens_per_chunk or 1.0, 1.0)
-        fastest = max(fastest or 0.0, own)
+    if seen.text_chunks >= (TIMED_CHUNKS if fastest is None else MEASURED_CHUNKS):
+        fastest = max(fastest or 0.0, _own_speed(seen, pace))
     return None if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
+
+
+def _own_speed(seen: Seen, pace: Pace) -> float:
+    # Where nobody has shown how many tokens a piece holds, there are no more of them than bytes.
+    tokens = seen.text_bytes
+    if pace.tokens_per_chunk is not None:
+        tokens = min(tokens, math.ceil(seen.text_chunks * max(pace.tokens_per_chunk, 1.0)))
+    return max(tokens, seen.text_chunks) / max(seen.watched_seconds, CLOCK_SECONDS)
 
 
 def _worst(known: float | None, new: float) -> float:

@@ -105,34 +105,49 @@ class PriceBook:
 
     def price_of(self, deployment: Deployment, at: int) -> Price:
         """As `price_at`, for a deployment."""
+        listed = deployment.price_listed_at(at)
         if not self._histories:
-            return deployment.price
-        return self.price_at(deployment.provider, deployment.model, deployment.price, at)
+            return listed
+        return self.price_at(deployment.provider, deployment.model, listed, at)
 
-    def next_change(self, at: int) -> float:
-        """The first moment after `at` (UTC microseconds) at which `price_of` or `prices_soon` may change."""
+    def next_change(self, at: int, deployments: Iterable[Deployment] = ()) -> float:
+        """The first moment after `at` (UTC microseconds) at which `price_of` or `prices_soon` may change.
+
+        By the versions, and by the dates that the configuration gives prices of `deployments`.
+        """
         index = bisect_right(self._changes, at)
-        return self._changes[index] if index < len(self._changes) else math.inf
+        found = [*self._changes[index : index + 1], *_listed_changes(deployments)]
+        return min((moment for moment in found if moment > at), default=math.inf)
 
-    def last_change(self, at: int) -> float:
+    def last_change(self, at: int, deployments: Iterable[Deployment] = ()) -> float:
         """The last moment up to `at` (UTC microseconds) at which they may have changed."""
         index = bisect_right(self._changes, at)
-        return self._changes[index - 1] if index else -math.inf
+        found = [*self._changes[max(index - 1, 0) : index], *_listed_changes(deployments)]
+        return max((moment for moment in found if moment <= at), default=-math.inf)
 
     def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
         """The price at `at`, and those that begin before a request held then can have been sent."""
         price = self.price_of(deployment, at)
-        if at >= self._last_start:  # nearly always: nothing has been entered for a time to come
+        later = {dated.since for dated in deployment.later_prices}
+        if at >= self._last_start and not later:  # nearly always: nothing is known of a time to come
             return (price,)
         history = self._histories.get((deployment.provider, deployment.model))
-        if history is None:
-            return (price,)
-        first, last = (bisect_right(history.starts, moment) for moment in (at, at + HORIZON))
-        return (price, *(period.over(deployment.price) for period in history.periods[first:last]))
+        if history is not None:
+            later.update(history.starts)
+        soon = sorted(start for start in later if at < start <= at + HORIZON)
+        return (price, *(self.price_of(deployment, start) for start in soon))
 
 
 # What holds where no version was ever entered.
 NO_VERSIONS = PriceBook()
+
+
+def _listed_changes(deployments: Iterable[Deployment]) -> Iterator[int]:
+    """When a price of the configuration's begins, or comes so near that holds have to cover it."""
+    for deployment in deployments:
+        for later in deployment.later_prices:
+            yield later.since - HORIZON
+            yield later.since
 
 
 def _history(versions: list[PriceVersion]) -> _History:

@@ -113,8 +113,9 @@ class Route:
         self.roomy_bytes = min((room_bytes(one) for one in self._serving.deployments), default=0)
         self._first_match = _first_match(model, principal)
         self._prepared_at = int(now * 1_000_000)
-        self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at) / 1_000_000)
-        self.valid_until = min(self._era.ends, prices.next_change(self._prepared_at) / 1_000_000)
+        priced = policy.deployments.values()
+        self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at, priced) / 1_000_000)
+        self.valid_until = min(self._era.ends, prices.next_change(self._prepared_at, priced) / 1_000_000)
         self._candidates: dict[str, Candidate] = {}
         self._eligible: dict[_Kind, _Eligible] = {}
 

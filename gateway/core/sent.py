@@ -22,7 +22,13 @@ from gateway.core.catalog import Deployment, Model, Price, Rates, Rule
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
 from gateway.core.errors import UpstreamFailure
-from gateway.core.estimate import Estimate, Seen, most_output, most_output_of_whole
+from gateway.core.estimate import (
+    Estimate,
+    Seen,
+    learn_from_broken,
+    most_output,
+    most_output_of_whole,
+)
 from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
@@ -109,6 +115,7 @@ def candidate_at(
 ) -> Candidate:
     """Prepare `deployment` for requests of `principal` to `model`, at the prices of `at`."""
     price, soon = prices.price_of(deployment, at), prices.prices_soon(deployment, at)
+    priced = (deployment, *model.use)
     others = tuple(
         (other.name, prices.price_of(other, at).standard) for other in model.use if other is not deployment
     )
@@ -121,7 +128,7 @@ def candidate_at(
         replica_set=replica_set,
         prices=prices,
         price=price,
-        price_holds=(prices.last_change(at), prices.next_change(at)),
+        price_holds=(prices.last_change(at, priced), prices.next_change(at, priced)),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
@@ -424,30 +431,39 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             if near or call.text_bytes >= LEARN_FROM_BYTES:
                 replica_set.ratios.learn(call, tokens, last, mattered=near)
 
+    def learn_from_left(self, progress: Progress) -> None:
+        """What a stream shows of its deployment's speed whose client has gone."""
+        if self.call.stream:
+            learn_from_broken(self.candidate.replica_set.pace, _seen(progress, progress.last_seen_at))
+
     def _most_nano(self, progress: Progress, outcome: Outcome, now: float, reported: Usage | None) -> int:
         """What an attempt without usage may have cost at most, or one whose usage so far is `reported`."""
         call, pace, estimate = self.call, self.candidate.replica_set.pace, self.estimate
         cap = estimate.output * call.choices
-        last, quiet, blocked = progress.last_seen_at, progress.quiet_until, progress.blocked_seconds
-        seen = Seen(
-            text_chunks=progress.text_chunks,
-            text_bytes=progress.text_bytes,
-            watched_seconds=last - quiet - blocked,
-            silent_seconds=quiet - progress.sent_at + blocked + now - last,
-        )
+        seen = _seen(progress, now)
         prompt = estimate.prompt_bound
         if reported is not None:
             prompt = reported.input_tokens
             seen = msgspec.structs.replace(
-                seen, reported_tokens=reported.output_tokens, silent_seconds=now - last
+                seen, reported_tokens=reported.output_tokens, silent_seconds=now - progress.last_seen_at
             )
-        if outcome is Outcome.SUCCESS:
+        if outcome is Outcome.SUCCESS or progress.is_whole:
             output = most_output_of_whole(seen, pace, call, cap)
         else:
             output = most_output(seen, pace, call, self.candidate.deployment, cap)
         input_rate, output_rate = self.candidate.price.dearest(call.service_tier)
         most = -(-(prompt * input_rate + output * output_rate) // 1_000_000)
         return min(self.held_nano, most)
+
+
+def _seen(progress: Progress, now: float) -> Seen:
+    last, quiet, blocked = progress.last_seen_at, progress.quiet_until, progress.blocked_seconds
+    return Seen(
+        text_chunks=progress.text_chunks,
+        text_bytes=progress.text_bytes,
+        watched_seconds=last - quiet - blocked,
+        silent_seconds=quiet - progress.sent_at + blocked + now - last,
+    )
 
 
 @functools.lru_cache(maxsize=64)

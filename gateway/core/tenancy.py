@@ -1,8 +1,10 @@
 """Who asks and who pays: a key belongs to a feature, a feature to a team, a team to the org."""
 
+from collections.abc import Iterable, Iterator
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec import structs
 
 from gateway.core.windows import Per
 
@@ -126,3 +128,29 @@ class Tenancy(msgspec.Struct, frozen=True, kw_only=True):
     pepper: bytes
     time_zone: ZoneInfo
     keyless: dict[str, Principal] = {}
+
+    def principals(self) -> Iterator[Principal]:
+        """Everybody who can authenticate."""
+        return (principal for entry in self.keys.values() for principal in entry.by_feature.values())
+
+    def keeping(self, before: "Tenancy") -> "Tenancy":
+        """The same, with the very principals of `before` where nothing about them has changed.
+
+        What is kept for a principal, such as its account, then outlives a new configuration.
+        """
+        known = {structs.astuple(one): one for one in before.principals()}
+        keys = {}
+        for digest, entry in self.keys.items():
+            by_feature = {
+                feature: known.get(structs.astuple(one), one) for feature, one in entry.by_feature.items()
+            }
+            keys[digest] = structs.replace(
+                entry, by_feature=by_feature, default=by_feature[entry.default.feature]
+            )
+        return structs.replace(self, keys=keys)
+
+
+def changed_labels(before: Iterable[Scope], after: Iterable[Scope]) -> frozenset[str]:
+    """The labels of scopes that have come, gone, or have other limits or budgets."""
+    old, new = ({scope.label: scope for scope in scopes} for scopes in (before, after))
+    return frozenset(label for label in old.keys() | new.keys() if old.get(label) != new.get(label))

@@ -14,7 +14,7 @@ from gateway.ledger.dimensions import Dimension, by
 from gateway.ledger.pool_costs import PoolSums, pool_sums
 from gateway.ledger.reports import UsageRow, span_of, usage_in
 from gateway.ledger.url import database_of
-from gateway.ledger.usage_sums import NO_USAGE, Consumer, UsageSums, sum_usage
+from gateway.ledger.usage_sums import NO_USAGE, Consumer, UsageSums, sum_late_corrections, sum_usage
 
 HOSTED = {Provider.OPENAI: "OpenAI", Provider.AZURE: "Microsoft"}
 OWN_GPUS = "LLM inference on own GPUs"
@@ -54,12 +54,18 @@ def charges_of(url: str, month: dt.date, zone: dt.tzinfo, sides: Sides) -> list[
     span = span_of(period.start, period.end)
     with database_of(url).reading() as ledger:
         bills = pool_sums(ledger, span)
-        rows = usage_in(ledger, _BY, span, zone)
+        rows = usage_in(ledger, _BY, span, zone, apart=False)
         usage = sum_usage(ledger, span)
+        late = sum_late_corrections(ledger, span)
     charges = [_charge(row, sides, zone) for row in rows if row.group[Dimension.DEPLOYMENT] not in bills]
     for name, bill in sorted(bills.items()):
         own = {consumer: one for consumer, one in usage.items() if consumer.deployment == name}
         charges.extend(_split(bill, own, sides, period))
+    charges.extend(
+        _late_correction(consumer, sums, sides, period)
+        for consumer, sums in late.items()
+        if consumer.deployment in bills and sums.cost_nano_usd
+    )
     return charges
 
 
@@ -90,6 +96,26 @@ def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
         ledger_nano=nano,
         tokens=ChargeTokens(row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens),
         invoice=None if is_own else sides.invoices.get(deployment),
+    )
+
+
+def _late_correction(consumer: Consumer, sums: UsageSums, sides: Sides, period: Period) -> Charge:
+    """What budgets should have been charged for a pool in months closed by then; no part of a bill."""
+    return Charge(
+        period=period,
+        deployment=consumer.deployment,
+        provider=consumer.deployment,
+        service=OWN_GPUS,
+        cost_type=CostType.LOCAL,
+        team=consumer.team,
+        feature=consumer.feature,
+        model=consumer.model,
+        served_model=sides.models.get(consumer.deployment),
+        price_version=None,
+        is_correction=True,
+        effective_nano=0,
+        ledger_nano=sums.cost_nano_usd,
+        tokens=ChargeTokens(0, 0, 0, 0),
     )
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
 from gateway.core.pool_cost import HOUR, SECOND, PoolSpan, PoolTerms
+from gateway.finance.ledger_outage import LedgerOutage
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.pool_costs import pool_sums
@@ -59,7 +60,10 @@ class PoolAccrual:
         self._ended: deque[tuple[tuple[Accruing, ...], ZoneInfo, int]] = deque()
         self._turn = asyncio.Lock()
         self._is_started = False
-        self._problem: str | None = None
+        self._outage = LedgerOutage(
+            lambda problem: _log.warning("pool.not_booked_yet", problem=problem),
+            lambda: _log.info("pool.booked_again"),
+        )
         self._task = SupervisedTask(
             "pool-accrual", self._book_again, tasks, wait=lambda: asyncio.sleep(ACCRUE_SECONDS)
         )
@@ -119,20 +123,7 @@ class PoolAccrual:
             self._booked(booking.result())
 
     async def _book_again(self) -> None:
-        try:
-            await self.refresh()
-        except LedgerUnavailable as exc:
-            self._note(str(exc))
-        else:
-            self._note(None)
-
-    def _note(self, problem: str | None) -> None:
-        """One line for each change of state."""
-        if problem is not None and self._problem is None:
-            _log.warning("pool.not_booked_yet", problem=problem)
-        elif problem is None and self._problem is not None:
-            _log.info("pool.booked_again")
-        self._problem = problem
+        await self._outage.tolerate(self.refresh)
 
     def _now(self) -> int:
         return int(self._clock.now() * SECOND)

@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 
 from gateway.core.pricing import PriceBook
-from gateway.ledger.errors import LedgerUnavailable
+from gateway.finance.ledger_outage import LedgerOutage
 from gateway.ledger.price_versions import read_prices
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -27,7 +27,11 @@ class PriceWatch:
         self._adopt = adopt
         self._refresh_seconds = refresh_seconds
         self._known: list[object] = []
-        self._problem: str | None = None
+        # The prices known so far stay in force meanwhile.
+        self._outage = LedgerOutage(
+            lambda problem: _log.warning("prices.refresh_failed", problem=problem),
+            lambda: _log.info("prices.refresh_recovered"),
+        )
         self._wanted = asyncio.Event()
         self._task = SupervisedTask("price-watch", self._refresh_again, tasks, wait=self._until_due)
 
@@ -59,17 +63,4 @@ class PriceWatch:
 
     async def _refresh_again(self) -> None:
         self._wanted.clear()
-        try:
-            await self.refresh()
-        except LedgerUnavailable as exc:
-            self._note(str(exc))
-        else:
-            self._note(None)
-
-    def _note(self, problem: str | None) -> None:
-        """One line for each change of state: the prices known so far stay in force."""
-        if problem is not None and self._problem is None:
-            _log.warning("prices.refresh_failed", problem=problem)
-        elif problem is None and self._problem is not None:
-            _log.info("prices.refresh_recovered")
-        self._problem = problem
+        await self._outage.tolerate(self.refresh)

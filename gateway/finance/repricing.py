@@ -6,12 +6,12 @@ carry its time, or the first moment of the open period when its own is closed.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from gateway.core.answer import Usage
-from gateway.core.catalog import Price
+from gateway.core.catalog import DatedPrice, Price
 from gateway.core.pricing import PriceBook, cost
 from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
@@ -41,35 +41,77 @@ _NEGATED = (
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Whose price a deployment's rows have; `listed` is the one that the configuration gives it now."""
+    """Whose price a deployment's rows have; `listed` is the one that the configuration gives it.
+
+    `dated` are those that take its place there, each from a moment on.
+    """
 
     provider: str
     model: str
     listed: Price
+    dated: tuple[DatedPrice, ...] = ()
+
+    def listed_at(self, at: int) -> tuple[Price, bool]:
+        """The configuration's price at `at` (UTC microseconds), and whether a date in it says so."""
+        begun = [one.price for one in self.dated if one.since <= at]
+        return (begun[-1], True) if begun else (self.listed, False)
 
 
-class Repriced(msgspec.Struct, frozen=True, kw_only=True):
-    """How many rows were looked at and corrected, and what the corrected ones cost, in nano-USD."""
+class PriceChange(NamedTuple):
+    """From which price rows of a deployment came to which, by the names of the versions."""
+
+    deployment: str
+    before: str
+    after: str
+
+
+class Repriced(msgspec.Struct):
+    """How many rows were looked at and corrected, and what the corrected ones cost, in nano-USD.
+
+    `changes`: of each change of price the number of rows, and what they cost before and after it.
+    """
 
     rows: int = 0
     corrected: int = 0
     nano_usd_before: int = 0
     nano_usd_after: int = 0
+    changes: dict[PriceChange, tuple[int, int, int]] = {}
+
+    def count(self, current: Named, corrected: Named) -> None:
+        """`current` is to become `corrected`."""
+        before, after = current["cost_nano_usd"], corrected["cost_nano_usd"]
+        self.corrected += 1
+        self.nano_usd_before += before
+        self.nano_usd_after += after
+        change = PriceChange(current["deployment"], current["price_version"], corrected["price_version"])
+        rows, nano_before, nano_after = self.changes.get(change, (0, 0, 0))
+        self.changes[change] = rows + 1, nano_before + before, nano_after + after
 
 
-def reprice(url: str, book: PriceBook, sources: Mapping[str, Source], since: int, until: int) -> Repriced:
+def reprice(
+    url: str,
+    book: PriceBook,
+    sources: Mapping[str, Source],
+    since: int,
+    until: int,
+    *,
+    is_trial: bool = False,
+) -> Repriced:
     """Correct the rows from `since` to before `until` (UTC microseconds) of the deployments in `sources`.
 
-    Rows for which `book` has no price stay as they are. A second time changes nothing, and stopped half-way
-    it goes on when called again. Raises LedgerUnavailable.
+    Rows for which neither `book` nor a date in the configuration has a price stay as they are. A second time
+    changes nothing, and stopped half-way it goes on when called again. `is_trial`: only say what it would do.
+    Raises LedgerUnavailable.
     """
     done = Repriced()
     at, attempt_id = since, ""
     with database_of(url).maintenance() as maintenance:
         while True:
-            with maintenance.begin() as ledger:
+            with maintenance.begin(exclusive=not is_trial) as ledger:
                 page = [_named(row) for row in ledger.run(_PAGE, at, until, at, attempt_id)]
-                done = _reprice_page(ledger, page, book, sources, done)
+                new = _reprice_page(ledger, page, book, sources, done)
+                if new and not is_trial:
+                    ledger.add(new)
             if len(page) < PAGE_ROWS:
                 return done
             at, attempt_id = page[-1]["at"], page[-1]["attempt_id"]
@@ -81,26 +123,19 @@ def _reprice_page(
     book: PriceBook,
     sources: Mapping[str, Source],
     done: Repriced,
-) -> Repriced:
+) -> list[Row]:
+    """The rows that correct those of `page`, which are counted in `done`."""
     bounds = PeriodBounds(*ledger.run(SELECT_BOUNDS)[0])
     latest = _latest(ledger, page)
     new: list[Row] = []
-    before = after = 0
     for row in page:
         number, current = latest.get(row["attempt_id"], (0, row))
         corrected = _at_right_price(row, current, book, sources)
         if corrected is not None:
-            before += current["cost_nano_usd"]
-            after += corrected["cost_nano_usd"]
+            done.count(current, corrected)
             new += _correction(row, current, corrected, number + 1, bounds)
-    if new:
-        ledger.add(new)
-    return Repriced(
-        rows=done.rows + len(page),
-        corrected=done.corrected + len(new) // 2,
-        nano_usd_before=done.nano_usd_before + before,
-        nano_usd_after=done.nano_usd_after + after,
-    )
+    done.rows += len(page)
+    return new
 
 
 def _latest(ledger: MaintenanceTransaction, page: Sequence[Named]) -> dict[str, tuple[int, Named]]:
@@ -121,10 +156,13 @@ def _at_right_price(
     if source is None:
         return None
     dispatched = row["at"] if row["occurred_at"] is None else row["occurred_at"]
-    price = book.price_at(source.provider, source.model, source.listed, dispatched)
+    listed, is_dated = source.listed_at(dispatched)
+    price = book.price_at(source.provider, source.model, listed, dispatched)
     version = price.version_of(row["service_tier"])
-    # What the configuration says now is no evidence of what held then.
-    if version in (current["price_version"], source.listed.version):
+    if version == current["price_version"]:
+        return None
+    # What the configuration says now without a date is no evidence of what held then.
+    if version == listed.version and not is_dated:
         return None
     nano = cost(price.rates(row["service_tier"]), _usage(row))
     return current | {"cost_nano_usd": nano, "price_version": version}

@@ -53,26 +53,35 @@ def usage_document(rows: Sequence[UsageRow], question: UsageQuestion, form: str)
 
 
 def usage_json(rows: Sequence[UsageRow]) -> list[dict[str, Any]]:
-    """One object for each row. Nine digits after the point survive a float up to millions of dollars."""
+    """One object for each row; those that correct others say so in `correction`.
+
+    Nine digits after the point survive a float up to millions of dollars.
+    """
     return [
         {
             **row.group,
             **{name: getattr(row, name) for name in _COUNTS},
             "cost_usd": float(row.cost_usd),
             "counterfactual_usd": {name: float(usd) for name, usd in row.counterfactual_usd.items()},
+            **({"correction": True} if row.is_correction else {}),
         }
         for row in rows
     ]
 
 
 def usage_table(rows: Sequence[UsageRow], asked: Grouping) -> Table:
-    """A column for each dimension, count and sum, and one for each deployment that was compared with."""
+    """A column for each dimension, count and sum, and one for each deployment that was compared with.
+
+    A last one, `correction`, where some row corrects others.
+    """
     others = sorted({name for row in rows for name in row.counterfactual_usd})
+    corrects = any(row.is_correction for row in rows)
     columns = [
         *(Column(name) for name in asked.names),
         *(Column(name, ColumnKind.INTEGER) for name in _COUNTS),
         Column("cost_usd", ColumnKind.MONEY),
         *(Column(f"counterfactual_usd_{name}", ColumnKind.MONEY) for name in others),
+        *([Column("correction")] if corrects else []),
     ]
     return Table(
         columns,
@@ -82,6 +91,7 @@ def usage_table(rows: Sequence[UsageRow], asked: Grouping) -> Table:
                 *(getattr(row, name) for name in _COUNTS),
                 row.cost_usd,
                 *(row.counterfactual_usd.get(name) for name in others),
+                *([str(row.is_correction).lower()] if corrects else []),
             ]
             for row in rows
         ],

@@ -17,7 +17,7 @@ from gateway.ledger.dimensions import Dimension, Grouping, Unanswerable, by
 from gateway.ledger.spans import Span, SpanPart, cheapest, parts
 from gateway.ledger.tables import QUARTER, SUMS, period_end, usage_quarter
 from gateway.ledger.url import database_of
-from gateway.ledger.usage_queries import counterfactuals, totals
+from gateway.ledger.usage_queries import IS_CORRECTION, counterfactuals, totals
 
 LATEST_PARTS = 4
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -33,8 +33,9 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     """Usage of one group. Amounts in USD, exact. `requests` counts each request once, `attempts` each try.
 
     A request counts where its first attempt does, and so once in all; an attempt that followed elsewhere (on
-    another deployment, or past midnight) counts there as an attempt. Corrections of earlier rows change
-    tokens and money and count as neither.
+    another deployment, or past midnight) counts there as an attempt.
+    What corrects earlier rows has a row of its own (`is_correction`), with what it adds to tokens and money,
+    or takes away; it counts as neither. So the others are what was charged when it happened.
     `group` has the value of each dimension, in the order in which they were asked for.
     `counterfactual_usd` is what the same usage would have cost on each other deployment.
     """
@@ -47,6 +48,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     cost_usd: Decimal
     counterfactual_usd: dict[str, Decimal]
+    is_correction: bool = False
 
     @property
     def name(self) -> str:
@@ -65,19 +67,23 @@ class _Slice(msgspec.Struct, frozen=True):
     span: Span
 
 
-class _Sums:
-    """Adds up by group. The values of a group stand in the order of the dimensions asked for."""
+# Whether it is one of corrections, and its values in the order of the dimensions asked for.
+_Group = tuple[bool, tuple[str, ...]]
 
-    def __init__(self, asked: Grouping) -> None:
+
+class _Sums:
+    """Adds up by group. `apart`: corrections have groups of their own."""
+
+    def __init__(self, asked: Grouping, *, apart: bool) -> None:
         self._asked = asked
-        self._totals: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
-        self._others: defaultdict[tuple[str, ...], defaultdict[str, int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
+        self._labels = (IS_CORRECTION, *asked.columns) if apart else asked.columns
+        self._apart = apart
+        self._totals: defaultdict[_Group, list[int]] = defaultdict(lambda: [0] * len(SUMS))
+        self._others: defaultdict[_Group, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._latest: dict[SpanPart, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {}
 
     def add(self, ledger: ReadTransaction, sign: int, part: SpanPart, values: dict[str, str]) -> None:
-        labels = self._asked.columns
+        labels = self._labels
         found_totals, found_others = self._read(ledger, part)
         for row in found_totals:
             found, added = row[: len(labels)], row[len(labels) :]
@@ -93,7 +99,7 @@ class _Sums:
         self, ledger: ReadTransaction, part: SpanPart
     ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """What is taken off one day is added to the next: the latest parts are kept, not read again."""
-        labels = self._asked.columns
+        labels = self._labels
         if part not in self._latest:
             if len(self._latest) == LATEST_PARTS:
                 del self._latest[next(iter(self._latest))]
@@ -105,19 +111,24 @@ class _Sums:
 
     def rows(self) -> list[UsageRow]:
         # What a day held outside of the span was added and taken off again: nothing is left of its group.
+        # Those of corrections come last.
         return [self._row(group, sums) for group, sums in sorted(self._totals.items()) if any(sums)]
 
-    def _group(self, found: Sequence[Any], values: dict[str, str]) -> tuple[str, ...]:
+    def _group(self, found: Sequence[Any], values: dict[str, str]) -> _Group:
+        is_correction = self._apart and bool(found[0])
+        of_columns = found[1:] if self._apart else found
         named = values | {
-            name: _text(name, one) for name, one in zip(self._asked.columns, found, strict=True)
+            name: _text(name, one) for name, one in zip(self._asked.columns, of_columns, strict=True)
         }
-        return tuple(named[name] for name in self._asked.names)
+        return is_correction, tuple(named[name] for name in self._asked.names)
 
-    def _row(self, group: tuple[str, ...], sums: list[int]) -> UsageRow:
+    def _row(self, group: _Group, sums: list[int]) -> UsageRow:
         named = dict(zip(SUMS, sums, strict=True))
         others = self._others[group]
+        is_correction, values = group
         return UsageRow(
-            group=dict(zip(self._asked.names, group, strict=True)),
+            group=dict(zip(self._asked.names, values, strict=True)),
+            is_correction=is_correction,
             requests=named["requests"],
             attempts=named["attempts"],
             input_tokens=named["input_tokens"],
@@ -151,11 +162,16 @@ def usage_by(
         return usage_in(ledger, asked, span, zone)
 
 
-def usage_in(ledger: ReadTransaction, asked: Grouping, span: Span, zone: dt.tzinfo) -> list[UsageRow]:
-    """As `usage_by`, together with whatever else is read in the same transaction."""
+def usage_in(
+    ledger: ReadTransaction, asked: Grouping, span: Span, zone: dt.tzinfo, *, apart: bool = True
+) -> list[UsageRow]:
+    """As `usage_by`, together with whatever else is read in the same transaction.
+
+    `apart`: corrections have rows of their own; else they are part of the group that they correct.
+    """
     if asked.needs_rows:
         _require_rows(ledger, asked, span, zone)
-    sums = _Sums(asked)
+    sums = _Sums(asked, apart=apart)
     for piece in _slices(ledger, asked, span, zone):
         for sign, part in _parts(asked, piece.span):
             sums.add(ledger, sign, part, piece.values)

@@ -9,7 +9,16 @@ days beside them, because a month of quarters is a hundred times as much to read
 
 from typing import Literal, NamedTuple
 
-from gateway.ledger.tables import DAY, DIMENSIONS, MONEY, QUARTER, SUMS, TOKENS
+from gateway.ledger.tables import (
+    CORRECTION,
+    DAY,
+    DIMENSIONS,
+    LATE_CORRECTION,
+    MONEY,
+    QUARTER,
+    SUMS,
+    TOKENS,
+)
 
 Dialect = Literal["sqlite", "postgresql"]
 Grain = Literal["quarter", "day"]
@@ -20,7 +29,16 @@ IS_ATTEMPT = "corrects IS NULL"
 IS_REQUEST = "corrects IS NULL AND attempt_id LIKE '%:1'"
 
 _NAMES = ", ".join(DIMENSIONS)
-_NAMES_OF_ROW = ", ".join(f"s.{name}" for name in DIMENSIONS)  # json_each has a `key` of its own
+# Of a row. The prefix, because json_each has a `key` of its own.
+_OUTCOME_OF_ROW = (
+    f"CASE WHEN s.corrects IS NULL THEN s.outcome WHEN s.occurred_at IS NULL THEN '{CORRECTION}' "
+    f"ELSE '{LATE_CORRECTION}' END"
+)
+_NAMES_OF_ROW = ", ".join(
+    f"{_OUTCOME_OF_ROW if name == 'outcome' else f's.{name}'} AS {name}" for name in DIMENSIONS
+)
+# By position: an alias and a column of one name are not the same to both databases.
+_GROUPED = ", ".join(str(number + 1) for number in range(1 + len(DIMENSIONS)))
 _GROUP_DIGEST = " || chr(31) || ".join
 
 
@@ -102,7 +120,7 @@ def _groups(dialect: Dialect, fresh: str) -> str:
     # Only what is new is tried: an insertion that conflicts would still take a number.
     return (
         f"INSERT INTO usage_group ({_NAMES}) SELECT {_NAMES} "  # noqa: S608
-        f"FROM (SELECT DISTINCT {_NAMES} FROM {fresh} AS s) AS r "
+        f"FROM (SELECT DISTINCT {_NAMES_OF_ROW} FROM {fresh} AS s) AS r "
         f"WHERE NOT EXISTS (SELECT 1 FROM usage_group g WHERE {_same_group(dialect)}) "
         "ON CONFLICT DO NOTHING"
     )
@@ -122,8 +140,8 @@ def _usage(dialect: Dialect, fresh: str) -> str:
     added_up = ", ".join(f"{_sum(sums[name])} AS {name}" for name in SUMS)
     return (
         f"SELECT starts, g.id AS group_id, {', '.join(SUMS)} "  # noqa: S608
-        f"FROM (SELECT {_starts('s.at', QUARTER)} AS starts, {_NAMES}, {added_up} FROM {fresh} AS s "
-        f"GROUP BY 1, {_NAMES}) AS r JOIN usage_group g ON {_same_group(dialect)} WHERE true ORDER BY 1, 2"
+        f"FROM (SELECT {_starts('s.at', QUARTER)} AS starts, {_NAMES_OF_ROW}, {added_up} FROM {fresh} AS s "
+        f"GROUP BY {_GROUPED}) AS r JOIN usage_group g ON {_same_group(dialect)} WHERE true ORDER BY 1, 2"
     )
 
 
@@ -133,7 +151,7 @@ def _counterfactuals(dialect: Dialect, fresh: str) -> str:
         f"FROM (SELECT {_starts('s.at', QUARTER)} AS starts, {_NAMES_OF_ROW}, o.key AS elsewhere, "
         f"{_sum(_number(dialect))} AS nano_usd FROM {fresh} AS s "
         f"CROSS JOIN {_entries(dialect)} AS o WHERE s.counterfactual_nano_usd <> '{{}}' "
-        f"GROUP BY 1, {_NAMES_OF_ROW}, o.key) AS r JOIN usage_group g ON {_same_group(dialect)} "
+        f"GROUP BY {_GROUPED}, o.key) AS r JOIN usage_group g ON {_same_group(dialect)} "
         "WHERE true ORDER BY 1, 2, 3"
     )
 

@@ -13,6 +13,11 @@ DAY = 24 * 3600 * 1_000_000
 
 # What usage is added up by, and so all that a report can group or filter by once the rows are gone.
 DIMENSIONS = ("org", "team", "feature", "key", "model", "deployment", "zone", "privacy", "outcome")
+# What rollups and reports say as the `outcome` of what corrects another row, so that no payer's spending is
+# mixed with it. Late: its own period was closed, so it is dated in one that it does not belong to.
+CORRECTION = "correction"
+LATE_CORRECTION = "late_correction"
+CORRECTIONS = (CORRECTION, LATE_CORRECTION)
 # Sums of a rollup. `attempts` and `requests` leave out reversals and repriced rows, the others add all up.
 COUNTS = ("attempts", "requests", "estimated_attempts")
 TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")

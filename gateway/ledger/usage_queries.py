@@ -23,6 +23,9 @@ from gateway.ledger.dimensions import TAG, Dimension
 from gateway.ledger.rollups import Dialect
 from gateway.ledger.spans import SpanPart
 from gateway.ledger.tables import (
+    CORRECTION,
+    CORRECTIONS,
+    LATE_CORRECTION,
     MONEY,
     SUMS,
     TOKENS,
@@ -33,6 +36,9 @@ from gateway.ledger.tables import (
     usage_quarter,
     usage_record,
 )
+
+# A label beside the dimensions: whether it corrects another row.
+IS_CORRECTION = "is_correction"
 
 _ROLLUPS = {"quarter": (usage_quarter, counterfactual_quarter), "day": (usage_day, counterfactual_day)}
 
@@ -101,7 +107,7 @@ def _named(
         query = query.where(rollup.c.group_id.in_(chosen))
     added = query.subquery()
     query = select(
-        *(names[label] for label in labels),
+        *(_named_value(label) for label in labels),
         *(added.c[key] for key in keys),
         *(func.sum(added.c[name]) for name in sums),
     ).select_from(added.join(usage_group, names.id == added.c.group_id))
@@ -115,7 +121,23 @@ def _values(labels: Sequence[str], dialect: Dialect) -> list[ColumnElement[Any]]
 def _value(label: str, dialect: Dialect) -> ColumnElement[Any]:
     if label.startswith(TAG):
         return _tag(label.removeprefix(TAG), dialect)
-    return usage_record.c.occurred_at.is_not(None) if label == Dimension.LATE else usage_record.c[label]
+    row = usage_record.c
+    match label:
+        case Dimension.LATE:
+            return row.occurred_at.is_not(None)
+        case Dimension.OUTCOME:  # as in the rollups
+            late = case((row.occurred_at.is_(None), CORRECTION), else_=LATE_CORRECTION)
+            return case((row.corrects.is_(None), row.outcome), else_=late)
+        case _ if label == IS_CORRECTION:
+            return row.corrects.is_not(None)
+        case _:
+            return row[label]
+
+
+def _named_value(label: str) -> ColumnElement[Any]:
+    """`label` of a group of the rollups."""
+    names = usage_group.c
+    return names.outcome.in_(CORRECTIONS) if label == IS_CORRECTION else names[label]
 
 
 def _tag(name: str, dialect: Dialect) -> ColumnElement[Any]:

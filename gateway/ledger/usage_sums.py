@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 from gateway.ledger.database import ReadTransaction
+from gateway.ledger.dimensions import Dimension
 from gateway.ledger.spans import Span, parts
+from gateway.ledger.tables import LATE_CORRECTION
 from gateway.ledger.usage_queries import totals
 
 
@@ -37,11 +39,26 @@ NO_USAGE = UsageSums()
 
 
 def sum_usage(ledger: ReadTransaction, span: Span) -> dict[Consumer, UsageSums]:
-    """All usage of `span`, in the order of the consumers' names."""
+    """All usage of `span`, in the order of the consumers' names.
+
+    With the corrections of its rows; without those that are only dated there, because their own period was
+    closed: see `sum_late_corrections`.
+    """
+    return _sums(ledger, span, late=False)
+
+
+def sum_late_corrections(ledger: ReadTransaction, span: Span) -> dict[Consumer, UsageSums]:
+    """What is dated in `span` and corrects rows of periods that were closed by then."""
+    return _sums(ledger, span, late=True)
+
+
+def _sums(ledger: ReadTransaction, span: Span, *, late: bool) -> dict[Consumer, UsageSums]:
+    labels = (*Consumer._fields, Dimension.OUTCOME)
     found: dict[Consumer, UsageSums] = {}
     for part in parts(span):
-        for row in ledger.fetch(totals(ledger, part, Consumer._fields)):
-            consumer = Consumer(*row[: len(Consumer._fields)])
-            sums = UsageSums(*map(int, row[len(Consumer._fields) :]))
-            found[consumer] = found.get(consumer, NO_USAGE).plus(sums)
+        for row in ledger.fetch(totals(ledger, part, labels)):
+            *names, outcome = row[: len(labels)]
+            if (outcome == LATE_CORRECTION) is late:
+                consumer, sums = Consumer(*names), UsageSums(*map(int, row[len(labels) :]))
+                found[consumer] = found.get(consumer, NO_USAGE).plus(sums)
     return dict(sorted(found.items()))

@@ -6,6 +6,7 @@ is kept. What a stop leaves uncommitted is in the journals that it came from.
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from gateway.core.histogram import Histogram
 from gateway.ledger.database import Advance, Batch, JournalMoved, RowStore
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.frames import Note
 from gateway.ledger.journal.tail import LedgerEntry
+from gateway.ledger.process.telemetry import COMMIT_SECONDS
 from gateway.ledger.rows import ATTEMPT_ID, Row
 from gateway.ledger.spill import Spill
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -83,6 +86,7 @@ class LedgerWriter:
         self._fill = fill
         self._on_commit = committed
         self._pending: list[_Queued] = []  # oldest first, the slice that is being written included
+        self.commits = Histogram(COMMIT_SECONDS)  # how long they took
         self._put = 0
         self._done = 0
         self._hurry = asyncio.Event()
@@ -241,7 +245,9 @@ class LedgerWriter:
         batch, moves = _batch_of(queued)
         try:
             try:
+                began = time.monotonic()
                 refused = await self._store.write(batch)
+                self.commits.observe(time.monotonic() - began)
             except JournalMoved:
                 await self._look_again(moves)
                 return not self._pending

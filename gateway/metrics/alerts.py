@@ -1,16 +1,20 @@
 """Alerts when a budget has reached a percentage of its limit: by metric, and by webhook with bounded retries.
 
-Spending decides, not what is only held. Of several workers the first to notice alerts.
+Spending decides, not what is only held. A hard budget refuses before all of it is spent, since each request
+has to fit whole: so its first refusal counts as the last percentage up to 100.
+Of several workers the first to notice alerts.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
 import httpx
 import msgspec
 import structlog
 
+from gateway.core.errors import BudgetExceeded
 from gateway.core.pricing import usd_text
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per
@@ -25,6 +29,7 @@ PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)
 # Beyond this the webhook has been unreachable for so long that the oldest alerts are no news.
 MAX_WAITING = 1_000
 LIFETIME_SECONDS = 365 * 86_400.0
+WHOLE = 100
 
 Alerted = Callable[[str, str, str, int], None]
 
@@ -60,10 +65,13 @@ class BudgetAlerts:
         self._client = client
         self._watched = _watched(scopes)
         self._reached: dict[tuple[str, str, str, int], float] = {}
+        # Kind, name and window of budgets that refused since the last look, and when these windows end.
+        self._refused: dict[tuple[str, str, str], float | None] = {}
+        self._is_refused = asyncio.Event()
+        # When (UTC seconds) a refusal of a rolling budget was told last.
+        self._refusals_told: dict[tuple[str, str, str, int], float] = {}
         self._waiting: asyncio.Queue[_Alert] = asyncio.Queue(MAX_WAITING)
-        self._looking = SupervisedTask(
-            "budget-alerts", self.look, tasks, wait=lambda: asyncio.sleep(LOOK_SECONDS)
-        )
+        self._looking = SupervisedTask("budget-alerts", self.look, tasks, wait=self._until_due)
         self._posting = SupervisedTask("alert-webhooks", self._post_next, tasks)
         self._is_started = False
 
@@ -84,12 +92,53 @@ class BudgetAlerts:
         await self._posting.close()
         await self._client.aclose()
 
+    def refused(self, error: BudgetExceeded) -> None:
+        """A budget has refused a request. What is only held comes back by itself, and alerts nobody."""
+        if error.only_held:
+            return
+        kind, _, name = error.scope.partition(":")
+        self._refused[kind, name, error.window] = error.resets_at
+        self._is_refused.set()
+
+    async def _until_due(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._is_refused.wait()
+
     async def look(self) -> None:
-        """Alert for whatever has reached a percentage since the last look."""
+        """Alert for whatever has reached a percentage, or refused, since the last look."""
+        self._is_refused.clear()
+        refused, self._refused = self._refused, {}
         for view in self._store.budgets():
             budget = self._watched.get((view.kind, view.name, view.per, view.rolling))
-            if budget is not None:
-                await self._compare(view, budget)
+            if budget is None:
+                continue
+            await self._compare(view, budget)
+            which = (view.kind, view.name, budget.window)
+            if which in refused and _is_of(refused[which], view):
+                await self._alert_refusal(view, budget)
+
+    async def _alert_refusal(self, view: BudgetView, budget: Budget) -> None:
+        """Once a window; of a rolling one, once in its length."""
+        percent = max((one for one in budget.alert_at if one <= WHOLE), default=None)
+        if percent is None:
+            return
+        key = (view.kind, view.name, budget.window, percent)
+        told_at = self._refusals_told.get(key)
+        if view.rolling:
+            is_told = key in self._reached or (
+                told_at is not None and view.window.end - told_at < _seconds(view)
+            )
+        else:
+            is_told = self._reached.get(key) == view.window.start
+        if is_told:
+            return
+        if view.rolling:
+            self._refusals_told[key] = view.window.end
+        else:
+            self._reached[key] = view.window.start
+        if await self._claimed(_claim(view, budget, percent), _seconds(view)):
+            self._alert(view, budget, percent, refused=True)
 
     async def _compare(self, view: BudgetView, budget: Budget) -> None:
         used = view.spent_nano + view.unseen_nano
@@ -105,9 +154,8 @@ class BudgetAlerts:
             if self._reached.get(key) == window:
                 continue
             self._reached[key] = window
-            name = f"alert:{view.kind}:{view.name}:{budget.window}:{int(window)}:{percent}"
-            if await self._claimed(name, _seconds(view)):
-                self._alert(view, budget, percent)
+            if await self._claimed(_claim(view, budget, percent), _seconds(view)):
+                self._alert(view, budget, percent, refused=False)
 
     async def _claimed(self, name: str, seconds: float) -> bool:
         try:
@@ -116,7 +164,7 @@ class BudgetAlerts:
             _log.warning("alerts.not_claimed", error=str(exc))
             return True
 
-    def _alert(self, view: BudgetView, budget: Budget, percent: int) -> None:
+    def _alert(self, view: BudgetView, budget: Budget, percent: int, *, refused: bool) -> None:
         self._alerted(view.kind, view.name, budget.window, percent)
         body: dict[str, object] = {
             "event": "budget_alert",
@@ -130,6 +178,7 @@ class BudgetAlerts:
             "limit_usd": usd_text(view.limit_nano),
             "spent_usd": usd_text(view.spent_nano),
             "unseen_usd": usd_text(view.unseen_nano),
+            **({"refused": True} if refused else {}),
         }
         _log.warning("budget.reached", **{k: v for k, v in body.items() if k != "event"})
         if budget.webhook is None:
@@ -165,6 +214,16 @@ def _watched(scopes: Iterable[Scope]) -> dict[tuple[str, str, Per, bool], Budget
         for budget in scope.budgets
         if budget.alert_at
     }
+
+
+def _claim(view: BudgetView, budget: Budget, percent: int) -> str:
+    window = 0 if view.rolling else int(view.window.start)
+    return f"alert:{view.kind}:{view.name}:{budget.window}:{window}:{percent}"
+
+
+def _is_of(resets_at: float | None, view: BudgetView) -> bool:
+    """Whether what was refused until `resets_at` belongs to the window that is open."""
+    return view.rolling or resets_at is None or resets_at >= view.window.end
 
 
 def _seconds(view: BudgetView) -> float:

@@ -119,6 +119,11 @@ BUDGET_ALERTS = _counter(
     "scope name window percent",
     "Times that a budget has reached a percentage of its limit at which it alerts.",
 )
+BUDGET_REFUSALS = _counter(
+    "budget_refusals_total",
+    "scope name window reason",
+    "Requests that a hard budget refused: used, or only held by requests in flight.",
+)
 BUDGET_LIMIT = _gauge("budget_limit_usd", "scope name window", "A budget's limit in each window, in USD.")
 BUDGET_SPENT = _gauge("budget_spent_usd", "scope name window", "Spent in the budget's open window, in USD.")
 BUDGET_HELD = _gauge(
@@ -168,6 +173,9 @@ LEDGER_WRITER_UP = _gauge(
 )
 LEDGER_WRITER_RESTARTS = _counter(
     "ledger_writer_restarts_total", "", "Times that the process that writes the ledger was started again."
+)
+LEDGER_COMMIT = _histogram(
+    "ledger_commit_seconds", "", "Seconds that a commit to the ledger's database took."
 )
 BUILD = _gauge("build_info", "version", "Always 1; the label is the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label is the policy version in force.")
@@ -224,6 +232,7 @@ FAMILIES = (
     FIELDS_DROPPED,
     DIALECT_LEARNED,
     BUDGET_ALERTS,
+    BUDGET_REFUSALS,
     BUDGET_LIMIT,
     BUDGET_SPENT,
     BUDGET_HELD,
@@ -240,6 +249,7 @@ FAMILIES = (
     LEDGER_WRITABLE,
     LEDGER_WRITER_UP,
     LEDGER_WRITER_RESTARTS,
+    LEDGER_COMMIT,
     BUILD,
     POLICY,
     ENTITY_LOOKS,

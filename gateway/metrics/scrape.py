@@ -7,15 +7,39 @@ import msgspec
 from prometheus_client import Metric
 
 from gateway.core.balancing import Fleet
+from gateway.core.histogram import Histogram
 from gateway.core.money import NANO_PER_USD
 from gateway.core.record import Outcome
 from gateway.metrics import families
 from gateway.metrics.families import Family
-from gateway.metrics.series import AttemptSeries, Histogram, RequestSeries
+from gateway.metrics.series import AttemptSeries, RequestSeries
 from gateway.ports import BudgetView, Clock
 from gateway.supervised import TaskRegistry
 
 SECONDS_PER_DAY = 86400.0
+
+# Why a budget refused: it is used up, or what is missing is only held by requests in flight.
+USED, HELD = "used", "held"
+REFUSAL_REASONS = (USED, HELD)
+
+
+class WriterSums(Protocol):
+    """What the processes that have written the ledger have counted."""
+
+    @property
+    def up(self) -> Mapping[str, bool]:
+        """Whether each of its background loops works."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Failed turns of each."""
+        ...
+
+    @property
+    def commits(self) -> Histogram:
+        """How long commits took."""
+        ...
 
 
 class WriterProcess(Protocol):
@@ -29,6 +53,11 @@ class WriterProcess(Protocol):
     @property
     def restarts(self) -> int:
         """How often it was started again."""
+        ...
+
+    @property
+    def counts(self) -> WriterSums:
+        """What it has told."""
         ...
 
 
@@ -53,6 +82,7 @@ class SeriesByLabels:
     __slots__ = (
         "attempts",
         "budget_alerts",
+        "budget_refusals",
         "decisions",
         "dialect_learned",
         "duration",
@@ -90,6 +120,7 @@ class SeriesByLabels:
         self.budget_alerts: dict[tuple[str, ...], int] = {}
         self.fields_dropped: dict[tuple[str, ...], int] = {}
         self.dialect_learned: dict[tuple[str, ...], int] = {}
+        self.budget_refusals: dict[tuple[str, ...], int] = {}
         self.entity_looks: dict[tuple[str, ...], int] = {}
         self.pool_cost: dict[tuple[str, ...], int] = {}
         self.pool_gpu_microseconds: dict[tuple[str, ...], int] = {}
@@ -118,7 +149,9 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.FIELDS_DROPPED, counted.fields_dropped)
     yield _counters(families.DIALECT_LEARNED, counted.dialect_learned)
     yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
-    yield from _budgets(sources.budgets())
+    budgets = list(sources.budgets())
+    yield _budget_refusals(budgets, counted.budget_refusals)
+    yield from _budgets(budgets)
     yield from _replicas(fleet, clock.monotonic())
     yield _retirements(fleet, clock.now())
     yield from _pools(counted)
@@ -131,7 +164,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.RELOADS, counted.reloads)
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
-    yield from collect_tasks(sources.tasks)
+    yield from collect_tasks(sources.tasks, sources.ledger_writer)
 
 
 def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:
@@ -140,12 +173,17 @@ def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:
     restarts: dict[tuple[str, ...], float] = {} if writer is None else {(): writer.restarts}
     yield _gauge(families.LEDGER_WRITER_UP, up)
     yield _counters(families.LEDGER_WRITER_RESTARTS, restarts)
+    yield _histograms(families.LEDGER_COMMIT, {} if writer is None else {(): writer.counts.commits})
 
 
-def collect_tasks(tasks: TaskRegistry) -> Iterator[Metric]:
-    """The families of background loops."""
-    yield _gauge(families.TASK_UP, {(name,): int(is_up) for name, is_up in tasks.up().items()})
-    yield _counters(families.TASK_FAILURES, {(name,): count for name, count in tasks.failures.items()})
+def collect_tasks(tasks: TaskRegistry, writer: WriterProcess | None) -> Iterator[Metric]:
+    """The families of background loops, those of the ledger's writer among them."""
+    up, failures = tasks.up(), dict(tasks.failures)
+    if writer is not None:
+        up |= writer.counts.up
+        failures |= writer.counts.failures
+    yield _gauge(families.TASK_UP, {(name,): int(is_up) for name, is_up in up.items()})
+    yield _counters(families.TASK_FAILURES, {(name,): count for name, count in failures.items()})
 
 
 def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iterator[Metric]:
@@ -186,6 +224,16 @@ def _in_usd(nano: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], float]
     return {labels: amount / NANO_PER_USD for labels, amount in nano.items()}
 
 
+def _budget_refusals(views: Iterable[BudgetView], counted: Mapping[tuple[str, ...], int]) -> Metric:
+    # From 0 for every budget: of a series that begins with 1, Prometheus would not see the first refusal.
+    none = {(*_budget_labels(view), reason): 0 for view in views for reason in REFUSAL_REASONS}
+    return _counters(families.BUDGET_REFUSALS, none | dict(counted))
+
+
+def _budget_labels(view: BudgetView) -> tuple[str, str, str]:
+    return view.kind, view.name, f"rolling_{view.per}" if view.rolling else str(view.per)
+
+
 def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
     amounts: dict[Family, dict[tuple[str, ...], int]] = {
         families.BUDGET_LIMIT: {},
@@ -194,7 +242,7 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
         families.BUDGET_UNSEEN: {},
     }
     for view in views:
-        labels = (view.kind, view.name, f"rolling_{view.per}" if view.rolling else str(view.per))
+        labels = _budget_labels(view)
         amounts[families.BUDGET_LIMIT][labels] = view.limit_nano
         amounts[families.BUDGET_SPENT][labels] = view.spent_nano
         amounts[families.BUDGET_HELD][labels] = view.held_nano

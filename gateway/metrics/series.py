@@ -3,10 +3,8 @@
 Units: money in integer nano-USD, tokens in tokens, durations in seconds.
 """
 
-from bisect import bisect_left
-from itertools import accumulate
-
 from gateway.core.answer import Usage
+from gateway.core.histogram import Histogram
 
 REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -27,26 +25,6 @@ OVERHEAD_SECONDS = (
     1.0,
     5.0,
 )
-
-
-class Histogram:
-    """Counts by bucket; a value on a bound belongs to the bucket below, as `le` says."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus wants them."""
-        names = [*map(str, self.bounds), "+Inf"]
-        return list(zip(names, accumulate(self.counts), strict=True))
 
 
 class AttemptSeries:

@@ -7,12 +7,13 @@ come on the event loop's thread.
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
 from gateway.core.ended import Ended
 from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
+from gateway.core.histogram import Histogram
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome
 from gateway.core.sent import Sent
@@ -21,14 +22,13 @@ from gateway.dialects.table import STEERING
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
 from gateway.metrics.names import NONE, OTHER, LabelNames
-from gateway.metrics.scrape import ScrapeSources, SeriesByLabels, collect
+from gateway.metrics.scrape import HELD, USED, ScrapeSources, SeriesByLabels, collect
 from gateway.metrics.series import (
     FIRST_TOKEN_SECONDS,
     INTER_TOKEN_SECONDS,
     OVERHEAD_SECONDS,
     REQUEST_SECONDS,
     AttemptSeries,
-    Histogram,
     RequestSeries,
 )
 from gateway.ports import Clock
@@ -64,7 +64,10 @@ class PrometheusTelemetry:
         clock: Clock,
         version: str,
         registry: CollectorRegistry | None = None,
+        budget_refused: Callable[[BudgetExceeded], None] = lambda _: None,
     ) -> None:
+        """`budget_refused` hears of each request that a budget refused."""
+        self._budget_refused = budget_refused
         self._names = names
         self._sources = sources
         self._clock = clock
@@ -150,6 +153,11 @@ class PrometheusTelemetry:
             kind = error.scope.partition(":")[0]
             limit = (kind if kind in _SCOPES else OTHER, error.limit)
             counted.limit_rejections[limit] = counted.limit_rejections.get(limit, 0) + 1
+        if isinstance(error, BudgetExceeded):
+            kind, _, name = error.scope.partition(":")
+            budget = (kind, name, error.window, HELD if error.only_held else USED)
+            counted.budget_refusals[budget] = counted.budget_refusals.get(budget, 0) + 1
+            self._budget_refused(error)
 
     def dialect_learned(self, deployment: str, field: str) -> None:
         key = (self._names.deployment(deployment), field)

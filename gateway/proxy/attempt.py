@@ -381,7 +381,10 @@ class Attempt:
         if replica.breaker.failures or replica.shared_failures:  # a breaker that is open has failures
             replica.succeeded()
         replica.answered_at = self._progress.last_seen_at
-        result = self._end(Outcome.SUCCESS, metered)
+        outcome = Outcome.SUCCESS
+        if self._inbound.disconnected:  # it was read to its end all the same
+            outcome, self._progress.is_whole = Outcome.CLIENT_DISCONNECT, True
+        result = self._end(outcome, metered)
         sent.learn(self._progress, result)
         if sent.remedy is not None:
             self._learn_dialect(sent.remedy)
@@ -414,6 +417,7 @@ class Attempt:
         self._take_notes()
         outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
         self._end(outcome, self._metered())
+        self._sent.learn_from_left(self._progress)
         self.report_completed()
 
     def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:

@@ -23,6 +23,8 @@ class Authenticator:
         # Whole headers that were right before, at most one for each key and way of sending it. Guessing
         # never meets this cache: a wrong header is not in it and takes the hashed way.
         self._known: dict[tuple[bytes | None, bytes | None], KeyEntry] = {}
+        self._noticed: set[str] = set()  # names of keys that were seen to have expired
+        self._expired: list[Principal] = []
 
     def authenticate(self, headers: Mapping[bytes, bytes], now: float) -> Principal:
         """Who asks. Raises InvalidApiKey, or PermissionDenied for a feature that the key may not name."""
@@ -34,9 +36,20 @@ class Authenticator:
                 self._known.clear()
             self._known[sent] = entry
         if entry.expires_at is not None and now >= entry.expires_at:
+            self._note_expiry(entry)
             raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
         feature = headers.get(b"x-tollway-feature")
         return entry.default if feature is None else _principal(entry, feature.decode("latin-1"))
+
+    def take_expired(self) -> list[Principal]:
+        """The principals whose keys were found to have expired since the last call: each once."""
+        expired, self._expired = self._expired, []
+        return expired
+
+    def _note_expiry(self, entry: KeyEntry) -> None:
+        if entry.name not in self._noticed:
+            self._noticed.add(entry.name)
+            self._expired += entry.by_feature.values()
 
 
 def _text(value: bytes | None) -> str | None:

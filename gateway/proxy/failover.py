@@ -5,6 +5,8 @@ time-out they happen only where leaving stopped the work: nothing is paid for tw
 on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 """
 
+from collections.abc import Callable
+
 from gateway.core.admission import Hold
 from gateway.core.balancing import ReplicaSet
 from gateway.core.ended import NOTHING_USED
@@ -31,8 +33,18 @@ class Relay:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def forward(self, sent: Sent, hold: Hold, inbound: Inbound, sink: Sink) -> None:
-        """Answer through `sink`, or raise the GatewayError that says why no candidate did."""
+    async def forward(
+        self,
+        sent: Sent,
+        hold: Hold,
+        inbound: Inbound,
+        sink: Sink,
+        begins: Callable[[Sent], None] | None = None,
+    ) -> None:
+        """Answer through `sink`, or raise the GatewayError that says why no candidate did.
+
+        `begins` is told of each attempt before it is sent.
+        """
         services, settlement = self._services, NOTHING_USED
         turns = Turns(sent, services.clock)
         attempt: Attempt | None = None
@@ -51,6 +63,8 @@ class Relay:
                             turns.skip()
                             continue
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
+                    if begins is not None:
+                        begins(sent)
                     attempt = Attempt(services, sent, inbound, sink)
                     replica.under_way.add(attempt)
                     try:

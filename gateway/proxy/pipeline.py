@@ -12,7 +12,7 @@ import structlog
 from gateway.core.audit import Denial
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
-from gateway.core.errors import GatewayError, PrivacyViolation, Unavailable
+from gateway.core.errors import GatewayError, InvalidApiKey, PrivacyViolation, Unavailable
 from gateway.core.facts import Moment
 from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
@@ -23,7 +23,7 @@ from gateway.core.tenancy import Principal
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, TokenCounter
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
-from gateway.proxy.failover import Relay
+from gateway.proxy.left_requests import LeavableRelay
 
 _log = structlog.get_logger("tollway.pipeline")
 
@@ -49,7 +49,7 @@ class Pipeline:
         rulebook: Rulebook,
         admission: Admission,
         ledger: Ledger,
-        relay: Relay,
+        relay: LeavableRelay,
         telemetry: Telemetry,
         clock: Clock,
         random: Callable[[], float],
@@ -62,7 +62,7 @@ class Pipeline:
         self.opened = asyncio.Event()
         self._admission = admission
         self._ledger = ledger
-        self._relay = relay
+        self.relay = relay
         self._telemetry = telemetry
         self._clock = clock
         self._random = random
@@ -95,7 +95,7 @@ class Pipeline:
                 await self._wait_for_ledger()
             hold = await self._admission.admit(sent.ask)
             self._telemetry.planned(sent, clock.monotonic() - started)
-            await self._relay.forward(sent, hold, inbound, sink)
+            await self.relay.forward(sent, hold, inbound, sink)
         except GatewayError as error:
             self._refused(error, request_id, principal, route)
             raise
@@ -128,6 +128,8 @@ class Pipeline:
     ) -> None:
         name = route.model.name if route else None
         self._telemetry.refused(error, principal, name)
+        if isinstance(error, InvalidApiKey):
+            self._drop_expired()
         if isinstance(error, PrivacyViolation) and principal is not None:
             self._denied(Denial(request_id, principal.key, principal.feature, name or "", error.message))
         _log.info("request.refused", request_id=request_id, code=error.code, status=error.status)
@@ -137,6 +139,13 @@ class Pipeline:
         near = route.to_count(call, classified, moment.monotonic)
         counted = await self._counter.count(call, classified.stand_in, near) if near else {}
         return msgspec.structs.replace(moment, counted=counted) if counted else moment
+
+    def _drop_expired(self) -> None:
+        """Nobody will ask for their routes and accounts any more. What is in flight has its own."""
+        rules = self.rulebook
+        for expired in rules.authenticator.take_expired():
+            rules.routes.drop(expired)
+            self._admission.drop(expired)
 
     async def _wait_for_ledger(self) -> None:
         # Slower is better than forgetting: nothing is sent that could not be written down.

@@ -4,12 +4,12 @@ That makes each admit and settle atomic on the event loop. Counters start empty;
 ledger says was already spent in the windows that are open.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 from gateway.core.admission import Ask, BudgetCounter, Hold, Settlement, hold_nano
 from gateway.core.errors import BudgetExceeded
-from gateway.core.tenancy import Principal, Scope
+from gateway.core.tenancy import Principal, Scope, changed_labels
 from gateway.ports import BudgetView, Clock
 from gateway.quota.accounts import (
     Account,
@@ -50,6 +50,8 @@ class MemoryAdmission:
         # By label, while a new configuration is being prepared: counted already, refusing nothing yet.
         self._coming: dict[str, list[BudgetCounter]] = {}
         self._accounts: dict[Principal, Account] = {}
+        self._configured: tuple[Scope, ...] = ()
+        self._zone: ZoneInfo | None = None
 
     async def start(self) -> None:
         """Take up what was spent in the open windows. Raises what reading the ledger raises."""
@@ -69,14 +71,19 @@ class MemoryAdmission:
         """Memory is always there."""
         return None
 
-    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
+    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo, wanted: Collection[Principal] = ()) -> None:
         """Adopt the scopes of a configuration; scopes that it lacks are forgotten.
 
         What is in flight counts in what is new of limits and budgets. What was spent before does not:
-        see `reconfigure`.
+        see `reconfigure`. Accounts of the principals `wanted` stay where nothing about them changes.
         """
-        now = self._clock.now()
-        self._accounts.clear()
+        now, scopes = self._clock.now(), tuple(scopes)
+        changed = changed_labels(self._configured, scopes)
+        everybody = set() if zone != self._zone else set(wanted)
+        for principal in list(self._accounts):
+            if principal not in everybody or not changed.isdisjoint(principal.labels):
+                del self._accounts[principal]
+        self._configured, self._zone = scopes, zone
         kept: dict[str, ScopeState] = {}
         for scope in scopes:
             state = self._scopes.get(scope.label)
@@ -91,10 +98,13 @@ class MemoryAdmission:
             states = [kept[label] for label in hold.ask.principal.labels if label in kept]
             join(hold, states, [counter for state in states for counter in state.budgets])
 
-    async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+    async def reconfigure(
+        self, scopes: Sequence[Scope], zone: ZoneInfo, wanted: Collection[Principal] = ()
+    ) -> None:
         """Adopt a new configuration while serving: budgets that it brings begin with what the ledger says.
 
-        Raises what reading the ledger raises; then the old configuration stays.
+        `wanted` is as in `configure`. Raises what reading the ledger raises; then the old configuration
+        stays.
         """
         self._prepare(scopes, zone)
         counters = [counter for found in self._coming.values() for counter in found]
@@ -104,10 +114,10 @@ class MemoryAdmission:
                 spent = await self._spent_in_windows([view_of(counter, now) for counter in counters])
                 for counter, sums in zip(counters, spent, strict=True):
                     counter.add(*sums, now)
-            self.configure(scopes, zone)
+            self.configure(scopes, zone, wanted)
         finally:
+            self._drop_accounts_with_coming()
             self._coming = {}
-            self._accounts.clear()
 
     def _prepare(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
         """Count for the budgets that come from now on, so that nothing is missed while the ledger is read."""
@@ -117,9 +127,14 @@ class MemoryAdmission:
             state = self._scopes.get(scope.label)
             new = [item for item in scope.budgets if state is None or state.lacks(item, zone)]
             self._coming[scope.label] = [BudgetCounter(scope, item, zone, now) for item in new]
-        self._accounts.clear()
+        self._drop_accounts_with_coming()
         for hold in self._open:
             join(hold, [], self._coming_for(hold.ask.principal))
+
+    def _drop_accounts_with_coming(self) -> None:
+        """Those that count for what comes are made for that alone."""
+        for principal in [one for one in self._accounts if self._coming_for(one)]:
+            del self._accounts[principal]
 
     def _coming_for(self, principal: Principal) -> list[BudgetCounter]:
         return [counter for label in principal.labels for counter in self._coming.get(label, ())]
@@ -198,6 +213,10 @@ class MemoryAdmission:
                 counter.roll(now)
                 views.append(view_of(counter, now))
         return views
+
+    def drop(self, principal: Principal) -> None:
+        """Forget what is kept for requests of `principal`; those in flight settle as ever."""
+        self._accounts.pop(principal, None)
 
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal`, as a share of its limit (0 without budgets), holds included."""

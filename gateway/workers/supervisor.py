@@ -117,7 +117,8 @@ class Supervisor:
         """The sum over all workers, the dead ones included, in Prometheus' text format."""
         await self._poll(with_metrics=True)
         own = [*samples_of(self._process.collect()), *samples_of(self._pool.own_metrics())]
-        own += samples_of([*collect_writer(self._ledger_writer), *collect_tasks(self._tasks)])
+        writer = self._ledger_writer
+        own += samples_of([*collect_writer(writer), *collect_tasks(self._tasks, writer)])
         every = summed([own, self._pool.metrics()])
         return await asyncio.to_thread(exposition_of, every)
 

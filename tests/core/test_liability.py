@@ -10,8 +10,10 @@ from gateway.core.estimate import (
     MEASURED_CHUNKS,
     NOTICE_SECONDS,
     SILENT_TOKENS,
+    TIMED_CHUNKS,
     Pace,
     Seen,
+    learn_from_broken,
     most_output,
     most_output_of_whole,
 )
@@ -37,17 +39,31 @@ def measured(tokens_per_second: float = 100.0, tokens_per_chunk: float = 1.0) ->
     return pace
 
 
-def test_a_pool_that_was_never_measured_keeps_everything_that_was_held():
-    assert most_output(seen(3), Pace(), STREAM, STOPS, CAP) == CAP
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_where_nothing_was_measured_everything_that_was_held_is_kept(pieces):
+    assert most_output(seen(pieces), Pace(), STREAM, STOPS, CAP) == CAP
 
 
-def test_a_stream_that_was_watched_long_enough_measures_itself():
-    few, enough = (
-        most_output(seen(pieces), Pace(), STREAM, STOPS, CAP)
-        for pieces in (MEASURED_CHUNKS - 1, MEASURED_CHUNKS)
-    )
-    assert few == CAP
-    assert enough == MEASURED_CHUNKS * 5 + SILENT_TOKENS + LEAST_UNSEEN
+@pytest.mark.parametrize("pieces", [TIMED_CHUNKS, MEASURED_CHUNKS - 1, MEASURED_CHUNKS])
+def test_a_stream_of_a_pool_that_was_never_measured_measures_itself(pieces):
+    found = most_output(seen(pieces), Pace(), STREAM, STOPS, CAP)
+    assert found == pieces * 5 + SILENT_TOKENS + LEAST_UNSEEN
+
+
+def test_its_own_speed_counts_a_token_for_each_byte_while_nobody_knows_better():
+    burst = most_output(seen(4, watched=0.01, text_bytes=40), Pace(), STREAM, STOPS, CAP)
+    assert burst == 40 + SILENT_TOKENS + 2 * 4_000 * NOTICE_SECONDS
+
+
+def test_a_stream_that_was_left_teaches_its_pool_a_speed_and_never_a_slower_one():
+    pace = Pace()
+    learn_from_broken(pace, seen(MEASURED_CHUNKS - 1))
+    assert pace.tokens_per_second is None
+    learn_from_broken(pace, seen(100, watched=0.5, text_bytes=100))
+    assert pace.tokens_per_second == 200
+    learn_from_broken(pace, seen(100, watched=5.0, text_bytes=100))
+    assert pace.tokens_per_second == 200
+    assert most_output(seen(), pace, STREAM, STOPS, CAP) == SILENT_TOKENS + LEAST_UNSEEN
 
 
 def test_pieces_that_all_came_in_one_moment_may_be_of_any_speed():
@@ -127,13 +143,15 @@ def test_an_engine_of_any_steady_speed_never_makes_more_than_is_kept_back(
 ):
     """It writes `packed` tokens a piece: watched for a while, then unread, until it notices."""
     pieces = int(watched * speed / packed)
+    unmeasured = Pace()
     what = seen(pieces, silent=first + blind, watched=watched, text_bytes=pieces * packed * 4)
     made = pieces * packed + int((blind + notice) * speed)
     if pieces >= MEASURED_CHUNKS:
         pace = measured(speed / 2, tokens_per_chunk=packed)
     else:
         pace = measured(speed, tokens_per_chunk=packed)
-    assert most_output(what, pace, STREAM, STOPS, 10**7) >= made
+    for known in (pace, unmeasured):
+        assert most_output(what, known, STREAM, STOPS, 10**7) >= made
 
 
 # --- what is usual, which bounds nothing ---
@@ -161,4 +179,5 @@ def test_an_answer_that_says_nothing_of_a_pace_teaches_none(tokens: int, seconds
 def test_what_was_reported_is_not_estimated_again():
     exact = Seen(text_chunks=5, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70)
     assert most_output(exact, measured(), STREAM, STOPS, CAP) == 70 + int((0.5 + NOTICE_SECONDS) * 1000)
-    assert most_output(exact, Pace(), STREAM, STOPS, CAP) == CAP
+    once = Seen(text_chunks=1, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70)
+    assert most_output(once, Pace(), STREAM, STOPS, CAP) == CAP

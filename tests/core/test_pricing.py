@@ -1,10 +1,11 @@
 """Which price a request has: by the moment of its dispatch, and tier by tier before what the file says."""
 
+import math
 from typing import Any
 
 import pytest
 
-from gateway.core.catalog import Price
+from gateway.core.catalog import DatedPrice, Price
 from gateway.core.pricing import HORIZON, NO_VERSIONS, PriceBook, PriceVersion
 from tests.core.builders import deployment, price, rates
 
@@ -95,3 +96,32 @@ def test_a_hold_covers_a_dearer_price_that_is_about_to_begin() -> None:
     assert versions(9 * HORIZON) == [item.price.version, "dear"]
     assert versions(10 * HORIZON) == ["dear"]
     assert NO_VERSIONS.prices_soon(item, 0) == (item.price,)
+
+
+def test_prices_with_dates_in_the_configuration_begin_by_the_clock_below_entered_versions() -> None:
+    first, second = (price(rates(usd, usd)) for usd in ("1", "2"))
+    item = deployment("scout", price=first, later_prices=(DatedPrice(10 * HORIZON, second),))
+    book = PriceBook()
+    assert [book.price_of(item, moment) for moment in (0, 10 * HORIZON - 1, 10 * HORIZON)] == [
+        first,
+        first,
+        second,
+    ]
+    assert book.prices_soon(item, 9 * HORIZON - 1) == (first,)
+    assert book.prices_soon(item, 9 * HORIZON) == (first, second)
+    assert [book.next_change(moment, [item]) for moment in (0, 9 * HORIZON, 10 * HORIZON)] == [
+        9 * HORIZON,
+        10 * HORIZON,
+        math.inf,
+    ]
+    assert [book.last_change(moment, [item]) for moment in (0, 9 * HORIZON, 11 * HORIZON)] == [
+        -math.inf,
+        9 * HORIZON,
+        10 * HORIZON,
+    ]
+    entered = version("entered", provider=item.provider, model=item.model, effective_from=10 * HORIZON + 5)
+    both = PriceBook([entered])
+    assert both.price_of(item, 10 * HORIZON) == second
+    assert both.price_of(item, 10 * HORIZON + 5).version == "entered"
+    assert both.next_change(10 * HORIZON, [item]) == 10 * HORIZON + 5
+    assert both.prices_soon(item, 10 * HORIZON - 1)[1:] == (second, both.price_of(item, 10 * HORIZON + 5))

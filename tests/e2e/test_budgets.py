@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from gateway.simulators.attempts import SeenAttempt
@@ -165,7 +166,8 @@ async def test_clients_that_hang_up_cannot_spend_more_than_the_dollar_either(
         metrics = await harness.metrics()
         spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
         assert metrics.nano("budget_held_usd") == 0
-        assert unseen > 0
+        # What goes on is read to its end, and then nothing is unseen.
+        assert (unseen > 0) != goes_on
         assert billed_nano(harness.attempts()) <= spent + unseen <= ONE_USD
         assert spent == sum(row["cost_nano_usd"] for row in await harness.rows())
 
@@ -181,6 +183,67 @@ async def test_a_line_that_is_cancelled_does_not_keep_its_whole_hold(tmp_path: P
         assert 0 < row["unseen_nano_usd"] < row["held_nano_usd"] / 4
 
 
+@pytest.mark.parametrize("model", ["gpt-4o", "scout"])
+async def test_short_stops_at_a_deployment_nobody_has_measured_leave_most_of_the_budget(
+    tmp_path: Path, model: str
+) -> None:
+    """Answers of two to twelve chunks, before any whole one: each is bounded by its own pace."""
+    knobs = Knobs(output_tokens=100_000, tokens_per_second=100)
+    changes = budget(1) | {"deployments": DEAR_TOKENS}
+    async with running(tmp_path, changes, external=knobs, replicas=[knobs] * 2) as harness:
+        for number in range(16):
+            await hang_up_after(harness, 3 + number % 10, max_tokens=None, model=model)
+            await harness.settled()
+        rows = await harness.rows()
+        assert [row["outcome"] for row in rows] == ["client_disconnect"] * 16
+        metrics = await harness.metrics()
+        spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
+        assert billed_nano(harness.attempts()) <= spent + unseen
+        assert unseen < ONE_USD / 2
+        assert (await harness.post(chat(model=model, max_tokens=60))).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("usage", [True, False])
+async def test_stops_at_an_upstream_that_bills_to_the_end_are_read_to_it_and_keep_no_hold(
+    tmp_path: Path, stream: bool, usage: bool
+) -> None:
+    knobs = Knobs(output_tokens=60, tokens_per_second=400, bills_to_the_end=True)
+    if not usage:
+        knobs = msgspec.structs.replace(knobs, error_rate=1.0, error_kind=ErrorKind.NO_USAGE)
+    compatible = DEAR_TOKENS["gpt-4o"] | {"provider": "openai-compatible"}
+    async with running(
+        tmp_path, budget(1) | {"deployments": {"gpt-4o": compatible}}, external=knobs
+    ) as harness:
+        for number in range(16):
+            async with await harness.raw() as client:
+                await client.request(chat(stream=stream))
+                if stream:
+                    await client.read_until(b"\n\n", count=3)
+                else:
+                    await harness.arrived(number + 1)
+            await harness.settled()
+        rows = await harness.rows()
+        assert [row["outcome"] for row in rows] == ["client_disconnect"] * 16
+        assert [row["output_tokens"] for row in rows] == [60] * 16 or not usage
+        metrics = await harness.metrics()
+        spent, unseen = metrics.nano("budget_spent_usd"), metrics.nano("budget_unseen_usd")
+        assert metrics.nano("budget_held_usd") == 0
+        assert billed_nano(harness.attempts()) <= spent + unseen < ONE_USD / 2
+        assert (unseen == 0) == usage
+        assert (await harness.post(chat(max_tokens=60))).status_code == 200
+
+
+async def test_a_stop_of_the_gateway_does_not_wait_for_what_is_read_for_nobody(tmp_path: Path) -> None:
+    compatible = {"gpt-4o": {"provider": "openai-compatible"}}
+    knobs = Knobs(output_tokens=100_000, tokens_per_second=50)
+    async with running(tmp_path, budget(1) | {"deployments": compatible}, external=knobs) as harness:
+        await hang_up_after(harness, 3)
+        await harness.stop()
+        [row] = harness.stored_rows()
+        assert row["unseen_nano_usd"] > 0
+
+
 async def test_an_answer_that_came_whole_without_usage_keeps_what_its_bytes_may_cost(tmp_path: Path) -> None:
     knobs = Knobs(output_tokens=200, error_rate=1.0, error_kind=ErrorKind.NO_USAGE)
     async with running(tmp_path, budget(100), external=knobs) as harness:
@@ -192,9 +255,10 @@ async def test_an_answer_that_came_whole_without_usage_keeps_what_its_bytes_may_
             assert billed <= row["cost_nano_usd"] + row["unseen_nano_usd"] < row["held_nano_usd"] / 4
 
 
-async def hang_up_after(harness: Harness, events: int, max_tokens: int = 400) -> None:
+async def hang_up_after(harness: Harness, events: int, max_tokens: int | None = 400, **more: Any) -> None:
+    cap = {} if max_tokens is None else {"max_tokens": max_tokens}
     async with await harness.raw() as client:
-        await client.request(chat(stream=True, max_tokens=max_tokens))
+        await client.request(chat(stream=True, **cap, **more))
         await client.read_while(lambda received: received.count(b"\n\n") < events and not has_ended(received))
 
 
@@ -416,6 +480,24 @@ async def test_concurrency(tmp_path: Path) -> None:
         statuses = sorted(response.status_code for response in responses)
         assert statuses == [200] * 3 + [429] * 7
         assert (await harness.post(chat())).status_code == 200
+
+
+async def test_a_budget_that_begins_to_refuse_says_so_though_not_all_of_it_is_spent(tmp_path: Path) -> None:
+    payer = {"budgets": [{"usd": 0.01, "per": "lifetime", "alert_at": [50, 100]}]}
+    async with running(tmp_path, {"features": {"search": payer}}) as harness:
+        before = await harness.metrics()
+        assert before.sum("budget_refusals_total", name="search", reason="used") == 0
+        statuses = [(await harness.post(chat(max_tokens=400))).status_code for _ in range(20)]
+        assert set(statuses) == {200, 429}
+        while not (
+            told := (await harness.metrics()).sum("budget_alerts_total", name="search", percent="100")
+        ):
+            await asyncio.sleep(0.01)
+        metrics = await harness.metrics()
+        assert told == metrics.sum("budget_alerts_total", name="search", percent="100") == 1
+        assert metrics.nano("budget_spent_usd", name="search") < 10_000_000
+        refusals = metrics.sum("budget_refusals_total", name="search", window="lifetime", reason="used")
+        assert refusals == statuses.count(429)
 
 
 Way = Callable[[Harness], Awaitable[None]]

@@ -1,9 +1,13 @@
 """Prices entered with `tollway prices` while a gateway serves: by the moment of dispatch, and on the row."""
 
+import datetime as dt
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from gateway.clock import SystemClock
 from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceVersion
 from gateway.ledger.price_versions import enter_prices
@@ -139,3 +143,25 @@ async def test_an_answer_that_outlives_its_price_keeps_it(tmp_path: Path) -> Non
         (row,) = await harness.rows()
     assert row["price_version"] == "old"
     assert priced(row, 1000)
+
+
+async def test_a_gpu_price_with_a_date_starts_by_itself_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tomorrow = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
+    cost = {
+        "gpu": "H100",
+        "usd_per_gpu_hour": [{"usd": 3.6}, {"since": tomorrow.isoformat(), "usd": 7.2}],
+        "saturation_tokens_per_second": 1000,
+    }
+    changes = {"deployments": {"scout": {"price": None, "cost": cost}}}
+    async with running(tmp_path, changes) as harness:
+        before = await ask(harness, model="scout")
+        # The gateway's clock alone moves on; nothing is loaded again.
+        ahead = 86_400.0
+        monkeypatch.setattr(SystemClock, "now", lambda _: time.time() + ahead)
+        after = await ask(harness, model="scout")
+    # A fifth of 1 USD per million tokens is for reading, four fifths for writing.
+    assert priced(before, 200)
+    assert priced(after, 400)
+    assert before["price_version"] != after["price_version"]

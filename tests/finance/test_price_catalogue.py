@@ -219,9 +219,15 @@ def test_at_saturation_the_transfer_price_pays_for_the_gpus():
     assert abs(charged - 8 * Decimal("2.99")) < Decimal("0.000001")
 
 
-def test_the_transfer_price_is_that_of_the_gpus_today():
+def test_each_price_of_the_gpus_makes_a_transfer_price_from_its_day_on():
     prices = [{"usd": "9"}, {"since": "2026-01-01", "usd": "2.99"}, {"since": "2999-01-01", "usd": "1"}]
-    assert vllm(cost=COST | {"usd_per_gpu_hour": prices}).price == vllm(cost=COST).price
+    found = vllm(cost=COST | {"usd_per_gpu_hour": prices})
+    begins = round(datetime.datetime(2026, 1, 1, tzinfo=TOKYO).timestamp() * 1_000_000)
+    alone = {usd: vllm(cost=COST | {"usd_per_gpu_hour": usd}).price for usd in ("9", "2.99", "1")}
+    assert found.price == alone["9"]
+    assert [later.price for later in found.later_prices] == [alone["2.99"], alone["1"]]
+    assert found.price_listed_at(begins - 1) == alone["9"]
+    assert found.price_listed_at(begins) == alone["2.99"] == vllm(cost=COST).price
 
 
 def test_a_price_holds_before_the_cost_of_the_gpus():

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from gateway.core.catalog import Price
+from gateway.core.catalog import DatedPrice, Price
 from gateway.core.pricing import PriceBook, cost
-from gateway.finance.repricing import PAGE_ROWS, Source, reprice
+from gateway.finance.repricing import PAGE_ROWS, PriceChange, Source, reprice
 from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import close, rebuild
 from tests.ledger.ledger_records import FULL, make, write
@@ -38,11 +38,15 @@ def test_repricing_reverses_and_books_anew_and_a_second_time_changes_nothing(dat
     assert (done.nano_usd_before, done.nano_usd_after) == (10 * changed, each * changed)
     assert reprice(database.url, book, SOURCES, FULL.at, FULL.at + DAY).corrected == 0
 
-    (row,) = (row for row in usage_by(database.url, "deployment") if row.name == "llama-4-scout")
+    row, corrections = (row for row in usage_by(database.url, "deployment") if row.name == "llama-4-scout")
     assert (row.requests, row.attempts) == (count, count)
-    assert row.cost_usd * 10**9 == 20 + each * changed
+    assert row.cost_usd * 10**9 == 10 * count
     assert row.input_tokens == count * FULL.usage.input_tokens
     assert row.counterfactual_usd["gpt-4o"] * 10**9 == count * 9_000_000_001
+    assert corrections.is_correction
+    assert (corrections.requests, corrections.attempts, corrections.input_tokens) == (0, 0, 0)
+    assert corrections.cost_usd * 10**9 == (each - 10) * changed
+    assert corrections.counterfactual_usd == {}
     kinds = [found["kind"] for found in database.rows() if found["corrects"] == make(5).attempt_id]
     assert sorted(kinds) == ["correction", "reversal"]
     before = usage_by(database.url, "day")
@@ -55,7 +59,9 @@ def test_a_row_repriced_twice_ends_at_the_last_price(database: Database) -> None
     for number in (1, 2, 3):
         book = PriceBook([version(f"v{number}", rates=rates(number))])
         reprice(database.url, book, SOURCES, FULL.at, FULL.at + DAY)
-        assert usage_by(database.url, "org")[0].cost_usd * 10**9 == cost(rates(number), FULL.usage)
+        assert sum(row.cost_usd for row in usage_by(database.url, "org")) * 10**9 == cost(
+            rates(number), FULL.usage
+        )
     assert len(database.rows()) == 7
 
 
@@ -70,4 +76,29 @@ def test_corrections_of_a_closed_period_are_dated_in_the_open_one(database: Data
     first, second = usage_by(database.url, "day")
     assert first.cost_usd * 10**9 == 10
     assert second.cost_usd * 10**9 == cost(rates(), FULL.usage) - 10
+    assert (first.is_correction, second.is_correction) == (False, True)
     assert (second.requests, second.attempts) == (0, 0)
+
+
+def test_transfer_prices_with_a_date_in_the_configuration_are_evidence_of_what_held(
+    database: Database,
+) -> None:
+    write(database, *(make(n, cost_nano_usd=10, price_version="stale") for n in range(4)))
+    since = make(2).at
+    dated = Price(version="cost-new", standard=rates(2))
+    sources = {
+        "llama-4-scout": Source(
+            "vllm", "scout", Price(version="cost-old", standard=rates()), (DatedPrice(since, dated),)
+        )
+    }
+    span = (FULL.at, FULL.at + DAY)
+    trial = reprice(database.url, PriceBook(), sources, *span, is_trial=True)
+    each = cost(rates(2), FULL.usage)
+    assert trial.changes == {PriceChange("llama-4-scout", "stale", "cost-new"): (2, 20, 2 * each)}
+    assert len(database.rows()) == 4
+    done = reprice(database.url, PriceBook(), sources, *span)
+    assert (done.corrected, done.nano_usd_after) == (2, 2 * each)
+    corrected = {row["corrects"] for row in database.rows() if row["kind"] == "correction"}
+    # Those before the first date stay: that the file says so now is no evidence of what held then.
+    assert corrected == {make(2).attempt_id, make(3).attempt_id}
+    assert reprice(database.url, PriceBook(), sources, *span).corrected == 0

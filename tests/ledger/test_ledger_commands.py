@@ -122,9 +122,22 @@ def test_prices_are_set_listed_imported_and_applied(config: Path, sqlite: Databa
     changed = tollway(config, "prices", "import", str(again))
     assert changed.exit_code == 1
     assert "prices never change" in changed.stderr
-    done = tollway(config, "prices", "reprice", "--since", "2026-01-01", "--until", "2026-03-02")
+    words = ["prices", "reprice", "--since", "2026-01-01", "--until", "2026-03-02"]
+    shown = tollway(config, *words, "--dry-run")
+    first, last = shown.stdout.splitlines()
+    assert first.startswith("llama-4-scout: 6 rows from ")
+    assert " to prices-2026-02-01, 6.000000000 USD to " in first
+    assert last.startswith("Looked at 10 rows, would correct 6: 6.000000000 USD would become ")
+    as_json = json.loads(tollway(config, *words, "--dry-run", "--format", "json").stdout)
+    assert (as_json["corrected"], [one["rows"] for one in as_json["changes"]]) == (6, [6])
+    assert tollway(config, *words).exit_code == 1  # nobody answers
+    assert len(sqlite.rows()) == 10
+    done = tollway(config, *words, "--yes")
     assert done.stdout.startswith("Looked at 10 rows, corrected 6: 6.000000000 USD became "), done.output
     assert len(sqlite.rows()) == 22
+    again_shown = tollway(config, *words)
+    assert again_shown.exit_code == 0  # there is nothing to ask
+    assert "would correct 0" in again_shown.stdout
 
 
 def test_prices_are_listed_as_json_too(config: Path) -> None:

@@ -20,6 +20,7 @@ from gateway.ledger.journal.ledger import JournaledLedger, JournalTimes
 from gateway.ledger.journal.opening import open_journaled_ledger, writer_settings
 from gateway.ledger.process import lifetime, owner
 from gateway.ledger.process.owner import WriterOwner
+from gateway.ledger.process.telemetry import WriterCounts, WriterTelemetry
 from gateway.supervised import TaskRegistry
 from tests.ledger.ledger_records import TIMEOUT_SECONDS, final_half, intent_half, run, until
 from tests.ledger.writer_service import writer_service
@@ -122,6 +123,44 @@ async def killed(writer: WriterOwner) -> int:
     await until(lambda: writer.pid not in {None, pid})
     assert writer.pid is not None
     return writer.pid
+
+
+def test_the_writer_tells_how_long_commits_take_and_how_its_loops_are(beside: Beside) -> None:
+    async def scenario() -> None:
+        async with beside.running() as (writer, ledger):
+            ledger.intend(*intent_half(1))
+            ledger.append(*final_half(1))
+            await ledger.flush()
+            counts = writer.counts
+            await until(lambda: sum(counts.commits.counts) > 0)
+            assert counts.commits.total > 0
+            loops = {"ledger-writer", "journal-peers", "ledger-writer-telemetry"}
+            assert counts.up == dict.fromkeys(loops, True)
+            assert counts.failures == dict.fromkeys(loops, 0)
+            before = sum(counts.commits.counts)
+
+            await killed(writer)
+            await until(lambda: all(counts.up.values()))
+            assert set(counts.up) == loops
+            ledger.intend(*intent_half(2))
+            ledger.append(*final_half(2))
+            await ledger.flush()
+            await until(lambda: sum(counts.commits.counts) > before)  # no counter has gone back
+
+    run(scenario())
+
+
+def test_counts_of_one_writer_after_another_add_up() -> None:
+    counts = WriterCounts()
+    told = WriterTelemetry({"ledger-writer": True}, {"ledger-writer": 2}, (1, *[0] * 13, 1), 31.5)
+    for _ in range(2):
+        counts.take(told)
+        counts.take(told)
+        assert counts.up == {"ledger-writer": True}
+        counts.end()
+        assert counts.up == {"ledger-writer": False}
+    assert counts.failures == {"ledger-writer": 4}
+    assert (counts.commits.counts[0], counts.commits.counts[-1], counts.commits.total) == (2, 2, 63.0)
 
 
 def test_a_writer_that_is_killed_again_and_again_enters_everything_once(

@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 
+from gateway.core.errors import BudgetExceeded
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import Per, Window
 from gateway.metrics import alerts
@@ -91,6 +92,63 @@ def test_a_rolling_window_alerts_again_after_it_was_below() -> None:
         stage.store.spent = 500
         await stage.alerts.look()
         assert stage.told == [50, 50]
+        await stage.alerts.close()
+
+    asyncio.run(scenario())
+
+
+def refusal(store: Store, *, only_held: bool = False, window: str = "day") -> BudgetExceeded:
+    ends = store.start + 86_400
+    return BudgetExceeded("m", scope="feature:triage", window=window, resets_at=ends, only_held=only_held)
+
+
+def test_the_first_refusal_of_a_window_alerts_as_the_whole_budget_does() -> None:
+    async def scenario() -> None:
+        stage = Stage(Store())
+        stage.store.spent = 960
+        stage.alerts.refused(refusal(stage.store, only_held=True))
+        await stage.alerts.look()
+        assert stage.told == [50, 80]
+        for _ in range(2):
+            stage.alerts.refused(refusal(stage.store))
+            stage.alerts.refused(refusal(stage.store, window="month"))  # nobody watches that one
+            await stage.alerts.look()
+        assert stage.told == [50, 80, 100]
+        stage.store.spent = 1_000
+        await stage.alerts.look()
+        assert stage.told == [50, 80, 100]
+
+        late = refusal(stage.store)
+        stage.store.start += 86_400
+        stage.store.spent = 0
+        stage.alerts.refused(late)  # its window has ended
+        await stage.alerts.look()
+        assert stage.told == [50, 80, 100]
+        stage.alerts.refused(refusal(stage.store))
+        await stage.alerts.look()
+        assert stage.told == [50, 80, 100, 100]
+        last = stage.alerts._waiting.qsize()
+        bodies = [stage.alerts._waiting.get_nowait().body for _ in range(last)]
+        assert [body.get("refused", False) for body in bodies] == [False, False, True, True]
+        await stage.alerts.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_rolling_budget_that_goes_on_refusing_alerts_once_in_its_length() -> None:
+    async def scenario() -> None:
+        store = Store(rolling=True)
+        stage = Stage(store)
+        for _ in range(3):
+            stage.alerts.refused(refusal(store, window="rolling_day"))
+            await stage.alerts.look()
+            store.start += 3_600
+        assert stage.told == [100]
+        store.start += 86_400
+        store.claimed.clear()
+        stage.alerts.refused(refusal(store, window="rolling_day"))
+        await stage.alerts.look()
+        assert stage.told == [100, 100]
         await stage.alerts.close()
 
     asyncio.run(scenario())

@@ -33,16 +33,17 @@ from gateway.core.errors import (
     UpstreamFailure,
     UpstreamRejected,
 )
+from gateway.core.histogram import Histogram
 from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.core.windows import Per, Window
+from gateway.ledger.process.telemetry import WriterCounts
 from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
 from gateway.metrics.names import LabelNames
 from gateway.metrics.scrape import ScrapeSources
-from gateway.metrics.series import Histogram
 from gateway.metrics.telemetry import PrometheusTelemetry
 from gateway.ports import BudgetView, Telemetry
 from gateway.supervised import TaskRegistry
@@ -73,6 +74,9 @@ class FixedClock:
         return NOW
 
 
+WRITER = WriterCounts()
+
+
 def telemetry(
     *,
     names: LabelNames = NAMES,
@@ -91,7 +95,7 @@ def telemetry(
             ledger_writable=lambda: False,
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
-            ledger_writer=SimpleNamespace(is_up=True, restarts=0),
+            ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
         ),
         clock=FixedClock(),
         version="9.8.7",

@@ -8,7 +8,7 @@ from gateway.finance.tco.measured import Measured
 from gateway.finance.tco.missing import missing, uncertainty
 from gateway.finance.tco.report import Row, TcoReport
 from gateway.finance.tco.sides import hosted_side, pool_side
-from gateway.finance.tco.units import iso
+from gateway.finance.tco.units import iso, usd
 
 
 class TcoRows(enum.StrEnum):
@@ -36,6 +36,7 @@ def compare(measured: Measured, by: TcoRows) -> TcoReport:
         by=by,
         totals=total.cost(apart),
         rows=[Row(name=name, cost=rows[name].cost()) for name in sorted(rows)],
+        corrections_usd=usd(measured.late_corrections_nano),
         pools=[pool_side(measured, pool) for pool in pools.values()],
         hosted=[hosted_side(measured, name, whole) for name in measured.hosted],
         missing=list(missing(measured, whole, pools)),

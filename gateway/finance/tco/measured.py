@@ -20,7 +20,7 @@ from gateway.ledger.pool_costs import PoolSums, pool_sums
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span
 from gateway.ledger.url import database_of
-from gateway.ledger.usage_sums import Consumer, UsageSums, sum_usage
+from gateway.ledger.usage_sums import Consumer, UsageSums, sum_late_corrections, sum_usage
 
 # Fewer answers say too little.
 LEAST_PROMPTS = 20
@@ -55,7 +55,10 @@ class PriceSegment(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A period as the ledger has it. `hosted` and `pools` are the deployments on either side."""
+    """A period as the ledger has it. `hosted` and `pools` are the deployments on either side.
+
+    `late_corrections_nano`: what is booked in it and corrects hosted costs of periods closed by then.
+    """
 
     since: int
     until: int
@@ -66,6 +69,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     bills: Mapping[str, PoolSums]
     tokenizers: Mapping[str, TokenizerRatio]
     latencies: Mapping[str, Latency]
+    late_corrections_nano: int = 0
 
     def ratio(self, source: str, target: str) -> Fraction:
         """Tokens of `target` for one of `source`; 1 where one of them is not measured."""
@@ -97,6 +101,7 @@ def measure(sources: TcoSources, span: Span, now: int) -> Measured:
             )
             for index, (begins, ends) in enumerate(itertools.pairwise(cuts))
         ]
+        late = sum_late_corrections(ledger, span)
         observed = PastAttempts(ledger, span).latest()
     terms = {name: learned(one, observed) for name, one in pools.items()}
     return Measured(
@@ -107,6 +112,10 @@ def measure(sources: TcoSources, span: Span, now: int) -> Measured:
         weights_are_learned={name: learned for name, (_, learned) in terms.items()},
         segments=segments,
         bills={name: one for name, one in bills.items() if name in pools},
+        # What budgets were charged for a pool is not what it cost.
+        late_corrections_nano=sum(
+            one.cost_nano_usd for consumer, one in late.items() if consumer.deployment not in pools
+        ),
         tokenizers=_tokenizers(observed),
         latencies=_latencies(observed),
     )

@@ -110,13 +110,17 @@ class Uncertainty(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TcoReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One period, as it was or as it might have been. `missing` says what was not known, and what to do."""
+    """One period, as it was or as it might have been. `missing` says what was not known, and what to do.
+
+    `corrections_usd` corrects hosted costs of earlier periods, which were closed, and is in no other number.
+    """
 
     since: str
     until: str
     by: str
     totals: Cost
     rows: list[Row]
+    corrections_usd: float
     pools: list[PoolSide]
     hosted: list[HostedSide]
     missing: list[str]

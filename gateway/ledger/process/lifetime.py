@@ -11,13 +11,16 @@ import structlog
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.process.messages import FromOwner, Stop, WriterSettings
 from gateway.ledger.process.service import WriterService
+from gateway.ledger.process.telemetry import WriterTelemetry
 from gateway.message_channel import MessageChannel
+from gateway.supervised import SupervisedTask
 
 _log = structlog.get_logger("tollway.journal")
 
 # What a gateway that was killed left is committed within this time, or by the next start.
 ORPHAN_SECONDS = 30.0
 RETRY_SECONDS = 0.5
+TELL_SECONDS = 1.0  # between two reports of what was counted
 LEAVE_SECONDS = 5.0
 
 
@@ -34,6 +37,8 @@ async def run(
     service = WriterService(settings)
     tune_garbage_collector()
     await service.listen(listening)
+    telling = _tell_telemetry(service, owner)
+    telling.start(is_due=True)
     try:
         if isinstance(await owner.receive(), Stop):
             async with asyncio.timeout(LEAVE_SECONDS):
@@ -44,7 +49,23 @@ async def run(
         pass
     finally:
         await service.close()
+        await telling.close()
         await owner.close()
+
+
+def _tell_telemetry(service: WriterService, owner: MessageChannel[FromOwner]) -> SupervisedTask:
+    """A loop that tells the owner what was counted, whenever that is new."""
+    told: WriterTelemetry | None = None
+
+    async def tell() -> None:
+        nonlocal told
+        if (now := service.telemetry()) != told:
+            told = now
+            owner.send(now)
+
+    return SupervisedTask(
+        "ledger-writer-telemetry", tell, service.tasks, wait=lambda: asyncio.sleep(TELL_SECONDS)
+    )
 
 
 def tune_garbage_collector() -> None:

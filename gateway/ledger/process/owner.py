@@ -15,6 +15,7 @@ import structlog
 from gateway.ledger.errors import LedgerUnusable
 from gateway.ledger.process.child import ShieldedProcess
 from gateway.ledger.process.messages import Stop, WriterSettings
+from gateway.ledger.process.telemetry import WriterCounts, WriterTelemetry
 from gateway.message_channel import MessageChannel
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -46,7 +47,8 @@ class WriterOwner:
         self._folder: Path | None = None
         self._listening: socket.socket | None = None
         self._process: ShieldedProcess | None = None
-        self._channel: MessageChannel[None] | None = None
+        self._channel: MessageChannel[WriterTelemetry] | None = None
+        self.counts = WriterCounts()
         self._pause = FIRST_PAUSE_SECONDS
         self._stopping = False
         self.restarts = 0
@@ -129,16 +131,20 @@ class WriterOwner:
         self._process = process
         try:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
-            self._channel = MessageChannel(reader, writer, msgspec.msgpack.Decoder(None))
-            self._channel.send(self._settings)
+            channel = MessageChannel(reader, writer, msgspec.msgpack.Decoder(WriterTelemetry))
+            self._channel = channel
+            channel.send(self._settings)
+            while (told := await channel.receive()) is not None:
+                self.counts.take(told)
             return _how(await process.wait())
         finally:
             # Killing it loses nothing: what it has not committed is in the journals.
             process.kill()
             await process.wait()
-            channel, self._channel = self._channel, None
-            if channel is not None:
-                await channel.close()
+            self.counts.end()
+            if self._channel is not None:
+                await self._channel.close()
+                self._channel = None
 
     def _spawn(self, theirs: socket.socket) -> ShieldedProcess:
         listening = self._listening

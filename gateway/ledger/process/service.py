@@ -30,6 +30,7 @@ from gateway.ledger.process.messages import (
     WriterSettings,
 )
 from gateway.ledger.process.source import JournalSource
+from gateway.ledger.process.telemetry import WriterTelemetry
 from gateway.ledger.spill import Spill
 from gateway.ledger.url import database_of
 from gateway.ledger.writer import JournalPosition, LedgerWriter
@@ -51,7 +52,7 @@ class WriterService:
             trail = AuditTrail(signer_from(settings.signing_seed), time.time, version=__version__)
         self.store = database.row_store(trail, sync_each_commit=settings.sync_each_commit)
         spill_folder = settings.spill_folder or database.paths.spill_folder
-        self._tasks = tasks = TaskRegistry()
+        self.tasks = tasks = TaskRegistry()
         self.writer = LedgerWriter(
             self.store,
             Spill(Path(spill_folder), database.paths.name),
@@ -152,6 +153,11 @@ class WriterService:
         if source is not None:
             await self.writer.advance(lambda: source.has_committed(until))
 
+    def telemetry(self) -> WriterTelemetry:
+        """What was counted so far."""
+        tasks, commits = self.tasks, self.writer.commits
+        return WriterTelemetry(tasks.up(), dict(tasks.failures), tuple(commits.counts), commits.total)
+
     # --- what is committed ---
 
     async def _fill(self, room: int) -> None:
@@ -173,7 +179,7 @@ class WriterService:
     def condition(self, source: JournalSource | None) -> WriterCondition:
         """What a worker is told of its journal."""
         committed = 0 if source is None else source.position.committed
-        return WriterCondition(committed, self.writer.problem(), tuple(self._tasks.problems(essential=False)))
+        return WriterCondition(committed, self.writer.problem(), tuple(self.tasks.problems(essential=False)))
 
     async def _until_due(self) -> None:
         try:

@@ -5,7 +5,7 @@ The numbers live in Redis. Here are only specs, the holds that are open, and wha
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import assert_never
 from zoneinfo import ZoneInfo
 
@@ -118,12 +118,17 @@ class RedisAdmission:
         with contextlib.suppress(StoreUnavailable):
             await self._store.deregister(self._holds.worker_id)
 
-    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        """Adopt the scopes of a configuration. What was counted stays, here and for other workers."""
-        self._cache.configure(scopes, zone)
+    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo, wanted: Collection[Principal] = ()) -> None:
+        """Adopt the scopes of a configuration. What was counted stays, here and for other workers.
+
+        What is kept for the principals `wanted` stays where nothing about them changes.
+        """
+        self._cache.configure(scopes, zone, wanted)
         self.upkeep.slots_are_due = True
 
-    async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+    async def reconfigure(
+        self, scopes: Sequence[Scope], zone: ZoneInfo, wanted: Collection[Principal] = ()
+    ) -> None:
         """Adopt a new configuration while serving: budgets that it brings begin with what the ledger says.
 
         When the ledger or the server is unreachable, the budgets are completed later.
@@ -134,7 +139,7 @@ class RedisAdmission:
             self.backfill.want(new, zone)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.backfill.done.wait(), START_SECONDS)
-        self.configure(scopes, zone)
+        self.configure(scopes, zone, wanted)
         if before:
             self.backfill.want(new, zone, after=before)
 
@@ -257,6 +262,10 @@ class RedisAdmission:
             spent, unseen = settlement.spent_nano, settlement.unseen_nano
             hold_id = self._holds.next_id()
             self._settler.add(PendingSettlement(hold_id, spent, unseen, NOT_KNOWN, windows))
+
+    def drop(self, principal: Principal) -> None:
+        """Forget what is kept for requests of `principal`; those in flight settle as ever."""
+        self._cache.drop(principal)
 
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal` as a share of its limit, as the last replies said."""

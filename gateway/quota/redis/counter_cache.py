@@ -1,11 +1,11 @@
 """What this worker knows of the counters from the last replies, and the specs that it made for them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 from msgspec.structs import replace
 
-from gateway.core.tenancy import Budget, Limits, Principal, Scope
+from gateway.core.tenancy import Budget, Limits, Principal, Scope, changed_labels
 from gateway.ports import BudgetView
 from gateway.quota.redis.replies import CountersRow
 from gateway.quota.redis.server_clock import ServerClock
@@ -28,12 +28,21 @@ class CounterCache:
         self._all: QuotaSpec | None = None
         self._counters: dict[str, CountersRow] = {}
 
-    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo) -> None:
-        self.scopes = tuple(scopes)
-        self.zone = zone
-        self._by_label = {scope.label: scope for scope in self.scopes}
-        self._specs.clear()
+    def configure(self, scopes: Iterable[Scope], zone: ZoneInfo, wanted: Collection[Principal] = ()) -> None:
+        """Adopt `scopes`. Specs of the principals `wanted` stay where nothing about them changes."""
+        scopes = tuple(scopes)
+        changed = changed_labels(self.scopes, scopes)
+        everybody = set() if zone != self.zone else set(wanted)
+        for principal in list(self._specs):
+            if principal not in everybody or not changed.isdisjoint(principal.labels):
+                del self._specs[principal]
+        self.scopes, self.zone = scopes, zone
+        self._by_label = {scope.label: scope for scope in scopes}
         self._all = None
+
+    def drop(self, principal: Principal) -> None:
+        """Forget the spec of `principal`."""
+        self._specs.pop(principal, None)
 
     def uncounted(self, scopes: Iterable[Scope], zone: ZoneInfo) -> list[Scope]:
         """Those of `scopes` with budgets that nothing has been counted for here, and only these budgets."""

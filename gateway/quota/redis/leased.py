@@ -6,7 +6,7 @@ server (`RedisAdmission`, which also decides whatever a lease cannot).
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import assert_never
 from zoneinfo import ZoneInfo
 
@@ -84,10 +84,12 @@ class LeasedAdmission:
         self.return_leases()
         self.exact.configure(scopes, zone)
 
-    async def reconfigure(self, scopes: Sequence[Scope], zone: ZoneInfo) -> None:
+    async def reconfigure(
+        self, scopes: Sequence[Scope], zone: ZoneInfo, wanted: Collection[Principal] = ()
+    ) -> None:
         """As `RedisAdmission.reconfigure`; leases are taken anew."""
         self.return_leases()
-        await self.exact.reconfigure(scopes, zone)
+        await self.exact.reconfigure(scopes, zone, wanted)
         self.return_leases()
 
     async def flush(self) -> None:
@@ -194,6 +196,14 @@ class LeasedAdmission:
         lease.leave(hold, settlement.rate_tokens, self._clock.monotonic())
         if lease.is_done:
             self._report(lease)
+
+    def drop(self, principal: Principal) -> None:
+        """As `RedisAdmission.drop`, and give back what is leased, but for what requests in flight hold."""
+        self._demands.pop(principal, None)
+        lease = self._leases.pop(principal, None)
+        if lease is not None:
+            self._retire(lease)
+        self.exact.drop(principal)
 
     def used_share(self, principal: Principal) -> float:
         return self.exact.used_share(principal)

@@ -62,12 +62,13 @@ async def play(served: Served, url: str) -> None:
         while await finance.rows() < asked:
             await asyncio.sleep(0.05)
         corrected = await finance.tollway(
-            "prices", "reprice", "--since", "2026-01-01", "--until", "2100-01-01"
+            "prices", "reprice", "--since", "2026-01-01", "--until", "2100-01-01", "--yes"
         )
         assert "corrected 0" not in corrected.stdout
         assert f"{after * asked / 10**9:.9f}" == (await finance.totals())["cost_usd"]
-        (row,) = usage_by(url, "feature")
-        assert (row.requests, row.cost_usd * 10**9) == (asked, after * asked)
+        row, correction = usage_by(url, "feature")
+        assert (row.requests, correction.requests) == (asked, 0)
+        assert (row.cost_usd + correction.cost_usd) * 10**9 == after * asked
         await finance.tollway("ledger", "close", "2026-01", "--yes")
         assert await finance.ask() == after
 
