@@ -18,6 +18,7 @@ from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, exit_on_
 from gateway.core import calendar
 
 if TYPE_CHECKING:
+    from gateway.finance.usage_report import UsageQuestion
     from gateway.ledger.reports import UsageRow
 
 
@@ -32,7 +33,8 @@ class UsageFormat(enum.StrEnum):
 
 _BY_HELP = (
     "One or several, with commas between: feature, team, key, model, deployment, zone, privacy, outcome, "
-    "day, week, month, tags, tag:NAME, replica, endpoint, price_version ..."
+    "day, week, month, tags, tag:NAME, replica, endpoint, price_version, flags ...; "
+    "token_type: taken apart by unit of usage"
 )
 ByOption = Annotated[str, typer.Option(help=_BY_HELP)]
 PeriodOption = Annotated[
@@ -67,7 +69,7 @@ def usage(
     with exit_on_ledger_error("usage", Unanswerable, ParquetMissing, OSError):
         rows = usage_rows(url, question, now=time.time(), timezone=zone)
         if form is UsageFormat.TABLE:
-            content = _table(rows, question.dimensions.names).encode()
+            content = _units(rows, question) if question.by_unit else _table(rows, question.dimensions.names)
         else:
             content = usage_document(rows, question, form)
         if out is None:
@@ -77,7 +79,29 @@ def usage(
             out.write_bytes(content)
 
 
-def _table(rows: "Sequence[UsageRow]", by: Sequence[str]) -> str:
+def _units(rows: "Sequence[UsageRow]", question: "UsageQuestion") -> bytes:
+    """An amount for each unit of usage of each group."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from gateway.finance.usage_report import units_json
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for name in question.columns:
+        table.add_column(name, overflow="fold")
+    table.add_column("amount", justify="right", overflow="fold")
+    for one in units_json(rows, question):
+        *names, amount = one.values()
+        table.add_row(*(Text(_printable(str(name))) for name in names), f"{amount:,}")
+    console = Console()
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().encode()
+
+
+def _table(rows: "Sequence[UsageRow]", by: Sequence[str]) -> bytes:
     """With the cost on each other deployment where it is known, and the total."""
     from rich import box
     from rich.console import Console
@@ -105,7 +129,7 @@ def _table(rows: "Sequence[UsageRow]", by: Sequence[str]) -> str:
     with console.capture() as captured:
         console.print(table)
         console.print(f"{sum(row.cost_usd for row in rows):.6f} USD in all.", highlight=False)
-    return captured.get()
+    return captured.get().encode()
 
 
 def _printable(value: str) -> str:

@@ -15,7 +15,8 @@ import msgspec
 
 from gateway.core.admission import Ask
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Deployment, Modality, Price, StopsWhenLeft
+from gateway.core.catalog import Api, Capability, Deployment, Modality, StopsWhenLeft
+from gateway.core.rates import Price
 from gateway.core.tenancy import Principal
 
 # The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
@@ -35,8 +36,8 @@ LIKELY_AUDIO_BYTES_PER_TOKEN = 1000
 # fit may be refused, so this is on the low side; the bound of a file is the whole context.
 LIKELY_FILE_BYTES_PER_TOKEN = 512
 
-# What a cost rounds up more often than a hold: cached input and audio input, and audio output.
-ROUNDING_NANO = 3
+# Searches that one answer may make, where it was asked to search. No API tells a bound.
+MOST_SEARCHES = 10
 
 # What the API itself gives a completion for which the client names no cap.
 COMPLETION_DEFAULT_TOKENS = 16
@@ -93,15 +94,22 @@ class Priced(Protocol):
     @property
     def soon(self) -> tuple[Price, ...]: ...
 
+    @property
+    def has_more(self) -> bool: ...
+
 
 def ask_for(
     call: Call, principal: Principal, candidates: Sequence[Priced], estimates: Sequence[Estimate]
 ) -> Ask:
     """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
-    millionths = output_rate = output_tokens = 0
+    millionths = output_rate = output_tokens = beside = 0
     tier = call.service_tier
     for candidate, expected in zip(candidates, estimates, strict=True):
-        input_rate, rate = candidate.dearest if tier is None else _dearest(candidate.soon, tier)
+        if tier is None and not candidate.has_more:
+            input_rate, rate = candidate.dearest
+        else:
+            input_rate, rate = _dearest(candidate.soon, tier, expected.prompt_bound)
+            beside = max(beside, *(beside_tokens(call, price) for price in candidate.soon))
         most, output = expected.prompt_bound * input_rate, expected.output
         if most > millionths:
             millionths = most
@@ -109,9 +117,8 @@ def ask_for(
             output_rate = rate
         if output > output_tokens:
             output_tokens = output
-    prompt_nano = -(-millionths // 1_000_000)
-    if prompt_nano or output_rate:
-        prompt_nano += ROUNDING_NANO
+    # Rounded up by itself, as the output is: a cost is rounded up once.
+    prompt_nano = -(-millionths // 1_000_000) + beside
     return Ask(
         # By position: by name it costs four times as much, and this is made for every request.
         principal,
@@ -124,9 +131,15 @@ def ask_for(
     )
 
 
-def _dearest(prices: tuple[Price, ...], tier: str) -> tuple[int, int]:
-    found = [price.dearest(tier) for price in prices]
+def _dearest(prices: tuple[Price, ...], tier: str | None, prompt_bound: int) -> tuple[int, int]:
+    found = [price.dearest(tier, prompt_bound) for price in prices]
     return max(one[0] for one in found), max(one[1] for one in found)
+
+
+def beside_tokens(call: Call, price: Price) -> int:
+    """What `call` costs at most beside its tokens, in nano-USD."""
+    searches = price.per_search and b'"web_search_options"' in call.rest
+    return price.per_request + (MOST_SEARCHES * price.per_search if searches else 0)
 
 
 # How long an upstream may go on before it notices that nobody listens: the way there, and one step of it.

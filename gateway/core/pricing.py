@@ -13,9 +13,10 @@ from operator import attrgetter
 
 import msgspec
 
-from gateway.core.answer import Usage
-from gateway.core.catalog import Deployment, Price, Rates
+from gateway.core.catalog import Deployment
 from gateway.core.money import NANO_PER_USD, TOKENS_PER_PRICE_UNIT
+from gateway.core.rates import Price, Rates
+from gateway.core.usage import Usage
 
 STANDARD = "standard"
 
@@ -97,6 +98,10 @@ class PriceBook:
 
     def price_at(self, provider: str, model: str, listed: Price, at: int) -> Price:
         """The price of a request sent at `at` (UTC microseconds); `listed` is the configuration's."""
+        return self._whole_price(provider, model, listed, at).at(at)
+
+    def _whole_price(self, provider: str, model: str, listed: Price, at: int) -> Price:
+        """The same with what holds at other hours."""
         history = self._histories.get((provider, model))
         if history is None:
             return listed
@@ -106,7 +111,7 @@ class PriceBook:
     def price_of(self, deployment: Deployment, at: int) -> Price:
         """As `price_at`, for a deployment."""
         if not self._histories:
-            return deployment.price
+            return deployment.price.at(at)
         return self.price_at(deployment.provider, deployment.model, deployment.price, at)
 
     def next_change(self, at: int) -> float:
@@ -119,9 +124,18 @@ class PriceBook:
         index = bisect_right(self._changes, at)
         return self._changes[index - 1] if index else -math.inf
 
+    def span(self, deployment: Deployment, at: int) -> tuple[float, float]:
+        """From when to before when `price_of` and `prices_soon` stay as at `at` (UTC microseconds)."""
+        price = self._whole_price(deployment.provider, deployment.model, deployment.price, at)
+        begins, ends = price.span(at)
+        return max(begins, self.last_change(at)), min(ends, self.next_change(at))
+
     def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
-        """The price at `at`, and those that begin before a request held then can have been sent."""
-        price = self.price_of(deployment, at)
+        """The price at `at`, and those that begin before a request held then can have been sent.
+
+        Each is whole: it bounds what holds at any hour.
+        """
+        price = self._whole_price(deployment.provider, deployment.model, deployment.price, at)
         if at >= self._last_start:  # nearly always: nothing has been entered for a time to come
             return (price,)
         history = self._histories.get((deployment.provider, deployment.model))
@@ -151,27 +165,16 @@ def _history(versions: list[PriceVersion]) -> _History:
 
 
 def cost(rates: Rates, usage: Usage) -> int:
-    """Cost of `usage` in nano-USD, each component rounded up.
+    """Cost of the usage of one request in nano-USD, rounded up once. The rates are those for what it read."""
+    return flat_cost(rates.for_input(usage.input_tokens) if rates.above else rates, usage)
 
-    Cached tokens are part of the prompt tokens and are charged once, at their own rate; they are taken to be
-    text and image first, because the providers list no cached audio for chat.
-    """
-    plain, audio = usage.input_text + usage.input_image, usage.input_audio
-    cached = usage.input_cached
-    nano = 0
-    if cached:
-        nano -= -cached * rates.cached_input // TOKENS_PER_PRICE_UNIT
-        plain, overflow = max(plain - cached, 0), max(cached - plain, 0)
-        audio -= overflow
-    if plain:
-        nano -= -plain * rates.input // TOKENS_PER_PRICE_UNIT
-    if audio:
-        nano -= -audio * rates.input_audio // TOKENS_PER_PRICE_UNIT
-    if output := usage.output_text + usage.output_reasoning:
-        nano -= -output * rates.output // TOKENS_PER_PRICE_UNIT
-    if usage.output_audio:
-        nano -= -usage.output_audio * rates.output_audio // TOKENS_PER_PRICE_UNIT
-    return nano
+
+def flat_cost(rates: Rates, usage: Usage) -> int:
+    """As `cost`, whatever was read: for the usage of several requests, which no band is meant for."""
+    millionths = usage.input_text * rates.input + usage.output_text * rates.output
+    for unit, amount in usage.others:
+        millionths += amount * rates.of(unit)
+    return -(-millionths // TOKENS_PER_PRICE_UNIT)
 
 
 def usd_text(nano: int) -> str:

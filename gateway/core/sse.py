@@ -11,7 +11,8 @@ Rules:
 
 import re
 
-from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe
+from gateway.core.answer import BROKEN_JSON, Observed, observe
+from gateway.core.wire_usage import WireUsage
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 # So many chunks are counted together: one search over all of them costs less than one over each.
@@ -201,9 +202,11 @@ class StreamReader:
                 return b""
         if chunk.choices:
             self._count(event)
+        usage = chunk.reported_usage
+        if usage is not None:
+            self.usage = usage
         if chunk.usage is None:
             return _NULL_USAGE.sub(b"", event) if self._hide_usage else event
-        self.usage = chunk.usage
         if not self._hide_usage:
             return event
         return _without_usage(event) if chunk.choices else b""

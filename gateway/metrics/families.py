@@ -63,6 +63,11 @@ TOKENS = _counter(
     "deployment feature type modality",
     "Tokens of all attempts. Types and modalities are disjoint and add up to all tokens.",
 )
+FLAGGED = _counter(
+    "usage_flagged_total",
+    "deployment flag",
+    "Attempts whose usage or price a person should look at, by what is wrong with them.",
+)
 COST = _counter(
     "cost_usd_total", "deployment feature team", "Cost of all attempts at the deployment's price, in USD."
 )
@@ -190,6 +195,7 @@ FAMILIES = (
     REQUESTS,
     ATTEMPTS,
     TOKENS,
+    FLAGGED,
     COST,
     COUNTERFACTUAL,
     DURATION,

@@ -145,6 +145,7 @@ def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iter
     attempts: dict[tuple[str, ...], int] = {}
     tokens: dict[tuple[str, ...], int] = {}
     cost: dict[tuple[str, ...], int] = {}
+    flagged: dict[tuple[str, ...], int] = {}
     elsewhere: dict[tuple[str, ...], int] = {}
     for (deployment, feature, team, outcome), one in series.items():
         _add(attempts, (deployment, outcome), one.attempts)
@@ -152,10 +153,13 @@ def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iter
         for kind, modality, count in one.tokens():
             if count:
                 _add(tokens, (deployment, feature, kind, modality), count)
+        for flag, count in one.flags.items():
+            _add(flagged, (deployment, flag), count)
         for other, nano in one.counterfactual_nano.items():
             _add(elsewhere, (feature, other), nano)
     yield _counters(families.ATTEMPTS, attempts)
     yield _counters(families.TOKENS, tokens)
+    yield _counters(families.FLAGGED, flagged)
     yield _counters(families.COST, _in_usd(cost))
     yield _counters(families.COUNTERFACTUAL, _in_usd(elsewhere))
 

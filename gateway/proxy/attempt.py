@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
+from gateway.core.answer import Exact, Metered, read_answer, read_error
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -23,6 +23,7 @@ from gateway.core.record import Outcome
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import EventTooLarge, StreamReader
+from gateway.core.usage import NO_USAGE
 from gateway.ports import (
     Admission,
     Clock,
@@ -165,8 +166,9 @@ class Attempt:
         if answer.choices:
             progress.finish_reason = answer.choices[0].finish_reason
         progress.reported_model = answer.model
-        if answer.usage is not None:
-            metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
+        usage = answer.reported_usage
+        if usage is not None:
+            metered: Metered = self._sent.metered(progress, usage, answer.service_tier, body)
         else:
             progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
             metered = self._sent.under_estimate(progress)
@@ -301,7 +303,7 @@ class Attempt:
 
     def _metered(self, reader: StreamReader) -> Metered:
         if reader.usage is not None:
-            return Exact(usage_from_wire(reader.usage), reader.service_tier)
+            return self._sent.metered(self._progress, reader.usage, reader.service_tier)
         return self._sent.under_estimate(self._progress)
 
     # --- headers ---

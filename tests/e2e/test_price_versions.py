@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceVersion
+from gateway.core.rates import Rates
 from gateway.ledger.price_versions import enter_prices
 from gateway.policy.rollout.reloader import How
 from gateway.simulators.knobs import Knobs

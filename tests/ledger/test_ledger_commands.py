@@ -11,7 +11,7 @@ from gateway.cli import app
 from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
 from gateway.ledger.revisions import HEAD as NEWEST
-from gateway.ledger.revisions import VERSION_TABLE
+from gateway.ledger.revisions import LEAST_TABLE
 from tests.ledger.command_config import config_file
 from tests.ledger.ledger_records import make, run
 
@@ -215,7 +215,7 @@ def test_a_rollout_makes_the_ledger_beforehand_and_again_changes_nothing(
 
 
 def test_a_migration_that_cannot_be_done_says_why(config: Path, sqlite: Database) -> None:
-    sqlite.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    sqlite.execute(f"UPDATE {LEAST_TABLE} SET version_num = '9999'")
     done = tollway(config, "ledger", "migrate")
     assert done.exit_code == 1
     assert f"is at revision 9999, this Tollway knows up to {NEWEST}" in done.stderr

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from gateway.core.answer import Usage
+from gateway.core.usage import Usage
 from gateway.ledger.dimensions import CALENDAR, Dimension
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.reports import RowsDeleted, usage_by
@@ -22,6 +22,7 @@ from gateway.ledger.retention import close, prune
 from gateway.ledger.sqlite import reading as sqlite_reading
 from gateway.ledger.sqlite.engine import open_reader
 from gateway.ledger.tables import QUARTER, usage_record
+from tests.core.builders import used
 from tests.ledger.ledger_records import FULL, make, write
 
 Database = Any
@@ -35,7 +36,7 @@ def micros(text: str, zone: str = "UTC") -> int:
 
 
 def test_a_report_adds_up_each_feature(database: Database) -> None:
-    usage = Usage(input_text=100, input_cached=40, output_text=5, output_reasoning=2)
+    usage = used(input_text=100, input_cached=40, output_text=5, output_reasoning=2)
     write(
         database,
         make(1, feature="triage", usage=usage, cost_nano_usd=1, counterfactual_nano_usd={"gpt-4o": 3}),
