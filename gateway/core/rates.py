@@ -167,7 +167,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     `tier_versions` names the versions of those tiers whose price is of another version than the standard one.
     Derived, never given, and upper bounds (input, output) per million tokens: `dearest_standard` of the
     standard tier, `dearest_any` of all, and `steps` the same of requests that read more than so many tokens,
-    ascending. In nano-USD: `per_request` is the most that a request costs beside tokens, `per_search` a query.
+    ascending. In nano-USD: `per_request` is what a request costs beside its tokens, `per_search` one search.
 
     Many attributes: what every hold needs is worked out once.
     """

@@ -54,8 +54,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     all for a request that no band of theirs is meant for, (input, output) in nano-USD per million tokens.
     `has_more`: some have bands, or cost something beside tokens. `compared` are the rates that an objective
     of cost goes by. `others` are the model's other deployments, `other_rates` their rates. `half` is what
-    rows of attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it
-    counts for attempts there.
+    rows of attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry:
+    what it counts for attempts there.
 
     Many attributes: what is prepared here need not be looked up for each request.
     """

@@ -82,6 +82,13 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bills_to_the_end: Annotated[
         bool, Meta(description="A client that leaves does not stop it: the whole answer is generated.")
     ] = False
+    usage: Annotated[
+        dict[str, Any],
+        Meta(description="Members that its usage object has in place of its own; null leaves one out."),
+    ] = {}
+    reported_tier: Annotated[
+        str | None, Meta(description="What answers say as service_tier, whatever was asked for.")
+    ] = None
     prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
     healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
     error_rate: Annotated[

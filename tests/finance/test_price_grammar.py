@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.catalog import Deployment, Modality
 from gateway.core.admission import hold_nano
+from gateway.core.catalog import Deployment, Modality
 from gateway.core.estimate import Estimate, ask_for
 from gateway.core.pricing import STANDARD, cost
 from gateway.core.rates import Price
