@@ -7,6 +7,7 @@ import msgspec
 from prometheus_client import Metric
 
 from gateway.core.balancing import Fleet
+from gateway.core.metering import FLAGS
 from gateway.core.money import NANO_PER_USD
 from gateway.metrics import families
 from gateway.metrics.families import Family
@@ -153,8 +154,8 @@ def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iter
         for kind, modality, count in one.tokens():
             if count:
                 _add(tokens, (deployment, feature, kind, modality), count)
-        for flag, count in one.flags.items():
-            _add(flagged, (deployment, flag), count)
+        for flag in FLAGS:  # zeros too: the increase from nothing to one could not be seen
+            _add(flagged, (deployment, flag), one.flags.get(flag, 0))
         for other, nano in one.counterfactual_nano.items():
             _add(elsewhere, (feature, other), nano)
     yield _counters(families.ATTEMPTS, attempts)
