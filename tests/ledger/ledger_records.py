@@ -123,6 +123,8 @@ def intent(name: object) -> UsageRecord:
         ttft_ms=None,
         duration_ms=0.0,
         upstream_request_id=None,
+        flags="",
+        reported={},
     )
 
 

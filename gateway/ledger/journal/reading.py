@@ -51,9 +51,9 @@ class _Order:
     ) -> None:
         absent = {name: value for name, value in (added or {}).items() if name not in names}
         self._count, self._absent = len(names), [*absent.values()]
+        self.is_ours = list(names) == list(ours)
         names = [*names, *absent]
         self._missing = sorted(set(ours) - set(names))
-        self.is_ours = list(names) == list(ours)
         self._pick = None if self._missing else operator.itemgetter(*(names.index(name) for name in ours))
 
     def of(self, values: list[Any]) -> Sequence[Any]:
@@ -76,7 +76,8 @@ class _HalfNames:
         self._first = _Order([*route, *sent], (*ROUTE_FIELDS, *SENT_FIELDS))
         self._usage = ended.index(_USAGE) if _USAGE in ended and _UNITS not in ended else None
         self._ended = _Order([_UNITS if name == _USAGE else name for name in ended], ENDED_FIELDS, _ADDED)
-        self.is_ours = self._first.is_ours and self._ended.is_ours and len(route) == len(ROUTE_FIELDS)
+        are_ours = self._first.is_ours and self._ended.is_ours and self._usage is None
+        self.is_ours = are_ours and len(route) == len(ROUTE_FIELDS)
 
     def first(self, route: list[Any], sent: list[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """Both parts of the first half, in our order."""
