@@ -168,8 +168,6 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     Derived, never given, and upper bounds (input, output) per million tokens: `dearest_standard` of the
     standard tier, `dearest_any` of all, and `steps` the same of requests that read more than so many tokens,
     ascending. In nano-USD: `per_request` is what a request costs beside its tokens, `per_search` one search.
-
-    Many attributes: what every hold needs is worked out once.
     """
 
     version: str
