@@ -192,6 +192,28 @@ def test_a_wrong_line_of_a_price_file_is_named_and_nothing_is_entered(
     assert len(tollway(config, "prices", "list").stdout.splitlines()) == 1
 
 
+def test_bands_hours_and_units_are_lines_and_columns_that_list_prints_and_import_takes(
+    config: Path, tmp_path: Path
+) -> None:
+    lines = [
+        "provider,model,tier,from,version,input,output,cache_write,per_search,above,hours",
+        "vllm,scout,,2026-02-01,list,2,10,2.5,0.01,,",
+        "vllm,scout,,2026-02-01,list,4,15,5,,272000,",
+        "vllm,scout,,2026-02-01,list,1,5,,,,mon 16:30-00:30",
+    ]
+    file = tmp_path / "prices.csv"
+    file.write_text("\n".join(lines) + "\n")
+    assert "Entered 1 price." in tollway(config, "prices", "import", str(file)).stdout
+    listed = tollway(config, "prices", "list").stdout
+    assert len(listed.splitlines()) == 5  # the hours have a band too, in proportion
+    assert "mon 16:30-00:30" in listed
+    file.write_text(listed)
+    assert tollway(config, "prices", "import", str(file)).exit_code == 0  # nothing new
+    assert tollway(config, "prices", "list").stdout == listed
+    file.write_text(listed.replace(",2.5,", ",3.5,"))
+    assert "has another unit, band or hour price" in tollway(config, "prices", "import", str(file)).stderr
+
+
 def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> None:
     done = tollway(
         config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1", "--output", "1"

@@ -87,6 +87,8 @@ def test_process_takes_every_knob_on_its_command_line():
         error_kind=ErrorKind.ABORT,
         fail_next=2,
         retry_after_ms=50,
+        usage={"cached_tokens": 3, "completion_tokens": None},
+        reported_tier="flex",
     )
     changed = [
         field.name for field in msgspec.structs.fields(Knobs) if getattr(knobs, field.name) == field.default
