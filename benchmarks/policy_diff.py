@@ -18,8 +18,8 @@ from pathlib import Path
 
 from gateway.config.build import Built, build
 from gateway.config.load import load
-from gateway.core.answer import Usage
 from gateway.core.record import Outcome, RecordedFacts, UsageRecord
+from gateway.core.usage import Usage
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.spans import Span

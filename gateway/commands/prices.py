@@ -6,6 +6,7 @@ import enum
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,20 +24,21 @@ from gateway.commands.options import (
     microseconds,
     now_microseconds,
 )
-from gateway.core.money import nano_from_usd
 from gateway.core.pricing import usd_text
 
 if TYPE_CHECKING:
     from gateway.config.build import Built
     from gateway.core.pricing import PriceVersion
+    from gateway.finance.price_sheet import Line
     from gateway.finance.repricing import Repriced
 
 prices_app = typer.Typer(help="Prices over time: immutable, each from a date on.", no_args_is_help=True)
 
 FIELDS = ("provider", "model", "tier", "from", "version")
-RATES = ("input", "cached_input", "output", "input_audio", "output_audio")
-# What responses say as their `service_tier`; `standard` is what they call default.
-TIERS = ("standard", "batch", "flex", "priority", "scale")
+# Of a line for a band or for hours; a price without either has none of these columns.
+PARTS = ("above", "hours")
+# What responses say as their `service_tier`; `standard` is what they call default. There may be others.
+TIERS = ("standard", "batch", "flex", "priority", "scale", "ultrafast", "background", "balanced")
 _SURPLUS = None  # where csv puts what stands beyond the last column
 
 
@@ -48,6 +50,12 @@ class PriceFormat(enum.StrEnum):
 
 
 Usd = Annotated[str | None, typer.Option(help="USD per million tokens.")]
+UnitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Another unit, as cache_write=3.75; per_request and per_search are for one. Repeatable."
+    ),
+]
 FromOption = Annotated[
     dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, org's zone.")
 ]
@@ -63,20 +71,33 @@ def list_prices(config: ConfigOption = DEFAULT_FILE, form: ListFormat = PriceFor
     found = built(config)
     with exit_on_ledger_error("prices list"):
         book = read_prices(_url(found))
-    rows = [_listed(one, found.tenancy.time_zone) for one in book]
+    rows = [row for one in book for row in _listed(one, found.tenancy.time_zone)]
     if form is PriceFormat.JSON:
         typer.echo(json.dumps(rows, indent=2))
         return
-    writer = csv.DictWriter(sys.stdout, (*FIELDS, *RATES), lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, _columns(rows), lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
 
 
-def _listed(one: "PriceVersion", zone: dt.tzinfo) -> dict[str, str]:
+def _columns(rows: "Sequence[Mapping[str, str]]") -> "list[str]":
+    """Those that every table has, and of all others those that some row has."""
+    from gateway.finance.price_sheet import RATES  # noqa: PLC0415
+
+    always = (*FIELDS, *RATES)
+    others = {name for row in rows for name in row} - {*always, *PARTS}
+    return [*always, *sorted(others), *(name for name in PARTS if any(row.get(name) for row in rows))]
+
+
+def _listed(one: "PriceVersion", zone: dt.tzinfo) -> "Iterator[dict[str, str]]":
+    from gateway.finance.price_sheet import lines_of  # noqa: PLC0415
+
     moment = dt.datetime.fromtimestamp(one.effective_from / 1_000_000, zone)
     fields = (one.provider, one.model, one.tier, moment.date().isoformat(), one.version)
-    rates = {name: _plain(getattr(one.rates, name)) for name in RATES}
-    return dict(zip(FIELDS, fields, strict=True)) | rates
+    for line in lines_of(one.rates):
+        parts = {"above": str(line.above) if line.above else "", "hours": line.hours}
+        named = {name: text for name, text in parts.items() if text}
+        yield {**dict(zip(FIELDS, fields, strict=True)), **line.amounts, **named}
 
 
 @prices_app.command("set")
@@ -89,17 +110,24 @@ def set_price(
     cached_input: Usd = None,
     input_audio: Usd = None,
     output_audio: Usd = None,
-    tier: Annotated[str, typer.Option(help=f"One of {', '.join(TIERS)}.")] = "standard",
+    unit: UnitOption = None,
+    tier: Annotated[str, typer.Option(help=f"As responses name it: {', '.join(TIERS)} ...")] = "standard",
     version: Annotated[
         str | None, typer.Option(help="Its name on the rows; left out: from the date.")
     ] = None,
     config: ConfigOption = DEFAULT_FILE,
 ) -> None:
-    """Enter one price. A price never changes: a new one has a later date, or a version of its own."""
+    """Enter one price. A price never changes: a new one has a later date, or a version of its own.
+
+    Bands (`above`) and hours are further lines of a CSV file: see `import`.
+    """
     fields = {"provider": provider, "model": model, "tier": tier, "from": since.date().isoformat()}
     rates = {"input": input, "output": output, "cached_input": cached_input}
     given: dict[str, str | None] = {**fields, "version": version, **rates}
     given |= {"input_audio": input_audio, "output_audio": output_audio}
+    for one in unit or []:
+        name, _, usd = one.partition("=")
+        given[name] = usd
     _enter(built(config), [("tollway prices set", given)])
 
 
@@ -226,62 +254,80 @@ def _advise(found: "Built", versions: "Sequence[PriceVersion]") -> None:
 
 
 def _check_columns(row: Mapping[str, Any]) -> None:
-    unknown = sorted(name for name in row if name not in (*FIELDS, *RATES, None))
+    from gateway.config.prices import UNIT  # noqa: PLC0415
+    from gateway.core.rates import STANDARD_TIERS, TIER_NAMES  # noqa: PLC0415
+    from gateway.finance.price_sheet import EACH, RATES  # noqa: PLC0415
+
+    known = (*FIELDS, *RATES, *EACH, *PARTS)
+    unknown = sorted(
+        name for name in row if name not in (*known, None) and (name == "" or UNIT.fullmatch(name) is None)
+    )
     if unknown:
-        raise ValueError(f"unknown column {unknown[0]}; known are {', '.join((*FIELDS, *RATES))}")
+        raise ValueError(
+            f"unknown column {unknown[0]}; known are {', '.join(known)}, and units: cache_write ..."
+        )
     if _SURPLUS in row:
         raise ValueError("has more values than the first line has columns")
-    if (row.get("tier") or "standard") not in TIERS:
-        raise ValueError(f"unknown tier {row['tier']}; known are {', '.join(TIERS)}")
+    tier = row.get("tier") or "standard"
+    if tier != "standard" and (tier in STANDARD_TIERS or tier in TIER_NAMES):
+        meant = TIER_NAMES.get(tier, "standard")
+        raise ValueError(f"unknown tier {tier}; known are {', '.join(TIERS)}: write {meant}")
     if not row.get("provider") or not row.get("model"):
         raise ValueError("needs provider and model, as the deployment has them")
 
 
 def _versions(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> "Iterator[PriceVersion]":
-    from gateway.core.catalog import Rates  # noqa: PLC0415
+    """One version for all lines that name it."""
     from gateway.core.pricing import PriceVersion  # noqa: PLC0415
+    from gateway.finance.price_sheet import Line, rates_of_lines  # noqa: PLC0415
 
+    lines: dict[tuple[str, str, str, dt.date, str], list[tuple[str, Line]]] = {}
     for place, row in rows:
-        try:
+        with _told(place):
             _check_columns(row)
             day = dt.date.fromisoformat(row["from"])
+            version = row.get("version") or f"prices-{day.isoformat()}"
+            key = (row["provider"], row["model"], row.get("tier") or "standard", day, version)
+            lines.setdefault(key, []).append((place, _line(row)))
+    for (provider, model, tier, day, version), parts in lines.items():
+        with _told(parts[0][0]):
+            if len(parts) > len({(line.above, line.hours) for _, line in parts}):
+                raise ValueError("is there twice, for the same band and hours")
             yield PriceVersion(
-                provider=row["provider"],
-                model=row["model"],
-                tier=row.get("tier") or "standard",
+                provider=provider,
+                model=model,
+                tier=tier,
                 effective_from=microseconds(day, found.tenancy.time_zone),
-                version=row.get("version") or f"prices-{day.isoformat()}",
-                rates=Rates(**_rates(row)),
+                version=version,
+                rates=rates_of_lines(line for _, line in parts),
                 entered_at=now_microseconds(),
             )
-        except (KeyError, TypeError, ValueError, InvalidOperation) as exc:
-            typer.echo(f"{place}: {_words(exc)}", err=True)
-            raise typer.Exit(1) from exc
 
 
-def _rates(row: Mapping[str, Any]) -> dict[str, int]:
-    """Nano-USD per million tokens. What is left out costs as plain input or output does."""
-    usd = {name: Decimal(row[name]) for name in RATES if row.get(name)}
-    if not all(one.is_finite() and one >= 0 for one in usd.values()):
-        raise ValueError("a price must be >= 0")
-    given = {name: nano_from_usd(one) for name, one in usd.items()}
-    if "input" not in given:
-        raise ValueError("needs an input price")
-    if "output" not in given:  # left out by mistake, all that models write would be free
-        raise ValueError("needs an output price; 0 for a model that only embeds")
-    output = given["output"]
-    inputs = dict.fromkeys(("cached_input", "input_audio"), given["input"])
-    return {**inputs, "output": output, "output_audio": output, **given}
+@contextmanager
+def _told(place: str) -> "Iterator[None]":
+    """Ends the command with what is wrong at `place`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, InvalidOperation) as exc:
+        typer.echo(f"{place}: {_words(exc)}", err=True)
+        raise typer.Exit(1) from exc
+
+
+def _line(row: Mapping[str, Any]) -> "Line":
+    """Amounts in USD per million units. What is left out costs by the rules of docs/prices.md."""
+    from gateway.finance.price_sheet import Line  # noqa: PLC0415
+
+    amounts = {name: text for name, text in row.items() if text and name not in (*FIELDS, *PARTS)}
+    for text in amounts.values():
+        Decimal(text)
+    return Line(amounts, int(row.get("above") or 0), (row.get("hours") or "").strip())
 
 
 def _words(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"column {error.args[0]} is missing"
     return "a price must be a number" if isinstance(error, InvalidOperation) else str(error)
-
-
-def _plain(nano: int) -> str:
-    return usd_text(nano).rstrip("0").rstrip(".")
 
 
 def _url(found: "Built") -> str:

@@ -24,6 +24,7 @@ from gateway.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from gateway.finance.usage_report import UsageQuestion
     from gateway.ledger.reports import UsageRow
 
 
@@ -38,7 +39,8 @@ class UsageFormat(enum.StrEnum):
 
 _BY_HELP = (
     "One or several, with commas between: feature, team, key, model, deployment, zone, privacy, outcome, "
-    "day, week, month, tags, tag:NAME, replica, endpoint, price_version ..."
+    "day, week, month, tags, tag:NAME, replica, endpoint, price_version, flags ...; "
+    "token_type: taken apart by unit of usage"
 )
 _COUNTS = ("requests", "input_tokens", "output_tokens")
 ByOption = Annotated[str, typer.Option(help=_BY_HELP)]
@@ -79,7 +81,10 @@ def usage(
         rows = usage_rows(found.ledger_url, question, now=now, timezone=zone.key)
         if form is UsageFormat.TABLE:
             typer.echo(f"{question.asked(now, zone)} ({zone.key})")
-            _print(rows, question.dimensions.names)
+            if question.by_unit:
+                _print_units(rows, question)
+            else:
+                _print(rows, question.dimensions.names)
             return
         content = usage_document(rows, question, form)
         if out is None:
@@ -92,6 +97,16 @@ def usage(
 def _form_of(out: Path | None) -> UsageFormat:
     ending = "" if out is None else out.suffix.removeprefix(".").lower()
     return UsageFormat(ending) if ending in set(UsageFormat) else UsageFormat.TABLE
+
+
+def _print_units(rows: "Sequence[UsageRow]", question: "UsageQuestion") -> None:
+    """An amount for each unit of usage of each group. They are of different kinds: no total."""
+    from gateway.commands.tables import number, print_table, words
+    from gateway.finance.usage_report import units_json
+
+    columns = [*(words(name) for name in question.columns), number("amount")]
+    found = [[*one.values()] for one in units_json(rows, question)]
+    print_table(columns, [(*map(str, names), f"{amount:,}") for *names, amount in found])
 
 
 def _print(rows: "Sequence[UsageRow]", by: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from gateway.config.kinds import (
     Usd,
     usd_amount,
 )
+from gateway.config.prices import Price
 from gateway.config.urls import Authority, HttpUrl, ProxyUrl, UrlPath
 from gateway.dialects.table import STEERING
 
@@ -73,46 +74,6 @@ def _steering_field(value: str) -> str:
 SteeringField = Annotated[Name, AfterValidator(_steering_field)]
 StopsWhenLeft = Literal["never", "streams", "always"]
 Prefer = Literal["cost", "latency", "quality", "order", "weights"]
-
-
-class TierPrice(Section):
-    """Prices of a service tier in USD per million tokens. What is left out is as in the standard tier."""
-
-    input: Usd | None = Field(default=None, description="USD per million input tokens")
-    cached_input: Usd | None = Field(
-        default=None, description="USD per million input tokens read from the cache"
-    )
-    output: Usd | None = Field(default=None, description="USD per million output tokens")
-    input_audio: Usd | None = Field(default=None, description="USD per million audio input tokens")
-    output_audio: Usd | None = Field(default=None, description="USD per million audio output tokens")
-
-
-class Price(Section):
-    """Prices in USD per million tokens."""
-
-    input: Usd = Field(description="USD per million input tokens")
-    cached_input: Usd | None = Field(
-        default=None, description="USD per million input tokens read from the cache; left out: as `input`"
-    )
-    output: Usd | None = Field(
-        default=None,
-        description="USD per million output tokens; needed unless the deployment only serves embeddings",
-    )
-    input_audio: Usd | None = Field(
-        default=None, description="USD per million audio input tokens; left out: as `input`"
-    )
-    output_audio: Usd | None = Field(
-        default=None, description="USD per million audio output tokens; left out: as `output`"
-    )
-    batch: TierPrice | None = Field(
-        default=None, description="prices where the response says `service_tier: batch`"
-    )
-    flex: TierPrice | None = Field(
-        default=None, description="prices where the response says `service_tier: flex`"
-    )
-    priority: TierPrice | None = Field(
-        default=None, description="prices where the response says `service_tier: priority`"
-    )
 
 
 class GpuPrice(Section):

@@ -14,10 +14,12 @@ import msgspec
 from gateway import __version__
 from gateway.config import catalogue as schema
 from gateway.config.kinds import VISIBLE_ASCII
+from gateway.config.prices import price_list
 from gateway.config.proxies import proxy_of
 from gateway.core import catalog
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
 from gateway.core.money import nano_from_usd
+from gateway.core.rates import Price, Rates
 from gateway.dialects.table import (
     CHATS,
     IMPLIED,
@@ -30,6 +32,7 @@ from gateway.dialects.table import (
     StreamOptions,
 )
 from gateway.finance.price_catalogue import Listing, PriceCatalogue
+from gateway.finance.tariffs import tariffs
 
 HOURS_PER_MONTH: Final = 730  # 365 days of 24 hours, over twelve
 
@@ -251,8 +254,9 @@ def _image_rule(given: schema.Deployment) -> catalog.ImageRule:
 
 
 def _needs_listing(given: schema.Deployment) -> bool:
-    priced = given.price is not None or given.cost is not None
-    return not priced or given.context_tokens is None or given.max_output_tokens is None
+    # Also with a price in the file: the catalogue may know what else the provider asks money for.
+    is_own = given.cost is not None or (given.provider == "vllm" and given.price is not None)
+    return not is_own or given.context_tokens is None or given.max_output_tokens is None
 
 
 def _sizes(given: schema.Deployment, listing: Listing | None) -> tuple[int, int]:
@@ -273,14 +277,15 @@ def _sizes(given: schema.Deployment, listing: Listing | None) -> tuple[int, int]
 
 def _prices(
     given: schema.Deployment, listing: Listing | None, prices: PriceCatalogue, zone: ZoneInfo
-) -> tuple[catalog.Price, tuple[catalog.DatedPrice, ...]]:
+) -> tuple[Price, tuple[catalog.DatedPrice, ...]]:
     """The price from the beginning, and those that take its place."""
     if given.price is not None:
-        return _versioned("config", _configured_rates(given.price), _configured_tiers(given.price)), ()
+        found = tariffs(price_list(given.price, None if listing is None else listing.prices))
+        return _versioned("config", found.standard, found.tiers), ()
     if given.cost is not None:
         return _transfer_prices(given, given.cost, zone)
-    if listing is not None and listing.rates is not None:
-        return _versioned(prices.version, listing.rates, listing.tiers), ()
+    if listing is not None and (listed := listing.tariffs) is not None:
+        return _versioned(prices.version, listed.standard, listed.tiers), ()
     raise DeploymentError(
         "price",
         f"nobody knows what {given.model} at {given.provider} costs: give `price` in USD per million tokens "
@@ -288,42 +293,15 @@ def _prices(
     )
 
 
-def _versioned(source: str, standard: catalog.Rates, tiers: Mapping[str, catalog.Rates]) -> catalog.Price:
+def _versioned(source: str, standard: Rates, tiers: Mapping[str, Rates]) -> Price:
     """A price's version is its source and a digest of its numbers: equal numbers, equal version."""
     digest = hashlib.sha256(msgspec.json.encode((standard, sorted(tiers.items())))).hexdigest()
-    return catalog.Price(version=f"{source}-{digest[:8]}", standard=standard, tiers=tiers)
-
-
-def _configured_rates(price: schema.Price) -> catalog.Rates:
-    output = price.output if price.output is not None else Decimal(0)
-    return catalog.Rates(
-        input=_nano(price.input),
-        cached_input=_nano(_or(price.cached_input, price.input)),
-        output=_nano(output),
-        input_audio=_nano(_or(price.input_audio, price.input)),
-        output_audio=_nano(_or(price.output_audio, output)),
-    )
-
-
-def _configured_tiers(price: schema.Price) -> dict[str, catalog.Rates]:
-    standard = _configured_rates(price)
-    tiers = {"batch": price.batch, "flex": price.flex, "priority": price.priority}
-    return {name: _tier_rates(tier, standard) for name, tier in tiers.items() if tier is not None}
-
-
-def _tier_rates(tier: schema.TierPrice, standard: catalog.Rates) -> catalog.Rates:
-    return catalog.Rates(
-        input=_nano_or(tier.input, standard.input),
-        cached_input=_nano_or(tier.cached_input, standard.cached_input),
-        output=_nano_or(tier.output, standard.output),
-        input_audio=_nano_or(tier.input_audio, standard.input_audio),
-        output_audio=_nano_or(tier.output_audio, standard.output_audio),
-    )
+    return Price(version=f"{source}-{digest[:8]}", standard=standard, tiers=tiers)
 
 
 def _transfer_prices(
     given: schema.Deployment, cost: schema.PoolCost, zone: ZoneInfo
-) -> tuple[catalog.Price, tuple[catalog.DatedPrice, ...]]:
+) -> tuple[Price, tuple[catalog.DatedPrice, ...]]:
     """One price for each price of the GPUs, from the same moment on; the first one from the beginning."""
     found = [
         (one.since, _versioned("cost", _transfer_rates(given, cost, one.usd), {}))
@@ -335,9 +313,7 @@ def _transfer_prices(
     return found[0][1], later
 
 
-def _transfer_rates(
-    given: schema.Deployment, cost: schema.PoolCost, usd_per_gpu_hour: Decimal
-) -> catalog.Rates:
+def _transfer_rates(given: schema.Deployment, cost: schema.PoolCost, usd_per_gpu_hour: Decimal) -> Rates:
     """What a token costs when the own GPUs are fully used: the least that budgets should charge for it."""
     if cost.saturation_tokens_per_second is None:
         raise DeploymentError(
@@ -351,21 +327,13 @@ def _transfer_rates(
     given_input = _nano(usd_per_million * INPUT_SHARE)
     output = _nano(usd_per_million * (1 - INPUT_SHARE))
     # A prefix from the cache still occupies the GPU's memory; it is charged like any prompt token.
-    return catalog.Rates(
+    return Rates(
         input=given_input,
         cached_input=given_input,
         output=output,
         input_audio=given_input,
         output_audio=output,
     )
-
-
-def _or(value: Decimal | None, fallback: Decimal) -> Decimal:
-    return fallback if value is None else value
-
-
-def _nano_or(value: Decimal | None, fallback: int) -> int:
-    return fallback if value is None else _nano(value)
 
 
 def _nano(usd_per_million: Decimal) -> int:

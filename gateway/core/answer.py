@@ -1,48 +1,16 @@
-"""What an upstream's answer says of itself: model, choices, usage, service tier, errors. And what usage is.
+"""What an upstream's answer says of itself: model, choices, usage, service tier, errors.
 
 An answer is the client's, whatever its `id` or its usage look like. What is not of the expected type counts
 as left out: a member that is only watched must never turn an answer that was paid for into a failure.
 """
 
-from typing import Any
-
 import msgspec
 
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.lenient import NoObject, read_leniently
+from gateway.core.usage import Usage
 from gateway.core.verdicts import is_error
-
-# More than any context window by far; an upstream that reports 10**30 must not end up in a budget.
-MAX_TOKENS = 10**9
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Tokens of one attempt. The `input_*` and `output_*` parts are disjoint and add up to the totals.
-
-    `input_cached` is the part of `input_text` + `input_image` + `input_audio` that the provider served from
-    its cache; `output_reasoning` is the part of the output that the client never sees.
-    """
-
-    input_text: int = 0
-    input_image: int = 0
-    input_audio: int = 0
-    input_cached: int = 0
-    output_text: int = 0
-    output_audio: int = 0
-    output_reasoning: int = 0
-
-    @property
-    def input_tokens(self) -> int:
-        """All prompt tokens, the cached ones included."""
-        return self.input_text + self.input_image + self.input_audio
-
-    @property
-    def output_tokens(self) -> int:
-        """All completion tokens, the reasoning ones included."""
-        return self.output_text + self.output_audio + self.output_reasoning
-
-
-NO_USAGE = Usage()
+from gateway.core.wire_usage import Counts, WireUsage
 
 
 class Exact(msgspec.Struct, frozen=True, gc=False):
@@ -56,92 +24,31 @@ class Exact(msgspec.Struct, frozen=True, gc=False):
     is_final: bool = True
 
 
-class UnderEstimate(msgspec.Struct, frozen=True, gc=False):
-    """The stream broke before the usage arrived: at least this much was used. Never a reason to refund."""
+class Contradictory(msgspec.Struct, frozen=True, gc=False):
+    """The upstream reported counts that cannot all be true: their dearer reading, and they themselves."""
 
     usage: Usage
+    service_tier: str | None
+    reported: Counts
 
 
-Metered = Exact | UnderEstimate
+class UnderEstimate(msgspec.Struct, frozen=True, gc=False):
+    """At least this much was used: the stream broke before the usage arrived. Never a reason to refund.
+
+    `reported`: counts that did arrive and cannot be true, such as zeros beside text.
+    """
+
+    usage: Usage
+    reported: Counts = ()
 
 
-# Some servers write their counts as 12.0.
-_Count = int | float
-
-
-class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: _Count | None = 0
-    audio_tokens: _Count | None = 0
-    image_tokens: _Count | None = 0
-
-
-class _MultimodalTokens(msgspec.Struct, gc=False):
-    image: _Count | None = 0
-
-
-class _VllmPromptDetails(_PromptDetails, gc=False):
-    multimodal_tokens: _MultimodalTokens | None = None
-
-
-class _CompletionDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: _Count | None = 0
-    audio_tokens: _Count | None = 0
-
-
-class WireUsage(msgspec.Struct, gc=False):
-    """The `usage` object of chat/completions, completions and embeddings, with vLLM's extra details."""
-
-    prompt_tokens: _Count | None = 0
-    completion_tokens: _Count | None = 0
-    prompt_tokens_details: _VllmPromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-
-def usage_from_wire(wire: WireUsage) -> Usage:
-    """An upstream's usage object as disjoint parts; inconsistent details are clamped to the totals."""
-    prompt, completion = wire.prompt_tokens, wire.completion_tokens
-    if type(prompt) is not int or not 0 <= prompt <= MAX_TOKENS:
-        prompt = _clamp(prompt, MAX_TOKENS)
-    if type(completion) is not int or not 0 <= completion <= MAX_TOKENS:
-        completion = _clamp(completion, MAX_TOKENS)
-    if wire.prompt_tokens_details is None and wire.completion_tokens_details is None:
-        return Usage(input_text=prompt, output_text=completion)
-    image = audio = cached = reasoning = audio_out = 0
-    if (details := wire.prompt_tokens_details) is not None:
-        image = _clamp(details.image_tokens, prompt)
-        if not image and details.multimodal_tokens is not None:
-            image = _clamp(details.multimodal_tokens.image, prompt)
-        audio = _clamp(details.audio_tokens, prompt - image)
-        cached = _clamp(details.cached_tokens, prompt)
-    if (out := wire.completion_tokens_details) is not None:
-        reasoning = _clamp(out.reasoning_tokens, completion)
-        audio_out = _clamp(out.audio_tokens, completion - reasoning)
-    return Usage(
-        input_text=prompt - image - audio,
-        input_image=image,
-        input_audio=audio,
-        input_cached=cached,
-        output_text=completion - reasoning - audio_out,
-        output_audio=audio_out,
-        output_reasoning=reasoning,
-    )
-
-
-def _clamp(value: _Count | None, ceiling: int) -> int:
-    return int(min(max(value or 0, 0), ceiling))
-
-
-def usage_as_dict(usage: Usage) -> dict[str, Any]:
-    """`usage` as plain JSON values, for records and reports."""
-    return msgspec.structs.asdict(usage)
+Metered = Exact | Contradictory | UnderEstimate
 
 
 _NOTHING = msgspec.Raw()
 _NO_ERROR = frozenset({b"", b"null"})
 # What an upstream may leave in `error` beside an answer without meaning that anything failed.
 _EMPTY_ERROR = frozenset({b'""', b"{}", b"[]", b"false", b"0"})
-# Without them nothing is known of what an answer used; without any other, less of what its parts were.
-_TOTALS = frozenset({"usage.prompt_tokens", "usage.completion_tokens", "usage.total_tokens"})
 # What a choice says that came to its end, whatever else went wrong.
 _WHOLE = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 
@@ -163,11 +70,20 @@ class Observed(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: WireUsage | None = None
     service_tier: str | None = None
+    x_groq: WireUsage | None = None
     error: msgspec.Raw = _NOTHING  # `Raw | None` would take nothing but null
 
     @property
     def finish_reason(self) -> str | None:
         return self.choices[0].finish_reason or None if self.choices else None
+
+    @property
+    def reported_usage(self) -> WireUsage | None:
+        """Its usage, wherever it stands."""
+        usage = self.usage
+        if usage is None and self.x_groq is not None and isinstance(self.x_groq.get("usage"), dict):
+            usage = self.x_groq["usage"]
+        return usage
 
     @property
     def has_error(self) -> bool:
@@ -192,10 +108,7 @@ def observe(text: bytes) -> Observed:
     try:
         return _decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        observed, misfits = read_leniently(text, Observed)
-        if not _TOTALS.isdisjoint(misfits):
-            observed.usage = None
-        return observed
+        return read_leniently(text, Observed)[0]
 
 
 class ErrorInstead(Exception):

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.core.conditions import Condition
 from gateway.core.endpoint import Endpoint, IpNetwork
+from gateway.core.rates import Price
 from gateway.dialects.table import ServerDialect
 
 
@@ -78,68 +79,6 @@ class Objective(enum.StrEnum):
     QUALITY = "quality"
     ORDER = "order"
     WEIGHTS = "weights"
-
-
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """Prices in nano-USD per million tokens, by token type."""
-
-    input: int
-    cached_input: int
-    output: int
-    input_audio: int
-    output_audio: int
-
-    @property
-    def dearest_input(self) -> int:
-        return max(self.input, self.cached_input, self.input_audio)
-
-    @property
-    def dearest_output(self) -> int:
-        return max(self.output, self.output_audio)
-
-
-class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable price. `tiers` holds the rates of service tiers that differ from the standard one.
-
-    `tier_versions` names the versions of those tiers whose price is of another version than the standard one.
-    `dearest_standard` and `dearest_any` are upper bounds (input, output) per million tokens, of the standard
-    tier and of all: derived, never given.
-    """
-
-    version: str
-    standard: Rates
-    tiers: Mapping[str, Rates] = {}
-    tier_versions: Mapping[str, str] = {}
-    dearest_standard: tuple[int, int] = (0, 0)
-    dearest_any: tuple[int, int] = (0, 0)
-
-    def __post_init__(self) -> None:
-        # Worked out once: every hold is priced at them.
-        found = [
-            (rates.dearest_input, rates.dearest_output) for rates in (self.standard, *self.tiers.values())
-        ]
-        msgspec.structs.force_setattr(self, "dearest_standard", found[0])
-        any_tier = max(each[0] for each in found), max(each[1] for each in found)
-        msgspec.structs.force_setattr(self, "dearest_any", any_tier)
-
-    def rates(self, service_tier: str | None) -> Rates:
-        """Rates of the tier that the response names; an unnamed or unlisted tier is the standard one."""
-        if not self.tiers or service_tier is None:
-            return self.standard
-        return self.tiers.get(service_tier, self.standard)
-
-    def version_of(self, service_tier: str | None) -> str:
-        """Which version `rates` gives for the same tier."""
-        if not self.tier_versions or service_tier is None:
-            return self.version
-        return self.tier_versions.get(service_tier, self.version)
-
-    def dearest(self, service_tier: str | None) -> tuple[int, int]:
-        """Upper bound (input, output) per million tokens for a request that asks for `service_tier`.
-
-        Only an explicit `default` pins the standard tier: with anything else the account's settings decide.
-        """
-        return self.dearest_standard if service_tier == "default" else self.dearest_any
 
 
 class DatedPrice(msgspec.Struct, frozen=True):

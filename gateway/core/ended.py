@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.core.admission import Settlement
-from gateway.core.answer import Usage
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.record import Outcome, encode_half
+from gateway.core.usage import Usage
+from gateway.core.wire_usage import Counts
 
 NOTHING_USED = Settlement(spent_nano=0)
 
@@ -52,7 +53,10 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     `other_costs` are what its usage would have cost at the other deployments of its candidate's `others`, in
     their order. `unseen_nano` is what a broken attempt may have cost beyond `cost_nano`. `price_version` None
-    is the candidate's own. `failure` is set where the upstream failed: another replica may be tried.
+    is the candidate's own. `failure` is set where the upstream failed: another replica may be tried. `flags`
+    are those of `metering.FLAGS`, with commas; `reported` are counts that contradict each other.
+
+    Many attributes: it is the half of the row that is known after the answer.
     """
 
     attempt_id: str
@@ -68,14 +72,17 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     ttft_ms: float | None
     duration_ms: float
     failure: UpstreamFailure | None
+    flags: str = ""
+    reported: Counts = ()
 
     @property
     def settlement(self) -> Settlement:
         """What it takes from the budgets: what was seen, and what it may have cost unseen."""
         usage, tokens = self.usage, None
         if not self.estimated:
-            tokens = usage.input_text + usage.input_image + usage.input_audio
-            tokens += usage.output_text + usage.output_audio + usage.output_reasoning
+            tokens = usage.input_text + usage.output_text
+            if usage.others:
+                tokens = usage.input_tokens + usage.output_tokens
         return Settlement(spent_nano=self.cost_nano, unseen_nano=self.unseen_nano, rate_tokens=tokens)
 
     def half(self) -> bytes:
@@ -88,15 +95,7 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
                 self.outcome,
                 progress.finish_reason,
                 progress.reported_model,
-                (
-                    usage.input_text,
-                    usage.input_image,
-                    usage.input_audio,
-                    usage.input_cached,
-                    usage.output_text,
-                    usage.output_audio,
-                    usage.output_reasoning,
-                ),
+                (usage.input_text, usage.output_text, usage.others),
                 self.estimated,
                 self.service_tier,
                 self.price_version,
@@ -107,6 +106,8 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
                 self.duration_ms,
                 progress.upstream_request_id,
                 progress.address,
+                self.flags,
+                self.reported,
             )
         )
 

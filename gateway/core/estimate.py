@@ -17,7 +17,8 @@ import msgspec
 
 from gateway.core.admission import Ask
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Deployment, Modality, Price
+from gateway.core.catalog import Api, Capability, Deployment, Modality
+from gateway.core.rates import Price
 from gateway.core.tenancy import Principal
 from gateway.core.text_size import TokenRatios, size_of
 from gateway.dialects.table import ServerDialect
@@ -47,8 +48,8 @@ LIKELY_AUDIO_BYTES_PER_TOKEN = 1000
 # fit may be refused, so this is on the low side; the bound of a file is the whole context.
 LIKELY_FILE_BYTES_PER_TOKEN = 512
 
-# What a cost rounds up more often than a hold: cached input and audio input, and audio output.
-ROUNDING_NANO = 3
+# Searches that one answer may make, where it was asked to search. No API tells a bound.
+MOST_SEARCHES = 10
 
 # What the API itself gives a completion for which the client names no cap.
 COMPLETION_DEFAULT_TOKENS = 16
@@ -166,15 +167,22 @@ class Priced(Protocol):
     @property
     def soon(self) -> tuple[Price, ...]: ...
 
+    @property
+    def has_more(self) -> bool: ...
+
 
 def ask_for(
     call: Call, principal: Principal, candidates: Sequence[Priced], estimates: Sequence[Estimate]
 ) -> Ask:
     """The reservation that covers whichever candidate answers: each part priced at the dearest of them."""
-    millionths = output_rate = output_tokens = 0
+    millionths = output_rate = output_tokens = beside = 0
     tier, uncapped = call.service_tier, False
     for candidate, expected in zip(candidates, estimates, strict=True):
-        input_rate, rate = candidate.dearest if tier is None else _dearest(candidate.soon, tier)
+        if tier is None and not candidate.has_more:
+            input_rate, rate = candidate.dearest
+        else:
+            input_rate, rate = _dearest(candidate.soon, tier, expected.prompt_bound)
+            beside = max(beside, *(beside_tokens(call, price) for price in candidate.soon))
         most, output = expected.prompt_bound * input_rate, expected.output
         if most > millionths:
             millionths = most
@@ -186,9 +194,8 @@ def ask_for(
     if "prediction" in call.members:
         # Predicted text that the answer rejects is billed as output, beside the cap.
         millionths += (call.text_bytes + TEMPLATE_TOKENS) * output_rate * call.choices
-    prompt_nano = -(-millionths // 1_000_000)
-    if prompt_nano or output_rate:
-        prompt_nano += ROUNDING_NANO
+    # Rounded up by itself, as the output is: a cost is rounded up once.
+    prompt_nano = -(-millionths // 1_000_000) + beside
     return Ask(
         # By position: by name it costs four times as much, and this is made for every request.
         principal,
@@ -202,9 +209,15 @@ def ask_for(
     )
 
 
-def _dearest(prices: tuple[Price, ...], tier: str) -> tuple[int, int]:
-    found = [price.dearest(tier) for price in prices]
+def _dearest(prices: tuple[Price, ...], tier: str | None, prompt_bound: int) -> tuple[int, int]:
+    found = [price.dearest(tier, prompt_bound) for price in prices]
     return max(one[0] for one in found), max(one[1] for one in found)
+
+
+def beside_tokens(call: Call, price: Price) -> int:
+    """What `call` costs at most beside its tokens, in nano-USD."""
+    searches = price.per_search and b'"web_search_options"' in call.rest
+    return price.per_request + (MOST_SEARCHES * price.per_search if searches else 0)
 
 
 # How long an upstream may go on before it notices that nobody listens: the way there, and one step of it.

@@ -8,8 +8,9 @@ nobody was charged with; nobody sends an invoice for them, so their BilledCost i
 import datetime as dt
 import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -39,12 +40,13 @@ class Period(msgspec.Struct, frozen=True, order=True):
 
 
 class ChargeTokens(msgspec.Struct, frozen=True):
-    """Usage of one charge. Cached tokens are part of the input."""
+    """Usage of one charge. Cached tokens are part of the input. `units` is all of it by unit, where known."""
 
     requests: int = 0
     input: int = 0
     cached_input: int = 0
     output: int = 0
+    units: Mapping[str, int] = {}
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -157,6 +159,7 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "x_OutputTokens": charge.tokens.output,
         "x_PriceVersion": charge.price_version,
         "x_RequestCount": charge.tokens.requests,
+        "x_UsageByUnit": _json(charge.tokens.units),
     }
 
 
@@ -212,6 +215,10 @@ def _tags(charge: Charge) -> str | None:
     """Keys have a prefix, since it was not the user who has set them."""
     named = {"tollway/feature": charge.feature, "tollway/model": charge.model, "tollway/team": charge.team}
     found = {name: value for name, value in named.items() if value is not None}
+    return _json(found)
+
+
+def _json(found: Mapping[str, Any]) -> str | None:
     return json.dumps(found, ensure_ascii=False) if found else None
 
 
@@ -276,5 +283,6 @@ _KINDS: dict[str, ColumnKind] = {
     "x_OutputTokens": ColumnKind.INTEGER,
     "x_PriceVersion": ColumnKind.TEXT,
     "x_RequestCount": ColumnKind.INTEGER,
+    "x_UsageByUnit": ColumnKind.TEXT,
 }
 COLUMNS = tuple(_KINDS)

@@ -113,6 +113,8 @@ _PLAIN: Mapping[type[inspect.Type], Callable[[Any], bool]] = {
     inspect.IntType: lambda value: type(value) is int,
     inspect.FloatType: lambda value: type(value) is float and math.isfinite(value),
     inspect.StrType: lambda value: type(value) is str and is_unicode(value),
+    # Of any members: whoever reads them takes what it knows.
+    inspect.DictType: lambda value: type(value) is dict,
 }
 
 

@@ -74,13 +74,17 @@ def _by(ranks: list[Any], candidates: tuple[Candidate, ...], estimates: tuple[Es
 def likely_cost(candidate: Candidate, expected: Estimate) -> int:
     """What the request may cost there, for comparing, in millionths of a nano-USD."""
     input_rate, output_rate = candidate.compared
-    output = expected.output
+    output, standard = expected.output, candidate.price.standard
+    if standard.above and candidate.compared == (standard.input, standard.output):
+        standard = standard.for_input(expected.prompt)
+        input_rate, output_rate = standard.input, standard.output
     return expected.prompt * input_rate + (min(LIKELY_OUTPUT_TOKENS, output)) * output_rate
 
 
 def likely_nano(call: Call, candidate: Candidate, expected: Estimate) -> int:
     """What an answer of usual length costs there at its price, in nano-USD."""
-    rates, output = candidate.price.standard, min(expected.output, LIKELY_OUTPUT_TOKENS)
+    rates = candidate.price.standard.for_input(expected.prompt)
+    output = min(expected.output, LIKELY_OUTPUT_TOKENS)
     return -(-(expected.prompt * rates.input + output * call.choices * rates.output) // 1_000_000)
 
 

@@ -13,9 +13,10 @@ from operator import attrgetter
 
 import msgspec
 
-from gateway.core.answer import Usage
-from gateway.core.catalog import Deployment, Price, Rates
+from gateway.core.catalog import Deployment
 from gateway.core.money import NANO_PER_USD, TOKENS_PER_PRICE_UNIT
+from gateway.core.rates import Price, Rates
+from gateway.core.usage import Usage
 
 STANDARD = "standard"
 
@@ -97,6 +98,10 @@ class PriceBook:
 
     def price_at(self, provider: str, model: str, listed: Price, at: int) -> Price:
         """The price of a request sent at `at` (UTC microseconds); `listed` is the configuration's."""
+        return self._whole_price(provider, model, listed, at).at(at)
+
+    def _whole_price(self, provider: str, model: str, listed: Price, at: int) -> Price:
+        """The same with what holds at other hours."""
         history = self._histories.get((provider, model))
         if history is None:
             return listed
@@ -107,8 +112,13 @@ class PriceBook:
         """As `price_at`, for a deployment."""
         listed = deployment.price_listed_at(at)
         if not self._histories:
-            return listed
+            return listed.at(at)
         return self.price_at(deployment.provider, deployment.model, listed, at)
+
+    def _whole_of(self, deployment: Deployment, at: int) -> Price:
+        """As `price_of`, with what holds at other hours."""
+        listed = deployment.price_listed_at(at)
+        return self._whole_price(deployment.provider, deployment.model, listed, at)
 
     def next_change(self, at: int, deployments: Iterable[Deployment] = ()) -> float:
         """The first moment after `at` (UTC microseconds) at which `price_of` or `prices_soon` may change.
@@ -125,9 +135,21 @@ class PriceBook:
         found = [*self._changes[max(index - 1, 0) : index], *_listed_changes(deployments)]
         return max((moment for moment in found if moment <= at), default=-math.inf)
 
+    def span(self, deployment: Deployment, at: int, others: Iterable[Deployment] = ()) -> tuple[float, float]:
+        """From when to before when `price_of` and `prices_soon` stay as at `at` (UTC microseconds).
+
+        Those of `others` may change at their dates too, but for what they cost at other hours.
+        """
+        begins, ends = self._whole_of(deployment, at).span(at)
+        dated = (deployment, *others)
+        return max(begins, self.last_change(at, dated)), min(ends, self.next_change(at, dated))
+
     def prices_soon(self, deployment: Deployment, at: int) -> tuple[Price, ...]:
-        """The price at `at`, and those that begin before a request held then can have been sent."""
-        price = self.price_of(deployment, at)
+        """The price at `at`, and those that begin before a request held then can have been sent.
+
+        Each is whole: it bounds what holds at any hour.
+        """
+        price = self._whole_of(deployment, at)
         later = {dated.since for dated in deployment.later_prices}
         if at >= self._last_start and not later:  # nearly always: nothing is known of a time to come
             return (price,)
@@ -135,7 +157,7 @@ class PriceBook:
         if history is not None:
             later.update(history.starts)
         soon = sorted(start for start in later if at < start <= at + HORIZON)
-        return (price, *(self.price_of(deployment, start) for start in soon))
+        return (price, *(self._whole_of(deployment, start) for start in soon))
 
 
 # What holds where no version was ever entered.
@@ -166,27 +188,16 @@ def _history(versions: list[PriceVersion]) -> _History:
 
 
 def cost(rates: Rates, usage: Usage) -> int:
-    """Cost of `usage` in nano-USD, each component rounded up.
+    """Cost of the usage of one request in nano-USD, rounded up once. The rates are those for what it read."""
+    return flat_cost(rates.for_input(usage.input_tokens) if rates.above else rates, usage)
 
-    Cached tokens are part of the prompt tokens and are charged once, at their own rate; they are taken to be
-    text and image first, because the providers list no cached audio for chat.
-    """
-    plain, audio = usage.input_text + usage.input_image, usage.input_audio
-    cached = usage.input_cached
-    nano = 0
-    if cached:
-        nano -= -cached * rates.cached_input // TOKENS_PER_PRICE_UNIT
-        plain, overflow = max(plain - cached, 0), max(cached - plain, 0)
-        audio -= overflow
-    if plain:
-        nano -= -plain * rates.input // TOKENS_PER_PRICE_UNIT
-    if audio:
-        nano -= -audio * rates.input_audio // TOKENS_PER_PRICE_UNIT
-    if output := usage.output_text + usage.output_reasoning:
-        nano -= -output * rates.output // TOKENS_PER_PRICE_UNIT
-    if usage.output_audio:
-        nano -= -usage.output_audio * rates.output_audio // TOKENS_PER_PRICE_UNIT
-    return nano
+
+def flat_cost(rates: Rates, usage: Usage) -> int:
+    """As `cost`, whatever was read: for the usage of several requests, which no band is meant for."""
+    millionths = usage.input_text * rates.input + usage.output_text * rates.output
+    for unit, amount in usage.others:
+        millionths += amount * rates.of(unit)
+    return -(-millionths // TOKENS_PER_PRICE_UNIT)
 
 
 def usd_text(nano: int) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.answer import Usage
 from gateway.core.media import NO_MEDIA, Media
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
+from gateway.core.usage import Usage, usage_of
 
 MOST = 2**53  # exact in JSON everywhere
 DIGITS = 6
@@ -76,7 +76,9 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `counterfactual_nano_usd` maps each other deployment of the model's `use` list to what this usage would
     have cost there. `unseen_nano_usd` is what a broken attempt may have cost beyond `cost_nano_usd`.
     `address` is the one that the bytes went to, `ip:port`; empty when none went out.
-    `ttft_ms` is None when no token came. `facts` are what the plan depended on beside these columns.
+    `flags` are those of `metering.FLAGS`, with commas; `reported` are the upstream's own counts where they
+    contradict each other. `ttft_ms` is None when no token came. `facts` are what the plan depended on
+    beside these columns.
 
     Many attributes: it is the ledger's row, one for each column.
     """
@@ -117,6 +119,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     policy_version: str
     facts: RecordedFacts = NOTHING_RECORDED
     address: str = ""
+    flags: str = ""
+    reported: Mapping[str, int] = {}
 
 
 # --- the two halves ---
@@ -164,6 +168,7 @@ SENT_FIELDS = (
     "budget",
     "pools",
 )
+# `units` are what was read and written as text, and pairs of every other unit and its amount.
 # `other_costs` follow the order of `others`. `price_version` None: that of the route.
 ENDED_FIELDS = (
     "attempt_id",
@@ -171,7 +176,7 @@ ENDED_FIELDS = (
     "outcome",
     "finish_reason",
     "reported_model",
-    "usage",
+    "units",
     "estimated",
     "service_tier",
     "price_version",
@@ -182,13 +187,15 @@ ENDED_FIELDS = (
     "duration_ms",
     "upstream_request_id",
     "address",
+    "flags",
+    "reported",
 )
 
 HALF_BYTES = 64 * 1024  # a half is about 250 bytes; values of a longer one are cut to fit
 _TEXT_CHARACTERS = 512  # of a value that had to be cut, as in the ledger
 _MOST_ENTRIES = 64
 
-# Members of the usage in the order of its fields, and facts by name.
+# Facts by name.
 _FACTS = frozenset(RecordedFacts.__struct_fields__)
 _encode = msgspec.msgpack.Encoder().encode
 _PAIR = b"\x92"  # an array of two follows
@@ -246,7 +253,7 @@ def joined(sent: Mapping[str, Any], ended: Mapping[str, Any] | None) -> UsageRec
         status=ended["status"],
         outcome=Outcome(ended["outcome"]),
         finish_reason=ended["finish_reason"],
-        usage=Usage(**dict(zip(Usage.__struct_fields__, ended["usage"], strict=True))),
+        usage=usage_of_units(ended["units"]),
         estimated=ended["estimated"],
         service_tier=ended["service_tier"],
         price_version=ended["price_version"] or sent["price_version"],
@@ -261,7 +268,15 @@ def joined(sent: Mapping[str, Any], ended: Mapping[str, Any] | None) -> UsageRec
         policy_version=sent["policy_version"],
         facts=RecordedFacts(**facts),
         address=ended["address"],
+        flags=ended["flags"],
+        reported=dict(ended["reported"]),
     )
+
+
+def usage_of_units(units: Sequence[Any]) -> Usage:
+    """The usage of a second half. Raises TypeError or ValueError for what is none."""
+    text, written, others = units
+    return usage_of({"input_text": text, "output_text": written, **dict(others)})
 
 
 def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +288,7 @@ def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:
         "outcome": Outcome.PRESUMED,
         "finish_reason": None,
         "reported_model": None,
-        "usage": (tokens, 0, 0, 0, 0, 0, 0),
+        "units": (tokens, 0, ()),
         "estimated": True,
         "service_tier": None,
         "price_version": None,
@@ -284,6 +299,8 @@ def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:
         "duration_ms": 0.0,
         "upstream_request_id": None,
         "address": "",
+        "flags": "",
+        "reported": (),
     }
 
 

@@ -116,6 +116,10 @@ class Route:
         priced = policy.deployments.values()
         self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at, priced) / 1_000_000)
         self.valid_until = min(self._era.ends, prices.next_change(self._prepared_at, priced) / 1_000_000)
+        for deployment in self._serving.deployments:  # prices of some hours come and go by themselves
+            begins, ends = prices.span(deployment, self._prepared_at)
+            self.valid_from = max(self.valid_from, begins / 1_000_000)
+            self.valid_until = min(self.valid_until, ends / 1_000_000)
         self._candidates: dict[str, Candidate] = {}
         self._eligible: dict[_Kind, _Eligible] = {}
 

@@ -15,16 +15,17 @@ import msgspec
 import orjson
 
 from gateway.core.admission import Ask, Hold
-from gateway.core.answer import NO_USAGE, Exact, Metered, UnderEstimate, Usage
+from gateway.core.answer import Contradictory, Exact, Metered, UnderEstimate
 from gateway.core.balancing import ReplicaSet
 from gateway.core.call import CONTINUOUS_USAGE, Call
-from gateway.core.catalog import Deployment, Model, Price, Rates, Rule
+from gateway.core.catalog import Api, Deployment, Model, Rule
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
 from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import (
     Estimate,
     Seen,
+    beside_tokens,
     learn_from_broken,
     most_output,
     most_output_of_whole,
@@ -32,12 +33,16 @@ from gateway.core.estimate import (
 from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
+from gateway.core.metering import BEYOND_HOLD, flags_of, metered_doubtful, writes_text
 from gateway.core.pricing import PriceBook, cost
+from gateway.core.rates import Price, Rates
 from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
 from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.core.text_size import LEARN_FROM_BYTES
+from gateway.core.usage import NO_USAGE, REQUESTS, Usage
+from gateway.core.wire_usage import Counts, WireUsage, usage_from_wire
 from gateway.dialects.outgoing import adapted
 from gateway.dialects.refusals import Remedy
 from gateway.dialects.table import ServerDialect, StreamOptions
@@ -58,10 +63,11 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     `price` holds from the first to before the second of `price_holds`, `soon` are it and those that begin
     before a request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them
-    all, (input, output) in nano-USD per million tokens; `compared` are the rates that an objective of cost
-    goes by. `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of
-    attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it
-    counts for attempts there.
+    all for a request that no band of theirs is meant for, (input, output) in nano-USD per million tokens.
+    `has_more`: some have bands, or cost something beside tokens. `compared` are the rates that an objective
+    of cost goes by. `others` are the model's other deployments, `other_rates` their rates. `half` is what
+    rows of attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry:
+    what it counts for attempts there.
 
     Many attributes: what is prepared here need not be looked up for each request.
     """
@@ -75,6 +81,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     price_holds: tuple[float, float]
     soon: tuple[Price, ...]
     dearest: tuple[int, int]
+    has_more: bool
     compared: tuple[int, int]
     others: tuple[str, ...]
     other_rates: tuple[Rates, ...]
@@ -128,9 +135,10 @@ def candidate_at(
         replica_set=replica_set,
         prices=prices,
         price=price,
-        price_holds=(prices.last_change(at, priced), prices.next_change(at, priced)),
+        price_holds=prices.span(deployment, at, priced),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
+        has_more=any(one.steps or one.per_request or one.per_search for one in soon),
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
         others=tuple(name for name, _ in others),
         other_rates=tuple(rates for _, rates in others),
@@ -367,11 +375,29 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     ) -> Ended:
         """How it ended, at `now` (monotonic seconds)."""
         price, usage = self.candidate.price, metered.usage
-        is_exact, is_final, tier, reported = False, False, None, None
-        if isinstance(metered, Exact):
-            is_exact, is_final, tier = True, metered.is_final, metered.service_tier
-            reported = None if is_final else usage
-        spent = cost(price.standard if tier is None else price.rates(tier), usage)
+        is_exact, tier = True, None
+        so_far: Usage | None = None  # what an answer that goes on has reported
+        if type(metered) is Exact:
+            tier = metered.service_tier
+            if not metered.is_final:
+                so_far = usage
+        else:
+            is_exact = False
+            if type(metered) is Contradictory:
+                tier = metered.service_tier
+        rates = price.standard if tier is None else price.rates(tier)
+        if price.per_request and (usage.input_text or usage.others):
+            usage = usage.plus(REQUESTS, 1)
+        spent, flags = cost(rates, usage), ""
+        reported: Counts = ()
+        if not is_exact or tier is not None or usage.others:
+            flags = flags_of(metered, price, rates, usage)
+            if flags:  # nobody knows what it costs: never more than was set aside for it
+                spent = min(spent, self.held_nano)
+            reported = () if isinstance(metered, Exact) else metered.reported
+        if spent > self.held_nano:
+            flags = f"{flags},{BEYOND_HOLD}" if flags else BEYOND_HOLD
+        is_open = so_far is not None or type(metered) is UnderEstimate
         first, sent_at = progress.first_token_at, progress.sent_at
         return Ended(
             self.attempt_id,
@@ -383,11 +409,33 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             None if tier is None else price.version_of(tier),
             spent,
             tuple(map(cost, self.candidate.other_rates, repeat(usage))),
-            0 if is_final else max(self._most_nano(progress, outcome, now, reported) - spent, 0),
+            max(self._most_nano(progress, outcome, now, so_far) - spent, 0) if is_open else 0,
             None if first is None else (first - sent_at) * 1000,
             (now - sent_at) * 1000,
             failure,
+            flags,
+            reported,
         )
+
+    def metered(
+        self,
+        progress: Progress,
+        wire: WireUsage,
+        service_tier: str | None,
+        now: float,
+        body: bytes | None = None,
+    ) -> Metered:
+        """Usage of an answer that has a usage object, at `now`. `body` is that of a whole one."""
+        reading = usage_from_wire(wire)
+        usage, tier = reading.usage, service_tier or reading.service_tier
+        if usage.input_text and usage.output_text and not reading.reported and not reading.is_total_only:
+            return Exact(usage, tier)
+        wrote = bool(progress.text_chunks) if body is None else writes_text(body)
+        if wrote and body is not None and not usage.output_tokens:
+            progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
+        embeds = self.call.api is Api.EMBEDDINGS
+        seen = self.under_estimate(progress, now).usage
+        return metered_doubtful(reading, wire, tier, seen, wrote=wrote, embeds=embeds)
 
     def under_estimate(self, progress: Progress, now: float) -> UnderEstimate:
         """Usage of an attempt that broke at `now`: its prompt as estimated, and what was seen of the answer.
@@ -411,7 +459,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     def learn(self, progress: Progress, ended: Ended) -> None:
         """What a whole answer shows of its deployment: its speed, its pace, its tokenizer."""
         call, replica_set, usage = self.call, self.candidate.replica_set, ended.usage
-        output = usage.output_text + usage.output_audio + usage.output_reasoning
+        output = usage.output_tokens
         last, first = progress.last_seen_at, progress.first_token_at
         stream, sent_at = call.stream, progress.sent_at
         if first is not None:
@@ -425,7 +473,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             replica_set.pace.learn(output, progress.text_chunks, seconds)
             replica_set.pace.learn_usual(output / call.choices, last - sent_at)
         if not call.media.bytes:
-            tokens = usage.input_text + usage.input_image + usage.input_audio
+            tokens = usage.input_tokens
             replica_set.learn_tokenizer(call.text_bytes, tokens)
             near = self.estimate.near
             if near or call.text_bytes >= LEARN_FROM_BYTES:
@@ -451,8 +499,10 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             output = most_output_of_whole(seen, pace, call, cap)
         else:
             output = most_output(seen, pace, call, self.candidate.deployment, cap)
-        input_rate, output_rate = self.candidate.price.dearest(call.service_tier)
+        price = self.candidate.price
+        input_rate, output_rate = price.dearest(call.service_tier, estimate.prompt_bound)
         most = -(-(prompt * input_rate + output * output_rate) // 1_000_000)
+        most += beside_tokens(call, price)
         return min(self.held_nano, most)
 
 

@@ -12,9 +12,10 @@ Rules:
 
 import re
 
-from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe, usage_from_wire
+from gateway.core.answer import BROKEN_JSON, Observed, observe
 from gateway.core.deltas import says_something
 from gateway.core.usage_member import last_usage, without_common_usage, without_usage
+from gateway.core.wire_usage import WireUsage, usage_from_wire
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 # So many chunks are counted together: one search over all of them costs less than one over each.
@@ -109,7 +110,7 @@ class StreamReader:
         """True where `usage` counts all that was seen: nothing came after it, and it is no placeholder."""
         if self.usage is None or self._usage_is_outdated:
             return False
-        return self._usage_ends_stream or usage_from_wire(self.usage).output_tokens >= self.text_chunks
+        return self._usage_ends_stream or usage_from_wire(self.usage).usage.output_tokens >= self.text_chunks
 
     @property
     def usage_is_final(self) -> bool:
@@ -250,9 +251,9 @@ class StreamReader:
         elif is_aborted:
             self.failure = "the engine aborted the generation"
         elif chunk.choices:
-            self._learn_choices(event, data, is_counted=chunk.usage is not None)
-        if chunk.usage is not None:
-            self._learn_usage(chunk.usage, has_choices=bool(chunk.choices))
+            self._learn_choices(event, data, is_counted=chunk.reported_usage is not None)
+        if (usage := chunk.reported_usage) is not None:
+            self._learn_usage(usage, has_choices=bool(chunk.choices))
         return b"" if self.failure is not None else self._shown(event, has_choices=bool(chunk.choices))
 
     def _learn_choices(self, event: bytes, data: bytes, *, is_counted: bool) -> None:

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import msgspec
 
-from gateway.core.answer import Usage
-from gateway.core.catalog import Rates
 from gateway.core.money import TOKENS_PER_PRICE_UNIT
 from gateway.core.pool_cost import HOUR, Weights
-from gateway.core.pricing import cost
+from gateway.core.pricing import flat_cost
+from gateway.core.rates import Rates
+from gateway.core.usage import usage_of
 
 HOURS_PER_MONTH = 730  # as for the transfer price
 CURVE_PERCENT = range(5, 101, 5)
@@ -42,10 +42,13 @@ class Tokens(msgspec.Struct, frozen=True):
 
 def hosted_cost(rates: Rates, tokens: Tokens) -> int:
     """What `tokens`, as the hosted model counts them, cost at `rates`, in nano-USD."""
-    usage = Usage(
-        input_text=max(tokens.input, 0), input_cached=max(tokens.cached, 0), output_text=max(tokens.output, 0)
-    )
-    return cost(rates, usage)
+    read, cached = max(tokens.input, 0), max(tokens.cached, 0)
+    units = {
+        "input_text": max(read - cached, 0),
+        "cached_text": cached,
+        "output_text": max(tokens.output, 0),
+    }
+    return flat_cost(rates, usage_of(units))
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):

@@ -278,6 +278,7 @@ def _total(rows: Sequence[UsageRow]) -> UsageRow:
         output_tokens=sum(row.output_tokens for row in rows),
         cost_usd=sum((row.cost_usd for row in rows), Decimal(0)),
         counterfactual_usd=elsewhere,
+        units={},
     )
 
 

@@ -13,12 +13,13 @@ import httpx
 import msgspec
 import orjson
 
-from gateway.core.answer import Usage, WireUsage, usage_from_wire
 from gateway.core.catalog import Api
 from gateway.core.causes import written
 from gateway.core.parse import parse_call
 from gateway.core.pricing import cost
 from gateway.core.tenancy import Principal
+from gateway.core.usage import Usage
+from gateway.core.wire_usage import WireUsage, usage_from_wire
 from gateway.demo.failure import DemoFailed
 from gateway.demo.samples import Sample
 from gateway.demo.stage import Stage
@@ -140,7 +141,7 @@ class Client:
         headers = response.headers
         body = _body(response)
         deployment = headers.get("x-tollway-deployment", "")
-        usage = usage_from_wire(body.usage)
+        usage = usage_from_wire(body.usage).usage
         request_id = headers.get("x-request-id", "")
         return SampleOutcome(
             sample=sample,
@@ -187,14 +188,14 @@ def _body(response: httpx.Response) -> _Body:
         return _from_stream(response.text)
     answer = response.json()
     if response.status_code != 200:
-        return _Body(WireUsage(), problem=str(answer["error"]["message"]))
+        return _Body({}, problem=str(answer["error"]["message"]))
     message = answer["choices"][0]["message"]
     tool_call = next(iter(message.get("tool_calls") or ()), None)
     return _Body(_wire_usage(answer), tool_call=tool_call)
 
 
 def _from_stream(text: str) -> _Body:
-    body = _Body(WireUsage(), problem="the stream ended without [DONE]")
+    body = _Body({}, problem="the stream ended without [DONE]")
     for line in text.splitlines():
         if not line.startswith("data: "):
             continue
@@ -224,4 +225,4 @@ def _joined(so_far: dict[str, Any] | None, part: Mapping[str, Any]) -> dict[str,
 
 
 def _wire_usage(answer: Mapping[str, Any]) -> WireUsage:
-    return msgspec.convert(answer.get("usage") or {}, WireUsage)
+    return dict(answer.get("usage") or {})

@@ -94,7 +94,9 @@ def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
         is_correction=group[Dimension.LATE] == "true",
         effective_nano=nano,
         ledger_nano=nano,
-        tokens=ChargeTokens(row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens),
+        tokens=ChargeTokens(
+            row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens, row.units
+        ),
         invoice=None if is_own else sides.invoices.get(deployment),
     )
 

@@ -4,41 +4,30 @@ import importlib.metadata
 import importlib.util
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from gateway.core.catalog import Rates
+from gateway.finance.price_grammar import price_list
+from gateway.finance.tariffs import PriceList, Tariffs, tariffs
 
 _FILE = "model_prices_and_context_window_backup.json"
 _SAMPLE = "sample_spec"  # an entry that explains the others, with sentences where they have numbers
-_TIERS = ("priority", "flex")
-_NANO_PER_USD_PER_TOKEN = 10**15  # USD a token -> nano-USD a million tokens
 
-
-class _Entry(msgspec.Struct):
-    mode: str | None = None
-    input_cost_per_token: Decimal | None = None
-    output_cost_per_token: Decimal | None = None
-    cache_read_input_token_cost: Decimal | None = None
-    input_cost_per_audio_token: Decimal | None = None
-    output_cost_per_audio_token: Decimal | None = None
-    input_cost_per_token_priority: Decimal | None = None
-    output_cost_per_token_priority: Decimal | None = None
-    cache_read_input_token_cost_priority: Decimal | None = None
-    input_cost_per_token_flex: Decimal | None = None
-    output_cost_per_token_flex: Decimal | None = None
-    cache_read_input_token_cost_flex: Decimal | None = None
-    max_input_tokens: int | None = None
-    max_output_tokens: int | None = None
+_decode_entry = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What the catalogue knows of a model. `rates` None: it lists no price, or only half of one."""
+    """What the catalogue knows of a model. `prices` None: it lists no price, or only half of one."""
 
-    rates: Rates | None
-    tiers: dict[str, Rates]
+    prices: PriceList | None
     context_tokens: int | None
     max_output_tokens: int | None
+
+    @property
+    def tariffs(self) -> Tariffs | None:
+        """All rates that follow from its prices."""
+        return None if self.prices is None else tariffs(self.prices)
 
 
 class PriceCatalogue:
@@ -52,6 +41,11 @@ class PriceCatalogue:
         """Which edition of the catalogue this is."""
         return f"litellm-{importlib.metadata.version('litellm')}"
 
+    @property
+    def names(self) -> list[str]:
+        """Every model that it has an entry for."""
+        return sorted(self._load())
+
     def find(self, provider: str, model: str) -> Listing | None:
         """The listing of `model` at `provider`, or None."""
         entries = self._load()
@@ -59,6 +53,10 @@ class PriceCatalogue:
             if name in entries:
                 return _listing(entries[name])
         return None
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """The entry of that name as it stands in the file, its amounts exact."""
+        return _decode_entry(self._load()[name])
 
     def _load(self) -> dict[str, msgspec.Raw]:
         if self._entries is None:
@@ -72,50 +70,17 @@ class PriceCatalogue:
 
 
 def _listing(raw: msgspec.Raw) -> Listing:
-    # The file has a few entries with numbers as text; lax decoding takes both.
-    entry = msgspec.json.decode(raw, type=_Entry, strict=False)
-    standard = None
-    if entry.input_cost_per_token is not None and _is_whole(entry):
-        standard = _rates(
-            entry.input_cost_per_token,
-            entry.cache_read_input_token_cost,
-            entry.output_cost_per_token or Decimal(0),
-            entry.input_cost_per_audio_token,
-            entry.output_cost_per_audio_token,
-        )
-    tiers = {name: rates for name in _TIERS if (rates := _tier(entry, name)) is not None}
-    return Listing(standard, tiers, entry.max_input_tokens, entry.max_output_tokens)
-
-
-def _is_whole(entry: _Entry) -> bool:
-    """A few models that generate have a price for reading only; what they write is not free."""
-    return bool(entry.output_cost_per_token) or not entry.input_cost_per_token or entry.mode == "embedding"
-
-
-def _tier(entry: _Entry, tier: str) -> Rates | None:
-    given: Decimal | None = getattr(entry, f"input_cost_per_token_{tier}")
-    output: Decimal | None = getattr(entry, f"output_cost_per_token_{tier}")
-    if given is None or output is None:
-        return None
-    cached: Decimal | None = getattr(entry, f"cache_read_input_token_cost_{tier}")
-    return _rates(given, cached, output, None, None)
-
-
-def _rates(
-    given: Decimal,
-    cached: Decimal | None,
-    output: Decimal,
-    input_audio: Decimal | None,
-    output_audio: Decimal | None,
-) -> Rates:
-    return Rates(
-        input=_nano(given),
-        cached_input=_nano(given if cached is None else cached),
-        output=_nano(output),
-        input_audio=_nano(given if input_audio is None else input_audio),
-        output_audio=_nano(output if output_audio is None else output_audio),
+    entry = _decode_entry(raw)
+    return Listing(
+        price_list(entry),
+        _tokens(entry.get("max_input_tokens")),
+        _tokens(entry.get("max_output_tokens")),
     )
 
 
-def _nano(usd_per_token: Decimal) -> int:
-    return int((usd_per_token * _NANO_PER_USD_PER_TOKEN).to_integral_value())
+def _tokens(value: object) -> int | None:
+    """A few entries have numbers as text, or as 1e6."""
+    try:
+        return None if value is None else int(Decimal(str(value)))
+    except ArithmeticError:
+        return None

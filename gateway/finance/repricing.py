@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.core.answer import Usage
-from gateway.core.catalog import DatedPrice, Price
+from gateway.core.catalog import DatedPrice
+from gateway.core.metering import BEYOND_HOLD
 from gateway.core.pricing import PriceBook, cost
+from gateway.core.rates import Price
 from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
+from gateway.ledger.row_usage import negated, usage_of_row
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import ALL_COLUMNS, MONEY, TOKENS
 from gateway.ledger.url import database_of
@@ -164,7 +166,9 @@ def _at_right_price(
     # What the configuration says now without a date is no evidence of what held then.
     if version == listed.version and not is_dated:
         return None
-    nano = cost(price.rates(row["service_tier"]), _usage(row))
+    nano = cost(price.rates(row["service_tier"]), usage_of_row(row))
+    if row["flags"] and row["flags"] != BEYOND_HOLD:  # as it was booked: never more than was set aside
+        nano = min(nano, row["held_nano_usd"])
     return current | {"cost_nano_usd": nano, "price_version": version}
 
 
@@ -176,24 +180,13 @@ def _correction(row: Named, current: Named, corrected: Named, number: int, bound
     elsewhere = json.loads(current["counterfactual_nano_usd"])
     reversal = current | shared | {name: -current[name] for name in _NEGATED}
     reversal |= {
+        "usage": negated(current["usage"]),
         "attempt_id": f"{attempt_id}#{number}r",
         "kind": "reversal",
         "counterfactual_nano_usd": json.dumps({name: -nano for name, nano in elsewhere.items()}),
     }
     correction = corrected | shared | {"attempt_id": f"{attempt_id}#{number}", "kind": "correction"}
     return [_row(reversal), _row(correction)]
-
-
-def _usage(row: Named) -> Usage:
-    return Usage(
-        input_text=row["input_text_tokens"],
-        input_image=row["input_image_tokens"],
-        input_audio=row["input_audio_tokens"],
-        input_cached=row["cached_input_tokens"],
-        output_text=row["output_text_tokens"],
-        output_audio=row["output_audio_tokens"],
-        output_reasoning=row["reasoning_tokens"],
-    )
 
 
 def _named(row: Sequence[Any]) -> Named:

@@ -11,9 +11,11 @@ import msgspec
 from gateway.core import calendar
 from gateway.core.table import Column, ColumnKind, Table
 from gateway.finance.tabular import FileFormat, encoded
-from gateway.ledger.dimensions import Grouping, Unanswerable, by
+from gateway.ledger.dimensions import Dimension, Grouping, Unanswerable, by
 from gateway.ledger.reports import UsageRow, usage_by
 
+# Stands among the dimensions, and takes rows apart by unit of usage.
+TOKEN_TYPE = "token_type"  # noqa: S105  # a dimension
 _COUNTS = ("requests", "attempts", "input_tokens", "cached_input_tokens", "output_tokens")
 
 
@@ -27,7 +29,23 @@ class UsageQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dimensions(self) -> Grouping:
-        return by(*(name.strip() for name in self.by.split(",")))
+        """What the ledger groups by. Units are not among it: each row has all of them."""
+        names = [name for name in self._names if name != TOKEN_TYPE]
+        return by(*(names or [Dimension.ORG]))
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether each row is to be taken apart by unit of usage."""
+        return TOKEN_TYPE in self._names
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The dimensions that are shown, in the order asked for."""
+        return tuple(self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [name.strip() for name in self.by.split(",")]
 
     def asked(self, now: float, zone: ZoneInfo) -> calendar.AskedPeriod:
         """When it begins and ends, asked at `now` (UTC seconds). Raises Unanswerable."""
@@ -48,8 +66,25 @@ def usage_rows(url: str, question: UsageQuestion, *, now: float, timezone: str) 
 def usage_document(rows: Sequence[UsageRow], question: UsageQuestion, form: str) -> bytes:
     """`form` is json, csv or parquet. Raises ParquetMissing."""
     if form == "json":
-        return (json.dumps(usage_json(rows), indent=2, ensure_ascii=False) + "\n").encode()
-    return encoded(usage_table(rows, question.dimensions), FileFormat(form))
+        found = units_json(rows, question) if question.by_unit else usage_json(rows)
+        return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
+    table = units_table(rows, question) if question.by_unit else usage_table(rows, question.dimensions)
+    return encoded(table, FileFormat(form))
+
+
+def units_json(rows: Sequence[UsageRow], question: UsageQuestion) -> list[dict[str, Any]]:
+    """One object for each unit of each row: its amount. What it cost is known of rows as a whole only."""
+    return [
+        {name: (row.group | {TOKEN_TYPE: unit})[name] for name in question.columns} | {"amount": amount}
+        for row in rows
+        for unit, amount in row.units.items()
+    ]
+
+
+def units_table(rows: Sequence[UsageRow], question: UsageQuestion) -> Table:
+    """The same as a table."""
+    columns = [*map(Column, question.columns), Column("amount", ColumnKind.INTEGER)]
+    return Table(columns, [[*one.values()] for one in units_json(rows, question)])
 
 
 def usage_json(rows: Sequence[UsageRow]) -> list[dict[str, Any]]:

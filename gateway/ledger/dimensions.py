@@ -45,6 +45,7 @@ class Dimension(enum.StrEnum):
     PRICE_VERSION = "price_version"
     POLICY_VERSION = "policy_version"
     KIND = "kind"
+    FLAGS = "flags"  # what a person should look at, with commas; empty for most
     LATE = "late"  # true for what its own period, closed by then, did not take
     TAGS = "tags"  # all tags of a request as one value, so that nothing is counted under two of them
 

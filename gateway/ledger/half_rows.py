@@ -11,15 +11,26 @@ from typing import Any
 import msgspec
 
 from gateway.core.media import NO_MEDIA, Media
-from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS, Outcome, RecordedFacts, joined
+from gateway.core.record import (
+    ENDED_FIELDS,
+    ROUTE_FIELDS,
+    SENT_FIELDS,
+    Outcome,
+    RecordedFacts,
+    joined,
+    usage_of_units,
+)
 from gateway.ledger.rows import (
     INTEGER_CEILING,
     TEXT_CHARACTERS,
     Row,
     counterfactuals_fit,
     is_unicode,
+    reported_fit,
     row_of,
     tags_fit,
+    units_fit,
+    units_text,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -104,7 +115,7 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         outcome,
         finish_reason,
         reported_model,
-        (text_in, image_in, audio_in, cached, text_out, audio_out, reasoning),
+        units,
         estimated,
         service_tier,
         price_version,
@@ -115,11 +126,16 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         duration,
         upstream_request_id,
         address,
+        flags,
+        reported,
     ) = ended
+    usage = usage_of_units(units)
+    text_in, image_in, audio_in, cached, text_out, audio_out, reasoning = usage.columns()
+    counts = dict(reported)
     # One text made of all of them answers for each.
     texts = (
         f"{attempt_id}{request_id}{endpoint}{replica}{privacy}{modalities}{decision}{finish_reason}"
-        f"{reported_model}{service_tier}{price_version}{upstream_request_id}{address}"
+        f"{reported_model}{service_tier}{price_version}{upstream_request_id}{address}{flags}"
     )
     tokens_in, tokens_out = text_in + image_in + audio_in, text_out + audio_out + reasoning
     if (
@@ -134,6 +150,8 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         or unseen >= INTEGER_CEILING
         or max(other_costs, default=0) >= INTEGER_CEILING
         or not tags_fit(tags)
+        or not units_fit(usage)
+        or not reported_fit(counts)
     ):
         return None
     facts = RecordedFacts(
@@ -196,6 +214,9 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         policy,
         _encode(facts).decode(),
         address,
+        units_text(usage),
+        flags,
+        _encode(counts).decode() if counts else "{}",
     )
 
 

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
+from gateway.core.usage import Usage
 from gateway.ledger.database import Query, ReadTransaction
+from gateway.ledger.row_usage import usage_in
 from gateway.ledger.spans import Span
 from gateway.ledger.tables import usage_record
 from gateway.ledger.url import database_of
@@ -18,7 +20,7 @@ _row = usage_record.c
 
 
 class PastAttempt(NamedTuple):
-    """One row. `at` is in UTC microseconds, `tags` and `facts` are JSON.
+    """One row. `at` is in UTC microseconds; `tags`, `facts` and `units` are JSON.
 
     Many attributes: one for each column that is read.
     """
@@ -45,6 +47,20 @@ class PastAttempt(NamedTuple):
     tags: str
     policy_version: str
     facts: str
+    units: str
+
+    @property
+    def usage(self) -> Usage:
+        return usage_in(
+            self.units,
+            self.input_text,
+            self.input_image,
+            self.input_audio,
+            self.input_cached,
+            self.output_text,
+            self.output_audio,
+            self.output_reasoning,
+        )
 
 
 _COLUMNS = (
@@ -70,6 +86,7 @@ _COLUMNS = (
     _row.tags,
     _row.policy_version,
     _row.facts,
+    _row.usage,
 )
 
 

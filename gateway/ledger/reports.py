@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,12 +12,13 @@ from sqlalchemy import func, select
 
 from gateway.core import calendar
 from gateway.core.money import usd_decimal
+from gateway.core.usage import CACHED, REASONING, is_input, is_output
 from gateway.ledger.database import ReadTransaction
 from gateway.ledger.dimensions import Dimension, Grouping, Unanswerable, by
 from gateway.ledger.spans import Span, SpanPart, cheapest, parts
 from gateway.ledger.tables import QUARTER, SUMS, period_end, usage_quarter
 from gateway.ledger.url import database_of
-from gateway.ledger.usage_queries import IS_CORRECTION, counterfactuals, totals
+from gateway.ledger.usage_queries import IS_CORRECTION, counterfactuals, totals, units
 
 LATEST_PARTS = 4
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -37,7 +38,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     What corrects earlier rows has a row of its own (`is_correction`), with what it adds to tokens and money,
     or takes away; it counts as neither. So the others are what was charged when it happened.
     `group` has the value of each dimension, in the order in which they were asked for.
-    `counterfactual_usd` is what the same usage would have cost on each other deployment.
+    `counterfactual_usd` is what the same usage would have cost on each other deployment. `units` is all of
+    the usage by unit; images and audio of release 0.1.0 are text there.
     """
 
     group: dict[str, str]
@@ -48,6 +50,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     cost_usd: Decimal
     counterfactual_usd: dict[str, Decimal]
+    units: dict[str, int]
     is_correction: bool = False
 
     @property
@@ -69,6 +72,8 @@ class _Slice(msgspec.Struct, frozen=True):
 
 # Whether it is one of corrections, and its values in the order of the dimensions asked for.
 _Group = tuple[bool, tuple[str, ...]]
+# Of a part: the totals, the costs elsewhere, and the units, each by its labels.
+_Found = tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]
 
 
 class _Sums:
@@ -80,11 +85,12 @@ class _Sums:
         self._apart = apart
         self._totals: defaultdict[_Group, list[int]] = defaultdict(lambda: [0] * len(SUMS))
         self._others: defaultdict[_Group, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._latest: dict[SpanPart, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {}
+        self._units: defaultdict[_Group, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._latest: dict[SpanPart, _Found] = {}
 
     def add(self, ledger: ReadTransaction, sign: int, part: SpanPart, values: dict[str, str]) -> None:
         labels = self._labels
-        found_totals, found_others = self._read(ledger, part)
+        found_totals, found_others, found_units = self._read(ledger, part)
         for row in found_totals:
             found, added = row[: len(labels)], row[len(labels) :]
             if added[0] is None:
@@ -94,10 +100,10 @@ class _Sums:
                 sums[number] += sign * int(one)
         for *named, elsewhere, nano in found_others:
             self._others[self._group(named, values)][elsewhere] += sign * int(nano)
+        for *named, unit, amount in found_units:
+            self._units[self._group(named, values)][unit] += sign * int(amount)
 
-    def _read(
-        self, ledger: ReadTransaction, part: SpanPart
-    ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    def _read(self, ledger: ReadTransaction, part: SpanPart) -> _Found:
         """What is taken off one day is added to the next: the latest parts are kept, not read again."""
         labels = self._labels
         if part not in self._latest:
@@ -106,6 +112,7 @@ class _Sums:
             self._latest[part] = (
                 ledger.fetch(totals(ledger, part, labels)),
                 ledger.fetch(counterfactuals(ledger, part, labels)),
+                ledger.fetch(units(ledger, part, labels)),
             )
         return self._latest[part]
 
@@ -138,7 +145,24 @@ class _Sums:
             counterfactual_usd={
                 elsewhere: usd_decimal(others[elsewhere]) for elsewhere in sorted(others) if others[elsewhere]
             },
+            units=_all_units(self._units[group], named),
         )
+
+
+def _all_units(mapped: Mapping[str, int], totals: Mapping[str, int]) -> dict[str, int]:
+    """All units: those of rows with a map, and what the totals have beyond them."""
+    read = sum(amount for unit, amount in mapped.items() if is_input(unit))
+    cached = sum(amount for unit, amount in mapped.items() if unit.startswith(CACHED))
+    written = sum(amount for unit, amount in mapped.items() if is_output(unit))
+    thought = mapped.get(REASONING, 0)
+    beyond = {
+        "input_text": totals["input_tokens"] - totals["cached_input_tokens"] - read + cached,
+        "cached_text": totals["cached_input_tokens"] - cached,
+        "output_text": totals["output_tokens"] - totals["reasoning_tokens"] - written + thought,
+        REASONING: totals["reasoning_tokens"] - thought,
+    }
+    found = {unit: mapped.get(unit, 0) + beyond.get(unit, 0) for unit in sorted({*mapped, *beyond})}
+    return {unit: amount for unit, amount in found.items() if amount}
 
 
 def usage_by(

@@ -5,15 +5,35 @@ from typing import Any
 
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 
-HEAD = "0005"  # a test holds this equal to the newest file in migrations/versions
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")  # oldest first
-VERSION_TABLE = "ledger_revision"  # not Alembic's default: the database may belong to another program too
+HEAD = "0006"  # a test holds this equal to the newest file in migrations/versions
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")  # oldest first
+# The revision that the tables have. Not Alembic's default: the database may belong to another program too.
+VERSION_TABLE = "ledger_schema"
+# The revision that a Tollway has to know to work with them. Release 0.1.0 has this table alone, for both.
+LEAST_TABLE = "ledger_revision"
+# For a ledger that has only the latter.
+ADOPT = (
+    f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+    f"INSERT INTO {VERSION_TABLE} SELECT version_num FROM {LEAST_TABLE} "  # noqa: S608  # constants
+    f"WHERE NOT EXISTS (SELECT 1 FROM {VERSION_TABLE})",
+)
 
 
 def refuse_old(revision: str | None, place: object) -> None:
     """Raise LedgerUnavailable unless `revision` is that of this version. `place` is named in the message."""
     if revision != HEAD:
         raise LedgerUnavailable(f"ledger {place}: is of an older version; starting the gateway migrates it")
+
+
+def revision_in(schema: str | None, least: str | None, place: object) -> str | None:
+    """The revision of a ledger by what both its tables say; None for an empty database.
+
+    One that a newer Tollway has added to counts as ours. Raises LedgerUnusable for one that we do not know.
+    """
+    refuse_newer(least, place)
+    if schema is None:
+        return least
+    return schema if schema in REVISIONS else HEAD
 
 
 def refuse_newer(revision: str | None, place: object) -> None:

@@ -56,6 +56,18 @@ class Rollup(NamedTuple):
 
 USAGE = Rollup("usage", ("starts", "group_id"), SUMS)
 COUNTERFACTUAL = Rollup("counterfactual", ("starts", "group_id", "elsewhere"), ("nano_usd",))
+UNITS = Rollup("unit", ("starts", "group_id", "unit"), ("amount",))
+ROLLUPS = (USAGE, COUNTERFACTUAL, UNITS)
+
+
+class _Map(NamedTuple):
+    """A column of rows that holds a JSON object of numbers, {} in most."""
+
+    rollup: Rollup
+    column: str
+
+
+_MAPS = (_Map(COUNTERFACTUAL, "counterfactual_nano_usd"), _Map(UNITS, "usage"))
 
 
 def keep_rollups_on_postgres(fresh: str) -> tuple[str, ...]:
@@ -105,14 +117,11 @@ def rebuild_rollups(dialect: Dialect, since: int | None) -> tuple[str, ...]:
     kept = "" if since is None else f" WHERE starts >= {since}"
     fresh = "usage_record" if since is None else f"(SELECT * FROM usage_record WHERE at >= {since})"  # noqa: S608
     return (
-        *(f"DELETE FROM {rollup.name}_quarter{kept}" for rollup in (USAGE, COUNTERFACTUAL)),  # noqa: S608
-        *(f"DELETE FROM {rollup.name}_day" for rollup in (USAGE, COUNTERFACTUAL)),  # noqa: S608
+        *(f"DELETE FROM {rollup.name}_quarter{kept}" for rollup in ROLLUPS),  # noqa: S608
+        *(f"DELETE FROM {rollup.name}_day" for rollup in ROLLUPS),  # noqa: S608
         _groups(dialect, fresh),
         *(_upsert(rollup, "quarter", added) for rollup, added in _added(dialect, fresh)),
-        *(
-            _upsert(rollup, "day", _by_day(rollup, f"{rollup.name}_quarter"))
-            for rollup in (USAGE, COUNTERFACTUAL)
-        ),
+        *(_upsert(rollup, "day", _by_day(rollup, f"{rollup.name}_quarter")) for rollup in ROLLUPS),
     )
 
 
@@ -128,7 +137,7 @@ def _groups(dialect: Dialect, fresh: str) -> str:
 
 def _added(dialect: Dialect, fresh: str) -> tuple[tuple[Rollup, str], ...]:
     """What the rows of `fresh` add to each quarter, as a query for each kind of rollup."""
-    return (USAGE, _usage(dialect, fresh)), (COUNTERFACTUAL, _counterfactuals(dialect, fresh))
+    return (USAGE, _usage(dialect, fresh)), *((one.rollup, _entries_of(dialect, fresh, one)) for one in _MAPS)
 
 
 def _usage(dialect: Dialect, fresh: str) -> str:
@@ -145,12 +154,13 @@ def _usage(dialect: Dialect, fresh: str) -> str:
     )
 
 
-def _counterfactuals(dialect: Dialect, fresh: str) -> str:
+def _entries_of(dialect: Dialect, fresh: str, one: _Map) -> str:
+    key, (amount,) = one.rollup.keys[-1], one.rollup.sums
     return (
-        "SELECT starts, g.id AS group_id, elsewhere, nano_usd "  # noqa: S608
-        f"FROM (SELECT {_starts('s.at', QUARTER)} AS starts, {_NAMES_OF_ROW}, o.key AS elsewhere, "
-        f"{_sum(_number(dialect))} AS nano_usd FROM {fresh} AS s "
-        f"CROSS JOIN {_entries(dialect)} AS o WHERE s.counterfactual_nano_usd <> '{{}}' "
+        f"SELECT starts, g.id AS group_id, {key}, {amount} "  # noqa: S608
+        f"FROM (SELECT {_starts('s.at', QUARTER)} AS starts, {_NAMES_OF_ROW}, o.key AS {key}, "
+        f"{_sum(_number(dialect))} AS {amount} FROM {fresh} AS s "
+        f"CROSS JOIN {_entries(dialect, one.column)} AS o WHERE s.{one.column} <> '{{}}' "
         f"GROUP BY {_GROUPED}, o.key) AS r JOIN usage_group g ON {_same_group(dialect)} "
         "WHERE true ORDER BY 1, 2, 3"
     )
@@ -191,10 +201,10 @@ def _number(dialect: Dialect) -> str:
     return "o.value" if dialect == "sqlite" else "CAST(o.value AS BIGINT)"
 
 
-def _entries(dialect: Dialect) -> str:
+def _entries(dialect: Dialect, column: str) -> str:
     if dialect == "sqlite":
-        return "json_each(s.counterfactual_nano_usd)"
-    return "json_each_text(CAST(s.counterfactual_nano_usd AS JSON))"
+        return f"json_each(s.{column})"
+    return f"json_each_text(CAST(s.{column} AS JSON))"
 
 
 def _same_group(dialect: Dialect) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.answer import Usage
 from gateway.core.record import Outcome, UsageRecord
+from gateway.core.usage import Usage, usage_of
 from gateway.ledger.tables import COLUMNS
 
 Row = tuple[str | int | float | None, ...]
@@ -24,7 +24,7 @@ INTEGER_CEILING = 2**53  # exact in JSON and Lua too; a thousand such rows still
 
 ATTEMPT_ID = COLUMNS.index("attempt_id")
 _IDS = frozenset({"attempt_id", "request_id"})
-_JSON = frozenset({"tags", "counterfactual_nano_usd", "facts"})
+_JSON = frozenset({"tags", "counterfactual_nano_usd", "facts", "usage", "reported"})
 _TAGS = COLUMNS.index("tags")
 _COUNTERFACTUAL = COLUMNS.index("counterfactual_nano_usd")
 
@@ -55,6 +55,7 @@ def careful_row_of(record: UsageRecord) -> Row:
         "attempt_id": _clean_id(record.attempt_id),
         "request_id": _clean_id(record.request_id),
         "tags": _clean_tags(record.tags),
+        "reported": _clean_counts(record.reported),
         "counterfactual_nano_usd": {
             _clean_text(deployment): _clean_integer(nano)
             for deployment, nano in record.counterfactual_nano_usd.items()
@@ -70,6 +71,7 @@ def careful_row(row: Row) -> Row:
 
 def _row(record: UsageRecord) -> Row:
     usage = record.usage
+    text_in, image_in, audio_in, cached, text_out, audio_out, reasoning = usage.columns()
     counterfactual = record.counterfactual_nano_usd
     tags = record.tags
     return (
@@ -94,15 +96,15 @@ def _row(record: UsageRecord) -> Row:
         record.status,
         _OUTCOME_TEXT[record.outcome],
         record.finish_reason,
-        usage.input_text + usage.input_image + usage.input_audio,
-        usage.input_text,
-        usage.input_image,
-        usage.input_audio,
-        usage.input_cached,
-        usage.output_text + usage.output_audio + usage.output_reasoning,
-        usage.output_text,
-        usage.output_audio,
-        usage.output_reasoning,
+        text_in + image_in + audio_in,
+        text_in,
+        image_in,
+        audio_in,
+        cached,
+        text_out + audio_out + reasoning,
+        text_out,
+        audio_out,
+        reasoning,
         1 if record.estimated else 0,
         record.service_tier,
         record.price_version,
@@ -117,19 +119,43 @@ def _row(record: UsageRecord) -> Row:
         record.policy_version,
         _encode(record.facts).decode(),
         record.address,
+        units_text(usage),
+        record.flags,
+        _encode(record.reported).decode() if record.reported else "{}",
     )
+
+
+def units_text(usage: Usage) -> str:
+    """The map of `usage` as JSON; {} where the row's columns tell all of it."""
+    return _encode(usage.units).decode() if usage.others and usage.needs_map else "{}"
 
 
 def _integers_fit(record: UsageRecord) -> bool:
     """Whether no integer needs clamping. Parts of the usage count as fit when their sum is."""
     usage = record.usage
     return (
-        usage.input_text + usage.input_image + usage.input_audio < INTEGER_CEILING
-        and usage.output_text + usage.output_audio + usage.output_reasoning < INTEGER_CEILING
-        and usage.input_cached < INTEGER_CEILING
+        usage.input_tokens < INTEGER_CEILING
+        and usage.output_tokens < INTEGER_CEILING
+        and units_fit(usage)
         and record.cost_nano_usd < INTEGER_CEILING
         and record.held_nano_usd < INTEGER_CEILING
         and record.unseen_nano_usd < INTEGER_CEILING
+    )
+
+
+def units_fit(usage: Usage) -> bool:
+    """Whether the units beside text can stand as they are."""
+    return not usage.others or all(
+        amount < INTEGER_CEILING and len(unit) <= TAG_NAME_CHARACTERS and "\0" not in unit
+        for unit, amount in usage.others
+    )
+
+
+def reported_fit(reported: Mapping[str, int]) -> bool:
+    """Whether counts of an upstream can. Lone surrogates fail where they become JSON."""
+    return all(
+        amount < INTEGER_CEILING and len(name) <= TAG_NAME_CHARACTERS and "\0" not in name
+        for name, amount in reported.items()
     )
 
 
@@ -140,7 +166,7 @@ def _texts_fit(record: UsageRecord, row: Row) -> bool:
         f"{record.model}{record.dispatched_model}{record.reported_model}{record.endpoint}"
         f"{record.deployment}{record.replica}{record.zone}{record.privacy}{record.modalities}"
         f"{record.decision}{record.finish_reason}{record.service_tier}{record.price_version}"
-        f"{record.upstream_request_id}{record.policy_version}{record.address}"
+        f"{record.upstream_request_id}{record.policy_version}{record.address}{record.flags}"
     )
     if len(whole) > TEXT_CHARACTERS and not _each_is_short(row):
         return False
@@ -162,6 +188,8 @@ def is_unicode(text: str) -> bool:
 
 def _mappings_fit(record: UsageRecord, row: Row) -> bool:
     """Whether tags and counterfactual costs can stand as they are. Lone surrogates have failed earlier."""
+    if not reported_fit(record.reported):
+        return False
     return (
         _is_short_json(row[_TAGS])
         and _is_short_json(row[_COUNTERFACTUAL])
@@ -206,7 +234,7 @@ def _clean(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else 0.0  # databases keep NaN as NULL, or not at all
     if isinstance(value, Usage):
-        return Usage(**{name: _clean(tokens) for name, tokens in msgspec.structs.asdict(value).items()})
+        return usage_of(_clean_counts(value.units))
     return value
 
 
@@ -239,6 +267,10 @@ def _clean_id(identifier: str) -> str:
 
 def _clean_integer(value: int) -> int:
     return max(-INTEGER_CEILING, min(value, INTEGER_CEILING))
+
+
+def _clean_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    return {_clean_text(name, TAG_NAME_CHARACTERS): _clean_integer(count) for name, count in counts.items()}
 
 
 def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:

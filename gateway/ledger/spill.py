@@ -19,7 +19,7 @@ from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS
 
 # What files of an earlier version lack.
-ADDED_LATER = {"facts": "{}", "address": ""}
+ADDED_LATER = {"facts": "{}", "address": "", "usage": "{}", "flags": "", "reported": "{}"}
 
 _encode = msgspec.json.Encoder(enc_hook=ascii).encode  # even a field of a wrong type leaves a trace
 _decode = msgspec.json.Decoder(dict[str, str | int | float | None]).decode

@@ -4,7 +4,7 @@ Append-only: one row per attempt, corrections are new rows. Money in integer nan
 microseconds since 1970, durations in milliseconds. The first columns stand in the order of `rows.row_of`.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -88,6 +88,11 @@ usage_record = Table(
     _text("policy_version"),
     Column("facts", Text, nullable=False, server_default="{}"),  # JSON: a core.recorded.RecordedFacts
     Column("address", Text, nullable=False, server_default=""),  # ip:port that the bytes went to
+    # JSON: every unit of usage and its amount, where the columns above do not tell all of it; else {}.
+    Column("usage", Text, nullable=False, server_default="{}"),
+    Column("flags", Text, nullable=False, server_default=""),  # of core.metering.FLAGS, with commas
+    # JSON: the upstream's own counts, where they contradict each other; else {}.
+    Column("reported", Text, nullable=False, server_default="{}"),
     # Only corrections have other values here than these, so the writer leaves the three out.
     Column("kind", Text, nullable=False, server_default="usage"),  # usage | reversal | correction
     _optional_text("corrects"),  # attempt_id of the row that this one reverses or replaces
@@ -133,6 +138,17 @@ usage_quarter = _rollup("usage_quarter")
 usage_day = _rollup("usage_day")
 counterfactual_quarter = _counterfactual_rollup("counterfactual_quarter")
 counterfactual_day = _counterfactual_rollup("counterfactual_day")
+
+
+def _unit_rollup(name: str) -> Table:
+    unit = Column("unit", Text, primary_key=True)
+    return Table(name, metadata, _key("starts"), _key("group_id"), unit, _integer("amount"))
+
+
+# Every unit of the rows that have their whole map. What the totals of usage_* have beyond them is of rows
+# whose totals tell all.
+unit_quarter = _unit_rollup("unit_quarter")
+unit_day = _unit_rollup("unit_day")
 
 # One row for each act of closing or deleting: the latest `before` (UTC microseconds) is in force.
 period_end = Table(
@@ -191,6 +207,21 @@ price_version = Table(
     Column("version", Text, primary_key=True),
     _integer("nano_usd_per_million"),
     _integer("entered_at"),  # UTC microseconds; of two versions with one `effective_from` the later counts
+)
+
+# The revision that a version has to know to use these tables: see revisions.LEAST_TABLE.
+ledger_revision = Table("ledger_revision", metadata, Column("version_num", String(32), primary_key=True))
+
+# What a price version has beyond the five rates of price_version: other units, bands, hours. A JSON object.
+price_terms = Table(
+    "price_terms",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    _key("effective_from"),  # UTC microseconds
+    Column("version", Text, primary_key=True),
+    _text("terms"),
 )
 
 # What own GPUs cost in [starts, ends), busy or not: one row after the other for each deployment, with no gap

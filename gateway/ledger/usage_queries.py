@@ -31,6 +31,8 @@ from gateway.ledger.tables import (
     TOKENS,
     counterfactual_day,
     counterfactual_quarter,
+    unit_day,
+    unit_quarter,
     usage_day,
     usage_group,
     usage_quarter,
@@ -40,7 +42,10 @@ from gateway.ledger.tables import (
 # A label beside the dimensions: whether it corrects another row.
 IS_CORRECTION = "is_correction"
 
-_ROLLUPS = {"quarter": (usage_quarter, counterfactual_quarter), "day": (usage_day, counterfactual_day)}
+_ROLLUPS = {
+    "quarter": (usage_quarter, counterfactual_quarter, unit_quarter),
+    "day": (usage_day, counterfactual_day, unit_day),
+}
 
 
 def totals(reading: ReadTransaction, part: SpanPart, labels: Sequence[str], **only: str) -> Query:
@@ -67,16 +72,31 @@ def totals(reading: ReadTransaction, part: SpanPart, labels: Sequence[str], **on
 def counterfactuals(reading: ReadTransaction, part: SpanPart, labels: Sequence[str]) -> Query:
     """`labels`, the other deployment, and what the usage would have cost there, in nano-USD."""
     if part.source == "rows":
-        column = usage_record.c.counterfactual_nano_usd
-        other = _entries(column, reading.dialect)
-        query = (
-            select(*_values(labels, reading.dialect), other.c.key, func.sum(cast(other.c.value, BigInteger)))
-            .select_from(usage_record)
-            .join(other, onclause=true())
-        )
-        return _grouped(_within(query, part, usage_record.c.at, {}), (*labels, "elsewhere"))
+        return _entries_of_rows(reading, part, labels, usage_record.c.counterfactual_nano_usd)
     rollup = _ROLLUPS[part.source][1]
     return _named(part, rollup, labels, ("elsewhere",), ("nano_usd",), {})
+
+
+def units(reading: ReadTransaction, part: SpanPart, labels: Sequence[str]) -> Query:
+    """`labels`, a unit of usage, and its amount: of the rows that have their whole map."""
+    if part.source == "rows":
+        return _entries_of_rows(reading, part, labels, usage_record.c.usage)
+    rollup = _ROLLUPS[part.source][2]
+    return _named(part, rollup, labels, ("unit",), ("amount",), {})
+
+
+def _entries_of_rows(
+    reading: ReadTransaction, part: SpanPart, labels: Sequence[str], column: Column[Any]
+) -> Query:
+    """`labels`, and the names and sums of `column`, which holds JSON objects of numbers."""
+    entry = _entries(column, reading.dialect)
+    query = (
+        select(*_values(labels, reading.dialect), entry.c.key, func.sum(cast(entry.c.value, BigInteger)))
+        .select_from(usage_record)
+        .join(entry, onclause=true())
+        .where(column != "{}")
+    )
+    return _grouped(_within(query, part, usage_record.c.at, {}), (*labels, "key"))
 
 
 def _named(

@@ -68,6 +68,11 @@ TOKENS = _counter(
     "deployment feature type modality",
     "Tokens of all attempts. Types and modalities are disjoint and add up to all tokens.",
 )
+FLAGGED = _counter(
+    "usage_flagged_total",
+    "deployment flag",
+    "Attempts whose usage or price a person should look at, by what is wrong with them.",
+)
 COST = _counter(
     "cost_usd_total", "deployment feature team", "Cost of all attempts at the deployment's price, in USD."
 )
@@ -219,6 +224,7 @@ FAMILIES = (
     ATTEMPTS,
     ACCOUNT_REJECTED,
     TOKENS,
+    FLAGGED,
     COST,
     COUNTERFACTUAL,
     DURATION,

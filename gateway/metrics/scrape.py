@@ -8,6 +8,7 @@ from prometheus_client import Metric
 
 from gateway.core.balancing import Fleet
 from gateway.core.histogram import Histogram
+from gateway.core.metering import FLAGS
 from gateway.core.money import NANO_PER_USD
 from gateway.core.record import Outcome
 from gateway.metrics import families
@@ -191,6 +192,7 @@ def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iter
     attempts: dict[tuple[str, ...], int] = {}
     tokens: dict[tuple[str, ...], int] = {}
     cost: dict[tuple[str, ...], int] = {}
+    flagged: dict[tuple[str, ...], int] = {}
     elsewhere: dict[tuple[str, ...], int] = {}
     for (deployment, feature, team, outcome), one in series.items():
         _add(attempts, (deployment, outcome), one.attempts)
@@ -198,10 +200,13 @@ def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iter
         for kind, modality, count in one.tokens():
             if count:
                 _add(tokens, (deployment, feature, kind, modality), count)
+        for flag in FLAGS:  # zeros too: the increase from nothing to one could not be seen
+            _add(flagged, (deployment, flag), one.flags.get(flag, 0))
         for other, nano in one.counterfactual_nano.items():
             _add(elsewhere, (feature, other), nano)
     yield _counters(families.ATTEMPTS, attempts)
     yield _counters(families.TOKENS, tokens)
+    yield _counters(families.FLAGGED, flagged)
     yield _counters(families.COST, _in_usd(cost))
     yield _counters(families.COUNTERFACTUAL, _in_usd(elsewhere))
 

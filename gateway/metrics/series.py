@@ -3,8 +3,8 @@
 Units: money in integer nano-USD, tokens in tokens, durations in seconds.
 """
 
-from gateway.core.answer import Usage
 from gateway.core.histogram import Histogram
+from gateway.core.usage import CACHE_WRITE, CACHED, MODALITIES, REASONING, Usage, is_input, is_output
 
 REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -28,66 +28,60 @@ OVERHEAD_SECONDS = (
 
 
 class AttemptSeries:
-    """All attempts with the same deployment, feature, team and outcome. `input_*` leave cached tokens out."""
+    """All attempts with the same deployment, feature, team and outcome. `units` are tokens beside text."""
 
     __slots__ = (
         "attempts",
-        "cached_audio",
-        "cached_image",
-        "cached_text",
         "cost_nano",
         "counterfactual_nano",
-        "input_audio",
-        "input_image",
+        "flags",
         "input_text",
-        "output_audio",
         "output_text",
-        "reasoning",
+        "units",
     )
 
     def __init__(self) -> None:
         self.attempts = 0
         self.cost_nano = 0
         self.counterfactual_nano: dict[str, int] = {}
-        self.input_text = self.input_image = self.input_audio = 0
-        self.cached_text = self.cached_image = self.cached_audio = 0
-        self.output_text = self.output_audio = self.reasoning = 0
+        self.input_text = self.output_text = 0
+        self.units: dict[str, int] = {}
+        self.flags: dict[str, int] = {}
 
-    def add_rare(self, usage: Usage) -> None:
-        """Tokens that most attempts have none of; text that was not cached is counted by the caller.
+    def add_others(self, usage: Usage) -> None:
+        """Tokens that most attempts have none of; text is counted by the caller."""
+        for unit, amount in usage.others:
+            self.units[unit] = self.units.get(unit, 0) + amount
 
-        Cached tokens are taken to be text first, then image, then audio, in the order in which they are
-        priced: an upstream does not tell.
-        """
-        image, audio, cached = usage.input_image, usage.input_audio, usage.input_cached
-        if cached:
-            of_text = min(cached, usage.input_text)
-            of_image = min(cached - of_text, image)
-            of_audio = min(cached - of_text - of_image, audio)
-            self.input_text -= of_text
-            self.cached_text += of_text
-            self.cached_image += of_image
-            self.cached_audio += of_audio
-            image -= of_image
-            audio -= of_audio
-        self.input_image += image
-        self.input_audio += audio
-        self.output_audio += usage.output_audio
-        self.reasoning += usage.output_reasoning
+    def add_flags(self, flags: str) -> None:
+        """An attempt with these flags, with commas."""
+        for flag in flags.split(","):
+            self.flags[flag] = self.flags.get(flag, 0) + 1
 
-    def tokens(self) -> tuple[tuple[str, str, int], ...]:
+    def tokens(self) -> list[tuple[str, str, int]]:
         """(type, modality, tokens), disjoint, so that they add up to all tokens."""
-        return (
-            ("input", "text", self.input_text),
-            ("input", "image", self.input_image),
-            ("input", "audio", self.input_audio),
-            ("cached_input", "text", self.cached_text),
-            ("cached_input", "image", self.cached_image),
-            ("cached_input", "audio", self.cached_audio),
-            ("output", "text", self.output_text),
-            ("output", "audio", self.output_audio),
-            ("reasoning", "text", self.reasoning),
-        )
+        found = {("input", "text"): self.input_text, ("output", "text"): self.output_text}
+        for unit, amount in self.units.items():
+            if (key := _labels(unit)) is not None:
+                found[key] = found.get(key, 0) + amount
+        return [(*key, amount) for key, amount in found.items()]
+
+
+def _labels(unit: str) -> tuple[str, str] | None:
+    """Type and modality of a unit of tokens; None for other units. Names from outside are no labels."""
+    if unit.startswith(CACHE_WRITE):
+        return "cache_write", "audio" if unit.endswith("audio") else "text"
+    if unit == REASONING:
+        return "reasoning", "text"
+    if unit.endswith("_prediction"):
+        return "output", "text"
+    modality = unit.partition("_")[2]
+    modality = modality if modality in MODALITIES else "other"
+    if unit.startswith(CACHED):
+        return "cached_input", modality
+    if is_input(unit):
+        return "input", modality
+    return ("output", modality) if is_output(unit) else None
 
 
 class RequestSeries:

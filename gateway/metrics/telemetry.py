@@ -106,14 +106,10 @@ class PrometheusTelemetry:
         usage = ended.usage
         series.input_text += usage.input_text
         series.output_text += usage.output_text
-        if (
-            usage.input_cached
-            or usage.input_image
-            or usage.input_audio
-            or usage.output_reasoning
-            or usage.output_audio
-        ):
-            series.add_rare(usage)
+        if usage.others:
+            series.add_others(usage)
+        if ended.flags:
+            series.add_flags(ended.flags)
         if sent.changed:
             self._fields_dropped(sent)
         elsewhere = series.counterfactual_nano
@@ -137,7 +133,7 @@ class PrometheusTelemetry:
             return
         series.first_token.observe(ttft_ms * 0.001)
         # Tokens that the client never sees have no gap between them.
-        gaps = ended.usage.output_text + ended.usage.output_audio - 1
+        gaps = ended.usage.visible_tokens - 1
         if gaps > 0:
             series.inter_token.observe((ended.duration_ms - ttft_ms) * 0.001 / gaps)
 

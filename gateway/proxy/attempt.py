@@ -15,15 +15,7 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.answer import (
-    NO_USAGE,
-    ErrorInstead,
-    Exact,
-    Metered,
-    UnderEstimate,
-    read_answer,
-    usage_from_wire,
-)
+from gateway.core.answer import ErrorInstead, Exact, Metered, UnderEstimate, read_answer
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -34,7 +26,9 @@ from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
 from gateway.core.upstream_error import UpstreamError, read_error, retry_after_seconds, secrets_in
+from gateway.core.usage import NO_USAGE
 from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
+from gateway.core.wire_usage import usage_from_wire
 from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
 from gateway.dialects.table import STEERING
 from gateway.ports import (
@@ -231,8 +225,11 @@ class Attempt:
         progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
         progress.finish_reason = answer.finish_reason
         progress.reported_model = answer.model
-        if answer.usage is not None:
-            metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
+        usage = answer.reported_usage
+        if usage is not None:
+            metered: Metered = self._sent.metered(
+                progress, usage, answer.service_tier, progress.last_seen_at, body
+            )
         else:
             progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
             metered = self._sent.under_estimate(progress, progress.last_seen_at)
@@ -439,14 +436,18 @@ class Attempt:
 
     def _metered(self) -> Metered:
         """Usage of a stream as far as it came, or of an answer that never came."""
-        sent, reader = self._sent, self._reader
+        sent, reader, progress = self._sent, self._reader, self._progress
+        now = self._services.clock.monotonic()
         if reader is not None and reader.usage is not None:
-            usage = usage_from_wire(reader.usage)
             if reader.usage_is_current:
-                return Exact(usage, reader.service_tier, reader.usage_is_final)
+                metered = sent.metered(progress, reader.usage, reader.service_tier, now)
+                if isinstance(metered, Exact) and not reader.usage_is_final:
+                    return Exact(metered.usage, metered.service_tier, is_final=False)
+                return metered
+            usage = usage_from_wire(reader.usage).usage
             if usage.output_tokens > reader.text_chunks:
                 return UnderEstimate(usage)
-        return sent.under_estimate(self._progress, self._services.clock.monotonic())
+        return sent.under_estimate(progress, now)
 
     # --- headers ---
 

@@ -36,8 +36,9 @@ def _command(kind: SimulatorKind) -> Callable[..., None]:
         for name in ("models", "refused_fields"):
             flags[name] = tuple(flags[name] or ())
         try:
+            flags["usage"] = msgspec.json.decode(flags["usage"], type=dict[str, Any])
             run_blocking(kind, msgspec.convert(flags, Knobs), host, port)
-        except (SimulatorPortTaken, InvalidKnob, msgspec.ValidationError) as exc:
+        except (SimulatorPortTaken, InvalidKnob, msgspec.DecodeError) as exc:
             typer.echo(f"tollway simulate {kind}: {exc}", err=True)
             raise typer.Exit(1) from exc
 
@@ -64,6 +65,8 @@ def _parameter(field: msgspec.structs.FieldInfo) -> inspect.Parameter:
         flags = (f"{flags[0]}/--no-{flags[0][2:]}",)
     if default == ():
         hint, default = list[str], []
+    if field.name == "usage":  # JSON
+        hint, default = str, "{}"
     return _keyword(field.name, hint, typer.Option(*flags, help=text), default)
 
 

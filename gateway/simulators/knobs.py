@@ -145,6 +145,13 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = False
     tokenize_route: Annotated[bool, Meta(description="/tokenize is served (vLLM). False: 404.")] = True
+    usage: Annotated[
+        dict[str, Any],
+        Meta(description="Members that its usage object has in place of its own; null leaves one out."),
+    ] = {}
+    reported_tier: Annotated[
+        str | None, Meta(description="What answers say as service_tier, whatever was asked for.")
+    ] = None
     prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
     healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
     frozen: Annotated[

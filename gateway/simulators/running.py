@@ -224,7 +224,7 @@ def _flags(knobs: Knobs) -> Iterator[str]:
         elif isinstance(value, bool):
             yield flag if value else f"--no-{flag[2:]}"
         elif value != defaults[name]:
-            yield from (flag, str(value))
+            yield from (flag, msgspec.json.encode(value).decode() if isinstance(value, dict) else str(value))
 
 
 def _dialect(kind: SimulatorKind, knobs: Knobs) -> Dialect:

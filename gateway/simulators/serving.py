@@ -1,6 +1,7 @@
 """The app that both simulators are: routing, refusals, faults, and handing a checked call to a generation."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from gateway.simulators.prompts import Prompt, PromptReader
 from gateway.simulators.refusals import SimulatedRefusal
 from gateway.simulators.requests import Json, SimulatedCall, SimulatedEndpoint, parsed, read_call
 from gateway.simulators.state import State
-from gateway.simulators.wire import Wire
+from gateway.simulators.wire import Shape, UsageOf, Wire
 
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in SimulatedEndpoint}
 
@@ -175,16 +176,33 @@ class SimulatorApp:
     def _wire(
         self, exchange: SimulatedExchange, call: SimulatedCall, prompt: Prompt, cached_tokens: int
     ) -> Wire:
-        dialect = self._dialect
+        dialect, knobs = self._dialect, self._state.knobs
         return Wire(
             call,
-            dialect.shape(call),
+            _at_tier(dialect.shape(call), knobs.reported_tier),
             ident=dialect.ident(exchange, call),
             created=int(time.time()),
             model=dialect.reported_model(call.model),
-            usage_of=dialect.usage(prompt, cached_tokens),
-            odd_values=self._state.knobs.odd_values,
+            usage_of=_spelt(dialect.usage(prompt, cached_tokens), knobs.usage),
+            odd_values=knobs.odd_values,
         )
+
+
+def _at_tier(shape: Shape, tier: str | None) -> Shape:
+    """`shape` with that `service_tier` in its answers and chunks."""
+    if tier is None:
+        return shape
+    told = {"service_tier": tier}
+    return msgspec.structs.replace(shape, chunk=shape.chunk | told, body=shape.body | told)
+
+
+def _spelt(usage_of: UsageOf, members: Mapping[str, Any]) -> UsageOf:
+    """`usage_of` with `members` in place of its own; without those that are None."""
+    if not members:
+        return usage_of
+    return lambda tokens: {
+        name: value for name, value in {**usage_of(tokens), **members}.items() if value is not None
+    }
 
 
 def _text(value: Any) -> str | None:

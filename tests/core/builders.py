@@ -19,9 +19,7 @@ from gateway.core.catalog import (
     Modality,
     Model,
     Objective,
-    Price,
     Provider,
-    Rates,
     Replica,
     RuleSet,
 )
@@ -31,10 +29,12 @@ from gateway.core.money import nano_from_usd
 from gateway.core.parse import Body, parse_call
 from gateway.core.policy import Policy
 from gateway.core.pricing import NO_VERSIONS, PriceBook
+from gateway.core.rates import Price, Rates
 from gateway.core.route import Route, Routes
 from gateway.core.screening import Classified
 from gateway.core.sent import Candidate, Sent
 from gateway.core.tenancy import Budget, Limits, Principal, Scope
+from gateway.core.usage import Usage, usage_of_columns
 from gateway.core.windows import Per
 
 T = TypeVar("T")
@@ -77,6 +77,22 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 # --- what can answer ---
+
+
+def used(
+    *,
+    input_text: int = 0,
+    input_image: int = 0,
+    input_audio: int = 0,
+    input_cached: int = 0,
+    output_text: int = 0,
+    output_audio: int = 0,
+    output_reasoning: int = 0,
+) -> Usage:
+    """Usage by the columns of a row: `input_cached` is a part of what was read."""
+    return usage_of_columns(
+        input_text, input_image, input_audio, input_cached, output_text, output_audio, output_reasoning
+    )
 
 
 def rates(

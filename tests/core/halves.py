@@ -50,7 +50,8 @@ def halves_of(record: UsageRecord) -> tuple[bytes, bytes]:
             (name, _rate(nano, usage.input_text)) for name, nano in record.counterfactual_nano_usd.items()
         ],
         "media": msgspec.structs.astuple(facts.media) if facts.media.bytes else None,
-        "usage": msgspec.structs.astuple(usage),
+        "units": msgspec.structs.astuple(usage),
+        "reported": list(record.reported.items()),
         "other_costs": list(record.counterfactual_nano_usd.values()),
     }
     route, sent, ended = (

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import ErrorInstead, read_answer, usage_from_wire
+from gateway.core.answer import ErrorInstead, read_answer
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.wire_usage import usage_from_wire
 
 
 def test_a_chat_completion_tells_its_usage_model_and_tier():
@@ -20,7 +21,7 @@ def test_a_chat_completion_tells_its_usage_model_and_tier():
         "stop",
     )
     assert answer.usage is not None
-    assert usage_from_wire(answer.usage).output_tokens == 2
+    assert usage_from_wire(answer.usage).usage.output_tokens == 2
 
 
 def test_an_embedding_has_usage_and_no_choices():
@@ -29,7 +30,7 @@ def test_an_embedding_has_usage_and_no_choices():
     )
     assert answer.finish_reason is None
     assert answer.usage is not None
-    assert usage_from_wire(answer.usage).input_tokens == 5
+    assert usage_from_wire(answer.usage).usage.input_tokens == 5
 
 
 @pytest.mark.parametrize("body", [b'{"choices":[]}', b'{"usage":null,"choices":null,"model":null}', b"{}"])
@@ -69,18 +70,18 @@ def test_an_answer_is_one_however_odd_what_is_only_observed(odd: bytes):
     answer = read_answer(b"{" + odd + b"," + USAGE + b"}")
     assert answer.finish_reason is None
     assert answer.usage is not None
-    assert usage_from_wire(answer.usage).input_tokens == 9
+    assert usage_from_wire(answer.usage).usage.input_tokens == 9
 
 
 def test_counts_may_be_written_as_fractions_without_a_fraction():
     answer = read_answer(b'{"usage":{"prompt_tokens":12.0,"completion_tokens":3e0}}')
     assert answer.usage is not None
-    used = usage_from_wire(answer.usage)
+    used = usage_from_wire(answer.usage).usage
     assert (used.input_tokens, used.output_tokens) == (12, 3)
     assert isinstance(used.input_text, int)
 
 
-@pytest.mark.parametrize("usage", [b"5", b'"many"', b'{"prompt_tokens":"many"}', b"[1]"])
+@pytest.mark.parametrize("usage", [b"5", b'"many"', b"[1]"])
 def test_usage_that_cannot_be_read_is_as_good_as_none(usage: bytes):
     answer = read_answer(b'{"choices":[{"finish_reason":"stop"}],"usage":' + usage + b"}")
     assert answer.usage is None

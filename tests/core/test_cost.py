@@ -1,16 +1,18 @@
-"""Cost in integer nano-USD: exact against decimal arithmetic, each component rounded up."""
+"""Cost in integer nano-USD: exact against decimal arithmetic, rounded up once."""
 
+import math
 from decimal import ROUND_CEILING, Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import NO_USAGE, Usage
-from gateway.core.catalog import Rates
 from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal
-from gateway.core.pricing import cost, usd_text
-from tests.core.builders import price, rates
+from gateway.core.pricing import cost, flat_cost, usd_text
+from gateway.core.rates import Band, Rates, week_hours
+from gateway.core.usage import NO_USAGE, Usage, usage_of
+from tests.core.builders import price, rates, used
 
 GPT_4O = rates("2.50", "10", cached="1.25")
 AUDIO = rates("2.50", "10", input_audio="40", output_audio="80")
@@ -21,50 +23,144 @@ def usd(nano: int) -> Decimal:
 
 
 def test_gpt_4o_by_hand():
-    usage = Usage(input_text=1000, input_cached=400, output_text=200)
+    usage = used(input_text=1000, input_cached=400, output_text=200)
     assert usd(cost(GPT_4O, usage)) == Decimal("0.0015") + Decimal("0.0005") + Decimal("0.002")
 
 
 def test_audio_has_its_own_rates():
-    usage = Usage(input_text=100, input_audio=1000, output_text=10, output_audio=500)
+    usage = used(input_text=100, input_audio=1000, output_text=10, output_audio=500)
     assert usd(cost(AUDIO, usage)) == Decimal("0.00025") + Decimal("0.04") + Decimal("0.0001") + Decimal(
         "0.04"
     )
 
 
 def test_images_cost_what_text_costs_and_reasoning_what_output_costs():
-    usage = Usage(input_image=765, output_reasoning=300)
+    usage = used(input_image=765, output_reasoning=300)
     assert cost(GPT_4O, usage) == cost(GPT_4O, Usage(input_text=765, output_text=300))
 
 
 def test_cached_tokens_are_charged_once_at_their_own_rate():
-    assert cost(GPT_4O, Usage(input_text=100, input_cached=100)) == 100 * 1250
+    assert cost(GPT_4O, used(input_text=100, input_cached=100)) == 100 * 1250
 
 
 def test_cached_tokens_are_text_and_images_first_and_audio_last():
-    part_of_text = Usage(input_text=100, input_audio=50, input_cached=80)
-    more_than_text = Usage(input_text=100, input_audio=50, input_cached=120)
+    part_of_text = used(input_text=100, input_audio=50, input_cached=80)
+    more_than_text = used(input_text=100, input_audio=50, input_cached=120)
     assert cost(AUDIO, part_of_text) == 80 * 2500 + 20 * 2500 + 50 * 40_000
-    assert cost(AUDIO, more_than_text) == 120 * 2500 + 30 * 40_000
+    # No list has a price for cached audio here: it costs what audio does.
+    assert cost(AUDIO, more_than_text) == 100 * 2500 + 50 * 40_000
 
 
 def test_no_usage_costs_nothing():
     assert cost(GPT_4O, NO_USAGE) == 0
 
 
-def test_the_smallest_fraction_of_a_nano_dollar_is_rounded_up_for_each_component():
+def test_the_smallest_fraction_of_a_nano_dollar_is_rounded_up_once():
     least = Rates(input=1, cached_input=1, output=1, input_audio=1, output_audio=1)
-    usage = Usage(
+    usage = used(
         input_text=2, input_audio=1, input_cached=1, output_text=1, output_audio=1, output_reasoning=1
     )
-    assert cost(least, usage) == 5
+    assert cost(least, usage) == 1
 
 
-def test_an_unlisted_tier_is_the_standard_one_and_a_listed_one_has_its_own_rates():
+def test_a_listed_tier_has_its_own_rates_and_the_standard_one_several_names():
     tiered = price(GPT_4O, priority=rates("4.25", "17"), batch=rates("1.25", "5"))
-    assert tiered.rates("priority") == rates("4.25", "17")
-    assert tiered.rates("batch").input == nano_from_usd("1.25")
-    assert tiered.rates(None) == tiered.rates("default") == tiered.rates("scale") == GPT_4O
+    assert tiered.rates("priority") == tiered.rates("fast") == rates("4.25", "17")
+    assert tiered.rates("batch").input == tiered.rates("batches").input == nano_from_usd("1.25")
+    for name in (None, "default", "standard", "auto", "on_demand"):
+        assert tiered.rates(name) == GPT_4O
+        assert tiered.knows(name)
+
+
+def test_a_tier_without_a_price_costs_the_dearest_of_each_unit():
+    tiered = price(
+        msgspec.structs.replace(GPT_4O, units={"cache_write": 7}),
+        batch=rates("1.25", "20"),
+        flex=rates("9", "1"),
+    )
+    found = tiered.rates("hyper")
+    assert not tiered.knows("hyper")
+    assert (found.input, found.output) == (nano_from_usd("9"), nano_from_usd("20"))
+    assert found.of("cache_write") == nano_from_usd("9")  # a tier that lists no writes asks for plain input
+
+
+UNITS = {"cache_write": 10, "output_reasoning": 90, "input_image": 70}
+LISTED = Rates(input=8, cached_input=1, output=40, input_audio=60, output_audio=80, units=UNITS)
+
+
+@pytest.mark.parametrize(
+    ("unit", "rate", "is_known"),
+    [
+        ("input_text", 8, True),
+        ("cached_text", 1, True),
+        ("cached_image", 1, True),
+        ("cached_audio", 60, True),
+        ("input_image", 70, True),
+        ("input_video", 8, True),
+        ("cache_write", 10, True),
+        ("cache_write_5m", 10, True),
+        ("cache_write_1h", 20, True),
+        ("output_reasoning", 90, True),
+        ("output_rejected_prediction", 40, True),
+        ("output_image", 40, True),
+        ("requests", 0, True),
+        ("input_hologram", 70, False),
+        ("output_hologram", 90, False),
+        ("unknown_dream", 90, False),
+        ("search_queries", 50_000_000 * 1_000_000, False),
+    ],
+)
+def test_every_unit_has_a_rate_listed_by_rule_or_the_dearest(unit: str, rate: int, is_known: bool):
+    assert LISTED.of(unit) == rate
+    assert LISTED.knows(unit) is is_known
+
+
+def test_writes_into_a_cache_cost_plain_input_where_no_list_asks_more():
+    assert GPT_4O.of("cache_write") == GPT_4O.of("cache_write_12h") == GPT_4O.input
+
+
+def test_a_band_is_for_the_whole_request_and_begins_above_its_threshold():
+    at = msgspec.structs.replace(
+        GPT_4O, above=(Band(1000, rates("5", "15", cached="2.5")), Band(5000, rates("7", "20")))
+    )
+    assert cost(at, Usage(input_text=1000, output_text=10)) == 1000 * 2500 + 10 * 10_000
+    assert cost(at, Usage(input_text=1001, output_text=10)) == 1001 * 5000 + 10 * 15_000
+    # What came from a cache, or went into one, was read as well.
+    assert cost(at, used(input_text=1001, input_cached=900)) == 101 * 5000 + 900 * 2500
+    assert cost(at, Usage(input_text=6000)) == 6000 * 7000
+    assert flat_cost(at, Usage(input_text=6000)) == 6000 * 2500
+    assert price(at).dearest(None, 1000) == (nano_from_usd("2.50"), nano_from_usd("10"))
+    assert price(at).dearest(None, 1001) == (nano_from_usd("5"), nano_from_usd("15"))
+    assert price(at).dearest(None, 10**6) == (nano_from_usd("7"), nano_from_usd("20"))
+
+
+MONDAY = 1_764_547_200_000_000  # 2025-12-01 00:00 UTC
+MINUTE = 60 * 1_000_000
+
+
+def test_prices_of_the_hour_hold_from_minute_to_minute_and_say_until_when():
+    cheap = rates("1", "4")
+    at = price(msgspec.structs.replace(GPT_4O, hours=tuple(week_hours((1, 7), 16 * 60, 30, cheap))))
+    night = MONDAY + 16 * 60 * MINUTE
+    for moment, expected in {
+        MONDAY - 1: cheap,  # Sunday's begin on Sunday and end on Monday
+        MONDAY: cheap,
+        MONDAY + 30 * MINUTE: GPT_4O,
+        night - 1: GPT_4O,
+        night: cheap,
+        night + 24 * 60 * MINUTE: GPT_4O,  # Tuesday
+    }.items():
+        assert at.at(moment).standard.input == expected.input
+        begins, ends = at.span(moment)
+        assert begins <= moment < ends
+        assert at.at(int(begins)).standard.input == at.at(int(ends) - 1).standard.input == expected.input
+    assert at.span(night) == (night, night + (8 * 60 + 30) * MINUTE)
+    assert price(GPT_4O).span(night) == (-math.inf, math.inf)
+
+
+def test_the_dearest_rates_cover_all_hours():
+    peak = msgspec.structs.replace(GPT_4O, hours=tuple(week_hours((1,), 0, 0, rates("9", "90"))))
+    assert price(peak).dearest("default") == (nano_from_usd("9"), nano_from_usd("90"))
 
 
 def test_the_dearest_rates_cover_every_tier_unless_the_default_one_is_pinned():
@@ -88,7 +184,7 @@ tokens = st.integers(0, 10**6)
 @st.composite
 def usages(draw: st.DrawFn) -> Usage:
     text, image, audio = draw(tokens), draw(tokens), draw(tokens)
-    return Usage(
+    return used(
         input_text=text,
         input_image=image,
         input_audio=audio,
@@ -99,48 +195,33 @@ def usages(draw: st.DrawFn) -> Usage:
     )
 
 
-def components(usage: Usage, at: Rates) -> list[tuple[int, int]]:
-    """(tokens, rate) of each priced component, worked out anew."""
-    plain = usage.input_text + usage.input_image
-    cached_plain = min(usage.input_cached, plain)
-    cached_audio = usage.input_cached - cached_plain
-    return [
-        (usage.input_cached, at.cached_input),
-        (plain - cached_plain, at.input),
-        (usage.input_audio - cached_audio, at.input_audio),
-        (usage.output_text + usage.output_reasoning, at.output),
-        (usage.output_audio, at.output_audio),
-    ]
+def exactly(usage: Usage, at: Rates) -> Decimal:
+    """The price without rounding, from the columns that the usage makes, worked out anew."""
+    text, image, audio, cached, written, spoken, thought = usage.columns()
+    plain = text + image
+    cheap = min(cached, plain)
+    return (
+        Decimal(cheap) * at.cached_input
+        + Decimal(plain - cheap) * at.input
+        + Decimal(audio) * at.input_audio
+        + Decimal(written + thought) * at.output
+        + Decimal(spoken) * at.output_audio
+    ) / 1_000_000
 
 
 @given(all_rates, usages())
-def test_cost_is_exact_decimal_arithmetic_with_each_component_rounded_up(at: Rates, usage: Usage):
-    expected = sum(
-        (Decimal(count) * rate / 1_000_000).to_integral_value(rounding=ROUND_CEILING)
-        for count, rate in components(usage, at)
-    )
-    assert cost(at, usage) == expected
-
-
-@given(all_rates, usages())
-def test_cost_is_never_below_the_exact_price_and_less_than_five_nano_dollars_above(at: Rates, usage: Usage):
-    exact = sum(Decimal(count) * rate / 1_000_000 for count, rate in components(usage, at))
-    assert exact <= cost(at, usage) < exact + 5
+def test_cost_is_exact_decimal_arithmetic_rounded_up_once(at: Rates, usage: Usage):
+    assert cost(at, usage) == exactly(usage, at).to_integral_value(rounding=ROUND_CEILING)
 
 
 @given(all_rates, st.lists(usages(), min_size=2, max_size=2))
 def test_two_requests_cost_what_their_sum_costs_within_rounding(at: Rates, pair: list[Usage]):
-    first, second = (
-        Usage(input_text=usage.input_text, output_text=usage.output_text, output_audio=usage.output_audio)
-        for usage in pair
-    )
-    both = Usage(
-        input_text=first.input_text + second.input_text,
-        output_text=first.output_text + second.output_text,
-        output_audio=first.output_audio + second.output_audio,
-    )
-    apart = cost(at, first) + cost(at, second)
-    assert cost(at, both) <= apart <= cost(at, both) + 3
+    first, second = pair
+    units = {
+        unit: first.units.get(unit, 0) + second.units.get(unit, 0) for unit in first.units | second.units
+    }
+    both = cost(at, usage_of(units))
+    assert both <= cost(at, first) + cost(at, second) <= both + 1
 
 
 # --- money ---

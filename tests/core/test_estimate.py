@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.admission import hold_nano
-from gateway.core.answer import Usage
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Deployment, ImageRule, Modality, Rates
+from gateway.core.catalog import Api, Deployment, ImageRule, Modality
 from gateway.core.estimate import (
     AUDIO_BYTES_PER_TOKEN,
     COUNTED_MARGIN_TOKENS,
@@ -22,9 +21,21 @@ from gateway.core.estimate import (
     estimate,
 )
 from gateway.core.pricing import cost
+from gateway.core.rates import Rates
 from gateway.dialects.table import TABLE
 from gateway.simulators.tokens import SimulatorTokenizer, load_tokenizer
-from tests.core.builders import candidates_of, chat, deployment, local, parsed, pool, price, principal, rates
+from tests.core.builders import (
+    candidates_of,
+    chat,
+    deployment,
+    local,
+    parsed,
+    pool,
+    price,
+    principal,
+    rates,
+    used,
+)
 
 PAYER = principal()
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}
@@ -300,7 +311,7 @@ def test_a_hold_covers_any_usage_within_its_bounds_at_any_rate_that_may_apply(
     image = shares.draw(st.integers(0, prompt), "image")
     audio = shares.draw(st.integers(0, prompt - image), "audio")
     spoken = shares.draw(st.integers(0, output), "spoken")
-    usage = Usage(
+    usage = used(
         input_text=prompt - image - audio,
         input_image=image,
         input_audio=audio,
@@ -314,8 +325,8 @@ def test_a_hold_covers_any_usage_within_its_bounds_at_any_rate_that_may_apply(
         assert held >= cost(dearer, usage)
 
 
-def test_a_hold_covers_each_component_that_a_cost_rounds_up():
+def test_a_hold_covers_a_cost_that_is_rounded_up():
     least = Rates(input=1, cached_input=1, output=1, input_audio=1, output_audio=1)
     wanting = asked(chat(max_tokens=2), deployment(price=price(least)))
-    usage = Usage(input_text=2, input_audio=1, input_cached=1, output_text=1, output_audio=1)
-    assert hold_nano(wanting, wanting.output_tokens) == cost(least, usage) == 5
+    usage = used(input_text=2, input_audio=1, input_cached=1, output_text=1, output_audio=1)
+    assert hold_nano(wanting, wanting.output_tokens) >= cost(least, usage) == 1

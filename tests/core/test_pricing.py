@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.core.catalog import DatedPrice, Price
+from gateway.core.catalog import DatedPrice
 from gateway.core.pricing import HORIZON, NO_VERSIONS, PriceBook, PriceVersion
+from gateway.core.rates import Price
 from tests.core.builders import deployment, price, rates
 
 LISTED = Price(version="listed", standard=rates("9", "9"), tiers={"priority": rates("18", "18")})
@@ -52,7 +53,9 @@ def test_a_tier_has_versions_of_its_own_and_the_response_decides() -> None:
         [version("v1"), version("half", tier="batch", effective_from=100, rates=rates("3", "3"))]
     )
     early, late = at(book, 99), at(book, 100)
-    assert (early.version_of("batch"), early.rates("batch")) == ("v1", rates("1", "4"))
+    # No version and no list has it: of the tiers that have a price, the dearest.
+    assert (early.version_of("batch"), early.rates("batch").input) == ("v1", rates("18", "18").input)
+    assert not early.knows("batch")
     assert (late.version_of("batch"), late.rates("batch")) == ("half", rates("3", "3"))
     assert (late.version_of("default"), late.rates("default")) == ("v1", rates("1", "4"))
     assert (late.version_of(None), late.rates(None)) == ("v1", rates("1", "4"))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import Exact, Metered, UnderEstimate, Usage
+from gateway.core.answer import Contradictory, Exact, Metered, UnderEstimate
 from gateway.core.ended import Ended, Progress
 from gateway.core.record import (
     DIGITS,
@@ -21,6 +21,7 @@ from gateway.core.record import (
 )
 from gateway.core.screening import Classified
 from gateway.core.sent import Sent
+from gateway.core.usage import Usage, usage_of
 from tests.core.builders import (
     chat,
     deployment,
@@ -34,6 +35,7 @@ from tests.core.builders import (
     principal,
     rates,
     route_to,
+    used,
 )
 from tests.core.halves import ended_by_name, record_of, sent_by_name
 
@@ -48,7 +50,7 @@ COUNTS = st.integers(0, 10**9)
 SECONDS = st.floats(0, 10**6)
 
 usages = st.builds(
-    Usage,
+    used,
     input_text=COUNTS,
     input_image=COUNTS,
     input_audio=COUNTS,
@@ -56,6 +58,11 @@ usages = st.builds(
     output_text=COUNTS,
     output_audio=COUNTS,
     output_reasoning=COUNTS,
+) | st.dictionaries(st.sampled_from(["input_text", "cache_write_1h", "input_x", "searches"]), COUNTS).map(
+    usage_of
+)
+reports = st.dictionaries(st.sampled_from(["prompt_tokens", "a.b"]), COUNTS, min_size=1).map(
+    lambda counts: tuple(counts.items())
 )
 bodies = st.builds(
     lambda words, images, members: chat(
@@ -105,9 +112,12 @@ def attempts(draw: st.DrawFn, texts: st.SearchStrategy[str] = TEXTS) -> Sent:
 def ends(draw: st.DrawFn, sent: Sent, texts: st.SearchStrategy[str] = TEXTS) -> Ended:
     """How `sent` ended: any way that there is."""
     usage = draw(usages)
-    metered: Metered = UnderEstimate(usage)
+    tiers = st.none() | st.just("priority") | texts
+    metered: Metered = UnderEstimate(usage, draw(st.just(()) | reports))
     if draw(st.booleans()):
-        metered = Exact(usage, draw(st.none() | st.just("priority") | texts))
+        metered = Contradictory(usage, draw(tiers), draw(reports))
+    if draw(st.booleans()):
+        metered = Exact(usage, draw(tiers))
     progress = Progress(
         sent_at=draw(SECONDS),
         last_seen_at=draw(SECONDS),
@@ -157,6 +167,8 @@ def expected(sent: Sent, ended: Ended) -> UsageRecord:
         counterfactual_nano_usd=dict(zip(candidate.others, ended.other_costs, strict=True)),
         held_nano_usd=sent.held_nano,
         unseen_nano_usd=ended.unseen_nano,
+        flags=ended.flags,
+        reported=dict(ended.reported),
         ttft_ms=ended.ttft_ms,
         duration_ms=ended.duration_ms,
         upstream_request_id=progress.upstream_request_id,
@@ -247,7 +259,7 @@ def test_both_halves_together_name_every_column_and_every_fact() -> None:
     columns = {*UsageRecord.__struct_fields__, *RecordedFacts.__struct_fields__} - derived
     named = {*ROUTE_FIELDS, *SENT_FIELDS, *ENDED_FIELDS}
     assert columns <= named
-    assert named - columns == {"input_rate", "others", "other_costs", "prompt_tokens", "usage"}
+    assert named - columns == {"input_rate", "others", "other_costs", "prompt_tokens", "units"}
 
 
 @pytest.mark.parametrize("name", [*ROUTE_FIELDS, *SENT_FIELDS, *ENDED_FIELDS])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.admission import RateView
-from gateway.core.answer import Exact, Usage
+from gateway.core.answer import Exact
 from gateway.core.catalog import Deployment
 from gateway.core.ended import Ended, Progress
 from gateway.core.masking import Masked
@@ -16,6 +16,7 @@ from gateway.core.money import nano_from_usd
 from gateway.core.pricing import PriceBook, PriceVersion
 from gateway.core.record import Outcome
 from gateway.core.sent import Sent
+from gateway.core.usage import Usage
 from tests.core.builders import (
     NOVEMBER,
     decided,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import sse
-from gateway.core.answer import usage_from_wire
 from gateway.core.sse import EventTooLarge, StreamReader, error_event
+from gateway.core.wire_usage import usage_from_wire
 from tests.core.streams import (
     ABORT_STREAM,
     DONE,
@@ -37,7 +37,7 @@ def read(chunks: list[bytes], *, hide_usage: bool) -> tuple[bytes, StreamReader]
 
 def state(reader: StreamReader) -> tuple[Any, ...]:
     """All that a reader has learned."""
-    usage = None if reader.usage is None else usage_from_wire(reader.usage)
+    usage = None if reader.usage is None else usage_from_wire(reader.usage).usage
     return (
         usage,
         reader.model,
@@ -86,8 +86,8 @@ def test_a_whole_stream_comes_out_as_the_client_should_see_it(golden: Golden, hi
     assert reader.complete is not golden.failure
     if golden.output_tokens is not None:
         assert reader.usage is not None
-        assert usage_from_wire(reader.usage).output_tokens == golden.output_tokens
-        assert usage_from_wire(reader.usage).input_tokens == 11
+        assert usage_from_wire(reader.usage).usage.output_tokens == golden.output_tokens
+        assert usage_from_wire(reader.usage).usage.input_tokens == 11
 
 
 @goldens

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.catalog import Rates
 from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import HOUR, Weights
+from gateway.core.rates import Rates
 from gateway.core.tco import HOURS_PER_MONTH, Full, Tokens, break_even, hosted_cost
 
 WEIGHTS = Weights(prefill=1, cached=1, decode=4)

@@ -1,4 +1,4 @@
-"""Usage as upstreams report it: disjoint parts that add up to the totals, whatever was reported."""
+"""Usage as upstreams report it: disjoint units that add up to the totals, whatever was reported."""
 
 from typing import Any
 
@@ -8,43 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import MAX_TOKENS, NO_USAGE, Usage, WireUsage, usage_as_dict, usage_from_wire
+from gateway.core.usage import MAX_TOKENS, NO_USAGE, Usage, usage_of, usage_of_columns
+from gateway.core.wire_usage import MOST_REPORTED, Reading, WireUsage, usage_from_wire
+from tests.core.builders import used
+from tests.core.wire_shapes import CONTRADICTORY, EXACT, Shape
 
 
-def read(usage: dict[str, Any]) -> Usage:
+def reading(usage: dict[str, Any]) -> Reading:
     return usage_from_wire(msgspec.json.decode(orjson.dumps(usage), type=WireUsage))
 
 
-def test_openai_usage_is_split_into_text_audio_cached_and_reasoning():
-    usage = read(
-        {
-            "prompt_tokens": 1000,
-            "completion_tokens": 500,
-            "total_tokens": 1500,
-            "prompt_tokens_details": {"cached_tokens": 640, "audio_tokens": 100, "text_tokens": 900},
-            "completion_tokens_details": {
-                "reasoning_tokens": 200,
-                "audio_tokens": 50,
-                "accepted_prediction_tokens": 10,
-                "rejected_prediction_tokens": 20,
-            },
-        }
-    )
-    assert usage == Usage(
-        input_text=900,
-        input_audio=100,
-        input_cached=640,
-        output_text=250,
-        output_audio=50,
-        output_reasoning=200,
-    )
-    assert (usage.input_tokens, usage.output_tokens) == (1000, 500)
+def read(usage: dict[str, Any]) -> Usage:
+    return reading(usage).usage
 
 
-def test_image_tokens_are_read_as_openai_and_as_vllm_spell_them():
-    openai = read({"prompt_tokens": 900, "prompt_tokens_details": {"image_tokens": 765}})
-    vllm = read({"prompt_tokens": 900, "prompt_tokens_details": {"multimodal_tokens": {"image": 765}}})
-    assert openai == vllm == Usage(input_text=135, input_image=765)
+@pytest.mark.parametrize("shape", EXACT, ids=lambda shape: shape.name)
+def test_every_spelling_is_read_exactly(shape: Shape):
+    found = reading(shape.usage)
+    assert found.usage.units == shape.units
+    assert found.reported == ()
+
+
+@pytest.mark.parametrize("shape", CONTRADICTORY, ids=lambda shape: shape.name)
+def test_a_contradiction_gives_the_dearer_reading_and_keeps_what_was_reported(shape: Shape):
+    found = reading(shape.usage)
+    assert found.usage.units == shape.units
+    assert dict(found.reported)["prompt_tokens"] == shape.usage["prompt_tokens"]
+
+
+def test_reported_counts_name_nested_ones_by_their_path_and_are_bounded():
+    usage: dict[str, Any] = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 9}
+    found = reading(usage | {"completion_tokens_details": {"reasoning_tokens": 3}})
+    assert dict(found.reported)["completion_tokens_details.reasoning_tokens"] == 3
+    assert len(reading(usage | {f"a{n}": 1 for n in range(99)}).reported) == MOST_REPORTED
 
 
 @pytest.mark.parametrize(
@@ -55,85 +51,152 @@ def test_image_tokens_are_read_as_openai_and_as_vllm_spell_them():
         {"prompt_tokens_details": None, "completion_tokens_details": None},
         {"prompt_tokens_details": {"cached_tokens": None, "audio_tokens": None, "multimodal_tokens": None}},
         {"prompt_tokens": -5, "completion_tokens": -1},
-        {"prompt_tokens_details": {"cached_tokens": 10}},
+        {"prompt_tokens": True, "completion_tokens": "12", "total_tokens": [], "prompt_tokens_details": 5},
     ],
 )
 def test_nothing_usable_is_no_usage(usage: dict[str, Any]):
     assert read(usage) == NO_USAGE
 
 
-def test_embeddings_have_a_prompt_only():
-    assert read({"prompt_tokens": 8, "total_tokens": 8}) == Usage(input_text=8)
+def test_a_member_of_another_type_costs_only_itself():
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": "8", "prompt_tokens_details": "none"}
+    assert read(usage) == Usage(input_text=5, output_text=3)
 
 
-def test_members_that_are_not_known_are_ignored():
-    assert read({"prompt_tokens": 1, "cost": 0.5, "queue_time": {"a": []}}) == Usage(input_text=1)
+def test_the_tier_inside_the_usage_is_told():
+    assert reading({"input_tokens": 1, "output_tokens": 1, "service_tier": "batch"}).service_tier == "batch"
 
 
-def test_more_cached_than_prompt_tokens_are_clamped_to_the_prompt():
-    assert read({"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 99}}).input_cached == 10
-
-
-def test_details_beyond_the_total_are_clamped_so_that_the_total_holds():
-    usage = read(
-        {
-            "prompt_tokens": 10,
-            "completion_tokens": 10,
-            "prompt_tokens_details": {"image_tokens": 8, "audio_tokens": 8},
-            "completion_tokens_details": {"reasoning_tokens": 8, "audio_tokens": 8},
-        }
-    )
-    assert usage == Usage(input_image=8, input_audio=2, output_reasoning=8, output_audio=2)
+def test_a_total_alone_is_told_as_that():
+    assert reading({"total_tokens": 10}).is_total_only
+    assert reading({"total_tokens": 10, "prompt_tokens": 0}).is_total_only
+    assert not reading({"total_tokens": 10, "prompt_tokens": 10}).is_total_only
 
 
 @pytest.mark.parametrize("digits", [12, 30, 300])
 def test_a_huge_number_does_not_end_up_in_a_budget(digits: int):
     wire = msgspec.json.decode(b'{"prompt_tokens":%b}' % (b"9" * digits), type=WireUsage)
-    assert usage_from_wire(wire).input_tokens == MAX_TOKENS
+    assert usage_from_wire(wire).usage.input_tokens == MAX_TOKENS
 
 
-def test_usage_as_plain_values_names_every_part():
-    assert usage_as_dict(Usage(input_text=1, output_audio=2)) == {
-        "input_text": 1,
-        "input_image": 0,
-        "input_audio": 0,
-        "input_cached": 0,
-        "output_text": 0,
-        "output_audio": 2,
-        "output_reasoning": 0,
+def test_units_are_a_map_without_zeros_in_one_order():
+    usage = usage_of({"output_text": 2, "cached_text": 3, "input_text": 0, "a": 0, "cache_write_1h": 4})
+    assert usage.units == {"output_text": 2, "cache_write_1h": 4, "cached_text": 3}
+    assert usage_of(usage.units) == usage
+    assert (usage.input_tokens, usage.cached_tokens, usage.output_tokens) == (7, 3, 2)
+
+
+def test_columns_tell_all_of_a_plain_usage_and_a_map_is_needed_for_the_rest():
+    plain = used(input_text=9, input_cached=4, output_text=5, output_reasoning=2)
+    assert usage_of_columns(*plain.columns()) == plain
+    assert not plain.needs_map
+    for unit in ("input_image", "input_audio", "cache_write", "output_audio", "search_queries", "input_x"):
+        assert usage_of({"input_text": 1, unit: 1}).needs_map
+
+
+def test_columns_add_up_to_all_tokens_whatever_the_units():
+    usage = usage_of(
+        {
+            "input_video": 1,
+            "cache_write_5m": 2,
+            "cached_image": 4,
+            "input_audio": 8,
+            "output_image": 16,
+            "x": 32,
+        }
+    )
+    text, image, audio, cached, written, spoken, thought = usage.columns()
+    assert (text, image, audio, cached) == (3, 4, 8, 4)
+    assert (written, spoken, thought) == (16, 0, 0)
+    assert text + image + audio == usage.input_tokens
+
+
+def test_cached_columns_are_text_first_then_image_then_audio():
+    assert used(input_text=10, input_image=20, input_audio=30, input_cached=35).units == {
+        "cached_text": 10,
+        "cached_image": 20,
+        "cached_audio": 5,
+        "input_audio": 25,
     }
 
 
-counts = st.none() | st.integers(-10, 2000) | st.integers()
+NAMES = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "prompt_cache_hit_tokens",
+    "prompt_cache_miss_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "reasoning_tokens",
+    "citation_tokens",
+    "num_search_queries",
+    "dream_tokens",
+)
+DETAILS = (
+    "cached_tokens",
+    "cache_write_tokens",
+    "audio_tokens",
+    "text_tokens",
+    "image_tokens",
+    "reasoning_tokens",
+    "rejected_prediction_tokens",
+    "hologram_tokens",
+)
+counts = st.none() | st.integers(-10, 2000) | st.integers(0, 20) | st.integers() | st.floats() | st.text()
 details = st.none() | st.dictionaries(
-    st.sampled_from(["cached_tokens", "audio_tokens", "image_tokens", "reasoning_tokens"]), counts
+    st.sampled_from(DETAILS),
+    counts | st.dictionaries(st.sampled_from(DETAILS), counts, max_size=2),
+    max_size=4,
+)
+objects = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(NAMES, counts)
+    | {
+        "prompt_tokens_details": details,
+        "completion_tokens_details": details,
+        "cache_creation": st.none() | st.dictionaries(st.sampled_from(["ephemeral_1h_input_tokens"]), counts),
+    },
 )
 
 
-@given(
-    prompt=counts, completion=counts, prompt_details=details, completion_details=details, vllm_image=counts
-)
-def test_parts_are_never_negative_and_add_up_to_the_clamped_totals(
-    prompt: int | None,
-    completion: int | None,
-    prompt_details: dict[str, int | None] | None,
-    completion_details: dict[str, int | None] | None,
-    vllm_image: int | None,
-):
-    if prompt_details is not None:
-        prompt_details = prompt_details | {"multimodal_tokens": {"image": vllm_image}}
-    usage = usage_from_wire(
-        msgspec.convert(
-            {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "prompt_tokens_details": prompt_details,
-                "completion_tokens_details": completion_details,
+@given(objects)
+def test_no_object_fails_units_are_never_negative_and_nothing_reported_is_free(usage: dict[str, Any]):
+    found = usage_from_wire(usage)
+    units = found.usage.units
+    assert min(units.values(), default=0) >= 0
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        value = usage.get(name)
+        if isinstance(value, int):
+            assert sum(units.values()) >= min(max(value, 0), MAX_TOKENS)
+    assert usage_of(units) == found.usage
+
+
+@given(prompt=st.integers(0, 5000), completion=st.integers(0, 5000), data=st.data())
+def test_consistent_details_add_up_to_the_totals(prompt: int, completion: int, data: st.DataObject):
+    cached = data.draw(st.integers(0, prompt))
+    write = data.draw(st.integers(0, prompt - cached))
+    image = data.draw(st.integers(0, prompt))
+    audio = data.draw(st.integers(0, prompt - image))
+    reasoning = data.draw(st.integers(0, completion))
+    found = reading(
+        {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {
+                "cached_tokens": cached,
+                "cache_write_tokens": write,
+                "image_tokens": image,
+                "audio_tokens": audio,
             },
-            WireUsage,
-        )
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        }
     )
-    assert min(usage_as_dict(usage).values()) >= 0
-    assert usage.input_tokens == min(max(prompt or 0, 0), MAX_TOKENS)
-    assert usage.output_tokens == min(max(completion or 0, 0), MAX_TOKENS)
-    assert usage.input_cached <= usage.input_tokens
+    usage, units = found.usage, found.usage.units
+    assert found.reported == ()
+    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (prompt, completion, cached)
+    assert (units.get("cache_write", 0), units.get("output_reasoning", 0)) == (write, reasoning)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.clock import SystemClock
-from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceVersion
+from gateway.core.rates import Rates
 from gateway.ledger.price_versions import enter_prices
 from gateway.policy.rollout.reloader import How
 from gateway.simulators.knobs import Knobs

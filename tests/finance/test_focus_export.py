@@ -18,10 +18,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-from gateway.core.answer import Usage
 from gateway.core.pool_cost import GpuPrice, PoolPlan
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.ledger.retention import close
+from tests.core.builders import used
 from tests.ledger.ledger_records import make, run
 
 Database = Any
@@ -88,7 +88,7 @@ def attempt(number: int, at: str, deployment: str, feature: str, nano: int, toke
         feature=feature,
         team={"triage": "research", "review": "product"}[feature],
         cost_nano_usd=nano,
-        usage=Usage(input_text=2 * tokens, input_cached=tokens // 2, output_text=tokens),
+        usage=used(input_text=2 * tokens, input_cached=tokens // 2, output_text=tokens),
         price_version="list-7",
         tags={},
     )

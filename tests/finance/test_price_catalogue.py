@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gateway.config.catalogue import Deployment
 from gateway.config.deployments import DeploymentError, build_deployment, end_of_day, parse_networks
 from gateway.core import catalog
 from gateway.core.catalog import Modality
 from gateway.core.money import nano_from_usd
+from gateway.core.rates import Rates
 from gateway.finance.price_catalogue import PriceCatalogue
 from tests.core.builders import rates
 
@@ -63,15 +66,19 @@ def vllm(**settings: Any) -> catalog.Deployment:
 def test_gpt_4o_at_openai(model: str):
     found = CATALOGUE.find("openai", model)
     assert found is not None
-    assert found.rates == rates("2.50", "10", cached="1.25")
-    assert found.tiers == {"priority": rates("4.25", "17", cached="2.125")}
+    assert found.tariffs is not None
+    assert found.tariffs.standard == rates("2.50", "10", cached="1.25")
+    # No cached price is listed for batches: there it costs what input does.
+    expected = {"priority": rates("4.25", "17", cached="2.125"), "batch": rates("1.25", "5")}
+    assert found.tariffs.tiers == expected
     assert (found.context_tokens, found.max_output_tokens) == (128_000, 16_384)
 
 
 def test_gpt_4o_at_azure_is_listed_by_itself():
     found = CATALOGUE.find("azure", "gpt-4o")
     assert found is not None
-    assert found.rates == rates("2.50", "10", cached="1.25")
+    assert found.tariffs is not None
+    assert found.tariffs.standard == rates("2.50", "10", cached="1.25")
     assert (found.context_tokens, found.max_output_tokens) == (128_000, 16_384)
 
 
@@ -79,14 +86,20 @@ def test_gpt_4o_mini_and_a_fine_tuned_gpt_4o():
     mini, tuned = CATALOGUE.find("openai", "gpt-4o-mini"), CATALOGUE.find("openai", "ft:gpt-4o-2024-08-06")
     assert mini is not None
     assert tuned is not None
-    assert mini.rates == rates("0.15", "0.60", cached="0.075")
-    assert tuned.rates == rates("3.75", "15", cached="1.875")
+    assert mini.tariffs is not None
+    assert tuned.tariffs is not None
+    searches = {"search_queries": 25_000_000 * 1_000_000}
+    assert mini.tariffs.standard == msgspec.structs.replace(
+        rates("0.15", "0.60", cached="0.075"), units=searches
+    )
+    assert tuned.tariffs.standard == rates("3.75", "15", cached="1.875")
 
 
 def test_an_embedding_model_has_no_output_price():
     found = CATALOGUE.find("openai", "text-embedding-3-small")
     assert found is not None
-    assert found.rates == rates("0.02", "0")
+    assert found.tariffs is not None
+    assert found.tariffs.standard == rates("0.02", "0")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +112,7 @@ def test_an_unknown_model_is_not_listed(provider: str, model: str):
 def test_a_chat_model_that_is_priced_for_reading_only_has_no_price():
     found = CATALOGUE.find("azure", "model-router")
     assert found is not None
-    assert found.rates is None
+    assert found.tariffs is None
 
 
 def test_the_entry_that_explains_the_others_is_no_model():
@@ -143,7 +156,7 @@ def test_a_configured_price_holds_instead_and_what_it_leaves_out_is_as_input_or_
 def test_what_a_tier_leaves_out_is_as_in_the_standard_one():
     price = {"input": "3", "output": "12", "batch": {"input": "1.5"}, "priority": {"output": "24"}}
     found = openai(price=price).price
-    assert found.rates("batch") == catalog.Rates(
+    assert found.rates("batch") == Rates(
         input=nano_from_usd("1.5"),
         cached_input=nano_from_usd("3"),
         output=nano_from_usd("12"),
@@ -151,6 +164,72 @@ def test_what_a_tier_leaves_out_is_as_in_the_standard_one():
         output_audio=nano_from_usd("12"),
     )
     assert found.rates("priority").output == nano_from_usd("24")
+
+
+def test_a_configured_price_has_what_else_the_provider_asks_for_in_the_catalogues_proportion():
+    """gpt-6-astra is listed at 10 and 50, a write at 12.50; above 272k tokens at 20 and 75."""
+    price = {"input": "1", "cached_input": "0.1", "output": "5"}
+    found = openai(model="gpt-6-astra", price=price).price.standard
+    assert found.of("cache_write") == nano_from_usd("1.25")
+    (band,) = found.above
+    assert band.tokens == 272_000
+    assert (band.rates.input, band.rates.output) == (nano_from_usd("2"), nano_from_usd("7.5"))
+    assert (band.rates.cached_input, band.rates.of("cache_write")) == (
+        nano_from_usd("0.2"),
+        nano_from_usd("2.5"),
+    )
+
+
+def test_a_configured_price_may_say_all_of_it():
+    price = {
+        "input": "1",
+        "output": "5",
+        "units": {"cache_write": "3", "cache_write_1h": "4", "output_reasoning": "6"},
+        "per_request": "0.005",
+        "per_search": "0.01",
+        "above": [{"tokens": 1000, "input": "2", "output": "7", "units": {"cache_write": "9"}}],
+        "hours": [{"from": "22:00", "until": "02:00", "days": ["fri"], "input": "0.5"}],
+        "tiers": {"ultrafast": {"input": "3", "above": [{"tokens": 1000, "output": "70"}]}},
+    }
+    found = openai(model="gpt-6-astra", price=price).price
+    at = found.standard
+    assert (at.of("cache_write"), at.of("cache_write_1h")) == (nano_from_usd("3"), nano_from_usd("4"))
+    assert (found.per_request, found.per_search) == (5_000_000, 10_000_000)
+    assert [band.tokens for band in at.above] == [1000]
+    assert at.above[0].rates.of("cache_write") == nano_from_usd("9")
+    assert at.above[0].rates.of("output_reasoning") == nano_from_usd("8.4")  # in proportion
+    fast = found.rates("ultrafast")
+    assert (fast.input, fast.output) == (nano_from_usd("3"), nano_from_usd("5"))
+    assert fast.above[0].rates.input == nano_from_usd("6")  # twice as much, as in the standard tier
+    assert fast.above[0].rates.output == nano_from_usd("70")
+    minutes = [(one.begins, one.ends) for one in at.hours]
+    assert minutes == [((4 * 24 + 22) * 60, (5 * 24 + 2) * 60)]
+    assert (at.hours[0].rates.input, at.hours[0].rates.output) == (nano_from_usd("0.5"), nano_from_usd("5"))
+    assert at.hours[0].rates.above[0].rates.input == nano_from_usd("1")
+
+
+def test_an_empty_list_of_bands_says_that_there_are_none():
+    found = openai(model="gpt-6-astra", price={"input": "1", "output": "5", "above": []}).price
+    assert found.standard.above == ()
+
+
+def test_own_servers_are_not_priced_by_a_namesake_in_the_catalogue():
+    assert vllm(model="gpt-6-astra", price={"input": "1", "output": "5"}).price.standard == rates("1", "5")
+
+
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [
+        ({"units": {"cache_wirte": 1}}, "is no unit"),
+        ({"tiers": {"default": {}}}, "is another name of the price itself"),
+        ({"tiers": {"batches": {}}}, "is another name of batch"),
+        ({"hours": [{"from": "25:00", "until": "1:00"}]}, "must be a time of day"),
+        ({"hours": [{"from": "04:00", "until": "06:00", "days": ["someday"]}]}, "must be one of mon, tue"),
+    ],
+)
+def test_a_price_that_means_nothing_is_refused(price: dict[str, Any], said: str):
+    with pytest.raises(ValidationError, match=said):
+        openai(price={"input": "1", "output": "5"} | price)
 
 
 def test_equal_numbers_have_an_equal_version_and_others_another():

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from gateway.core.catalog import DatedPrice, Price
+from gateway.core.catalog import DatedPrice
 from gateway.core.pricing import PriceBook, cost
+from gateway.core.rates import Price
 from gateway.finance.repricing import PAGE_ROWS, PriceChange, Source, reprice
 from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import close, rebuild

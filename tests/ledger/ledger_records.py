@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.core.answer import Usage
 from gateway.core.audit import EntryKind, json_text
 from gateway.core.media import Media
 from gateway.core.record import Outcome, RecordedFacts, UsageRecord
+from gateway.core.usage import Usage
 from gateway.ledger.journal.frames import Note, final_frame
 from gateway.ledger.journal.journal import JournalEntry
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.writer import JournalPosition, LedgerWriter
+from tests.core.builders import used
 from tests.core.halves import halves_of
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ FULL = UsageRecord(
     status=200,
     outcome=Outcome.SUCCESS,
     finish_reason="stop",
-    usage=Usage(
+    usage=used(
         input_text=1,
         input_image=20,
         input_audio=300,
@@ -65,6 +66,8 @@ FULL = UsageRecord(
     upstream_request_id="chatcmpl-1",
     tags={"ticket": "A-1", "顧客": "学校"},
     policy_version="3f2a",
+    flags="contradiction,unpriced",
+    reported={"prompt_tokens": 321, "completion_tokens_details.reasoning_tokens": 600_000},
     facts=RecordedFacts(
         text_bytes=1_234,
         max_output=500,
@@ -90,7 +93,7 @@ def make(number: int = 1, **changes: Any) -> UsageRecord:
 
 FINAL = msgspec.structs.replace(
     FULL,
-    usage=Usage(input_text=350, input_cached=128, output_text=120),
+    usage=used(input_text=350, input_cached=128, output_text=120),
     estimated=False,
     unseen_nano_usd=0,
     facts=RecordedFacts(),
@@ -120,6 +123,8 @@ def intent(name: object) -> UsageRecord:
         ttft_ms=None,
         duration_ms=0.0,
         upstream_request_id=None,
+        flags="",
+        reported={},
     )
 
 

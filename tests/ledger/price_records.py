@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gateway.core.catalog import Rates
 from gateway.core.pricing import PriceVersion
+from gateway.core.rates import Rates
 
 
 def rates(factor: int = 1) -> Rates:

@@ -15,7 +15,7 @@ from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import close, prune
-from gateway.ledger.revisions import HEAD, REVISIONS
+from gateway.ledger.revisions import HEAD, LEAST_TABLE, REVISIONS, VERSION_TABLE
 from gateway.ledger.rows import Row, row_of
 from gateway.ledger.tables import ALL_COLUMNS, COLUMNS, usage_record
 from gateway.ledger.url import database_of
@@ -64,8 +64,11 @@ def whole_row(number: int, **changes: Any) -> Row:
 
 def make_older(database: Database) -> None:
     """Undo the newest revision."""
-    database.execute("DROP TABLE pool_cost")
-    database.execute(f"UPDATE ledger_revision SET version_num = '{REVISIONS[-2]}'")
+    for table in ("price_terms", "unit_quarter", "unit_day"):
+        database.execute(f"DROP TABLE {table}")
+    for column in ("usage", "flags", "reported"):
+        database.execute(f"ALTER TABLE usage_record DROP COLUMN {column}")
+    database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-2]}'")
 
 
 # --- create_if_absent, create_or_migrate ---
@@ -73,7 +76,9 @@ def make_older(database: Database) -> None:
 
 def test_tables_are_created_where_there_are_none(database: Database) -> None:
     database_of(database.url).create_if_absent()
-    assert database.execute("SELECT version_num FROM ledger_revision") == [(HEAD,)]
+    assert database.execute(f"SELECT version_num FROM {VERSION_TABLE}") == [(HEAD,)]
+    # What release 0.1.0 reads, and knows.
+    assert database.execute(f"SELECT version_num FROM {LEAST_TABLE}") == [("0005",)]
     assert database.rows() == []
 
 
@@ -86,7 +91,7 @@ def test_creating_again_changes_nothing(ledger: LedgerDatabase) -> None:
 def test_an_older_ledger_is_left_as_it_is_by_creating(ledger: LedgerDatabase, database: Database) -> None:
     make_older(database)
     ledger.create_if_absent()
-    assert database.execute("SELECT version_num FROM ledger_revision") == [(REVISIONS[-2],)]
+    assert database.execute(f"SELECT version_num FROM {VERSION_TABLE}") == [(REVISIONS[-2],)]
 
 
 def test_migrating_says_which_revisions_there_were_and_are(database: Database) -> None:
@@ -95,11 +100,30 @@ def test_migrating_says_which_revisions_there_were_and_are(database: Database) -
     assert ledger.create_or_migrate() == (HEAD, HEAD)
     make_older(database)
     assert ledger.create_or_migrate() == (REVISIONS[-2], HEAD)
-    assert database.execute("SELECT * FROM pool_cost") == []
+    assert database.execute("SELECT * FROM unit_day") == []
+
+
+def test_a_ledger_of_release_0_1_0_is_taken_over(database: Database) -> None:
+    ledger = database_of(database.url)
+    ledger.create_or_migrate()
+    make_older(database)
+    database.execute(f"DROP TABLE {VERSION_TABLE}")
+    assert ledger.create_or_migrate() == ("0005", HEAD)
+    assert database.execute(f"SELECT version_num FROM {LEAST_TABLE}") == [("0005",)]
+
+
+def test_a_ledger_that_a_newer_version_has_added_to_is_used_and_left_as_it_is(
+    ledger: LedgerDatabase, database: Database
+) -> None:
+    database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    assert ledger.create_or_migrate() == (HEAD, HEAD)
+    write(ledger, make(1))
+    assert attempts(ledger) == [make(1).attempt_id]
+    assert database.execute(f"SELECT version_num FROM {VERSION_TABLE}") == [("9999",)]
 
 
 def test_a_newer_ledger_is_refused_by_every_method(ledger: LedgerDatabase, database: Database) -> None:
-    database.execute("UPDATE ledger_revision SET version_num = '9999'")
+    database.execute(f"UPDATE {LEAST_TABLE} SET version_num = '9999'")
     for method in (ledger.create_or_migrate, lambda: attempts(ledger), lambda: write(ledger, make(1))):
         with pytest.raises(LedgerUnavailable, match="newer version: upgrade Tollway"):
             method()

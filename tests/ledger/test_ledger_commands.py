@@ -11,7 +11,7 @@ from gateway.cli import app
 from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
 from gateway.ledger.revisions import HEAD as NEWEST
-from gateway.ledger.revisions import VERSION_TABLE
+from gateway.ledger.revisions import LEAST_TABLE
 from tests.ledger.command_config import config_file
 from tests.ledger.ledger_records import make, run
 
@@ -205,6 +205,28 @@ def test_a_wrong_line_of_a_price_file_is_named_and_nothing_is_entered(
     assert len(tollway(config, "prices", "list").stdout.splitlines()) == 1
 
 
+def test_bands_hours_and_units_are_lines_and_columns_that_list_prints_and_import_takes(
+    config: Path, tmp_path: Path
+) -> None:
+    lines = [
+        "provider,model,tier,from,version,input,output,cache_write,per_search,above,hours",
+        "vllm,scout,,2026-02-01,list,2,10,2.5,0.01,,",
+        "vllm,scout,,2026-02-01,list,4,15,5,,272000,",
+        "vllm,scout,,2026-02-01,list,1,5,,,,mon 16:30-00:30",
+    ]
+    file = tmp_path / "prices.csv"
+    file.write_text("\n".join(lines) + "\n")
+    assert "Entered 1 price." in tollway(config, "prices", "import", str(file)).stdout
+    listed = tollway(config, "prices", "list").stdout
+    assert len(listed.splitlines()) == 5  # the hours have a band too, in proportion
+    assert "mon 16:30-00:30" in listed
+    file.write_text(listed)
+    assert tollway(config, "prices", "import", str(file)).exit_code == 0  # nothing new
+    assert tollway(config, "prices", "list").stdout == listed
+    file.write_text(listed.replace(",2.5,", ",3.5,"))
+    assert "has another unit, band or hour price" in tollway(config, "prices", "import", str(file)).stderr
+
+
 def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> None:
     done = tollway(
         config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1", "--output", "1"
@@ -228,7 +250,7 @@ def test_a_rollout_makes_the_ledger_beforehand_and_again_changes_nothing(
 
 
 def test_a_migration_that_cannot_be_done_says_why(config: Path, sqlite: Database) -> None:
-    sqlite.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    sqlite.execute(f"UPDATE {LEAST_TABLE} SET version_num = '9999'")
     done = tollway(config, "ledger", "migrate")
     assert done.exit_code == 1
     assert f"is at revision 9999, this Tollway knows up to {NEWEST}" in done.stderr

@@ -19,7 +19,7 @@ from gateway import ledger
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.opening import open_ledger
 from gateway.ledger.reports import usage_by
-from gateway.ledger.revisions import HEAD, REVISIONS, VERSION_TABLE
+from gateway.ledger.revisions import HEAD, LEAST_TABLE, REVISIONS, VERSION_TABLE
 from gateway.ledger.rows import row_of
 from gateway.ledger.sqlite.engine import BUSY_TIMEOUT_SECONDS, open_writer
 from gateway.ledger.tables import COLUMNS, metadata
@@ -60,7 +60,7 @@ def test_rows_of_the_first_version_are_added_up_when_the_second_one_opens_it(sql
 
     first_version()
     records = [make(n, at=FULL.at + n * 3_600_000_000, cost_nano_usd=n) for n in range(1, 60)]
-    known = len(COLUMNS) - 2  # `facts` and `address` came later
+    known = COLUMNS.index("facts")  # all from there on came later
     marks = ", ".join("?" * known)
     with closing(sqlite3.connect(sqlite.path)) as connection, connection:
         rows = [row_of(record)[:known] for record in records]
@@ -116,7 +116,7 @@ def test_a_lock_on_a_new_file_that_outlasts_sqlites_own_timeout_is_waited_for(sq
 def test_a_database_of_a_newer_version_is_refused(sqlite: Database) -> None:
     database_of(sqlite.url).create_or_migrate()
     with closing(sqlite3.connect(sqlite.path)) as connection, connection:
-        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        connection.execute(f"UPDATE {LEAST_TABLE} SET version_num = '9999'")
     with pytest.raises(LedgerUnavailable, match="newer version: upgrade Tollway"):
         run(open_ledger(sqlite.url).start())
     with pytest.raises(LedgerUnavailable, match="newer version"):

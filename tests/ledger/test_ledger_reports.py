@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from gateway.core.answer import Usage
+from gateway.core.usage import Usage, usage_of
 from gateway.ledger.dimensions import CALENDAR, Dimension
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.reports import RowsDeleted, usage_by
-from gateway.ledger.retention import close, prune
+from gateway.ledger.retention import close, prune, rebuild
 from gateway.ledger.sqlite import reading as sqlite_reading
 from gateway.ledger.sqlite.engine import open_reader
 from gateway.ledger.tables import QUARTER, usage_record
+from tests.core.builders import used
 from tests.ledger.ledger_records import FULL, make, write
 
 Database = Any
@@ -35,7 +36,7 @@ def micros(text: str, zone: str = "UTC") -> int:
 
 
 def test_a_report_adds_up_each_feature(database: Database) -> None:
-    usage = Usage(input_text=100, input_cached=40, output_text=5, output_reasoning=2)
+    usage = used(input_text=100, input_cached=40, output_text=5, output_reasoning=2)
     write(
         database,
         make(1, feature="triage", usage=usage, cost_nano_usd=1, counterfactual_nano_usd={"gpt-4o": 3}),
@@ -76,7 +77,38 @@ def test_a_column_of_the_ledger_is_a_dimension_unless_it_is_a_number_or_an_id() 
     left_out = {column.name for column in usage_record.c} - {one.value for one in Dimension}
     numbers = {name for name in left_out if name.endswith(("_tokens", "_nano_usd", "_ms"))}
     ids = {"attempt_id", "request_id", "upstream_request_id", "corrects"}
-    assert left_out - numbers - ids == {"at", "occurred_at", "facts"}
+    maps = {"usage", "reported"}
+    assert left_out - numbers - ids - maps == {"at", "occurred_at", "facts"}
+
+
+def test_units_add_up_the_same_from_rows_and_from_totals(database: Database) -> None:
+    """Plain rows have no map: their units are what the totals have beyond those of the others."""
+    usages = [
+        used(input_text=100, input_cached=40, output_text=5, output_reasoning=2),
+        usage_of(
+            {"input_text": 1, "cache_write_1h": 20, "cached_image": 300, "output_audio": 7, "requests": 1}
+        ),
+        usage_of({"input_image": 4_000, "output_reasoning": 50, "search_queries": 3}),
+        Usage(),
+    ]
+    write(database, *(make(n, at=FULL.at + n, usage=usage) for n, usage in enumerate(usages)))
+    expected = {
+        "cache_write_1h": 20,
+        "cached_image": 300,
+        "cached_text": 40,
+        "input_image": 4_000,
+        "input_text": 61,
+        "output_audio": 7,
+        "output_reasoning": 52,
+        "output_text": 5,
+        "requests": 1,
+        "search_queries": 3,
+    }
+    for dimension in ("feature", "replica", "day"):  # totals, rows, both
+        (row,) = usage_by(database.url, dimension)
+        assert row.units == expected
+    rebuild(database.url)
+    assert usage_by(database.url, "feature")[0].units == expected
 
 
 def test_several_dimensions_group_by_all_of_them_in_the_order_asked_for(database: Database) -> None:
@@ -259,7 +291,7 @@ def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
     )
     usage_by(sqlite.url, dimension, first, last)
     asked = [(query, values) for query, values in asked if "FROM usage_record" in query]
-    assert len(asked) == 2
+    assert len(asked) == 3  # totals, costs elsewhere, units
     with closing(sqlite3.connect(sqlite.path)) as connection:
         for query, values in asked:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import Usage
 from gateway.core.record import Outcome, RecordedFacts, UsageRecord
+from gateway.core.usage import usage_of
+from gateway.ledger.row_usage import USAGE_COLUMNS, usage_of_row
 from gateway.ledger.rows import (
     INTEGER_CEILING,
     TAG_NAME_CHARACTERS,
@@ -19,19 +20,9 @@ from gateway.ledger.rows import (
     row_of,
 )
 from gateway.ledger.tables import COLUMNS
+from tests.core.builders import used
 from tests.ledger.ledger_records import FULL, make
 
-TOKEN_COLUMNS = {
-    "input_tokens": "input_tokens",
-    "input_text_tokens": "input_text",
-    "input_image_tokens": "input_image",
-    "input_audio_tokens": "input_audio",
-    "cached_input_tokens": "input_cached",
-    "output_tokens": "output_tokens",
-    "output_text_tokens": "output_text",
-    "output_audio_tokens": "output_audio",
-    "reasoning_tokens": "output_reasoning",
-}
 TEXT_FIELDS = [
     field.name
     for field in msgspec.structs.fields(UsageRecord)
@@ -48,19 +39,26 @@ def named(record: UsageRecord) -> dict[str, object]:
 
 def test_every_column_has_a_home_in_the_record_and_every_field_a_column() -> None:
     fields = {field.name for field in msgspec.structs.fields(UsageRecord)}
-    assert set(COLUMNS) - set(TOKEN_COLUMNS) == fields - {"usage"}
-    usage = {field.name for field in msgspec.structs.fields(Usage)}
-    assert set(TOKEN_COLUMNS.values()) - {"input_tokens", "output_tokens"} == usage
+    assert set(COLUMNS) - {*USAGE_COLUMNS, "input_tokens", "output_tokens"} == fields
 
 
 def test_each_field_lands_in_its_column() -> None:
     row = named(FULL)
-    for column, name in TOKEN_COLUMNS.items():
-        assert row.pop(column) == getattr(FULL.usage, name), column
+    assert tuple(row.pop(column) for column in USAGE_COLUMNS) == FULL.usage.columns()
+    assert (row.pop("input_tokens"), row.pop("output_tokens")) == (321, 654_000)
+    assert json.loads(str(row.pop("usage"))) == FULL.usage.units
+    assert json.loads(str(row.pop("reported"))) == FULL.reported
     assert json.loads(str(row.pop("tags"))) == FULL.tags
     assert msgspec.json.decode(str(row.pop("facts")), type=RecordedFacts) == FULL.facts
     assert json.loads(str(row.pop("counterfactual_nano_usd"))) == FULL.counterfactual_nano_usd
     assert row == {name: getattr(FULL, name) for name in row}
+
+
+def test_a_row_has_its_map_of_units_only_where_its_columns_do_not_tell_all() -> None:
+    plain = used(input_text=9, input_cached=4, output_text=5, output_reasoning=2)
+    assert named(make(usage=plain))["usage"] == "{}"
+    for usage in (plain, FULL.usage, usage_of({"input_text": 1, "cache_write_1h": 2, "search_queries": 3})):
+        assert usage_of_row(named(make(usage=usage))) == usage
 
 
 def test_values_are_plain_so_that_the_driver_takes_no_detour() -> None:
@@ -132,7 +130,7 @@ def test_an_identifier_that_had_to_change_is_still_unique() -> None:
 def test_absurd_numbers_of_an_upstream_are_clamped() -> None:
     absurd = 10**30
     record = make(
-        usage=Usage(input_text=absurd, input_cached=absurd, output_reasoning=absurd),
+        usage=used(input_text=absurd, input_cached=absurd, output_reasoning=absurd),
         cost_nano_usd=absurd,
         counterfactual_nano_usd={"gpt-4o": absurd},
     )

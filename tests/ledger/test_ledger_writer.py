@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.core.answer import Usage
+from gateway.core.usage import Usage
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import careful_row_of, row_of

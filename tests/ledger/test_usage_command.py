@@ -66,7 +66,7 @@ def test_json_has_the_dimensions_counts_and_cost(config: Path) -> None:
         "requests": 1,
         "attempts": 1,
         "input_tokens": tokens.input_tokens,
-        "cached_input_tokens": tokens.input_cached,
+        "cached_input_tokens": tokens.cached_tokens,
         "output_tokens": tokens.output_tokens,
         "cost_usd": 1e-05,
         "counterfactual_usd": {"gpt-4o": 9.000000001},

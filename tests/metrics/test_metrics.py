@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.answer import Usage
 from gateway.core.balancing import Fleet
-from gateway.core.catalog import Deployment, ImageRule, Price, Provider, Rates, Replica
+from gateway.core.catalog import Deployment, ImageRule, Provider, Replica
 from gateway.core.ended import Ended, Progress
 from gateway.core.endpoint import Endpoint
 from gateway.core.errors import (
@@ -36,9 +35,11 @@ from gateway.core.errors import (
 from gateway.core.histogram import Histogram
 from gateway.core.money import NANO_PER_USD
 from gateway.core.pool_cost import PoolSpan
+from gateway.core.rates import Price, Rates
 from gateway.core.record import Outcome
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
+from gateway.core.usage import Usage
 from gateway.core.windows import Per, Window
 from gateway.ledger.process.telemetry import WriterCounts
 from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
@@ -48,6 +49,7 @@ from gateway.metrics.telemetry import PrometheusTelemetry
 from gateway.ports import BudgetView, Telemetry
 from gateway.supervised import TaskRegistry
 from tests.core import builders
+from tests.core.builders import used
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 NOW = 1_800_000_000.0
@@ -268,7 +270,7 @@ def test_stream_gives_first_token_and_mean_gap() -> None:
 
 def test_reasoning_that_the_client_never_sees_makes_no_gap() -> None:
     subject = telemetry()
-    answered(subject, attempt(usage=Usage(output_text=1, output_reasoning=500)))
+    answered(subject, attempt(usage=used(output_text=1, output_reasoning=500)))
     assert only(subject, "time_to_first_token_seconds_count")[1] == 1.0
     assert values(subject, "inter_token_seconds_count") == {frozenset({("deployment", "gpt-4o")}): 0.0}
 
@@ -424,7 +426,7 @@ counts = st.integers(0, 10**6)
 @st.composite
 def usages(draw: st.DrawFn) -> Usage:
     text, image, audio = draw(counts), draw(counts), draw(counts)
-    return Usage(
+    return used(
         input_text=text,
         input_image=image,
         input_audio=audio,
@@ -475,11 +477,12 @@ def test_sums_agree_with_the_records_to_the_nano_dollar_and_the_token(rows: list
         for name, nano in zip(others, ended.other_costs, strict=True):
             elsewhere[frozenset({feature, ("deployment", allowed(name, NAMES.deployments))})] += nano
         tokens["in"] += usage.input_tokens
-        tokens["cached"] += usage.input_cached
+        tokens["cached"] += usage.cached_tokens
         tokens["out"] += usage.output_tokens
-        tokens["reasoning"] += usage.output_reasoning
-        tokens["image"] += usage.input_image
-        tokens["audio"] += usage.input_audio + usage.output_audio
+        _, image, audio, _, _, spoken, reasoning = usage.columns()
+        tokens["reasoning"] += reasoning
+        tokens["image"] += image
+        tokens["audio"] += audio + spoken
     samples = read(subject)
     assert nanos(samples["tollway_cost_usd_total"]) == cost
     assert nanos(samples["tollway_counterfactual_cost_usd_total"]) == elsewhere
@@ -532,7 +535,7 @@ def test_sums_of_small_costs_are_exact_where_floats_would_drift(nano: int) -> No
 
 def test_cached_tokens_are_text_first_then_image_then_audio() -> None:
     subject = telemetry()
-    subject.attempted(*attempt(usage=Usage(input_text=10, input_image=20, input_audio=30, input_cached=35)))
+    subject.attempted(*attempt(usage=used(input_text=10, input_image=20, input_audio=30, input_cached=35)))
     found = {
         (dict(labels)["type"], dict(labels)["modality"]): count
         for labels, count in values(subject, "tokens_total").items()

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.core.admission import Settlement
-from gateway.core.catalog import Price
 from gateway.core.pricing import PriceBook, cost
+from gateway.core.rates import Price
 from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import Per
 from gateway.finance.repricing import Source, reprice

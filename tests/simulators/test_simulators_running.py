@@ -123,6 +123,8 @@ def test_process_takes_every_knob_on_its_command_line():
         refusal_status=422,
         refusal_code="content_filter",
         refusal_message="No",
+        usage={"cached_tokens": 3, "completion_tokens": None},
+        reported_tier="flex",
     )
     changed = [
         field.name for field in msgspec.structs.fields(Knobs) if getattr(knobs, field.name) == field.default

@@ -90,7 +90,7 @@ def tables(path: Path) -> Tables:
         return {
             name: [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
             for (name,) in names
-            if name != "ledger_revision" and not name.startswith("sqlite_")
+            if name not in ("ledger_revision", "ledger_schema") and not name.startswith("sqlite_")
         }
 
 

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import msgspec
 
-from gateway.core.catalog import Rates
 from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import HOUR, MILLI, SECOND, PoolTerms
+from gateway.core.rates import Rates
 from gateway.core.tco import Tokens, hosted_cost
 from gateway.finance.tco.allocation import tokens_of
 from gateway.finance.tco.measured import Measured, PriceSegment

@@ -5,12 +5,13 @@ Two formats: in today's an intent and an end are the two halves of a row (`gatew
 """
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS, UsageRecord, joined
+from gateway.core.usage import usage_of_columns
 from gateway.ledger.half_rows import RouteHalf, row_of_halves, sent_by_name
 from gateway.ledger.journal.frames import Frame, FrameKind, UnreadableRecord
 from gateway.ledger.rows import Row, row_of
@@ -25,13 +26,34 @@ _ATTEMPT_ID, _ID_OF_ENDED = SENT_FIELDS.index("attempt_id"), ENDED_FIELDS.index(
 ROUTES = 4096  # kept; a gateway has one for each key, feature and model
 
 
-class _Order:
-    """Brings values by the `names` of a segment into the order of `ours`."""
+_PARTS = (
+    "input_text",
+    "input_image",
+    "input_audio",
+    "input_cached",
+    "output_text",
+    "output_audio",
+    "output_reasoning",
+)
+# The usage of an end as it was before it was a map, and what an end did not have then.
+_USAGE, _UNITS = "usage", "units"
+_ADDED: dict[str, Any] = {"flags": "", "reported": ()}
 
-    def __init__(self, names: Sequence[str], ours: Sequence[str]) -> None:
-        self._count = len(names)
-        self._missing = sorted(set(ours) - set(names))
+
+class _Order:
+    """Brings values by the `names` of a segment into the order of `ours`.
+
+    `added` are values of fields that a segment may lack.
+    """
+
+    def __init__(
+        self, names: Sequence[str], ours: Sequence[str], added: Mapping[str, Any] | None = None
+    ) -> None:
+        absent = {name: value for name, value in (added or {}).items() if name not in names}
+        self._count, self._absent = len(names), [*absent.values()]
         self.is_ours = list(names) == list(ours)
+        names = [*names, *absent]
+        self._missing = sorted(set(ours) - set(names))
         self._pick = None if self._missing else operator.itemgetter(*(names.index(name) for name in ours))
 
     def of(self, values: list[Any]) -> Sequence[Any]:
@@ -40,7 +62,7 @@ class _Order:
             raise ValueError(f"{len(values)} values for {self._count} names")
         if self._pick is None:
             raise LookupError(f"no {', '.join(self._missing)}")
-        ordered: Sequence[Any] = self._pick(values)
+        ordered: Sequence[Any] = self._pick(values + self._absent)
         return ordered
 
 
@@ -52,8 +74,10 @@ class _HalfNames:
         [*route, *sent].index("attempt_id")
         # As one: what all requests of a route share may be what each had for itself in another version.
         self._first = _Order([*route, *sent], (*ROUTE_FIELDS, *SENT_FIELDS))
-        self._ended = _Order(ended, ENDED_FIELDS)
-        self.is_ours = self._first.is_ours and self._ended.is_ours and len(route) == len(ROUTE_FIELDS)
+        self._usage = ended.index(_USAGE) if _USAGE in ended and _UNITS not in ended else None
+        self._ended = _Order([_UNITS if name == _USAGE else name for name in ended], ENDED_FIELDS, _ADDED)
+        are_ours = self._first.is_ours and self._ended.is_ours and self._usage is None
+        self.is_ours = are_ours and len(route) == len(ROUTE_FIELDS)
 
     def first(self, route: list[Any], sent: list[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """Both parts of the first half, in our order."""
@@ -61,6 +85,9 @@ class _HalfNames:
         return values[: len(ROUTE_FIELDS)], values[len(ROUTE_FIELDS) :]
 
     def ended(self, values: list[Any]) -> Sequence[Any]:
+        if self._usage is not None:
+            usage = usage_of_columns(*values[self._usage])
+            values[self._usage] = (usage.input_text, usage.output_text, usage.others)
         return self._ended.of(values)
 
 
@@ -169,4 +196,10 @@ def _read_names(payload: bytes) -> _HalfNames | _RecordNames:
 
 
 def _whole_record(payload: bytes, names: _RecordNames) -> UsageRecord:
-    return msgspec.convert(dict(zip(names.fields, _decode_values(payload), strict=True)), UsageRecord)
+    named = dict(zip(names.fields, _decode_values(payload), strict=True))
+    return msgspec.convert(named | {_USAGE: usage_of_columns(*_parts_of(named[_USAGE]))}, UsageRecord)
+
+
+def _parts_of(usage: Mapping[str, int]) -> list[int]:
+    """Usage as records of 0.1.0 have it, in the order of columns."""
+    return [usage.get(name, 0) for name in _PARTS]

@@ -4,7 +4,9 @@ PostgreSQL gets the text: its driver here is asyncpg, which Alembic cannot call.
 """
 
 from alembic import context
+from sqlalchemy import inspect
 
+from gateway.ledger.revisions import ADOPT, LEAST_TABLE
 from gateway.ledger.tables import metadata
 
 attributes = context.config.attributes
@@ -24,4 +26,7 @@ else:
         transactional_ddl=True,  # SQLite can: a migration that dies leaves the database as it was
     )
 with context.begin_transaction():
+    if not context.is_offline_mode() and inspect(attributes["connection"]).has_table(LEAST_TABLE):
+        for statement in ADOPT:
+            attributes["connection"].exec_driver_sql(statement)
     context.run_migrations()

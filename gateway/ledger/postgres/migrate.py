@@ -5,7 +5,15 @@ import io
 
 from gateway.ledger.postgres.address import PostgresAddress
 from gateway.ledger.postgres.connection import MIGRATION_LOCK, Connection
-from gateway.ledger.revisions import HEAD, VERSION_TABLE, refuse_newer, refuse_old, run_alembic
+from gateway.ledger.revisions import (
+    ADOPT,
+    HEAD,
+    LEAST_TABLE,
+    VERSION_TABLE,
+    refuse_old,
+    revision_in,
+    run_alembic,
+)
 
 MIGRATION_SECONDS = 300.0
 
@@ -17,11 +25,15 @@ _HAS_TABLE = (
 
 async def revision_of(connection: Connection, address: PostgresAddress) -> str | None:
     """The revision of the database, None when it holds no ledger. Raises LedgerUnavailable for a newer."""
-    if not await connection.fetchval(_HAS_TABLE, VERSION_TABLE):
+    schema, least = [await _number_in(connection, name) for name in (VERSION_TABLE, LEAST_TABLE)]
+    return revision_in(schema, least, address)
+
+
+async def _number_in(connection: Connection, name: str) -> str | None:
+    if not await connection.fetchval(_HAS_TABLE, name):
         return None
-    revision = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  # a constant
-    refuse_newer(revision, address)
-    return None if revision is None else str(revision)
+    number = await connection.fetchval(f"SELECT version_num FROM {name}")  # noqa: S608  # one of two constants
+    return None if number is None else str(number)
 
 
 async def require_head(connection: Connection, address: PostgresAddress) -> None:
@@ -46,5 +58,7 @@ async def migrate(connection: Connection, address: PostgresAddress) -> None:
 def _script(revision: str | None) -> str:
     """SQL that takes a ledger from `revision` (None: an empty database) to HEAD."""
     output = io.StringIO()
+    if revision is not None:
+        output.writelines(f"{statement};\n" for statement in ADOPT)
     run_alembic({"output": output}, f"{revision or 'base'}:{HEAD}", sql=True)
     return output.getvalue()

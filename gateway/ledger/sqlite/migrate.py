@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlalchemy import Connection, column, inspect, select, table
 from sqlalchemy.exc import DatabaseError
 
-from gateway.ledger.revisions import HEAD, VERSION_TABLE, refuse_newer, refuse_old, run_alembic
+from gateway.ledger.revisions import HEAD, LEAST_TABLE, VERSION_TABLE, refuse_old, revision_in, run_alembic
 from gateway.ledger.sqlite.engine import is_busy, open_reader, open_writer, unavailable
 
 MIGRATION_SECONDS = 10.0  # how long another process may take for it
@@ -48,8 +48,11 @@ def _revision_of(path: Path) -> str | None:
 
 def _revision(connection: Connection, path: Path) -> str | None:
     """The revision of the database, None when it is empty. Plain SQL: importing Alembic takes 0.2 s."""
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return None
-    revision = connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalar()
-    refuse_newer(revision, path)
-    return str(revision) if revision is not None else None
+    inspector = inspect(connection)
+    schema, least = (
+        connection.execute(select(column("version_num")).select_from(table(name))).scalar()
+        if inspector.has_table(name)
+        else None
+        for name in (VERSION_TABLE, LEAST_TABLE)
+    )
+    return revision_in(schema, least, path)

@@ -14,9 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from gateway.config.build import Built
-from gateway.core.answer import Usage
 from gateway.core.catalog import Model, Objective
 from gateway.core.record import RecordedFacts
+from gateway.core.usage import Usage, usage_of
 from gateway.ledger.past_attempts import PastAttempt, reading_past
 from gateway.ledger.price_versions import read_prices
 from gateway.ledger.spans import Span
@@ -54,33 +54,25 @@ class Tally(msgspec.Struct):
     otherwise: int = 0
     recorded_nano: int = 0
     input_text: int = 0
-    input_image: int = 0
-    input_audio: int = 0
-    input_cached: int = 0
     output_text: int = 0
-    output_audio: int = 0
-    output_reasoning: int = 0
+    others: dict[str, int] = {}
 
     @property
     def usage(self) -> Usage:
-        return Usage(
-            input_text=self.input_text,
-            input_image=self.input_image,
-            input_audio=self.input_audio,
-            input_cached=self.input_cached,
-            output_text=self.output_text,
-            output_audio=self.output_audio,
-            output_reasoning=self.output_reasoning,
-        )
+        return usage_of({"input_text": self.input_text, "output_text": self.output_text, **self.others})
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """What a tally is kept for. `hour` counts from 1970 in UTC."""
+    """What a tally is kept for. `hour` counts from 1970 in UTC.
+
+    `above`: each request read more tokens than this, and no more than the next size at which a price changes.
+    """
 
     feature: str
     verdict: Verdict
     tier: str | None
     hour: int
+    above: int = 0
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,11 +130,12 @@ class _VerdictsBySize:
         self._shapes: list[Hashable] = []
         self._found: list[Verdict] = []
 
-    def find(self, size: int) -> Verdict | None:
+    def find(self, size: int, *, between: bool) -> Verdict | None:
+        """`between`: also where only a smaller and a larger one are known."""
         at = bisect_left(self._sizes, size)
         if at == len(self._sizes):
             return None
-        if self._sizes[at] == size or (at and self._shapes[at - 1] == self._shapes[at]):
+        if self._sizes[at] == size or (between and at and self._shapes[at - 1] == self._shapes[at]):
             return self._found[at]
         return None
 
@@ -175,6 +168,8 @@ class _Replay:
         self._plans: dict[Hashable, _VerdictsBySize] = {}
         self._verdicts: dict[Verdict, Verdict] = {}  # each once, so that its id stands for it
         self._tally_of: dict[Hashable, Tally] = {}
+        bands = old.bands | new.bands
+        self._bands = sorted(bands | {-1, 0}) if bands else []
         self.cells: dict[Cell, Tally] = {}
         self.not_judged: defaultdict[str, int] = defaultdict(int)
 
@@ -203,7 +198,7 @@ class _Replay:
         by_size = self._plans.get(plan)
         if by_size is None:
             by_size = self._remember(self._plans, plan, _VerdictsBySize())
-        return by_size.find(facts.text_bytes) or self._evaluate(row, facts, by_size)
+        return by_size.find(facts.text_bytes, between=not self._bands) or self._evaluate(row, facts, by_size)
 
     @staticmethod
     def _remember(memory: dict[Hashable, Remembered], key: Hashable, value: Remembered) -> Remembered:
@@ -266,24 +261,23 @@ class _Replay:
         return verdict
 
     def _add(self, row: PastAttempt, verdict: Verdict, is_request: bool) -> None:
-        cell = (row.feature, id(verdict), row.service_tier, row.at // _HOUR)
+        usage, above = row.usage, 0
+        if self._bands:
+            above = self._bands[bisect_left(self._bands, usage.input_tokens) - 1]
+        cell = (row.feature, id(verdict), row.service_tier, row.at // _HOUR, above)
         tally = self._tally_of.get(cell)
         if tally is None:
             tally = self._tally_of[cell] = Tally()
-            self.cells[Cell(row.feature, verdict, row.service_tier, row.at // _HOUR)] = tally
+            self.cells[Cell(row.feature, verdict, row.service_tier, row.at // _HOUR, above)] = tally
         if is_request:
             tally.requests += 1
             if row.policy_version == self._old.version and verdict.old != RoutedTo(row.deployment):
                 tally.otherwise += 1
         tally.recorded_nano += row.cost_nano_usd
-        tally.input_text += row.input_text
-        tally.output_text += row.output_text
-        tally.input_cached += row.input_cached
-        if row.input_image or row.input_audio or row.output_audio or row.output_reasoning:
-            tally.input_image += row.input_image
-            tally.input_audio += row.input_audio
-            tally.output_audio += row.output_audio
-            tally.output_reasoning += row.output_reasoning
+        tally.input_text += usage.input_text
+        tally.output_text += usage.output_text
+        for unit, amount in usage.others:
+            tally.others[unit] = tally.others.get(unit, 0) + amount
 
 
 def _shares(model: Model) -> Iterator[tuple[Mapping[str, float], bool]]:

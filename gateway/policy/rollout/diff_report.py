@@ -135,7 +135,9 @@ def _sides(replayed: Replayed) -> tuple[list[_Side], list[_Side]]:
             (replayed.old, cell.verdict.old, old),
             (replayed.new, cell.verdict.new, new),
         ):
-            into.append(_Side(cell, tally, outcome, evaluator.cost(outcome, tally.usage, cell.tier)))
+            into.append(
+                _Side(cell, tally, outcome, evaluator.cost(outcome, tally.usage, cell.tier, cell.above))
+            )
     return old, new
 
 

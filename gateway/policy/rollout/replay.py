@@ -11,21 +11,22 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.config.build import Built
-from gateway.core.answer import Usage
 from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Modality, Model, Objective
+from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
 from gateway.core.facts import Facts, Moment
 from gateway.core.policy import model_for
-from gateway.core.pricing import PriceBook, cost
+from gateway.core.pricing import PriceBook, flat_cost
+from gateway.core.rates import Price
 from gateway.core.record import PoolState, RecordedFacts
 from gateway.core.route import Refused, Routes
 from gateway.core.screening import Classified, Screening
 from gateway.core.sent import Sent
 from gateway.core.tenancy import KeyEntry, Principal
+from gateway.core.usage import Usage
 from gateway.ledger.past_attempts import PastAnswer, PastAttempt
 
 _MICROSECONDS = 1_000_000
@@ -139,13 +140,24 @@ class ReplayEvaluator:
             for privacy in classes
         )
 
-    def cost(self, outcome: Outcome, usage: Usage, tier: str | None) -> int:
-        """What `usage` costs where it goes, at the price of now in nano-USD; 0 where it goes nowhere."""
+    @property
+    def bands(self) -> set[int]:
+        """How much a request may read before another price holds, for every price."""
+        prices = (self._price(deployment) for deployment in self._policy.deployments.values())
+        return {tokens for price in prices for tokens, _, _ in price.steps}
+
+    def cost(self, outcome: Outcome, usage: Usage, tier: str | None, above: int) -> int:
+        """What `usage` costs where it goes, at the price of now in nano-USD; 0 where it goes nowhere.
+
+        It is that of requests which read more than `above` tokens each.
+        """
         if not isinstance(outcome, RoutedTo):
             return 0
-        deployment = self._policy.deployments[outcome.deployment]
-        price = self._prices.price_of(deployment, int(self._now * _MICROSECONDS))
-        return cost(price.rates(tier), usage)
+        price = self._price(self._policy.deployments[outcome.deployment])
+        return flat_cost(price.rates(tier).for_input(above + 1), usage)
+
+    def _price(self, deployment: Deployment) -> Price:
+        return self._prices.price_of(deployment, int(self._now * _MICROSECONDS))
 
     def evaluate(self, request: PastRequest) -> ReplayedDecision:
         """What becomes of `request`."""

@@ -14,14 +14,15 @@ import msgspec
 
 from gateway.config.build import Built, build
 from gateway.config.load import load
-from gateway.core.answer import Usage
-from gateway.core.catalog import Rates
 from gateway.core.pool_cost import SECOND, PoolTerms
 from gateway.core.pricing import cost
+from gateway.core.rates import Rates
 from gateway.core.record import Outcome, RecordedFacts, UsageRecord
+from gateway.core.usage import Usage
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.opening import open_ledger
+from tests.core.builders import used
 from tests.ledger.ledger_records import RecordWriter
 
 SINCE = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -93,7 +94,7 @@ def records() -> Iterator[UsageRecord]:
     hosted = {"deployment": "gpt-4o", "zone": "external"}
     yield from _rows(120, Usage(input_text=3 * M, output_text=1_140_000), **pool, feature="triage")
     yield from _rows(120, Usage(input_text=1_260_000, output_text=315_000), **pool, feature="search")
-    mixed = Usage(input_text=M, input_cached=250_000, output_text=200_000)
+    mixed = used(input_text=M, input_cached=250_000, output_text=200_000)
     yield from _rows(40, mixed, **hosted, model="auto", team="research", feature="triage")
     review = Usage(input_text=2_500_000, output_text=500_000)
     yield from _rows(40, review, **hosted, model="gpt-4o", team="legal", feature="review")

@@ -109,6 +109,7 @@ def row(number: int = 1, **changes: Any) -> PastAttempt:
         "tags": "{}",
         "policy_version": "another",
         "facts": msgspec.json.encode(RecordedFacts(**({"text_bytes": 4000} | facts))).decode(),
+        "units": "{}",
     }
     return PastAttempt(**(fields | rest))
 

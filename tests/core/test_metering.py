@@ -1,0 +1,187 @@
+"""What is booked for what an upstream reports: exactly, as the dearer reading, or as an estimate."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.core.catalog import Api
+from gateway.core.ended import Ended, Progress
+from gateway.core.metering import BEYOND_HOLD, CONTRADICTION, UNKNOWN_TIER, UNPRICED, writes_text
+from gateway.core.pricing import cost
+from gateway.core.rates import Price
+from gateway.core.record import Outcome
+from gateway.core.screening import Classified
+from gateway.core.sent import Sent
+from gateway.core.usage import Usage, usage_of
+from tests.core.builders import (
+    chat,
+    deployment,
+    held,
+    hold,
+    local,
+    model,
+    moment,
+    parsed,
+    price,
+    rates,
+    route_to,
+)
+from tests.core.wire_shapes import CONTRADICTORY, Shape
+
+GPT_4O = rates("2.50", "10", cached="1.25")
+PLENTY = 10**12
+TEXT = b'{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}'
+
+
+def sent(
+    body: dict[str, Any] | None = None, nano: int = PLENTY, at: Price | None = None, **named: Any
+) -> Sent:
+    """An attempt at a deployment with that price, for which `nano` are held."""
+    given = deployment(price=at or price(GPT_4O, priority=rates("5", "20")))
+    begun = route_to(model(local(), given)).begin(
+        "r", parsed(body or chat(), **named), Classified("internal"), moment()
+    )
+    index = [one.deployment.name for one in begun.candidates].index(given.name)
+    return held(begun.again(number=1, index=index), hold(begun.ask, nano=nano))
+
+
+def ended(
+    attempt: Sent,
+    usage: dict[str, Any],
+    *,
+    tier: str | None = None,
+    body: bytes | None = TEXT,
+    chunks: int = 0,
+) -> Ended:
+    progress = Progress(0.0, 1.0, 0.5, text_chunks=chunks, text_bytes=5 * chunks)
+    metered = attempt.metered(progress, usage, tier, body)
+    return attempt.end(progress, Outcome.SUCCESS, metered, 2.0)
+
+
+def test_reasoning_beside_the_completion_is_booked_in_full() -> None:
+    """The report that this is from was booked at a 21st of its price."""
+    usage = {
+        "prompt_tokens": 400,
+        "completion_tokens": 60,
+        "total_tokens": 2460,
+        "completion_tokens_details": {"reasoning_tokens": 2000},
+    }
+    found = ended(sent(), usage)
+    assert found.cost_nano == 400 * 2500 + 2060 * 10_000
+    assert (found.estimated, found.flags, found.reported) == (False, "", ())
+
+
+@pytest.mark.parametrize("shape", CONTRADICTORY, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("nano", [10, PLENTY])
+def test_a_contradiction_costs_its_dearer_reading_and_never_more_than_was_held(
+    shape: Shape, nano: int
+) -> None:
+    found = ended(sent(nano=nano), shape.usage)
+    assert found.cost_nano == min(nano, cost(GPT_4O, usage_of(shape.units)))
+    assert found.usage.units == shape.units
+    assert (found.estimated, found.flags, found.unseen_nano) == (True, CONTRADICTION, 0)
+    assert dict(found.reported)["prompt_tokens"] == shape.usage["prompt_tokens"]
+    assert found.settlement.rate_tokens is None
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"prompt_tokens": 12, "completion_tokens": 0, "total_tokens": 12},
+    ],
+)
+def test_zeros_beside_text_are_an_estimate_that_keeps_what_may_be_missing(usage: dict[str, Any]) -> None:
+    whole, streamed = ended(sent(), usage), ended(sent(), usage, body=None, chunks=7)
+    for found in (whole, streamed):
+        assert (found.estimated, found.flags) == (True, CONTRADICTION)
+        assert found.unseen_nano > 0
+        assert found.usage.input_text > 0
+        assert found.reported
+    assert streamed.usage.output_text == 7
+
+
+def test_an_answer_without_text_may_have_written_nothing() -> None:
+    empty = b'{"choices":[{"message":{"content":""},"finish_reason":"content_filter"}]}'
+    usage = {"prompt_tokens": 12, "completion_tokens": 0, "total_tokens": 12}
+    for found in (ended(sent(), usage, body=empty), ended(sent(), usage, body=None)):
+        assert (found.estimated, found.flags, found.cost_nano) == (False, "", 12 * 2500)
+
+
+@pytest.mark.parametrize(
+    ("body", "wrote"),
+    [
+        (TEXT, True),
+        (b'{"choices":[{"text":"x"}]}', True),
+        (b'{"choices":[{"message":{"tool_calls":[{}]}}]}', True),
+        (b'{"choices":[{"message":{"reasoning_content":"hm"}}]}', True),
+        (b'{"choices":[{"message":{"content":null}}]}', False),
+        (b'{"choices":null}', False),
+        (b'{"choices":[5, {"message":"x"}]}', False),
+        (b"[]", False),
+        (b"{", True),
+    ],
+)
+def test_whether_a_whole_answer_has_text(body: bytes, wrote: bool) -> None:
+    assert writes_text(body) is wrote
+
+
+def test_a_total_alone_is_all_written_but_for_an_embedding() -> None:
+    found = ended(sent(), {"total_tokens": 10})
+    assert (found.usage, found.flags) == (Usage(output_text=10), CONTRADICTION)
+    attempt = sent()
+    attempt = msgspec.structs.replace(attempt, call=msgspec.structs.replace(attempt.call, api=Api.EMBEDDINGS))
+    embedded = ended(attempt, {"total_tokens": 10})
+    assert (embedded.usage, embedded.flags, embedded.estimated) == (Usage(input_text=10), "", False)
+
+
+PLAIN = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+
+
+@pytest.mark.parametrize("name", [None, "default", "auto", "on_demand", "standard"])
+def test_the_standard_tier_has_several_names(name: str | None) -> None:
+    found = ended(sent(), PLAIN, tier=name)
+    assert (found.cost_nano, found.flags) == (100 * 2500 + 10 * 10_000, "")
+
+
+def test_a_tier_inside_the_usage_counts_where_none_stands_beside_it() -> None:
+    found = ended(sent(), PLAIN | {"service_tier": "priority"})
+    assert (found.service_tier, found.cost_nano) == ("priority", 100 * 5000 + 10 * 20_000)
+    assert ended(sent(), PLAIN | {"service_tier": "priority"}, tier="default").service_tier == "default"
+
+
+def test_an_unknown_tier_costs_the_dearest_and_is_flagged() -> None:
+    found = ended(sent(), PLAIN, tier="hyper")
+    assert (found.cost_nano, found.flags) == (100 * 5000 + 10 * 20_000, UNKNOWN_TIER)
+    assert not found.estimated
+    assert ended(sent(nano=7), PLAIN, tier="hyper").cost_nano == 7
+
+
+def test_a_unit_that_nobody_prices_costs_the_dearest_and_is_flagged() -> None:
+    found = ended(sent(), PLAIN | {"prompt_tokens_details": {"hologram_tokens": 40}})
+    assert (found.cost_nano, found.flags) == (100 * 2500 + 10 * 10_000, UNPRICED)
+    beside = ended(sent(), PLAIN | {"dream_tokens": 3})
+    assert (beside.cost_nano, beside.flags) == (100 * 2500 + 13 * 10_000, UNPRICED)
+
+
+def test_more_than_was_held_is_booked_and_flagged_where_nothing_contradicts_it() -> None:
+    found = ended(sent(nano=5), PLAIN)
+    assert (found.cost_nano, found.flags) == (100 * 2500 + 10 * 10_000, BEYOND_HOLD)
+
+
+def test_a_price_for_each_request_is_a_unit_of_the_usage() -> None:
+    at = price(msgspec.structs.replace(GPT_4O, units={"requests": 5_000_000 * 1_000_000}))
+    attempt = sent(at=at)
+    assert attempt.ask.prompt_nano >= 5_000_000
+    found = ended(attempt, PLAIN)
+    assert found.usage.units["requests"] == 1
+    assert found.cost_nano == 5_000_000 + 100 * 2500 + 10 * 10_000
+
+
+def test_a_hold_covers_searches_where_some_are_asked_for() -> None:
+    at = price(msgspec.structs.replace(GPT_4O, units={"search_queries": 10_000_000 * 1_000_000}))
+    plain = sent(chat(), at=at).ask.prompt_nano
+    searching = sent(chat(web_search_options={}), at=at).ask.prompt_nano
+    assert searching >= plain + 10 * 10_000_000

@@ -1,0 +1,79 @@
+"""Usage as providers spell it, through a whole gateway: the row, the money, the flags, and the metric."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.usage import usage_of
+from gateway.finance.usage_report import UsageQuestion, usage_document, usage_rows
+from gateway.ledger.row_usage import usage_of_row
+from gateway.simulators.knobs import Knobs
+from tests.core.wire_shapes import EXACT, Shape
+from tests.e2e.harness import Harness, Json, chat, running
+
+# The simulator has members of its own, which these leave out.
+TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens")
+OWN = dict.fromkeys((*TOTALS, "prompt_tokens_details", "completion_tokens_details"))
+
+
+def spelt(usage: dict[str, Any], **knobs: Any) -> Knobs:
+    return Knobs(usage=OWN | usage, output_tokens=3, **knobs)
+
+
+async def ask(harness: Harness, **more: Any) -> Json:
+    """One request's row."""
+    assert (await harness.post(chat(**more))).status_code == 200
+    return (await harness.rows())[-1]
+
+
+# One of each family; the others are read alike, and tested without a gateway.
+FAMILIES = ("xai: reasoning", "anthropic: caches", "deepseek", "openai responses", "openrouter")
+CHOSEN = [next(shape for shape in EXACT if shape.name.startswith(family)) for family in FAMILIES]
+
+
+@pytest.mark.parametrize("shape", CHOSEN, ids=lambda shape: shape.name)
+async def test_every_spelling_is_booked_exactly_streamed_or_not(tmp_path: Path, shape: Shape) -> None:
+    async with running(tmp_path, external=spelt(shape.usage)) as harness:
+        rows = [await ask(harness), await ask(harness, stream=True)]
+    for row in rows:
+        assert usage_of_row(row) == usage_of(shape.units)
+        assert not row["estimated"]
+        assert row["reported"] == "{}"
+
+
+async def test_a_contradiction_is_flagged_in_row_metric_and_report(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 2000}
+    async with running(tmp_path, external=spelt(usage)) as harness:
+        row = await ask(harness)
+        flagged = (await harness.metrics()).sum("usage_flagged_total", flag="contradiction")
+    assert (row["flags"], bool(row["estimated"])) == ("contradiction", True)
+    assert orjson.loads(row["reported"]) == usage
+    assert row["cost_nano_usd"] <= row["held_nano_usd"]
+    assert flagged == 1
+    question = UsageQuestion(by="flags")
+    (found,) = usage_rows(f"sqlite:///{harness.ledger}", question, now=0.0, timezone="UTC")
+    assert (found.group, found.requests) == ({"flags": "contradiction"}, 1)
+
+
+async def test_an_unknown_tier_is_flagged(tmp_path: Path) -> None:
+    async with running(tmp_path, external=Knobs(reported_tier="hyper")) as harness:
+        row = await ask(harness)
+    assert (row["service_tier"], row["flags"]) == ("hyper", "unknown_tier")
+
+
+async def test_reports_take_usage_apart_by_unit(tmp_path: Path) -> None:
+    anthropic = next(shape for shape in EXACT if shape.name.startswith("anthropic: caches"))
+    async with running(tmp_path, external=spelt(anthropic.usage)) as harness:
+        await ask(harness)
+        await ask(harness)
+        await harness.rows()
+    question = UsageQuestion(by="token_type,model")
+    rows = usage_rows(f"sqlite:///{harness.ledger}", question, now=0.0, timezone="UTC")
+    found = orjson.loads(usage_document(rows, question, "json"))
+    assert {(one["token_type"], one["model"], one["amount"]) for one in found} == {
+        (unit, "gpt-4o", 2 * amount) for unit, amount in anthropic.units.items()
+    }
+    csv = usage_document(rows, question, "csv").decode().splitlines()
+    assert csv[0] == "token_type,model,amount"
