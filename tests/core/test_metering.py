@@ -55,7 +55,7 @@ def ended(
     chunks: int = 0,
 ) -> Ended:
     progress = Progress(0.0, 1.0, 0.5, text_chunks=chunks, text_bytes=5 * chunks)
-    metered = attempt.metered(progress, usage, tier, body)
+    metered = attempt.metered(progress, usage, tier, progress.last_seen_at, body)
     return attempt.end(progress, Outcome.SUCCESS, metered, 2.0)
 
 
