@@ -120,7 +120,7 @@ def screen(call: Call, body: _Body, screening: Screening, floor: str) -> Classif
     whole = _highest(screening, floor, raises)
     if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
         return whole
-    return _masked(call, body, screening, masking, floor, whole.privacy)
+    return _masked(call, body, screening, masking, found, floor, whole.privacy)
 
 
 def needs_entity_stage(classified: Classified, screening: Screening) -> bool:
@@ -154,13 +154,19 @@ def with_entities(classified: Classified, screening: Screening, result: EntityRe
 
 
 def _masked(
-    call: Call, body: _Body, screening: Screening, masking: Masking, floor: str, privacy: str
+    call: Call,
+    body: _Body,
+    screening: Screening,
+    masking: Masking,
+    found: frozenset[str],
+    floor: str,
+    privacy: str,
 ) -> Classified:
     """The class of what is left of `call`, which is of class `privacy`, when its values are replaced."""
     classes = screening.classes
     if call.text_bytes > MOST_MASKED_BYTES:
         return Classified(classes[-1], (Raise(TooLongToMask(), classes[-1]),))
-    masked = mask(body, call.rest, masking.detectors)
+    masked = mask(body, call.rest, masking.detectors, found)
     left, _ = _finds(call, masked.body, screening)
     # What could not be replaced must not leave, whatever a find of it raises to.
     overlooked = [
