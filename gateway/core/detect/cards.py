@@ -26,7 +26,7 @@ _JCB = "5(?:2[89]|[3-8][0-9])"
 _DINERS = "(?:0[0-5][0-9]|095|[689][0-9]{2})"
 _DISCOVER_UNIONPAY = "(?:011|4[4-9][0-9]|5[0-9]{2}|2[0-9]{2})"
 _MIR = "20[0-4]"
-_MAESTRO_5, _MAESTRO_6 = "(?:0[123]8|893)", "(?:304|759|76[123])"
+_MAESTRO_5, _MAESTRO_6 = "(?:0(?:18|20|38)|893)", "(?:304|759|76[123])"
 
 _BEFORE, _AFTER = "(?<![0-9~].)", "(?![0-9~])"  # `~` is where a run was cut
 
@@ -105,9 +105,9 @@ def has_credit_card(text: bytes) -> bool:
     Rule: a known issuer's prefix with one of its lengths, and a Luhn digit that holds; in a card's usual
     groups, or in one go with no digit next to it. Beside a word for it (CARD_WORDS) also in one go: the
     lengths of which most numbers are ids (13, 17, 18, and 19 but for UnionPay), and the common lengths in the
-    midst of other digits. Not a card: groups in the midst of a row of groups, the fraction of a decimal number, a
-    19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest or UUID.
-    Source: ISO/IEC 7812-1 and the issuers' published number ranges.
+    midst of other digits. Not a card: groups in the midst of a row of groups, the fraction of a decimal
+    number, a 19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest
+    or UUID. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
     """
     if not _has_card_in(text):
         return False
@@ -189,7 +189,7 @@ def _candidates(runs: bytes, common: re.Pattern[bytes], counts: Callable[[bytes]
             yield digits
     for match in _SPELLED.finditer(runs):
         digits = match[0].translate(None, _SEPARATORS)
-        if _ANYWHERE.match(digits):
+        if _ANYWHERE.match(digits) or _ALONE.match(digits):
             yield digits
 
 

@@ -26,14 +26,17 @@ _CARD_OF_THE_WORLD = (
     r"карт|بطاق|कार\x{94d}?ड"
 )
 _MY_NUMBER = (
-    r"my[ _\-]?number|individual[ _\-]?number|kojin[ _\-]?bango|"
-    rf"マイナンバ{_VOWEL}?|ﾏｲﾅﾝﾊ|マイ・?ナンバ|個人番号|個人ナンバ|個人識別番号|通知カ{_VOWEL}ド|特定個人情報|"
-    r"个人编号|個人編號|마이넘버|마이 넘버|개인번호"
+    r"my[ _\-]?number|(?:individual|personal)[ _\-]?number|national[ _\-]?id|kojin[ _\-]?bango|"
+    rf"マイナンバ{_VOWEL}?|ﾏｲﾅﾝﾊ|マイ・?ナンバ|個人番号|個人ナンバ|個人識別番号|マイナ番号|マイナカ|通知カ{_VOWEL}ド|特定個人情報|"
+    r"个人编号|个人番号|個人編號|마이넘버|마이 넘버|개인번호"
 )
 
 
 class NumberWords:
-    """Words of one kind, and how far from them a number may stand, in bytes: most of it after the word."""
+    """Words of one kind, and how far from them a number may stand, in bytes: most of it after the word.
+
+    Before the word it has to stand on the same line: what ends there may be the message of somebody else.
+    """
 
     __slots__ = ("_after", "_before", "_finder", "_pattern")
 
@@ -54,7 +57,9 @@ class NumberWords:
         for count, (start, end) in enumerate(self._finder.spans(text)):
             if count == MOST_WORDS:
                 return text
-            first, last = max(start - self._before, 0), end + self._after
+            first = max(start - self._before, 0)
+            first = max(first, text.rfind(b"\n", first, start) + 1)
+            last = end + self._after
             if places and first <= places[-1][1]:
                 places[-1] = (places[-1][0], last)
             else:

@@ -18,7 +18,8 @@ class Detector(NamedTuple):
     """`trigger` is an RE2 expression that occurs in every text in which `found_in` holds; None: always ask.
 
     `found_in` decides on folded text. `spans` says where the values are, in a text of a request in which it
-    holds: also such that would not count alone; they may overlap. `as_written`: it also reads the text before folding, because its author may have meant that.
+    holds: also such that would not count alone; they may overlap. `as_written`: `found_in` also reads the
+    text before folding, because its author may have meant that.
     `composed`: its characters ask for text in which kana and compatibility characters are composed.
     `reach`: so many characters on both sides of a seam show whether the trigger matches across it, since no
     match has more or a line end can stand for the rest; None where that is not known.

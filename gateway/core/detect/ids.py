@@ -112,7 +112,7 @@ def _passes_in(text: bytes, *, in_groups: bool) -> bool:
     found = dict.fromkeys(_MY_NUMBER.findall(text))
     shortest = 14 if in_groups else 12
     numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if len(candidate) >= shortest)
-    return any_passes((n for n in numbers if _may_be_my_number(n)), my_number_holds)
+    return any_passes((n for n in numbers if _may_be_my_number(n) or not in_groups), my_number_holds)
 
 
 def jp_my_number_spans(text: bytes) -> Iterator[Span]:
