@@ -21,6 +21,7 @@ from gateway.ledger.audit.keys import UnusableKey, new_seed, seed_in, signer_fro
 from gateway.ledger.url import database_of
 from gateway.metrics.names import LabelNames
 from gateway.ports import EntityFinder, Upstream
+from gateway.privacy.vocabularies import Vocabularies
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.pipeline import Rulebook
@@ -54,7 +55,7 @@ def rulebook(built: Built, fleet: Fleet, entities: EntityFinder, prices: PriceBo
     server = built.settings.server
     return Rulebook(
         routes=Routes(built.policy, fleet, prices, built.tenancy.time_zone),
-        classifier=Classifier(built.policy, built.screenings, entities),
+        classifier=Classifier(built.policy, built.screenings, Vocabularies(), entities),
         authenticator=Authenticator(built.tenancy),
         max_body_bytes=server.max_body_mib * MIB,
         max_messages=server.max_messages,

@@ -20,6 +20,8 @@ from gateway.privacy.settings import RecognizerSettings
 MAX_WORDS_FILE_BYTES: Final = 4 * 1024 * 1024
 
 Report = Callable[[Problem], None]
+# The content that is no modality.
+_TOKENS: Final = "tokens"
 _KINDS: Final = ("regex", "words", "words_file")
 
 
@@ -41,32 +43,34 @@ class _Builder:
             self._define(name, given)
         everything, standard = _raises(self._settings)
         return Screenings(
-            self._screening(standard, {}),
+            self._screening(standard, schema.Media()),
             {
                 name: self._screening(
                     _switched(standard, everything, feature.detect),
-                    _media(feature.media),
+                    feature.media,
                     feature.mask,
                     feature.entities,
                 )
                 for name, feature in self._settings.features.items()
-                if feature.detect or feature.mask or feature.entities is not None or _media(feature.media)
+                if feature.detect or feature.mask or feature.entities is not None or _given(feature.media)
             },
         )
 
     def _screening(
         self,
         raise_to: Mapping[str, str],
-        media: Mapping[Modality, str],
+        media: schema.Media,
         mask: Sequence[str] = (),
         entities: bool | None = None,
     ) -> Screening:
         privacy = self._settings.privacy
+        content = _given(privacy.media) | _given(media)
         return Screening(
             classes=privacy.classes,
             detectors=self._detectors(frozenset((*raise_to, *mask))),
             raise_to=raise_to,
-            media={**_media(privacy.media), **media},
+            token_ids=content.pop(_TOKENS, privacy.classes[-1]),
+            media={Modality(name): to for name, to in content.items()},
             masking=self._masking(mask),
             entities=self._entities(entities),
         )
@@ -198,6 +202,6 @@ def recognizer_settings(settings: Settings) -> RecognizerSettings | None:
     )
 
 
-def _media(media: schema.Media) -> dict[Modality, str]:
-    given = media.model_dump(exclude_none=True)
-    return {Modality(name): privacy for name, privacy in given.items()}
+def _given(media: schema.Media) -> dict[str, str]:
+    given: dict[str, str] = media.model_dump(exclude_none=True)
+    return given

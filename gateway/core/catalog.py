@@ -176,7 +176,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
-    million. `lines` are those of the file on which its fields stand.
+    million. `tokenizer` is that of its token ids, None where it is not known. `lines` are those of the file
+    on which its fields stand.
 
     Many attributes: one for each setting of the file that routing or pricing reads.
     """
@@ -196,6 +197,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[bytes, bytes], ...]
     stops_when_left: StopsWhenLeft = StopsWhenLeft.NEVER
     fetches_urls: bool = False
+    tokenizer: str | None = None
     health: Health | None = None
     retires_at: float | None = None
     retires_on: datetime.date | None = None

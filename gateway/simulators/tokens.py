@@ -1,22 +1,21 @@
 """Text tokens by OpenAI's o200k_base, loaded from a file in litellm's wheel: no network, no download."""
 
 import codecs
-import importlib.util
 import os
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 import tiktoken
+
+from gateway.privacy.vocabularies import UnusableVocabulary, bundled_file
 
 Piece = tuple[str, int]
 """A run of whole characters and the number of tokens that make it up (1, unless a character spans tokens)."""
 
 _CACHED_TEXT_CHARS = 16_384
 _CACHED_PIECES_CHARS = 1_024
-_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache key: sha1 of the file's address
 _CACHE_VARIABLE = "TIKTOKEN_CACHE_DIR"
 
 
@@ -66,17 +65,12 @@ class SimulatorTokenizer:
 
 def load_tokenizer() -> SimulatorTokenizer:
     """Takes half a second the first time in a process. Raises TokenizerMissing; never uses the network."""
-    with _environment(_CACHE_VARIABLE, str(_bundled_folder())):
+    try:
+        folder = bundled_file("o200k_base").parent  # if it were not there, tiktoken would download it
+    except UnusableVocabulary as exc:
+        raise TokenizerMissing(str(exc)) from exc
+    with _environment(_CACHE_VARIABLE, str(folder)):
         return SimulatorTokenizer(tiktoken.get_encoding("o200k_base"))
-
-
-def _bundled_folder() -> Path:
-    spec = importlib.util.find_spec("litellm")  # found, not imported: the import takes seconds
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(location) / "litellm_core_utils" / "tokenizers"
-        if (folder / _O200K_FILE).is_file():  # if it were not there, tiktoken would download it
-            return folder
-    raise TokenizerMissing("litellm's bundled o200k_base was not found; install litellm")
 
 
 @contextmanager
