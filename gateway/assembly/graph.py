@@ -30,6 +30,7 @@ from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import PrometheusTelemetry
 from gateway.policy.rollout.archive import PolicyArchive
 from gateway.ports import BudgetView, Upstream
+from gateway.privacy.images import ImageFetcher
 from gateway.privacy.service import EntityService
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
@@ -54,6 +55,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ledger: JournaledLedger
     admission: AnyAdmission
     entities: EntityService
+    images: ImageFetcher
     telemetry: PrometheusTelemetry
     pipeline: Pipeline
     prober: HealthProber
@@ -93,7 +95,8 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     )
     telemetry = PrometheusTelemetry(names=names(built), sources=sources, clock=clock, version=__version__)
     services = Services(client, admission, ledger, telemetry, clock)
-    pipeline = _pipeline(built, services, ledger, entities)
+    images = ImageFetcher()
+    pipeline = _pipeline(built, services, ledger, entities, images)
     url = built.settings.ledger.get_secret_value()
     return GatewayParts(
         clock=clock,
@@ -104,6 +107,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         ledger=ledger,
         admission=admission,
         entities=entities,
+        images=images,
         telemetry=telemetry,
         pipeline=pipeline,
         prober=HealthProber(client, tasks),
@@ -176,12 +180,18 @@ def _admission(
     )
 
 
-def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entities: EntityService) -> Pipeline:
+def _pipeline(
+    built: Built,
+    services: Services,
+    ledger: JournaledLedger,
+    entities: EntityService,
+    images: ImageFetcher,
+) -> Pipeline:
     def audit_denial(denial: Denial) -> None:
         ledger.note(EntryKind.REFUSED, msgspec.structs.asdict(denial))
 
     return Pipeline(
-        rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities),
+        rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities, images),
         admission=services.admission,
         ledger=ledger,
         relay=Relay(services),

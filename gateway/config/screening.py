@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import detectors as schema
+from gateway.config.deployments import parse_networks
+from gateway.config.images import listed_hosts
 from gateway.config.load import Loaded
 from gateway.config.privacy import HOME_ZONE, Privacy
 from gateway.config.problems import KeyPath, Problem
@@ -14,10 +16,12 @@ from gateway.core.detect import BUILT_IN, SEPARATORS_MATTER, Detectors
 from gateway.core.detect.custom import regex_detector, words_detector
 from gateway.core.detect.detector import AllowList, Detector, allowing
 from gateway.core.detect.engine import BadExpression
+from gateway.core.remote_images import ImageRules
 from gateway.core.screening import EntityRule, Masking, Screening, Screenings
 from gateway.privacy.settings import RecognizerSettings
 
-MAX_WORDS_FILE_BYTES: Final = 4 * 1024 * 1024
+MIB: Final = 1024 * 1024
+MAX_WORDS_FILE_BYTES: Final = 4 * MIB
 
 Report = Callable[[Problem], None]
 # The content that is no modality.
@@ -182,6 +186,21 @@ def _home(privacy: Privacy) -> dict[str, frozenset[str]]:
     """Our own zones among those of each class: `local`, and what the most sensitive class may reach."""
     own = {HOME_ZONE, *privacy.zones[privacy.classes[-1]]}
     return {name: frozenset(own.intersection(zones)) for name, zones in privacy.zones.items()}
+
+
+def image_rules(settings: Settings) -> ImageRules | None:
+    """Which images the gateway fetches itself; None for none."""
+    given = settings.privacy.images
+    if given is None:
+        return None
+    return ImageRules(
+        zone=given.zone,
+        networks=parse_networks(settings.zones[given.zone].cidrs),
+        hosts=listed_hosts(given.hosts),
+        max_bytes=given.max_mib * MIB,
+        max_images=given.max_images,
+        deadline_seconds=given.deadline_ms / 1000,
+    )
 
 
 def recognizer_settings(settings: Settings) -> RecognizerSettings | None:

@@ -74,6 +74,10 @@ class Screening(msgspec.Struct, frozen=True, kw_only=True):
     def media_class(self, modality: Modality) -> str:
         return self.media.get(modality, self.classes[-1])
 
+    def without_images(self) -> "Screening":
+        """The same, for which images count as the least sensitive class."""
+        return msgspec.structs.replace(self, media={**self.media, Modality.IMAGE: self.classes[0]})
+
     @property
     def token_class(self) -> str:
         return self.token_ids or self.classes[-1]

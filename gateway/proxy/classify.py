@@ -1,7 +1,7 @@
 """Classify: the privacy class of a request. Callers and detectors can raise it, nothing can lower it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.core.call import Call
 from gateway.core.catalog import Api
@@ -49,15 +49,23 @@ class Classifier:
         self._entities = entities
 
     async def classify(
-        self, call: Call, body: Body, principal: Principal, headers: Mapping[bytes, bytes]
+        self,
+        call: Call,
+        body: Body,
+        principal: Principal,
+        headers: Mapping[bytes, bytes],
+        without_images: bool = False,
     ) -> Classified:
         """The most sensitive of the key's and feature's floor, the caller's header, and what was found.
 
-        Raises InvalidRequest when the header `x-tollway-privacy` names no class.
+        `without_images`: as if images counted for nothing. Raises InvalidRequest when the header
+        `x-tollway-privacy` names no class.
         """
         named = headers.get(b"x-tollway-privacy")
         floor = principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
         screening = self._screenings.by_feature.get(principal.feature, self._screenings.standard)
+        if without_images:
+            screening = screening.without_images()
         if call.api is not _CHAT and holds_token_ids(body):
             body = await self._with_text(call, body)
         if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
@@ -72,6 +80,11 @@ class Classifier:
             return classified
         result = await self._entities.find(text_for_entities(body, classified))
         return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)
+
+    def finds_in(self, texts: Sequence[str], principal: Principal) -> bool:
+        """Whether a detector of the principal's feature finds something in one of a few short texts."""
+        detectors = self._screenings.of(principal.feature).detectors
+        return detectors is not None and any(detectors.scan([text]) for text in texts)
 
     async def _with_text(self, call: Call, body: Body) -> Body:
         """`body` with text in place of token ids, where their tokenizer is known."""

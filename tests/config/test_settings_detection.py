@@ -8,6 +8,7 @@ import pytest
 
 from gateway.config.build import build
 from gateway.config.load import Loaded
+from gateway.config.screening import image_rules
 from gateway.core.catalog import Modality
 from gateway.core.screening import Screenings
 from gateway.finance.price_catalogue import PriceCatalogue
@@ -189,3 +190,42 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(changed: Changed) -> None:
     [problem] = problems(changed(SCOUT, f"{SCOUT}    tokenizer: cl100k\n"))
     assert "tokenizer: cannot be used" in problem
     assert "Expected a tokenizer.json or one of cl100k_base, o200k_base, p50k_base" in problem
+
+
+def images(changed: Changed, section: str) -> Loaded:
+    return changed(DETECT, f"{DETECT}  images: {{fetch: inline, {section}}}\n")
+
+
+def test_hosts_of_images_mean_the_usual_ports(changed: Changed) -> None:
+    loaded = images(changed, "zone: external, hosts: [IMG.example.com, '*.cdn.example.com', 'store:8443']")
+    made, found = build(loaded, PriceCatalogue())
+    assert made is not None, found
+    rules = image_rules(made.settings)
+    assert rules is not None
+    assert (rules.networks, rules.max_bytes, rules.max_images) == (None, 10 * 1024 * 1024, 10)
+    assert rules.hosts == {
+        "img.example.com:443",
+        "img.example.com:80",
+        "*.cdn.example.com:443",
+        "*.cdn.example.com:80",
+        "store:8443",
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("zone: external, hosts: []", "hosts"),
+        ("zone: external, hosts: ['*']", "must be a host such as"),
+        ("zone: external, hosts: ['*.com']", "must name a domain of one's own"),
+        ("zone: external, hosts: ['https://img.example.com/']", "must be a host such as"),
+        ("zone: external, hosts: ['img.example.com:99999']", "must be a host such as"),
+        ("zone: extern, hosts: [img.example.com]", "privacy.images.zone"),
+        ("zone: external", "privacy.images.hosts"),
+        ("zone: external, hosts: [img.example.com], max_images: 0", "privacy.images.max_images"),
+    ],
+)
+def test_a_section_of_images_that_cannot_be_meant_is_refused(
+    section: str, why: str, changed: Changed
+) -> None:
+    assert why in "\n".join(problems(images(changed, section)))
