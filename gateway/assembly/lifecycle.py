@@ -31,6 +31,7 @@ class ClosingStep(enum.Enum):
     ENTITIES = "entities"
     IMAGES = "images"
     PROBER = "prober"
+    PROGRESS = "progress watch"
     UPSTREAM = "upstream"
     ALERTS = "alerts"
     PRICE_WATCH = "price watch"
@@ -137,6 +138,9 @@ class Lifecycle:
         await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
         closing.register(ClosingStep.PROBER, parts.prober.close)
         await parts.prober.watch(parts.pipeline.rulebook.routes.fleet)
+        closing.register(ClosingStep.PROGRESS, parts.progress.close)
+        parts.progress.watch(parts.pipeline.rulebook.routes.fleet)
+        parts.progress.start()
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
         await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)

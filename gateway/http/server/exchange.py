@@ -205,9 +205,14 @@ class Exchange:
             await flow.drained()
 
     async def start(self, status: int, lines: HeaderLines) -> None:
-        is_chunked = not self.is_http10 and status not in BODILESS
         # Kept for a moment: it leaves together with the first data.
-        self._head = self._begin(status, lines, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
+        self._head = self._begin_stream(status, lines)
+
+    def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
+        head = self._begin_stream(status, lines)
+        if data and not self._is_silent:
+            head += data if self.is_http10 else b"%x\r\n%b\r\n" % (len(data), data)
+        self._flow.write(head)
 
     async def send(self, data: bytes) -> None:
         if self.ended or not self.started:
@@ -236,6 +241,10 @@ class Exchange:
         self.ended = True
         head, self._head = self._head, b""
         self._flow.write(head if self.is_http10 or self._is_silent else head + b"0\r\n\r\n")
+
+    def _begin_stream(self, status: int, lines: HeaderLines) -> bytes:
+        is_chunked = not self.is_http10 and status not in BODILESS
+        return self._begin(status, lines, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
 
     def _begin(self, status: int, lines: HeaderLines, framing: bytes) -> bytes:
         """The answer's head."""
