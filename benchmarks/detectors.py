@@ -176,7 +176,7 @@ def _print_masking() -> None:
         ]
         print(f"screen(), {name:<20} {cells[0]:>9,.1f} us, of a feature that masks {cells[1]:>9,.1f} us")
     call, body = parse_call(Api.CHAT, orjson.dumps(_chat(values)), 100)
-    restorer = Restorer(mask(body, call.rest, detectors))
+    restorer = Restorer(mask(body, call.rest, detectors, frozenset(detectors.names)))
     chunk = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'
     readers = StreamReader(hide_usage=True), RestoringReader(restorer, hide_usage=True)
     for reader in readers:

@@ -38,7 +38,7 @@ class Adoption:
         await self._adopt_budgets(built)
         routes = parts.pipeline.rulebook.routes
         fleet = Fleet(built.policy.deployments.values(), routes.fleet.replica_sets)
-        rules = rulebook(built, fleet, parts.entities, routes.prices)
+        rules = rulebook(built, fleet, parts.entities, parts.images, routes.prices)
         parts.entities.configure(recognizer_settings(built.settings))
         parts.telemetry.configure(names(built))
         parts.alerts.configure(built.scopes)

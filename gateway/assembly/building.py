@@ -12,6 +12,7 @@ import structlog
 
 from gateway.config.build import Built
 from gateway.config.schema import Settings
+from gateway.config.screening import image_rules
 from gateway.core.balancing import Fleet
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.route import Routes
@@ -21,8 +22,11 @@ from gateway.ledger.audit.keys import UnusableKey, new_seed, seed_in, signer_fro
 from gateway.ledger.url import database_of
 from gateway.metrics.names import LabelNames
 from gateway.ports import EntityFinder, Upstream
+from gateway.privacy.images import ImageFetcher
+from gateway.privacy.vocabularies import Vocabularies
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
+from gateway.proxy.inlining import ImageInliner
 from gateway.proxy.pipeline import Rulebook
 
 _log = structlog.get_logger("tollway.app")
@@ -50,12 +54,21 @@ def request_ids() -> Callable[[], str]:
     return map((prefix + "{:08x}").format, itertools.count(1)).__next__
 
 
-def rulebook(built: Built, fleet: Fleet, entities: EntityFinder, prices: PriceBook = NO_VERSIONS) -> Rulebook:
+def rulebook(
+    built: Built,
+    fleet: Fleet,
+    entities: EntityFinder,
+    images: ImageFetcher,
+    prices: PriceBook = NO_VERSIONS,
+) -> Rulebook:
     server = built.settings.server
+    classifier = Classifier(built.policy, built.screenings, Vocabularies(), entities)
+    rules = image_rules(built.settings)
     return Rulebook(
         routes=Routes(built.policy, fleet, prices, built.tenancy.time_zone),
-        classifier=Classifier(built.policy, built.screenings, entities),
+        classifier=classifier,
         authenticator=Authenticator(built.tenancy),
+        images=None if rules is None else ImageInliner(built.policy, rules, classifier, images),
         max_body_bytes=server.max_body_mib * MIB,
         max_messages=server.max_messages,
     )

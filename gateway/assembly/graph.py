@@ -31,6 +31,7 @@ from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import PrometheusTelemetry
 from gateway.policy.rollout.archive import PolicyArchive
 from gateway.ports import BudgetView, Upstream
+from gateway.privacy.images import ImageFetcher
 from gateway.privacy.service import EntityService
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
@@ -58,6 +59,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ledger: JournaledLedger
     admission: AnyAdmission
     entities: EntityService
+    images: ImageFetcher
     telemetry: PrometheusTelemetry
     pipeline: Pipeline
     prober: HealthProber
@@ -106,7 +108,8 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     alerts = _alerts(built, admission, telemetry, tasks)
     most = built.settings.server.max_event_mib * 1024 * 1024
     services = Services(client, admission, ledger, telemetry, clock, max_event_bytes=most)
-    pipeline = _pipeline(built, services, ledger, entities)
+    images = ImageFetcher()
+    pipeline = _pipeline(built, services, ledger, entities, images)
     url = built.settings.ledger.get_secret_value()
     return GatewayParts(
         clock=clock,
@@ -117,6 +120,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         ledger=ledger,
         admission=admission,
         entities=entities,
+        images=images,
         telemetry=telemetry,
         pipeline=pipeline,
         prober=HealthProber(client, tasks),
@@ -191,12 +195,18 @@ def _admission(
     )
 
 
-def _pipeline(built: Built, services: Services, ledger: JournaledLedger, entities: EntityService) -> Pipeline:
+def _pipeline(
+    built: Built,
+    services: Services,
+    ledger: JournaledLedger,
+    entities: EntityService,
+    images: ImageFetcher,
+) -> Pipeline:
     def audit_denial(denial: Denial) -> None:
         ledger.note(EntryKind.REFUSED, msgspec.structs.asdict(denial))
 
     return Pipeline(
-        rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities),
+        rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities, images),
         admission=services.admission,
         ledger=ledger,
         relay=LeavableRelay(Relay(services)),

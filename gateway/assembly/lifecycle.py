@@ -29,6 +29,7 @@ class ClosingStep(enum.Enum):
     RELOADER = "reloader"
     DATA_PORT = "data port"
     ENTITIES = "entities"
+    IMAGES = "images"
     PROBER = "prober"
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
@@ -130,6 +131,7 @@ class Lifecycle:
         if parts.ledger_writer is not None:  # first, since it takes a second to begin
             await self._start(ClosingStep.LEDGER_WRITER, parts.ledger_writer.start, parts.ledger_writer.close)
         closing.register(ClosingStep.UPSTREAM, self._close_upstream)  # it connects when it is first used
+        closing.register(ClosingStep.IMAGES, parts.images.close)
         parts.admission.configure(built.scopes, built.tenancy.time_zone)
         closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from msgspec import structs
 
 from gateway.config import catalogue as schema
 from gateway.config.cel import CelCompiler, ConditionError
-from gateway.config.deployments import DeploymentError, build_deployment, parse_networks
+from gateway.config.deployments import DeploymentError, build_deployment, parse_networks, tokenizer_of
 from gateway.config.load import Loaded
 from gateway.config.payers import build_scopes, build_tenancy, is_limited
 from gateway.config.pools import pool_terms
@@ -134,6 +135,7 @@ def _with_file_context(
     where = ("deployments", deployment.name)
     return structs.replace(
         deployment,
+        tokenizer=tokenizer_of(given, Path(loaded.file).parent),
         successors=_successors(deployment.name, given, settings),
         license_conflict=forbidden,
         marginal_rate=marginal,

@@ -318,6 +318,11 @@ class Deployment(Section):
         description="whether it may be sent http(s) addresses of images, audio, video and files to fetch; "
         "left out: true for openai and azure, which fetch from outside, false for the others",
     )
+    tokenizer: Text | None = Field(
+        default=None,
+        description="how prompts of token ids are read: `cl100k_base`, `o200k_base`, `p50k_base`, or a path "
+        "to a `tokenizer.json` of Hugging Face, relative to this file; left out: known for OpenAI's models",
+    )
     stops_when_left: StopsWhenLeft | None = Field(
         default=None,
         description="answers that the upstream stops to generate and to bill when their connection closes; "

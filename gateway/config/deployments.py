@@ -5,6 +5,7 @@ import hashlib
 import ipaddress
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -33,6 +34,7 @@ from gateway.dialects.table import (
 )
 from gateway.finance.price_catalogue import Listing, PriceCatalogue
 from gateway.finance.tariffs import tariffs
+from gateway.privacy.vocabularies import ENCODINGS, UnusableVocabulary, known_tokenizer, load_vocabulary
 
 HOURS_PER_MONTH: Final = 730  # 365 days of 24 hours, over twelve
 
@@ -134,6 +136,22 @@ def _caps(row: ServerDialect, named: str | None) -> Mapping[str, tuple[str, ...]
         return dict.fromkeys(row.caps, ())
     chats = {where: (named, *(name for name in row.caps[where] if name != named)) for where in CHATS}
     return {**row.caps, **chats}
+
+
+def tokenizer_of(given: schema.Deployment, folder: Path) -> str | None:
+    """By which its token ids are read; a path is relative to `folder`. Raises DeploymentError."""
+    if given.tokenizer is None:
+        return None if given.provider == "vllm" else known_tokenizer(given.model)
+    if given.tokenizer in ENCODINGS:
+        return given.tokenizer
+    path = str(folder / given.tokenizer)
+    try:
+        load_vocabulary(path)
+    except UnusableVocabulary as exc:
+        raise DeploymentError(
+            "tokenizer", f"cannot be used: {exc}. Expected a tokenizer.json or one of {', '.join(ENCODINGS)}"
+        ) from exc
+    return path
 
 
 def end_of_day(day: datetime.date, zone: ZoneInfo) -> float:

@@ -64,9 +64,13 @@ class Detection(Section):
 
 class Media(Section):
     """For each kind of content that no detector reads, the class that it counts as; left out: the most
-    sensitive class."""
+    sensitive class. Token ids whose tokenizer is known are read as the text that they stand for."""
 
     image: Name | None = Field(default=None, description="class that images count as")
     audio: Name | None = Field(default=None, description="class that audio counts as")
     video: Name | None = Field(default=None, description="class that video counts as")
     file: Name | None = Field(default=None, description="class that files count as")
+    tokens: Name | None = Field(
+        default=None,
+        description="class that prompts of token ids count as, where their tokenizer is not known",
+    )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from gateway.config.detectors import Detection, Detector, Entities, Media
+from gateway.config.images import Images
 from gateway.config.kinds import AllowBlank, Name, Section
 from gateway.config.urls import Cidr
 
@@ -31,6 +32,9 @@ class Privacy(Section):
         default={}, description="detectors of your own, and allow-lists of built-in ones, by name"
     )
     media: Media = Field(default=Media(), description="content that no detector reads")
+    images: Images | None = Field(
+        default=None, description="images named by their address, which the gateway is to fetch"
+    )
     entities: Entities | None = Field(
         default=None, description="second stage: named entities, for the features that ask for it"
     )

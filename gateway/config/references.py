@@ -64,6 +64,7 @@ def check_privacy(root: ConfigNode, report: ProblemReport) -> None:
     for allowed in root.find("privacy.zones.*.*"):
         zones.require(allowed, report)
     _check_detection(root, classes, report)
+    zones.require(privacy["images"]["zone"], report)
     classes.require(privacy["default"], report)
     if privacy.exists and not privacy["default"].exists and classes.lacks("internal"):
         report.error(privacy, "default is required when no class is called internal: name one of `classes`")

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import detectors as schema
+from gateway.config.deployments import parse_networks
+from gateway.config.images import listed_hosts
 from gateway.config.load import Loaded
 from gateway.config.privacy import HOME_ZONE, Privacy
 from gateway.config.problems import KeyPath, Problem
@@ -14,12 +16,16 @@ from gateway.core.detect import BUILT_IN, SEPARATORS_MATTER, Detectors
 from gateway.core.detect.custom import regex_detector, words_detector
 from gateway.core.detect.detector import AllowList, Detector, allowing
 from gateway.core.detect.engine import BadExpression
+from gateway.core.remote_images import ImageRules
 from gateway.core.screening import EntityRule, Masking, Screening, Screenings
 from gateway.privacy.settings import RecognizerSettings
 
-MAX_WORDS_FILE_BYTES: Final = 4 * 1024 * 1024
+MIB: Final = 1024 * 1024
+MAX_WORDS_FILE_BYTES: Final = 4 * MIB
 
 Report = Callable[[Problem], None]
+# The content that is no modality.
+_TOKENS: Final = "tokens"
 _KINDS: Final = ("regex", "words", "words_file")
 
 
@@ -41,32 +47,34 @@ class _Builder:
             self._define(name, given)
         everything, standard = _raises(self._settings)
         return Screenings(
-            self._screening(standard, {}),
+            self._screening(standard, schema.Media()),
             {
                 name: self._screening(
                     _switched(standard, everything, feature.detect),
-                    _media(feature.media),
+                    feature.media,
                     feature.mask,
                     feature.entities,
                 )
                 for name, feature in self._settings.features.items()
-                if feature.detect or feature.mask or feature.entities is not None or _media(feature.media)
+                if feature.detect or feature.mask or feature.entities is not None or _given(feature.media)
             },
         )
 
     def _screening(
         self,
         raise_to: Mapping[str, str],
-        media: Mapping[Modality, str],
+        media: schema.Media,
         mask: Sequence[str] = (),
         entities: bool | None = None,
     ) -> Screening:
         privacy = self._settings.privacy
+        content = _given(privacy.media) | _given(media)
         return Screening(
             classes=privacy.classes,
             detectors=self._detectors(frozenset((*raise_to, *mask))),
             raise_to=raise_to,
-            media={**_media(privacy.media), **media},
+            token_ids=content.pop(_TOKENS, privacy.classes[-1]),
+            media={Modality(name): to for name, to in content.items()},
             masking=self._masking(mask),
             entities=self._entities(entities),
         )
@@ -180,6 +188,21 @@ def _home(privacy: Privacy) -> dict[str, frozenset[str]]:
     return {name: frozenset(own.intersection(zones)) for name, zones in privacy.zones.items()}
 
 
+def image_rules(settings: Settings) -> ImageRules | None:
+    """Which images the gateway fetches itself; None for none."""
+    given = settings.privacy.images
+    if given is None:
+        return None
+    return ImageRules(
+        zone=given.zone,
+        networks=parse_networks(settings.zones[given.zone].cidrs),
+        hosts=listed_hosts(given.hosts),
+        max_bytes=given.max_mib * MIB,
+        max_images=given.max_images,
+        deadline_seconds=given.deadline_ms / 1000,
+    )
+
+
 def recognizer_settings(settings: Settings) -> RecognizerSettings | None:
     """What the second stage runs; None when no feature asks for it."""
     given = settings.privacy.entities
@@ -198,6 +221,6 @@ def recognizer_settings(settings: Settings) -> RecognizerSettings | None:
     )
 
 
-def _media(media: schema.Media) -> dict[Modality, str]:
-    given = media.model_dump(exclude_none=True)
-    return {Modality(name): privacy for name, privacy in given.items()}
+def _given(media: schema.Media) -> dict[str, str]:
+    given: dict[str, str] = media.model_dump(exclude_none=True)
+    return given

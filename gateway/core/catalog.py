@@ -142,7 +142,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     `continuous_usage`: it is asked for its usage with each chunk of a stream.
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `dialect` None is its provider's. `marginal_rate` is what more tokens cost on servers
-    that run anyway, in nano-USD per million. `lines` are those of the file on which its fields stand.
+    that run anyway, in nano-USD per million. `tokenizer` is that of its token ids, None where it is not
+    known. `lines` are those of the file on which its fields stand.
 
     Many attributes: one for each setting of the file that routing or pricing reads.
     """
@@ -164,6 +165,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     commit_after_seconds: float = 10.0
     continuous_usage: bool = False
     fetches_urls: bool = False
+    tokenizer: str | None = None
     health: Health | None = None
     retires_at: float | None = None
     retires_on: datetime.date | None = None

@@ -12,6 +12,7 @@ import msgspec
 from gateway.core.catalog import Modality
 
 UNREADABLE: Final = "unreadable input"
+TOKEN_IDS: Final = "token ids"  # noqa: S105  # no password
 ENTITIES: Final = "named entities"
 UNMASKED: Final = "mask"
 
@@ -40,7 +41,11 @@ class MediaContent(msgspec.Struct, frozen=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Token ids, or a payload outside of a media part: they hide their text from every detector."""
+    """Embeddings, or a payload outside of a media part: they hide their text from every detector."""
+
+
+class TokenIds(msgspec.Struct, frozen=True):
+    """A prompt of token ids that are not all of a tokenizer that is known."""
 
 
 class TooLongToMask(msgspec.Struct, frozen=True):
@@ -53,7 +58,7 @@ class EntitiesPossible(msgspec.Struct, frozen=True):
     result: EntityResult
 
 
-Cause = Detected | MediaContent | Unreadable | TooLongToMask | EntitiesPossible
+Cause = Detected | MediaContent | Unreadable | TokenIds | TooLongToMask | EntitiesPossible
 
 
 def written(cause: Cause) -> str:
@@ -65,6 +70,8 @@ def written(cause: Cause) -> str:
             return modality
         case Unreadable():
             return UNREADABLE
+        case TokenIds():
+            return TOKEN_IDS
         case TooLongToMask():
             return UNMASKED
         case EntitiesPossible(result):
@@ -91,7 +98,7 @@ def in_words(cause: Cause) -> str:
             return f"{written(cause)} content"
         case TooLongToMask():
             return f"detector {UNMASKED}"
-        case Unreadable() | EntitiesPossible():
+        case Unreadable() | TokenIds() | EntitiesPossible():
             return written(cause)
         case _:
             assert_never(cause)
@@ -108,7 +115,13 @@ def to_client(cause: Cause, to: str, feature: str) -> str:
                 f"features.{feature}.media.{modality} or privacy.media.{modality} to a class)"
             )
         case Unreadable():
-            return f"token ids and stray payloads count as '{to}' because no detector reads them"
+            return f"embeddings and stray payloads count as '{to}' because no detector reads them"
+        case TokenIds():
+            return (
+                f"token ids count as '{to}' because their tokenizer is not known, or has no such ids (send "
+                "text, or set `tokenizer` of the model's deployments, or set "
+                f"features.{feature}.media.tokens or privacy.media.tokens to a class)"
+            )
         case TooLongToMask():
             return "it is too long to be masked"
         case EntitiesPossible():

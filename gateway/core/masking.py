@@ -1,7 +1,7 @@
 """Masking: values leave as placeholders, and come back in the answer.
 
-    masked = mask(body, rest, detectors)      # "write to bob@example.com" -> "write to [EMAIL_1]"
-    masked.originals                          # {"[EMAIL_1]": "bob@example.com"}
+    masked = mask(body, rest, detectors, found)    # "write to bob@example.com" -> "write to [EMAIL_1]"
+    masked.originals                                # {"[EMAIL_1]": "bob@example.com"}
 
 One value has one placeholder throughout a request, numbered in the order of the body: a conversation that is
 sent again with a turn more gets the same ones, so that the upstream's prompt cache still fits. Whether
@@ -38,13 +38,15 @@ class Masked(msgspec.Struct, frozen=True):
     nested: bool
 
 
-def mask(body: Mapping[str, Any], rest: bytes, detectors: Detectors) -> Masked:
-    """`body`, whose JSON is `rest`, with a placeholder for each value that `detectors` find in its strings.
+def mask(body: Mapping[str, Any], rest: bytes, detectors: Detectors, found: frozenset[str]) -> Masked:
+    """`body`, whose JSON is `rest`, with a placeholder for each value of `detectors` in its strings.
+
+    `found` are those of them that find something in the body.
 
     Left as they are: payloads of media parts, names of members, numbers, and values that are written over two
     strings or in escapes.
     """
-    masking = _Masking(rest, detectors)
+    masking = _Masking(rest, detectors, found)
     masked = masking.members(None, body)
     form = body.get("response_format")
     nested = isinstance(form, dict) and form.get("type") in {"json_schema", "json_object"}
@@ -52,9 +54,10 @@ def mask(body: Mapping[str, Any], rest: bytes, detectors: Detectors) -> Masked:
 
 
 class _Masking:
-    def __init__(self, rest: bytes, detectors: Detectors) -> None:
+    def __init__(self, rest: bytes, detectors: Detectors, found: frozenset[str]) -> None:
         self._rest = rest
         self._detectors = detectors
+        self._found = found
         self._placeholders: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self.originals: dict[str, str] = {}
@@ -76,7 +79,7 @@ class _Masking:
     def _text(self, text: str, nested: bool) -> str:
         pieces: list[str] = []
         at = 0
-        for found in self._detectors.places(text):
+        for found in self._detectors.places(text, self._found):
             pieces += text[at : found.start], self._placeholder(text, found, nested)
             at = found.end
         return "".join((*pieces, text[at:])) if pieces else text

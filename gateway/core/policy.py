@@ -1,10 +1,10 @@
 """What routing depends on: one immutable value for each version of the file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from gateway.core.catalog import Deployment, Model
+from gateway.core.catalog import Api, Deployment, Model
 from gateway.core.errors import ModelNotFound
 from gateway.core.tenancy import Principal
 
@@ -34,3 +34,27 @@ def model_for(policy: Policy, principal: Principal, name: str) -> Model:
             f"The model '{name[:100]}' does not exist or you do not have access to it.", param="model"
         )
     return model
+
+
+def tokenizer_of(policy: Policy, model: str, api: Api) -> str | None:
+    """The tokenizer by which each deployment reads what is sent to `model` at `api`.
+
+    None where one of them is not known, or where they differ: then the same ids say different things.
+    """
+    found = policy.models.get(model)
+    tokenizers = {
+        item.tokenizer for item in _all_serving(policy, found.use if found else ()) if api in item.serves
+    }
+    return tokenizers.pop() if len(tokenizers) == 1 else None
+
+
+def _all_serving(policy: Policy, use: Sequence[Deployment]) -> list[Deployment]:
+    """Deployments of a model, and those that take their place some day."""
+    serving = {item.name: item for item in use}
+    waiting = list(use)
+    while waiting:
+        for name in waiting.pop().successors:
+            if name not in serving and name in policy.deployments:
+                serving[name] = policy.deployments[name]
+                waiting.append(serving[name])
+    return list(serving.values())

@@ -18,6 +18,7 @@ from gateway.core.causes import (
     EntitiesPossible,
     EntityResult,
     MediaContent,
+    TokenIds,
     TooLongToMask,
     Unreadable,
     to_client,
@@ -56,8 +57,9 @@ class Screening(msgspec.Struct, frozen=True, kw_only=True):
     """What the requests of one feature are looked through for.
 
     `classes` are ordered, least to most sensitive. `raise_to` says for each detector what a find raises the
-    request to, `media` what content of a kind counts as; kinds that it does not name, and input that hides
-    its text, count as the most sensitive class. `detectors` None: nothing is looked for. `masking` None:
+    request to, `media` what content of a kind counts as, and `token_ids` what those count as that nobody can
+    read; kinds that are not named, and other input that hides its text, count as the most sensitive class.
+    `detectors` None: nothing is looked for. `masking` None:
     nothing is replaced; its detectors are among `detectors`. `entities` None: there is no second stage.
     """
 
@@ -65,11 +67,20 @@ class Screening(msgspec.Struct, frozen=True, kw_only=True):
     detectors: Detectors | None = None
     raise_to: Mapping[str, str] = {}
     media: Mapping[Modality, str] = {}
+    token_ids: str | None = None
     masking: Masking | None = None
     entities: EntityRule | None = None
 
     def media_class(self, modality: Modality) -> str:
         return self.media.get(modality, self.classes[-1])
+
+    def without_images(self) -> "Screening":
+        """The same, for which images count as the least sensitive class."""
+        return msgspec.structs.replace(self, media={**self.media, Modality.IMAGE: self.classes[0]})
+
+    @property
+    def token_class(self) -> str:
+        return self.token_ids or self.classes[-1]
 
 
 class Screenings(msgspec.Struct, frozen=True):
@@ -120,7 +131,7 @@ def screen(call: Call, body: _Body, screening: Screening, floor: str) -> Classif
     whole = _highest(screening, floor, raises)
     if masking is None or unreadable or found.isdisjoint(masking.detectors.names):
         return whole
-    return _masked(call, body, screening, masking, floor, whole.privacy)
+    return _masked(call, body, screening, masking, found, floor, whole.privacy)
 
 
 def needs_entity_stage(classified: Classified, screening: Screening) -> bool:
@@ -154,13 +165,19 @@ def with_entities(classified: Classified, screening: Screening, result: EntityRe
 
 
 def _masked(
-    call: Call, body: _Body, screening: Screening, masking: Masking, floor: str, privacy: str
+    call: Call,
+    body: _Body,
+    screening: Screening,
+    masking: Masking,
+    found: frozenset[str],
+    floor: str,
+    privacy: str,
 ) -> Classified:
     """The class of what is left of `call`, which is of class `privacy`, when its values are replaced."""
     classes = screening.classes
     if call.text_bytes > MOST_MASKED_BYTES:
         return Classified(classes[-1], (Raise(TooLongToMask(), classes[-1]),))
-    masked = mask(body, call.rest, masking.detectors)
+    masked = mask(body, call.rest, masking.detectors, found)
     left, _ = _finds(call, masked.body, screening)
     # What could not be replaced must not leave, whatever a find of it raises to.
     overlooked = [
@@ -187,9 +204,10 @@ def _finds(call: Call, body: _Body, screening: Screening) -> tuple[frozenset[str
     # The options of the stream travel beside the body, and go out as well.
     text = find_text({**body, "stream_options": call.stream_options} if call.stream_options else body)
     if text.unreadable or (text.has_payload and call.modalities == TEXT_ONLY):
-        # Token ids hide the text from every detector, and so does a payload outside of a media part.
+        # Embeddings hide the text from every detector, and so does a payload outside of a media part.
         return _NOTHING, (Raise(Unreadable(), screening.classes[-1]),)
-    return screening.detectors.scan(text.pieces), ()
+    hidden = (Raise(TokenIds(), screening.token_class),) if text.has_token_ids else ()
+    return screening.detectors.scan(text.pieces), hidden
 
 
 def _raises(screening: Screening, found: Iterable[str]) -> list[Raise]:

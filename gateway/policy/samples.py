@@ -17,6 +17,7 @@ from gateway.core.parse import Body
 from gateway.core.route import Routes
 from gateway.core.tenancy import Principal
 from gateway.policy.explain import PRIVACY_HEADER, DecisionQuestion, Explainer, Explanation
+from gateway.privacy.vocabularies import Vocabularies
 from gateway.proxy.classify import Classifier
 
 
@@ -37,7 +38,7 @@ class Circumstances:
 async def explain(built: Built, question: DecisionQuestion, given: Circumstances) -> Explanation:
     """The decision on `question` under `built`, with replicas as `given` and idle otherwise."""
     routes = Routes(built.policy, _fleet(built, given), zone=built.tenancy.time_zone)
-    explainer = Explainer(routes, Classifier(built.policy, built.screenings), built.tenancy)
+    explainer = Explainer(routes, Classifier(built.policy, built.screenings, Vocabularies()), built.tenancy)
     return await explainer.explain(question, _moment(given, built))
 
 

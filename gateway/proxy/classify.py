@@ -1,13 +1,14 @@
 """Classify: the privacy class of a request. Callers and detectors can raise it, nothing can lower it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.core.call import Call
+from gateway.core.catalog import Api
 from gateway.core.causes import EntityResult
 from gateway.core.errors import InvalidRequest
 from gateway.core.parse import Body
-from gateway.core.policy import Policy
+from gateway.core.policy import Policy, tokenizer_of
 from gateway.core.screening import (
     Classified,
     Screenings,
@@ -17,33 +18,56 @@ from gateway.core.screening import (
     with_entities,
 )
 from gateway.core.tenancy import Principal
+from gateway.core.token_ids import holds_token_ids, with_text
 from gateway.ports import EntityFinder
+from gateway.privacy.vocabularies import Vocabularies
 
 # Scanning this much text takes about as long as forwarding a request; beyond it the loop would feel it.
 INLINE_BYTES = 64 * 1024
 # Masking finds where each value stands, and looks through the result once more.
 INLINE_MASKED_BYTES = 8 * 1024
+# Token ids are read one by one.
+INLINE_TOKEN_BYTES = 16 * 1024
+
+_CHAT = Api.CHAT
 
 
 class Classifier:
     """The privacy class of requests under one policy."""
 
-    def __init__(self, policy: Policy, screenings: Screenings, entities: EntityFinder | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        screenings: Screenings,
+        vocabularies: Vocabularies,
+        entities: EntityFinder | None = None,
+    ) -> None:
         """Without `entities` there is no second stage, whatever the screenings ask for."""
         self._policy = policy
         self._screenings = screenings
+        self._vocabularies = vocabularies
         self._entities = entities
 
     async def classify(
-        self, call: Call, body: Body, principal: Principal, headers: Mapping[bytes, bytes]
+        self,
+        call: Call,
+        body: Body,
+        principal: Principal,
+        headers: Mapping[bytes, bytes],
+        without_images: bool = False,
     ) -> Classified:
         """The most sensitive of the key's and feature's floor, the caller's header, and what was found.
 
-        Raises InvalidRequest when the header `x-tollway-privacy` names no class.
+        `without_images`: as if images counted for nothing. Raises InvalidRequest when the header
+        `x-tollway-privacy` names no class.
         """
         named = headers.get(b"x-tollway-privacy")
         floor = principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
         screening = self._screenings.by_feature.get(principal.feature, self._screenings.standard)
+        if without_images:
+            screening = screening.without_images()
+        if call.api is not _CHAT and holds_token_ids(body):
+            body = await self._with_text(call, body)
         if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
             classified = screen(call, body, screening, floor)
         else:
@@ -56,6 +80,20 @@ class Classifier:
             return classified
         result = await self._entities.find(text_for_entities(body, classified))
         return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)
+
+    def finds_in(self, texts: Sequence[str], principal: Principal) -> bool:
+        """Whether a detector of the principal's feature finds something in one of a few short texts."""
+        detectors = self._screenings.of(principal.feature).detectors
+        return detectors is not None and any(detectors.scan([text]) for text in texts)
+
+    async def _with_text(self, call: Call, body: Body) -> Body:
+        """`body` with text in place of token ids, where their tokenizer is known."""
+        vocabulary = await self._vocabularies.of(tokenizer_of(self._policy, call.model, call.api))
+        if vocabulary is None:
+            return body
+        if call.text_bytes <= INLINE_TOKEN_BYTES:
+            return with_text(body, vocabulary)
+        return await asyncio.to_thread(with_text, body, vocabulary)
 
     def _raised(self, floor: str, named: str) -> str:
         policy = self._policy

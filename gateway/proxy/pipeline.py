@@ -23,6 +23,7 @@ from gateway.core.tenancy import Principal
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, TokenCounter
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
+from gateway.proxy.inlining import ImageInliner
 from gateway.proxy.left_requests import LeavableRelay
 
 _log = structlog.get_logger("tollway.pipeline")
@@ -36,6 +37,7 @@ class Rulebook(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     routes: Routes
     classifier: Classifier
     authenticator: Authenticator
+    images: ImageInliner | None = None
     max_body_bytes: int
     max_messages: int
 
@@ -81,6 +83,8 @@ class Pipeline:
             call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
             now = clock.now()
             route = rules.routes.of(principal, call.model, now)
+            if call.media.is_remote and rules.images is not None:
+                call, body = await rules.images.inline(call, body, principal, headers)
             classified = await rules.classifier.classify(call, body, principal, headers)
             del body  # the prompt is no longer needed as a value: free it while the upstream works
             if classified.stand_in is not None:

@@ -8,12 +8,12 @@ import yaml
 
 from gateway.config.build import Built, build
 from gateway.config.load import Loaded
-from gateway.config.screening import recognizer_settings
+from gateway.config.screening import image_rules, recognizer_settings
 from gateway.core.catalog import Modality
 from gateway.finance.price_catalogue import PriceCatalogue
 
 PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
-FIRST, SECOND = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+FIRST, IMAGES, SECOND = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
 AROUND = """
 zones: {local: {cidrs: [127.0.0.0/8]}, external: {}}
 deployments:
@@ -44,6 +44,15 @@ def test_the_first_example(read: Callable[[str], Loaded]) -> None:
     assert support.detectors.scan(["support@example.com, x@status.example.com"]) == frozenset()
     assert support.masking is not None
     assert support.masking.home == {name: {"local"} for name in support.classes}
+
+
+def test_the_example_of_images(read: Callable[[str], Loaded]) -> None:
+    page = yaml.safe_load(IMAGES)
+    page["privacy"]["zones"] = yaml.safe_load(FIRST)["privacy"]["zones"]
+    rules = image_rules(served(read, yaml.safe_dump(page)).settings)
+    assert rules is not None
+    assert rules.zone == "external"
+    assert "*.cdn.example.com:443" in rules.hosts
 
 
 def test_the_second_example(read: Callable[[str], Loaded]) -> None:

@@ -1,5 +1,6 @@
 """What a file can say about detection, and what is said when it cannot be meant."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 
 from gateway.config.build import build
 from gateway.config.load import Loaded
+from gateway.config.screening import image_rules
 from gateway.core.catalog import Modality
 from gateway.core.screening import Screenings
 from gateway.finance.price_catalogue import PriceCatalogue
+from gateway.privacy.vocabularies import ENCODINGS
 
 Changed = Callable[[str, str], Loaded]
 Read = Callable[[str], Loaded]
@@ -157,3 +160,72 @@ def test_a_masked_detector_need_not_raise_anything(changed: Changed, read: Read)
     assert found.raise_to.keys() == {"email"}
     assert found.detectors is not None
     assert set(found.detectors.names) == {"email", "iban"}
+
+
+def test_token_ids_count_as_what_the_file_says_of_them(changed: Changed) -> None:
+    loaded = changed(DETECT, DETECT + "  media: {image: internal, tokens: confidential}\n")
+    screening = screenings(loaded).standard
+    assert (screening.token_class, dict(screening.media)) == ("confidential", {Modality.IMAGE: "internal"})
+    of_feature = screenings(changed(FEATURE, f"media: {{tokens: internal}}, {FEATURE}"))
+    assert of_feature.standard.token_class == "restricted"
+    assert {item.token_class for item in of_feature.by_feature.values()} == {"internal"}
+
+
+SCOUT = "    model: meta-llama/Llama-4-Scout-17B-16E-Instruct\n"
+
+
+@pytest.mark.parametrize("tokenizer", ["o200k_base", "tokenizer.json"])
+def test_a_deployment_may_name_its_tokenizer(tokenizer: str, changed: Changed) -> None:
+    loaded = changed(SCOUT, f"{SCOUT}    tokenizer: {tokenizer}\n")
+    folder = Path(loaded.file).parent
+    vocabulary = {"model": {"vocab": {"a": 0}}, "decoder": {"type": "ByteLevel"}}
+    (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
+    made, found = build(loaded, PriceCatalogue())
+    assert made is not None, found
+    [read_by] = {item.tokenizer for item in made.policy.deployments.values() if item.tokenizer}
+    assert read_by == (tokenizer if tokenizer in ENCODINGS else str(folder / tokenizer))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_refused(changed: Changed) -> None:
+    [problem] = problems(changed(SCOUT, f"{SCOUT}    tokenizer: cl100k\n"))
+    assert "tokenizer: cannot be used" in problem
+    assert "Expected a tokenizer.json or one of cl100k_base, o200k_base, p50k_base" in problem
+
+
+def images(changed: Changed, section: str) -> Loaded:
+    return changed(DETECT, f"{DETECT}  images: {{fetch: inline, {section}}}\n")
+
+
+def test_hosts_of_images_mean_the_usual_ports(changed: Changed) -> None:
+    loaded = images(changed, "zone: external, hosts: [IMG.example.com, '*.cdn.example.com', 'store:8443']")
+    made, found = build(loaded, PriceCatalogue())
+    assert made is not None, found
+    rules = image_rules(made.settings)
+    assert rules is not None
+    assert (rules.networks, rules.max_bytes, rules.max_images) == (None, 10 * 1024 * 1024, 10)
+    assert rules.hosts == {
+        "img.example.com:443",
+        "img.example.com:80",
+        "*.cdn.example.com:443",
+        "*.cdn.example.com:80",
+        "store:8443",
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("zone: external, hosts: []", "hosts"),
+        ("zone: external, hosts: ['*']", "must be a host such as"),
+        ("zone: external, hosts: ['*.com']", "must name a domain of one's own"),
+        ("zone: external, hosts: ['https://img.example.com/']", "must be a host such as"),
+        ("zone: external, hosts: ['img.example.com:99999']", "must be a host such as"),
+        ("zone: extern, hosts: [img.example.com]", "privacy.images.zone"),
+        ("zone: external", "privacy.images.hosts"),
+        ("zone: external, hosts: [img.example.com], max_images: 0", "privacy.images.max_images"),
+    ],
+)
+def test_a_section_of_images_that_cannot_be_meant_is_refused(
+    section: str, why: str, changed: Changed
+) -> None:
+    assert why in "\n".join(problems(images(changed, section)))

@@ -5,6 +5,7 @@ import pytest
 from gateway.core.catalog import Modality
 from gateway.core.causes import (
     ENTITIES,
+    TOKEN_IDS,
     UNMASKED,
     UNREADABLE,
     Cause,
@@ -12,6 +13,7 @@ from gateway.core.causes import (
     EntitiesPossible,
     EntityResult,
     MediaContent,
+    TokenIds,
     TooLongToMask,
     Unreadable,
     in_words,
@@ -24,6 +26,7 @@ WRITTEN: dict[Cause, tuple[str, str]] = {
     Detected("email"): ("email", "email"),
     MediaContent(Modality.IMAGE): ("image", "image"),
     Unreadable(): ("unreadable input", UNREADABLE),
+    TokenIds(): ("token ids", TOKEN_IDS),
     TooLongToMask(): ("mask", UNMASKED),
     EntitiesPossible(EntityResult.LATE): ("named entities (late)", ENTITIES),
     EntitiesPossible(EntityResult.UNAVAILABLE): ("named entities (unavailable)", ENTITIES),

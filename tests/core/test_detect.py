@@ -46,7 +46,13 @@ WRITTEN_CARDS = (
     "2026-11-01 4111 1111 1111 1111 12/29",
     "4111 1111 1111 1111 1229",
     "2026 4111 1111 1111 1111",
-    "ref0014111111111111111x",
+    "ref4111111111111111x",
+    "card ref0014111111111111111x",
+    "カード番号 0004111111111111111",
+    "00 4111 1111 1111 1111",
+    "004111-1111-1111-1111",
+    "4222 2222 2222 2",
+    "６２１２３４５６７８９０１２３４５６９",
     "００４１１１１１１１１１１１１１１１",
     "4111\u00a01111\u20091111\u30001111",
     "4111\u20101111\u20131111\u22121111",
@@ -81,10 +87,30 @@ def test_card_numbers_are_found(text: str) -> None:
         "35.4111111111111111",
         "1767225604111111111",
         "9e107d9d372bb6826bd81d354111111111111111",
+        "0x9e107d9D372bb6826bd81d354111111111111111",
+        "0004111111111111111",
+        "4222222222222",  # thirteen digits, and no word for it
+        "4000000000000000006",
+        "5018000000000000015",
     ],
 )
 def test_other_numbers_are_not_cards(text: str) -> None:
     assert found(f"see {text} here") == set()
+
+
+@pytest.mark.parametrize("card", ["4222222222222", "4000000000000000006", "0004111111111111111"])
+def test_a_number_that_is_an_id_more_often_is_a_card_beside_a_word_for_it(card: str) -> None:
+    assert found(f"{card} is the number of my card") == {"credit_card"}
+    assert found(f"クレジットカード：{card}") == {"credit_card"}
+    assert found(f"信用卡号 {card}") == {"credit_card"}
+    assert found("Your card, please?", card) == {"credit_card"}
+    assert found(f'{{"card_number": "{card}"}}') == {"credit_card"}
+    assert found(f"Never ask for a card. {'All is well. ' * 20} {card}") == set()
+    assert found(f"discards {card} and postcards") == set()
+
+
+def test_a_text_of_nothing_but_words_for_cards_is_about_cards() -> None:
+    assert found("card, " * 2_000 + "and so on " * 1_000 + "4222222222222") == {"credit_card"}
 
 
 REGISTRY_EXAMPLES = """
@@ -140,12 +166,15 @@ def test_other_account_numbers_are_not_ibans(text: str) -> None:
     "text",
     [
         "個人番号は123456789018です",
-        "１２３４５６７８９０１８",
-        "マイナンバー：１２３４－５６７８－９０１８",
+        "マイナンバー：１２３４５６７８９０１８",
+        "ﾏｲﾅﾝﾊﾞｰ:123456789018",
+        "１２３４－５６７８－９０１８",
         "1234 5678 9018",
         "1234-5678-9018",
         "my number:123456789018, thanks",
-        "row 7 123456789018 end",
+        "name,my_number\nTanaka,123456789018\n",
+        '{"myNumber": "123456789018"}',
+        "tracking number of the parcel; my number is 1234-5678-9018",
     ],
 )
 def test_individual_numbers_are_found(text: str) -> None:
@@ -155,7 +184,13 @@ def test_individual_numbers_are_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "123456789012",
+        "123456789018",  # twelve digits are an order or an account more often
+        "１２３４５６７８９０１８",
+        "個人番号は別紙のとおりです。" + "ご注文の内容をご確認ください。" * 15 + "123456789018",
+        "お問い合わせ番号：1234-5678-9018",
+        "tracking no. 1234-5678-9018",
+        "Order 1234 5678 9018 has left",
+        "個人番号は123456789012です",
         "1234 5678 9012",
         "000000000000",
         "0123456789018",
@@ -379,7 +414,7 @@ def test_a_value_split_at_any_place_is_found(value: str) -> None:
 
 def test_what_surrounds_a_piece_does_not_hide_it() -> None:
     assert "credit_card" in found("in 2026", "4111111111111111", "17 times")
-    assert "jp_my_number" in found("in 2026", "123456789018", "17 times")
+    assert "jp_my_number" in found("個人番号", "in 2026", "123456789018", "17 times")
     assert "us_ssn" in found("1", "123-45-6789", "1")
     assert "secret" in found("mine", f"sk-{FAKE}", "thanks")
 

@@ -8,7 +8,7 @@ import pytest
 from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.core.detect import cards as cards_module
 from gateway.core.detect.candidates import MOST_FAILURES, any_passes
-from gateway.core.detect.cards import _candidates, _distinct_runs
+from gateway.core.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _says_enough
 from gateway.core.detect.ids import _iban_candidates
 
 ALL = Detectors(DETECTOR_NAMES)
@@ -22,6 +22,11 @@ REPEATED = {
     "failing card": "4111 1111 1111 1112 ",
     "failing cards in a row": "4111111111111112",
     "failing individual number": "123456789012 ",
+    "words for a card": "card ",
+    "failing card beside a word": "card 4111111111111112, ",
+    "failing individual number beside a word": "個人番号123456789012 ",
+    "labels": "order: ",
+    "labelled groups": "order: 1234-5678-9018 ",
     "no ssn": "000-00-0000 ",
     "at": "a@",
     "at dot": "a@a.",
@@ -54,12 +59,15 @@ def test_a_repeated_text_holds_nothing_and_is_read_to_its_end(name: str) -> None
     assert ALL.scan([text + " bob@example.com"]) >= {"email"}
 
 
+def candidates(text: bytes) -> int:
+    """How many there are in both readings, alone and beside a word."""
+    runs = _distinct_runs(text)
+    return sum(len(list(_candidates(runs, common, _says_enough))) for common in (_COMMON, _ANYWHERE))
+
+
 def test_work_on_a_repeated_number_does_not_grow_with_the_text() -> None:
     for unit in ("4", "1234567890", "4111 1111 1111 1112 ", "4444444444444444 ", "4.4-"):
-        small, large = (
-            len(list(_candidates(_distinct_runs((unit * (size // len(unit))).encode()))))
-            for size in (20_000, 200_000)
-        )
+        small, large = (candidates((unit * (size // len(unit))).encode()) for size in (20_000, 200_000))
         assert large <= small + 200
 
 
@@ -68,9 +76,7 @@ def test_work_on_distinct_numbers_grows_with_the_text_and_no_faster() -> None:
     digits = "".join(source.choices("0123456789", k=80_000)).encode()
     spaced = b" ".join(digits[i : i + 16] for i in range(0, len(digits), 16))
     for text in (digits, spaced):
-        half, whole = (
-            len(list(_candidates(_distinct_runs(part)))) for part in (text[: len(text) // 2], text)
-        )
+        half, whole = (candidates(part) for part in (text[: len(text) // 2], text))
         assert whole <= 2.3 * half
         assert len(_distinct_runs(text)) <= 2 * len(text) + 200
 

@@ -127,11 +127,17 @@ def test_what_only_steers_the_sampler_is_not_read() -> None:
         {"input": [1, 2, 3]},
         {"input": [[1, 2], [3]]},
         {"input": ["text", [1, 2]]},
-        {"prompt_embeds": "AAAA"},
-        {"prompt": "x", "prompt_embeds": ["AAAA"]},
     ],
 )
-def test_token_ids_and_embeddings_are_unreadable(body: dict[str, Any]) -> None:
+def test_token_ids_are_told(body: dict[str, Any]) -> None:
+    assert find_text(body).has_token_ids
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"prompt_embeds": "AAAA"}, {"prompt": "x", "prompt_embeds": ["AAAA"]}, {"prompt_token_ids": [1, 2]}],
+)
+def test_what_stands_beside_a_prompt_is_unreadable(body: dict[str, Any]) -> None:
     assert find_text(body).unreadable
 
 
@@ -149,11 +155,12 @@ def test_token_ids_and_embeddings_are_unreadable(body: dict[str, Any]) -> None:
 )
 def test_text_is_readable(body: dict[str, Any]) -> None:
     assert not find_text(body).unreadable
+    assert not find_text(body).has_token_ids
 
 
 def test_readable_text_beside_token_ids_is_still_read() -> None:
     found = find_text({"input": [[1, 2], CARD], "user": "bob"})
-    assert found.unreadable
+    assert found.has_token_ids
     assert found.pieces == (CARD, "bob")
 
 

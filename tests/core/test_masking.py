@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.catalog import Modality
 from gateway.core.causes import Detected
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
+from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, find_text
 from gateway.core.detect.custom import words_detector
 from gateway.core.masking import Masked, mask
 from gateway.core.restoring import Restorer
@@ -31,7 +31,7 @@ def masked(text: str) -> str:
 
 def masked_body(body: Any, detectors: Detectors) -> Masked:
     call, value = parsed_with_body(body)
-    return mask(value, call.rest, detectors)
+    return mask(value, call.rest, detectors, detectors.scan(find_text(value).pieces))
 
 
 def screening(*names: str, raise_to: dict[str, str] = RAISE_TO) -> Screening:
@@ -192,6 +192,25 @@ def test_a_longer_body_is_reckoned_with() -> None:
     assert sized.text_bytes - call.text_bytes == len(found.stand_in.masked.rest) - len(call.rest)
 
 
+def test_below_the_head_of_a_column_every_row_is_masked() -> None:
+    """The word for it stands in another message, and far above most of the numbers."""
+    rows = "".join(f"Tanaka {row},123456789018\n" for row in range(60))
+    call, body = parsed_with_body(
+        {
+            "model": "auto",
+            "messages": [
+                {"role": "user", "content": "name,my_number"},
+                {"role": "user", "content": rows},
+                {"role": "user", "content": "4111 1111 1111 1111, and the id 123456789018"},
+            ],
+        }
+    )
+    found = screen(call, body, screening("credit_card", "jp_my_number"), "internal")
+    assert found.stand_in is not None
+    assert b"123456789018" not in found.stand_in.masked.rest
+    assert b"1111" not in found.stand_in.masked.rest
+
+
 # The property: no byte of a value is left, or the request stays at home.
 
 plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -199,7 +218,7 @@ names = st.text(string.ascii_letters + string.digits, min_size=3, max_size=10).f
     lambda s: s.lower() != "git"
 )
 emails = st.builds("{}@{}.example".format, names, names)
-values = st.one_of(emails, cards(), st.just("GB82WEST12345698765432"), st.just("123456789018"))
+values = st.one_of(emails, cards(), st.just("GB82WEST12345698765432"), st.just("1234-5678-9018"))
 
 
 @st.composite
@@ -251,7 +270,7 @@ def test_no_value_is_left_in_what_may_go_out(given_: tuple[Any, list[str]]) -> N
 @given(bodies())
 def test_what_was_replaced_can_be_put_back(given_: tuple[Any, list[str]]) -> None:
     call, body = parsed_with_body(given_[0])
-    found = mask(body, call.rest, ALL)
+    found = mask(body, call.rest, ALL, ALL.scan(find_text(body).pieces))
     if found.originals:
         restored = orjson.loads(Restorer(found).answer(found.rest))
         assert _meaning(restored) == _meaning(body)

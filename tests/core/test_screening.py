@@ -1,10 +1,11 @@
 """What raises the class of a request, and that nothing lowers it."""
 
+import msgspec
 import pytest
 
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Modality
-from gateway.core.causes import Detected, MediaContent, Unreadable
+from gateway.core.causes import Detected, MediaContent, TokenIds, Unreadable
 from gateway.core.detect import Detectors
 from gateway.core.parse import Body, parse_call
 from gateway.core.screening import Raise, Screening, Screenings, raise_reasons, screen
@@ -63,7 +64,21 @@ def test_unless_it_is_said_what_it_counts_as() -> None:
 
 def test_token_ids_count_as_the_most_sensitive_class() -> None:
     call = parse_call(Api.COMPLETIONS, b'{"model":"m","prompt":[1,2,3]}', 10)
-    assert screen(*call, SCREENING, "public").raised_by == (Raise(Unreadable(), "restricted"),)
+    assert screen(*call, SCREENING, "public").raised_by == (Raise(TokenIds(), "restricted"),)
+
+
+def test_unless_it_is_said_what_token_ids_count_as() -> None:
+    call = parse_call(Api.EMBEDDINGS, b'{"model":"m","input":[[1,2,3]]}', 10)
+    loosened = msgspec.structs.replace(SCREENING, token_ids="internal")
+    assert screen(*call, loosened, "public").privacy == "internal"
+    mixed = parse_call(Api.EMBEDDINGS, b'{"model":"m","input":[[1],"write to bob@example.com"]}', 10)
+    assert screen(*mixed, loosened, "public").privacy == "confidential"
+
+
+def test_embeddings_in_place_of_text_count_as_the_most_sensitive_class() -> None:
+    call = parse_call(Api.COMPLETIONS, b'{"model":"m","prompt":"x","prompt_embeds":"AAAA"}', 10)
+    loosened = msgspec.structs.replace(SCREENING, token_ids="internal")
+    assert screen(*call, loosened, "public").raised_by == (Raise(Unreadable(), "restricted"),)
 
 
 def test_a_payload_outside_of_a_media_part_counts_as_the_most_sensitive_class() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.privacy.vocabularies import load_vocabulary
 from gateway.simulators.running import Simulator
 from tests.e2e.harness import (
     CARD,
@@ -48,6 +49,33 @@ def sent(harness: Harness, text: str) -> int:
 
 
 # One request
+
+
+async def test_token_ids_leave_as_masked_text(harness: Harness) -> None:
+    ids = tokens(f"Ships of {MAIL}, and")
+    answer = await harness.http.post("/v1/embeddings", json={"model": "embed", "input": [ids, [1, 2]]})
+    assert (answer.status_code, answer.headers[MASKED]) == (200, "1")
+    assert sent(harness, '"input":["Ships of [EMAIL_1], and","\\"#"]') == 1
+
+
+async def test_harmless_token_ids_leave_as_they_are(harness: Harness) -> None:
+    ids = tokens("Nothing but ships.")
+    answer = await harness.http.post("/v1/embeddings", json={"model": "embed", "input": ids})
+    assert answer.status_code == 200
+    assert MASKED not in answer.headers
+    assert sent(harness, json.dumps(ids, separators=(",", ":"))) == 1
+
+
+async def test_token_ids_that_are_not_of_the_vocabulary_stay(harness: Harness) -> None:
+    answer = await harness.http.post("/v1/embeddings", json={"model": "embed", "input": [[100_256]]})
+    assert answer.status_code == 403
+    assert "token ids count as 'restricted'" in answer.json()["error"]["message"]
+
+
+def tokens(text: str) -> list[int]:
+    """One id for each byte: not what a client sends, and the same text."""
+    of_byte = {piece: number for number, piece in enumerate(load_vocabulary("cl100k_base").pieces)}
+    return [of_byte[bytes((byte,))] for byte in text.encode()]
 
 
 async def test_a_value_leaves_as_a_placeholder_and_comes_back(harness: Harness) -> None:

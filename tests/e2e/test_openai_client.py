@@ -18,9 +18,10 @@ import httpx
 import openai
 import pytest
 from langchain_core.messages import HumanMessage
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from gateway.privacy.vocabularies import bundled_file
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.running import SimulatorKind, SimulatorProcess
 from tests.e2e.harness import (
@@ -431,6 +432,23 @@ def test_langchain_binds_tools(served: Served) -> None:
     answer = _langchain(served).bind_tools([WEATHER]).invoke([HumanMessage(ASK_WEATHER)])
     [call] = answer.tool_calls
     assert call["name"] == "get_weather"
+
+
+@pytest.fixture
+def tiktoken_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own tokenizer would be downloaded."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(bundled_file("cl100k_base").parent))
+
+
+def test_langchain_embeds_by_token_ids_as_it_comes(served: Served, tiktoken_files: None) -> None:
+    embeddings = OpenAIEmbeddings(model="embed", base_url=f"{served.url}/v1", api_key=APP_KEY)
+    texts = ["Ships of the seventeenth century.", "船の歴史について。", "long " * 9_000]
+    vectors = embeddings.embed_documents(texts)
+    assert [len(vector) for vector in vectors] == [1536] * 3
+    assert len(embeddings.embed_query("Which ships?")) == 1536
+    # The default asks by ids, so what they say is what keeps them at home.
+    with pytest.raises(openai.PermissionDeniedError, match="the detector credit_card found something"):
+        embeddings.embed_documents(["Nothing here.", f"Please charge {CARD}."])
 
 
 def _content(chunks: list[ChatCompletionChunk], index: int = 0) -> str:

@@ -146,12 +146,15 @@ class Detectors:
             if index >= _FIRST and self._enabled[index - _FIRST].found_in(raw):
                 yield self._names[index - _FIRST]
 
-    def places(self, text: str) -> list[Found]:
-        """Where in `text` the detectors find values, first come first; of overlapping ones the union.
+    def places(self, text: str, found: frozenset[str]) -> list[Found]:
+        """Where in `text` the detectors `found` have values, first come first; of overlapping ones the union.
 
-        What `scan` finds only in an escaped or composed spelling, or across pieces, has no place here.
+        `found` is what `scan` finds in all of the request: a word in one message may say what a number in
+        another one is. What it finds only in an escaped or composed spelling, or across pieces, has no place.
         """
-        return find_in(text, zip(self._names, self._enabled, strict=True))
+        return find_in(
+            text, [pair for pair in zip(self._names, self._enabled, strict=True) if pair[0] in found]
+        )
 
 
 def _seen(pieces: Sequence[str], seam: int | None) -> bytes:

@@ -1,10 +1,11 @@
 """Payment card numbers: issuer prefix, length, grouping and the Luhn digit."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import ean13_holds, luhn_holds
+from gateway.core.detect.context import CARD_WORDS
 from gateway.core.detect.engine import Pattern, Span
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
@@ -25,24 +26,38 @@ _JCB = "5(?:2[89]|[3-8][0-9])"
 _DINERS = "(?:0[0-5][0-9]|095|[689][0-9]{2})"
 _DISCOVER_UNIONPAY = "(?:011|4[4-9][0-9]|5[0-9]{2}|2[0-9]{2})"
 _MIR = "20[0-4]"
-_MAESTRO_5, _MAESTRO_6 = "(?:0[123]8|893)", "(?:304|759|76[123])"
+_MAESTRO_5, _MAESTRO_6 = "(?:0(?:18|20|38)|893)", "(?:304|759|76[123])"
 
-# The common lengths, even in the midst of other digits. One alternative for each first digit, which the
-# engine can skip to; the rest is looked ahead at, so that the next candidate can begin one digit on.
-_ANYWHERE = re.compile(
-    "|".join(
+_BEFORE, _AFTER = "(?<![0-9~].)", "(?![0-9~])"  # `~` is where a run was cut
+
+
+# Fully grouped.
+_BREAK = r"(?: ?[.\-] ?| {1,2})"
+_GROUPED_16 = rf"(?:{_BREAK}[0-9]{{4}}){{3}}"
+_GROUPED_15 = rf"(?:{_BREAK}[0-9]{{6}}{_BREAK}[0-9]{{5}}|(?:{_BREAK}[0-9]{{4}}){{2}}{_BREAK}[0-9]{{3}})"
+
+
+def _common(rest_of_16: str, rest_of_15: str, before: str = "", after: str = "") -> str:
+    """The common lengths. One alternative for each first digit, which the engine can skip to; the rest is
+    looked ahead at, so that the next candidate can begin one digit on."""
+    return "|".join(
         (
-            rf"4(?=([0-9]{{3}}{_REST_OF_16}))",
-            rf"5(?=({_MASTERCARD_5}{_REST_OF_16}))",
-            rf"2(?=({_MASTERCARD_2}{_REST_OF_16}))",
-            rf"6(?=({_DISCOVER_UNIONPAY}{_REST_OF_16}))",
-            rf"3(?=({_JCB}{_REST_OF_16}|{_AMEX}{_REST_OF_15}))",
+            rf"4{before}(?=([0-9]{{3}}{rest_of_16}){after})",
+            rf"5{before}(?=({_MASTERCARD_5}{rest_of_16}){after})",
+            rf"2{before}(?=({_MASTERCARD_2}{rest_of_16}){after})",
+            rf"6{before}(?=({_DISCOVER_UNIONPAY}{rest_of_16}){after})",
+            rf"3{before}(?=({_JCB}{rest_of_16}|{_AMEX}{rest_of_15}){after})",
         )
-    ).encode()
+    )
+
+
+_ANYWHERE = re.compile(_common(_REST_OF_16, _REST_OF_15).encode())
+# Between other characters than digits, or in groups.
+_COMMON = re.compile(
+    f"{_common(_REST_OF_16, _REST_OF_15, _BEFORE, _AFTER)}|{_common(_GROUPED_16, _GROUPED_15)}".encode()
 )
 
-# Uncommon lengths and issuers, only between other characters than digits. `~` is where a run was cut.
-_BEFORE, _AFTER = "(?<![0-9~].)", "(?![0-9~])"
+# Uncommon lengths and issuers, only between other characters than digits.
 _REST_OF_16_TO_19 = f"(?:{_REST_OF_19}|{_REST_OF_17_18}|{_REST_OF_16})"
 _ALONE = re.compile(
     "|".join(
@@ -71,12 +86,14 @@ _GROUP_AFTER = re.compile(rb"[0-9~]|[ .\-]{1,3}[0-9]{4}(?![0-9])")
 _MACHINE_NUMBER = re.compile(rb"(?<![0-9~])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
 
 _DIGEST = re.compile(
-    rb"(?<![0-9A-Za-z])(?:(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})|"
+    rb"(?<![0-9A-Za-z])(?:(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})|0x[0-9A-Fa-f]{32,}|"
     rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
 )
 
 # Whether to look for one at all.
-_MAYBE_DIGEST = Pattern("[0-9a-f]{32}|[0-9A-F]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_MAYBE_DIGEST = Pattern(
+    "[0-9a-f]{32}|[0-9A-F]{32}|0x[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+)
 
 _PART_BYTES = 64
 _OVERLAP_BYTES = 48  # more than the longest card with its separators
@@ -85,12 +102,12 @@ _OVERLAP_BYTES = 48  # more than the longest card with its separators
 def has_credit_card(text: bytes) -> bool:
     """Whether folded `text` holds a payment card number.
 
-    Rule: a known issuer's prefix with one of its lengths, in one go or in a card's usual groups, and a Luhn
-    digit that holds. Visa, Mastercard, Amex, JCB, Discover and UnionPay are found at 15 and 16 digits even
-    between other digits; other lengths and issuers only when no digit adjoins. Not a card: groups in the
-    midst of a row of groups, the fraction of a decimal number, a 19-digit time or id beginning with 15 to 19,
-    a 13-digit barcode, a part of a hexadecimal digest or UUID. Source: ISO/IEC 7812-1 and the issuers'
-    published number ranges.
+    Rule: a known issuer's prefix with one of its lengths, and a Luhn digit that holds; in a card's usual
+    groups, or in one go with no digit next to it. Beside a word for it (CARD_WORDS) also in one go: the
+    lengths of which most numbers are ids (13, 17, 18, and 19 but for UnionPay), and the common lengths in the
+    midst of other digits. Not a card: groups in the midst of a row of groups, the fraction of a decimal
+    number, a 19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest
+    or UUID. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
     """
     if not _has_card_in(text):
         return False
@@ -99,7 +116,10 @@ def has_credit_card(text: bytes) -> bool:
 
 
 def credit_card_spans(text: bytes) -> Iterator[Span]:
-    """Where `text`, in which `has_credit_card` holds, has card numbers: first and last offset of each."""
+    """Where `text` has card numbers, beside a word or not: first and last offset of each.
+
+    Asked of every text of a request in which one was found: its other numbers are cards more likely than not.
+    """
     blanked = _DIGEST.sub(_blank, _MACHINE_NUMBER.sub(_blank, text))
     for pattern in (_ANYWHERE, _ALONE, _SPELLED):
         end = 0
@@ -119,7 +139,23 @@ def _digits_between(text: bytes, span: Span) -> bytes:
 
 
 def _has_card_in(text: bytes) -> bool:
-    return any_passes(_candidates(_distinct_runs(text)), _is_card)
+    runs = _distinct_runs(text)
+    if not runs or any_passes(_candidates(runs, _COMMON, _says_enough), _is_card):
+        return bool(runs)
+    beside = _distinct_runs(CARD_WORDS.beside(text))
+    return any_passes(_candidates(beside, _ANYWHERE, _any_length), _is_card)
+
+
+def _says_enough(digits: bytes) -> bool:
+    """Whether a number of an uncommon length or issuer in one go counts without a word beside it.
+
+    Ids have 17 to 19 digits, and times and barcodes 13. Of the cards only UnionPay's have 19 now.
+    """
+    return len(digits) in {14, 16} or (len(digits) == 19 and digits.startswith(b"62"))
+
+
+def _any_length(_: bytes) -> bool:
+    return True
 
 
 def _distinct_runs(text: bytes) -> bytes:
@@ -141,17 +177,24 @@ def _parts(run: bytes) -> Iterator[bytes]:
     return (b"~%b~" % run[start : start + length] for start in range(0, len(run), _PART_BYTES))
 
 
-def _candidates(runs: bytes) -> Iterator[bytes]:
-    for match in _ANYWHERE.finditer(runs):
+def _candidates(runs: bytes, common: re.Pattern[bytes], counts: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """The digits of what may be a card in `runs`. Uncommon ones in one go have to pass `counts`."""
+    for match in common.finditer(runs):
         digits = _digits(match)
-        if len(digits) == match.end(match.lastindex or 0) - match.start() or not _is_in_a_row(runs, match):
+        if not _is_separated(match, digits) or not _is_in_a_row(runs, match):
             yield digits
     for match in _ALONE.finditer(runs):
-        yield _digits(match)
+        digits = _digits(match)
+        if _is_separated(match, digits) or counts(digits):
+            yield digits
     for match in _SPELLED.finditer(runs):
         digits = match[0].translate(None, _SEPARATORS)
-        if _ANYWHERE.match(digits):
+        if _ANYWHERE.match(digits) or _ALONE.match(digits):
             yield digits
+
+
+def _is_separated(match: re.Match[bytes], digits: bytes) -> bool:
+    return len(digits) != match.end(match.lastindex or 0) - match.start()
 
 
 def _digits(match: re.Match[bytes]) -> bytes:

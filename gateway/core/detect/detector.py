@@ -1,7 +1,8 @@
 """One detector: what may trigger it, whether it really is there, and where."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 from gateway.core.detect.engine import Finder, Span
@@ -16,8 +17,9 @@ MOST_ALLOWED = 5_000
 class Detector(NamedTuple):
     """`trigger` is an RE2 expression that occurs in every text in which `found_in` holds; None: always ask.
 
-    `found_in` decides on folded text; `spans` says where the values are, in a text in which it holds; they
-    may overlap. `as_written`: it also reads the text before folding, because its author may have meant that.
+    `found_in` decides on folded text. `spans` says where the values are, in a text of a request in which it
+    holds: also such that would not count alone; they may overlap. `as_written`: `found_in` also reads the
+    text before folding, because its author may have meant that.
     `composed`: its characters ask for text in which kana and compatibility characters are composed.
     `reach`: so many characters on both sides of a seam show whether the trigger matches across it, since no
     match has more or a line end can stand for the rest; None where that is not known.
@@ -67,15 +69,30 @@ def allowing(detector: Detector, allowed: AllowList) -> Detector:
         if not detector.found_in(text):
             return False
         spans = list(islice(detector.spans(text), MOST_ALLOWED + 1))
-        if len(spans) > MOST_ALLOWED or any(counts(text, span) for span in spans):
+        if len(spans) > MOST_ALLOWED:
             return True
-        # What the spans missed may be there still: without the allowed values nothing may be left.
-        return not spans or detector.found_in(without(text, spans))
+        counted = {span for span in spans if counts(text, span)}
+        ignored = _apart_from(counted, (span for span in spans if span not in counted))
+        # Without the allowed values nothing may be left: neither what the spans missed, nor what counts.
+        return not ignored or detector.found_in(without(text, ignored))
 
     def spans(text: bytes) -> Iterator[Span]:
         return (span for span in detector.spans(text) if counts(text, span))
 
     return detector._replace(found_in=found_in, spans=spans)
+
+
+def _apart_from(others: Iterable[Span], spans: Iterable[Span]) -> list[Span]:
+    """Those of `spans` that overlap none of `others`."""
+    ordered = sorted(others)
+    starts = [start for start, _ in ordered]
+    reached = list(accumulate((end for _, end in ordered), max))
+    apart = []
+    for start, end in spans:
+        before = bisect_left(starts, end)
+        if not before or reached[before - 1] <= start:
+            apart.append((start, end))
+    return apart
 
 
 def without(text: bytes, spans: Iterable[Span]) -> bytes:

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from gateway.core.detect.candidates import any_passes
 from gateway.core.detect.checksums import iban_holds, my_number_holds
+from gateway.core.detect.context import MY_NUMBER_WORDS, without_labelled_groups
 from gateway.core.detect.engine import Pattern, Span
 from gateway.core.detect.ibans import bban_expressions
 
@@ -93,20 +94,32 @@ DIGITS_TRIGGER = r"[0-9](?:[ .\-]{0,3}[0-9]){11}"
 def has_jp_my_number(text: bytes) -> bool:
     """Whether folded `text` holds an individual number (My Number, kojin bango).
 
-    Rule: twelve digits, in one go or in groups of four, next to no other digit or ASCII letter, whose check
-    digit holds. Not one: a date and time to the minute, three years in a row, one digit twelve times, a
-    number after "+", the last group of a UUID. Source: Ordinance of the Ministry of Internal Affairs and
-    Communications No. 85 of 2014, article 5.
+    Rule: twelve digits whose check digit holds, next to no other digit or ASCII letter: in groups of four, or
+    in one go beside a word for it (MY_NUMBER_WORDS), since one number of eleven passes. Not one: groups that
+    a label calls an order or a parcel, a date and time to the minute, three years in a row, one digit twelve
+    times, a number after "+", the last group of a UUID. Source: Ordinance of the Ministry of Internal Affairs
+    and Communications No. 85 of 2014, article 5.
     """
     if not _MY_NUMBER_SHAPE.occurs_in(text):
         return False
+    if _passes_in(text, in_groups=True) and _passes_in(without_labelled_groups(text), in_groups=True):
+        return True
+    return _passes_in(MY_NUMBER_WORDS.beside(text), in_groups=False)
+
+
+def _passes_in(text: bytes, *, in_groups: bool) -> bool:
+    """Whether `text` has an individual number in groups; or, not `in_groups`, one in any spelling."""
     found = dict.fromkeys(_MY_NUMBER.findall(text))
-    numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if candidate)
-    return any_passes((n for n in numbers if _may_be_my_number(n)), my_number_holds)
+    shortest = 14 if in_groups else 12
+    numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if len(candidate) >= shortest)
+    return any_passes((n for n in numbers if _may_be_my_number(n) or not in_groups), my_number_holds)
 
 
 def jp_my_number_spans(text: bytes) -> Iterator[Span]:
-    """Where `text` has individual numbers: first and last offset of each."""
+    """Where `text` has individual numbers, beside a word or not: first and last offset of each.
+
+    Asked of every text of a request in which one was found: below the head of a column no row names it.
+    """
     for match in _MY_NUMBER.finditer(text):
         if match[1]:
             number = match[1].translate(None, _SEPARATORS)

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.token_ids import PROMPTS, holds_token_ids
+
 # Vocabulary of the API. Any other key is text: a property name can carry data.
 _KEYS = """
     additionalProperties anyOf arguments audio cache_control content custom default definitions description
@@ -30,9 +32,8 @@ _CONTENT_KEYS = frozenset({"content", "text", "prompt", "input", "suffix", "refu
 _MEDIA_KEYS = frozenset({"image_url", "video_url", "audio_url", "url", "file_data", "data"})
 _MEDIA = frozenset({"image_url", "video_url", "audio_url", "file"})
 
-# Where token ids and embeddings, which cannot be read, can stand in for text.
+# Members beside a prompt that stand in for text and cannot be read. vLLM takes them.
 _EMBEDDING_KEYS = frozenset({"prompt_embeds", "prompt_token_ids"})
-_TOKEN_KEYS = frozenset({"prompt", "input", *_EMBEDDING_KEYS})
 
 # Top-level members that the model never reads.
 _UNTOLD_KEYS = frozenset({"model", "seed", "logit_bias", "stop_token_ids", *_EMBEDDING_KEYS})
@@ -47,13 +48,14 @@ class FoundText(msgspec.Struct, frozen=True, gc=False):
 
     `pieces` keep the order of the body: first what the model reads as one conversation, piece by piece, then
     all the rest (names, arguments, schemas, metadata) as one piece with a line for each. `unreadable` says
-    that some input cannot be read as text, such as token ids: count it as most restrictive. `has_payload`:
-    the payload of a media part was left out.
+    that some input cannot be read as text, such as embeddings: count it as most restrictive. `has_payload`:
+    the payload of a media part was left out. `has_token_ids`: a prompt is written in them.
     """
 
     pieces: tuple[str, ...]
     unreadable: bool = False
     has_payload: bool = False
+    has_token_ids: bool = False
 
 
 def find_text(body: Mapping[str, Any]) -> FoundText:
@@ -95,8 +97,12 @@ def find_text(body: Mapping[str, Any]) -> FoundText:
             nested.reverse()
             stack += nested
             nested.clear()
-    unreadable = not _TOKEN_KEYS.isdisjoint(body) and _is_unreadable(body)
-    return FoundText((*content, "\n".join(aside)) if aside else tuple(content), unreadable, bool(payloads))
+    return FoundText(
+        (*content, "\n".join(aside)) if aside else tuple(content),
+        not _EMBEDDING_KEYS.isdisjoint(body),
+        bool(payloads),
+        not PROMPTS.isdisjoint(body) and holds_token_ids(body),
+    )
 
 
 def _read_items(
@@ -135,11 +141,3 @@ def is_payload(parent: str | None, key: str, value: str) -> bool:
         and ";base64," in head
         and (key in _MEDIA or parent in _MEDIA or key == "file_data")
     )
-
-
-def _is_unreadable(body: Mapping[str, Any]) -> bool:
-    return any(key in body and (key in _EMBEDDING_KEYS or _holds_numbers(body[key])) for key in _TOKEN_KEYS)
-
-
-def _holds_numbers(prompt: object) -> bool:
-    return type(prompt) is list and any(type(item) is int or type(item) is list for item in prompt)

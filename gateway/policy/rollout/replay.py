@@ -15,7 +15,7 @@ from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective
-from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of
+from gateway.core.causes import ENTITIES, TOKEN_IDS, UNMASKED, UNREADABLE, kind_of
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
 from gateway.core.facts import Facts, Moment
 from gateway.core.policy import model_for
@@ -213,6 +213,9 @@ class ReplayEvaluator:
         finds = [kind_of(name) for name in request.facts.finds.split(",") if name]
         if UNREADABLE in finds:
             return (known[-1],)
+        if TOKEN_IDS in finds:
+            least = max(least, screening.token_class, key=known.index)
+            finds.remove(TOKEN_IDS)
         raise_to = _raise_to(screening)
         is_same = self._searches_the_same(screening, request.feature) and raise_to.keys() >= set(finds)
         if is_same and finds:
@@ -243,6 +246,7 @@ class ReplayEvaluator:
             and _masked_by(screening) == _masked_by(other)
             and _home(screening) == _home(other)
             and (own.detectors, own.entities) == (its.detectors, its.entities)
+            and _tokenizers(self._built) == _tokenizers(reference)
         )
 
     # --- where it goes ---
@@ -287,6 +291,10 @@ class ReplayEvaluator:
             if met is not None:
                 self._changed_pools.append(met)
                 _set_pool_state(met, in_flight, available, replicas)
+
+
+def _tokenizers(built: Built) -> dict[str, str | None]:
+    return {name: deployment.tokenizer for name, deployment in built.policy.deployments.items()}
 
 
 def _raise_to(screening: Screening) -> dict[str, str]:

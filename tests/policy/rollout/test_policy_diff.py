@@ -257,6 +257,19 @@ def test_finds_of_the_second_stage_count_as_they_were_recorded_and_not_where_it_
     assert outcome(old, row(), without) == Unknown(SEARCH_CHANGED)
 
 
+def test_token_ids_that_nobody_could_read_count_as_each_version_says(policy: Policies) -> None:
+    order: Json = {"models__auto__use": ["hosted", "own"]}
+    old = policy(**order)
+    hidden = row(privacy="restricted", facts__finds="token ids")
+    assert outcome(old, hidden) == RoutedTo("own")
+    near = policy(**order, privacy__media__tokens="confidential")
+    assert outcome(near, hidden, old) == RoutedTo("own")
+    # What text stood beside them was not kept, nor what a tokenizer would have found in them.
+    assert outcome(policy(**order, privacy__media__tokens="internal"), hidden, old) == Unknown(SEARCH_CHANGED)
+    known = policy(**order, deployments__hosted__tokenizer="o200k_base", privacy__media__tokens="internal")
+    assert outcome(known, hidden, old) == Unknown(SEARCH_CHANGED)
+
+
 def test_what_masking_would_leave_of_a_text_is_not_known(policy: Policies) -> None:
     old = policy(models__auto__use=["hosted", "own"])
     masking = policy(
