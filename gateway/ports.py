@@ -188,7 +188,11 @@ class Inbound(Protocol):
         ...
 
     async def body(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises PayloadTooLarge, or ClientDisconnected when it never arrives whole."""
+        """The whole body, decompressed.
+
+        Raises PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
+        decompressed, and ClientDisconnected when it never arrives whole.
+        """
         ...
 
     def watch(self) -> None:
@@ -205,7 +209,10 @@ class Inbound(Protocol):
 
 
 class Sink(Protocol):
-    """Where the answer goes. Either one `answer`, or `start`, any number of `send`, and `end` or `abort`."""
+    """Where the answer goes. Either one `answer`, or `start`, any number of `send`, and `end` or `abort`.
+
+    A trailer, a header that follows the answer, reaches only who knows of chunks.
+    """
 
     @property
     def started(self) -> bool:
@@ -216,7 +223,9 @@ class Sink(Protocol):
         """`lines` go out as they are, beside those of the server and of the framing."""
         ...
 
-    async def start(self, status: int, lines: HeaderLines) -> None: ...
+    async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
+        """`trailer` is the name of the line that `end` will bring."""
+        ...
 
     async def send(self, data: bytes) -> None:
         """Waits while the client reads slower than the answer comes."""
@@ -226,7 +235,7 @@ class Sink(Protocol):
         """As `send`, where nothing has to be waited for; False: nothing was written, so `send` it."""
         ...
 
-    async def end(self) -> None: ...
+    async def end(self, trailers: HeaderLines = NO_LINES) -> None: ...
 
 
 class Telemetry(Protocol):

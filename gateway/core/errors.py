@@ -25,8 +25,12 @@ import enum
 
 
 class GatewayError(Exception):
-    """Base of all errors that a client sees. `message` says what to do; it never holds prompt text."""
+    """Base of all errors that a client sees. `message` says what to do; it never holds prompt text.
 
+    `headers` are fields of its answer, beside those that say when to retry.
+    """
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     status = 500
     type = "server_error"
     code = "internal_error"
