@@ -176,7 +176,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
-    million. `lines` are those of the file on which its fields stand.
+    million. `in_own_zone`: its zone is the company's own. `lines` are those of the file on which its fields
+    stand.
 
     Many attributes: one for each setting of the file that routing or pricing reads.
     """
@@ -202,6 +203,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     successors: tuple[str, ...] = ()
     license_conflict: str | None = None
     marginal_rate: int | None = None
+    in_own_zone: bool = False
     lines: Mapping[str, int] = {}
 
 

@@ -27,7 +27,7 @@ from gateway.core.constraints import (
 )
 from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
 from gateway.core.estimate import Estimate, ask_for, estimate
-from gateway.core.facts import Facts, Moment, busy_pools, finds_text, tags_of, unit_of
+from gateway.core.facts import Facts, Moment, busy_pools, finds_text, known_of, tags_of, unit_of
 from gateway.core.ordering import Sorting, in_order
 from gateway.core.policy import Policy, model_for
 from gateway.core.pricing import NO_VERSIONS, PriceBook
@@ -136,6 +136,9 @@ class Route:
     ) -> Sent | Refused:
         """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
         model, principal, privacy = self.model, self.principal, classified.privacy
+        headers = moment.headers
+        # Before any rule asks for them: a mistake in the header is the client's, and not the rule's.
+        tags = tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags
         kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote)
         eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
         kept, excluded, rule = eligible.candidates, eligible.excluded, None
@@ -154,7 +157,6 @@ class Route:
         if not kept:
             error = self._error(privacy, rule, excluded, able, moment.monotonic)
             return Refused(model=model, privacy=privacy, error=error, excluded=excluded, rule=rule)
-        headers = moment.headers
         has_unit = call.user is not None or b"x-tollway-session" in headers or moment.unit is not None
         unit = unit_of(call, principal, moment) if has_unit else None
         by = model if rule is None else rule
@@ -179,7 +181,7 @@ class Route:
             ),
             rule,
             ask_for(call, principal, kept, estimates),
-            tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags,
+            tags,
             started,
             "" if named is None else named.decode("latin-1"),
             finds_text(classified) if classified.raised_by else "",
@@ -307,12 +309,7 @@ def _first_match(model: Model, principal: Principal) -> Callable[[Mapping[str, o
     rules = model.rules
     if rules is None or len(rules.conditions) != len(rules.rules):
         return None if rules is None else rules.first_match
-    known = {
-        "model": model.name,
-        "feature": principal.feature,
-        "team": principal.team,
-        "key": principal.key,
-    }
+    known = known_of(model.name, principal)
     possible = [
         (rule.number, condition)
         for rule, condition in zip(rules.rules, rules.conditions, strict=True)

@@ -15,6 +15,8 @@ import msgspec
 import structlog
 
 from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
+from gateway.core.control_headers import wants_cost_event
+from gateway.core.cost_event import with_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -40,6 +42,7 @@ _log = structlog.get_logger("tollway.relay")
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
 DRAIN_SECONDS = 1.0
+COST_HEADER = b"x-tollway-cost-usd"
 
 # Our own account's trouble at the upstream (its key, its model name), or a passing one: try another
 # candidate. Every other 4xx is the request's own fault and would fail there as well.
@@ -97,7 +100,7 @@ class Attempt:
         candidate = sent.candidate
         outgoing = UpstreamRequest(
             head=candidate.replica_set.heads[sent.replica][sent.call.api],
-            own=sent.head_lines(self._inbound.headers.get(b"idempotency-key")),
+            own=sent.head_lines(self._inbound.headers),
             body=sent.body(),
             fresh=sent.fresh,
             sent_to=progress.note_address,
@@ -129,17 +132,24 @@ class Attempt:
         last = self._last or b""
         if self._reader is not None or self.ended is None:
             return self._finish_stream(last)
-        cost = b"x-tollway-cost-usd: %b\r\n" % usd_text(self.ended.cost_nano).encode()
         sent, masked = self._sent, self._sent.masked
-        lines = sent.answer_lines(self._content_type, self._processing_ms, cost)
+        lines = sent.answer_lines(self._content_type, self._processing_ms, self.cost_line())
         return self._sink.answer(200, lines, last if masked is None else Restorer(masked).answer(last))
+
+    def cost_line(self) -> HeaderLines:
+        """What the attempt cost, once it has ended."""
+        nano = 0 if self.ended is None else self.ended.cost_nano
+        return HeaderLines(b"%b: %b\r\n" % (COST_HEADER, usd_text(nano).encode()))
 
     async def _finish_stream(self, last: bytes) -> None:
         response = self._response
         try:
+            ended = self.ended
+            if ended is not None and wants_cost_event(self._inbound.headers):
+                last = with_cost_event(last, self._sent, ended.cost_nano, estimated=ended.estimated)
             if last:
                 await self._sink.send(last)
-            await self._sink.end()
+            await self._sink.end(self.cost_line())
             # Read to the end of the body so that the connection can be used again; not for long.
             with contextlib.suppress(TimeoutError, UpstreamFailure):
                 async with asyncio.timeout(DRAIN_SECONDS):
@@ -189,7 +199,8 @@ class Attempt:
                 continue
             if progress.first_token_at is None:
                 progress.first_token_at = progress.last_seen_at
-                await sink.start(200, self._answer_lines(b"x-accel-buffering: no\r\n"))
+                lines = self._answer_lines(b"x-accel-buffering: no\r\n")
+                await sink.start(200, lines, COST_HEADER)
             if reader.done:
                 return self._end_of_stream(reader, passed)
             await sink.send(passed)

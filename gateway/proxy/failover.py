@@ -14,7 +14,9 @@ from gateway.core.errors import (
     Unavailable,
     UpstreamExhausted,
     UpstreamFailure,
+    UpstreamRejected,
 )
+from gateway.core.heads import HeaderLines
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
 from gateway.ports import Clock, Inbound, Sink
@@ -57,12 +59,17 @@ class Relay:
                 turns.failed(replica, failure)
                 if sink.started:
                     break
+        except UpstreamRejected as error:
+            _name_deployment(error, sent)
+            raise
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
-            raise _exhausted(failure)
+            exhausted = _exhausted(failure)
+            _name_deployment(exhausted, sent)
+            raise exhausted
         attempt.report_completed()
-        await (attempt.finish() if failure is None else _break_off(sink, failure))
+        await (attempt.finish() if failure is None else _break_off(sink, failure, attempt.cost_line()))
 
 
 class Turns:
@@ -115,10 +122,21 @@ class Turns:
             self._attribution.failed(replica, failure, self._clock.monotonic())
 
 
-async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
+def _name_deployment(error: GatewayError, sent: Sent) -> None:
+    """Let `error` say whose it is: that of the last deployment that was asked, if one was."""
+    if sent.attempt_id:
+        deployment = sent.candidate.deployment
+        error.headers = (
+            *error.headers,
+            (b"x-tollway-deployment", deployment.name.encode()),
+            (b"x-tollway-zone", deployment.zone.encode()),
+        )
+
+
+async def _break_off(sink: Sink, failure: UpstreamFailure, cost: HeaderLines) -> None:
     """The stream has begun, so the client learns of the failure from one event, and no [DONE] follows."""
     await sink.send(error_event(envelope(_exhausted(failure))))
-    await sink.end()
+    await sink.end(cost)
 
 
 def _exhausted(failure: UpstreamFailure | None) -> GatewayError:

@@ -167,11 +167,11 @@ class Scene:
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         self.log.append(body)
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, headers: Headers, trailer: bytes = b"") -> None:
         self.started = True
         self.log.append("start")
 
-    async def end(self) -> None:
+    async def end(self, trailers: bytes = b"") -> None:
         self.log.append("end")
 
 
