@@ -17,7 +17,8 @@ _OBJECTS = {Api.CHAT: "chat.completion.chunk", Api.COMPLETIONS: "text_completion
 def with_cost_event(last: bytes, sent: Sent, nano: int, *, estimated: bool) -> bytes:
     """`last`, which ends a stream, with the event before its [DONE]: clients read no further than that.
 
-    `nano` is what it cost in nano-USD, `estimated` whether that is so. The event is a chunk without choices, as the one that says the usage is.
+    `nano` is what it cost in nano-USD, `estimated` whether that is so. The event is a chunk without choices,
+    as the one that says the usage is.
     """
     event = b"data: %b\n\n" % orjson.dumps(_chunk(sent, nano, estimated))
     done = list(_DONE.finditer(last))

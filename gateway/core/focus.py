@@ -59,7 +59,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     """One row. Money in nano-USD. `ledger_nano` is what the ledger's own rows add up to.
 
     `team`, `feature` and `model` are None for what nobody is charged with. `is_correction`: it corrects a
-    period that had been closed. `gpu_microseconds` only for own GPUs.
+    period that had been closed. `gpu_microseconds` only for own GPUs. `tags` are those of its requests, as a
+    JSON object. `region` is where it runs, as its provider calls that.
 
     Many attributes: one for each fact that the columns of FOCUS are made of.
     """
@@ -81,6 +82,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     gpu_microseconds: int | None = None
     allocated: Allocated | None = None
     invoice: str | None = None
+    tags: str | None = None
+    region: str | None = None
 
     @property
     def billed_nano(self) -> int:
@@ -95,6 +98,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
             *(name or "" for name in names),
             self.cost_type,
             str(self.is_correction),
+            self.tags or "",
         )
 
 
@@ -134,6 +138,8 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "PricingCategory": "Standard",
         "ProviderName": issuer,
         "PublisherName": issuer,
+        "RegionId": charge.region,
+        "RegionName": charge.region,
         "ResourceId": charge.deployment,
         "ResourceName": charge.served_model,
         "ResourceType": "GPU pool" if charge.gpu_microseconds is not None else "Model deployment",
@@ -157,6 +163,7 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "x_OutputTokens": charge.tokens.output,
         "x_PriceVersion": charge.price_version,
         "x_RequestCount": charge.tokens.requests,
+        "x_Tags": charge.tags,
     }
 
 
@@ -254,6 +261,8 @@ _KINDS: dict[str, ColumnKind] = {
     "PricingUnit": ColumnKind.TEXT,
     "ProviderName": ColumnKind.TEXT,
     "PublisherName": ColumnKind.TEXT,
+    "RegionId": ColumnKind.TEXT,
+    "RegionName": ColumnKind.TEXT,
     "ResourceId": ColumnKind.TEXT,
     "ResourceName": ColumnKind.TEXT,
     "ResourceType": ColumnKind.TEXT,
@@ -276,5 +285,6 @@ _KINDS: dict[str, ColumnKind] = {
     "x_OutputTokens": ColumnKind.INTEGER,
     "x_PriceVersion": ColumnKind.TEXT,
     "x_RequestCount": ColumnKind.INTEGER,
+    "x_Tags": ColumnKind.TEXT,
 }
 COLUMNS = tuple(_KINDS)
