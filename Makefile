@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 FOCUS  := $(VENV)/focus/.installed
+CLIENTS := $(VENV)/clients/.installed
 ARGS   ?=
 # Processes that run tests; most of them wait for servers most of the time.
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test focus chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
+.PHONY: help install demo test focus clients test-clients chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -39,6 +40,22 @@ $(FOCUS): tests/focus/requirements.txt $(STAMP)
 	if [ -z "$$python" ]; then echo "no Python 3.12 or newer: the tests of the FOCUS validator are skipped"; else \
 	  "$$python" -m venv --clear $(VENV)/focus && $(VENV)/focus/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-deps --require-hashes -r tests/focus/requirements.txt && touch $@; fi
+
+# Client libraries have dependencies of their own, in versions of their own: two environments of Python, and one of
+# Node, whose tests are skipped where there is none.
+clients: $(CLIENTS)  ## The client libraries of others, for `make test-clients`
+
+$(CLIENTS): tests/clients/python.txt tests/clients/llama-index.txt tests/clients/node/package-lock.json $(STAMP)
+	@rm -rf $(VENV)/clients && mkdir -p $(VENV)/clients
+	@for name in python llama-index; do \
+	  $(PYTHON) -m venv $(VENV)/clients/$$name && $(VENV)/clients/$$name/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps --require-hashes -r tests/clients/$$name.txt || exit 1; done
+	@if ! command -v npm >/dev/null; then echo "no Node: the tests of clients for Node are skipped"; else \
+	  cp -r tests/clients/node $(VENV)/clients/node && cd $(VENV)/clients/node && npm ci --silent --no-audit --no-fund; fi
+	@touch $@
+
+test-clients: $(CLIENTS)  ## Clients of others as they come: OpenAI, LangChain, LlamaIndex, AI SDK, Pydantic AI, Instructor
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	$(BIN)/python -m tests.chaos.run $(ARGS)
@@ -77,6 +94,9 @@ lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate \
 	  --override tests/focus/overrides.txt --custom-compile-command "make lock" \
 	  tests/focus/requirements.in -o tests/focus/requirements.txt
+	for name in python llama-index; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" \
+	  tests/clients/$$name.in -o tests/clients/$$name.txt || exit 1; done
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --group build -o deploy/requirements-build.txt
 
