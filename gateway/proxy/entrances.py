@@ -1,9 +1,10 @@
 """The addresses of the data port: those of OpenAI, and those of Azure OpenAI for the same endpoints.
 
-Azure's have the model in their path, or are OpenAI's own under `/openai`. Their `api-version` is not read:
-there is one version of this API.
+Azure's have the model in their path, or are OpenAI's own under `/openai`. A client for Azure that was given a
+base URL for OpenAI asks below `/v1`. Their `api-version` is not read: there is one version of this API.
 """
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ COMPLETIONS = {
 MODELS = "/v1/models"
 
 _AZURE = "/openai"
-_AZURE_DEPLOYMENTS = "/openai/deployments/"
+_DEPLOYMENTS = re.compile(r"(?:/openai|/v1|/openai/v1)/deployments/([^/]+)/(.+)")
 
 
 class Entrance(NamedTuple):
@@ -31,9 +32,8 @@ class Entrance(NamedTuple):
 def entrance_of(path: str) -> Entrance:
     """The entrance at `path`, which is raw. Raises NotFound for a model whose name cannot be decoded."""
     path = path.rstrip("/")
-    if path.startswith(_AZURE_DEPLOYMENTS):
-        model, _, rest = path[len(_AZURE_DEPLOYMENTS) :].partition("/")
-        return Entrance(f"/v1/{rest}", decoded(model)) if model and rest else Entrance(path)
+    if addressed := _DEPLOYMENTS.fullmatch(path):
+        return Entrance(f"/v1/{addressed[2]}", decoded(addressed[1]))
     if path.startswith("/openai/v1/"):
         return Entrance(path[len(_AZURE) :])
     if path == "/openai/models" or path.startswith("/openai/models/"):

@@ -257,6 +257,7 @@ async def test_the_deployment_in_the_address_counts_before_the_model_in_the_body
         ("/openai/v1/chat/completions/", 200),
         ("/openai/deployments/gpt%2D4o/chat/completions?api-version=1", 200),
         ("/openai/deployments/gpt-4o/chat/completions/", 200),
+        ("/v1/deployments/gpt-4o/chat/completions", 200),
         ("/openai/deployments/nothing/chat/completions", 404),
         ("/openai/deployments/%ff/chat/completions", 404),
         ("/openai/deployments//chat/completions", 404),

@@ -1,4 +1,4 @@
-"""The official client for Python: whole answers, streams, tools, structured output, embeddings, errors, Azure."""
+"""The official client for Python: answers, streams, tools, typed answers, embeddings, errors, Azure."""
 
 import asyncio
 import json
@@ -33,13 +33,19 @@ def main() -> int:
     assert whole.choices[0].message.content
     assert whole.usage
     chunks = list(client.chat.completions.create(model="gpt-4o", messages=ASKED, stream=True))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    )
     with client.chat.completions.stream(
         model="auto", messages=ASKED, stream_options={"include_usage": True}
     ) as stream:
         assert stream.get_final_completion().usage
     asked = [{"role": "user", "content": "What is the weather in Kyoto?"}]
-    [call] = client.chat.completions.create(model="auto", messages=asked, tools=[WEATHER]).choices[0].message.tool_calls
+    [call] = (
+        client.chat.completions.create(model="auto", messages=asked, tools=[WEATHER])
+        .choices[0]
+        .message.tool_calls
+    )
     assert "city" in json.loads(call.function.arguments)
     book = client.chat.completions.parse(model="gpt-4o", messages=ASKED, response_format=Book)
     assert isinstance(book.choices[0].message.parsed, Book)
