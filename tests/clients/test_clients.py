@@ -1,8 +1,8 @@
 """Clients of others in their default settings: they are told the base URL and the key, and nothing else.
 
 Each script of `scripts/` is a program as a user of that library writes it: it fails where something is not
-as the library promises, and prints how much was answered. It runs in the environment that `make clients` made,
-so the libraries are of the versions that users have, and not those that the gateway is tested with.
+as the library promises, and prints how much was answered. It runs in the environment of `make clients`, so
+the libraries are of the versions that users have, and not those that the gateway is tested with.
 """
 
 import asyncio
