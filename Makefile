@@ -86,7 +86,7 @@ bench-admission: $(STAMP) ## What an admission costs in memory, Redis exact and 
 bench-diff: $(STAMP) ## Seconds of `policy diff` over a million rows
 	$(BIN)/python -m benchmarks.policy_diff $(ARGS)
 
-lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
+lock: $(STAMP)   ## Resolve the dependencies anew (needs uv and npm)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -97,6 +97,7 @@ lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	for name in python llama-index; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" \
 	  tests/clients/$$name.in -o tests/clients/$$name.txt || exit 1; done
+	npm install --prefix tests/clients/node --package-lock-only --silent --no-audit --no-fund
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --group build -o deploy/requirements-build.txt
 

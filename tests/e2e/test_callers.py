@@ -45,6 +45,8 @@ async def test_tags_in_any_language_reach_the_ledger_as_they_were_written(harnes
     assert response.status_code == 200
     row = (await harness.rows())[-1]
     assert orjson.loads(row["tags"]) == {"部署": "研究開発", "étape": "brouillon"}
+    report = await harness.admin("GET", "/admin/v1/usage?by=tag:部署")
+    assert "研究開発" in [found["tag:部署"] for found in report.json()]
 
 
 async def test_an_explanation_reads_them_as_the_request_would(harness: Harness) -> None:
@@ -190,6 +192,14 @@ async def test_a_stream_tells_what_it_cost_in_an_event_where_that_is_asked_for(h
     row = (await harness.rows())[-1]
     assert cost["tollway"] == {"cost_usd": f"0.{row['cost_nano_usd']:09d}", "estimated": False}
     assert cost["id"] == row["request_id"]
+
+
+async def test_a_stream_of_completions_has_an_event_of_its_own_kind(harness: Harness) -> None:
+    body = {"model": "scout", "prompt": "Once upon a time", "stream": True}
+    found = Streamed((await harness.post(body, "/v1/completions", x_tollway_cost_event="true")).content)
+    assert found.is_done
+    assert found.chunks[-1]["object"] == "text_completion"
+    assert float(found.chunks[-1]["tollway"]["cost_usd"]) > 0
 
 
 async def test_the_official_client_reads_the_event_as_a_chunk(harness: Harness) -> None:
