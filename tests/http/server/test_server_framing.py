@@ -413,7 +413,5 @@ def test_every_header_that_answers_have_is_exposed_to_pages_of_other_origins() -
     code = "".join(path.read_text() for path in Path("gateway").glob("**/*.py"))
     named = set(re.findall(r"(x-tollway-[a-z-]*[a-z])\b(?!-)", code))
     told = {name for name in EXPOSED if name.startswith("x-tollway-")}
-    assert named - asked == told, (
-        "one that answers have goes into EXPOSED, one that clients send into `asked`"
-    )
+    assert named - asked == told, "what answers have goes into EXPOSED, what clients send into `asked`"
     assert {"retry-after", "retry-after-ms", "x-should-retry", "x-request-id"} <= set(EXPOSED)
