@@ -8,7 +8,7 @@ from collections.abc import Callable
 import brotli
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import InvalidRequest, PayloadTooLarge
@@ -31,6 +31,8 @@ CODERS: dict[str, Callable[[bytes], bytes]] = {
 }
 EACH = pytest.mark.parametrize("coding", CODERS)
 LIMIT = 4 * MIB
+# Nothing is measured against a clock: the machine may be busy.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def plain(coding: str, body: bytes, limit: int = LIMIT) -> bytes:
@@ -38,6 +40,7 @@ def plain(coding: str, body: bytes, limit: int = LIMIT) -> bytes:
 
 
 @EACH
+@UNHURRIED
 @given(st.binary(max_size=5000))
 def test_what_was_compressed_comes_back(coding: str, body: bytes) -> None:
     assert plain(coding, CODERS[coding](body)) == body
@@ -98,6 +101,7 @@ def test_bytes_behind_the_end_are_refused(coding: str) -> None:
 
 
 @EACH
+@UNHURRIED
 @given(st.binary(min_size=1, max_size=200))
 def test_any_bytes_are_a_body_or_a_refusal(coding: str, body: bytes) -> None:
     try:
