@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RUNTIME := $(VENV)/.runtime
 STAMP  := $(VENV)/.installed
 FOCUS  := $(VENV)/focus/.installed
 CLIENTS := $(VENV)/clients/.installed
@@ -17,14 +19,19 @@ help:            ## What can be made
 
 install: $(STAMP) ## A virtual environment with every dependency, by hash
 
-$(STAMP): requirements-dev.txt pyproject.toml
+# What serves, and nothing more: `make demo` is up soon after a clone.
+$(RUNTIME): requirements.txt deploy/requirements-build.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tollway needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements.txt -r deploy/requirements-build.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP)   ## The main job on simulators: no key, no GPU (ARGS="--seconds 20" ends by itself)
+$(STAMP): requirements-dev.txt $(RUNTIME)
+	$(PIP) --require-hashes -r requirements-dev.txt
+	@touch $@
+
+demo: $(RUNTIME) ## The main job on simulators: no key, no GPU (ARGS="--seconds 20" ends by itself)
 	$(BIN)/tollway demo $(ARGS)
 
 test: $(STAMP) $(FOCUS)   ## All tests (ARGS="tests/core -x" narrows)

@@ -32,8 +32,8 @@ app = typer.Typer(
     name="tollway",
     help="An LLM gateway that routes by privacy, modality and cost, and meters every token to a feature.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(budgets)
 app.command()(usage)
@@ -49,6 +49,16 @@ PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 ta
 AdminPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Admin port; 0 takes a free one.")]
 WorkersOption = Annotated[
     int, typer.Option(min=1, max=256, help="Processes that share the data port; more than one needs Redis.")
+]
+FolderOption = Annotated[
+    Path | None, typer.Option(help="Where the ledger stays afterwards; left out: tollway-demo.")
+]
+WithoutSecretsOption = Annotated[
+    bool,
+    typer.Option(
+        "--without-secrets",
+        help="Take it that variables of secrets and addresses are set where it will serve: for CI.",
+    ),
 ]
 SecondsOption = Annotated[float | None, typer.Option(min=0, help="Stop by itself after this long.")]
 
@@ -69,6 +79,21 @@ def _simulate() -> None:
     """Stands in the list of commands; `main` puts the real one in its place."""
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An LLM gateway that routes by privacy, modality and cost, and meters every token to a feature."""
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -76,11 +101,11 @@ def version() -> None:
 
 
 @app.command()
-def check(file: FileArgument = DEFAULT_FILE) -> None:
+def check(file: FileArgument = DEFAULT_FILE, without_secrets: WithoutSecretsOption = False) -> None:
     """Validate a configuration and run its policy tests. Exit 1 with every error."""
     from gateway.commands.policy import outcomes_of
 
-    loaded, built, problems = _load_and_build(file)
+    loaded, built, problems = _load_and_build(file, without_secrets=without_secrets)
     _print(problems)
     if built is None:
         errors = sum(problem.severity == "error" for problem in problems)
@@ -93,6 +118,8 @@ def check(file: FileArgument = DEFAULT_FILE) -> None:
     if any(outcome.failures for outcome in outcomes):
         typer.echo(f"{file}: 'tollway policy test {file}' says why.", err=True)
         raise typer.Exit(1)
+    if loaded.stood_in:
+        typer.echo(f"{file}: to be set where it serves: {', '.join(sorted(loaded.stood_in))}.", err=True)
     passed = _counted(len(outcomes), "policy test")
     typer.echo(f"{file}: valid (version {built.version}), {passed} passed.")
 
@@ -132,13 +159,18 @@ def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> No
 
 
 @app.command()
-def demo(port: PortOption = 8080, admin_port: AdminPortOption = 8081, seconds: SecondsOption = None) -> None:
+def demo(
+    port: PortOption = 8080,
+    admin_port: AdminPortOption = 8081,
+    seconds: SecondsOption = None,
+    folder: FolderOption = None,
+) -> None:
     """Simulators of GPT-4o and two Llama 4 replicas, a gateway and sample traffic: no key, no GPU."""
     from gateway.demo.run import DemoFailed, run_demo
     from gateway.http.server.listening import PortTaken
 
     try:
-        run_on_uvloop(run_demo(port=port, admin_port=admin_port, seconds=seconds))
+        run_on_uvloop(run_demo(port=port, admin_port=admin_port, seconds=seconds, folder=folder))
     except (PortTaken, DemoFailed) as exc:
         typer.echo(f"tollway demo: {exc}", err=True)
         raise typer.Exit(1) from exc
@@ -192,12 +224,13 @@ async def _supervise(loaded: "Loaded", built: "Built", workers: int) -> None:
     await supervisor.run(stop, announce)
 
 
-def _load_and_build(file: Path) -> "tuple[Loaded, Built | None, list[Problem]]":
+def _load_and_build(file: Path, *, without_secrets: bool) -> "tuple[Loaded, Built | None, list[Problem]]":
     from gateway.config.build import build
     from gateway.config.load import load
+    from gateway.config.stand_ins import stand_in
     from gateway.finance.price_catalogue import PriceCatalogue
 
-    loaded = load(file, os.environ)
+    loaded = load(file, os.environ, stand_in=stand_in if without_secrets else None)
     built, errors = build(loaded, PriceCatalogue())
     return loaded, built, [*errors, *loaded.warnings]
 

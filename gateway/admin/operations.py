@@ -85,6 +85,7 @@ class Operations:
     async def tco(self, question: TcoQuestion) -> bytes:
         """Both sides of the bill, as JSON. Raises InvalidRequest, Unavailable."""
         period = TcoPeriod(
+            period=question.period,
             since=question.since,
             until=question.until,
             by=TcoRows(question.by),

@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import APIRouter, Query, Response
 
+from gateway.core import calendar
+
 
 class TcoQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """As the options of `tollway tco`; times as text, None is open."""
 
+    period: str | None
     since: str | None
     until: str | None
     by: str
@@ -18,7 +21,8 @@ class TcoQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
 Answer = Callable[[TcoQuestion], Awaitable[bytes]]
 
-Since = Annotated[str | None, Query(description="30d, 12h, or a day or time in the org's time zone")]
+Named = Annotated[str | None, Query(description=f"{calendar.NAMES}; or as {calendar.EXAMPLES}")]
+Since = Annotated[str | None, Query(description=f"in the org's time zone: {calendar.MOMENTS}")]
 Until = Annotated[str | None, Query(description="to before this; left out: now")]
 Dimension = Annotated[Literal["feature", "team", "model"], Query(description="what the rows are")]
 WhatIf = Annotated[
@@ -37,9 +41,13 @@ def tco_router(answer: Answer) -> APIRouter:
         responses={200: {"content": {"application/json": {}}, "description": "The comparison"}},
     )
     async def get_tco(
-        since: Since = None, until: Until = None, by: Dimension = "feature", what_if: WhatIf = ""
+        period: Named = None,
+        since: Since = None,
+        until: Until = None,
+        by: Dimension = "feature",
+        what_if: WhatIf = "",
     ) -> Response:
-        question = TcoQuestion(since=since, until=until, by=by, what_if=what_if)
+        question = TcoQuestion(period=period, since=since, until=until, by=by, what_if=what_if)
         return Response(await answer(question), media_type="application/json")
 
     return router

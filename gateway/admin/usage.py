@@ -1,6 +1,5 @@
 """`GET /admin/v1/usage`: what `tollway usage` prints, for programs."""
 
-import datetime as dt
 import enum
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -33,8 +32,8 @@ class UsageQuery(BaseModel):
         default="feature", description="one or several dimensions with commas between, as feature,deployment"
     )
     period: str | None = Field(default=None, description=f"{calendar.NAMES}; or as {calendar.EXAMPLES}")
-    since: dt.datetime | None = Field(default=None, description="from this moment on")
-    until: dt.datetime | None = Field(default=None, description="to before this moment")
+    since: str | None = Field(default=None, description=f"from this moment on: {calendar.MOMENTS}")
+    until: str | None = Field(default=None, description="to before this moment")
     form: UsageForm = Field(default=UsageForm.JSON, alias="format")
 
 

@@ -17,6 +17,10 @@ from gateway.commands.options import (
     ConfigOption,
     FormatOption,
     OutputFormat,
+    PeriodOption,
+    SinceOption,
+    UntilOption,
+    asked,
     built,
     exit_on_ledger_error,
 )
@@ -35,8 +39,6 @@ audit_app = typer.Typer(
 PublicKeyOption = Annotated[
     list[str] | None, typer.Option("--public-key", help="Accept only signatures of this key; repeatable.")
 ]
-SinceOption = Annotated[dt.datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
-UntilOption = Annotated[dt.datetime | None, typer.Option(help="To before this moment.")]
 ClassOption = Annotated[str, typer.Option("--class", metavar="CLASS", help="A privacy class.")]
 
 
@@ -64,6 +66,7 @@ def verify(
 def residency(
     privacy: ClassOption,
     config: ConfigOption = DEFAULT_FILE,
+    period: PeriodOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     public_key: PublicKeyOption = None,
@@ -80,7 +83,8 @@ def residency(
     if privacy not in policy.classes:
         raise typer.BadParameter(f"is none of {', '.join(policy.classes)}", param_hint="--class")
     home = frozenset(policy.zones.get(policy.classes[-1], ()))
-    places = _Places(privacy, home, _moment(since, found), _moment(until, found))
+    covered = asked(period, since, until, found.tenancy.time_zone)
+    places = _Places(privacy, home, *covered.microseconds)
     with exit_on_ledger_error("audit residency"):
         verified = verify_log(_url(found), public_key or _trusted(found), places.add)
     answer = places.answer(verified)
@@ -94,7 +98,9 @@ def residency(
 @audit_app.command()
 def acts(
     config: ConfigOption = DEFAULT_FILE,
+    period: PeriodOption = None,
     since: SinceOption = None,
+    until: UntilOption = None,
     output: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """What operators did, when gateways started, and which requests privacy refused."""
@@ -104,9 +110,13 @@ def acts(
     entries: list[Entry] = []
     with exit_on_ledger_error("audit acts"):
         verified = verify_log(_url(found), _trusted(found), visit_act=entries.append)
-    start = _moment(since, found) or 0
     zone = found.tenancy.time_zone
-    rows = [_act(entry, zone) for entry in sorted(entries, key=_moment_of) if entry.at >= start]
+    start, end = asked(period, since, until, zone).microseconds
+    rows = [
+        _act(entry, zone)
+        for entry in sorted(entries, key=_moment_of)
+        if entry.at >= (start or 0) and (end is None or entry.at < end)
+    ]
     if output is OutputFormat.JSON:
         _print_json(rows)
     else:
@@ -262,13 +272,6 @@ def _act(entry: "Entry", zone: dt.tzinfo) -> dict[str, Any]:
 
 def _moment_of(entry: "Entry") -> tuple[int, str, int]:
     return entry.at, entry.chain, entry.seq
-
-
-def _moment(moment: dt.datetime | None, found: "Built") -> int | None:
-    if moment is None:
-        return None
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=found.tenancy.time_zone)
-    return int(aware.timestamp() * 1_000_000)
 
 
 def _url(found: "Built") -> str:

@@ -23,13 +23,13 @@ from gateway.commands.options import (
     ConfigOption,
     FormatOption,
     OutputFormat,
-    built,
     exit_on_ledger_error,
+    report_file,
 )
 from gateway.core.tenancy import Budget
 
 if TYPE_CHECKING:
-    from gateway.config.build import Built
+    from gateway.config.report_file import ReportFile
     from gateway.ports import BudgetView
 
 NANO = 1_000_000_000
@@ -62,19 +62,23 @@ def budgets(config: ConfigOption = DEFAULT_FILE, form: FormatOption = OutputForm
 
     From the shared state when there is one, else from the ledger, which does not know what is held.
     """
-    found = built(config)
+    from gateway.config.report_file import BUDGETS
+
+    found = report_file(config, BUDGETS)
+    now = time.time()
     with exit_on_ledger_error("budgets"):
-        lines = read_budgets(found, time.time())
-    zone = found.tenancy.time_zone
+        lines = read_budgets(found, now)
+    zone = found.zone
     if form is OutputFormat.JSON:
         typer.echo(json.dumps([_json(line, zone) for line in lines], indent=2))
     else:
+        typer.echo(f"{dt.datetime.fromtimestamp(now, zone):%Y-%m-%d %H:%M} ({zone.key}), in USD")
         _print(lines, zone)
 
 
-def read_budgets(found: "Built", now: float) -> list[BudgetLine]:
+def read_budgets(found: "ReportFile", now: float) -> list[BudgetLine]:
     """Every configured budget at `now` (UTC seconds), in the order of the file. Raises LedgerUnavailable."""
-    configured = [budget for scope in found.scopes for budget in scope.budgets]
+    configured = [budget for scope in found.scopes() for budget in scope.budgets]
     views = _from_state(found)
     is_shared = views is not None
     if views is None:
@@ -90,7 +94,7 @@ def read_budgets(found: "Built", now: float) -> list[BudgetLine]:
     ]
 
 
-def _from_state(found: "Built") -> "list[BudgetView] | None":
+def _from_state(found: "ReportFile") -> "list[BudgetView] | None":
     """From Redis; None when the state is not shared, or, after a warning, when it is unreachable."""
     url = found.settings.state.get_secret_value()
     if url == "memory":
@@ -98,10 +102,10 @@ def _from_state(found: "Built") -> "list[BudgetView] | None":
     from gateway.quota.redis.connection import StoreUnavailable
     from gateway.quota.redis.read_budgets import read_shared_budgets
 
-    org, zone = found.settings.org.name, found.tenancy.time_zone
+    org, zone = found.settings.org.name, found.zone
     try:
         with _without_logs():
-            return asyncio.run(read_shared_budgets(url, org, found.scopes, zone))
+            return asyncio.run(read_shared_budgets(url, org, found.scopes(), zone))
     except StoreUnavailable as exc:
         typer.echo(
             f"tollway budgets: the shared state is unreachable ({exc}); this is from the ledger.", err=True
@@ -120,14 +124,14 @@ def _without_logs() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def _from_ledger(found: "Built", now: float) -> "list[BudgetView]":
+def _from_ledger(found: "ReportFile", now: float) -> "list[BudgetView]":
     from gateway.ledger.spending import spent_in_windows
     from gateway.quota.redis.replies import CountersRow
     from gateway.quota.redis.specs import make_spec
 
-    spec = make_spec(found.scopes, found.tenancy.time_zone, now)
+    spec = make_spec(found.scopes(), found.zone, now)
     views = [budget.view(CountersRow(0, 0, 0, 0), now) for budget in spec.budgets]
-    sums = spent_in_windows(found.settings.ledger.get_secret_value(), views)
+    sums = spent_in_windows(found.ledger_url, views)
     return [
         msgspec.structs.replace(view, spent_nano=spent, unseen_nano=unseen)
         for view, (spent, unseen) in zip(views, sums, strict=True)
@@ -159,17 +163,23 @@ def _moment(seconds: float, zone: dt.tzinfo) -> str | None:
 
 
 def _print(lines: Sequence[BudgetLine], zone: dt.tzinfo) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from gateway.commands.tables import number, print_table, words
 
-    heads = ("budget", "window", "limit USD", "spent", "held", "unseen", "left", "used", "resets")
-    table = Table(*heads)
-    table.columns[0].no_wrap = True
-    for column in table.columns[2:8]:
-        column.justify = "right"
+    columns = [
+        words("budget"),
+        words("window"),
+        number("limit"),
+        number("spent"),
+        number("held", spare=2),
+        number("unseen", spare=3),
+        number("left"),
+        number("used"),
+        number("resets", spare=1),
+    ]
+    rows = []
     for line in lines:
         view = line.view
-        table.add_row(
+        row = (
             f"{view.kind}:{view.name}",
             f"{line.budget.window}{' (soft)' if line.budget.soft else ''}",
             f"{_usd(view.limit_nano)}{'' if view.limit_nano == line.budget.nano_usd else ' *'}",
@@ -180,7 +190,8 @@ def _print(lines: Sequence[BudgetLine], zone: dt.tzinfo) -> None:
             f"{line.share:.1%}",
             _resets(line, zone),
         )
-    Console().print(table)
+        rows.append(row)
+    print_table(columns, rows)
     if any(line.view.limit_nano != line.budget.nano_usd for line in lines):
         typer.echo("* an override is in force")
 

@@ -1,52 +1,59 @@
 """`tollway policy diff`: what another file would have done with the traffic of the past."""
 # ruff: noqa: PLC0415
 
-import datetime as dt
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import FormatOption, OutputFormat, built, exit_on_ledger_error
+from gateway.commands.options import (
+    FormatOption,
+    OutputFormat,
+    PeriodOption,
+    SinceOption,
+    UntilOption,
+    asked,
+    built,
+    exit_on_ledger_error,
+)
 from gateway.commands.rollout import LedgerOption
+from gateway.commands.tables import number, print_table, words
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from gateway.ledger.spans import Span
     from gateway.policy.rollout.diff_report import Change, DiffReport, RefusedGroup
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
+DEFAULT_SINCE = "7d"
 
 OldArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The file that serves.")]
 NewArgument = Annotated[Path, typer.Argument(metavar="NEW", help="The file that might.")]
-SinceOption = Annotated[
-    str, typer.Option(metavar="TIME", help="7d, 12h, 30m ago, or a date or time in the org's time zone.")
-]
-UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="To before this; as --since.")]
 
 
 def diff(
     file: OldArgument,
     new: NewArgument,
-    since: SinceOption = "7d",
+    period: PeriodOption = None,
+    since: SinceOption = None,
     until: UntilOption = None,
     ledger: LedgerOption = None,
     form: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Replay the ledger's requests through both files: what moves, what is refused, what it costs."""
+    """Replay the ledger's requests through both files: what moves, what is refused, what it costs.
+
+    Those of the last 7 days, unless a period is named.
+    """
+    from gateway.ledger.spans import Span
     from gateway.metrics.logs import only_errors
     from gateway.policy.rollout.diff import replay
     from gateway.policy.rollout.diff_report import report
 
     before, after = built(file), built(new)
     zone = before.tenancy.time_zone
-    span = _span(since, until, zone)
+    if period is None and since is None:
+        since = DEFAULT_SINCE
+    covered = asked(period, since, until, zone)
+    span = Span(*covered.microseconds)
     url = ledger or before.settings.ledger.get_secret_value()
     with exit_on_ledger_error("policy diff"), only_errors(), _progress() as advance:
         found = report(replay(url, before, after, span, advance))
@@ -55,31 +62,8 @@ def diff(
 
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
+        typer.echo(f"{covered} ({zone.key})")
         _print(found)
-
-
-def _span(since: str, until: str | None, zone: dt.tzinfo) -> "Span":
-    from gateway.ledger.spans import Span
-
-    now = dt.datetime.now(zone)
-    end = None if until is None else _microseconds(_time(until, now, "--until"))
-    return Span(_microseconds(_time(since, now, "--since")), end)
-
-
-def _time(text: str, now: dt.datetime, option: str) -> dt.datetime:
-    """`7d` before `now`, or a date or time of its zone. Raises typer.BadParameter."""
-    ago = re.fullmatch(r"(\d{1,5})([mhdw])", text)
-    if ago is not None:
-        return now - dt.timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter("write 7d, 12h or 2026-11-01", param_hint=option) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=now.tzinfo)
-
-
-def _microseconds(moment: dt.datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
 
 
 @contextmanager
@@ -99,19 +83,16 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _print(found: "DiffReport") -> None:
-    from rich.console import Console
-
-    console = Console()
     typer.echo(
         f"{found.requests:,} requests, version {found.old_version} against {found.new_version}: "
         f"{found.unchanged:,} as before, {sum(one.requests for one in found.moved):,} move, "
         f"{sum(one.requests for one in found.refused):,} are newly refused."
     )
-    _print_moved(console, found)
-    _print_refusals(console, "Newly refused", found.refused)
-    _print_refusals(console, "No longer refused", found.admitted)
-    _print_changes(console, "deployment", found.deployments)
-    _print_changes(console, "feature", found.features)
+    _print_moved(found)
+    _print_refusals("Newly refused", found.refused)
+    _print_refusals("No longer refused", found.admitted)
+    _print_changes("deployment", found.deployments)
+    _print_changes("feature", found.features)
     typer.echo(
         f"Cost of the same tokens: {_usd(found.cost_usd_old)} USD before, "
         f"{_usd(found.cost_usd_new)} USD after "
@@ -129,9 +110,10 @@ def _print(found: "DiffReport") -> None:
     )
 
 
-def _print_moved(console: "Console", found: "DiffReport") -> None:
+def _print_moved(found: "DiffReport") -> None:
     if not found.moved:
         return
+    columns = [*map(words, ("feature", "from", "to")), *map(number, ("requests", "USD before", "USD after"))]
     rows = [
         (
             one.feature,
@@ -143,16 +125,31 @@ def _print_moved(console: "Console", found: "DiffReport") -> None:
         )
         for one in found.moved
     ]
-    _print_table(console, "Moves", ("feature", "from", "to", "requests", "USD before", "USD after"), rows, 3)
+    total = (
+        *("total", "", ""),
+        f"{sum(one.requests for one in found.moved):,}",
+        _usd(sum(one.cost_usd_old for one in found.moved)),
+        _usd(sum(one.cost_usd_new for one in found.moved)),
+    )
+    print_table(columns, rows, total=total, title="Moves")
 
 
-def _print_refusals(console: "Console", title: str, refusals: "list[RefusedGroup]") -> None:
-    if refusals:
-        rows = [(one.feature, one.deployment, one.code, f"{one.requests:,}") for one in refusals]
-        _print_table(console, title, ("feature", "deployment", "error", "requests"), rows, 3)
+def _print_refusals(title: str, refusals: "list[RefusedGroup]") -> None:
+    if not refusals:
+        return
+    columns = [*map(words, ("feature", "deployment", "error")), number("requests")]
+    rows = [(one.feature, one.deployment, one.code, f"{one.requests:,}") for one in refusals]
+    total = ("total", "", "", f"{sum(one.requests for one in refusals):,}")
+    print_table(columns, rows, total=total, title=title)
 
 
-def _print_changes(console: "Console", by: str, changes: "list[Change]") -> None:
+def _print_changes(by: str, changes: "list[Change]") -> None:
+    columns = [
+        words(by),
+        *map(number, ("requests", "after", "USD", "after")),
+        number("peak tokens/s", spare=1),
+        number("after", spare=1),
+    ]
     rows = [
         (
             one.name,
@@ -165,23 +162,16 @@ def _print_changes(console: "Console", by: str, changes: "list[Change]") -> None
         )
         for one in changes
     ]
-    heads = (by, "requests", "after", "USD", "after", "peak tokens/s", "after")
-    _print_table(console, None, heads, rows, 1)
-
-
-def _print_table(
-    console: "Console", title: str | None, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], texts: int
-) -> None:
-    """The first `texts` columns are words, the others numbers."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < texts else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    total = (
+        "total",
+        f"{sum(one.old.requests for one in changes):,}",
+        f"{sum(one.new.requests for one in changes):,}",
+        _usd(sum(one.old.cost_usd for one in changes)),
+        _usd(sum(one.new.cost_usd for one in changes)),
+        *("", ""),  # peaks of different moments have no sum
+    )
+    print_table(columns, rows, total=total)
 
 
 def _usd(amount: float) -> str:
-    return f"{amount:.6f}"
+    return f"{amount:,.6f}"

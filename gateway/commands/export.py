@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, exit_on_ledger_error, month
+from gateway.commands.options import DEFAULT_FILE, ConfigOption, exit_on_ledger_error, month, report_file
 from gateway.core import calendar
+from gateway.core.catalog import Provider
 from gateway.core.focus import Version, focus_table
 
 if TYPE_CHECKING:
-    from gateway.config.build import Built
+    from gateway.config.catalogue import Deployment
 
 export_app = typer.Typer(help="Files for the tools of finance.", no_args_is_help=True)
 
@@ -66,28 +67,29 @@ def focus(
     tags: TagsOption = True,
 ) -> None:
     """FOCUS, dataset Cost and Usage. The same month gives the same bytes once it is over."""
+    from gateway.config.report_file import DEPLOYMENTS
     from gateway.finance.charges import Sides, charges_of, period_of
     from gateway.finance.tabular import FileFormat, ParquetMissing, encoded
     from gateway.ledger.reports import RowsDeleted
 
     first = month(month_text)
     chosen = form or (FileForm.PARQUET if out is not None and out.suffix == ".parquet" else FileForm.CSV)
-    found = built(config)
-    deployments = found.policy.deployments
+    found = report_file(config, DEPLOYMENTS)
+    deployments = found.settings.deployments
     sides = Sides(
-        providers={name: one.provider for name, one in deployments.items()},
+        providers={name: Provider(one.provider) for name, one in deployments.items()},
         models={name: one.model for name, one in deployments.items()},
-        pools={one.plan.deployment: one for one in found.pools},
+        pools={one.plan.deployment: one for one in found.pools()},
         invoices=_invoices(invoice, deployments),
-        names=_given(found, "provider_name"),
-        regions=_given(found, "region"),
+        names=_given(deployments, "provider_name"),
+        regions=_given(deployments, "region"),
     )
-    zone = found.tenancy.time_zone
+    zone = found.zone
     billing = period_of(calendar.month(first), zone)
     if dt.datetime.now(dt.UTC) < billing.end:
         typer.echo(f"{month_text} is not over: a later export of it will hold more.", err=True)
     with exit_on_ledger_error("export focus", RowsDeleted, ParquetMissing, OSError):
-        charges = charges_of(found.settings.ledger.get_secret_value(), first, zone, sides, with_tags=tags)
+        charges = charges_of(found.ledger_url, first, zone, sides, with_tags=tags)
         table = focus_table(charges, version, found.settings.org.name, billing)
         content = encoded(table, FileFormat(chosen))
         if out is None:
@@ -97,9 +99,9 @@ def focus(
             out.write_bytes(content)
 
 
-def _given(found: "Built", setting: str) -> dict[str, str]:
+def _given(deployments: Mapping[str, "Deployment"], setting: str) -> dict[str, str]:
     """What the file says of its deployments, by name."""
-    values = {name: getattr(one, setting) for name, one in found.settings.deployments.items()}
+    values = {name: getattr(one, setting) for name, one in deployments.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -22,6 +22,7 @@ from gateway.commands.options import (
     month,
     month_after,
     now_microseconds,
+    report_file,
 )
 from gateway.core.pricing import usd_text
 
@@ -41,12 +42,13 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 @ledger_app.command()
 def status(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFormat.TEXT) -> None:
     """What is closed and deleted, how many rows there are and what they cost."""
+    from gateway.config.report_file import LEDGER
     from gateway.ledger.retention import status as status_of
 
-    found = built(config)
+    found = report_file(config, LEDGER)
     with exit_on_ledger_error("ledger status"):
-        now = status_of(found.settings.ledger.get_secret_value())
-    closed, pruned = (_day(at, found.tenancy.time_zone) for at in (now.closed_before, now.pruned_before))
+        now = status_of(found.ledger_url)
+    closed, pruned = (_day(at, found.zone) for at in (now.closed_before, now.pruned_before))
     _print(
         form,
         {
@@ -67,11 +69,12 @@ def migrate(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFo
 
     A gateway does the same when it starts; here a rollout learns beforehand whether it works.
     """
+    from gateway.config.report_file import LEDGER
     from gateway.ledger.url import database_of
 
-    found = built(config)
+    found = report_file(config, LEDGER)
     with exit_on_ledger_error("ledger migrate"):
-        before, after = database_of(found.settings.ledger.get_secret_value()).create_or_migrate()
+        before, after = database_of(found.ledger_url).create_or_migrate()
     if before == after:
         text = f"The ledger is at revision {after} already."
     else:

@@ -3,16 +3,20 @@
 import datetime as dt
 import enum
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from gateway.core import calendar
 
 if TYPE_CHECKING:
     from gateway.config.build import Built
     from gateway.config.load import Loaded
+    from gateway.config.problems import Problem
+    from gateway.config.report_file import ReportFile
 
 DEFAULT_FILE = Path("tollway.yaml")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
@@ -31,6 +35,20 @@ class TextFormat(enum.StrEnum):
     TEXT = "text"
     JSON = "json"
 
+
+PeriodOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERIOD", help=f"In the org's time zone: {calendar.NAMES}; or as {calendar.EXAMPLES}."
+    ),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help=f"Instead: from this moment on, as {calendar.MOMENTS}, org's zone."),
+]
+UntilOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="To before this moment, as --since; left out: now.")
+]
 
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print it.")]
 TextFormatOption = Annotated[TextFormat, typer.Option("--format", help="How to print it.")]
@@ -53,10 +71,36 @@ def loaded_and_built(config: Path) -> "tuple[Loaded, Built]":
     loaded = load(config, os.environ)
     found, problems = build(loaded, PriceCatalogue())
     if found is None:
-        for problem in problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(1)
+        exit_with(problems)
     return loaded, found
+
+
+def report_file(config: Path, sections: Collection[str]) -> "ReportFile":
+    """These `sections` of the file. Prints every error in them and exits when there is one.
+
+    Errors elsewhere, and secrets that are not set, are no obstacle to a report.
+    """
+    from gateway.config.report_file import ReportFile, read_report_file  # noqa: PLC0415
+
+    found = read_report_file(config, os.environ, sections)
+    if not isinstance(found, ReportFile):
+        exit_with(found)
+    return found
+
+
+def exit_with(problems: "Iterable[Problem]") -> NoReturn:
+    """Prints each and exits with 1."""
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    raise typer.Exit(1)
+
+
+def asked(period: str | None, since: str | None, until: str | None, zone: dt.tzinfo) -> calendar.Period:
+    """What --period, --since and --until say together. Raises typer.BadParameter."""
+    try:
+        return calendar.asked(period, since, until, dt.datetime.now(zone))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--period, --since, --until") from None
 
 
 def month(text: str) -> dt.date:

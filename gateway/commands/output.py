@@ -74,8 +74,10 @@ def of_proof(proof: "Proof", file: str) -> list[str]:
             f"{file}:{item.line}: rule {item.rule} of {item.model} {title}: {item.reason}" for item in rules
         ]
     lines += [
-        f"{file}: feature {item.feature} can never use model {item.model}: {item.reason}"
+        f"{file}: {f'feature {item.feature} can never' if item.feature else 'no feature can ever'} use model "
+        f"{item.model}: {item.reason}"
         for item in proof.unusable_models
+        if not item.on_purpose
     ]
     if proof.proven:
         looked = f"{proof.cases:,} plans in {proof.seconds:.1f} s"

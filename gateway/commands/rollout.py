@@ -20,7 +20,7 @@ from gateway.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from gateway.config.load import Loaded
+    from gateway.config.source import StandIn
     from gateway.ledger.policies import PolicyHistory
 
 
@@ -71,9 +71,12 @@ def rollback(
         from gateway.ledger.policies import read_policies
 
         old = _version(version, read_policies(url))
-        built = roll_back(config, old, url, os.environ)
+        done = roll_back(config, old, url, os.environ, stand_in=_stand_in(reload=reload))
+        built = done.built
         enter(built, "policy rollback", version=old)
     typer.echo(f"{config}: is version {old} again.")
+    if done.to_set:
+        typer.echo(f"The gateway needs variables that are not set here: {', '.join(done.to_set)}.", err=True)
     if reload:
         from gateway.policy.rollout.reload_request import ReloadFailed, request_reload
 
@@ -87,22 +90,25 @@ def rollback(
 
 def _ledger(config: Path, given: str | None) -> tuple[str, ZoneInfo]:
     """The ledger's URL and the org's time zone; of a file with errors as far as it can be read."""
-    loaded = _loaded(config)
-    if loaded.settings is not None:
-        settings = loaded.settings
-        return given or settings.ledger.get_secret_value(), ZoneInfo(settings.org.timezone)
+    from gateway.config.report_file import LEDGER, ReportFile, read_report_file
+
+    found = read_report_file(config, os.environ, LEDGER)
+    if isinstance(found, ReportFile):
+        return given or found.ledger_url, found.zone
     if given is None:
-        for problem in loaded.errors:
+        for problem in found:
             typer.echo(str(problem), err=True)
         typer.echo(f"{config}: has errors, so name the ledger: --ledger sqlite:///path", err=True)
         raise typer.Exit(1)
     return given, ZoneInfo("UTC")
 
 
-def _loaded(config: Path) -> "Loaded":
-    from gateway.config.load import load
+def _stand_in(*, reload: bool) -> "StandIn":
+    """For secrets that a rollback does not use: it signs an audit entry, and may ask for a reload."""
+    from gateway.config.stand_ins import stand_in_but_for
 
-    return load(config, os.environ)
+    used = (("audit", "signing_key"), ("server", "admin", "token"))
+    return stand_in_but_for(("ledger",), *(used if reload else used[:1]))
 
 
 def _version(start: str, found: "PolicyHistory") -> str:
@@ -128,21 +134,22 @@ def _history_json(found: "PolicyHistory") -> list[dict[str, object]]:
 
 
 def _print_history(found: "PolicyHistory", zone: dt.tzinfo) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from gateway.commands.tables import number, print_table, words
 
-    table = Table("version", "in force from", "by", "")
+    rows = []
     for index, change in enumerate(found.changes):
         text = found.texts.get(change.version)
         notes = ["in force"] if index == len(found.changes) - 1 else []
         if text is None or not text.whole:
             notes.append("text without its secrets" if text else "text not kept")
-        table.add_row(change.version, _moment(change.at, zone), change.how, ", ".join(notes))
+        rows.append((change.version, _moment(change.at, zone), change.how, ", ".join(notes)))
     served = {change.version for change in found.changes}
-    for text in sorted(found.texts.values(), key=lambda one: one.kept_at):
-        if text.version not in served:
-            table.add_row(text.version, "-", "-", f"never; kept {_moment(text.kept_at, zone)}")
-    Console().print(table)
+    rows += [
+        (text.version, "-", "-", f"never; kept {_moment(text.kept_at, zone)}")
+        for text in sorted(found.texts.values(), key=lambda one: one.kept_at)
+        if text.version not in served
+    ]
+    print_table([number("version"), number("in force from"), words("by"), words("")], rows)
 
 
 def _moment(microseconds: int, zone: dt.tzinfo) -> str:

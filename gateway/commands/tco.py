@@ -12,25 +12,22 @@ from gateway.commands.options import (
     ConfigOption,
     FormatOption,
     OutputFormat,
-    built,
+    PeriodOption,
+    SinceOption,
+    UntilOption,
+    asked,
     exit_on_ledger_error,
+    exit_with,
+    report_file,
 )
+from gateway.commands.tables import number, print_table, words
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gateway.core.tco import BreakEven
-    from gateway.finance.tco.report import Comparison, HostedSide, PoolSide, TcoReport
+    from gateway.finance.tco.report import Comparison, Cost, HostedSide, PoolSide, TcoReport
 
-BAR_CELLS = 40
-LEAST_COLUMNS = 150
+DEFAULT_SINCE = "30d"
 
-SinceOption = Annotated[
-    str, typer.Option(metavar="TIME", help="30d, 12h ago, or a date or time in the org's time zone.")
-]
-UntilOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="To before this; left out: now. As --since.")
-]
 ByOption = Annotated[str, typer.Option(help="feature, team or model.")]
 WhatIfOption = Annotated[
     str,
@@ -44,24 +41,35 @@ ChartOption = Annotated[
 
 def tco(
     config: ConfigOption = DEFAULT_FILE,
-    since: SinceOption = "30d",
+    period: PeriodOption = None,
+    since: SinceOption = None,
     until: UntilOption = None,
     by: ByOption = "feature",
     what_if: WhatIfOption = "",
     form: FormatOption = OutputFormat.TABLE,
     chart: ChartOption = None,
 ) -> None:
-    """Own GPUs against a provider for the same traffic: cost, idle tax, break-even."""
+    """Own GPUs against a provider for the same traffic: cost, idle tax, break-even.
+
+    Of the last 30 days, unless a period is named.
+    """
+    from gateway.config.report_file import DEPLOYMENTS
     from gateway.finance.tco.compare import TcoRows
     from gateway.finance.tco.question import TcoPeriod, WrongTime, answer
     from gateway.finance.tco.what_if import WrongWhatIf
 
     if by not in set(TcoRows):
         raise typer.BadParameter(f"use one of {', '.join(TcoRows)}", param_hint="--by")
-    question = TcoPeriod(since=since, until=until, by=TcoRows(by), what_if=what_if)
-    found_file = built(config)
+    if period is None and since is None:
+        since = DEFAULT_SINCE
+    question = TcoPeriod(period=period, since=since, until=until, by=TcoRows(by), what_if=what_if)
+    read = report_file(config, DEPLOYMENTS)
+    covered = asked(period, since, until, read.zone)
+    sources, problems = read.tco_sources()
+    if problems:
+        exit_with(problems)
     with exit_on_ledger_error("tco", WrongTime, WrongWhatIf):
-        found = answer(found_file.tco_sources, question, dt.datetime.now(dt.UTC))
+        found = answer(sources, question, dt.datetime.now(dt.UTC))
     if chart is not None:
         _draw(found, chart)
     if form is OutputFormat.JSON:
@@ -69,56 +77,51 @@ def tco(
 
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
+        typer.echo(f"{covered} ({read.zone.key}), in USD")
         print_comparison(found)
 
 
 def print_comparison(found: "Comparison") -> None:
     """Tables for a terminal."""
-    from rich.console import Console
-
-    console = Console()
-    if console.width < LEAST_COLUMNS:  # the terminal may break lines, but no number may be cut
-        console = Console(width=LEAST_COLUMNS)
-    _print_report(console, found.actual)
+    _print_report(found.actual)
     if found.what_if is not None:
         given = ", ".join(f"{name}={value}" for name, value in found.what_if.given.items())
         typer.echo(f"\nWhat if {given}: {found.what_if.difference_usd:+,.2f} USD in all.")
-        _print_report(console, found.what_if.report)
+        _print_report(found.what_if.report)
 
 
-def _print_report(console: "Console", report: "TcoReport") -> None:
-    typer.echo(f"{report.since} to {report.until}, in USD")
-    _print_costs(console, report)
+def _print_report(report: "TcoReport") -> None:
+    _print_costs(report)
     for pool in report.pools:
         _print_pool(pool)
-    _print_speeds(console, report)
+    _print_speeds(report)
     for pool in report.pools:
         for one in pool.break_even:
-            _print_curve(pool.deployment, one)
+            _print_break_even(pool.deployment, one)
     for line in report.missing:
         typer.echo(f"Missing: {line}.")
     _print_uncertainty(report)
 
 
-def _print_costs(console: "Console", report: "TcoReport") -> None:
-    from rich.table import Table
-
+def _print_costs(report: "TcoReport") -> None:
     sides = sorted(report.totals.on)
-    heads = ("requests", "hosted", "GPU work", "GPU idle", "fully loaded", "marginal")
-    table = Table(report.by, *heads, *(f"all on {name}" for name in sides))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, cost in [*((row.name, row.cost) for row in report.rows), ("total", report.totals)]:
-        amounts = (
-            cost.hosted_usd,
-            cost.pool_workload_usd,
-            cost.pool_idle_usd,
-            cost.fully_loaded_usd,
-            cost.marginal_usd,
-            *(cost.on[side] for side in sides),
-        )
-        table.add_row(name, f"{cost.requests:,}", *(f"{usd:,.2f}" for usd in amounts))
-    console.print(table)
+    heads = ("requests", "hosted", "GPU work", "GPU idle", "fully loaded")
+    columns = [words(report.by), *map(number, heads), number("marginal", spare=2)]
+    columns += [number(f"all on {name}", spare=1) for name in sides]
+    rows = [_cost_row(row.name, row.cost, sides) for row in report.rows]
+    print_table(columns, rows, total=_cost_row("total", report.totals, sides))
+
+
+def _cost_row(name: str, cost: "Cost", sides: list[str]) -> tuple[str, ...]:
+    amounts = (
+        cost.hosted_usd,
+        cost.pool_workload_usd,
+        cost.pool_idle_usd,
+        cost.fully_loaded_usd,
+        cost.marginal_usd,
+        *(cost.on[side] for side in sides),
+    )
+    return (name, f"{cost.requests:,}", *(f"{usd:,.2f}" for usd in amounts))
 
 
 def _print_pool(pool: "PoolSide") -> None:
@@ -137,45 +140,55 @@ def _print_pool(pool: "PoolSide") -> None:
         )
 
 
-def _print_speeds(console: "Console", report: "TcoReport") -> None:
-    from rich.table import Table
-
-    heads = ("USD/M tokens", "in", "out", "first token ms", "p95", "tokens/s", "bytes/token")
-    table = Table("deployment", *heads)
-    for column in table.columns[1:]:
-        column.justify = "right"
+def _print_speeds(report: "TcoReport") -> None:
+    heads = ("USD/M tokens", "in", "out")
+    columns = [words("deployment"), *map(number, heads), number("first token ms"), number("p95", spare=2)]
+    columns += [number("tokens/s"), number("bytes/token", spare=1)]
     sides: list[PoolSide | HostedSide] = [*report.pools, *report.hosted]
+    rows = []
     for side in sides:
         speed, tokenizer = side.latency, side.tokenizer
-        values = (
+        prices = (
             side.usd_per_million_tokens,
             side.usd_per_million_input_tokens,
             side.usd_per_million_output_tokens,
-            speed and speed.ttft_ms_median,
-            speed and speed.ttft_ms_p95,
-            speed and speed.tokens_per_second_median,
-            tokenizer and tokenizer.bytes_per_token,
         )
-        table.add_row(side.deployment, *("-" if value is None else f"{value:,.2f}" for value in values))
-    console.print(table)
+        measured = (
+            None if speed is None else speed.ttft_ms_median,
+            None if speed is None else speed.ttft_ms_p95,
+            None if speed is None else speed.tokens_per_second_median,
+        )
+        rows.append(
+            (
+                side.deployment,
+                *(_given(usd, ",.2f") for usd in prices),
+                *(_given(value, ",.0f") for value in measured),
+                _given(None if tokenizer is None else tokenizer.bytes_per_token, ".1f"),
+            )
+        )
+    print_table(columns, rows)
 
 
-def _print_curve(pool: str, found: "BreakEven") -> None:
-    """The cost of a million tokens over the utilisation; `|` is the hosted price."""
+def _given(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _print_break_even(pool: str, found: "BreakEven") -> None:
+    """Where the pool's tokens cost what the hosted ones do. --chart and --format json have the curve."""
     if found.utilisation is None:
         typer.echo(f"{pool} against {found.against}: no break-even, one more token costs more here.")
         return
-    monthly = f"{found.tokens_per_month:,} tokens a month"
     beyond = " (not with these replicas)" if found.utilisation > 1 else ""
-    typer.echo(f"{pool} against {found.against}: break-even at {found.utilisation:.1%}{beyond}, {monthly}.")
-    hosted = found.hosted_usd_per_million_tokens
-    widest = max(2 * hosted, found.curve[-1].pool_usd_per_million_tokens)
-    for point in found.curve:
-        price = point.pool_usd_per_million_tokens
-        cells = min(round(BAR_CELLS * price / widest), BAR_CELLS)
-        bar = list("#" * cells + " " * (BAR_CELLS - cells) + (">" if price > widest else " "))
-        bar[min(round(BAR_CELLS * hosted / widest), BAR_CELLS - 1)] = "|"
-        typer.echo(f"  {point.utilisation:>4.0%} {''.join(bar)} {price:>10,.2f} USD/M")
+    typer.echo(
+        f"{pool} against {found.against}: break-even at {found.utilisation:.1%}{beyond}, "
+        f"about {_three_digits(found.tokens_per_month or 0):,} tokens a month; hosted they cost "
+        f"{found.hosted_usd_per_million_tokens:,.2f} USD a million."
+    )
+
+
+def _three_digits(count: int) -> int:
+    """A count that follows from estimates, with as many digits as those can bear."""
+    return int(float(f"{count:.3g}"))
 
 
 def _print_uncertainty(report: "TcoReport") -> None:

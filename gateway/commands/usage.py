@@ -4,7 +4,6 @@ Imports stand inside the command: it loads only what it needs.
 """
 # ruff: noqa: PLC0415
 
-import datetime as dt
 import enum
 import sys
 import time
@@ -14,8 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, built, exit_on_ledger_error
-from gateway.core import calendar
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    PeriodOption,
+    SinceOption,
+    UntilOption,
+    exit_on_ledger_error,
+    report_file,
+)
 
 if TYPE_CHECKING:
     from gateway.ledger.reports import UsageRow
@@ -34,14 +40,12 @@ _BY_HELP = (
     "One or several, with commas between: feature, team, key, model, deployment, zone, privacy, outcome, "
     "day, week, month, tags, tag:NAME, replica, endpoint, price_version ..."
 )
+_COUNTS = ("requests", "input_tokens", "output_tokens")
 ByOption = Annotated[str, typer.Option(help=_BY_HELP)]
-PeriodOption = Annotated[
-    str | None,
-    typer.Option(help=f"In the org's time zone: {calendar.NAMES}; or as {calendar.EXAMPLES}."),
+FormOption = Annotated[
+    UsageFormat | None,
+    typer.Option("--format", help="What to give; left out: by the ending of --out, else table."),
 ]
-SinceOption = Annotated[dt.datetime | None, typer.Option(help="From this moment on, in the org's time zone.")]
-UntilOption = Annotated[dt.datetime | None, typer.Option(help="To before this moment.")]
-FormOption = Annotated[UsageFormat, typer.Option("--format", help="What to give; json is stable.")]
 OutOption = Annotated[Path | None, typer.Option(help="Into this file instead of the terminal.")]
 
 
@@ -51,25 +55,33 @@ def usage(
     period: PeriodOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    form: FormOption = UsageFormat.TABLE,
+    form: FormOption = None,
     out: OutOption = None,
 ) -> None:
     """Usage and cost from the ledger, by any dimension."""
+    from gateway.config.report_file import LEDGER
     from gateway.finance.tabular import ParquetMissing
     from gateway.finance.usage_report import UsageQuestion, usage_document, usage_rows
     from gateway.ledger.dimensions import Unanswerable
 
+    form = form or _form_of(out)
+    if form is UsageFormat.TABLE and out is not None:
+        raise typer.BadParameter(
+            "a table is for a terminal: name csv, json or parquet", param_hint="--format"
+        )
     if form is UsageFormat.PARQUET and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
-    found = built(config)
-    url, zone = found.settings.ledger.get_secret_value(), found.settings.org.timezone
+    found = report_file(config, LEDGER)
+    zone = found.zone
+    now = time.time()
     question = UsageQuestion(by=by, period=period, since=since, until=until)
     with exit_on_ledger_error("usage", Unanswerable, ParquetMissing, OSError):
-        rows = usage_rows(url, question, now=time.time(), timezone=zone)
+        rows = usage_rows(found.ledger_url, question, now=now, timezone=zone.key)
         if form is UsageFormat.TABLE:
-            content = _table(rows, question.dimensions.names).encode()
-        else:
-            content = usage_document(rows, question, form)
+            typer.echo(f"{question.asked(now, zone)} ({zone.key})")
+            _print(rows, question.dimensions.names)
+            return
+        content = usage_document(rows, question, form)
         if out is None:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
@@ -77,36 +89,41 @@ def usage(
             out.write_bytes(content)
 
 
-def _table(rows: "Sequence[UsageRow]", by: Sequence[str]) -> str:
+def _form_of(out: Path | None) -> UsageFormat:
+    ending = "" if out is None else out.suffix.removeprefix(".").lower()
+    return UsageFormat(ending) if ending in set(UsageFormat) else UsageFormat.TABLE
+
+
+def _print(rows: "Sequence[UsageRow]", by: Sequence[str]) -> None:
     """With the cost on each other deployment where it is known, and the total."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from gateway.commands.tables import number, print_table, words
 
     others = sorted({name for row in rows for name in row.counterfactual_usd})
-    heads = ("requests", "input tokens", "output tokens", "cost USD", *(f"on {name}" for name in others))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for name in by:
-        table.add_column(name, overflow="fold")
-    for name in heads:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in rows:
-        elsewhere = (row.counterfactual_usd.get(name) for name in others)
-        table.add_row(
-            *(Text(_printable(value)) for value in row.group.values()),  # clients write tags: no markup
-            f"{row.requests:,}",
-            f"{row.input_tokens:,}",
-            f"{row.output_tokens:,}",
-            f"{row.cost_usd:.6f}",
-            *("-" if usd is None else f"{usd:.6f}" for usd in elsewhere),
+    columns = [
+        *(words(name) for name in by),
+        *(number(head) for head in ("requests", "input tokens", "output tokens", "cost USD")),
+        *(number(f"on {name}", spare=1) for name in others),
+    ]
+    cells = [
+        (
+            *row.group.values(),
+            *(f"{count:,}" for count in (row.requests, row.input_tokens, row.output_tokens)),
+            f"{row.cost_usd:,.6f}",
+            *("-" if usd is None else f"{usd:,.6f}" for usd in map(row.counterfactual_usd.get, others)),
         )
-    console = Console()
-    with console.capture() as captured:
-        console.print(table)
-        console.print(f"{sum(row.cost_usd for row in rows):.6f} USD in all.", highlight=False)
-    return captured.get()
+        for row in rows
+    ]
+    total = (
+        "total",
+        *("" for _ in by[1:]),
+        *(f"{sum(getattr(row, name) for row in rows):,}" for name in _COUNTS),
+        f"{sum(row.cost_usd for row in rows):,.6f}",
+        *(_sum_on(name, rows) for name in others),
+    )
+    print_table(columns, cells, total=total)
 
 
-def _printable(value: str) -> str:
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in value)
+def _sum_on(name: str, rows: "Sequence[UsageRow]") -> str:
+    """What all of it would have cost on deployment `name`, where that is known of every row."""
+    costs = [row.counterfactual_usd.get(name) for row in rows]
+    return "-" if None in costs else f"{sum(usd for usd in costs if usd is not None):,.6f}"

@@ -66,7 +66,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
     settings = loaded.settings
     zone = ZoneInfo(settings.org.timezone)
     problems: list[Problem] = []
-    deployments = _deployments(loaded, settings, prices, zone, problems.append)
+    deployments = build_deployments(loaded, settings, prices, zone, problems.append)
     models = _models(loaded, settings, deployments, problems.append)
     screenings = build_screenings(loaded, settings, problems.append)
     if problems:
@@ -98,13 +98,14 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
     )
 
 
-def _deployments(
+def build_deployments(
     loaded: Loaded,
     settings: Settings,
     prices: PriceCatalogue,
     zone: ZoneInfo,
     report: Callable[[Problem], None],
 ) -> dict[str, catalog.Deployment]:
+    """The deployments that can be served, by name; what is wrong with others is reported."""
     networks = {name: parse_networks(item.cidrs) for name, item in settings.zones.items()}
     deployments = {}
     for name, given in settings.deployments.items():
@@ -155,7 +156,8 @@ def _successors(name: str, given: schema.Deployment, settings: Settings) -> tupl
         return ()
     if given.successor in settings.deployments:
         return (given.successor,)
-    return tuple(item for item in settings.models[given.successor].use if item != name)
+    model = settings.models.get(given.successor)  # None where a report reads the deployments only
+    return () if model is None else tuple(item for item in model.use if item != name)
 
 
 def _has_address(given: schema.Deployment) -> bool:

@@ -105,6 +105,11 @@ def _as_prices(value: object) -> object:
     return ({"usd": usd_amount(value)},)
 
 
+def _or_one_price(schema: dict[str, Any]) -> None:
+    listed = {key: schema.pop(key) for key in ("type", "items", "minItems")}
+    schema["anyOf"] = [{"type": "number", "minimum": 0}, listed]
+
+
 class WorkWeights(Section):
     """How a pool's cost is shared by the tokens of those who used it."""
 
@@ -128,6 +133,7 @@ class PoolCost(Section):
     usd_per_gpu_hour: Annotated[tuple[GpuPrice, ...], BeforeValidator(_as_prices)] = Field(
         description="USD for one GPU for one hour: a number, or a list of prices with their first days",
         min_length=1,
+        json_schema_extra=_or_one_price,
     )
     overhead_usd_per_month: Usd = Field(
         default=Decimal(0),

@@ -20,6 +20,22 @@ _log = structlog.get_logger("tollway.cel")
 
 _POSITION: Final = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _CONTAINER: Final = re.compile(r" \(in container '[^']*'\)")
+# What is often written where CEL wants something else, by what the engine says of it.
+_WRITE_INSTEAD: Final = (
+    (re.compile(r"token recognition error at: '= ?"), "write == to compare"),
+    (re.compile(r"token recognition error at: '& ?"), "write && for and"),
+    (re.compile(r"token recognition error at: '\| ?"), "write || for or"),
+    (re.compile(r"mismatched input 'and'|extraneous input 'and'"), "write && for and"),
+    (re.compile(r"mismatched input 'or'|extraneous input 'or'"), "write || for or"),
+    (
+        re.compile(r"'_[<>=!]+_' applied to '\((double, int|int, double)\)'"),
+        "write both with a point, as 0.8 or 80.0",
+    ),
+    (re.compile(r"'_[<>=!]+_' applied to '\(int, string\)'"), "a number is written without quotes"),
+    (re.compile(r"'_[<>=!]+_' applied to '\(string, int\)'"), "a text is written in quotes"),
+)
+_NOT: Final = re.compile(r"\bnot\s+[A-Za-z_(]")
+_HYPHEN: Final = re.compile(r"\b(pool|tags)\.([A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)+)")
 _UNDECLARED: Final = re.compile(r"undeclared reference to '(\w+)'")
 
 # Takes facts by variable, and gives the number of the first rule that holds; 0 for none.
@@ -158,7 +174,7 @@ class CelCompiler:
         try:
             return self._environment.compile(source)
         except RuntimeError as exc:
-            raise ConditionError(_explain(str(exc), self.variables)) from exc
+            raise ConditionError(_explain(str(exc), self.variables, source)) from exc
 
 
 def _first_of(steps: tuple[_FirstMatch, ...]) -> _FirstMatch:
@@ -171,13 +187,21 @@ def _first_of(steps: tuple[_FirstMatch, ...]) -> _FirstMatch:
     return first_match
 
 
-def _explain(error: str, variables: list[str]) -> str:
+def _explain(error: str, variables: list[str], source: str) -> str:
+    """What the engine says of `source`, with what to write instead where that is known."""
+    if (hyphen := _HYPHEN.search(source)) is not None:
+        root, name = hyphen.groups()
+        return f'column {hyphen.start() + 1}: a name with a hyphen stands in brackets: {root}["{name}"]'
     found = _POSITION.search(error)
     if found is None:
         return error.splitlines()[0]
     message = _CONTAINER.sub("", found[3])
     if unknown := _UNDECLARED.search(message):
         message += _hint(unknown[1], variables)
+    elif advice := next((text for said, text in _WRITE_INSTEAD if said.search(message)), None):
+        message += f"; {advice}"
+    elif "Syntax error" in message and _NOT.search(source):
+        message += "; write ! for not"
     return f"column {found[2]}: {message}"
 
 

@@ -1,7 +1,9 @@
 """Keys that only make sense together, or that must differ from each other."""
 
 import datetime
+from decimal import Decimal
 from typing import Final
+from urllib.parse import urlsplit
 
 from gateway.config.kinds import exact_number
 from gateway.config.nodes import ConfigNode
@@ -15,6 +17,8 @@ RETIREMENT_NOTICE_DAYS: Final = 30
 _NEEDS_KEY: Final = frozenset({"openai", "azure"})
 _NEEDS_BASE_URL: Final = frozenset({"openai", "azure", "openai-compatible"})
 _GENERATES: Final = frozenset({"chat", "completions", "responses", "audio", "images", "videos", "realtime"})
+_ENDPOINTS: Final = ("/chat/completions", "/completions", "/embeddings", "/responses")
+_LEAST_OUTPUT_USD: Final = Decimal("0.015")  # for a million tokens: below the cheapest that is sold
 _SCOPES: Final = ("org", "teams.*", "features.*", "keys.*")
 _LISTS_OF_DISTINCT: Final = (
     "privacy.classes",
@@ -199,6 +203,69 @@ def check_retirement(root: ConfigNode, report: ProblemReport, today: datetime.da
             report.warn(retires_on, f"is its last day, {days} days from now; {named}")
 
 
+def check_past_days(root: ConfigNode, report: ProblemReport, today: datetime.date) -> None:
+    """Warns of days that are over."""
+    for pattern, then in (
+        ("keys.*.expires_on", "so this key is refused"),
+        *((f"{scope}.budgets.*.overrides.*.until", "so this override has no effect") for scope in _SCOPES),
+    ):
+        for node in root.find(pattern):
+            try:
+                is_past = datetime.date.fromisoformat(node.text or "") < today
+            except ValueError:
+                continue
+            if is_past:
+                report.warn(node, f"is in the past, {then}")
+
+
+def check_addresses_are_bases(root: ConfigNode, report: ProblemReport) -> None:
+    """A base_url is what comes before the endpoint's own path."""
+    for pattern in ("deployments.*.base_url", "deployments.*.replicas.urls.*"):
+        for node in root.find(pattern):
+            path = (_path_of(node) or "").rstrip("/")
+            ending = next((one for one in _ENDPOINTS if path.endswith(one)), None)
+            if ending is not None:
+                report.error(node, f"must be the base of the API: leave {ending} out")
+    for _, deployment in root["deployments"].entries():
+        base, provider = deployment["base_url"], deployment["provider"].text
+        if provider == "openai" and _path_of(base) in ("", "/"):
+            report.warn(base, "has no path: OpenAI's own is https://api.openai.com/v1")
+
+
+def _path_of(url: ConfigNode) -> str | None:
+    """The path of a URL; None where there is none, or one that cannot be read, which others report."""
+    try:
+        return urlsplit(url.text).path if url.text else None
+    except ValueError:
+        return None
+
+
+def check_prices_are_per_million(root: ConfigNode, report: ProblemReport) -> None:
+    """A price for a thousand tokens, or for one, is a common mistake, and then budgets never fill."""
+    for node in root.find("deployments.*.price.output"):
+        price = exact_number(node.text)
+        if price is not None and 0 < price < _LEAST_OUTPUT_USD:
+            report.warn(node, "is very low for USD per million tokens: is it per thousand?")
+
+
+def check_all_is_used(root: ConfigNode, report: ProblemReport) -> None:
+    """Warns of what nothing else of the file names, since a misspelt name leaves such a thing behind."""
+    used = {node.text for node in root.find("models.*.use.*")}
+    used |= {node.text for node in root.find("deployments.*.successor")}
+    for name, deployment in root["deployments"].entries():
+        # One that retires may stand there for its history only.
+        if root["models"].exists and name not in used and not deployment["retires_on"].exists:
+            report.warn(deployment, "no model uses it")
+    charged = {node.text for node in (*root.find("keys.*.feature"), *root.find("keys.*.features.*"))}
+    for name, feature in root["features"].entries():
+        if root["keys"].exists and name not in charged:
+            report.warn(feature, "no key may charge it")
+    paying = {node.text for node in root.find("features.*.team")}
+    for name, team in root["teams"].entries():
+        if root["features"].exists and name not in paying:
+            report.warn(team, "no feature has this team")
+
+
 CHECKS: tuple[Check, ...] = (
     check_lists_are_distinct,
     check_destinations,
@@ -208,4 +275,7 @@ CHECKS: tuple[Check, ...] = (
     check_budgets,
     check_secrets,
     check_licenses,
+    check_addresses_are_bases,
+    check_prices_are_per_million,
+    check_all_is_used,
 )

@@ -8,12 +8,13 @@ shown only for values that stand literally in the file.
 """
 
 import datetime
+import difflib
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, WithJsonSchema
 from pydantic import model_validator as _model_validator
@@ -225,8 +226,20 @@ def _time_zone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError
-        raise refusal("must be an IANA time zone such as Asia/Tokyo or America/New_York") from None
+        near = _near_zone(value)
+        aside = f"did you mean {near}?" if near else ""
+        raise refusal("must be an IANA time zone such as Asia/Tokyo or America/New_York", aside) from None
     return value
+
+
+def _near_zone(text: str) -> str | None:
+    """The time zone whose name, or last part of a name, is next to `text`."""
+    by_name = {name.lower(): name for name in sorted(available_timezones())}
+    by_city = {name.rpartition("/")[2].lower(): name for name in by_name.values()}
+    for known in (by_name, by_city):
+        if near := difflib.get_close_matches(text.lower().replace(" ", "_"), known, n=1, cutoff=0.8):
+            return known[near[0]]
+    return None
 
 
 def _number_schema(**extra: object) -> WithJsonSchema:

@@ -3,7 +3,7 @@
 import codecs
 import datetime
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -16,6 +16,7 @@ from gateway.config import (
     deprecated,
     not_in_force,
     references,
+    rule_names,
     schema_errors,
     source,
 )
@@ -38,7 +39,7 @@ class Loaded:
 
     `text` is the file as it stands, with variables not replaced; `version` is the first 12 hex digits of the
     SHA-256 of its bytes, a byte order mark not counted. `proxies` are those of the environment where the file
-    asks for them.
+    asks for them. `stood_in` are variables that are not set and for which something else stood in.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Loaded:
     version: str
     root: ConfigNode = field(repr=False)
     proxies: ProxyEnvironment = field(default=ProxyEnvironment(), repr=False)
+    stood_in: frozenset[str] = frozenset()
 
     @property
     def blocking(self) -> list[Problem]:
@@ -72,11 +74,14 @@ def load(
     *,
     today: datetime.date | None = None,
     text: str | None = None,
+    sections: Collection[str] | None = None,
+    stand_in: source.StandIn | None = None,
 ) -> Loaded:
     """The file at `path` with `${VAR}` from `environ`. Never raises for what is in the file.
 
     `today` decides which deployments have retired; left out: the present day in UTC. `text` is what the
-    file held when it was read before; left out: it is read now.
+    file held when it was read before; left out: it is read now. `sections`: only these count, the others are
+    as if they were not there, errors and all. `stand_in` gives what stands in for variables that are not set.
     """
     file = str(path)
     if text is None:
@@ -85,7 +90,9 @@ def load(
             return _refused(file, content, text, problem)
     else:
         content = text.encode()
-    return _loaded(file, content, text, environ, today or datetime.datetime.now(datetime.UTC).date())
+    day = today or datetime.datetime.now(datetime.UTC).date()
+    tree = source.read(file, text, environ, stand_in)
+    return _loaded(file, content, text, tree, environ, day, sections)
 
 
 def read_text(path: Path) -> tuple[bytes, str, Problem | None]:
@@ -109,8 +116,15 @@ def read_text(path: Path) -> tuple[bytes, str, Problem | None]:
     return content, text, None
 
 
-def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], today: datetime.date) -> Loaded:
-    tree = source.read(file, text, environ)
+def _loaded(
+    file: str,
+    content: bytes,
+    text: str,
+    tree: source.Source,
+    environ: Mapping[str, str],
+    today: datetime.date,
+    sections: Collection[str] | None,
+) -> Loaded:
     root = _root(tree.root)
     if not root.exists and not tree.problems:
         return _refused(
@@ -119,16 +133,20 @@ def _loaded(file: str, content: bytes, text: str, environ: Mapping[str, str], to
     if tree.root is None or not root.is_mapping:
         shape = Problem(root.line, (), "must be a mapping of sections, such as `server:`", file)
         return _refused(file, content, text, *(tree.problems or [shape]))
-    settings, wrong = validated(Settings, tree.root, tree.unresolved, file)
+    read = tree.root if sections is None else _only(tree.root, sections)
+    settings, wrong = validated(Settings, read, tree.unresolved, file)
     # What is already known to be wrong by itself need not agree with anything else.
     broken = {problem.path for problem in wrong}
     crossed = [problem for problem in _cross_check(file, root, today) if problem.path not in broken]
     proxies, unusable = _proxies(file, root, settings, environ)
     found = [*tree.problems, *wrong, *crossed, *unusable]
+    if sections is not None:
+        found = [problem for problem in found if not problem.path or problem.path[0] in sections]
     errors = in_file_order(problem for problem in found if problem.severity == "error")
     warnings = in_file_order(problem for problem in found if problem.severity == "warning")
     version = _version(content)
-    return Loaded(file, None if errors else settings, errors, warnings, text, version, root, proxies)
+    found_settings = None if errors else settings
+    return Loaded(file, found_settings, errors, warnings, text, version, root, proxies, tree.stood_in)
 
 
 def validated(
@@ -146,6 +164,15 @@ def validated(
         for path, message in found
         if not any(path[: len(missing)] == missing for missing in unresolved)
     ]
+
+
+def _only(root: source.Node | None, sections: Collection[str]) -> source.Node:
+    """`root`, a mapping, with no more than these of its sections."""
+    if not isinstance(root, source.Table):
+        raise TypeError("not a mapping of sections")
+    return source.Table(
+        root.line, {name: entry for name, entry in root.entries.items() if name in sections}, root.size
+    )
 
 
 def _proxies(
@@ -167,11 +194,13 @@ def _cross_check(file: str, root: ConfigNode, today: datetime.date) -> list[Prob
         *references.CHECKS,
         *addresses.CHECKS,
         *consistency.CHECKS,
+        rule_names.check_names_in_rules,
         not_in_force.check_not_in_force,
         deprecated.check_deprecated,
     ):
         check(root, report)
     consistency.check_retirement(root, report, today)
+    consistency.check_past_days(root, report, today)
     return report.problems
 
 

@@ -57,6 +57,54 @@ class Settings(Section):
     )
 
 
+# What every value may be besides: a text with a variable in it.
+_VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+_NUMERAL: dict[str, Any] = {"type": "string", "pattern": r"^[+-]?[0-9][0-9_]*(\.[0-9]*)?([eE][+-]?[0-9]+)?$"}
+_BESIDES: dict[object, list[dict[str, Any]]] = {
+    "number": [_NUMERAL, _VARIABLE],
+    "integer": [_NUMERAL, _VARIABLE],
+    "boolean": [{"enum": ["true", "false"]}, _VARIABLE],
+}
+
+
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the file, for editors that complete and check while typing."""
-    return Settings.model_json_schema()
+    """JSON Schema of the file, for editors that complete and check while typing.
+
+    It accepts whatever the loader accepts, variables and quoted numbers included.
+    """
+    found: dict[str, Any] = _as_written(Settings.model_json_schema())
+    return found
+
+
+def _as_written(node: Any) -> Any:
+    """`node` with all the ways in which a file may write its value."""
+    if isinstance(node, list):
+        return [_as_written(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: _member_as_written(key, value) for key, value in node.items()}
+    kind = inner.get("type")
+    if kind == "object":
+        return {**inner, "type": ["object", "null"]}  # an empty section is one with nothing set
+    if kind == "string" and not inner.keys() & _BOUNDS:
+        # The loader reads every scalar as a text: a name may look like a number.
+        return {**inner, "type": ["string", "number", "boolean"]}
+    besides = _BESIDES.get(kind) or ([_VARIABLE] if inner.keys() & _BOUNDS else None)
+    return _any_of(inner, besides) if besides else inner
+
+
+def _member_as_written(key: str, value: Any) -> Any:
+    if key in ("properties", "$defs"):  # names of the file's own, not words of JSON Schema
+        return {name: _as_written(inner) for name, inner in value.items()}
+    return value if key in ("default", "enum", "const", "required") else _as_written(value)
+
+
+_BOUNDS = frozenset({"enum", "const", "pattern", "format"})
+_ABOUT = frozenset({"title", "description", "default", "examples", "deprecated"})
+
+
+def _any_of(node: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """`node` or one of `others`; what is said about it stays where an editor looks for it."""
+    about = {key: value for key, value in node.items() if key in _ABOUT}
+    checked = {key: value for key, value in node.items() if key not in _ABOUT}
+    return {**about, "anyOf": [checked, *others]}

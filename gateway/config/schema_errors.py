@@ -87,23 +87,32 @@ def field_names(path: KeyPath) -> tuple[str, ...]:
 
 def _type_at(path: KeyPath) -> Any:
     """The schema's type at `path`."""
+    return bare_type(annotation_at(path))
+
+
+def annotation_at(path: KeyPath) -> Any:
+    """What the schema says of `path`, without `| None`; None where it knows nothing of it."""
     found: Any = Settings
     for part in path:
-        if _is_section(found):
-            field: FieldInfo | None = found.model_fields.get(str(part))
-            found = bare_type(field.annotation) if field else None
+        around = bare_type(found)
+        if _is_section(around):
+            field: FieldInfo | None = around.model_fields.get(str(part))
+            found = field.annotation if field else None
         else:
-            arguments = get_args(found)
-            found = bare_type(arguments[-1 if get_origin(found) is dict else 0]) if arguments else None
-    return found
+            arguments = get_args(around)
+            found = arguments[-1 if get_origin(around) is dict else 0] if arguments else None
+    return _given(found)
 
 
 def bare_type(annotation: Any) -> Any:
     """`annotation` without `Annotated` and without `| None`."""
-    if get_origin(annotation) is Annotated:
-        return bare_type(get_args(annotation)[0])
+    given = _given(annotation)
+    return bare_type(get_args(given)[0]) if get_origin(given) is Annotated else given
+
+
+def _given(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
-        return bare_type(next(part for part in get_args(annotation) if part is not type(None)))
+        return next(part for part in get_args(annotation) if part is not type(None))
     return annotation
 
 

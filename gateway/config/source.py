@@ -4,11 +4,12 @@ Rules:
 - every scalar is text; the schema decides what it means (no YAML 1.1 surprises with `on`, `1e3` or dates);
 - a tree is bounded in depth and in size, aliases counted as often as they expand;
 - tags, merge keys, repeated keys and further documents are errors, because a reader would miss what they do;
-- what comes from the environment never enters a message: messages show the file's own text.
+- what comes from the environment never enters a message: messages show the file's own text;
+- a reader that needs no secrets may give stand-ins for variables that are not set.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -70,15 +71,22 @@ class Items:
 
 
 Node = Scalar | Table | Items
+# What stands at a path for the variable of this name, which is not set and which the path's text begins with,
+# or not; None: nothing may.
+StandIn = Callable[[KeyPath, str, bool], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read. `root` is None when the text is no YAML at all or has no content."""
+    """What was read. `root` is None when the text is no YAML at all or has no content.
+
+    `stood_in` are the variables for which something else stands in.
+    """
 
     root: Node | None
     problems: list[Problem]
     unresolved: frozenset[KeyPath]
+    stood_in: frozenset[str]
 
 
 class _UnreadableError(Exception):
@@ -91,9 +99,9 @@ class _UnreadableError(Exception):
         self.path = path
 
 
-def read(file: str, text: str, environ: Mapping[str, str]) -> Source:
+def read(file: str, text: str, environ: Mapping[str, str], stand_in: StandIn | None = None) -> Source:
     """The tree of `text`. Never raises: what is wrong is in `problems`, named after `file`."""
-    reader = _Reader(file, text, environ)
+    reader = _Reader(file, text, environ, stand_in)
     root: Node | None = None
     try:
         reader.refuse_control_characters()
@@ -102,7 +110,7 @@ def read(file: str, text: str, environ: Mapping[str, str]) -> Source:
         reader.report(stop.line, stop.path, stop.message)
     except yaml.YAMLError as error:
         reader.report(*_syntax_problem(error, text))
-    return Source(root, reader.problems, frozenset(reader.unresolved))
+    return Source(root, reader.problems, frozenset(reader.unresolved), frozenset(reader.stood_in))
 
 
 def plain(node: Node) -> Any:
@@ -115,14 +123,16 @@ def plain(node: Node) -> Any:
 
 
 class _Reader:
-    def __init__(self, file: str, text: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, file: str, text: str, environ: Mapping[str, str], stand_in: StandIn | None) -> None:
         self._file = file
         self._text = text
         self._environ = environ
+        self._stand_in = stand_in
         self._events: Iterator[Any] = iter(())
         self._anchors: dict[str, Node | None] = {}
         self.problems: list[Problem] = []
         self.unresolved: set[KeyPath] = set()
+        self.stood_in: set[str] = set()
 
     def report(self, line: int, path: KeyPath, message: str) -> None:
         self.problems.append(Problem(line, path, message, self._file))
@@ -245,10 +255,14 @@ class _Reader:
                     f"{shorten(found[0])} is no variable: write ${{NAME}}, or $${{ for a literal ${{"
                 )
                 return ""
-            if name not in self._environ:
+            if name in self._environ:
+                return self._environ[name]
+            stand_in = self._stand_in and self._stand_in(path, name, found.start() == 0)
+            if not stand_in:
                 faults.append(f"the environment variable {name} is not set")
                 return ""
-            return self._environ[name]
+            self.stood_in.add(name)
+            return stand_in
 
         text = _VARIABLE.sub(value, raw)
         for fault in faults:

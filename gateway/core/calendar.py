@@ -1,4 +1,7 @@
-"""Periods of the calendar as people name them: `last-month`, `2026`, `2026-Q4`, `2026-W47`, `2026-11-05`."""
+"""Periods and moments as people name them: `last-month`, `2026-Q4`, `2026-11-05`; `30d` ago.
+
+One way to say a period: every command and every report of the admin port reads it here.
+"""
 
 import datetime as dt
 import re
@@ -8,9 +11,67 @@ import msgspec
 
 NAMES = "today, yesterday, week, last-week, month, last-month, quarter, last-quarter, year or last-year"
 EXAMPLES = "2026, 2026-Q4, 2026-11, 2026-W47 or 2026-11-05"
+MOMENTS = "7d or 12h ago, 2026-11-05 or 2026-11-05T08:30"
 
 _DAY = dt.timedelta(days=1)
 _WEEK = dt.timedelta(days=7)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Period(msgspec.Struct, frozen=True):
+    """From `since` to before `until`, both aware; None is open."""
+
+    since: dt.datetime | None
+    until: dt.datetime | None
+
+    @property
+    def microseconds(self) -> tuple[int | None, int | None]:
+        """Both ends in UTC microseconds since 1970."""
+        return tuple(None if at is None else (at - _EPOCH) // _MICROSECOND for at in (self.since, self.until))  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        """`2026-11-01 to 2026-12-01`; moments within a day with their time."""
+        since = "the beginning" if self.since is None else _shown(self.since)
+        return f"{since} to {'now' if self.until is None else _shown(self.until)}"
+
+
+def asked(period_name: str | None, since: str | None, until: str | None, now: dt.datetime) -> Period:
+    """The period that somebody names, or its ends. `now` is in the zone that all of it is meant in.
+
+    Raises ValueError with what may be written.
+    """
+    if period_name is not None:
+        if since is not None or until is not None:
+            raise ValueError("name a period, or its beginning and end, not both")
+        return Period(*period(period_name, now.date()).bounds(_zone(now)))
+    found = Period(*(None if text is None else moment(text, now) for text in (since, until)))
+    if found.since is not None and found.since >= (found.until or now):
+        raise ValueError("the period ends before it begins: its beginning must be earlier than its end")
+    return found
+
+
+def moment(text: str, now: dt.datetime) -> dt.datetime:
+    """`7d` before `now`, or a day or time of its zone. Raises ValueError with what may be written."""
+    if (ago := re.fullmatch(r"(\d{1,5})([mhdw])", text)) is not None:
+        return now - dt.timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no moment: write {MOMENTS}") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
+
+
+def _zone(now: dt.datetime) -> dt.tzinfo:
+    if now.tzinfo is None:
+        raise TypeError("a moment without a zone")
+    return now.tzinfo
+
+
+def _shown(at: dt.datetime) -> str:
+    text = at.isoformat(sep=" ", timespec="seconds")[:19]
+    return text.removesuffix(" 00:00:00").removesuffix(":00")
 
 
 class Days(msgspec.Struct, frozen=True):

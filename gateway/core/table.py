@@ -31,8 +31,15 @@ class Table(msgspec.Struct, frozen=True):
     rows: Sequence[Sequence[Cell]]
 
 
+# A spreadsheet runs a cell that begins with one of these, also in their full width or after white space.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
 def csv_text(table: Table) -> str:
-    """`table` as RFC 4180 has it. No value is an empty field."""
+    """`table` as RFC 4180 has it. No value is an empty field.
+
+    A text that a spreadsheet would run gets an apostrophe before it: clients write tags, and so such texts.
+    """
     out = io.StringIO()
     writer = csv.writer(out)  # ends lines with CR LF, and so quotes a text that has one of them
     writer.writerow([column.name for column in table.columns])
@@ -48,5 +55,7 @@ def _text(cell: Cell) -> str:
             return f"{cell:f}"  # never with an exponent
         case dt.datetime():
             return cell.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        case str():
+            return f"'{cell}" if cell.lstrip().startswith(_FORMULA_STARTS) else cell
         case _:
             return str(cell)

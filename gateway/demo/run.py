@@ -6,10 +6,12 @@ import itertools
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
 
 from gateway.demo import samples
 from gateway.demo.books import check_secrecy, read_books
 from gateway.demo.failure import DemoFailed
+from gateway.demo.folder import demo_folder
 from gateway.demo.report import DemoReport
 from gateway.demo.samples import Sample
 from gateway.demo.stage import GPT_4O, LLAMA_4, Stage, open_stage, refuse_taken_ports
@@ -26,19 +28,23 @@ GRACE_SECONDS = 2.0
 HEALTH_SECONDS = 5.0
 
 
-async def run_demo(*, port: int, admin_port: int, seconds: float | None) -> None:
+async def run_demo(*, port: int, admin_port: int, seconds: float | None, folder: Path | None) -> None:
     """Show everything, then serve until SIGINT or SIGTERM, or until `seconds` have passed.
+
+    The ledger stays in `folder`; None: in `tollway-demo`, or one beside it that is free.
 
     Raises PortTaken before anything has started, and DemoFailed when something came out differently.
     """
     configure_logs("error")
     refuse_taken_ports(port, admin_port)
-    with _stop_event(seconds) as stop:
+    with _stop_event(seconds) as stop, demo_folder(folder) as kept:
         report = DemoReport()
-        async with open_stage(port, admin_port) as stage:
+        async with open_stage(port, admin_port, kept) as stage:
             report.header(stage)
             async with Client(stage) as client:
                 await _Performance(stage, client, report, stop).run()
+        report.heading("The ledger stays: all of it can be asked again")
+        report.note(f"tollway usage --config {stage.config} --by feature")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Everything that runs in the demo: three simulators and a gateway before them, on loopback, in one loop."""
 
 import secrets
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,10 +36,14 @@ _LLAMA_4 = Knobs(
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What is running, and the secrets that were made up for it. `keys` is by feature."""
+    """What is running, and the secrets that were made up for it. `keys` is by feature.
+
+    `config` is the configuration as it stays beside the ledger.
+    """
 
     gateway: Gateway
     built: Built
+    config: Path
     gpt_4o: Simulator
     llama_4: tuple[Simulator, Simulator]
     keys: Mapping[str, str]
@@ -60,40 +63,58 @@ def refuse_taken_ports(port: int, admin_port: int) -> None:
 
 
 @asynccontextmanager
-async def open_stage(port: int, admin_port: int) -> AsyncIterator[Stage]:
-    """Start everything, and stop it in the reverse order; the ledger's folder goes at the end."""
-    with tempfile.TemporaryDirectory(prefix="tollway-demo-") as folder:
-        async with (
-            openai_simulator(_GPT_4O, host=HOST) as gpt_4o,
-            vllm_simulator(_LLAMA_4, host=HOST) as first,
-            vllm_simulator(_LLAMA_4, host=HOST) as second,
-        ):
-            keys = {feature: _secret() for feature in _KEYS}
-            admin_token = _secret()
-            variables = {
-                "DEMO_PORT": str(port),
-                "DEMO_ADMIN_PORT": str(admin_port),
-                "DEMO_ADMIN_TOKEN": admin_token,
-                "DEMO_FOLDER": folder,
-                "GPT_4O_URL": gpt_4o.url,
-                "OPENAI_API_KEY": _secret(),
-                "LLAMA_4_URL_1": first.url,
-                "LLAMA_4_URL_2": second.url,
-                **{_KEYS[feature]: secret for feature, secret in keys.items()},
-            }
-            built = _configuration(variables)
-            gateway = await _started(built)
-            try:
-                yield Stage(
-                    gateway=gateway,
-                    built=built,
-                    gpt_4o=gpt_4o,
-                    llama_4=(first, second),
-                    keys=keys,
-                    admin_token=admin_token,
-                )
-            finally:
-                await gateway.stop()
+async def open_stage(port: int, admin_port: int, folder: Path) -> AsyncIterator[Stage]:
+    """Start everything, and stop it in the reverse order; ledger and configuration stay in `folder`."""
+    async with (
+        openai_simulator(_GPT_4O, host=HOST) as gpt_4o,
+        vllm_simulator(_LLAMA_4, host=HOST) as first,
+        vllm_simulator(_LLAMA_4, host=HOST) as second,
+    ):
+        keys = {feature: _secret() for feature in _KEYS}
+        admin_token = _secret()
+        public = {
+            "DEMO_PORT": str(port),
+            "DEMO_ADMIN_PORT": str(admin_port),
+            "DEMO_FOLDER": _absolute(folder),
+            "GPT_4O_URL": gpt_4o.url,
+            "LLAMA_4_URL_1": first.url,
+            "LLAMA_4_URL_2": second.url,
+        }
+        secret = {
+            "DEMO_ADMIN_TOKEN": admin_token,
+            "OPENAI_API_KEY": _secret(),
+            **{_KEYS[feature]: secret for feature, secret in keys.items()},
+        }
+        built = _configuration({**public, **secret})
+        config = _keep_config(folder, public)
+        gateway = await _started(built)
+        try:
+            yield Stage(
+                gateway=gateway,
+                built=built,
+                config=config,
+                gpt_4o=gpt_4o,
+                llama_4=(first, second),
+                keys=keys,
+                admin_token=admin_token,
+            )
+        finally:
+            await gateway.stop()
+
+
+def _absolute(folder: Path) -> str:
+    """For a file that is read from anywhere."""
+    return str(folder.resolve())
+
+
+def _keep_config(folder: Path, public: Mapping[str, str]) -> Path:
+    """The configuration beside its ledger, so that reports can be made later; secrets stay variables."""
+    text = CONFIG.read_text()
+    for name, value in public.items():
+        text = text.replace(f"${{{name}}}", value)
+    path = folder / CONFIG.name
+    path.write_text(text)
+    return path
 
 
 async def _started(built: Built) -> Gateway:

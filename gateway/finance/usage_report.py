@@ -18,34 +18,31 @@ _COUNTS = ("requests", "attempts", "input_tokens", "cached_input_tokens", "outpu
 
 
 class UsageQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """Which usage, and how grouped. A `period` such as last-month stands for `since` and `until`."""
+    """Which usage, and how grouped; when is read by `calendar.asked`, in the org's zone."""
 
     by: str
     period: str | None = None
-    since: dt.datetime | None = None
-    until: dt.datetime | None = None
+    since: str | None = None
+    until: str | None = None
 
     @property
     def dimensions(self) -> Grouping:
         return by(*(name.strip() for name in self.by.split(",")))
 
-    def span(self, now: float, zone: ZoneInfo) -> tuple[dt.datetime | None, dt.datetime | None]:
+    def asked(self, now: float, zone: ZoneInfo) -> calendar.Period:
         """When it begins and ends, asked at `now` (UTC seconds). Raises Unanswerable."""
-        if self.period is None:
-            return self.since, self.until
-        if self.since is not None or self.until is not None:
-            raise Unanswerable("name a period, or its beginning and end, not both")
         try:
-            return calendar.period(self.period, dt.datetime.fromtimestamp(now, zone).date()).bounds(zone)
+            here = dt.datetime.fromtimestamp(now, zone)
+            return calendar.asked(self.period, self.since, self.until, here)
         except ValueError as exc:
             raise Unanswerable(str(exc)) from exc
 
 
 def usage_rows(url: str, question: UsageQuestion, *, now: float, timezone: str) -> list[UsageRow]:
     """Raises Unanswerable, LedgerUnavailable."""
-    asked = question.dimensions
-    since, until = question.span(now, ZoneInfo(timezone))
-    return usage_by(url, asked.names, since, until, timezone=timezone)
+    names = question.dimensions.names
+    found = question.asked(now, ZoneInfo(timezone))
+    return usage_by(url, names, found.since, found.until, timezone=timezone)
 
 
 def usage_document(rows: Sequence[UsageRow], question: UsageQuestion, form: str) -> bytes:

@@ -237,3 +237,32 @@ def test_a_condition_as_deep_as_the_engine_allows_can_stand_beside_others():
             break
         deep = deeper
     assert first_match(f"[{deep}][0]", "size(modalities) == 2") == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            'feature = "triage"',
+            "token recognition error at: '= '; write == to compare",
+        ),
+        ("tools & stream", "write && for and"),
+        ("tools | stream", "write || for or"),
+        ("tools and stream", "write && for and"),
+        ("tools or stream", "write || for or"),
+        ("not tools", "write ! for not"),
+        ("budget.used > 80", "write both with a point, as 0.8 or 80.0"),
+        ('prompt_tokens > "20000"', "a number is written without quotes"),
+        ("feature == 5", "a text is written in quotes"),
+        (
+            "pool.scout-eu.outstanding > 3",
+            'column 1: a name with a hyphen stands in brackets: pool["scout',
+        ),
+        (
+            'tools && tags.cost-centre == "x"',
+            'column 10: a name with a hyphen stands in brackets: tags["',
+        ),
+    ],
+)
+def test_what_is_often_written_wrong_says_what_to_write(source: str, said: str):
+    assert said in error(source)

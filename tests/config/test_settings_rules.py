@@ -8,7 +8,7 @@ import pytest
 from gateway.config.load import Loaded
 
 Rule = tuple[str, str, list[str], list[str]]
-_OF_THE_EXAMPLE = ("deployments.gpt-4o.serves[1]: ",)
+_OF_THE_EXAMPLE = ("deployments.gpt-4o.serves[1]: ", "no feature is called 'contract-review'")
 
 
 def _rules() -> list[Rule]:

@@ -6,6 +6,8 @@ import io
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from gateway.core.table import Column, ColumnKind, Table, csv_text
 
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -30,3 +32,11 @@ def test_any_text_comes_back_as_it_was() -> None:
     )
     read = list(csv.reader(io.StringIO(csv_text(table), newline="")))
     assert [row[1] for row in read[1:]] == texts
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\uff1dcmd|' /C calc'!A0", " =1"])
+def test_no_spreadsheet_runs_a_cell(text: str) -> None:
+    table = Table([Column("text"), Column("usd", ColumnKind.MONEY)], [[text, Decimal(-1)]])
+    ((_, *_), (cell, usd)) = csv.reader(io.StringIO(csv_text(table), newline=""))
+    assert cell == f"'{text}"
+    assert usd == "-1", "numbers are ours"

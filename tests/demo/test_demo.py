@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from gateway.core.detect import DETECTOR_NAMES, Detectors
 from gateway.demo import books, samples
 from gateway.demo.books import check_secrecy, read_books
 from gateway.demo.failure import DemoFailed
+from gateway.demo.folder import demo_folder
 from gateway.demo.stage import Stage, open_stage, refuse_taken_ports
 from gateway.demo.traffic import Client
 from gateway.http.server.listening import PortTaken, listen
@@ -38,17 +40,37 @@ UNBROKEN = ("  curl ", "  Llama 4 ", "  tollway_")
 
 @pytest.fixture(scope="module")
 def shown() -> Iterator[subprocess.CompletedProcess[str]]:
-    """A whole run that ends by itself, and nothing that it leaves behind."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield subprocess.run(
-            (*ON_FREE_PORTS, "--seconds", "12"),
+    """A whole run that ends by itself, and leaves behind nothing but its ledger, which can be asked again."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as kept:
+        run = subprocess.run(
+            (*ON_FREE_PORTS, "--seconds", "12", "--folder", kept),
             check=False,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
             env={**os.environ, "TMPDIR": folder, "FORCE_COLOR": ""},
         )
+        yield run
         assert list(Path(folder).iterdir()) == []
+        if run.returncode == 0:
+            assert_ledger_is_kept(run.stdout)
+
+
+def assert_ledger_is_kept(printed: str) -> None:
+    """The command that the demo printed last works, and says what the demo said."""
+    words = printed.strip().splitlines()[-1].split()
+    assert words[:2] == ["tollway", "usage"]
+    told = subprocess.run(
+        (sys.executable, "-m", "gateway.cli", *words[1:], "--format", "json"),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    rows = json.loads(told.stdout)
+    assert {row["feature"] for row in rows} == set(FEATURES)
+    (total,) = re.findall(r"ledger = budget = metrics: ([0-9.]+) USD", printed)[-1:]
+    assert f"{sum(row['cost_usd'] for row in rows):.9f}" == total
 
 
 def request(output: str, title: str) -> str:
@@ -131,9 +153,16 @@ def test_a_broken_replica_is_passed_over(shown: subprocess.CompletedProcess[str]
 @contextlib.contextmanager
 def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        (*ON_FREE_PORTS, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with (
+        tempfile.TemporaryDirectory() as kept,
+        subprocess.Popen(
+            (*ON_FREE_PORTS, "--folder", kept, *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
         assert process.stdout is not None
         try:
             yield process, process.stdout
@@ -213,13 +242,30 @@ def test_one_port_cannot_be_both() -> None:
     refuse_taken_ports(0, 0)
 
 
+def test_a_folder_serves_one_demo_at_a_time_and_nobody_elses_files_go(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    with demo_folder(mine) as folder:
+        (folder / "ledger.db").write_text("rows")
+        with pytest.raises(DemoFailed, match="in use by another demo"), demo_folder(mine):
+            pass
+        assert (folder / "ledger.db").exists()
+    with demo_folder(mine) as folder:
+        assert not (folder / "ledger.db").exists(), "a new demo begins anew"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(DemoFailed, match="not a demo's"), demo_folder(other):
+        pass
+    assert (other / "thesis.txt").exists()
+
+
 # --- what a run cannot show: that the checks would fail ---
 
 
 def on_stage(act: Callable[[Stage, Client], Awaitable[None]]) -> None:
     async def go() -> None:
-        async with open_stage(0, 0) as stage, Client(stage) as client:
-            await act(stage, client)
+        with tempfile.TemporaryDirectory() as kept:
+            async with open_stage(0, 0, Path(kept)) as stage, Client(stage) as client:
+                await act(stage, client)
 
     asyncio.run(go())
 

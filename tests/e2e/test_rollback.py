@@ -127,15 +127,18 @@ async def test_a_version_that_cannot_be_served_any_more_is_not_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(tmp_path, monkeypatch) as harness:
-        first = harness.config.read_text()
+        first = harness.config.read_text().replace(
+            "    context_tokens: 131072\n", "    context_tokens: 131072\n    license: ${NARROW_KEY}\n"
+        )
+        assert (await harness.reload(first)).status_code == 200
         second = first + "# another\n"
         assert (await harness.reload(second)).status_code == 200
         await harness.gateway.flush()
-        monkeypatch.delenv("REPLICA_2")
+        monkeypatch.delenv("NARROW_KEY")
         ledger = f"sqlite:///{harness.ledger}"
         refused = await tollway(harness, "policy", "rollback", version(first), "--ledger", ledger)
         assert refused.exit_code == 1
-        assert "the environment variable REPLICA_2 is not set" in refused.stderr
+        assert "the environment variable NARROW_KEY is not set" in refused.stderr
         assert f"{harness.config}:" in refused.stderr
         assert harness.config.read_text() == second
         assert [path.name for path in tmp_path.glob("*tollway.yaml*")] == ["tollway.yaml"]

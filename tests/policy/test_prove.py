@@ -453,6 +453,61 @@ def test_a_model_that_privacy_shuts_to_a_feature_is_unusable(tmp_path: Path):
     assert "may not go to any deployment of 'gpt-4o'" in reasons["gpt-4o"]
 
 
+COMPANY = """
+zones: {local: {cidrs: [127.0.0.0/8]}, outside: {}}
+privacy:
+  classes: [public, internal]
+  default: internal
+  zones: {public: [local, outside], internal: [local]}
+deployments:
+  near: {provider: vllm, model: scout, base_url: "http://127.0.0.1:9301/v1", zone: local, serves: [chat],
+    context_tokens: 8192, max_output_tokens: 1024, price: {input: 1, output: 1}}
+  far: {provider: openai-compatible, model: far, base_url: "https://far.example/v1", zone: outside,
+    serves: [chat],
+    context_tokens: 8192, max_output_tokens: 1024, price: {input: 1, output: 1}}
+  vectors: {provider: openai-compatible, model: vectors, base_url: "https://far.example/v1", zone: outside,
+    serves: [embeddings], context_tokens: 8192, max_output_tokens: 1024, price: {input: 1, output: 0}}
+models: {auto: {use: [near, far]}, far: {use: [far]}, vectors: {use: [vectors]}}
+teams: {all: {}}
+features: {site: {team: all, privacy: public}, notes: {team: all}, mail: {team: all}}
+keys:
+  site-app: {secret: "key-of-the-site-app-1", feature: site, models: [auto, far, vectors]}
+  notes-app: {secret: "key-of-the-notes-app-1", feature: notes, features: [mail], models: [auto]}
+"""
+
+
+def findings_of(folder: Path, text: str) -> Proof:
+    found, problems = build(loaded(folder, text), PRICES)
+    assert found is not None, problems
+    return prove(found)
+
+
+def test_what_the_file_rules_out_on_purpose_is_no_finding(tmp_path: Path):
+    proof = findings_of(tmp_path, COMPANY)
+    assert proof.findings == 0
+    assert {(item.feature, item.model) for item in proof.unusable_models} == {
+        (feature, model) for feature in ("notes", "mail") for model in ("far", "vectors")
+    }
+    assert all(item.on_purpose for item in proof.unusable_models)
+
+
+def test_a_key_that_names_a_model_in_vain_is_a_finding(tmp_path: Path):
+    proof = findings_of(
+        tmp_path, COMPANY.replace("[mail], models: [auto]", "[mail], models: [auto, vectors]")
+    )
+    (finding,) = [item for item in proof.unusable_models if not item.on_purpose]
+    assert (finding.feature, finding.model, proof.findings) == ("notes", "vectors", 1)
+    assert "zone outside is not allowed for internal" in finding.reason
+
+
+def test_a_model_that_nobody_can_use_is_one_finding_with_its_reason(tmp_path: Path):
+    proof = findings_of(tmp_path, COMPANY.replace("privacy: public}", "privacy: internal}"))
+    found = [(item.feature, item.model) for item in proof.unusable_models if not item.on_purpose]
+    assert found == [("", "far"), ("", "vectors")]
+    reasons = {item.model: item.reason for item in proof.unusable_models if not item.feature}
+    assert "zone outside is not allowed for internal" in reasons["vectors"]
+
+
 # --- the command ---
 
 

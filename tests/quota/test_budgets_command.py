@@ -107,7 +107,7 @@ def test_without_the_shared_state_the_ledger_is_asked(tmp_path: Path) -> None:
 
 def test_a_configuration_with_errors_is_told(tmp_path: Path) -> None:
     config = tmp_path / "tollway.yaml"
-    config.write_text("nonsense: 1\n")
+    config.write_text("org: {budgets: [{usd: much, per: day}]}\n")
     result = tollway(config)
     assert result.exit_code == 1
-    assert "tollway.yaml:1: nonsense" in result.stderr
+    assert "tollway.yaml:1: org.budgets[0].usd" in result.stderr

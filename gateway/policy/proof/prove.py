@@ -5,10 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+import msgspec
+
 from gateway.config.build import Built
 from gateway.config.cel import CelCompiler
+from gateway.config.tenancy import Key
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Deployment
+from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
 from gateway.core.facts import Moment
 from gateway.core.policy import Policy
 from gateway.core.route import Routes
@@ -21,6 +25,7 @@ from gateway.policy.proof.witness import hole
 
 FEW: Final = 4
 MOST_HOLES: Final = 20  # one of them is enough to act on
+NO_KEY: Final = "no key of the feature may use it"
 
 MakeRoutes = Callable[[Policy, Fleet], Routes]
 
@@ -97,29 +102,61 @@ class _Prover:
 
     def _unusable(self, moment: Moment) -> Iterator[Unusable]:
         routes = self._routes(frozenset())
-        for feature in self._built.settings.features:
-            ours = [item for item in principals(self._built.tenancy) if item.feature == feature]
-            for space in self._spaces:
-                name = space.model.name
-                with_key = [item for item in ours if item.key] or ours
-                if not any(item.may_use(name) for item in with_key):
-                    yield Unusable(feature=feature, model=name, reason="no key of the feature may use it")
-                elif reason := self._never_answered(space, routes, feature, moment):
-                    yield Unusable(feature=feature, model=name, reason=reason)
+        features, keys = self._built.settings.features, self._built.settings.keys
+        for space in self._spaces:
+            found = {feature: self._why_not(space, routes, feature, moment) for feature in features}
+            pairs = [one for one in found.values() if one is not None]
+            unmeant = {self._named_in_vain(key, space.model.name, found) for key in keys.values()}
+            if pairs and len(pairs) == len(features):
+                yield self._useless(pairs)
+                unmeant = set()
+            yield from (
+                msgspec.structs.replace(one, on_purpose=one.on_purpose and one.feature not in unmeant)
+                for one in (pairs if len(features) > 1 else ())
+            )
 
-    def _never_answered(self, space: Space, routes: CaseRoutes, feature: str, moment: Moment) -> str | None:
-        """Why no request of `feature` gets a plan; None when one does."""
-        reason = None
+    @staticmethod
+    def _useless(pairs: list[Unusable]) -> Unusable:
+        """That no feature can use a model, for the reason of the one that comes nearest."""
+        nearest = min(pairs, key=lambda one: (one.on_purpose, one.reason == NO_KEY, len(one.reason)))
+        feature = nearest.feature if len(pairs) == 1 else ""
+        return msgspec.structs.replace(nearest, feature=feature, on_purpose=False)
+
+    def _named_in_vain(self, key: Key, model: str, found: Mapping[str, Unusable | None]) -> str | None:
+        """The feature of `key`, when the key names `model` and none of its features can use it."""
+        features = (key.feature, *key.features)
+        in_vain = key.models is not None and model in key.models and all(found.get(name) for name in features)
+        return key.feature if in_vain else None
+
+    def _why_not(self, space: Space, routes: CaseRoutes, feature: str, moment: Moment) -> Unusable | None:
+        """Why no request of `feature` to the space's model gets a plan; None when one does."""
+        name = space.model.name
+        ours = [item for item in principals(self._built.tenancy) if item.feature == feature]
+        with_key = [item for item in ours if item.key] or ours
+        if not any(item.may_use(name) for item in with_key):
+            return Unusable(feature=feature, model=name, reason=NO_KEY, on_purpose=True)
+        served = {api for deployment in space.model.use for api in deployment.serves}
+        refusals: list[GatewayError] = []
+        for case in self._cases_of(space, feature):
+            if case.kind.api not in served:
+                continue  # that nothing serves such requests is no reason: others may be meant
+            plan = routes.decide(case, moment)
+            if isinstance(plan, Sent):
+                return None
+            refusals.append(plan.error)
+        meant = [one for one in refusals if isinstance(one, PrivacyViolation | RefusedByRule)]
+        told = (meant or refusals)[:1]
+        reason = told[0].message if told else "no request can be made of it"
+        return Unusable(feature=feature, model=name, reason=reason, on_purpose=bool(meant))
+
+    @staticmethod
+    def _cases_of(space: Space, feature: str) -> Iterator[Case]:
         for principal in (item for item in space.principals if item.feature == feature):
             for privacy in space.classes(principal):
                 for kind in space.kinds():
                     tools = "tools" in kind.needs
                     for rule in space.possible_rules(principal, privacy, kind.modalities, tools):
-                        plan = routes.decide(Case(space.model, principal, privacy, kind, rule), moment)
-                        if isinstance(plan, Sent):
-                            return None
-                        reason = reason or plan.error.message
-        return reason or "no request can be made of it"
+                        yield Case(space.model, principal, privacy, kind, rule)
 
     def _routes(self, down: frozenset[str]) -> CaseRoutes:
         fleet = Fleet(self._built.policy.deployments.values())

@@ -33,11 +33,15 @@ class RuleFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that requests of a feature never get an answer from."""
+    """A model that requests of a feature never get an answer from; feature "": those of no feature do.
+
+    `on_purpose`: the file says so itself, by the models of its keys, its zones or its rules.
+    """
 
     feature: str
     model: str
     reason: str
+    on_purpose: bool
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,4 +64,4 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     def findings(self) -> int:
         """How many things there are to look at that open no zone."""
         rules = len(self.unreachable_rules) + len(self.shadowed_rules) + len(self.dead_ends)
-        return rules + len(self.unusable_models)
+        return rules + sum(not item.on_purpose for item in self.unusable_models)

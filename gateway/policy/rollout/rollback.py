@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from gateway.config.build import Built, build
 from gateway.config.load import Loaded, load, version_of
 from gateway.config.redacted import redacted_text
+from gateway.config.source import StandIn
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.policies import PolicyText, keep_policy_text, read_policies
 
@@ -19,9 +22,19 @@ class RollbackRefused(Exception):
     """The file is as it was. The message says why and what to do."""
 
 
-def roll_back(path: Path, version: str, url: str, environ: Mapping[str, str]) -> Built:
-    """Make `path` version `version`, which the ledger at `url` keeps. What it asks for then.
+class RolledBack(msgspec.Struct, frozen=True):
+    """What the file asks for now, and the variables that it needs and that are not set here."""
 
+    built: Built
+    to_set: tuple[str, ...]
+
+
+def roll_back(
+    path: Path, version: str, url: str, environ: Mapping[str, str], *, stand_in: StandIn | None = None
+) -> RolledBack:
+    """Make `path` version `version`, which the ledger at `url` keeps.
+
+    `stand_in` gives what stands in for secrets that are not set here; whoever serves the file needs them.
     Raises RollbackRefused, LedgerUnavailable.
     """
     kept = read_policies(url).texts[version]
@@ -31,17 +44,17 @@ def roll_back(path: Path, version: str, url: str, environ: Mapping[str, str]) ->
             f"history --show {version}`, write it with ${{VAR}} for them, and reload"
         )
     target = path.resolve()  # a link stays a link
-    present = load(target, environ)
+    present = load(target, environ, stand_in=stand_in)
     if present.version == version:
         raise RollbackRefused(f"{path} is version {version} already")
     content = kept.text.encode()
     if version_of(content) != version:
         raise RollbackRefused(f"the text that is kept for version {version} is not that version's")
-    built, temporary = _write_checked(target, content, environ)
+    done, temporary = _write_checked(target, content, environ, stand_in)
     with _refusing_on_errors(target), _removing(temporary):
         _keep_present(present, target, url)
         temporary.replace(target)
-    return built
+    return done
 
 
 def _keep_present(present: Loaded, target: Path, url: str) -> None:
@@ -60,14 +73,17 @@ def _keep_present(present: Loaded, target: Path, url: str) -> None:
         shutil.copy2(target, target.with_name(f"{target.name}.{present.version}"))
 
 
-def _write_checked(target: Path, content: bytes, environ: Mapping[str, str]) -> tuple[Built, Path]:
+def _write_checked(
+    target: Path, content: bytes, environ: Mapping[str, str], stand_in: StandIn | None
+) -> tuple[RolledBack, Path]:
     """What `content` asks for, and a file with it beside `target` that can take its place at once."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     with _refusing_on_errors(target):
         _write(temporary, content, target.stat().st_mode & 0o777 if target.exists() else 0o600)
-    built, problems = build(load(temporary, environ), PriceCatalogue())
+    loaded = load(temporary, environ, stand_in=stand_in)
+    built, problems = build(loaded, PriceCatalogue())
     if built is not None:
-        return built, temporary
+        return RolledBack(built, tuple(sorted(loaded.stood_in))), temporary
     temporary.unlink()
     listed = "\n".join(str(problem).replace(str(temporary), str(target)) for problem in problems)
     raise RollbackRefused(f"that version cannot be served any more:\n{listed}")

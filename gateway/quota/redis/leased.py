@@ -53,6 +53,7 @@ class LeasedAdmission:
         clock: Clock,
         *,
         least_requests: int = LEAST_REQUESTS,
+        renew_seconds: float | None = None,
     ) -> None:
         self.exact = exact
         self._shared = shared
@@ -64,7 +65,7 @@ class LeasedAdmission:
             "redis-leases",
             self._renew_if_connected,
             exact.tasks,
-            wait=lambda: asyncio.sleep(RENEW_SECONDS),
+            wait=lambda: asyncio.sleep(RENEW_SECONDS if renew_seconds is None else renew_seconds),
         )
         self.upkeep = exact.upkeep
         exact.rebuild.leases = self

@@ -1,0 +1,1 @@
+"""What the commands print, whatever the width of the terminal and whatever the file lacks."""
