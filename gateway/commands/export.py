@@ -77,7 +77,11 @@ def focus(
     found = report_file(config, DEPLOYMENTS)
     deployments = found.settings.deployments
     sides = Sides(
-        providers={name: Provider(one.provider) for name, one in deployments.items()},
+        providers={
+            name: Provider(one.provider)
+            for name, one in deployments.items()
+            if one.provider in set(Provider)  # the others are not in force yet: nothing was ever sent there
+        },
         models={name: one.model for name, one in deployments.items()},
         pools={one.plan.deployment: one for one in found.pools()},
         invoices=_invoices(invoice, deployments),

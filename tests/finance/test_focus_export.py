@@ -200,6 +200,13 @@ def test_a_charge_names_its_provider_its_service_and_its_region(config: Path) ->
     assert names(homes)["scout"] == ("acme", "LLM inference on own GPUs", "tokyo-2", "tokyo-2")
 
 
+def test_a_deployment_that_is_not_in_force_yet_does_not_stop_the_export(config: Path) -> None:
+    before = rows_of(config)
+    later = "deployments:\n  claude: {provider: litellm, model: bedrock/claude, zone: external}\n"
+    config.write_text(config.read_text().replace("deployments:\n", later))
+    assert rows_of(config) == before
+
+
 def test_a_service_is_charged_by_day_of_the_orgs_calendar_and_feature(config: Path) -> None:
     hosted = [row for row in rows_of(config) if row["x_CostType"] == "Hosted"]
     assert [
