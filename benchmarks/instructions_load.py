@@ -157,13 +157,15 @@ class CountedLoop(uvloop.Loop):  # type: ignore[misc]  # has no types
         return await super().create_server(protocol_factory, *args, **options)
 
 
-def upstream_events(*, stream: bool) -> tuple[bytes, ...]:
+def upstream_events(*, stream: bool, continuous_usage: bool) -> tuple[bytes, ...]:
     """What the upstream writes, turn by turn."""
     if not stream:
         body = wire.chat_answer()
         return (stream_upstream.PLAIN % (len(body), body),)
     source = stream_upstream
     middle = (source.MIDDLE,) * (CHUNKS - 1)
+    if continuous_usage:
+        middle = tuple(source.middle_with_usage(number) for number in range(1, CHUNKS))
     return (source.HEAD + source.FIRST, *middle, source.LAST, source.usage(CHUNKS), source.DONE + source.END)
 
 
@@ -176,8 +178,13 @@ def switch_counting(on: bool) -> None:
 async def count(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, CountedLoop)
-    loop.events = upstream_events(stream=options.stream)
-    found = ConfigFile(CONFIG, os.environ).read()
+    loop.events = upstream_events(stream=options.stream, continuous_usage=options.continuous_usage)
+    config = CONFIG
+    if options.continuous_usage:
+        config = options.folder / CONFIG.name
+        text = CONFIG.read_text()
+        config.write_text(text.replace("provider: vllm\n", "provider: vllm\n    continuous_usage: true\n"))
+    found = ConfigFile(config, os.environ).read()
     assert found.built is not None, found.problems
     gateway = Gateway(found.built)
     await gateway.start()
@@ -197,6 +204,7 @@ def main() -> None:
     parser.add_argument("--counted", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--continuous-usage", action="store_true")
     with asyncio.Runner(loop_factory=CountedLoop) as runner:
         runner.run(count(parser.parse_args()))
         os._exit(0)  # what is open has no other side that could close it

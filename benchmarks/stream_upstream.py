@@ -29,7 +29,9 @@ def _framed(payload: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(event), event)
 
 
-def _chunk(delta: dict[str, object], finish_reason: str | None = None) -> bytes:
+def _chunk(
+    delta: dict[str, object], finish_reason: str | None = None, usage: dict[str, int] | None = None
+) -> bytes:
     """A vLLM-shaped chunk of about 200 bytes."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "token_ids": None}
     document = {
@@ -38,19 +40,29 @@ def _chunk(delta: dict[str, object], finish_reason: str | None = None) -> bytes:
         "created": 1790000000,
         "model": wire.MODEL,
         "choices": [choice],
+        **({} if usage is None else {"usage": usage}),
     }
     return _framed(json.dumps(document, separators=(",", ":")).encode())
 
 
-FIRST = _chunk({"role": "assistant", "content": ""})
+FIRST = _chunk({"role": "assistant", "content": "The"})
 MIDDLE = _chunk({"content": " warehouse"})
 LAST = _chunk({"content": "."}, "stop")
 DONE = _framed(b"[DONE]")
 
 
+def _counts(tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 171, "total_tokens": 171 + tokens, "completion_tokens": tokens}
+
+
+def middle_with_usage(tokens: int) -> bytes:
+    """A chunk of text under `continuous_usage_stats`, the last of so many tokens."""
+    return _chunk({"content": " warehouse"}, usage=_counts(tokens))
+
+
 def usage(tokens: int) -> bytes:
     """The last chunk under `include_usage`."""
-    usage = {"prompt_tokens": 171, "total_tokens": 171 + tokens, "completion_tokens": tokens}
+    usage = _counts(tokens)
     document = {
         "id": "chatcmpl-6f1d2c3b4a5968778695a4b3c2d1e0f1",
         "object": "chat.completion.chunk",

@@ -19,6 +19,7 @@ from gateway.commands.ledger import ledger_app
 from gateway.commands.options import DEFAULT_FILE, ConfigOption
 from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
+from gateway.commands.replicas import replicas_app
 from gateway.commands.tco import tco
 from gateway.commands.usage import usage
 
@@ -43,6 +44,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")
+app.add_typer(replicas_app, name="replicas")
 
 FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")]

@@ -8,7 +8,7 @@ import msgspec
 from gateway.core.admission import Ask, Hold, Settlement
 from gateway.core.causes import EntityResult
 from gateway.core.ended import Ended
-from gateway.core.errors import GatewayError
+from gateway.core.errors import FailureKind, GatewayError
 from gateway.core.heads import NO_LINES, HeaderLines, RequestHead
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
@@ -17,22 +17,22 @@ from gateway.core.windows import Per, Window
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def _to_nobody(_address: str) -> None:
-    """For requests whose address nobody asks for."""
+def _to_nobody(_response: "UpstreamResponse") -> None:
+    """For requests that nobody watches."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One HTTP request to the endpoint of `head`. `own` are its own header lines; content-length is added.
 
-    `fresh` asks for a new connection instead of a pooled one. `sent_to` is told the address, `ip:port`, right
-    before the first byte goes out to it.
+    `fresh` asks for a new connection instead of a pooled one. `goes_out` is handed the answer to come as soon
+    as there is a connection for the request, and before anybody has seen a byte of it.
     """
 
     head: RequestHead
     own: HeaderLines = NO_LINES
     body: bytes
     fresh: bool = False
-    sent_to: Callable[[str], None] = _to_nobody
+    goes_out: "Callable[[UpstreamResponse], None]" = _to_nobody
 
 
 class UpstreamResponse(Protocol):
@@ -72,6 +72,15 @@ class UpstreamResponse(Protocol):
         What it leaves, and the end of the body, come by `next_chunk`. `take` is called from the loop's own
         callback: it must be quick, and never raise.
         """
+        ...
+
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for it: for its head, or for more of its body."""
+        ...
+
+    def break_off(self, kind: FailureKind, detail: str) -> None:
+        """Close the connection; who waits for the answer gets this failure, as does who asks for more."""
         ...
 
     def abort(self) -> None: ...
@@ -209,7 +218,7 @@ class Inbound(Protocol):
 
 
 class Sink(Protocol):
-    """Where the answer goes. Either one `answer`, or `start`, any number of `send`, and `end` or `abort`.
+    """Where the answer goes. Either one `answer`, or a start, any number of `send`, and `end` or `abort`.
 
     A trailer, a header that follows the answer, reaches only who knows of chunks.
     """
@@ -225,6 +234,10 @@ class Sink(Protocol):
 
     async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
         """`trailer` is the name of the line that `end` will bring."""
+        ...
+
+    def start_now(self, status: int, lines: HeaderLines, data: bytes, trailer: bytes = b"") -> None:
+        """As `start` and `send` in one, for a callback, which cannot wait. `data` is short, or empty."""
         ...
 
     async def send(self, data: bytes) -> None:

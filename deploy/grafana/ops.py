@@ -197,6 +197,18 @@ OPS = Dashboard(
                     thresholds=BAD_WHEN_ZERO,
                 ),
                 Panel(
+                    "Replicas full",
+                    "Share of the latest five minutes in which the replica said to be full. It is well meanwhile.",
+                    "percentunit",
+                    (
+                        Query(
+                            f"max by (deployment, replica) "
+                            f"(avg_over_time(tollway_replica_busy{{{DEPLOYMENT}}}[5m]))",
+                            "{{deployment}} {{replica}}",
+                        ),
+                    ),
+                ),
+                Panel(
                     "In flight by replica",
                     "Attempts under way, of all gateways.",
                     "none",

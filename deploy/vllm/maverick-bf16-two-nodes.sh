@@ -27,6 +27,6 @@ exec vllm serve "${MODEL:-meta-llama/Llama-4-Maverick-17B-128E-Instruct}" \
   --limit-mm-per-prompt '{"image": 5}' \
   --enable-auto-tool-choice --tool-call-parser llama4_pythonic \
   --enable-prompt-tokens-details --enable-request-id-headers \
-  --max-num-queued-reqs "${MAX_QUEUED:-64}" \
+  --max-num-seqs "${MAX_RUNNING:-256}" --max-num-queued-reqs "${MAX_IN_SERVER:-320}" \
   --shutdown-timeout "${SHUTDOWN_TIMEOUT:-45}" \
   "$@"

@@ -45,6 +45,7 @@ class Adoption:
         self.archive(how)
         parts.price_watch.refresh_soon()
         parts.ledger.note(EntryKind.ACT, {"act": "policy", "how": how, "version": built.version})
+        parts.progress.watch(fleet)
         await parts.prober.watch(fleet)
 
     def archive(self, how: How) -> None:

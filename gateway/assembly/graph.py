@@ -37,6 +37,7 @@ from gateway.proxy.pipeline import Pipeline
 from gateway.quota.factory import AnyAdmission, open_admission
 from gateway.quota.memory import Shadowed
 from gateway.replicas.health import HealthProber
+from gateway.replicas.progress import ProgressWatch
 from gateway.supervised import TaskRegistry
 
 
@@ -57,6 +58,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     telemetry: PrometheusTelemetry
     pipeline: Pipeline
     prober: HealthProber
+    progress: ProgressWatch
     price_watch: PriceWatch
     pool_accrual: PoolAccrual
     alerts: BudgetAlerts
@@ -107,6 +109,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         telemetry=telemetry,
         pipeline=pipeline,
         prober=HealthProber(client, tasks),
+        progress=ProgressWatch(client, clock, tasks),
         price_watch=_price_watch(built, pipeline, tasks),
         pool_accrual=_pool_accrual(built, telemetry, clock, tasks),
         alerts=_alerts(built, admission, telemetry, tasks),

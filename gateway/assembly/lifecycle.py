@@ -30,6 +30,7 @@ class ClosingStep(enum.Enum):
     DATA_PORT = "data port"
     ENTITIES = "entities"
     PROBER = "prober"
+    PROGRESS = "progress watch"
     UPSTREAM = "upstream"
     ALERTS = "alerts"
     PRICE_WATCH = "price watch"
@@ -135,6 +136,9 @@ class Lifecycle:
         await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
         closing.register(ClosingStep.PROBER, parts.prober.close)
         await parts.prober.watch(parts.pipeline.rulebook.routes.fleet)
+        closing.register(ClosingStep.PROGRESS, parts.progress.close)
+        parts.progress.watch(parts.pipeline.rulebook.routes.fleet)
+        parts.progress.start()
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
         await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)

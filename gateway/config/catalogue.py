@@ -193,6 +193,24 @@ class Health(Section):
     path: UrlPath = Field(default="/health", description="path on the replica's server root")
     interval_seconds: Seconds = Field(default=2.0, description="between two probes, seconds")
     timeout_seconds: Seconds = Field(default=1.0, description="for one probe, seconds")
+    silence_seconds: Seconds = Field(
+        default=5.0,
+        description="once connections to a replica are refused: after so long a silence a stream from there "
+        "has broken, seconds",
+    )
+    drain_seconds: Seconds = Field(
+        default=60.0,
+        description="once connections to a replica are refused: as long it may still take over an answer in "
+        "one piece, seconds; more than its `--shutdown-timeout`",
+    )
+    watch_progress: Flag = Field(
+        default=True, description="whether a replica that answers probes and makes no tokens is taken out"
+    )
+    stuck_seconds: Seconds = Field(
+        default=60.0,
+        description="with `watch_progress`: a replica is stuck on which nothing has moved for so long while "
+        "others of the deployment answer, seconds",
+    )
 
 
 class Azure(Section):
@@ -268,6 +286,16 @@ class Deployment(Section):
         default=None,
         description="answers that the upstream stops to generate and to bill when their connection closes; "
         "left out: always for vllm, streams for openai and azure, never for the others",
+    )
+    commit_after_seconds: Seconds = Field(
+        default=10.0,
+        description="a stream that says nothing yet may be given to another candidate for so long after it "
+        "was sent; then its head goes out, so that the client sees that it is being answered",
+    )
+    continuous_usage: Flag = Field(
+        default=False,
+        description="ask for usage with each chunk of a stream (`stream_options.continuous_usage_stats`), so "
+        "that a stream that breaks off is booked exactly; only for vllm and openai-compatible",
     )
     health: Health = Field(default=Health(), description="active probe of each replica")
     max_connections: Count = Field(default=1024, description="most connections to one server")

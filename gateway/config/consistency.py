@@ -16,6 +16,7 @@ SHORTEST_SAFE_SECRET: Final = 16  # characters
 RETIREMENT_NOTICE_DAYS: Final = 30
 _NEEDS_KEY: Final = frozenset({"openai", "azure"})
 _NEEDS_BASE_URL: Final = frozenset({"openai", "azure", "openai-compatible"})
+_COUNTS_CONTINUOUSLY: Final = frozenset({"vllm", "openai-compatible"})
 _GENERATES: Final = frozenset({"chat", "completions", "responses", "audio", "images", "videos", "realtime"})
 _ENDPOINTS: Final = ("/chat/completions", "/completions", "/embeddings", "/responses")
 _LEAST_OUTPUT_USD: Final = Decimal("0.015")  # for a million tokens: below the cheapest that is sold
@@ -90,6 +91,11 @@ def _check_where(deployment: ConfigNode, provider: str, report: ProblemReport) -
         report.error(deployment["replicas"], "is only for provider vllm: use base_url")
     if provider in _NEEDS_KEY and deployment["api_key"].parsed is None:
         report.error(deployment, f'api_key is required for {provider}, such as "${{OPENAI_API_KEY}}"')
+    if provider not in _COUNTS_CONTINUOUSLY and deployment["continuous_usage"].text == "true":
+        report.error(
+            deployment["continuous_usage"],
+            f"{provider} refuses stream_options.continuous_usage_stats: leave it out",
+        )
     if provider != "azure" and deployment["azure"].exists:
         report.error(deployment["azure"], "is only for provider azure")
 

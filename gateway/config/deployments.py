@@ -80,6 +80,8 @@ def build_deployment(
         headers=_headers(given),
         fetches_urls=_fetches_urls(given),
         stops_when_left=_stops_when_left(given),
+        commit_after_seconds=given.commit_after_seconds,
+        continuous_usage=given.continuous_usage,
         health=_health(given),
         retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
         retires_on=given.retires_on,
@@ -192,6 +194,9 @@ def _health(given: schema.Deployment) -> catalog.Health | None:
         path=given.health.path,
         interval_seconds=given.health.interval_seconds,
         timeout_seconds=given.health.timeout_seconds,
+        silence_seconds=given.health.silence_seconds,
+        drain_seconds=given.health.drain_seconds,
+        stuck_seconds=given.health.stuck_seconds if given.health.watch_progress else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.lenient import NoObject, read_leniently
 
 # More than any context window by far; an upstream that reports 10**30 must not end up in a budget.
 MAX_TOKENS = 10**9
@@ -44,10 +45,14 @@ NO_USAGE = Usage()
 
 
 class Exact(msgspec.Struct, frozen=True, gc=False):
-    """The upstream itself reported this usage."""
+    """The upstream itself reported this usage.
+
+    Not `is_final`: with the last chunk of a stream that broke off. It may have written more since.
+    """
 
     usage: Usage
     service_tier: str | None = None
+    is_final: bool = True
 
 
 class UnderEstimate(msgspec.Struct, frozen=True, gc=False):
@@ -132,10 +137,17 @@ def usage_as_dict(usage: Usage) -> dict[str, Any]:
 
 _NOTHING = msgspec.Raw()
 _NO_ERROR = frozenset({b"", b"null"})
+# What an upstream may leave in `error` beside an answer without meaning that anything failed.
+_EMPTY_ERROR = frozenset({b'""', b"{}", b"[]", b"false", b"0"})
+# Without them nothing is known of what an answer used; without any other, less of what its parts were.
+_TOTALS = frozenset({"usage.prompt_tokens", "usage.completion_tokens", "usage.total_tokens"})
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One completion, or a piece of it. `index` tells those of one answer apart."""
+    """One completion, or a piece of it. `index` tells those of one answer apart.
+
+    `finish_reason`: None or empty while it goes on.
+    """
 
     index: int = 0
     finish_reason: str | None = None
@@ -152,60 +164,36 @@ class Observed(msgspec.Struct, gc=False):
 
     @property
     def finish_reason(self) -> str | None:
-        return self.choices[0].finish_reason if self.choices else None
+        return self.choices[0].finish_reason or None if self.choices else None
 
     @property
     def has_error(self) -> bool:
-        return bytes(self.error) not in _NO_ERROR
+        error = bytes(self.error)
+        return error not in _NO_ERROR and not (self.choices and error in _EMPTY_ERROR)
 
 
 _decode = msgspec.json.Decoder(Observed).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_choice = msgspec.json.Decoder(Choice).decode
-_decode_text = msgspec.json.Decoder(str | None).decode
-_decode_usage = msgspec.json.Decoder(WireUsage | None).decode
 
-BROKEN_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+BROKEN_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, NoObject)
 
 
 def observe(text: bytes) -> Observed:
     """Raises one of BROKEN_JSON when `text` is no JSON object."""
     try:
         return _decode(text)
-    except msgspec.ValidationError:
-        return _observe_one_by_one(_decode_members(text))
-
-
-def _observe_one_by_one(members: dict[str, msgspec.Raw]) -> Observed:
-    choices = _or_none(_decode_list, members.get("choices"))
-    return Observed(
-        model=_or_none(_decode_text, members.get("model")),
-        choices=None if choices is None else [_choice(raw) for raw in choices],
-        usage=_or_none(_decode_usage, members.get("usage")),
-        service_tier=_or_none(_decode_text, members.get("service_tier")),
-        error=members.get("error", _NOTHING),
-    )
-
-
-def _choice(raw: msgspec.Raw) -> Choice:
-    return _or_none(_decode_choice, raw) or Choice()
-
-
-def _or_none(decode: Any, raw: msgspec.Raw | None) -> Any:
-    try:
-        return None if raw is None else decode(raw)
-    except BROKEN_JSON:
-        return None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        observed, misfits = read_leniently(text, Observed)
+        if not _TOTALS.isdisjoint(misfits):
+            observed.usage = None
+        return observed
 
 
 def read_answer(body: bytes) -> Observed:
     """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED)."""
     try:
-        try:
-            answer = _decode(body)
-        except msgspec.ValidationError:
-            answer = observe(body)
+        answer = observe(body)
+    except RecursionError:
+        return Observed()  # nested too deeply to be read here; the client may do better
     except BROKEN_JSON as exc:
         raise UpstreamFailure(FailureKind.BODY, "the answer is not the JSON that was expected") from exc
     for choice in answer.choices or ():

@@ -1,81 +1,14 @@
-"""Choose a replica: available means healthy and not tripped; the one with the fewest attempts wins."""
+"""Choose a replica: available means healthy and not tripped; the one with the fewest attempts wins.
+
+One that has just said to be full is available too, and comes last.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.core.catalog import Api, Deployment, Replica
-from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
-
-FAILURES_TO_OPEN = 3
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
-
-
-class Breaker:
-    """Closed, open until a moment, then half-open: one trial decides.
-
-    Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
-    Never a 4xx, and never a client that went away.
-
-    `failures` are those since the last success. `open_until` 0: it is closed, else it is open until then
-    (monotonic seconds).
-
-    `answers`: it is open, and what opened it were all answers of a server that is there. Such a one is the
-    last resort, since it may be the requests that it cannot bear.
-    """
-
-    __slots__ = ("_answers_only", "_pause_seconds", "_trial_until", "failures", "open_until")
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self.open_until = 0.0
-        self._trial_until = 0.0
-        self._answers_only = True
-
-    @property
-    def answers(self) -> bool:
-        return self.open_until > 0 and self._answers_only
-
-    def allows(self, now: float) -> bool:
-        if not self.open_until:
-            return True
-        return now >= self.open_until and now >= self._trial_until
-
-    def start(self, now: float) -> None:
-        """A request was sent. In the half-open state it is the trial, and others wait for its result."""
-        if self.open_until:
-            self._trial_until = now + self._pause_seconds
-
-    def succeeded(self) -> None:
-        self.failures = 0
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self.open_until = self._trial_until = 0.0
-        self._answers_only = True
-
-    def uncount_failure(self) -> None:
-        """The last failure counted turned out to be that of the request."""
-        self.failures = max(self.failures - 1, 0)
-        if self.failures < FAILURES_TO_OPEN:
-            self.open_until = self._trial_until = 0.0
-
-    def failed(self, now: float, *, weight: int = 1, answered: bool = False) -> None:
-        """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
-        self.failures += weight
-        self._answers_only &= answered
-        if self.failures < FAILURES_TO_OPEN:
-            return
-        if self.open_until:
-            if now < self.open_until:
-                return  # sent before it opened: the same trouble, not another one
-            self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
-        self.open_until = now + self._pause_seconds
-        self._trial_until = 0.0
-
-    def retry_after_seconds(self, now: float) -> float:
-        return max(self.open_until - now, 0.0)
-
+from gateway.core.replica_state import ReplicaState
 
 # How much one new observation moves a learned average.
 SMOOTHING = 0.1
@@ -87,52 +20,7 @@ MEASURED_FOR_SECONDS = 60.0
 # Below this a prompt is mostly chat template, which says nothing about the tokenizer.
 LEARN_FROM_TOKENS = 50
 
-
-class ReplicaState:
-    """One replica as it stands now. Who attempts something there counts in `in_flight` for as long.
-
-    No await between `ReplicaSet.choose` and counting: requests of the same moment are to spread out.
-    """
-
-    __slots__ = ("breaker", "in_flight", "is_up", "replica")
-
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
-        self.breaker = Breaker()
-        self.in_flight = 0
-        self.is_up = True  # until the first probe says otherwise
-
-    def available(self, now: float) -> bool:
-        return self.is_up and self.breaker.allows(now)
-
-    def failed(self, failure: UpstreamFailure, now: float) -> None:
-        weight = FAILURES_TO_OPEN if failure.never_sent else 1
-        self.breaker.failed(now, weight=weight, answered=failure.answered)
-
-
-class FailureAttribution:
-    """Whose failures they are, over the attempts of one request.
-
-    What goes wrong alike on two servers is wrong with the request. It counts against neither:
-    one poisonous request that is sent again and again would take every server away from everyone else.
-    """
-
-    __slots__ = ("_counted", "_own")
-
-    def __init__(self) -> None:
-        self._counted: list[tuple[ReplicaState, UpstreamFailure]] = []
-        self._own: UpstreamFailure | None = None
-
-    def failed(self, state: ReplicaState, failure: UpstreamFailure, now: float) -> None:
-        if self._own is not None and failure.is_like(self._own):
-            return
-        for other, before in self._counted:
-            if other is not state and failure.is_like(before):
-                other.breaker.uncount_failure()
-                self._own = failure
-                return
-        state.failed(failure, now)
-        self._counted.append((state, failure))
+_BEHIND_ALL = 1 << 32  # more attempts than one replica ever has in flight
 
 
 class ReplicaSet:
@@ -193,18 +81,21 @@ class ReplicaSet:
     def choose(self, now: float, tried: Sequence[ReplicaState] = ()) -> ReplicaState | None:
         """The replica that the next attempt goes to, which enters it at once. None: nothing is available.
 
-        Replicas in `tried` are not chosen again.
+        Those that have said to be full come after all others. Replicas in `tried` are not chosen again.
         """
         best: ReplicaState | None = None
-        replicas = self.replicas
+        replicas, least = self.replicas, 0
         count = len(replicas)
         self._turn += 1
         for step in range(self._turn, self._turn + count):
             state = replicas[step % count]
             if not state.is_up or (state.breaker.open_until and not state.breaker.allows(now)):
                 continue
-            if state not in tried and (best is None or state.in_flight < best.in_flight):
-                best = state
+            load = state.in_flight
+            if state.busy_until > now:
+                load += _BEHIND_ALL
+            if (best is None or load < least) and state not in tried:
+                best, least = state, load
         if best is not None:
             if best.breaker.open_until:
                 best.breaker.start(now)

@@ -16,6 +16,9 @@ from gateway.core.media import Media
 # both come out near four with the o200k and Llama 4 vocabularies.
 BYTES_PER_TOKEN = 4
 
+# The member of `stream_options` that vLLM has beside OpenAI's: usage so far, with each chunk.
+CONTINUOUS_USAGE = "continuous_usage_stats"
+
 # Bounds of the tags, wherever they come from.
 MAX_TAGS = 16
 MAX_TAG_LENGTH = 512
@@ -49,3 +52,8 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     text_bytes: int
     user: str | None = None
     prompts: int = 1
+
+    @property
+    def wants_continuous_usage(self) -> bool:
+        """The client asked for the usage so far in each chunk; as servers have it, only beside the usage."""
+        return self.include_usage and self.stream_options.get(CONTINUOUS_USAGE) is True

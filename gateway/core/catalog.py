@@ -157,11 +157,19 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The active probe of a replica: a GET of `path` on the server's root, in seconds."""
+    """The active probe of a replica: a GET of `path` on the server's root, in seconds.
+
+    When nobody listens there any more, streams have broken that say nothing for `silence_seconds`, and
+    answers in one piece that have not come within `drain_seconds`. A replica is stuck on which nothing has
+    moved for `stuck_seconds` while others do; None: never.
+    """
 
     path: str = "/health"
     interval_seconds: float = 2.0
     timeout_seconds: float = 1.0
+    silence_seconds: float = 5.0
+    drain_seconds: float = 60.0
+    stuck_seconds: float | None = 60.0
 
 
 class ImageRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +182,8 @@ class ImageRule(msgspec.Struct, frozen=True, kw_only=True):
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One priced destination. `model` is the name that the upstream is asked for.
 
+    `commit_after_seconds`: how long a stream may say nothing before its head goes out all the same.
+    `continuous_usage`: it is asked for its usage with each chunk of a stream.
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `marginal_rate` is what more tokens cost on servers that run anyway, in nano-USD per
     million. `in_own_zone`: its zone is the company's own. `lines` are those of the file on which its fields
@@ -196,6 +206,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...]
     headers: tuple[tuple[bytes, bytes], ...]
     stops_when_left: StopsWhenLeft = StopsWhenLeft.NEVER
+    commit_after_seconds: float = 10.0
+    continuous_usage: bool = False
     fetches_urls: bool = False
     health: Health | None = None
     retires_at: float | None = None

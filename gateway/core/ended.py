@@ -40,10 +40,6 @@ class Progress(msgspec.Struct, eq=False, gc=False):
     reported_model: str | None = None
     upstream_request_id: str | None = None
 
-    def note_address(self, address: str) -> None:
-        """Bytes are about to go out to `address`, `ip:port`."""
-        self.address = address
-
 
 class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     """How an attempt ended. Money in nano-USD, durations in ms.

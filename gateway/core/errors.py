@@ -184,6 +184,9 @@ class FailureKind(enum.StrEnum):
     STATUS = "status"  # a 5xx or 429 answer
     BODY = "body"  # 200 with a body that cannot be an answer
     ABORTED = "aborted"  # the engine gave up: finish_reason abort, or an in-band error event
+    SILENT = (
+        "silent"  # its server is gone or stuck, and says nothing any more on a connection that stays open
+    )
 
 
 _TIMEOUTS = frozenset(
@@ -196,6 +199,8 @@ _TIMEOUTS = frozenset(
 )
 _ANSWERED = frozenset({FailureKind.STATUS, FailureKind.BODY, FailureKind.ABORTED})
 _CAUSED_BY_REQUESTS = _ANSWERED | {FailureKind.RESET, FailureKind.PROTOCOL}
+# Too many requests, or a full queue: the server is well, and has taken nothing of this one.
+_BUSY = frozenset({429, 503})
 _NEVER_SENT = frozenset({FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT})
 
 
@@ -204,21 +209,36 @@ class UpstreamFailure(Exception):
 
     `stale`: a reused connection died before any byte of a response. Most likely the upstream had closed it
     while it was idle, so the same request may be sent again on a fresh one. `status` is that of the answer,
-    in a failure of kind STATUS only.
+    in a failure of kind STATUS only, and `retry_after_seconds` what it asked to wait. `refused`: nobody
+    listens at any of its addresses.
     """
 
     def __init__(
-        self, kind: FailureKind, detail: str, *, stale: bool = False, status: int | None = None
+        self,
+        kind: FailureKind,
+        detail: str,
+        *,
+        stale: bool = False,
+        status: int | None = None,
+        retry_after_seconds: float | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
         self.stale = stale
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
+        self.refused = refused
 
     @property
     def is_timeout(self) -> bool:
         return self.kind in _TIMEOUTS
+
+    @property
+    def is_busy(self) -> bool:
+        """True when the upstream is well and full: it costs nothing to ask another one."""
+        return self.status in _BUSY
 
     @property
     def answered(self) -> bool:

@@ -141,16 +141,22 @@ MEASURED_CHUNKS = 16
 # Tokens without text: ends of turns, and with tools the names and the marks around arguments.
 SILENT_TOKENS = 64
 TOOLS_SILENT_TOKENS = 512
+# How much one answer moves what is usual.
+USUAL_SMOOTHING = 0.1
 # How much a pool's worst observation is forgotten with each new one.
 FORGETTING = 0.01
 
 
 class Pace:
-    """What the complete answers of a pool have shown: its fastest speed, and most tokens in one piece."""
+    """What the complete answers of a pool have shown.
 
-    __slots__ = ("tokens_per_chunk", "tokens_per_second")
+    Bounds: its fastest speed, and most tokens in one piece. And what is usual, which bounds nothing.
+    """
+
+    __slots__ = ("tokens_per_chunk", "tokens_per_second", "usual_tokens_per_second")
 
     def __init__(self) -> None:
+        self.usual_tokens_per_second: float | None = None  # of one choice, since it was asked for
         self.tokens_per_second: float | None = None
         self.tokens_per_chunk: float | None = None
 
@@ -165,9 +171,21 @@ class Pace:
         if text_chunks >= MEASURED_CHUNKS:
             self.tokens_per_chunk = _worst(self.tokens_per_chunk, tokens / text_chunks)
 
+    def learn_usual(self, tokens: float, seconds: float) -> None:
+        """One choice of a complete answer had `tokens`, the last of them `seconds` after it was asked for."""
+        if tokens >= MEASURED_CHUNKS and seconds > 0:
+            new, known = tokens / seconds, self.usual_tokens_per_second
+            self.usual_tokens_per_second = new if known is None else known + USUAL_SMOOTHING * (new - known)
+
+    def likely_output(self, seconds: float) -> int:
+        """Tokens that one choice usually has `seconds` after it was asked for; 0 where nothing is known."""
+        return int((self.usual_tokens_per_second or 0.0) * seconds)
+
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """What came of one answer: `text_chunks` of text of `text_bytes` in all.
+
+    `reported_tokens`: how many tokens it had so far, where the upstream said so with the last piece.
 
     `watched_seconds` are those in which it was read as it came. In the `silent_seconds` the upstream could
     write and nobody read: until the first piece, while the client was slow to take one, from the last one on.
@@ -177,6 +195,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     text_bytes: int
     watched_seconds: float
     silent_seconds: float
+    reported_tokens: int | None = None
 
 
 def most_output(seen: Seen, pace: Pace, call: Call, deployment: Deployment, cap: int) -> int:
@@ -196,6 +215,8 @@ def most_output_of_whole(seen: Seen, pace: Pace, call: Call, cap: int) -> int:
 
 
 def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
+    if seen.reported_tokens is not None:
+        return seen.reported_tokens
     tokens = seen.text_bytes
     if pace.tokens_per_chunk is not None and call.stream:
         tokens = min(tokens, math.ceil(seen.text_chunks * max(pace.tokens_per_chunk, 1.0)))

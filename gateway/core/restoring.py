@@ -3,13 +3,14 @@
 A stream brings its text in pieces, and a placeholder may be cut anywhere. Each text of the answer (content,
 the arguments of each tool call, ...) is therefore a channel of its own, which keeps back an end that may
 still become a placeholder, at most the length of the longest one. All else passes as it came.
+Members may be of any type. What cannot be looked through passes as it is.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-import orjson
-
+from gateway.core.lenient import NoObject, loads_with_writer, write_quickly
 from gateway.core.masking import Masked, escaped
 from gateway.core.sse import StreamReader, data_of, split_events
 
@@ -28,8 +29,9 @@ class Restorer:
     def __init__(self, masked: Masked) -> None:
         names = [placeholder[1:-1] for placeholder in masked.originals]
         labels = "|".join(map(re.escape, names))
-        self._plain = re.compile(rf"\[({labels})\]", re.IGNORECASE)
-        self._nested = re.compile(rf"{_OPEN}({labels}){_CLOSE}", re.IGNORECASE)
+        # ASCII: else letters of other scripts count as the same, which no `upper` makes equal.
+        self._plain = re.compile(rf"\[({labels})\]", re.IGNORECASE | re.ASCII)
+        self._nested = re.compile(rf"{_OPEN}({labels}){_CLOSE}", re.IGNORECASE | re.ASCII)
         self._originals = dict(zip(names, masked.originals.values(), strict=True))
         self._content_is_nested = masked.nested
         self._spellings = tuple(f"[{name}]" for name in names)
@@ -62,11 +64,11 @@ class Restorer:
     def answer(self, body: bytes) -> bytes:
         """A whole answer with every original in its place; byte for byte the same where there is none."""
         try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            value, write = loads_with_writer(body)
+            restored = self._value("", value)
+            return body if restored == value else write(restored)
+        except (NoObject, RecursionError):
             return body
-        restored = self._value("", value)
-        return body if restored == value else orjson.dumps(restored)
 
     def _value(self, key: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -81,12 +83,21 @@ class Restorer:
 class RestoringReader(StreamReader):
     """A reader of a masked request's stream: what it passes on has the originals back."""
 
-    __slots__ = ("_kept", "_restorer", "_template")
+    __slots__ = ("_keeps_back", "_kept", "_restorer", "_template", "_write")
 
-    def __init__(self, restorer: Restorer, *, hide_usage: bool, choices: int = 1) -> None:
-        super().__init__(hide_usage=hide_usage, choices=choices)
+    def __init__(
+        self,
+        restorer: Restorer,
+        *,
+        hide_usage: bool,
+        choices: int = 1,
+        hide_continuous_usage: bool | None = None,
+    ) -> None:
+        super().__init__(hide_usage=hide_usage, choices=choices, hide_continuous_usage=hide_continuous_usage)
         self._restorer = restorer
+        self._write: Callable[[Any], bytes] = write_quickly
         self._kept: dict[_Path, str] = {}
+        self._keeps_back = True
         self._template: dict[str, Any] = {}
 
     def feed(self, chunk: bytes) -> bytes:
@@ -101,27 +112,31 @@ class RestoringReader(StreamReader):
         found = data_of(event)
         if found is None:
             return event
-        if found == b"[DONE]":
+        if found.strip() == b"[DONE]":
             return self._remainder() + event
+        kept = dict(self._kept)
         try:
-            chunk = orjson.loads(found)
-        except orjson.JSONDecodeError:
+            chunk, write = loads_with_writer(found)
+            return self._chunk(event, chunk, write)
+        except (NoObject, RecursionError):
+            self._kept = kept
             return event
+
+    def _chunk(self, event: bytes, chunk: Any, write: Callable[[Any], bytes]) -> bytes:
         if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
             return event
         self._template = {name: value for name, value in chunk.items() if name not in {"choices", "usage"}}
+        self._write = write
         restored = {**chunk, "choices": [self._choice(choice) for choice in chunk["choices"]]}
-        return event if restored == chunk else _event(restored)
+        ended = {_choice_index(choice) for choice in chunk["choices"] if _is_finished(choice)}
+        kept = self._remainder([path for path in self._kept if path[0] in ended])
+        return kept + (event if restored == chunk else _event(write(restored)))
 
     def _choice(self, choice: Any) -> Any:
         if not isinstance(choice, dict):
             return choice
-        index = choice.get("index", 0)
-        restored: dict[str, Any] = self._value((index,), choice)
-        if choice.get("finish_reason"):
-            for path in [path for path in self._kept if path[0] == index]:
-                _add(restored, path[1:], self._taken(path))
-        return restored
+        self._keeps_back = not _is_finished(choice)  # nothing follows that could complete a placeholder
+        return self._value((_choice_index(choice),), choice)
 
     def _value(self, path: _Path, value: Any) -> Any:
         key = path[-1]
@@ -135,24 +150,31 @@ class RestoringReader(StreamReader):
 
     def _piece(self, path: _Path, piece: str) -> str:
         text = self._kept.pop(path, "") + piece
-        end = self._restorer.settled(text, path[-1])
+        end = self._restorer.settled(text, path[-1]) if self._keeps_back else len(text)
         if end < len(text):
             self._kept[path] = text[end:]
         return self._restorer.whole(text[:end], path[-1])
 
-    def _taken(self, path: _Path) -> str:
-        """What was kept back of a channel, which turned out to be no placeholder."""
-        return self._kept.pop(path)
+    def _remainder(self, paths: list[_Path] | None = None) -> bytes:
+        """Events for what is kept back, all or at `paths`, where it turned out to be no placeholder.
 
-    def _remainder(self) -> bytes:
-        """One more event for what is kept back when the stream ends without a finish reason."""
-        if not self._kept:
-            return b""
-        choices: dict[str | int, dict[str, Any]] = {}
-        for path in list(self._kept):
-            choice = choices.setdefault(path[0], {"index": path[0]})
-            _add(choice, path[1:], self._taken(path))
-        return _event({**self._template, "choices": list(choices.values())})
+        Each text has an event of its own: then it does not matter what else the choice has at its place.
+        """
+        events = []
+        for path in list(self._kept) if paths is None else paths:
+            choice: dict[str, Any] = {"index": path[0]}
+            _add(choice, path[1:], self._kept.pop(path))
+            events.append(_event(self._write({**self._template, "choices": [choice]})))
+        return b"".join(events)
+
+
+def _choice_index(choice: Any) -> int:
+    index = choice.get("index") if isinstance(choice, dict) else None
+    return index if isinstance(index, int) else 0
+
+
+def _is_finished(choice: Any) -> bool:
+    return isinstance(choice, dict) and bool(choice.get("finish_reason"))
 
 
 def _index(item: Any, at: int) -> int:
@@ -162,21 +184,19 @@ def _index(item: Any, at: int) -> int:
 
 
 def _add(node: dict[str, Any], path: _Path, text: str) -> None:
-    """Append `text` to what stands at `path`, with everything on the way there."""
+    """Put `text` at `path` in `node`, with everything on the way there."""
     key = str(path[0])
     if len(path) == 1:
-        node[key] = (node.get(key) or "") + text
+        node[key] = text
     elif isinstance(path[1], int):
-        items = node[key] = node.get(key) or []
-        item = next((item for at, item in enumerate(items) if _index(item, at) == path[1]), None)
-        if item is None:
-            item = {"index": path[1]}
-            items.append(item)
+        item: dict[str, Any] = {"index": path[1]}
+        node[key] = [item]
         _add(item, path[2:], text)
     else:
-        inner = node[key] = node.get(key) or {}
+        inner: dict[str, Any] = {}
+        node[key] = inner
         _add(inner, path[1:], text)
 
 
-def _event(chunk: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+def _event(chunk: bytes) -> bytes:
+    return b"data: " + chunk + b"\n\n"

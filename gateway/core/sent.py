@@ -16,8 +16,8 @@ import orjson
 
 from gateway.core.admission import Ask, Hold
 from gateway.core.answer import NO_USAGE, Exact, Metered, UnderEstimate, Usage
-from gateway.core.balancing import ReplicaSet, ReplicaState
-from gateway.core.call import Call
+from gateway.core.balancing import ReplicaSet
+from gateway.core.call import CONTINUOUS_USAGE, Call
 from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates, Rule
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
@@ -28,6 +28,7 @@ from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.pricing import PriceBook, cost
 from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
+from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.core.trace_context import child_lines
@@ -280,10 +281,11 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     def body(self) -> bytes:
         """The body for the upstream, with its deployment's model name, output cap and stream options."""
         call, deployment, masked = self.call, self.candidate.deployment, self.masked
-        held, most = self.hold_taken.output_tokens, self.estimate.output
         field = _cap_field(call.api, deployment.provider)
         rest = None if masked is None else masked.rest
-        return encode_call(call, deployment.model, field, held if held < most else most, rest)
+        # Several choices are counted each for itself, and not together: asked for one alone.
+        counts = deployment.continuous_usage and call.choices == 1
+        return encode_call(call, deployment.model, field, self._output_cap(), rest, continuous_usage=counts)
 
     def answer_lines(self, content_type: bytes, processing_ms: bytes | None, last: bytes) -> HeaderLines:
         """Where the request went and why, what its limits have left, and `last`, which is a line.
@@ -322,9 +324,10 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     ) -> Ended:
         """How it ended, at `now` (monotonic seconds)."""
         price, usage = self.candidate.price, metered.usage
-        is_exact, tier = False, None
+        is_exact, is_final, tier, reported = False, False, None, None
         if isinstance(metered, Exact):
-            is_exact, tier = True, metered.service_tier
+            is_exact, is_final, tier = True, metered.is_final, metered.service_tier
+            reported = None if is_final else usage
         spent = cost(price.standard if tier is None else price.rates(tier), usage)
         first, sent_at = progress.first_token_at, progress.sent_at
         return Ended(
@@ -337,24 +340,30 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             None if tier is None else price.version_of(tier),
             spent,
             tuple(map(cost, self.candidate.other_rates, repeat(usage))),
-            0 if is_exact else max(self._most_nano(progress, outcome, now) - spent, 0),
+            0 if is_final else max(self._most_nano(progress, outcome, now, reported) - spent, 0),
             None if first is None else (first - sent_at) * 1000,
             (now - sent_at) * 1000,
             failure,
         )
 
-    def under_estimate(self, progress: Progress) -> UnderEstimate:
-        """Usage of an attempt that broke: its prompt as estimated, and the chunks of text that were seen."""
-        prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
-        return UnderEstimate(Usage(input_text=prompt, output_text=progress.text_chunks))
+    def under_estimate(self, progress: Progress, now: float) -> UnderEstimate:
+        """Usage of an attempt that broke at `now`: its prompt as estimated, and what was seen of the answer.
 
-    def metered_failure(self, progress: Progress, failure: UpstreamFailure) -> Metered:
-        """Usage of a failed attempt: nothing if it was never sent or was refused, else what was seen."""
+        Of an answer in one piece nothing is seen before its end: then what this pool usually writes in the
+        time that has passed.
+        """
+        prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
+        output = progress.text_chunks
+        if not output and not self.call.stream:
+            likely = self.candidate.replica_set.pace.likely_output(now - progress.sent_at)
+            output = min(likely, self._output_cap()) * self.call.choices
+        return UnderEstimate(Usage(input_text=prompt, output_text=output))
+
+    def metered_failure(self, failure: UpstreamFailure) -> Metered | None:
+        """Usage of a failed attempt of which nothing can have been used; None: what was seen decides."""
         if failure.never_sent or failure.kind is FailureKind.STATUS:
             return Exact(NO_USAGE)
-        if failure.stale:
-            return UnderEstimate(NO_USAGE)
-        return self.under_estimate(progress)
+        return UnderEstimate(NO_USAGE) if failure.stale else None
 
     def learn(self, progress: Progress, ended: Ended) -> None:
         """What a whole answer shows of its deployment: its speed, its pace, its tokenizer."""
@@ -371,13 +380,19 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         seconds = last - (progress.quiet_until if stream else sent_at)
         if progress.blocked_seconds <= seconds / 2:  # else it was the client's pace
             replica_set.pace.learn(output, progress.text_chunks, seconds)
+            replica_set.pace.learn_usual(output / call.choices, last - sent_at)
         if not call.media.bytes:
             replica_set.learn_tokenizer(
                 call.text_bytes, usage.input_text + usage.input_image + usage.input_audio
             )
 
-    def _most_nano(self, progress: Progress, outcome: Outcome, now: float) -> int:
-        """What an attempt without usage may have cost at most."""
+    def _output_cap(self) -> int:
+        """The most output tokens of one choice, as it was sent."""
+        held, most = self.hold_taken.output_tokens, self.estimate.output
+        return held if held < most else most
+
+    def _most_nano(self, progress: Progress, outcome: Outcome, now: float, reported: Usage | None) -> int:
+        """What an attempt without usage may have cost at most, or one whose usage so far is `reported`."""
         call, pace, estimate = self.call, self.candidate.replica_set.pace, self.estimate
         cap = estimate.output * call.choices
         last, quiet, blocked = progress.last_seen_at, progress.quiet_until, progress.blocked_seconds
@@ -387,12 +402,18 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             watched_seconds=last - quiet - blocked,
             silent_seconds=quiet - progress.sent_at + blocked + now - last,
         )
+        prompt = estimate.prompt_bound
+        if reported is not None:
+            prompt = reported.input_tokens
+            seen = msgspec.structs.replace(
+                seen, reported_tokens=reported.output_tokens, silent_seconds=now - last
+            )
         if outcome is Outcome.SUCCESS:
             output = most_output_of_whole(seen, pace, call, cap)
         else:
             output = most_output(seen, pace, call, self.candidate.deployment, cap)
         input_rate, output_rate = self.candidate.price.dearest(call.service_tier)
-        most = -(-(estimate.prompt_bound * input_rate + output * output_rate) // 1_000_000)
+        most = -(-(prompt * input_rate + output * output_rate) // 1_000_000)
         return min(self.held_nano, most)
 
 
@@ -411,16 +432,26 @@ def _cap_field(api: Api, provider: Provider) -> str | None:
     return "max_tokens"
 
 
-def encode_call(call: Call, model: str, cap_field: str | None, cap: int, rest: bytes | None = None) -> bytes:
+def encode_call(
+    call: Call,
+    model: str,
+    cap_field: str | None,
+    cap: int,
+    rest: bytes | None = None,
+    *,
+    continuous_usage: bool = False,
+) -> bytes:
     """The body for one upstream: `rest` with the deployment's model name, output cap and stream options.
 
-    `rest` is what goes out in place of the call's own.
+    `rest` is what goes out in place of the call's own. `continuous_usage`: each chunk is to have its usage.
     """
     head: dict[str, Any] = {"model": model}
     if cap_field is not None:
         head[cap_field] = cap
     if call.stream:
-        head["stream_options"] = {**call.stream_options, "include_usage": True}
+        head["stream_options"] = options = {**call.stream_options, "include_usage": True}
+        if continuous_usage:
+            options[CONTINUOUS_USAGE] = True
     encoded = orjson.dumps(head)
     rest = call.rest if rest is None else rest
     if len(rest) == 2:

@@ -2,8 +2,9 @@
 
 Rules:
 - Only whole events are passed on, so that an error event can follow at any moment.
-- Events are passed byte for byte. Two exceptions, when the gateway asked for usage and the client did not:
-  the usage event is left out, and `"usage": null` is cut from the others.
+- Events are passed byte for byte, with two exceptions. Comments are the upstream's own keep-alive, and are
+  left out. And where the gateway asked for usage and the client did not, the usage event is left out, and the
+  member `usage` is cut from the others.
 - Most events say nothing but a piece of text; a few byte searches tell them from the rest, which are parsed.
 - An event that cannot be parsed is passed on, once another one follows it: the reader must never break what
   it only reads. With nothing behind it it was cut off, and the client is spared half a JSON.
@@ -11,16 +12,16 @@ Rules:
 
 import re
 
-from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe
+from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe, usage_from_wire
+from gateway.core.deltas import says_something
+from gateway.core.usage_member import last_usage, without_common_usage, without_usage
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 # So many chunks are counted together: one search over all of them costs less than one over each.
 COUNTED_TOGETHER = 64
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
-_USAGE_MEMBER = re.compile(rb'(,\s*)?"usage"\s*:\s*\{')
-_COMMA = re.compile(rb"\s*,")
+_COLON = ord(":")
 # The members that carry the answer, where they are not empty, and what stands in them.
 _PIECE = re.compile(
     rb'"(?:content|text|arguments|refusal|reasoning(?:_content)?)"\s*:\s*"(?!")([^"\\]*(?:\\.[^"\\]*)*)'
@@ -34,12 +35,14 @@ class EventTooLarge(Exception):
 class StreamReader:
     """Reads one stream. `feed` returns what may be passed to the client now.
 
-    `choices` are those that the answer will have.
+    `choices` are those that the answer will have. `hide_usage`: the client asked for none.
+    `hide_continuous_usage`: it did not ask for that of each chunk; left out: as `hide_usage`.
 
+    `has_content`: something of the answer was seen, be it text, reasoning, a refusal, speech or a tool call.
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
     `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_chunks` (pieces of
     the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON). What
-    went by `passes` is counted in bulk: `count_passed` brings both up to date.
+    went by `passes` is counted in bulk: `count_passed` brings both, and `usage`, up to date.
 
     Many attributes: half of them are what was learned, one for each thing that a row says of an answer.
     """
@@ -49,12 +52,15 @@ class StreamReader:
         "_doubtful",
         "_finished",
         "_held",
+        "_hide_continuous_usage",
         "_hide_usage",
-        "_started",
         "_uncounted",
+        "_usage_ends_stream",
+        "_usage_is_outdated",
         "done",
         "failure",
         "finish_reason",
+        "has_content",
         "model",
         "service_tier",
         "text_bytes",
@@ -62,19 +68,22 @@ class StreamReader:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool, choices: int = 1) -> None:
+    def __init__(
+        self, *, hide_usage: bool, choices: int = 1, hide_continuous_usage: bool | None = None
+    ) -> None:
         self._hide_usage = hide_usage
+        self._hide_continuous_usage = hide_usage if hide_continuous_usage is None else hide_continuous_usage
         self._choices = choices
         self._finished: set[int] = set()
         self._held = b""
         self._doubtful = b""
-        self._started = False
         self._uncounted: list[bytes] = []
+        self._usage_is_outdated = self._usage_ends_stream = False
         self.usage: WireUsage | None = None
         self.model: str | None = None
         self.service_tier: str | None = None
         self.finish_reason: str | None = None
-        self.done = False
+        self.has_content = self.done = False
         self.failure: str | None = None
         self.text_chunks = 0
         self.text_bytes = 0
@@ -83,6 +92,18 @@ class StreamReader:
     def complete(self) -> bool:
         """True when the upstream said everything it meant to say."""
         return self.failure is None and (self.done or len(self._finished) >= self._choices)
+
+    @property
+    def usage_is_current(self) -> bool:
+        """True where `usage` counts all that was seen: nothing came after it, and it is no placeholder."""
+        if self.usage is None or self._usage_is_outdated:
+            return False
+        return self._usage_ends_stream or usage_from_wire(self.usage).output_tokens >= self.text_chunks
+
+    @property
+    def usage_is_final(self) -> bool:
+        """True where `usage` also counts all that the upstream wrote."""
+        return self._usage_ends_stream or len(self._finished) >= self._choices or self.done
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the body and return the whole events, as the client should see them.
@@ -93,11 +114,11 @@ class StreamReader:
             chunk = self._whole_events(chunk)
             if not chunk:
                 return b""
-        if self._hide_usage and b'"usage":null' in chunk:
-            chunk = chunk.replace(b',"usage":null', b"")
-        if self._started and self.failure is None and self._is_plain(chunk):
-            self._count(chunk)
-            return chunk
+        if chunk.endswith((b"}\n\n", b"}\r\n\r\n")):
+            shown = self._plain(chunk)
+            if shown is not None:
+                self._note_plain(chunk, chunk)
+                return shown
         return b"".join([self._released(event) for event in split_events(chunk)])
 
     def passes(self, chunk: bytes) -> bytes | None:
@@ -105,50 +126,65 @@ class StreamReader:
 
         Nothing is noted yet: call `note_passed` once the client has it.
         """
-        if self._held or not self._started or self.failure is not None or not chunk.endswith(b"}\n\n"):
-            return None
-        if self._hide_usage and b'"usage":null' in chunk:
-            chunk = chunk.replace(b',"usage":null', b"")
-        return chunk if self._is_plain(chunk) else None
+        return None if self._held or not chunk.endswith(b"}\n\n") else self._plain(chunk)
 
     def note_passed(self, chunk: bytes) -> None:
-        """The client has `chunk`, which `passes` gave."""
+        """The client has what `passes` made of `chunk`."""
         self._uncounted.append(chunk)
         if len(self._uncounted) >= COUNTED_TOGETHER:
             self.count_passed()
 
     def count_passed(self) -> None:
-        """Bring `text_chunks` and `text_bytes` up to date."""
+        """Bring `text_chunks`, `text_bytes` and `usage` up to date."""
         passed, self._uncounted = self._uncounted, []
         if passed:
-            self._count(b"".join(passed))
+            self._note_plain(b"".join(passed), passed[-1])
 
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""
         held, self._held = self._held, b""
         return b"" if data_of(held) is None else self._released(held)
 
+    def _plain(self, chunk: bytes) -> bytes | None:
+        """Whole events as the client should see them, where they say nothing but text. Notes nothing."""
+        if not self.has_content or self.failure is not None or self._doubtful:
+            return None
+        shown = chunk
+        if (first := chunk.find(b'"usage"')) >= 0:
+            bare = without_common_usage(chunk, first)
+            if bare is None or (self._choices > 1 and b'"usage":{' in chunk):
+                return None
+            if self._hide_continuous_usage:
+                shown = bare
+        return (
+            None
+            # Balanced, unless the last event was cut off or the text itself has braces.
+            if (
+                shown.count(b"{") != shown.count(b"}")
+                or b'"finish_reason":"' in shown
+                or b'"finish_reason": "' in shown
+                or b"[DONE]" in shown
+                or b'"error"' in shown
+                or shown[0] == _COLON
+                # One event on one line has no comment; of several each line is looked at.
+                or (shown.find(b"\n") < len(shown) - 2 and (b"\n:" in shown or b"\r:" in shown))
+            )
+            else shown
+        )
+
+    def _note_plain(self, text: bytes, last: bytes) -> None:
+        """Events that say nothing but text, of which `last` came last, have gone by."""
+        self._count(text)
+        usage = last_usage(last) if b'"usage":{' in last else None
+        if usage is not None:
+            self._note_usage(observe(b'{"usage":%b}' % usage).usage, is_outdated=False)
+        elif self.usage is not None:
+            self._usage_is_outdated, self._usage_ends_stream = True, False
+
     def _count(self, text: bytes) -> None:
         pieces = _PIECE.findall(text)
         self.text_chunks += len(pieces)
         self.text_bytes += sum(map(len, pieces))
-
-    def _is_plain(self, chunk: bytes) -> bool:
-        if self._hide_usage:
-            has_usage = b'"usage"' in chunk
-        else:
-            has_usage = b'"usage":{' in chunk or b'"usage": {' in chunk
-        return not (
-            has_usage
-            or self._doubtful
-            # Closed and balanced, unless the last event was cut off or the text itself has braces.
-            or not chunk.endswith((b"}\n\n", b"}\r\n\r\n"))
-            or chunk.count(b"{") != chunk.count(b"}")
-            or b'"finish_reason":"' in chunk
-            or b'"finish_reason": "' in chunk
-            or b"[DONE]" in chunk
-            or b'"error"' in chunk
-        )
 
     def _whole_events(self, chunk: bytes) -> bytes:
         buffered = self._held + chunk
@@ -175,38 +211,62 @@ class StreamReader:
             return b""
         data = data_of(event)
         if data is None:
-            return event
-        if data == b"[DONE]":
+            return b"" if is_comment(event) else event
+        if data.strip() == b"[DONE]":
             self.done = True
             return event
         try:
             chunk = observe(data)
         except BROKEN_JSON:
             return None
-        return self._learn(event, chunk)
+        return self._learn(event, data, chunk)
 
-    def _learn(self, event: bytes, chunk: Observed) -> bytes:
-        self._started = True
+    def _learn(self, event: bytes, data: bytes, chunk: Observed) -> bytes:
         self.model = chunk.model or self.model
         self.service_tier = chunk.service_tier or self.service_tier
-        if chunk.has_error:
-            self.failure = "the upstream sent an error event"
-            return b""
+        is_aborted = False
         for choice in chunk.choices or ():
-            if choice.finish_reason is not None:
+            if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
                 self._finished.add(choice.index)
-            if choice.finish_reason == "abort":
-                self.failure = "the engine aborted the generation"
-                return b""
-        if chunk.choices:
-            self._count(event)
-        if chunk.usage is None:
-            return _NULL_USAGE.sub(b"", event) if self._hide_usage else event
-        self.usage = chunk.usage
-        if not self._hide_usage:
+                is_aborted |= choice.finish_reason == "abort"
+        if chunk.has_error:
+            self.failure = "the upstream sent an error event"
+        elif is_aborted:
+            self.failure = "the engine aborted the generation"
+        elif chunk.choices:
+            self._learn_choices(event, data, is_counted=chunk.usage is not None)
+        if chunk.usage is not None:
+            self._learn_usage(chunk.usage, has_choices=bool(chunk.choices))
+        return b"" if self.failure is not None else self._shown(event, has_choices=bool(chunk.choices))
+
+    def _learn_choices(self, event: bytes, data: bytes, *, is_counted: bool) -> None:
+        self._count(event)
+        if self.has_content and (is_counted or self.usage is None or self._usage_is_outdated):
+            return
+        if says_something(data):
+            self.has_content = True
+            if self.usage is not None:
+                self._usage_is_outdated, self._usage_ends_stream = True, False
+
+    def _learn_usage(self, usage: WireUsage, *, has_choices: bool) -> None:
+        self.count_passed()
+        # With several choices the usage of a chunk may be that of its own choice alone.
+        is_partial = has_choices and self._choices > len(self._finished) and self._choices > 1
+        self._note_usage(usage, is_outdated=is_partial)
+        self._usage_ends_stream = not has_choices and self.has_content
+
+    def _note_usage(self, usage: WireUsage | None, *, is_outdated: bool) -> None:
+        self.usage = usage
+        self._usage_is_outdated, self._usage_ends_stream = is_outdated, False
+
+    def _shown(self, event: bytes, *, has_choices: bool) -> bytes:
+        if not (self._hide_continuous_usage if has_choices else self._hide_usage) or b'"usage"' not in event:
             return event
-        return _without_usage(event) if chunk.choices else b""
+        found = without_usage(event)
+        if found is None:
+            return event
+        return found.event if has_choices or found.usage == b"null" else b""
 
 
 def error_event(envelope: bytes) -> bytes:
@@ -231,16 +291,7 @@ def data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
-def _without_usage(event: bytes) -> bytes:
-    """Cut a filled `usage` member out of an event that also carries choices (continuous usage)."""
-    found = _USAGE_MEMBER.search(event)
-    if found is None:
-        return event
-    depth, at = 1, found.end()
-    while depth and at < len(event):
-        # Usage holds numbers and objects only, so braces cannot hide in strings.
-        depth += (event[at] == 0x7B) - (event[at] == 0x7D)
-        at += 1
-    if found[1] is None and (comma := _COMMA.match(event, at)):
-        at = comma.end()  # it was the first member
-    return event[: found.start()] + event[at:]
+def is_comment(event: bytes) -> bool:
+    """Whether `event` is nothing but comments."""
+    lines = [line for line in event.splitlines() if line]
+    return bool(lines) and all(line.startswith(b":") for line in lines)

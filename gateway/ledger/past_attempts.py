@@ -86,6 +86,15 @@ class PastAnswer(NamedTuple):
     facts: str
 
 
+class EngineAttempt(NamedTuple):
+    """What the engine of a replica has counted of one attempt, as far as the ledger knows it."""
+
+    input_tokens: int
+    output_tokens: int
+    estimated: int
+    facts: str
+
+
 class PastAttempts:
     """The attempts of a span, as one transaction sees them."""
 
@@ -122,6 +131,11 @@ class PastAttempts:
             .limit(LATEST_ROWS)
         )
         return [PastAnswer(*row) for row in reversed(self._ledger.fetch(query))]
+
+    def at_replica(self, name: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Those that were sent to the replica `name`, in batches of rows with the fields of EngineAttempt."""
+        query = select(_row.input_tokens, _row.output_tokens, _row.estimated, _row.facts)
+        return self._ledger.batches(self._within(query.where(_row.replica == name)), BATCH_ROWS)
 
     def _within(self, query: Any) -> Query:
         """Attempts of the span: corrections of a row are none."""

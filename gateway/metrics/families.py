@@ -117,6 +117,11 @@ BUDGET_UNSEEN = _gauge(
 REPLICA_UP = _gauge(
     "replica_up", "deployment replica", "1 when requests may go to the replica, 0 when it is down or tripped."
 )
+REPLICA_BUSY = _gauge(
+    "replica_busy",
+    "deployment replica",
+    "1 while the replica has just said to be full (429 or 503): it is well, and others are asked first.",
+)
 REPLICA_INFLIGHT = _gauge("replica_inflight", "deployment replica", "Attempts under way on the replica.")
 RETIRES = _gauge(
     "deployment_retires_in_days", "deployment", "Days until the deployment retires; below 0 it has retired."
@@ -206,6 +211,7 @@ FAMILIES = (
     BUDGET_HELD,
     BUDGET_UNSEEN,
     REPLICA_UP,
+    REPLICA_BUSY,
     REPLICA_INFLIGHT,
     RETIRES,
     POOL_COST,

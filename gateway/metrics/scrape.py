@@ -188,14 +188,17 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
 
 def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
     up: dict[tuple[str, ...], int] = {}
+    busy: dict[tuple[str, ...], int] = {}
     in_flight: dict[tuple[str, ...], int] = {}
     for deployment, pool in fleet.replica_sets.items():
         for state in pool.replicas:
             labels = (deployment, state.replica.name)
             # Two servers may differ in their path only: one name then stands for both, and shows the worse.
             up[labels] = min(up.get(labels, 1), int(state.available(monotonic)))
+            busy[labels] = max(busy.get(labels, 0), int(state.busy_until > monotonic))
             _add(in_flight, labels, state.in_flight)
     yield _gauge(families.REPLICA_UP, up)
+    yield _gauge(families.REPLICA_BUSY, busy)
     yield _gauge(families.REPLICA_INFLIGHT, in_flight)
 
 

@@ -14,7 +14,15 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.answer import NO_USAGE, Exact, Metered, read_answer, read_error, usage_from_wire
+from gateway.core.answer import (
+    NO_USAGE,
+    Exact,
+    Metered,
+    UnderEstimate,
+    read_answer,
+    read_error,
+    usage_from_wire,
+)
 from gateway.core.control_headers import wants_cost_event
 from gateway.core.cost_event import with_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
@@ -36,6 +44,7 @@ from gateway.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from gateway.proxy.opening import StreamOpening
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -96,18 +105,18 @@ class Attempt:
 
         Raises Unavailable when nothing may be sent, UpstreamRejected when the request itself is wrong.
         """
-        progress, sent, services = self._progress, self._sent, self._services
+        _progress, sent, services = self._progress, self._sent, self._services
         candidate = sent.candidate
         outgoing = UpstreamRequest(
             head=candidate.replica_set.heads[sent.replica][sent.call.api],
             own=sent.head_lines(self._inbound.headers),
             body=sent.body(),
             fresh=sent.fresh,
-            sent_to=progress.note_address,
+            goes_out=self._goes_out,
         )
         services.ledger.intend(sent.attempt_id, sent.half())
         try:
-            self._response = response = await services.upstream.send(outgoing)
+            response = await services.upstream.send(outgoing)
             self._read_head(response)
             if response.status != 200:
                 raise await self._refusal(response)
@@ -123,9 +132,35 @@ class Attempt:
             if self.ended is None:
                 # Our own defect, not a known way out. What was sent must be in the ledger all the same.
                 self._take_notes()
-                self._end(Outcome.UPSTREAM_ERROR, sent.under_estimate(progress))
+                self._end(Outcome.UPSTREAM_ERROR, self._metered())
             if self._last is None and self._response is not None:
                 self._response.abort()
+
+    def _goes_out(self, response: UpstreamResponse) -> None:
+        """The request is on its way, and `response` will be its answer."""
+        self._response = response
+        self._progress.address = response.peer
+
+    # --- as the watch over its replica sees it (`UnderWay`) ---
+
+    @property
+    def is_stream(self) -> bool:
+        return self._sent.call.stream
+
+    @property
+    def last_seen_at(self) -> float | None:
+        progress = self._progress
+        return None if progress.last_seen_at == progress.sent_at else progress.last_seen_at
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._response is not None and self._response.is_awaited
+
+    def break_off(self, kind: FailureKind, detail: str) -> None:
+        if self._response is not None:
+            self._response.break_off(kind, detail)
+
+    # --- its end ---
 
     def finish(self) -> Awaitable[None]:
         """Send the last bytes of a whole answer, whose hold is settled by now."""
@@ -172,47 +207,62 @@ class Attempt:
         answer = read_answer(body)
         progress = self._progress
         progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
-        if answer.choices:
-            progress.finish_reason = answer.choices[0].finish_reason
+        progress.finish_reason = answer.finish_reason
         progress.reported_model = answer.model
         if answer.usage is not None:
             metered: Metered = Exact(usage_from_wire(answer.usage), answer.service_tier)
         else:
             progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
-            metered = self._sent.under_estimate(progress)
+            metered = self._sent.under_estimate(progress, progress.last_seen_at)
         result = self._succeeded(metered)
         self._last = body
         return result
 
     async def _relay_stream(self, response: UpstreamResponse) -> Ended:
-        if not self._content_type.startswith(b"text/event-stream"):
+        if not self._content_type.lower().startswith(b"text/event-stream"):
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
         self._reader = reader = self._new_reader()
         sink, progress, clock = self._sink, self._progress, self._services.clock
+        # Since this candidate was asked: what others took before says nothing of it.
+        due = progress.sent_at + self._sent.candidate.deployment.commit_after_seconds
+        lines = self._answer_lines(b"x-accel-buffering: no\r\n")
+        opening = StreamOpening(sink, lines, COST_HEADER, due - clock.monotonic())
         is_tapped = False
-        while chunk := await response.next_chunk():
-            progress.last_seen_at = clock.monotonic()
-            if not reader.text_chunks:
-                progress.quiet_until = progress.last_seen_at
-            passed = _feed(reader, chunk)
-            if not passed:
-                continue
-            if progress.first_token_at is None:
-                progress.first_token_at = progress.last_seen_at
-                lines = self._answer_lines(b"x-accel-buffering: no\r\n")
-                await sink.start(200, lines, COST_HEADER)
-            if reader.done:
-                return self._end_of_stream(reader, passed)
-            await sink.send(passed)
-            progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
-            if not is_tapped and reader.text_chunks and self._sent.masked is None:
-                is_tapped = True
-                response.tap(self._pass_on)
-        # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
-        rest = reader.flush()
-        if not reader.complete or not sink.started:
-            raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
-        return self._end_of_stream(reader, rest)
+        try:
+            while chunk := await response.next_chunk():
+                progress.last_seen_at = clock.monotonic()
+                if not reader.text_chunks:
+                    progress.quiet_until = progress.last_seen_at
+                passed = _feed(reader, chunk)
+                self._note_first_token(reader)
+                if reader.done:
+                    return self._end_of_stream(reader, await self._opened(opening) + passed)
+                if passed and not sink.started:
+                    passed = await opening.admit(passed, has_content=reader.has_content)
+                if not passed:
+                    continue
+                await sink.send(passed)
+                progress.blocked_seconds += clock.monotonic() - progress.last_seen_at
+                if not is_tapped and reader.text_chunks and self._sent.masked is None:
+                    is_tapped = True
+                    response.tap(self._pass_on)
+            # Without [DONE]: fine if the answer was finished, a broken stream otherwise.
+            rest = reader.flush()
+            self._note_first_token(reader)
+            if not reader.complete:
+                raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
+            return self._end_of_stream(reader, await self._opened(opening) + rest)
+        finally:
+            opening.close()
+
+    async def _opened(self, opening: StreamOpening) -> bytes:
+        """The answer has begun. Returns what was held back of it until now."""
+        return b"" if self._sink.started else await opening.commit()
+
+    def _note_first_token(self, reader: StreamReader) -> None:
+        progress = self._progress
+        if progress.first_token_at is None and reader.has_content:
+            progress.first_token_at = progress.last_seen_at
 
     def _pass_on(self, chunk: bytes) -> bool:
         """Take a chunk of plain text straight to the client. False: it has to be read, or to wait."""
@@ -220,7 +270,7 @@ class Attempt:
         passed = None if reader is None else reader.passes(chunk)
         if reader is None or passed is None or not self._sink.send_now(passed):
             return False
-        reader.note_passed(passed)
+        reader.note_passed(chunk)
         self._progress.last_seen_at = self._services.clock.monotonic()
         return True
 
@@ -229,14 +279,18 @@ class Attempt:
 
     def _new_reader(self) -> StreamReader:
         call, masked = self._sent.call, self._sent.masked
-        hide_usage = not call.include_usage
+        hides, hides_continuous = not call.include_usage, not call.wants_continuous_usage
         if masked is None:
-            return StreamReader(hide_usage=hide_usage, choices=call.choices)
-        return RestoringReader(Restorer(masked), hide_usage=hide_usage, choices=call.choices)
+            return StreamReader(
+                hide_usage=hides, choices=call.choices, hide_continuous_usage=hides_continuous
+            )
+        return RestoringReader(
+            Restorer(masked), hide_usage=hides, choices=call.choices, hide_continuous_usage=hides_continuous
+        )
 
     def _end_of_stream(self, reader: StreamReader, last: bytes) -> Ended:
         self._take_notes()
-        result = self._succeeded(self._metered(reader))
+        result = self._succeeded(self._metered())
         self._last = last
         return result
 
@@ -251,7 +305,7 @@ class Attempt:
         if status in _TRY_ANOTHER or not 400 <= status < 500:
             raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
         self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-        self._sent.replica.breaker.succeeded()
+        self._sent.replica.succeeded()
         return UpstreamRejected(
             error.message,
             status=status,
@@ -263,9 +317,10 @@ class Attempt:
     # --- the ways out ---
 
     def _succeeded(self, metered: Metered) -> Ended:
-        sent, breaker = self._sent, self._sent.replica.breaker
-        if breaker.failures or breaker.open_until:
-            breaker.succeeded()
+        sent, replica = self._sent, self._sent.replica
+        if replica.breaker.failures or replica.shared_failures:  # a breaker that is open has failures
+            replica.succeeded()
+        replica.answered_at = self._progress.last_seen_at
         result = self._end(Outcome.SUCCESS, metered)
         sent.learn(self._progress, result)
         return result
@@ -281,16 +336,14 @@ class Attempt:
             kind=failure.kind,
             detail=failure.detail,
         )
-        return self._end(outcome_of(failure), sent.metered_failure(self._progress, failure), failure)
+        metered = sent.metered_failure(failure) or self._metered()
+        return self._end(outcome_of(failure), metered, failure)
 
     def _cancelled(self) -> None:
         """The client went away, or the server stops. Neither is the upstream's failure."""
-        metered: Metered = self._sent.under_estimate(self._progress)
-        if self._reader is not None:
-            self._take_notes()
-            metered = self._metered(self._reader)
+        self._take_notes()
         outcome = Outcome.CLIENT_DISCONNECT if self._inbound.disconnected else Outcome.SHUTDOWN
-        self._end(outcome, metered)
+        self._end(outcome, self._metered())
         self.report_completed()
 
     def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:
@@ -310,10 +363,16 @@ class Attempt:
             progress.finish_reason = reader.finish_reason
             progress.reported_model = reader.model
 
-    def _metered(self, reader: StreamReader) -> Metered:
-        if reader.usage is not None:
-            return Exact(usage_from_wire(reader.usage), reader.service_tier)
-        return self._sent.under_estimate(self._progress)
+    def _metered(self) -> Metered:
+        """Usage of a stream as far as it came, or of an answer that never came."""
+        sent, reader = self._sent, self._reader
+        if reader is not None and reader.usage is not None:
+            usage = usage_from_wire(reader.usage)
+            if reader.usage_is_current:
+                return Exact(usage, reader.service_tier, reader.usage_is_final)
+            if usage.output_tokens > reader.text_chunks:
+                return UnderEstimate(usage)
+        return sent.under_estimate(self._progress, self._services.clock.monotonic())
 
     # --- headers ---
 

@@ -5,7 +5,7 @@ attempt is recorded on its way out, whatever that way is. The hold has one owner
 """
 
 from gateway.core.admission import Hold
-from gateway.core.balancing import FailureAttribution, ReplicaState
+from gateway.core.balancing import ReplicaSet
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
 from gateway.core.errors import (
@@ -17,11 +17,14 @@ from gateway.core.errors import (
     UpstreamRejected,
 )
 from gateway.core.heads import HeaderLines
+from gateway.core.replica_state import FailureAttribution, ReplicaState
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
 
+# Failed attempts of one request at the replicas of one candidate, and the times that it is asked of replicas
+# which are known to be full: a hundred refusals for each request would be a load of their own.
 REPLICA_TRIES = 2
 
 
@@ -47,9 +50,11 @@ class Relay:
                     sent = turns.sent
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
                     attempt = Attempt(services, sent, inbound, sink)
+                    replica.under_way.add(attempt)
                     try:
                         failure = (await attempt.run()).failure
                     finally:
+                        replica.under_way.discard(attempt)
                         if attempt.ended is not None:
                             settlement = attempt.ended.settlement
                 finally:
@@ -73,13 +78,24 @@ class Relay:
 
 
 class Turns:
-    """Whose turn it is: at most two replicas of each candidate of a request, in the order of its candidates.
+    """Whose turn it is: replicas of each candidate of a request, in the order of its candidates.
 
+    At most two may fail. One that is full has taken nothing and said so at once, so all others are asked too.
     A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
     `sent` is the attempt of this turn, still to be completed by `hold`.
     """
 
-    __slots__ = ("_attribution", "_clock", "_index", "_number", "_same", "_tried", "sent")
+    __slots__ = (
+        "_attribution",
+        "_clock",
+        "_failed",
+        "_index",
+        "_known_busy",
+        "_number",
+        "_same",
+        "_tried",
+        "sent",
+    )
 
     def __init__(self, sent: Sent, clock: Clock) -> None:
         self.sent = sent
@@ -87,6 +103,8 @@ class Turns:
         self._index = 0  # of the candidate whose turn it is
         self._number = 0  # of attempts
         self._tried: list[ReplicaState] = []
+        self._failed = 0  # of those tried
+        self._known_busy = 0  # of those tried, when their turn came
         self._same: ReplicaState | None = None
         self._attribution: FailureAttribution | None = None
 
@@ -99,27 +117,41 @@ class Turns:
             return same
         candidates = self.sent.candidates
         while self._index < len(candidates):
-            if len(self._tried) < REPLICA_TRIES:
-                replica_set = candidates[self._index].replica_set
-                replica = replica_set.choose(self._clock.monotonic(), self._tried)
-                if replica is not None:
-                    self._tried.append(replica)
-                    if number > 1 or self._index:
-                        self.sent = self.sent.again(number=number, index=self._index)
-                    return replica
-            self._index += 1
-            self._tried = []
+            replica = self._next_of(candidates[self._index].replica_set)
+            if replica is not None:
+                if number > 1 or self._index:
+                    self.sent = self.sent.again(number=number, index=self._index)
+                return replica
+            self._next_candidate()
         return None
+
+    def _next_candidate(self) -> None:
+        self._index += 1
+        self._tried, self._failed, self._known_busy = [], 0, 0
+
+    def _next_of(self, replica_set: ReplicaSet) -> ReplicaState | None:
+        """The next replica to try of the candidate whose turn it is."""
+        if self._failed >= REPLICA_TRIES or self._known_busy >= REPLICA_TRIES:
+            return None
+        now = self._clock.monotonic()
+        replica = replica_set.choose(now, self._tried)
+        if replica is not None:
+            self._tried.append(replica)
+            if replica.busy_until > now:
+                self._known_busy += 1
+        return replica
 
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
         if failure.stale:
             self._same = None if self.sent.fresh else replica
-        elif failure.status == 429:
-            replica.breaker.succeeded()  # it is alive, only busy: not its fault
+        elif failure.is_busy:
+            replica.told_busy(self._clock.monotonic(), failure.retry_after_seconds)
         else:
+            self._failed += 1
             self._attribution = self._attribution or FailureAttribution()
-            self._attribution.failed(replica, failure, self._clock.monotonic())
+            siblings = self.sent.candidate.replica_set.replicas
+            self._attribution.failed(replica, failure, self._clock.monotonic(), siblings)
 
 
 def _name_deployment(error: GatewayError, sent: Sent) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import structlog
 
-from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.balancing import Fleet
 from gateway.core.catalog import Health
 from gateway.core.errors import UpstreamFailure
 from gateway.core.heads import request_head
+from gateway.core.replica_state import ReplicaState
 from gateway.ports import Upstream, UpstreamRequest
 from gateway.supervised import SupervisedTask, TaskRegistry
 
@@ -78,27 +79,32 @@ class _Probe:
         _set_up(self._state, problem)
 
     async def _ask(self) -> str | None:
-        """None when the replica is well, else what is wrong."""
+        """None when the replica is well, else what is wrong; and whether anybody listens there."""
         head = request_head(self._state.replica.endpoint, b"GET", self._health.path.encode("ascii"))
         request = UpstreamRequest(head=head, body=b"")
         try:
             response = await self._upstream.send(request)
+            self._state.is_gone = False
             try:
                 await response.read(MAX_HEALTH_BYTES)
             finally:
                 response.abort()
         except UpstreamFailure as failure:
+            if failure.refused:
+                self._state.is_gone, self._state.is_stuck = True, False  # what comes next is another process
             return str(failure)
         return None if response.status == 200 else f"status {response.status}"
 
 
 def _set_up(state: ReplicaState, problem: str | None) -> None:
+    if problem is None and state.is_stuck:
+        return  # that it answers is known; only tokens would be news (replicas/progress.py)
     was_up, state.is_up = state.is_up, problem is None
     if was_up == state.is_up:
         return
     if problem is None:
         # The probe saw it work, so there is nothing left for the breaker to wait for.
-        state.breaker.succeeded()
+        state.succeeded()
         _log.info("replica.up", replica=state.replica.name)
     else:
         _log.warning("replica.down", replica=state.replica.name, problem=problem)
@@ -113,7 +119,7 @@ def _mark_unprobed_up(fleet: Fleet) -> None:
     for replica_set in fleet.replica_sets.values():
         if replica_set.deployment.health is None:
             for state in replica_set.replicas:
-                state.is_up = True
+                state.is_up, state.is_gone, state.is_stuck = True, False, False
 
 
 def _probed(fleet: Fleet) -> Iterator[tuple[ReplicaState, Health]]:

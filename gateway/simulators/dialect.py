@@ -16,7 +16,9 @@ from gateway.simulators.wire import Shape
 class Observer(Protocol):
     """Sees each generation pass, for metrics. Every `started` gets one `finished`."""
 
-    def started(self, prompt_tokens: int, cached_tokens: int) -> None: ...
+    def started(self, prompt_tokens: int, cached_tokens: int, choices: int) -> None:
+        """A prompt of so many tokens, so many of them cached, is to be answered `choices` times."""
+
     def first_token(self, seconds_since_arrival: float) -> None: ...
     def tokens(self, count: int, gap_seconds: float | None) -> None:
         """So many tokens generated, so long after the one before (None: not known)."""
@@ -49,6 +51,9 @@ class Dialect(Protocol):
     def unknown_model(self, model: str) -> SimulatedRefusal: ...
     def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
         """The most tokens a choice may have. Raises Refused for what this server in particular refuses."""
+
+    def sequences(self, call: SimulatedCall) -> int:
+        """How many of the requests in flight, which are bounded, this one is."""
 
     @property
     def overload(self) -> ErrorKind:

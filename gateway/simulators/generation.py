@@ -15,9 +15,10 @@ from gateway.simulators.prompts import Prompt
 from gateway.simulators.refusals import Header
 from gateway.simulators.requests import SimulatedCall
 from gateway.simulators.state import State
-from gateway.simulators.wire import DONE, Wire, error_event
+from gateway.simulators.wire import COMMENT, DONE, Wire, error_event
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_FROZEN_LOOK_SECONDS = 0.02
 _UNPACED_EVENTS = 64  # as many leave at once before other requests get their turn
 
 
@@ -55,12 +56,21 @@ class Generation:
 
     async def run(self) -> None:
         """Returns when the answer is out, broken as asked, or of no use because the client left."""
-        limit = self._state.knobs.max_num_seqs
-        if not await self._state.slots.enter(self._connection, limit):
-            self._job.recorder.disconnected()
-            return
+        limit, slots = self._state.knobs.max_num_seqs, self._state.slots
+        sequences = self._dialect.sequences(self._job.call)
+        slots.sequences += sequences
+        try:
+            if await slots.enter(self._connection, limit):
+                await self._run_in_slot(limit)
+            else:
+                self._job.recorder.disconnected()
+        finally:
+            slots.sequences -= sequences
+
+    async def _run_in_slot(self, limit: int) -> None:
+        call, prompt = self._job.call, self._job.prompt
         self._state.aborts.add(self._abort)
-        self._dialect.observer.started(self._job.prompt.tokens, self._job.cached_tokens)
+        self._dialect.observer.started(prompt.tokens, self._job.cached_tokens, call.choices_per_prompt)
         try:
             await self._generate()
         finally:
@@ -93,10 +103,15 @@ class Generation:
 
     async def _generate(self) -> None:
         job = self._job
-        if job.call.stream and self._dialect.headers_before_first_token:
-            await self._start_stream()
         uncached = job.prompt.tokens - job.cached_tokens
-        if not await self._wait_until(time.monotonic() + self._state.ttft_seconds(uncached)):
+        due = time.monotonic() + self._state.ttft_seconds(uncached)
+        if job.call.stream and self._opens_first():
+            await self._start_stream()
+            if self._state.knobs.opening_first:
+                await self._send_openings()
+            if not await self._keep_alive_until(due):
+                return
+        if not await self._wait_until(due):
             return
         self._first_at = self._last_at = time.monotonic()
         self._dialect.observer.first_token(job.recorder.first_token())
@@ -106,6 +121,13 @@ class Generation:
         """False when the client left. An abort ends the wait early."""
         while not self._aborted and (left := due - time.monotonic()) > 0:
             if not await self._connection.pause(left):
+                return False
+        return await self._thawed()
+
+    async def _thawed(self) -> bool:
+        """Wait while the engine is frozen. False when the client left."""
+        while self._state.knobs.frozen:
+            if not await self._connection.pause(_FROZEN_LOOK_SECONDS):
                 return False
         return not self._connection.lost
 
@@ -148,13 +170,40 @@ class Generation:
         self._attempt.status = 200
         await self._job.exchange.start(200, _EVENT_STREAM, self._job.headers)
 
-    async def _stream(self) -> None:
+    def _opens_first(self) -> bool:
+        """A stream's head leaves before the wait for its first token."""
+        knobs = self._state.knobs
+        return self._dialect.headers_before_first_token or knobs.opening_first or knobs.comment_every_ms > 0
+
+    async def _keep_alive_until(self, due: float) -> bool:
+        """False when the client left."""
+        seconds = self._state.knobs.comment_every_ms / 1000
+        while seconds and not self._aborted and due - time.monotonic() > seconds:
+            if not await self._connection.pause(seconds):
+                return False
+            await self._job.exchange.send(COMMENT)
+        return True
+
+    async def _send_openings(self) -> None:
+        for answer in self._job.answers:
+            if opening := self._job.wire.opening(answer.index):
+                await self._job.exchange.send(opening)
+
+    def _breaks_after(self) -> int | None:
+        """Output tokens after which this stream breaks off; None: it does not."""
         job = self._job
-        if not self._dialect.headers_before_first_token:
+        if job.fault not in faults.MIDWAY and job.fault is not ErrorKind.ABORT:
+            return None
+        wanted = self._state.knobs.break_after_tokens
+        return max(job.tokens // 2, 1) if wanted < 0 else wanted
+
+    async def _stream(self) -> None:
+        job, knobs = self._job, self._state.knobs
+        if not self._opens_first():
             await self._start_stream()
-        breaks_after = (
-            max(job.tokens // 2, 1) if job.fault in faults.MIDWAY or job.fault is ErrorKind.ABORT else None
-        )
+        if not knobs.opening_first:
+            await self._send_openings()
+        breaks_after = self._breaks_after()
         for event, tokens in self._events():
             if not await self._pace():
                 return
@@ -168,17 +217,14 @@ class Generation:
         await self._close_stream(job.answers)
 
     def _events(self) -> Iterator[tuple[bytes, int]]:
-        """Events of all choices, one of each in turn."""
+        """Events of all choices behind their openings, one of each in turn."""
         wire = self._job.wire
-        for answer in self._job.answers:
-            if opening := wire.opening(answer.index):
-                yield opening, 0
         under_way = [(answer, wire.deltas(answer)) for answer in self._job.answers]
         while under_way:
             left = []
             for answer, deltas in under_way:
                 if (delta := next(deltas, None)) is None:
-                    yield wire.closing(answer), 0
+                    yield wire.closing(answer, answer.tokens), 0
                 else:
                     yield delta
                     left.append((answer, deltas))
@@ -191,6 +237,8 @@ class Generation:
             due = self._first_at + self._attempt.completion_tokens / (rate * len(self._job.answers))
             if due > time.monotonic():
                 return await self._wait_until(due)
+        if self._state.knobs.frozen and not await self._thawed():
+            return False
         self._unpaced += 1
         if self._unpaced % _UNPACED_EVENTS == 0:
             return await self._connection.pause(0)
@@ -208,8 +256,9 @@ class Generation:
     async def _break_off(self, event: bytes) -> None:
         job = self._job
         if self._aborted or job.fault is ErrorKind.ABORT or job.fault is None:
+            sent = self._attempt.completion_tokens // len(job.answers)
             for answer in job.answers:
-                await job.exchange.send(job.wire.closing(answer.cut(0, "abort")))
+                await job.exchange.send(job.wire.closing(answer.cut(0, "abort"), sent))
             await self._close_stream(job.answers)
             return
         refused = self._dialect.fault(ErrorKind.SERVER_ERROR, self._state.knobs, job.call.model)

@@ -73,17 +73,48 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         int,
         Meta(
             ge=0,
-            description="Requests in flight, waiting ones included; past it 503 (vLLM) or 429. 0: no limit.",
+            description="Requests in flight, waiting ones included; past it 503 (vLLM, where each choice is "
+            "one) or 429. 0: no limit.",
         ),
     ] = 0
     max_num_seqs: Annotated[
         int, Meta(ge=0, description="Requests generating at once; the others wait their turn. 0: no limit.")
     ] = 0
+    opening_first: Annotated[
+        bool, Meta(description="A stream's head and role leave at once, before the wait for the first token.")
+    ] = False
+    comment_every_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=_HOUR_MS,
+            description="While a stream waits for its first token, a comment each so many ms. 0: none.",
+        ),
+    ] = 0.0
+    odd_values: Annotated[
+        bool,
+        Meta(description="Optional members of answers and chunks are null, of other types or broken text."),
+    ] = False
+    break_after_tokens: Annotated[
+        int,
+        Meta(ge=-1, description="Output tokens before a stream breaks off in the middle. -1: half of them."),
+    ] = -1
     bills_to_the_end: Annotated[
         bool, Meta(description="A client that leaves does not stop it: the whole answer is generated.")
     ] = False
     prompt_caching: Annotated[bool, Meta(description="Count cached prompt tokens.")] = True
     healthy: Annotated[bool, Meta(description="False: /health answers 503 and requests 500.")] = True
+    frozen: Annotated[
+        bool,
+        Meta(description="True: no token is made. /health answers 200, requests are taken, streams stand."),
+    ] = False
+    silent_on_sigterm: Annotated[
+        bool,
+        Meta(
+            description="SIGTERM closes the port and freezes all that runs, with its connections open, until "
+            "the clients leave. Otherwise streams end with finish_reason abort."
+        ),
+    ] = False
     error_rate: Annotated[
         float, Meta(ge=0, le=1, description="Share of requests that fail with error_kind.")
     ] = 0.0

@@ -60,7 +60,7 @@ _SHAPE = Shape(
 class _Unobserved:
     """OpenAI shows no metrics."""
 
-    def started(self, prompt_tokens: int, cached_tokens: int) -> None: ...
+    def started(self, prompt_tokens: int, cached_tokens: int, choices: int) -> None: ...
     def first_token(self, seconds_since_arrival: float) -> None: ...
     def tokens(self, count: int, gap_seconds: float | None) -> None: ...
     def finished(self, reason: str, seconds: float, held_tokens: int) -> None: ...
@@ -152,6 +152,10 @@ class OpenAIDialect:
 
     def check(self, call: SimulatedCall, document: Json, prompt: Prompt, knobs: Knobs) -> int:
         return output_limit(call, document, prompt, self.max_model_len(knobs))
+
+    def sequences(self, call: SimulatedCall) -> int:
+        del call
+        return 1
 
     def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> SimulatedRefusal:
         match kind:

@@ -23,6 +23,7 @@ _COMPLETION_FIELDS = frozenset({
     "top_p", "user",
 })
 # fmt: on
+_STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 
 
 def output_limit(call: SimulatedCall, document: Json, prompt: Prompt, context_tokens: int) -> int:
@@ -48,6 +49,9 @@ def output_limit(call: SimulatedCall, document: Json, prompt: Prompt, context_to
 def _check_fields(call: SimulatedCall, document: Json) -> None:
     if unknown := sorted(document.keys() - (_CHAT_FIELDS if call.is_chat else _COMPLETION_FIELDS)):
         raise invalid(f"Unrecognized request argument supplied: {unknown[0]}")
+    if unknown := sorted((document.get("stream_options") or {}).keys() - _STREAM_OPTIONS):
+        name = f"stream_options.{unknown[0]}"
+        raise invalid(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
     if document.get("max_tokens") is not None and document.get("max_completion_tokens") is not None:
         message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise invalid(message, code="invalid_parameter_combination")

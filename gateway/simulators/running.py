@@ -28,6 +28,7 @@ from gateway.simulators.vllm import DEFAULT_MODEL, VllmDialect
 
 _STOP_SECONDS = 2.0
 _GRACE_SECONDS = 0.5
+_SILENT_SECONDS = 600.0
 _LISTENING = "listening on "
 
 
@@ -83,6 +84,12 @@ class Simulator:
     def abort_all(self) -> int:
         """End every generation with finish_reason "abort". Returns how many."""
         return self.state.abort_all()
+
+    def fall_silent(self) -> None:
+        """Take no more connections and make no more tokens; the connections that there are stay open."""
+        self.set_knobs(frozen=True)
+        if self._server is not None:
+            self._server.close()
 
     async def settled(self, timeout_seconds: float = 2.0) -> list[SeenAttempt]:
         """All attempts once none of them runs. Raises TimeoutError."""
@@ -152,7 +159,10 @@ async def _serve(kind: SimulatorKind, knobs: Knobs, host: str, port: int) -> Non
     async with Simulator(kind, knobs, host=host, port=port) as simulator:
         print(f"{kind} simulator {_LISTENING}{simulator.url}", flush=True)
         await stop.wait()
-        if kind is SimulatorKind.VLLM and simulator.abort_all():
+        if simulator.knobs.silent_on_sigterm:
+            simulator.fall_silent()
+            await simulator.settled(_SILENT_SECONDS)
+        elif kind is SimulatorKind.VLLM and simulator.abort_all():
             await asyncio.sleep(_GRACE_SECONDS)  # vLLM ends its streams with "abort" before it goes
 
 

@@ -76,7 +76,7 @@ class SimulatorApp:
         reply = self._dialect.answer(exchange, self._state)
         attempt = recorder.attempt
         attempt.model, attempt.prompt_tokens = _model_in(exchange.body), reply.prompt_tokens
-        self._admit(attempt)
+        self._admit(attempt, 1)
         fault = self._state.next_fault()
         if fault is not None and await self._struck(fault, exchange, recorder):
             return
@@ -104,7 +104,7 @@ class SimulatorApp:
         prompt = self._reader.read(call)
         limit = self._dialect.check(call, document, prompt, self._state.knobs)
         attempt.prompt_tokens = prompt.tokens
-        self._admit(attempt)
+        self._admit(attempt, self._dialect.sequences(call))
         fault = self._state.next_fault()
         if fault is not None and await self._struck(fault, exchange, recorder):
             return
@@ -123,12 +123,12 @@ class SimulatorApp:
         )
         await Generation(job, self._state, self._dialect).run()
 
-    def _admit(self, attempt: SeenAttempt) -> None:
+    def _admit(self, attempt: SeenAttempt, sequences: int) -> None:
         """Raises Refused when the server is down or full. A refusal here uses up no fault."""
         knobs = self._state.knobs
         if not knobs.healthy:
             raise self._dialect.fault(ErrorKind.SERVER_ERROR, knobs, attempt.model or "")
-        if knobs.max_concurrency and self._state.slots.in_flight >= knobs.max_concurrency:
+        if knobs.max_concurrency and self._state.slots.sequences + sequences > knobs.max_concurrency:
             raise self._dialect.fault(self._dialect.overload, knobs, attempt.model or "")
 
     async def _struck(self, fault: ErrorKind, exchange: SimulatedExchange, recorder: Recorder) -> bool:
@@ -170,6 +170,7 @@ class SimulatorApp:
             created=int(time.time()),
             model=dialect.reported_model(call.model),
             usage_of=dialect.usage(prompt, cached_tokens),
+            odd_values=self._state.knobs.odd_values,
         )
 
 

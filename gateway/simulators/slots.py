@@ -12,10 +12,11 @@ class _Ticket:
 
 
 class Slots:
-    """First come, first served."""
+    """First come, first served. `sequences`: those of all requests here, waiting ones included."""
 
     def __init__(self) -> None:
         self.running = 0
+        self.sequences = 0
         self._queue: deque[_Ticket] = deque()
 
     @property

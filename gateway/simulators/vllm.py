@@ -32,8 +32,12 @@ _KINDS = {
     405: "Method Not Allowed",
     429: "Too Many Requests",
     500: "InternalServerError",
-    503: "ServiceUnavailableError",
+    503: "Service Unavailable",
 }
+_FULL = (
+    "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
+    "instance."
+)
 _SHAPE = Shape(
     chunk={},
     body={
@@ -164,6 +168,10 @@ class VllmDialect:
             raise invalid(message, "input_tokens")
         return min(call.max_tokens or context, context - prompt.tokens)
 
+    def sequences(self, call: SimulatedCall) -> int:
+        """Each choice of each prompt is one of the engine's requests."""
+        return call.choices_per_prompt * max(len(call.prompts), 1)
+
     def fault(self, kind: ErrorKind, knobs: Knobs, model: str) -> SimulatedRefusal:
         del knobs, model
         match kind:
@@ -172,7 +180,7 @@ class VllmDialect:
             ):  # vLLM has neither; a proxy in front may
                 return SimulatedRefusal(429, "Too many requests")
             case ErrorKind.UNAVAILABLE:
-                return SimulatedRefusal(503, "The server is overloaded: too many requests are queued.")
+                return SimulatedRefusal(503, _FULL)
             case _:
                 message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
                 return SimulatedRefusal(500, message)

@@ -65,11 +65,12 @@ class VllmMetrics:
     def kv_cache_usage(self) -> float:
         return min(self._held_tokens / KV_CAPACITY_TOKENS, 1.0)
 
-    def started(self, prompt_tokens: int, cached_tokens: int) -> None:
+    def started(self, prompt_tokens: int, cached_tokens: int, choices: int) -> None:
+        """The engine reads a prompt once for each choice, and counts it so; its usage has it once."""
         self._held_tokens += prompt_tokens
-        self._queries.inc(prompt_tokens)
-        self._hits.inc(cached_tokens)
-        self._prompt.inc(prompt_tokens)
+        self._queries.inc(prompt_tokens * choices)
+        self._hits.inc(cached_tokens * choices)
+        self._prompt.inc(prompt_tokens * choices)
 
     def first_token(self, seconds_since_arrival: float) -> None:
         self._first_token.observe(seconds_since_arrival)

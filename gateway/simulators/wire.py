@@ -7,10 +7,12 @@ import msgspec
 import orjson
 
 from gateway.simulators.answers import Answer, ToolCall
+from gateway.simulators.odd_values import odd
 from gateway.simulators.requests import Json, SimulatedCall
 from gateway.simulators.tokens import Piece
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
 _HOLE = "\x00hole\x00"
 _HOLE_BYTES = orjson.dumps(_HOLE)
 
@@ -43,8 +45,17 @@ class Wire:
     """Encodes one request's answer. `model` is the name that the server reports."""
 
     def __init__(
-        self, call: SimulatedCall, shape: Shape, *, ident: str, created: int, model: str, usage_of: UsageOf
+        self,
+        call: SimulatedCall,
+        shape: Shape,
+        *,
+        ident: str,
+        created: int,
+        model: str,
+        usage_of: UsageOf,
+        odd_values: bool = False,
     ) -> None:
+        self._odd_values = odd_values
         self._call = call
         self._shape = shape
         self._usage_of = usage_of
@@ -63,7 +74,7 @@ class Wire:
         document = {**self._body, "choices": [choice(answer) for answer in answers]}
         if with_usage:
             document["usage"] = self._usage_of(sum(answer.tokens for answer in answers))
-        return orjson.dumps({**document, **self._shape.body, **self._tier()})
+        return self._encoded({**document, **self._shape.body, **self._tier()})
 
     def _tier(self) -> Json:
         return {"service_tier": self._chunk["service_tier"]} if "service_tier" in self._shape.chunk else {}
@@ -122,17 +133,18 @@ class Wire:
         pieces = self._plain_deltas if plain else self._full_deltas
         yield from pieces(answer)
 
-    def closing(self, answer: Answer) -> bytes:
+    def closing(self, answer: Answer, sent: int) -> bytes:
+        """The last event of a choice, of which `sent` tokens went out."""
         finish = {
             "finish_reason": answer.finish_reason,
             **_with_stop_reason(self._shape.closing_choice, answer),
         }
         if self._call.is_chat:
-            return self._event([{**self._choice(answer.index, {}), **finish}], 0)
-        return self._event([{**self._text_delta(answer.index, ""), **finish}], 0)
+            return self._event([{**self._choice(answer.index, {}), **finish}], sent)
+        return self._event([{**self._text_delta(answer.index, ""), **finish}], sent)
 
     def usage(self, tokens: int) -> bytes:
-        return _sse({**self._chunk, "choices": [], "usage": self._usage_of(tokens)})
+        return self._sse({**self._chunk, "choices": [], "usage": self._usage_of(tokens)})
 
     def _plain_deltas(self, answer: Answer) -> Iterator[tuple[bytes, int]]:
         """The hot path: the chunk is encoded once and only its text filled in."""
@@ -174,10 +186,18 @@ class Wire:
         chunk = {**self._chunk, "choices": choices}
         if self._call.include_usage:
             if self._call.continuous_usage:
-                chunk["usage"] = self._usage_of(tokens)
+                # Of this choice alone, and without the details of the last one.
+                usage = self._usage_of(tokens)
+                chunk["usage"] = {name: count for name, count in usage.items() if type(count) is int}
             elif self._shape.null_usage:
                 chunk["usage"] = None
-        return _sse(chunk)
+        return self._sse(chunk)
+
+    def _sse(self, chunk: Json) -> bytes:
+        return b"data: " + self._encoded(chunk) + b"\n\n"
+
+    def _encoded(self, document: Json) -> bytes:
+        return odd(document) if self._odd_values else orjson.dumps(document)
 
     # Log probabilities
 
@@ -199,10 +219,6 @@ class Wire:
 
 def error_event(envelope: bytes) -> bytes:
     return b"data: " + envelope + b"\n\n"
-
-
-def _sse(chunk: Json) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
 def _with_stop_reason(fields: Json, answer: Answer) -> Json:

@@ -20,6 +20,7 @@ from gateway.metrics.alerts import BudgetAlerts
 from gateway.policy.rollout import archive
 from gateway.quota.redis import leased, upkeep
 from gateway.quota.redis.leased import LeasedAdmission
+from gateway.replicas import progress
 from tests.e2e.harness import Harness, Json, gateway_over, simulators, until
 from tests.privacy.test_entity_stage import PROGRAM
 from tests.quota.valkey_server import valkey_server
@@ -117,6 +118,10 @@ def in_replica_probe(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     return _replaced(patch, harness.gateway.parts.upstream, "send")
 
 
+def in_replica_progress(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    return _replaced(patch, harness.gateway.parts.progress, "_note_silence")
+
+
 def in_entities(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     stage = harness.gateway.parts.entities._stage
     assert stage is not None
@@ -156,6 +161,7 @@ LOOPS: dict[str, Inject] = {
     "policy-archive": in_policy_archive,
     "config-watch": in_config_watch,
     "replica-probe": in_replica_probe,
+    "replica-progress": in_replica_progress,
     "entities": in_entities,
 }
 REDIS_LOOPS: dict[str, Inject] = {
@@ -173,6 +179,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, quick_watch: None) -> None:
     monkeypatch.setattr(supervised, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(pool_accrual, "ACCRUE_SECONDS", 0.02)
     monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(leased, "RENEW_SECONDS", 0.02)
     monkeypatch.setattr(supervised, "STEADY_SECONDS", 1.0)

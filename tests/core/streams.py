@@ -33,6 +33,11 @@ class Golden(NamedTuple):
         return b"".join(event.shown for event in self.events if event.shown is not None)
 
     @property
+    def asked(self) -> bytes:
+        """What a client sees that asked for usage: everything but the upstream's comments."""
+        return b"".join(event.wire for event in self.events if not event.wire.startswith(b":"))
+
+    @property
     def texts(self) -> int:
         return sum(event.texts for event in self.events)
 
@@ -50,6 +55,10 @@ def with_null(before: bytes, after: bytes, texts: int = 0) -> Event:
     return Event(
         b"data: " + before + b',"usage":null' + after + b"\n\n", b"data: " + before + after + b"\n\n", texts
     )
+
+
+def comment(text: bytes) -> Event:
+    return Event(b": " + text + b"\n\n", None)
 
 
 def gone(json: bytes, end: bytes = b"\n\n") -> Event:
@@ -149,19 +158,19 @@ CRLF_STREAM = Golden(
 COMMENTS_STREAM = Golden(
     "comments, event names, no space after the colon, and data over two lines",
     (
-        same(b": connected\n\n"),
+        comment(b"connected"),
         data(VLLM + ROLE + b"}"),
-        same(b": keep-alive\n\n"),
+        comment(b"keep-alive"),
         same(b'event: message\ndata:{"choices":[{"delta":{"content":"a"}}]}\n\n', 1),
-        same(b": keep-alive\n\n"),
+        comment(b"keep-alive"),
         data(delta(b'"b"') + b"}", 1),
-        same(b": ping\n\n"),
+        comment(b"ping"),
         same(b'data: {"choices":\ndata: [{"delta":{"content":"c"}}]}\n\n', 1),
         data(b'{"choices":[{"delta":{}}]}'),
         data(b"not json at all"),
         data(VLLM + STOP + b"}"),
         gone(b'{"choices":[],"usage":' + USAGE + b"}"),
-        same(b": bye\n\n"),
+        comment(b"bye"),
         DONE,
     ),
     4,

@@ -147,6 +147,7 @@ def test_any_bytes_are_read_as_an_error(body: bytes, status: int):
         (FailureKind.STATUS, False, False),
         (FailureKind.BODY, False, False),
         (FailureKind.ABORTED, False, False),
+        (FailureKind.SILENT, False, False),
     ],
 )
 def test_each_failure_says_whether_it_was_sent_and_whether_it_was_too_late(
@@ -158,4 +159,4 @@ def test_each_failure_says_whether_it_was_sent_and_whether_it_was_too_late(
 
 
 def test_every_kind_of_failure_is_specified_here():
-    assert len(FailureKind) == 11
+    assert len(FailureKind) == 12

@@ -7,19 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.balancing import (
-    FAILURES_TO_OPEN,
     INITIAL_BYTES_PER_TOKEN,
     LEARN_FROM_TOKENS,
     LEAST_BYTES_PER_TOKEN,
     MEASURED_FOR_SECONDS,
     MOST_BYTES_PER_TOKEN,
-    FailureAttribution,
     Fleet,
     ReplicaSet,
-    ReplicaState,
 )
+from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.catalog import Api
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.replica_state import BUSY_SECONDS, FailureAttribution, ReplicaState
 from tests.core.builders import deployment, local
 
 NOW = 1000.0
@@ -194,6 +193,107 @@ def test_a_replica_that_is_not_there_is_no_last_resort(gone: str):
     state.is_up = gone != "down"
     assert not item.answers(NOW)
     assert item.choose(NOW) is None
+
+
+# --- a fault that two replicas share ---
+
+
+def shared(item: ReplicaSet, *failing: int, now: float = NOW) -> None:
+    """One request that fails alike at the replicas with these numbers."""
+    attribution = FailureAttribution()
+    for number in failing:
+        attribution.failed(item.replicas[number], STATUS_500, now, item.replicas)
+
+
+def test_replicas_that_fail_alike_again_and_again_are_out_while_another_one_answers():
+    item = pool(3)
+    for time in range(FAILURES_TO_OPEN):
+        assert item.replicas[0].available(NOW)
+        shared(item, 0, 1, now=NOW + time)
+        item.replicas[2].answered_at = NOW + time
+    assert [state.available(NOW + 2) for state in item.replicas] == [False, False, True]
+
+
+def test_a_poisonous_request_takes_no_replica_away_however_often_it_comes():
+    item = pool(3)
+    for time in range(30):
+        shared(item, time % 3, (time + 1) % 3, now=NOW + time)
+    assert all(state.available(NOW + 30) for state in item.replicas)
+
+
+def test_an_answer_between_two_poisonous_requests_acquits_a_replica():
+    item = pool(3)
+    for time in range(30):
+        shared(item, 0, 1, now=NOW + time)
+        for state in item.replicas:
+            state.answered_at = NOW + time
+            state.succeeded()
+    assert all(state.available(NOW + 30) for state in item.replicas)
+
+
+@pytest.mark.parametrize("failure", [STATUS_500, BROKEN], ids=str)
+def test_a_replica_that_is_out_for_shared_failures_is_still_a_last_resort(failure: UpstreamFailure):
+    item = pool(2)
+    for _ in range(FAILURES_TO_OPEN):
+        attribution = FailureAttribution()
+        attribution.failed(item.replicas[0], failure, NOW, item.replicas)
+        attribution.failed(ReplicaState(item.replicas[0].replica), failure, NOW)  # of another deployment
+        item.replicas[1].answered_at = NOW
+    assert not item.replicas[0].available(NOW)
+    item.replicas[1].is_up = False
+    assert item.answers(NOW)
+    assert item.choose(NOW) is item.replicas[0]
+
+
+def test_trials_that_fail_alike_keep_the_replicas_out_for_longer():
+    item = pool(3)
+    for _ in range(FAILURES_TO_OPEN):
+        shared(item, 0, 1)
+        item.replicas[2].answered_at = NOW
+    later = NOW + 1
+    for state in item.replicas[:2]:
+        state.breaker.start(later)
+    shared(item, 0, 1, now=later)
+    assert [state.breaker.retry_after_seconds(later) for state in item.replicas] == [2, 2, 0]
+
+
+# --- full ---
+
+
+def test_a_replica_that_says_to_be_full_comes_after_all_others_for_a_moment():
+    item = pool(3)
+    item.replicas[0].told_busy(NOW, None)
+    item.replicas[1].told_busy(NOW, 5.0)
+    assert [taken(item) for _ in range(4)] == [item.replicas[2]] * 4
+    assert all(state.available(NOW) for state in item.replicas)
+    later = NOW + BUSY_SECONDS
+    assert taken(item, later) is item.replicas[0]
+    assert [state.busy_until > later for state in item.replicas] == [False, True, False]
+
+
+def test_of_full_replicas_the_one_with_the_fewest_attempts_is_asked_first():
+    item = pool(2)
+    for state, in_flight in zip(item.replicas, (3, 1), strict=True):
+        state.told_busy(NOW, None)
+        state.in_flight = in_flight
+    assert taken(item) is item.replicas[1]
+    assert taken(item, tried=item.replicas[1:]) is item.replicas[0]
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"), [(None, BUSY_SECONDS), (0.0, 0.0), (7.5, 7.5), (-1.0, 0.0), (3600.0, 30.0)]
+)
+def test_how_long_a_replica_counts_as_full_is_what_it_says_within_bounds(told: float | None, seconds: float):
+    state = pool(1).replicas[0]
+    state.told_busy(NOW, told)
+    assert state.busy_until == NOW + seconds
+
+
+def test_a_trial_that_finds_the_replica_full_has_found_it_well():
+    state = pool(1).replicas[0]
+    state.failed(REFUSED, NOW)
+    state.told_busy(NOW + 1, None)
+    assert state.available(NOW + 1)
 
 
 # --- learning ---

@@ -134,3 +134,31 @@ def test_an_engine_of_any_steady_speed_never_makes_more_than_is_kept_back(
     else:
         pace = measured(speed, tokens_per_chunk=packed)
     assert most_output(what, pace, STREAM, STOPS, 10**7) >= made
+
+
+# --- what is usual, which bounds nothing ---
+
+
+def test_an_unmeasured_pool_has_no_usual_pace():
+    assert Pace().likely_output(1000.0) == 0
+
+
+def test_the_usual_pace_is_that_of_one_choice_since_it_was_asked_for():
+    pace = Pace()
+    pace.learn_usual(100, 2.0)
+    assert pace.likely_output(3.0) == 150
+    pace.learn_usual(50, 2.0)
+    assert pace.likely_output(2.0) == 95
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(MEASURED_CHUNKS - 1, 1.0), (100, 0.0)])
+def test_an_answer_that_says_nothing_of_a_pace_teaches_none(tokens: int, seconds: float):
+    pace = Pace()
+    pace.learn_usual(tokens, seconds)
+    assert pace.likely_output(1000.0) == 0
+
+
+def test_what_was_reported_is_not_estimated_again():
+    exact = Seen(text_chunks=5, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70)
+    assert most_output(exact, measured(), STREAM, STOPS, CAP) == 70 + int((0.5 + NOTICE_SECONDS) * 1000)
+    assert most_output(exact, Pace(), STREAM, STOPS, CAP) == CAP

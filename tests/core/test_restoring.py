@@ -1,5 +1,6 @@
 """The answer has the originals back: whole, and in streams that cut a placeholder anywhere."""
 
+import json
 from collections import defaultdict
 from itertools import pairwise
 from typing import Any
@@ -53,7 +54,7 @@ class Texts:
         for item in split_events(stream):
             found = data_of(item)
             if found and found != b"[DONE]":
-                for choice in orjson.loads(found)["choices"]:
+                for choice in json.loads(found)["choices"]:
                     self._read((choice["index"],), choice)
 
     def _read(self, path: tuple[Any, ...], node: Any) -> None:
@@ -229,3 +230,64 @@ def test_a_stream_without_placeholders_passes_byte_for_byte(golden: Any, hide_us
     assert restoring.feed(golden.wire) + restoring.flush() == plain.feed(golden.wire) + plain.flush()
     assert (restoring.usage, restoring.done) == (plain.usage, plain.done)
     assert restoring.text_chunks == plain.text_chunks
+
+
+def test_a_tail_that_comes_with_the_finish_stays_behind_what_comes_with_it() -> None:
+    last = event({"delta": {"content": "wait ["}}, finish_reason="stop")
+    passed = streamed([content("so [EMAIL"), content("_1] "), last, DONE])
+    assert Texts(passed).content == "so user1@example.com wait ["
+    assert split_events(passed)[-2] == last
+
+
+# Odd values
+
+
+def test_letters_of_other_scripts_make_no_placeholder() -> None:
+    for text in ("[EMA\u0130L_1]", "[EMAIL_1\u0660]", "[\u017fECRET_1]"):
+        assert restorer().whole(text, "content") == text
+
+
+@pytest.mark.parametrize("odd", ["\\ud800", "\\ude42\\ud83d", "x\\udfff"])
+def test_a_lone_surrogate_beside_a_placeholder_does_not_keep_it_from_being_restored(odd: str) -> None:
+    body = b'{"choices":[{"message":{"content":"%b [EMAIL_1]"}}],"x":1e2}' % odd.encode()
+    expected = body.replace(b"[EMAIL_1]", b"user1@example.com").replace(b"1e2", b"100.0")
+    assert restorer().answer(body) == expected
+    events = [b'data: {"choices":[{"index":0,"delta":{"content":"%b [EMAIL"}}]}\n\n' % odd.encode()]
+    events += [content("_1]"), STOP, DONE]
+    assert Texts(streamed(events)).content == orjson_unescaped(odd) + " user1@example.com"
+
+
+def orjson_unescaped(text: str) -> str:
+    return str(json.loads(f'"{text}"'))
+
+
+ODD = [None, 5, -1.5, True, "", "x", [], [5], [[]], {}, {"index": []}, {"content": 5}, "[EMAIL_"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("name", ["index", "delta", "finish_reason", "logprobs", "text"])
+def test_an_odd_member_of_a_choice_loses_no_text(name: str, odd: Any) -> None:
+    pieces = [content("a [EMAIL"), event({"delta": {"content": "_"}} | {name: odd}), content("1] b ["), STOP]
+    passed = streamed([*pieces, DONE])
+    assert b" b " in passed and passed.endswith(DONE)
+    assert b'"["' in passed  # what was kept back came, as an event of its own
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("name", ["content", "tool_calls", "role", "function_call", "audio"])
+def test_an_odd_member_of_the_last_delta_loses_no_text(name: str, odd: Any) -> None:
+    last = event({"delta": {name: odd}}, finish_reason="stop")
+    passed = streamed([content("a ["), arguments('{"a":"[EMAIL'), last, DONE])
+    assert b'"["' in passed or b'"[' in passed
+    assert b'"[EMAIL"' in passed
+    assert passed.endswith(DONE)
+
+
+@pytest.mark.parametrize("depth", [300, 600, 1000, 1500])
+def test_an_answer_nested_too_deeply_to_look_through_passes(depth: int) -> None:
+    deep = b"[" * depth + b"]" * depth
+    body = b'{"choices":[{"index":0,"delta":{"content":"[EMAIL_1]"}}],"deep":%b}' % deep
+    assert restorer().answer(body).endswith(deep + b"}")
+    passed = streamed([content("so [EMAIL"), b"data: " + body + b"\n\n", STOP, DONE])
+    assert passed.endswith(DONE)
+    assert b"[EMAIL" in passed

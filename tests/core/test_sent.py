@@ -166,7 +166,7 @@ def test_nobody_who_saw_the_end_books_the_prompt_and_keeps_what_was_held() -> No
     sent = attempt()
     record = record_of(sent.half(), None)
     seen = sent.end(
-        Progress(0.0, 0.0, 0.0), Outcome.PRESUMED, sent.under_estimate(Progress(0.0, 0.0, 0.0)), 0.0
+        Progress(0.0, 0.0, 0.0), Outcome.PRESUMED, sent.under_estimate(Progress(0.0, 0.0, 0.0), 0.0), 0.0
     )
     assert (record.outcome, record.estimated, record.status) == (Outcome.PRESUMED, True, 0)
     assert record.usage == seen.usage == Usage(input_text=sent.estimate.prompt)

@@ -101,7 +101,7 @@ EVERYWHERE = [
     "--enable-request-id-headers",
     "--tool-call-parser llama4_pythonic",
     '--limit-mm-per-prompt {"image": 5}',
-    "--max-num-queued-reqs 64",
+    "--max-num-seqs 256 --max-num-queued-reqs 320",
     "--shutdown-timeout 45",
     "--kv-cache-dtype fp8",
 ]

@@ -1,7 +1,7 @@
 """A request along its plan: where its attempts go, how each ends, and that its hold is settled once."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -40,12 +40,17 @@ RESET = UpstreamFailure(FailureKind.RESET, "reset")
 REFUSED = UpstreamFailure(FailureKind.CONNECT, "refused")
 
 
+Waits = Callable[["Scene"], Awaitable[None]]
+Chunk = bytes | BaseException | Waits
+
+
 class Answered(msgspec.Struct):
-    """What an upstream says: a body at once, or chunks; an exception among them is raised in its turn."""
+    """What an upstream says: a body, or chunks, in their turn. An exception is raised, a wait waited for."""
 
     status: int = 200
-    body: bytes = ANSWER
-    chunks: tuple[bytes | BaseException, ...] = ()
+    body: bytes | tuple[Chunk, ...] = ANSWER
+    chunks: tuple[Chunk, ...] = ()
+    content_type: bytes | None = None
 
 
 Reply = Answered | BaseException
@@ -56,28 +61,31 @@ class Response:
 
     peer = "127.0.0.1:9101"
 
-    def __init__(self, answered: Answered, log: list[Any]) -> None:
+    def __init__(self, answered: Answered, scene: "Scene") -> None:
         self.status = answered.status
         kind = b"text/event-stream" if answered.chunks else b"application/json"
-        self.headers: Headers = [(b"content-type", kind)]
-        self._body = answered.body
-        self._chunks: Iterator[bytes | BaseException] = iter(answered.chunks)
-        self._log = log
+        self.headers: Headers = [(b"content-type", answered.content_type or kind)]
+        body = answered.body if isinstance(answered.body, tuple) else (answered.body,)
+        self._chunks: Iterator[Chunk] = iter(answered.chunks or body)
+        self._scene = scene
 
     async def read(self, limit_bytes: int) -> bytes:
-        return self._body
+        return await self.next_chunk()
 
     async def next_chunk(self) -> bytes:
-        chunk = next(self._chunks, b"")
-        if isinstance(chunk, BaseException):
-            raise chunk
-        return chunk
+        for chunk in self._chunks:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            if isinstance(chunk, bytes):
+                return chunk
+            await chunk(self._scene)
+        return b""
 
     def tap(self, take: Callable[[bytes], bool]) -> None:
         """Nothing is pushed here: every chunk is asked for."""
 
     def abort(self) -> None:
-        self._log.append("abort")
+        self._scene.log.append("abort")
 
 
 class Scene:
@@ -87,7 +95,7 @@ class Scene:
     started = False
 
     def __init__(
-        self, *replies: Reply, candidates: tuple[Deployment, ...] = (), stream: bool = False
+        self, *replies: Reply, candidates: tuple[Deployment, ...] = (), stream: bool = False, **members: Any
     ) -> None:
         self.log: list[Any] = []
         self.settled: list[Settlement] = []
@@ -100,7 +108,7 @@ class Scene:
         self._replies = list(replies)
         asked = model(*(candidates or (deployment(replicas=2),)))
         by = routes(asked)
-        self.request = decided(asked, parsed(chat(stream=stream)), by=by)
+        self.request = decided(asked, parsed(chat(stream=stream, **members)), by=by)
         self.fleet: Fleet = by.fleet
         self.clock = ToldClock()
         self.hold = hold()
@@ -128,7 +136,9 @@ class Scene:
         reply = self._replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
-        return Response(reply, self.log)
+        response = Response(reply, self)
+        given.goes_out(response)
+        return response
 
     def in_flight(self) -> int:
         return sum(replicas.in_flight for replicas in self.fleet.replica_sets.values())
@@ -170,6 +180,10 @@ class Scene:
     async def start(self, status: int, headers: Headers, trailer: bytes = b"") -> None:
         self.started = True
         self.log.append("start")
+
+    def start_now(self, status: int, headers: Headers, data: bytes, trailer: bytes = b"") -> None:
+        self.started = True
+        self.log += ["start now", data]
 
     async def end(self, trailers: bytes = b"") -> None:
         self.log.append("end")
@@ -242,6 +256,46 @@ def test_an_upstream_at_its_rate_limit_is_one_whose_status_says_so() -> None:
         done(scene)
     assert scene.outcomes == [Outcome.RATE_LIMITED] * 2
     assert scene.log == ["intend", "abort", "intend", "abort", "settle"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_replicas_that_are_full_are_passed_over_until_one_has_room(status: int) -> None:
+    busy = Answered(status=status, body=b"{}")
+    scene = done(Scene(busy, busy, busy, Answered(), candidates=(local(replicas=4),)))
+    assert len(set(scene.places)) == 4
+    assert scene.outcomes[-1] is Outcome.SUCCESS
+    replicas = scene.fleet.replica_sets["llama"].replicas
+    assert all(state.available(1000.0) for state in replicas)
+    assert sum(state.busy_until > 1000.0 for state in replicas) == 3
+
+
+def test_the_next_request_goes_to_the_replica_with_room_first() -> None:
+    busy = Answered(status=503, body=b"{}")
+    scene = Scene(busy, busy, Answered(), *[Answered()] * 20, candidates=(local(replicas=3),))
+    for _ in range(21):
+        run_to_end(scene.forward())
+    assert len(scene.records) == 23
+    assert set(scene.places[2:]) == {scene.places[2]}
+
+
+def test_a_pool_that_is_known_to_be_full_is_asked_twice_and_then_the_next_candidate() -> None:
+    busy = Answered(status=503, body=b"{}")
+    candidates = local(replicas=8), deployment()
+    scene = Scene(*[busy] * 8, Answered(), busy, busy, Answered(), candidates=candidates)
+    run_to_end(scene.forward())
+    run_to_end(scene.forward())
+    assert [record.deployment for record in scene.records[9:]] == ["llama", "llama", "gpt-4o"]
+    scene.clock.forward(60)
+    scene._replies = [busy, Answered()]
+    run_to_end(scene.forward())
+    assert scene.places[-2] != scene.places[-1]
+
+
+def test_a_replica_that_fails_between_full_ones_still_counts_as_one_of_two_tries() -> None:
+    busy = Answered(status=503, body=b"{}")
+    candidates = local(replicas=5), deployment()
+    scene = done(Scene(busy, RESET, busy, RESET, Answered(), candidates=candidates))
+    assert [record.deployment for record in scene.records] == ["llama"] * 4 + ["gpt-4o"]
 
 
 def test_a_server_that_fails_is_no_rate_limit_whatever_its_words() -> None:

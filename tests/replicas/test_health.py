@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from gateway.core.balancing import Fleet, ReplicaState
+from gateway.core.balancing import Fleet
 from gateway.core.catalog import Health
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.replica_state import ReplicaState
 from gateway.ports import Headers, UpstreamRequest, UpstreamResponse
 from gateway.replicas.health import MAX_HEALTH_BYTES, HealthProber
 from gateway.supervised import TaskRegistry
@@ -160,6 +161,33 @@ def test_a_replica_that_is_down_comes_back_with_one_good_answer():
 
 def test_one_late_answer_leaves_a_replica_that_is_down_as_it_is():
     assert after_each([SLOW, 200], up=False) == [False, True]
+
+
+def test_who_refuses_connections_is_gone_until_somebody_answers_there():
+    async def check(stage: Stage) -> None:
+        gone: list[bool] = []
+        sends = stage.upstream.send
+
+        async def send(request: UpstreamRequest) -> UpstreamResponse:
+            gone.append(stage.state.is_gone)
+            return await sends(request)
+
+        stage.upstream.send = send  # type: ignore[method-assign]
+        await stage.play()
+        assert gone == [False, False, True, True, False, False]
+
+    nobody = UpstreamFailure(FailureKind.CONNECT, "refused", refused=True)
+    with_stage([REFUSED, nobody, SLOW, 503, 200], check)
+
+
+def test_a_stuck_replica_is_not_up_because_it_answers_probes():
+    async def check(stage: Stage) -> None:
+        stage.state.is_stuck = True
+        assert await stage.play() == [False, False, False, True]
+        assert not stage.state.is_stuck
+
+    nobody = UpstreamFailure(FailureKind.CONNECT, "refused", refused=True)
+    with_stage([200, 503, nobody, 200], check, up=False)
 
 
 def test_coming_back_closes_the_breaker_and_staying_up_does_not():

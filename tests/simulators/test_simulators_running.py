@@ -67,6 +67,27 @@ def test_knobs_made_in_python_are_checked():
     asyncio.run(scenario())
 
 
+def test_sigterm_can_leave_streams_open_and_silent():
+    knobs = Knobs(tokens_per_second=200, output_tokens=100_000, silent_on_sigterm=True)
+    with SimulatorProcess(SimulatorKind.VLLM, knobs) as sim:
+        body = CHAT | {"stream": True}
+        timeout = httpx.Timeout(30, read=5)
+        with (
+            httpx.Client(base_url=sim.url, timeout=timeout) as client,
+            client.stream("POST", "/v1/chat/completions", json=body) as response,
+        ):
+            chunks = response.iter_bytes()
+            assert b"data: " in next(chunks)
+            sim.process.terminate()
+            with pytest.raises(httpx.ReadTimeout):
+                for chunk in chunks:
+                    assert b"[DONE]" not in chunk
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{sim.url}/health")
+            assert sim.process.poll() is None
+        assert sim.process.wait(30) == 0
+
+
 def test_process_takes_every_knob_on_its_command_line():
     knobs = Knobs(
         models=("a", "b"),
@@ -81,8 +102,14 @@ def test_process_takes_every_knob_on_its_command_line():
         max_concurrency=8,
         max_num_seqs=4,
         bills_to_the_end=True,
+        opening_first=True,
+        comment_every_ms=250.0,
+        odd_values=True,
+        break_after_tokens=3,
         prompt_caching=False,
         healthy=False,
+        frozen=True,
+        silent_on_sigterm=True,
         error_rate=0.25,
         error_kind=ErrorKind.ABORT,
         fail_next=2,

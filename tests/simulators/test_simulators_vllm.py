@@ -112,7 +112,62 @@ async def test_continuous_usage_counts_up():
     options = {"include_usage": True, "continuous_usage_stats": True}
     async with vllm_simulator(Knobs(output_tokens=5)) as sim:
         chunks = events(await post(sim, {**CHAT, "stream": True, "stream_options": options}))[:-1]
-    assert [chunk["usage"]["completion_tokens"] for chunk in chunks[:6]] == [0, 1, 2, 3, 4, 5]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 2, 3, 4, 5, 5, 5]
+    prompt = chunks[-1]["usage"]["prompt_tokens"]
+    assert all(
+        chunk["usage"]["total_tokens"] - chunk["usage"]["completion_tokens"] == prompt for chunk in chunks
+    )
+    # Only the last one has details, as on vLLM.
+    assert [chunk for chunk in chunks if "prompt_tokens_details" in chunk["usage"]] == chunks[-1:]
+
+
+@asynchronous
+async def test_continuous_usage_needs_usage_to_be_asked_for():
+    options = {"continuous_usage_stats": True}
+    async with vllm_simulator(Knobs(output_tokens=5)) as sim:
+        chunks = events(await post(sim, {**CHAT, "stream": True, "stream_options": options}))[:-1]
+    assert not [chunk for chunk in chunks if "usage" in chunk]
+
+
+@asynchronous
+async def test_each_choice_counts_its_own_usage():
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with vllm_simulator(Knobs(output_tokens=3)) as sim:
+        body = {**CHAT, "n": 2, "stream": True, "stream_options": options}
+        *chunks, last, _ = events(await post(sim, body))
+    own = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk["choices"][0]["index"] == 1]
+    assert own == [0, 1, 2, 3, 3]
+    assert last["usage"]["completion_tokens"] == 6
+
+
+@asynchronous
+async def test_a_stream_may_open_and_keep_alive_before_its_first_token():
+    knobs = Knobs(output_tokens=3, ttft_ms=300, comment_every_ms=10, opening_first=True)
+    async with vllm_simulator(knobs) as sim:
+        response = await post(sim, {**CHAT, "stream": True})
+    first, *_ = frames = response.text.split("\n\n")
+    assert '"role":"assistant"' in first
+    assert ": keep-alive" in frames[1:]
+    text = [frame for frame in frames if '"content":"' in frame and '"content":""' not in frame]
+    assert len(text) == 3
+
+
+@asynchronous
+async def test_odd_values_leave_the_text_and_the_totals_as_they_are():
+    options = {"include_usage": True}
+    async with vllm_simulator(Knobs(output_tokens=3)) as sim:
+        plain = [await post(sim, CHAT), await post(sim, {**CHAT, "stream": True, "stream_options": options})]
+        await post(sim, {"odd_values": True}, "/_sim/knobs")
+        strange = [
+            await post(sim, CHAT),
+            await post(sim, {**CHAT, "stream": True, "stream_options": options}),
+        ]
+    usual, whole = plain[0].json(), json.loads(strange[0].text)
+    assert whole["choices"][0]["message"] == usual["choices"][0]["message"]
+    assert whole["usage"]["total_tokens"] == usual["usage"]["total_tokens"]
+    assert whole["model"] == ["odd"] and "\\ud800" in strange[0].text
+    assert "\\ud800" in strange[1].text
+    assert len(events(strange[1])) == len(events(plain[1]))
 
 
 @asynchronous
@@ -236,6 +291,23 @@ async def test_overload_is_503_without_retry_after():
     assert refused.json()["error"]["code"] == 503
     assert "retry-after" not in refused.headers
     assert [answer.status_code for answer in answers] == [200, 200]
+
+
+@asynchronous
+async def test_each_choice_takes_one_of_the_requests_that_the_queue_has_room_for():
+    async with vllm_simulator(Knobs(max_concurrency=3)) as sim:
+        fits = await post(sim, CHAT | {"n": 3})
+        too_many = await post(sim, CHAT | {"n": 4})
+    assert [fits.status_code, too_many.status_code] == [200, 503]
+
+
+@asynchronous
+async def test_a_prompt_counts_once_for_each_choice_in_the_metrics_and_once_in_usage():
+    async with vllm_simulator() as sim:
+        usage = (await post(sim, CHAT | {"n": 3})).json()["usage"]
+        page = await metrics(sim)
+    assert page["vllm:prompt_tokens_total"] == 3 * usage["prompt_tokens"]
+    assert page["vllm:generation_tokens_total"] == usage["completion_tokens"]
 
 
 @asynchronous

@@ -35,6 +35,7 @@ class Dialer:
         addresses = await self._addresses(pool.endpoint)
         loop = asyncio.get_running_loop()
         failures = []
+        is_refused = pool.endpoint.proxy is None  # else it is the proxy that refuses
         for index, address in enumerate(addresses):
             left = len(addresses) - index
             share = (deadline - loop.time()) / left
@@ -43,14 +44,16 @@ class Dialer:
                 async with asyncio.timeout(share if left > 1 else None):
                     return await self._open(pool, address)
             except TimeoutError:
+                is_refused = False
                 failures.append(f"{address.label}: no answer in {share:.3g} s")
             except UpstreamFailure as failure:
+                is_refused &= failure.refused
                 failures.append(failure.detail)
                 if failure.kind is FailureKind.ZONE:
                     raise
         proxy = pool.endpoint.proxy
         through = "" if proxy is None else f"through the proxy {proxy.authority}: "
-        raise UpstreamFailure(FailureKind.CONNECT, through + "; ".join(failures))
+        raise UpstreamFailure(FailureKind.CONNECT, through + "; ".join(failures), refused=is_refused)
 
     async def _addresses(self, endpoint: Endpoint) -> Sequence[PeerAddress]:
         proxy = endpoint.proxy
@@ -74,7 +77,7 @@ class Dialer:
             pool.connections.discard(connection)  # a transport lost in a TLS handshake is never reported
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 detail = f"{address.label}: {error.strerror or error}"
-                raise UpstreamFailure(FailureKind.CONNECT, detail) from error
+                raise UpstreamFailure(FailureKind.CONNECT, detail, refused=True) from error
             raise
         connection.holds_slot = True
         return connection

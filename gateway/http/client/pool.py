@@ -171,10 +171,10 @@ class HttpUpstream:
             connection = pool.idle.pop()
         else:
             connection, reused = await self._connection(pool, started, fresh=request.fresh)
-        request.sent_to(connection.peer)
         response = connection.start(
             _encode(request), request.body, head_only=head.method == b"HEAD", started=started
         )
+        request.goes_out(response)
         response.waiter = waiter = loop.create_future()
         try:
             await waiter

@@ -108,6 +108,16 @@ class HttpResponse:
         if self.decoder is None:
             self.taker = take
 
+    @property
+    def is_awaited(self) -> bool:
+        """See `UpstreamResponse.is_awaited`."""
+        return self.waiter is not None
+
+    def break_off(self, kind: FailureKind, detail: str) -> None:
+        """See `UpstreamResponse.break_off`."""
+        if self.connection is not None:
+            self.connection.fail(ExchangeFailure(kind, f"{detail}, {self.peer}"))
+
     def abort(self) -> None:
         """Close the connection at once, unless the body is complete; buffered bytes are dropped."""
         self.parts.clear()

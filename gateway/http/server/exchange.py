@@ -214,13 +214,14 @@ class Exchange:
             await flow.drained()
 
     async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
-        framing = b""
-        if not self.is_http10 and status not in BODILESS:
-            framing = b"transfer-encoding: chunked\r\n"
-            if trailer:
-                framing += b"trailer: %b\r\n" % trailer
         # Kept for a moment: it leaves together with the first data.
-        self._head = self._begin(status, lines, framing)
+        self._head = self._begin_stream(status, lines, trailer)
+
+    def start_now(self, status: int, lines: HeaderLines, data: bytes, trailer: bytes = b"") -> None:
+        head = self._begin_stream(status, lines, trailer)
+        if data and not self._is_silent:
+            head += data if self.is_http10 else b"%x\r\n%b\r\n" % (len(data), data)
+        self._flow.write(head)
 
     async def send(self, data: bytes) -> None:
         if self.ended or not self.started:
@@ -250,6 +251,14 @@ class Exchange:
         head, self._head = self._head, b""
         is_chunked = not (self.is_http10 or self._is_silent)
         self._flow.write(b"%b0\r\n%b\r\n" % (head, trailers) if is_chunked else head)
+
+    def _begin_stream(self, status: int, lines: HeaderLines, trailer: bytes) -> bytes:
+        framing = b""
+        if not self.is_http10 and status not in BODILESS:
+            framing = b"transfer-encoding: chunked\r\n"
+            if trailer:
+                framing += b"trailer: %b\r\n" % trailer
+        return self._begin(status, lines, framing)
 
     def _begin(self, status: int, lines: HeaderLines, framing: bytes) -> bytes:
         """The answer's head."""

@@ -12,7 +12,8 @@ import msgspec
 
 from gateway.config.build import Built
 from gateway.core.answer import Usage
-from gateway.core.balancing import FAILURES_TO_OPEN, Fleet, ReplicaSet
+from gateway.core.balancing import Fleet, ReplicaSet
+from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Capability, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, UNMASKED, UNREADABLE, kind_of

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from gateway.core.balancing import Breaker
+from gateway.core.breaker import Breaker
 from gateway.quota.redis.addresses import Endpoint, RedisTarget
 from gateway.quota.redis.connection import RedisConnection, StoreUnavailable, connect
 from gateway.quota.redis.layout import KEYS

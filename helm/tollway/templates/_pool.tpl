@@ -12,7 +12,7 @@ metadata:
 spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
-  # Longer than vLLM's own shutdown, or streams end with finish_reason "abort".
+  # Longer than vLLM's own shutdown, or what is under way breaks.
   terminationGracePeriodSeconds: {{ $grace }}
   securityContext:
     {{- include "tollway.podSecurity" (dict "user" 2000) | nindent 4 }}

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.errors import FailureKind
 from gateway.http.client.resolver import system_lookup, unwrapped
+from gateway.ports import UpstreamResponse
 from tests.http.client.upstream_stage import Stage, answers_always, with_length
 
 OK = with_length(b"ok")
@@ -38,12 +39,14 @@ async def test_outside_is_refused_before_a_byte(
     assert stage.server.peers == []
 
 
-async def test_the_caller_is_told_the_address_before_the_request_goes_there(stage: Stage) -> None:
+async def test_the_caller_is_told_the_address_before_the_request_is_seen_there(stage: Stage) -> None:
     stage.server.plays(answers_always(OK))
     told: list[tuple[str, int]] = []
     request = msgspec.structs.replace(
         stage.request(),
-        sent_to=lambda address: told.append((address, sum(peer.requests for peer in stage.server.peers))),
+        goes_out=lambda response: told.append(
+            (response.peer, sum(peer.requests for peer in stage.server.peers))
+        ),
     )
     response = await stage.upstream.send(request)
     assert told == [(response.peer, 0)]
@@ -51,9 +54,9 @@ async def test_the_caller_is_told_the_address_before_the_request_goes_there(stag
 
 
 async def test_nobody_is_told_of_an_address_outside_the_zone(stage: Stage) -> None:
-    told: list[str] = []
+    told: list[UpstreamResponse] = []
     endpoint = stage.endpoint(host="upstream.test", networks=_networks("10.0.0.0/8"))
-    request = msgspec.structs.replace(stage.request(endpoint), sent_to=told.append)
+    request = msgspec.structs.replace(stage.request(endpoint), goes_out=told.append)
     await stage.fails(FailureKind.ZONE, stage.upstream.send(request))
     assert told == []
 

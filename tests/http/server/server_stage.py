@@ -267,6 +267,15 @@ class Handlers:
             self.sent_bytes += int(size)
         await exchange.end()
 
+    async def do_start_now(self, exchange: Exchange) -> None:
+        """/start-now/<first data>: head and data at once, the rest when `go` is set."""
+        exchange.watch()
+        exchange.start_now(200, PLAIN, exchange.path.split("/")[2].encode())
+        self.waiting.set()
+        await self.go.wait()
+        await exchange.send(b"rest")
+        await exchange.end()
+
     async def do_unread(self, exchange: Exchange) -> None:
         """Ends as soon as the client is behind."""
         await exchange.start(200, PLAIN)

@@ -91,6 +91,30 @@ async def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
             assert (await client.answer()).body == b"%d" % number
 
 
+@pytest.mark.parametrize("first", [b"", b"first"])
+async def test_a_stream_that_is_begun_at_once_shows_its_head_and_first_data(
+    stage: Stage, first: bytes
+) -> None:
+    async with stage.client() as client:
+        await client.send(get(f"/start-now/{first.decode()}"))
+        head = await client.head()  # before there is anything else
+        assert head.status == 200
+        assert head.field("transfer-encoding") == "chunked"
+        if first:
+            assert await client.chunk() == first
+        stage.handlers.go.set()
+        assert await client.chunk() == b"rest"
+        assert await client.chunk() == b""
+
+
+async def test_so_does_one_for_a_client_that_knows_no_chunks(stage: Stage) -> None:
+    async with stage.client() as client:
+        await client.send(get("/start-now/first").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        await client.head()
+        stage.handlers.go.set()
+        assert await client.rest() == b"firstrest"
+
+
 async def test_pipelined_requests_wait_for_a_slow_stream(stage: Stage) -> None:
     async with stage.client() as client:
         await client.send(get("/slow-stream/3") + post("/echo", b"next") + get("/last"))
