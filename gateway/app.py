@@ -49,7 +49,11 @@ class Gateway:
             DataPlane(self.parts.pipeline, request_ids()),
             data_socket,
             drain_seconds=built.settings.server.drain_seconds,
-            protocol=functools.partial(ServerConnection, coalescer=self.parts.coalescer),
+            protocol=functools.partial(
+                ServerConnection,
+                coalescer=self.parts.coalescer,
+                idle_seconds=built.settings.server.data.idle_seconds,
+            ),
         )
         self._admin = Listening(self._admin_app(), admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
         self._lifecycle = Lifecycle(

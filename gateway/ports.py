@@ -24,6 +24,8 @@ def _to_nobody(_response: "UpstreamResponse") -> None:
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One HTTP request to the endpoint of `head`. `own` are its own header lines; content-length is added.
 
+    `stream`: its answer comes piece by piece, so it is bounded by the time to its first byte and between two,
+    and by no total. Any other answer is bounded by the total alone.
     `fresh` asks for a new connection instead of a pooled one. `goes_out` is handed the answer to come as soon
     as there is a connection for the request, and before anybody has seen a byte of it.
     """
@@ -31,6 +33,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     head: RequestHead
     own: HeaderLines = NO_LINES
     body: bytes
+    stream: bool = False
     fresh: bool = False
     goes_out: "Callable[[UpstreamResponse], None]" = _to_nobody
 

@@ -94,7 +94,8 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         tasks=tasks,
     )
     telemetry = PrometheusTelemetry(names=names(built), sources=sources, clock=clock, version=__version__)
-    services = Services(client, admission, ledger, telemetry, clock)
+    most = built.settings.server.max_event_mib * 1024 * 1024
+    services = Services(client, admission, ledger, telemetry, clock, max_event_bytes=most)
     pipeline = _pipeline(built, services, ledger, entities)
     url = built.settings.ledger.get_secret_value()
     return GatewayParts(
@@ -169,6 +170,7 @@ def _admission(
         state=settings.state.get_secret_value(),
         mode=settings.admission,
         lease_seconds=settings.lease_seconds,
+        timeout_seconds=settings.state_timeout_seconds,
         org=settings.org.name,
         clock=clock,
         zone=built.tenancy.time_zone,

@@ -95,7 +95,7 @@ def exit_with(problems: "Iterable[Problem]") -> NoReturn:
     raise typer.Exit(1)
 
 
-def asked(period: str | None, since: str | None, until: str | None, zone: dt.tzinfo) -> calendar.Period:
+def asked(period: str | None, since: str | None, until: str | None, zone: dt.tzinfo) -> calendar.AskedPeriod:
     """What --period, --since and --until say together. Raises typer.BadParameter."""
     try:
         return calendar.asked(period, since, until, dt.datetime.now(zone))

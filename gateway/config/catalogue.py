@@ -174,11 +174,14 @@ class Replicas(Section):
 
 class Timeouts(Section):
     connect_seconds: Seconds = Field(default=5.0, description="to a connection with TLS done, seconds")
-    first_byte_seconds: Seconds = Field(default=120.0, description="to the first byte of the answer, seconds")
+    first_byte_seconds: Seconds = Field(default=120.0, description="to the first byte of a stream, seconds")
     between_bytes_seconds: Seconds = Field(
-        default=60.0, description="between two bytes of the answer, seconds"
+        default=300.0,
+        description="between two bytes of a stream, seconds; reasoning models are silent for minutes",
     )
-    total_seconds: Seconds = Field(default=600.0, description="for the whole exchange, seconds")
+    total_seconds: Seconds = Field(
+        default=600.0, description="for an answer in one piece, from its request to its end, seconds"
+    )
 
 
 class Tls(Section):

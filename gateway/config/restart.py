@@ -12,7 +12,7 @@ from gateway.config.schema import Settings
 RELOADED_OF_SERVER: Final = frozenset(
     {"max_body_mib", "max_messages", "key_pepper", "watch", "proxy_from_env"}
 )
-NEED_RESTART: Final = frozenset({"state", "ledger", "admission"})
+NEED_RESTART: Final = frozenset({"state", "ledger", "admission", "state_timeout_seconds"})
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:

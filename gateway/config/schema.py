@@ -6,7 +6,7 @@ from pydantic import Field
 
 from gateway.config.audit import Audit
 from gateway.config.catalogue import Deployment, Model
-from gateway.config.kinds import AllowBlank, Name, Section
+from gateway.config.kinds import AllowBlank, Name, Seconds, Section
 from gateway.config.privacy import Privacy, Zone, default_privacy
 from gateway.config.server import Server
 from gateway.config.tenancy import Feature, Key, Org, PolicyTest, Team
@@ -19,6 +19,11 @@ class Settings(Section):
         default=Address("memory"),
         json_schema_extra={"default": "memory"},
         description="where limits and budgets are counted: memory, or a Redis URL",
+    )
+    state_timeout_seconds: Seconds = Field(
+        default=0.5,
+        description="how long a request waits for one reply of the shared state before it is decided without "
+        "it, seconds",
     )
     ledger: LedgerUrl = Field(
         default=Address("sqlite:///tollway.db"),

@@ -17,6 +17,11 @@ PUBLIC_PEPPER: Final = b"tollway: keys without a pepper of their own, version 1"
 class DataListener(Section):
     host: Host = Field(default="127.0.0.1", description="address on which clients' requests arrive")
     port: PortNumber = Field(default=8080, description="port of `/v1/*`; 0 takes any free one")
+    idle_seconds: Seconds = Field(
+        default=620.0,
+        description="how long a connection may lie idle before it is closed, seconds; longer than the idle "
+        "time of a load balancer in front (60 to 600), which would else use one that was just closed",
+    )
 
 
 class AdminListener(Section):
@@ -31,6 +36,9 @@ class Server(Section):
     data: DataListener = Field(default=DataListener(), description="the data plane")
     admin: AdminListener = Field(default=AdminListener(), description="the control plane")
     max_body_mib: Count = Field(default=64, description="largest request body, MiB")
+    max_event_mib: Count = Field(
+        default=32, description="largest event of a deployment's stream, MiB; a larger one breaks the stream"
+    )
     max_messages: Count = Field(default=2048, description="most messages in one chat request")
     proxy_from_env: Flag = Field(
         default=False,

@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.lenient import NoObject, read_leniently
+from gateway.core.verdicts import is_error
 
 # More than any context window by far; an upstream that reports 10**30 must not end up in a budget.
 MAX_TOKENS = 10**9
@@ -141,6 +142,8 @@ _NO_ERROR = frozenset({b"", b"null"})
 _EMPTY_ERROR = frozenset({b'""', b"{}", b"[]", b"false", b"0"})
 # Without them nothing is known of what an answer used; without any other, less of what its parts were.
 _TOTALS = frozenset({"usage.prompt_tokens", "usage.completion_tokens", "usage.total_tokens"})
+# What a choice says that came to its end, whatever else went wrong.
+_WHOLE = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -171,6 +174,13 @@ class Observed(msgspec.Struct, gc=False):
         error = bytes(self.error)
         return error not in _NO_ERROR and not (self.choices and error in _EMPTY_ERROR)
 
+    def is_error(self, body: bytes) -> bool:
+        """True when `body`, which this is of, is an error; one beside a whole answer makes no difference."""
+        has_error = self.has_error and bytes(self.error) not in _EMPTY_ERROR
+        if self.choices:
+            return has_error and not any(choice.finish_reason in _WHOLE for choice in self.choices)
+        return has_error or (self.usage is None and is_error(body))
+
 
 _decode = msgspec.json.Decoder(Observed).decode
 
@@ -188,53 +198,28 @@ def observe(text: bytes) -> Observed:
         return observed
 
 
+class ErrorInstead(Exception):
+    """An answer, of status 200, is an error. `body` is what came."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("an error in place of an answer")
+        self.body = body
+
+
 def read_answer(body: bytes) -> Observed:
-    """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED)."""
+    """Raises UpstreamFailure when `body` is no JSON answer (BODY) or the engine gave up on it (ABORTED).
+
+    Raises ErrorInstead when it is an error.
+    """
     try:
         answer = observe(body)
     except RecursionError:
         return Observed()  # nested too deeply to be read here; the client may do better
     except BROKEN_JSON as exc:
         raise UpstreamFailure(FailureKind.BODY, "the answer is not the JSON that was expected") from exc
+    if (answer.error is not _NOTHING or not answer.choices) and answer.is_error(body):
+        raise ErrorInstead(body)
     for choice in answer.choices or ():
         if choice.finish_reason == "abort":
             raise UpstreamFailure(FailureKind.ABORTED, "the engine aborted the generation")
     return answer
-
-
-class _ErrorBody(msgspec.Struct, gc=False):
-    message: str | None = None
-    type: str | None = None
-    param: str | None = None
-    code: str | int | None = None
-
-
-class _ErrorEnvelope(msgspec.Struct, gc=False):
-    error: _ErrorBody | str | None = None
-
-
-_decode_error = msgspec.json.Decoder(_ErrorEnvelope).decode
-
-
-class UpstreamErrorBody(msgspec.Struct, frozen=True):
-    """An upstream's error in OpenAI's four fields. vLLM's integer codes become strings."""
-
-    message: str
-    type: str | None
-    param: str | None
-    code: str | None
-
-
-def read_error(status: int, body: bytes) -> UpstreamErrorBody:
-    """The error of a 4xx or 5xx answer; a body in any other shape gives a message that names the status."""
-    fallback = f"The upstream answered with status {status}."
-    try:
-        error = _decode_error(body).error
-    except BROKEN_JSON:
-        return UpstreamErrorBody(fallback, None, None, None)
-    if isinstance(error, str):
-        return UpstreamErrorBody(error, None, None, None)
-    if error is None:
-        return UpstreamErrorBody(fallback, None, None, None)
-    code = None if error.code is None else str(error.code)
-    return UpstreamErrorBody(error.message or fallback, error.type, error.param, code)

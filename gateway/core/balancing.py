@@ -9,6 +9,7 @@ from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
 from gateway.core.replica_state import ReplicaState
+from gateway.core.stated_limits import StatedLimits
 
 # How much one new observation moves a learned average.
 SMOOTHING = 0.1
@@ -40,6 +41,7 @@ class ReplicaSet:
         "measured_at",
         "pace",
         "replicas",
+        "stated_limits",
         "tokens_per_second",
         "ttft_seconds",
     )
@@ -60,6 +62,7 @@ class ReplicaSet:
         self._measures_anew = False
         self.bytes_per_token = INITIAL_BYTES_PER_TOKEN
         self.measured_at = 0.0
+        self.stated_limits: StatedLimits | None = None  # of the latest refusal that stated any
         self.ttft_seconds: float | None = None
         self.tokens_per_second: float | None = None
 
@@ -167,6 +170,7 @@ def _replica_set(deployment: Deployment, previous: ReplicaSet | None) -> Replica
         replica_set.pace = previous.pace
         replica_set.bytes_per_token = previous.bytes_per_token
         replica_set.measured_at = previous.measured_at
+        replica_set.stated_limits = previous.stated_limits
         replica_set.ttft_seconds = previous.ttft_seconds
         replica_set.tokens_per_second = previous.tokens_per_second
     return replica_set

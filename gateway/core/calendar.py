@@ -20,7 +20,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Period(msgspec.Struct, frozen=True):
+class AskedPeriod(msgspec.Struct, frozen=True):
     """From `since` to before `until`, both aware; None is open."""
 
     since: dt.datetime | None
@@ -37,7 +37,7 @@ class Period(msgspec.Struct, frozen=True):
         return f"{since} to {'now' if self.until is None else _shown(self.until)}"
 
 
-def asked(period_name: str | None, since: str | None, until: str | None, now: dt.datetime) -> Period:
+def asked(period_name: str | None, since: str | None, until: str | None, now: dt.datetime) -> AskedPeriod:
     """The period that somebody names, or its ends. `now` is in the zone that all of it is meant in.
 
     Raises ValueError with what may be written.
@@ -45,8 +45,8 @@ def asked(period_name: str | None, since: str | None, until: str | None, now: dt
     if period_name is not None:
         if since is not None or until is not None:
             raise ValueError("name a period, or its beginning and end, not both")
-        return Period(*period(period_name, now.date()).bounds(_zone(now)))
-    found = Period(*(None if text is None else moment(text, now) for text in (since, until)))
+        return AskedPeriod(*period(period_name, now.date()).bounds(_zone(now)))
+    found = AskedPeriod(*(None if text is None else moment(text, now) for text in (since, until)))
     if found.since is not None and found.since >= (found.until or now):
         raise ValueError("the period ends before it begins: its beginning must be earlier than its end")
     return found

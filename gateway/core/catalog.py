@@ -62,6 +62,10 @@ class StopsWhenLeft(enum.StrEnum):
     STREAMS = "streams"
     ALWAYS = "always"
 
+    def stops(self, *, stream: bool) -> bool:
+        """True when leaving such an answer ends the work on it."""
+        return self is StopsWhenLeft.ALWAYS or (self is StopsWhenLeft.STREAMS and stream)
+
 
 class Objective(enum.StrEnum):
     COST = "cost"

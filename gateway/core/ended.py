@@ -18,6 +18,10 @@ _OUTCOMES: Mapping[FailureKind, Outcome] = {
     FailureKind.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
     FailureKind.BETWEEN_BYTES_TIMEOUT: Outcome.TIMEOUT,
     FailureKind.TOTAL_TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.GATEWAY_TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.REFUSED: Outcome.CLIENT_ERROR,
+    FailureKind.ACCOUNT: Outcome.ACCOUNT_REJECTED,
+    FailureKind.BUSY: Outcome.BUSY,
 }
 
 
@@ -109,6 +113,6 @@ def outcome_of(failure: UpstreamFailure) -> Outcome:
     """How a failed attempt is booked."""
     if failure.stale:
         return Outcome.STALE_CONNECTION
-    if failure.status == 429:
+    if failure.is_busy and failure.status == 429:
         return Outcome.RATE_LIMITED
     return _OUTCOMES.get(failure.kind, Outcome.UPSTREAM_ERROR)

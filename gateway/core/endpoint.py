@@ -8,11 +8,15 @@ IpNetwork = IPv4Network | IPv6Network
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds on one exchange, in seconds. `total_seconds` spans from send() to the last byte of the body."""
+    """Bounds on one exchange, in seconds.
+
+    A stream is bounded by `first_byte_seconds` and `between_bytes_seconds`, an answer in one piece by
+    `total_seconds` alone, from send() to the last byte of the body.
+    """
 
     connect_seconds: float = 5.0
     first_byte_seconds: float = 120.0
-    between_bytes_seconds: float = 60.0
+    between_bytes_seconds: float = 300.0
     total_seconds: float = 600.0
 
 

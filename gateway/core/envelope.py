@@ -4,7 +4,7 @@ import math
 
 import orjson
 
-from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, Unavailable
+from gateway.core.errors import GatewayError, UpstreamRejected
 
 Header = tuple[bytes, bytes]
 
@@ -13,36 +13,26 @@ LONGEST_RETRY_SECONDS = 60.0
 
 
 def envelope(error: GatewayError) -> bytes:
-    """`error` as JSON on one line."""
-    return orjson.dumps(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
+    """`error` as JSON on one line. What else an upstream's error had stands behind the four keys."""
+    body = {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    if isinstance(error, UpstreamRejected):
+        body |= error.extras
+    return orjson.dumps({"error": body})
 
 
 def retry_headers(error: GatewayError) -> list[Header]:
-    """What tells the official clients whether and when to try again."""
-    if isinstance(error, BudgetExceeded):
-        return _retry_after(1.0) if error.only_held else [(b"x-should-retry", b"false")]
-    if isinstance(error, LimitExceeded | Unavailable):
-        return _retry_after(error.retry_after_seconds)
-    return []
-
-
-def _retry_after(seconds: float) -> list[Header]:
-    if math.isinf(seconds):
-        return [(b"x-should-retry", b"false")]
-    milliseconds = math.ceil(seconds * 1000)
-    headers = [
-        (b"retry-after", str(math.ceil(seconds)).encode()),
-        (b"retry-after-ms", str(milliseconds).encode()),
-    ]
-    if seconds > LONGEST_RETRY_SECONDS:
-        headers.append((b"x-should-retry", b"false"))
-    return headers
+    """Whether and when to try again. Official clients do as `x-should-retry` says, whatever the status."""
+    seconds = error.retry_after_seconds
+    headers = []
+    if seconds is not None and math.isfinite(seconds):
+        headers = [
+            (b"retry-after", b"%d" % math.ceil(seconds)),
+            (b"retry-after-ms", b"%d" % math.ceil(seconds * 1000)),
+        ]
+    is_near = seconds is None or seconds <= LONGEST_RETRY_SECONDS
+    return [*headers, (b"x-should-retry", b"true" if error.should_retry and is_near else b"false")]

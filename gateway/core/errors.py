@@ -15,6 +15,9 @@ GatewayError                 the client gets an error envelope (core/envelope.py
  ├─ BudgetExceeded           429  a budget is used up; not worth a retry
  ├─ UpstreamRejected         4xx  the upstream refused this request; its own envelope is passed on
  ├─ UpstreamExhausted        502  every candidate failed before the first byte
+ ├─ UpstreamAccountRejected  502  our account there is refused; operators have to act
+ ├─ UpstreamBusy             503  every candidate that could answer has too much to do
+ ├─ UpstreamTimeout          504  no answer in time, and it may be generated and billed all the same
  └─ Unavailable              503  nothing healthy, shutting down, or the ledger cannot keep up
 
 ClientDisconnected           nobody is left to answer
@@ -22,10 +25,17 @@ UpstreamFailure              one attempt broke; the pipeline decides what the cl
 """
 
 import enum
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.core.upstream_error import UpstreamError
 
 
 class GatewayError(Exception):
     """Base of all errors that a client sees. `message` says what to do; it never holds prompt text.
+
+    `should_retry`: the same request may succeed if it is sent again, and costs nothing twice. It may be sent
+    after `retry_after_seconds` (None: at once).
 
     `headers` are fields of its answer, beside those that say when to retry.
     """
@@ -34,6 +44,8 @@ class GatewayError(Exception):
     status = 500
     type = "server_error"
     code = "internal_error"
+    should_retry = False
+    retry_after_seconds: float | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -103,11 +115,15 @@ class PayloadTooLarge(GatewayError):
 
 
 class LimitExceeded(GatewayError):
-    """A rate or concurrency limit of `scope` (`key:triage-app`) refused; `retry_after_seconds` frees room."""
+    """A rate or concurrency limit of `scope` (`key:triage-app`) refused; `retry_after_seconds` frees room.
+
+    Where that is infinite, the request will never fit.
+    """
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+    should_retry = True
 
     def __init__(self, message: str, *, scope: str, limit: str, retry_after_seconds: float) -> None:
         super().__init__(message)
@@ -134,32 +150,80 @@ class BudgetExceeded(GatewayError):
         self.limit = f"budget_{window}"
         self.resets_at = resets_at
         self.only_held = only_held
+        if only_held:
+            self.should_retry, self.retry_after_seconds = True, 1.0
 
 
 class UpstreamRejected(GatewayError):
-    """The upstream answered 4xx: not worth another candidate. Its message, type, param and code are kept."""
+    """The upstream refused the request, and so would, or did, every other one.
+
+    Its message, type, param and code are kept, and what else its error had in `extras`.
+    """
 
     code = "upstream_rejected"
 
     def __init__(
-        self, message: str, *, status: int, type: str, param: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str,
+        param: str | None = None,
+        code: str | None = None,
+        extras: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(message, param=param)
         self.status = status
         self.type = type
         self.code = code  # type: ignore[assignment]  # OpenAI's envelope allows null here
+        self.extras = extras
 
 
 class UpstreamExhausted(GatewayError):
     status = 502
     type = "server_error"
     code = "upstream_error"
+    should_retry = True
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamAccountRejected(GatewayError):
+    """Key, money, permission or model name of our own account there: no matter of the client's."""
+
+    status = 502
+    type = "server_error"
+    code = "upstream_account_rejected"
+
+
+class UpstreamBusy(GatewayError):
+    """What could answer has too much to do, and told to come back after `retry_after_seconds`."""
+
+    status = 503
+    type = "server_error"
+    code = "upstream_busy"
+    should_retry = True
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamTimeout(GatewayError):
+    """No answer in time. Sent again, the same work could be done and paid for twice."""
+
+    status = 504
+    type = "server_error"
+    code = "upstream_timeout"
 
 
 class Unavailable(GatewayError):
     status = 503
     type = "server_error"
     code = "service_unavailable"
+    should_retry = True
 
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:
         super().__init__(message)
@@ -181,12 +245,15 @@ class FailureKind(enum.StrEnum):
     TOTAL_TIMEOUT = "total_timeout"
     RESET = "reset"  # closed or reset after the request was sent, before the body was complete
     PROTOCOL = "protocol"  # not HTTP/1.1 as we understand it, or a header beyond the bound
-    STATUS = "status"  # a 5xx or 429 answer
+    GATEWAY_TIMEOUT = "gateway_timeout"  # a proxy on the way to the upstream answered 504
+    STATUS = "status"  # an answer that says that the upstream failed, such as 500
+    REFUSED = "refused"  # a 4xx answer about what this candidate cannot do
+    ACCOUNT = "account"  # an answer that refuses our account there: 401, 402, 403, or no money
+    BUSY = "busy"  # an answer that says to come back: 429, 503 or 529
     BODY = "body"  # 200 with a body that cannot be an answer
-    ABORTED = "aborted"  # the engine gave up: finish_reason abort, or an in-band error event
-    SILENT = (
-        "silent"  # its server is gone or stuck, and says nothing any more on a connection that stays open
-    )
+    ABORTED = "aborted"  # the engine gave up: finish_reason abort, or an error event within the answer
+    # Its server is gone or stuck, and says nothing any more on a connection that stays open.
+    SILENT = "silent"
 
 
 _TIMEOUTS = frozenset(
@@ -195,12 +262,12 @@ _TIMEOUTS = frozenset(
         FailureKind.FIRST_BYTE_TIMEOUT,
         FailureKind.BETWEEN_BYTES_TIMEOUT,
         FailureKind.TOTAL_TIMEOUT,
+        FailureKind.GATEWAY_TIMEOUT,
     }
 )
-_ANSWERED = frozenset({FailureKind.STATUS, FailureKind.BODY, FailureKind.ABORTED})
+_REFUSALS = frozenset({FailureKind.STATUS, FailureKind.REFUSED, FailureKind.ACCOUNT, FailureKind.BUSY})
+_ANSWERED = _REFUSALS | {FailureKind.GATEWAY_TIMEOUT, FailureKind.BODY, FailureKind.ABORTED}
 _CAUSED_BY_REQUESTS = _ANSWERED | {FailureKind.RESET, FailureKind.PROTOCOL}
-# Too many requests, or a full queue: the server is well, and has taken nothing of this one.
-_BUSY = frozenset({429, 503})
 _NEVER_SENT = frozenset({FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT})
 
 
@@ -209,8 +276,8 @@ class UpstreamFailure(Exception):
 
     `stale`: a reused connection died before any byte of a response. Most likely the upstream had closed it
     while it was idle, so the same request may be sent again on a fresh one. `status` is that of the answer,
-    in a failure of kind STATUS only, and `retry_after_seconds` what it asked to wait. `refused`: nobody
-    listens at any of its addresses.
+    where that was an error, and `error` what it said. `retry_after_seconds` is what it told to wait.
+    `refused`: nobody listens at any of its addresses.
     """
 
     def __init__(
@@ -220,6 +287,7 @@ class UpstreamFailure(Exception):
         *,
         stale: bool = False,
         status: int | None = None,
+        error: UpstreamError | None = None,
         retry_after_seconds: float | None = None,
         refused: bool = False,
     ) -> None:
@@ -228,6 +296,7 @@ class UpstreamFailure(Exception):
         self.detail = detail
         self.stale = stale
         self.status = status
+        self.error = error
         self.retry_after_seconds = retry_after_seconds
         self.refused = refused
 
@@ -236,9 +305,24 @@ class UpstreamFailure(Exception):
         return self.kind in _TIMEOUTS
 
     @property
+    def was_refused(self) -> bool:
+        """True when an error came in place of an answer, so nothing was generated."""
+        return self.kind in _REFUSALS
+
+    @property
     def is_busy(self) -> bool:
-        """True when the upstream is well and full: it costs nothing to ask another one."""
-        return self.status in _BUSY
+        """True when the upstream is well, and has too much to do: ask another one, or come back."""
+        return self.kind is FailureKind.BUSY
+
+    @property
+    def is_of_candidate(self) -> bool:
+        """True when every replica of the candidate would say the same, and another candidate may not."""
+        return self.kind is FailureKind.REFUSED or self.kind is FailureKind.ACCOUNT
+
+    @property
+    def was_given_up(self) -> bool:
+        """True when it was given up for its time: the upstream may still be working on it."""
+        return self.is_timeout and not self.never_sent
 
     @property
     def answered(self) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.core.admission import Ask
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Deployment, Modality, Price, StopsWhenLeft
+from gateway.core.catalog import Api, Capability, Deployment, Modality, Price
 from gateway.core.tenancy import Principal
 
 # The model's chat template adds tokens that are not in the body: roles, separators, the assistant primer;
@@ -200,7 +200,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
 
 def most_output(seen: Seen, pace: Pace, call: Call, deployment: Deployment, cap: int) -> int:
     """Output tokens that a broken attempt may be billed for at most, of the `cap` that its hold paid for."""
-    if not _stops(deployment.stops_when_left, stream=call.stream) or Modality.AUDIO in call.modalities:
+    if not deployment.stops_when_left.stops(stream=call.stream) or Modality.AUDIO in call.modalities:
         return cap
     speed = _speed(seen, pace)
     if speed is None:
@@ -232,10 +232,6 @@ def _speed(seen: Seen, pace: Pace) -> float | None:
         own = seen.text_chunks / watched * max(pace.tokens_per_chunk or 1.0, 1.0)
         fastest = max(fastest or 0.0, own)
     return None if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
-
-
-def _stops(when: StopsWhenLeft, *, stream: bool) -> bool:
-    return when is StopsWhenLeft.ALWAYS or (when is StopsWhenLeft.STREAMS and stream)
 
 
 def _worst(known: float | None, new: float) -> float:

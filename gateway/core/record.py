@@ -55,8 +55,10 @@ class Outcome(enum.StrEnum):
     """How an attempt ended, as finance and ops read it."""
 
     SUCCESS = "success"
-    CLIENT_ERROR = "client_error"  # the upstream refused the request as wrong (4xx)
+    CLIENT_ERROR = "client_error"  # the upstream refused the request (4xx)
     RATE_LIMITED = "rate_limited"  # the upstream answered 429
+    BUSY = "busy"  # the upstream answered that it has too much to do: 503 or 529
+    ACCOUNT_REJECTED = "account_rejected"  # the upstream refused our own account there
     UPSTREAM_ERROR = "upstream_error"  # 5xx, broken or malformed answer, aborted generation
     TIMEOUT = "timeout"
     CONNECT_ERROR = "connect_error"  # no byte of the request was processed

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.core.lenient import NoObject, loads_with_writer, write_quickly
 from gateway.core.masking import Masked, escaped
-from gateway.core.sse import StreamReader, data_of, split_events
+from gateway.core.sse import MAX_EVENT_BYTES, StreamReader, data_of, split_events
 
 _CHANNELS = frozenset({"content", "text", "refusal", "reasoning", "reasoning_content", "arguments"})
 _CONTENT = frozenset({"content", "text"})
@@ -92,8 +92,14 @@ class RestoringReader(StreamReader):
         hide_usage: bool,
         choices: int = 1,
         hide_continuous_usage: bool | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
-        super().__init__(hide_usage=hide_usage, choices=choices, hide_continuous_usage=hide_continuous_usage)
+        super().__init__(
+            hide_usage=hide_usage,
+            choices=choices,
+            hide_continuous_usage=hide_continuous_usage,
+            max_event_bytes=max_event_bytes,
+        )
         self._restorer = restorer
         self._write: Callable[[Any], bytes] = write_quickly
         self._kept: dict[_Path, str] = {}

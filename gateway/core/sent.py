@@ -21,7 +21,7 @@ from gateway.core.call import CONTINUOUS_USAGE, Call
 from gateway.core.catalog import Api, Deployment, Model, Price, Provider, Rates, Rule
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
-from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import Estimate, Seen, most_output, most_output_of_whole
 from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
@@ -361,7 +361,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
 
     def metered_failure(self, failure: UpstreamFailure) -> Metered | None:
         """Usage of a failed attempt of which nothing can have been used; None: what was seen decides."""
-        if failure.never_sent or failure.kind is FailureKind.STATUS:
+        if failure.never_sent or failure.was_refused:
             return Exact(NO_USAGE)
         return UnderEstimate(NO_USAGE) if failure.stale else None
 

@@ -16,7 +16,7 @@ from gateway.core.answer import BROKEN_JSON, Observed, WireUsage, observe, usage
 from gateway.core.deltas import says_something
 from gateway.core.usage_member import last_usage, without_common_usage, without_usage
 
-MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 32 * 1024 * 1024
 # So many chunks are counted together: one search over all of them costs less than one over each.
 COUNTED_TOGETHER = 64
 
@@ -29,7 +29,7 @@ _PIECE = re.compile(
 
 
 class EventTooLarge(Exception):
-    """One event has more than MAX_EVENT_BYTES: not a stream of tokens."""
+    """One event has more bytes than the reader takes: not a stream of tokens."""
 
 
 class StreamReader:
@@ -37,10 +37,12 @@ class StreamReader:
 
     `choices` are those that the answer will have. `hide_usage`: the client asked for none.
     `hide_continuous_usage`: it did not ask for that of each chunk; left out: as `hide_usage`.
+    `max_event_bytes` bounds one event.
 
     `has_content`: something of the answer was seen, be it text, reasoning, a refusal, speech or a tool call.
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
-    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `text_chunks` (pieces of
+    `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `error` (the data of that
+    event), `text_chunks` (pieces of
     the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON). What
     went by `passes` is counted in bulk: `count_passed` brings both, and `usage`, up to date.
 
@@ -54,10 +56,12 @@ class StreamReader:
         "_held",
         "_hide_continuous_usage",
         "_hide_usage",
+        "_max_event_bytes",
         "_uncounted",
         "_usage_ends_stream",
         "_usage_is_outdated",
         "done",
+        "error",
         "failure",
         "finish_reason",
         "has_content",
@@ -69,13 +73,19 @@ class StreamReader:
     )
 
     def __init__(
-        self, *, hide_usage: bool, choices: int = 1, hide_continuous_usage: bool | None = None
+        self,
+        *,
+        hide_usage: bool,
+        choices: int = 1,
+        hide_continuous_usage: bool | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
+        self._max_event_bytes = max_event_bytes
         self._hide_usage = hide_usage
         self._hide_continuous_usage = hide_usage if hide_continuous_usage is None else hide_continuous_usage
         self._choices = choices
         self._finished: set[int] = set()
-        self._held = b""
+        self._held = bytearray()  # the beginning of an event
         self._doubtful = b""
         self._uncounted: list[bytes] = []
         self._usage_is_outdated = self._usage_ends_stream = False
@@ -85,6 +95,7 @@ class StreamReader:
         self.finish_reason: str | None = None
         self.has_content = self.done = False
         self.failure: str | None = None
+        self.error: bytes | None = None
         self.text_chunks = 0
         self.text_bytes = 0
 
@@ -142,7 +153,7 @@ class StreamReader:
 
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""
-        held, self._held = self._held, b""
+        held, self._held = bytes(self._held), bytearray()
         return b"" if data_of(held) is None else self._released(held)
 
     def _plain(self, chunk: bytes) -> bytes | None:
@@ -187,17 +198,21 @@ class StreamReader:
         self.text_bytes += sum(map(len, pieces))
 
     def _whole_events(self, chunk: bytes) -> bytes:
-        buffered = self._held + chunk
+        held = self._held
+        # What is held has no boundary but for one that it ends in: nothing is searched twice.
+        start = max(len(held) - 3, 0)
+        held += chunk
         end = 0
         # Only the last boundary matters; search from the back in the common spelling.
-        if (at := buffered.rfind(b"\n\n")) >= 0:
+        if (at := held.rfind(b"\n\n", start)) >= 0:
             end = at + 2
-        if (at := buffered.rfind(b"\r\n\r\n")) >= 0:
+        if (at := held.rfind(b"\r\n\r\n", start)) >= 0:
             end = max(end, at + 4)
-        self._held = buffered[end:]
-        if len(self._held) > MAX_EVENT_BYTES:
+        whole = bytes(held[:end])
+        del held[:end]
+        if len(held) > self._max_event_bytes:
             raise EventTooLarge
-        return buffered[:end]
+        return whole
 
     def _released(self, event: bytes) -> bytes:
         """What may go out now that `event` is there: what was doubtful before it, and itself if it is not."""
@@ -230,8 +245,8 @@ class StreamReader:
                 self.finish_reason = choice.finish_reason
                 self._finished.add(choice.index)
                 is_aborted |= choice.finish_reason == "abort"
-        if chunk.has_error:
-            self.failure = "the upstream sent an error event"
+        if chunk.has_error or (not chunk.choices and chunk.is_error(data)):
+            self.failure, self.error = "the upstream sent an error event", data
         elif is_aborted:
             self.failure = "the engine aborted the generation"
         elif chunk.choices:

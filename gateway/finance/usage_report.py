@@ -29,7 +29,7 @@ class UsageQuestion(msgspec.Struct, frozen=True, kw_only=True):
     def dimensions(self) -> Grouping:
         return by(*(name.strip() for name in self.by.split(",")))
 
-    def asked(self, now: float, zone: ZoneInfo) -> calendar.Period:
+    def asked(self, now: float, zone: ZoneInfo) -> calendar.AskedPeriod:
         """When it begins and ends, asked at `now` (UTC seconds). Raises Unanswerable."""
         try:
             here = dt.datetime.fromtimestamp(now, zone)

@@ -58,6 +58,11 @@ REQUESTS = _counter(
 ATTEMPTS = _counter(
     "attempts_total", "deployment outcome", "Dispatches to an upstream; a request has one or more."
 )
+ACCOUNT_REJECTED = _counter(
+    "upstream_account_rejected_total",
+    "deployment",
+    "Attempts that the upstream refused for our own account there: key, money, permission or model name.",
+)
 TOKENS = _counter(
     "tokens_total",
     "deployment feature type modality",
@@ -194,6 +199,7 @@ WORKER_RESTARTS = _counter(
 FAMILIES = (
     REQUESTS,
     ATTEMPTS,
+    ACCOUNT_REJECTED,
     TOKENS,
     COST,
     COUNTERFACTUAL,

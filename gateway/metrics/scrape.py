@@ -8,6 +8,7 @@ from prometheus_client import Metric
 
 from gateway.core.balancing import Fleet
 from gateway.core.money import NANO_PER_USD
+from gateway.core.record import Outcome
 from gateway.metrics import families
 from gateway.metrics.families import Family
 from gateway.metrics.series import AttemptSeries, Histogram, RequestSeries
@@ -99,7 +100,9 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     """Every family of FAMILIES, those without a series included."""
     requests = {labels: sum(one.requests for one in parts) for labels, parts in counted.requests.items()}
     yield _counters(families.REQUESTS, requests | counted.requests_refused)
+    fleet = sources.fleet()
     yield from _attempts(counted.attempts)
+    yield _accounts_rejected(counted.attempts, fleet)
     yield _histograms(families.DURATION, counted.duration)
     yield _histograms(families.FIRST_TOKEN, counted.first_token)
     yield _histograms(families.INTER_TOKEN, counted.inter_token)
@@ -110,7 +113,6 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
     yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
     yield from _budgets(sources.budgets())
-    fleet = sources.fleet()
     yield from _replicas(fleet, clock.monotonic())
     yield _retirements(fleet, clock.now())
     yield from _pools(counted)
@@ -158,6 +160,15 @@ def _attempts(series: Mapping[tuple[str, str, str, str], AttemptSeries]) -> Iter
     yield _counters(families.TOKENS, tokens)
     yield _counters(families.COST, _in_usd(cost))
     yield _counters(families.COUNTERFACTUAL, _in_usd(elsewhere))
+
+
+def _accounts_rejected(series: Mapping[tuple[str, str, str, str], AttemptSeries], fleet: Fleet) -> Metric:
+    """Each deployment has a series from the beginning: of one that begins at 1 no increase is seen."""
+    rejected: dict[tuple[str, ...], int] = {(name,): 0 for name in fleet.replica_sets}
+    for (deployment, _, _, outcome), one in series.items():
+        if outcome == Outcome.ACCOUNT_REJECTED:
+            _add(rejected, (deployment,), one.attempts)
+    return _counters(families.ACCOUNT_REJECTED, rejected)
 
 
 def _add(into: dict[tuple[str, ...], int], labels: tuple[str, ...], amount: int) -> None:

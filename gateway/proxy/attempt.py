@@ -9,6 +9,7 @@ Rules:
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable
 
 import msgspec
@@ -16,11 +17,11 @@ import structlog
 
 from gateway.core.answer import (
     NO_USAGE,
+    ErrorInstead,
     Exact,
     Metered,
     UnderEstimate,
     read_answer,
-    read_error,
     usage_from_wire,
 )
 from gateway.core.control_headers import wants_cost_event
@@ -32,7 +33,9 @@ from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
-from gateway.core.sse import EventTooLarge, StreamReader
+from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
+from gateway.core.upstream_error import UpstreamError, read_error, retry_after_seconds, secrets_in
+from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
 from gateway.ports import (
     Admission,
     Clock,
@@ -45,27 +48,37 @@ from gateway.ports import (
     UpstreamResponse,
 )
 from gateway.proxy.opening import StreamOpening
+from gateway.proxy.verdict import rejected
 
 _log = structlog.get_logger("tollway.relay")
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-MAX_ERROR_BYTES = 1024 * 1024
+MAX_ERROR_BYTES = 256 * 1024
 DRAIN_SECONDS = 1.0
 COST_HEADER = b"x-tollway-cost-usd"
 
-# Our own account's trouble at the upstream (its key, its model name), or a passing one: try another
-# candidate. Every other 4xx is the request's own fault and would fail there as well.
-_TRY_ANOTHER = frozenset({401, 402, 403, 404, 407, 408, 409, 425, 429})
+# What is not the request's own fault, and so another candidate's turn.
+_FAILURES = {
+    UpstreamVerdict.CANDIDATE: FailureKind.REFUSED,
+    UpstreamVerdict.ACCOUNT: FailureKind.ACCOUNT,
+    UpstreamVerdict.RATE_LIMITED: FailureKind.BUSY,
+    UpstreamVerdict.BUSY: FailureKind.BUSY,
+    UpstreamVerdict.TIMED_OUT: FailureKind.GATEWAY_TIMEOUT,
+    UpstreamVerdict.BROKEN: FailureKind.STATUS,
+}
+# What a code looks like. Anything else may hold a piece of the prompt, and is not logged.
+_CODE = re.compile(r"[\w.-]{1,64}")
 
 
 class Services(msgspec.Struct, frozen=True, eq=False):
-    """What every attempt deals with."""
+    """What every attempt deals with. `max_event_bytes` bounds one event of a stream."""
 
     upstream: Upstream
     admission: Admission
     ledger: Ledger
     telemetry: Telemetry
     clock: Clock
+    max_event_bytes: int = MAX_EVENT_BYTES
 
 
 class Attempt:
@@ -105,12 +118,13 @@ class Attempt:
 
         Raises Unavailable when nothing may be sent, UpstreamRejected when the request itself is wrong.
         """
-        _progress, sent, services = self._progress, self._sent, self._services
+        sent, services = self._sent, self._services
         candidate = sent.candidate
         outgoing = UpstreamRequest(
             head=candidate.replica_set.heads[sent.replica][sent.call.api],
             own=sent.head_lines(self._inbound.headers),
             body=sent.body(),
+            stream=sent.call.stream,
             fresh=sent.fresh,
             goes_out=self._goes_out,
         )
@@ -119,10 +133,15 @@ class Attempt:
             response = await services.upstream.send(outgoing)
             self._read_head(response)
             if response.status != 200:
-                raise await self._refusal(response)
+                raise self._verdict(await self._read_error(response))
             if sent.call.stream:
                 return await self._relay_stream(response)
             return await self._read_answer(response)
+        except ErrorInstead as instead:
+            refusal = self._verdict(error_within(instead.body, self._secrets()))
+            if isinstance(refusal, UpstreamFailure):
+                return self._failed(refusal)
+            raise refusal from None
         except UpstreamFailure as failure:
             return self._failed(failure)
         except asyncio.CancelledError:
@@ -220,6 +239,7 @@ class Attempt:
 
     async def _relay_stream(self, response: UpstreamResponse) -> Ended:
         if not self._content_type.lower().startswith(b"text/event-stream"):
+            read_answer(await response.read(MAX_ERROR_BYTES))  # it may say why
             raise UpstreamFailure(FailureKind.BODY, "asked for a stream, got something else")
         self._reader = reader = self._new_reader()
         sink, progress, clock = self._sink, self._progress, self._services.clock
@@ -233,7 +253,7 @@ class Attempt:
                 progress.last_seen_at = clock.monotonic()
                 if not reader.text_chunks:
                     progress.quiet_until = progress.last_seen_at
-                passed = _feed(reader, chunk)
+                passed = self._feed(reader, chunk)
                 self._note_first_token(reader)
                 if reader.done:
                     return self._end_of_stream(reader, await self._opened(opening) + passed)
@@ -280,12 +300,20 @@ class Attempt:
     def _new_reader(self) -> StreamReader:
         call, masked = self._sent.call, self._sent.masked
         hides, hides_continuous = not call.include_usage, not call.wants_continuous_usage
+        most = self._services.max_event_bytes
         if masked is None:
             return StreamReader(
-                hide_usage=hides, choices=call.choices, hide_continuous_usage=hides_continuous
+                hide_usage=hides,
+                choices=call.choices,
+                hide_continuous_usage=hides_continuous,
+                max_event_bytes=most,
             )
         return RestoringReader(
-            Restorer(masked), hide_usage=hides, choices=call.choices, hide_continuous_usage=hides_continuous
+            Restorer(masked),
+            hide_usage=hides,
+            choices=call.choices,
+            hide_continuous_usage=hides_continuous,
+            max_event_bytes=most,
         )
 
     def _end_of_stream(self, reader: StreamReader, last: bytes) -> Ended:
@@ -294,24 +322,50 @@ class Attempt:
         self._last = last
         return result
 
-    async def _refusal(self, response: UpstreamResponse) -> UpstreamRejected:
-        """An answer other than 200: the client's own mistake, to be told to it.
+    def _feed(self, reader: StreamReader, chunk: bytes) -> bytes:
+        try:
+            passed = reader.feed(chunk)
+        except EventTooLarge as exc:
+            raise UpstreamFailure(
+                FailureKind.PROTOCOL, f"an event of over {self._services.max_event_bytes} bytes"
+            ) from exc
+        if reader.failure is None:
+            return passed
+        if reader.error is None:
+            raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
+        if not reader.has_content and not self._sink.started:
+            raise ErrorInstead(reader.error)
+        error = error_within(reader.error, self._secrets())
+        raise UpstreamFailure(FailureKind.ABORTED, reader.failure, status=error.status, error=error)
 
-        Raises UpstreamFailure where it is another candidate's turn.
-        """
-        body = await response.read(MAX_ERROR_BYTES)
-        status = response.status
-        error = read_error(status, body)
-        if status in _TRY_ANOTHER or not 400 <= status < 500:
-            raise UpstreamFailure(FailureKind.STATUS, f"status {status}", status=status)
-        self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-        self._sent.replica.succeeded()
-        return UpstreamRejected(
-            error.message,
-            status=status,
-            type=error.type or "invalid_request_error",
-            param=error.param,
-            code=error.code,
+    # --- an error in place of an answer ---
+
+    async def _read_error(self, response: UpstreamResponse) -> UpstreamError:
+        """What came of it will do: its status is known, whatever becomes of its body."""
+        body = b""
+        with contextlib.suppress(UpstreamFailure):
+            while len(body) < MAX_ERROR_BYTES and (chunk := await response.next_chunk()):
+                body += chunk
+        return read_error(response.status, body[:MAX_ERROR_BYTES], self._secrets())
+
+    def _secrets(self) -> tuple[str, ...]:
+        return secrets_in(self._sent.candidate.deployment.headers)
+
+    def _verdict(self, error: UpstreamError) -> UpstreamRejected | UpstreamFailure:
+        """What `error` ends: the request, which is wrong, or this attempt."""
+        verdict = verdict_of(error)
+        if verdict is UpstreamVerdict.REQUEST:
+            self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
+            self._sent.replica.succeeded()
+            return rejected(error)
+        headers = () if self._response is None else self._response.headers
+        code = f", code {error.code}" if error.code and _CODE.fullmatch(error.code) else ""
+        return UpstreamFailure(
+            _FAILURES[verdict],
+            f"status {error.status}{code}",
+            status=error.status,
+            error=error,
+            retry_after_seconds=retry_after_seconds(headers, self._services.clock.now()),
         )
 
     # --- the ways out ---
@@ -328,14 +382,15 @@ class Attempt:
     def _failed(self, failure: UpstreamFailure) -> Ended:
         sent = self._sent
         self._take_notes()
-        _log.warning(
-            "attempt.failed",
-            attempt_id=sent.attempt_id,
-            deployment=sent.candidate.name,
-            replica=sent.replica.replica.name,
-            kind=failure.kind,
-            detail=failure.detail,
-        )
+        where = {
+            "attempt_id": sent.attempt_id,
+            "deployment": sent.candidate.name,
+            "replica": sent.replica.replica.name,
+        }
+        if failure.kind is FailureKind.ACCOUNT:
+            _log.warning("upstream.account_rejected", **where, detail=failure.detail)
+        else:
+            _log.warning("attempt.failed", **where, kind=failure.kind, detail=failure.detail)
         metered = sent.metered_failure(failure) or self._metered()
         return self._end(outcome_of(failure), metered, failure)
 
@@ -387,13 +442,3 @@ class Attempt:
                 progress.upstream_request_id = value.decode("latin-1")
             elif name == b"openai-processing-ms":
                 self._processing_ms = value
-
-
-def _feed(reader: StreamReader, chunk: bytes) -> bytes:
-    try:
-        passed = reader.feed(chunk)
-    except EventTooLarge as exc:
-        raise UpstreamFailure(FailureKind.PROTOCOL, "an event of the stream has no end") from exc
-    if reader.failure is not None:
-        raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
-    return passed

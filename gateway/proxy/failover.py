@@ -1,27 +1,23 @@
 """Forward an admitted request along its plan, and settle its hold.
 
-Retry and failover happen only before the first byte reaches the client, and only inside the plan. Every
-attempt is recorded on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
+Retry and failover happen only before the first byte reaches the client, and only inside the plan. After a
+time-out they happen only where leaving stopped the work: nothing is paid for twice. Every attempt is recorded
+on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 """
 
 from gateway.core.admission import Hold
 from gateway.core.balancing import ReplicaSet
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
-from gateway.core.errors import (
-    GatewayError,
-    LimitExceeded,
-    Unavailable,
-    UpstreamExhausted,
-    UpstreamFailure,
-    UpstreamRejected,
-)
+from gateway.core.errors import FailureKind, GatewayError, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
 from gateway.core.replica_state import FailureAttribution, ReplicaState
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
+from gateway.core.stated_limits import stated_in
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
+from gateway.proxy.verdict import verdict_on, verdict_on_stream
 
 # Failed attempts of one request at the replicas of one candidate, and the times that it is asked of replicas
 # which are known to be full: a hundred refusals for each request would be a load of their own.
@@ -62,7 +58,7 @@ class Relay:
                 if failure is None:
                     break
                 turns.failed(replica, failure)
-                if sink.started:
+                if sink.started or not turns.may_go_on:
                     break
         except UpstreamRejected as error:
             _name_deployment(error, sent)
@@ -70,9 +66,9 @@ class Relay:
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
-            exhausted = _exhausted(failure)
-            _name_deployment(exhausted, sent)
-            raise exhausted
+            verdict = turns.verdict()
+            _name_deployment(verdict, sent)
+            raise verdict
         attempt.report_completed()
         await (attempt.finish() if failure is None else _break_off(sink, failure, attempt.cost_line()))
 
@@ -89,11 +85,14 @@ class Turns:
         "_attribution",
         "_clock",
         "_failed",
+        "_failures",
         "_index",
+        "_is_plan_tried",
         "_known_busy",
         "_number",
         "_same",
         "_tried",
+        "may_go_on",
         "sent",
     )
 
@@ -107,6 +106,9 @@ class Turns:
         self._known_busy = 0  # of those tried, when their turn came
         self._same: ReplicaState | None = None
         self._attribution: FailureAttribution | None = None
+        self._failures: list[tuple[int, UpstreamFailure]] = []  # with the candidate of each
+        self._is_plan_tried = True  # no candidate was without a replica to ask
+        self.may_go_on = True
 
     def next(self) -> ReplicaState | None:
         """Where the next attempt goes, which enters it at once; None when nothing is left."""
@@ -117,13 +119,28 @@ class Turns:
             return same
         candidates = self.sent.candidates
         while self._index < len(candidates):
-            replica = self._next_of(candidates[self._index].replica_set)
+            replica_set = candidates[self._index].replica_set
+            if replica_set.stated_limits is not None and not self._tried and self._is_beyond(replica_set):
+                continue
+            replica = self._next_of(replica_set)
             if replica is not None:
                 if number > 1 or self._index:
                     self.sent = self.sent.again(number=number, index=self._index)
                 return replica
+            self._is_plan_tried &= bool(self._tried)
             self._next_candidate()
         return None
+
+    def _is_beyond(self, replica_set: ReplicaSet) -> bool:
+        """Pass a candidate over that would refuse again, as long as another one comes after it."""
+        sent, limits = self.sent, replica_set.stated_limits
+        if limits is None or self._index == len(sent.candidates) - 1:
+            return False
+        if not limits.exclude(sent.call, sent.estimates[self._index], self._clock.monotonic()):
+            return False
+        self._failures.append((self._index, limits.refusal))
+        self._next_candidate()
+        return True
 
     def _next_candidate(self) -> None:
         self._index += 1
@@ -143,15 +160,33 @@ class Turns:
 
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
+        self._failures.append((self._index, failure))
         if failure.stale:
             self._same = None if self.sent.fresh else replica
         elif failure.is_busy:
             replica.told_busy(self._clock.monotonic(), failure.retry_after_seconds)
+        elif failure.kind is FailureKind.REFUSED:
+            replica.breaker.succeeded()  # it is alive, and nothing is wrong with it
         else:
             self._failed += 1
             self._attribution = self._attribution or FailureAttribution()
             siblings = self.sent.candidate.replica_set.replicas
             self._attribution.failed(replica, failure, self._clock.monotonic(), siblings)
+        if failure.is_of_candidate:
+            # Whatever went wrong before at its other replicas: they would say the same.
+            self._failures = [found for found in self._failures if found[0] != self._index]
+            self._failures.append((self._index, failure))
+            stated = stated_in(failure, self._clock.monotonic())
+            if stated is not None:
+                self.sent.candidate.replica_set.stated_limits = stated
+            self._next_candidate()
+        stops = self.sent.candidate.deployment.stops_when_left
+        self.may_go_on = not failure.was_given_up or stops.stops(stream=self.sent.call.stream)
+
+    def verdict(self) -> GatewayError:
+        """What the client is told when the last turn is over."""
+        failures = [failure for _, failure in self._failures]
+        return verdict_on(failures, is_plan_tried=self._is_plan_tried)
 
 
 def _name_deployment(error: GatewayError, sent: Sent) -> None:
@@ -167,20 +202,5 @@ def _name_deployment(error: GatewayError, sent: Sent) -> None:
 
 async def _break_off(sink: Sink, failure: UpstreamFailure, cost: HeaderLines) -> None:
     """The stream has begun, so the client learns of the failure from one event, and no [DONE] follows."""
-    await sink.send(error_event(envelope(_exhausted(failure))))
+    await sink.send(error_event(envelope(verdict_on_stream(failure))))
     await sink.end(cost)
-
-
-def _exhausted(failure: UpstreamFailure | None) -> GatewayError:
-    if failure is None:
-        return Unavailable("No replica can take this request now. Retry shortly.", retry_after_seconds=1.0)
-    if failure.status == 429:
-        return LimitExceeded(
-            "The upstream is at its rate limit. Retry shortly.",
-            scope="upstream",
-            limit="upstream",
-            retry_after_seconds=1.0,
-        )
-    return UpstreamExhausted(
-        f"The model's server failed ({failure.kind}). Nothing is wrong with the request."
-    )

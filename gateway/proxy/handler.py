@@ -99,9 +99,11 @@ async def _answer_error(error: GatewayError, request_id: str, exchange: Exchange
 
 
 def _defect(request_id: str) -> GatewayError:
-    return GatewayError(
+    error = GatewayError(
         f"The gateway failed on this request. Tell its operators the request id {request_id}."
     )
+    error.should_retry = True  # it may have been a matter of the moment
+    return error
 
 
 def _preflight(exchange: Exchange) -> HeaderLines:

@@ -9,10 +9,13 @@ from gateway.quota.redis.addresses import parse_target
 from gateway.quota.redis.admission import RedisAdmission
 from gateway.quota.redis.client import RedisClient, Timing
 from gateway.quota.redis.leased import LeasedAdmission
-from gateway.quota.redis.rebuild import Books
+from gateway.quota.redis.rebuild import QUARANTINE_SECONDS, Books
 from gateway.quota.redis.scripts import Scripts
 from gateway.quota.redis.shared_counters import share_counters
 from gateway.supervised import TaskRegistry
+
+# A worker notices that its connection is dead when a few replies did not come; by then all have come back.
+TIMEOUTS_IN_QUARANTINE = 4
 
 AnyAdmission: TypeAlias = MemoryAdmission | RedisAdmission | LeasedAdmission
 
@@ -22,6 +25,7 @@ def open_admission(
     state: str,
     mode: Literal["exact", "leased"],
     lease_seconds: float,
+    timeout_seconds: float,
     org: str,
     clock: Clock,
     zone: ZoneInfo,
@@ -30,12 +34,21 @@ def open_admission(
     books: Books,
     tasks: TaskRegistry,
 ) -> AnyAdmission:
-    """Not started yet. In memory every request is admitted exactly, without any round trip."""
+    """Not started yet. In memory every request is admitted exactly, without any round trip.
+
+    `timeout_seconds`: how long a request waits for one reply of the store.
+    """
     if state == "memory":
         return MemoryAdmission(clock, spent_in_windows=spent_in_windows, shadowed=shadowed)
-    client = RedisClient(parse_target(state), org, Scripts(), Timing())
+    client = RedisClient(parse_target(state), org, Scripts(), Timing(reply_seconds=timeout_seconds))
     shared = share_counters(client, clock, zone, lease_seconds=lease_seconds)
     exact = RedisAdmission(
-        shared, clock, spent_in_windows=spent_in_windows, shadowed=shadowed, books=books, tasks=tasks
+        shared,
+        clock,
+        spent_in_windows=spent_in_windows,
+        shadowed=shadowed,
+        quarantine_seconds=max(QUARANTINE_SECONDS, TIMEOUTS_IN_QUARANTINE * timeout_seconds),
+        books=books,
+        tasks=tasks,
     )
     return exact if mode == "exact" else LeasedAdmission(exact, shared, clock)

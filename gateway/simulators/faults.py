@@ -3,21 +3,24 @@
 from collections.abc import Iterable
 
 from gateway.simulators.exchange import Reply, SimulatedExchange
-from gateway.simulators.knobs import ErrorKind
-from gateway.simulators.refusals import Header
+from gateway.simulators.knobs import ErrorKind, Knobs
+from gateway.simulators.refusals import Header, SimulatedRefusal
 
-_BAD_GATEWAY = (
-    b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
-    b"<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n"
-)
 _GARBAGE = b"\x16\x03\x01\x02\x00 this is not HTTP \xff\xfe\r\n\r\n"
 
 REFUSALS = frozenset(
-    {ErrorKind.RATE_LIMIT, ErrorKind.INSUFFICIENT_QUOTA, ErrorKind.SERVER_ERROR, ErrorKind.UNAVAILABLE}
+    {
+        ErrorKind.RATE_LIMIT,
+        ErrorKind.INSUFFICIENT_QUOTA,
+        ErrorKind.SERVER_ERROR,
+        ErrorKind.UNAVAILABLE,
+        ErrorKind.REFUSAL,
+    }
 )
 """Faults that are an ordinary error answer."""
 
-INSTEAD = frozenset({ErrorKind.BAD_GATEWAY, ErrorKind.RESET_BEFORE, ErrorKind.GARBAGE, ErrorKind.TIMEOUT})
+_PAGES = {ErrorKind.BAD_GATEWAY: (502, "Bad Gateway"), ErrorKind.GATEWAY_TIMEOUT: (504, "Gateway Time-out")}
+INSTEAD = frozenset({*_PAGES, ErrorKind.RESET_BEFORE, ErrorKind.GARBAGE, ErrorKind.TIMEOUT})
 """Faults without any answer of the API."""
 
 CLOSED_BY_US = frozenset({ErrorKind.RESET_BEFORE, ErrorKind.RESET_MID, ErrorKind.GARBAGE})
@@ -29,13 +32,38 @@ MIDWAY = frozenset(
 """Faults that break a stream off after half of its tokens."""
 
 
+def page(status: int, reason: str) -> bytes:
+    """What a load balancer shows."""
+    return (
+        f"<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n"
+        f"<center><h1>{status} {reason}</h1></center>\r\n<hr><center>cloudflare</center>\r\n"
+        "</body>\r\n</html>\r\n"
+    ).encode()
+
+
+def refusal(knobs: Knobs) -> SimulatedRefusal:
+    """The refusal that the knobs describe."""
+    return SimulatedRefusal(knobs.refusal_status, knobs.refusal_message, code=knobs.refusal_code)
+
+
+async def error_in_place(exchange: SimulatedExchange, error: bytes, *, stream: bool) -> None:
+    """Answer 200 with nothing but `error`, the body of an error answer."""
+    if not stream:
+        await exchange.reply(Reply(body=error))
+        return
+    await exchange.start(200, b"text/event-stream; charset=utf-8", ())
+    await exchange.send(b"data: %b\n\n" % error)
+    await exchange.end()
+
+
 async def instead_of_answer(kind: ErrorKind, exchange: SimulatedExchange) -> int | None:
     """Do what needs no answer at all. Returns the HTTP status sent, or None when nothing like HTTP was."""
     connection = exchange.connection
     match kind:
-        case ErrorKind.BAD_GATEWAY:
-            await exchange.reply(Reply(status=502, content_type=b"text/html", body=_BAD_GATEWAY))
-            return 502
+        case ErrorKind.BAD_GATEWAY | ErrorKind.GATEWAY_TIMEOUT:
+            status, reason = _PAGES[kind]
+            await exchange.reply(Reply(status=status, content_type=b"text/html", body=page(status, reason)))
+            return status
         case ErrorKind.RESET_BEFORE:
             await connection.reset()
         case ErrorKind.GARBAGE:

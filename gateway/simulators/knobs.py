@@ -22,6 +22,9 @@ class ErrorKind(StrEnum):
     SERVER_ERROR = "server_error"  # 500
     UNAVAILABLE = "unavailable"  # 503
     BAD_GATEWAY = "bad_gateway"  # 502 with an HTML page, as a load balancer in front answers
+    GATEWAY_TIMEOUT = "gateway_timeout"  # 504 with an HTML page: a load balancer in front gave up waiting
+    REFUSAL = "refusal"  # a 4xx: refusal_status, refusal_code and refusal_message say which
+    ERROR_BODY = "error_body"  # 200, and that refusal in place of the answer; of a stream its first event
     TIMEOUT = "timeout"  # never answers
     RESET_BEFORE = "reset_before"  # connection reset before any byte of the answer
     RESET_MID = "reset_mid"  # connection reset in the middle of the answer
@@ -31,6 +34,31 @@ class ErrorKind(StrEnum):
     ABORT = "abort"  # finish_reason "abort" half-way, with [DONE], under 200
     TRUNCATED_JSON = "truncated_json"  # 200, well-framed, but the JSON ends early
     NO_USAGE = "no_usage"  # a good answer without usage
+
+
+class ErrorShape(StrEnum):
+    """How the error of an error answer is written."""
+
+    OWN = "own"  # as this kind of server writes it
+    OBJECT = "object"  # {"object": "error", "message": ...}: vLLM of old
+    TEXT_IN_ERROR = "text_in_error"  # {"error": "..."}
+    DETAIL = "detail"  # {"detail": "..."}: FastAPI
+    DETAIL_LIST = "detail_list"  # {"detail": [{"loc": ..., "msg": ...}]}: FastAPI's validation
+    MESSAGE = "message"  # {"message": "..."}
+    PLAIN = "plain"  # plain text
+    HTML = "html"  # a page
+    PARAM_LIST = "param_list"  # OpenAI's envelope, with an integer code and a list as param
+    AZURE = "azure"  # OpenAI's envelope, with an innererror
+
+
+class RetryAfter(StrEnum):
+    """How an error answer tells when to come back, after `retry_after_ms`."""
+
+    OWN = "own"  # as this kind of server does it
+    NONE = "none"
+    MILLISECONDS = "milliseconds"  # retry-after-ms
+    SECONDS = "seconds"  # retry-after in seconds
+    DATE = "date"  # retry-after as an HTTP date
 
 
 class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,8 +151,17 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         int, Meta(ge=0, description="The next so many requests fail with error_kind, whatever the rate.")
     ] = 0
     retry_after_ms: Annotated[
-        int, Meta(ge=0, description="Milliseconds told in retry-after-ms by a rate_limit error.")
+        int, Meta(ge=0, description="Milliseconds to wait that an error answer tells, such as rate_limit.")
     ] = 1000
+    retry_after: Annotated[
+        RetryAfter, Meta(description="How error answers tell it. own: as this kind of server does.")
+    ] = RetryAfter.OWN
+    error_shape: Annotated[
+        ErrorShape, Meta(description="How errors are written. own: as this kind of server does.")
+    ] = ErrorShape.OWN
+    refusal_status: Annotated[int, Meta(ge=400, le=499, description="Status of a refusal.")] = 400
+    refusal_code: Annotated[str | None, Meta(description="Code of a refusal. None: none.")] = None
+    refusal_message: Annotated[str, Meta(description="Message of a refusal.")] = "The request is refused."
 
 
 def checked(knobs: Knobs) -> Knobs:

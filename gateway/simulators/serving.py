@@ -11,6 +11,7 @@ from gateway.simulators.answers import Answer, Composer
 from gateway.simulators.attempts import Recorder, SeenAttempt
 from gateway.simulators.control import Control
 from gateway.simulators.dialect import Dialect
+from gateway.simulators.error_shapes import error_reply
 from gateway.simulators.exchange import Receive, Reply, Scope, Send, SimulatedExchange, received
 from gateway.simulators.generation import Generation, Job
 from gateway.simulators.knobs import ErrorKind
@@ -68,7 +69,7 @@ class SimulatorApp:
             await exchange.reply(self._refusal(refused), self._dialect.headers(exchange, self._state))
 
     def _refusal(self, refused: SimulatedRefusal) -> Reply:
-        return Reply(status=refused.status, body=self._dialect.envelope(refused), headers=refused.headers)
+        return error_reply(refused, self._dialect.envelope(refused), self._state.knobs)
 
     # Answers in one piece: embeddings, tokenize
 
@@ -134,9 +135,19 @@ class SimulatorApp:
     async def _struck(self, fault: ErrorKind, exchange: SimulatedExchange, recorder: Recorder) -> bool:
         """True when the fault took the place of the answer."""
         attempt = recorder.attempt
+        if fault is ErrorKind.ERROR_BODY:
+            error = self._refusal(faults.refusal(self._state.knobs)).body
+            attempt.status = 200
+            recorder.finish(f"error:{fault}")
+            await faults.error_in_place(exchange, error, stream=attempt.stream)
+            return True
         if fault in faults.REFUSALS or (fault is ErrorKind.ERROR_EVENT and not attempt.stream):
             kind = fault if fault in faults.REFUSALS else ErrorKind.SERVER_ERROR
-            refused = self._dialect.fault(kind, self._state.knobs, attempt.model or "")
+            refused = (
+                faults.refusal(self._state.knobs)
+                if kind is ErrorKind.REFUSAL
+                else self._dialect.fault(kind, self._state.knobs, attempt.model or "")
+            )
             attempt.status = refused.status
             recorder.finish(f"error:{fault}")
             await exchange.reply(self._refusal(refused), self._dialect.headers(exchange, self._state))

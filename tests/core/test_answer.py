@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.answer import UpstreamErrorBody, read_answer, read_error, usage_from_wire
+from gateway.core.answer import ErrorInstead, read_answer, usage_from_wire
 from gateway.core.errors import FailureKind, UpstreamFailure
 
 
@@ -97,40 +97,42 @@ def test_an_aborted_generation_is_a_failure_even_with_status_200():
 def test_any_bytes_are_an_answer_or_a_failure(body: bytes):
     try:
         read_answer(body)
+    except ErrorInstead:
+        assert b"error" in body
     except UpstreamFailure as failure:
         assert failure.kind is FailureKind.BODY
 
 
-@pytest.mark.parametrize(
-    ("body", "error"),
-    [
-        (
-            b'{"error":{"message":"no","type":"invalid_request_error","param":"n","code":"bad"}}',
-            UpstreamErrorBody("no", "invalid_request_error", "n", "bad"),
-        ),
-        (
-            b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}',
-            UpstreamErrorBody("no", "BadRequestError", None, "400"),
-        ),
-        (b'{"error":{}}', UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
-        (b'{"error":"no such thing"}', UpstreamErrorBody("no such thing", None, None, None)),
-        (b'{"error":null}', UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
-        (
-            b'{"detail":"Not Found"}',
-            UpstreamErrorBody("The upstream answered with status 400.", None, None, None),
-        ),
-        (b"<html></html>", UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
-        (b"", UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
-        (b"[1]", UpstreamErrorBody("The upstream answered with status 400.", None, None, None)),
-    ],
-)
-def test_an_error_of_any_shape_becomes_the_four_fields(body: bytes, error: UpstreamErrorBody):
-    assert read_error(400, body) == error
+ERRORS_UNDER_200 = [
+    b'{"error":{"message":"no","type":"server_error","param":null,"code":null}}',
+    b'{"error":"no such thing"}',
+    b'{"error":{"message":"no"},"choices":[]}',
+    b'{"error":{"message":"no"},"choices":[{"index":0,"finish_reason":"error"}]}',
+    b'{"id":"x","choices":null,"error":{"code":502,"message":"Provider returned error"}}',
+    b'{"object":"error","message":"no","type":"BadRequestError","param":null,"code":400}',
+    b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}',
+    b'{"type":"error","message":"no"}',
+]
+NO_ERRORS = [
+    b'{"error":null,"choices":[{"index":0,"finish_reason":"stop"}]}',
+    b'{"error":"","choices":[{"index":0,"finish_reason":"stop"}]}',
+    b'{"error":false,"choices":[{"index":0,"finish_reason":"length"}]}',
+    b'{"error":{"message":"logging failed"},"choices":[{"index":0,"finish_reason":"stop"}]}',
+    b'{"choices":[],"object":"chat.completion"}',
+    b'{"object":"list","data":[],"usage":{"prompt_tokens":5}}',
+]
 
 
-@given(st.binary(max_size=100), st.integers(400, 599))
-def test_any_bytes_are_read_as_an_error(body: bytes, status: int):
-    assert isinstance(read_error(status, body).message, str)
+@pytest.mark.parametrize("body", ERRORS_UNDER_200)
+def test_an_error_in_place_of_an_answer_is_no_answer(body: bytes):
+    with pytest.raises(ErrorInstead) as caught:
+        read_answer(body)
+    assert caught.value.body == body
+
+
+@pytest.mark.parametrize("body", NO_ERRORS)
+def test_an_answer_that_came_whole_is_one_whatever_stands_in_error(body: bytes):
+    read_answer(body)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,11 @@ def test_any_bytes_are_read_as_an_error(body: bytes, status: int):
         (FailureKind.TOTAL_TIMEOUT, True, False),
         (FailureKind.RESET, False, False),
         (FailureKind.PROTOCOL, False, False),
+        (FailureKind.GATEWAY_TIMEOUT, True, False),
         (FailureKind.STATUS, False, False),
+        (FailureKind.REFUSED, False, False),
+        (FailureKind.ACCOUNT, False, False),
+        (FailureKind.BUSY, False, False),
         (FailureKind.BODY, False, False),
         (FailureKind.ABORTED, False, False),
         (FailureKind.SILENT, False, False),
@@ -159,4 +165,4 @@ def test_each_failure_says_whether_it_was_sent_and_whether_it_was_too_late(
 
 
 def test_every_kind_of_failure_is_specified_here():
-    assert len(FailureKind) == 12
+    assert len(FailureKind) == 16

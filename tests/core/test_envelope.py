@@ -22,8 +22,11 @@ from gateway.core.errors import (
     RefusedByRule,
     Unavailable,
     UnsupportedModality,
+    UpstreamAccountRejected,
+    UpstreamBusy,
     UpstreamExhausted,
     UpstreamRejected,
+    UpstreamTimeout,
 )
 
 
@@ -56,6 +59,14 @@ EVERY = {
         None,
     ),
     UpstreamExhausted: (UpstreamExhausted("m"), 502, "server_error", "upstream_error"),
+    UpstreamAccountRejected: (
+        UpstreamAccountRejected("m"),
+        502,
+        "server_error",
+        "upstream_account_rejected",
+    ),
+    UpstreamBusy: (UpstreamBusy("m", retry_after_seconds=3), 503, "server_error", "upstream_busy"),
+    UpstreamTimeout: (UpstreamTimeout("m"), 504, "server_error", "upstream_timeout"),
     Unavailable: (Unavailable("m", retry_after_seconds=3), 503, "server_error", "service_unavailable"),
 }
 
@@ -83,13 +94,36 @@ def test_a_message_with_line_ends_and_quotes_stays_on_one_line():
     assert b"\n" not in envelope(InvalidRequest('a\nb\r\n"c"\u2028'))
 
 
+def test_what_else_an_upstream_s_error_had_stands_behind_the_four_keys():
+    extras = {"innererror": {"code": "ResponsibleAIPolicyViolation"}, "details": [1]}
+    error = UpstreamRejected("m", status=400, type="t", code="content_filter", extras=extras)
+    told = json.loads(envelope(error))["error"]
+    assert list(told) == ["message", "type", "param", "code", "innererror", "details"]
+    assert told["innererror"] == {"code": "ResponsibleAIPolicyViolation"}
+
+
+RETRIED = {LimitExceeded, UpstreamExhausted, UpstreamBusy, Unavailable}
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_each_error_says_whether_to_retry(kind: type[GatewayError]):
+    told = dict(retry_headers(EVERY[kind][0]))
+    assert told[b"x-should-retry"] == (b"true" if kind in RETRIED else b"false")
+
+
 @pytest.mark.parametrize(
-    "kind",
-    [kind for kind in EVERY if kind not in {LimitExceeded, BudgetExceeded, Unavailable}],
-    ids=lambda kind: kind.__name__,
+    "kind", [kind for kind in EVERY if kind not in RETRIED], ids=lambda kind: kind.__name__
 )
-def test_errors_that_time_does_not_mend_say_nothing_about_a_retry(kind: type[GatewayError]):
-    assert retry_headers(EVERY[kind][0]) == []
+def test_errors_that_time_does_not_mend_name_no_time(kind: type[GatewayError]):
+    assert retry_headers(EVERY[kind][0]) == [(b"x-should-retry", b"false")]
+
+
+def test_an_upstream_s_own_wait_is_passed_on_with_its_failure():
+    assert dict(retry_headers(UpstreamExhausted("m", retry_after_seconds=37))) == {
+        b"retry-after": b"37",
+        b"retry-after-ms": b"37000",
+        b"x-should-retry": b"true",
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,7 +140,11 @@ def test_a_short_wait_is_named_in_seconds_and_in_milliseconds_both_rounded_up(
     seconds: float, after: bytes, milliseconds: bytes
 ):
     for error in (limited(seconds), Unavailable("m", retry_after_seconds=seconds)):
-        assert retry_headers(error) == [(b"retry-after", after), (b"retry-after-ms", milliseconds)]
+        assert retry_headers(error) == [
+            (b"retry-after", after),
+            (b"retry-after-ms", milliseconds),
+            (b"x-should-retry", b"true"),
+        ]
 
 
 @pytest.mark.parametrize("seconds", [60.001, 61, 120, 3600])
@@ -125,7 +163,11 @@ def test_a_spent_budget_is_not_worth_a_retry():
 
 
 def test_a_budget_that_is_only_held_by_requests_in_flight_is_worth_one_soon():
-    assert retry_headers(spent(only_held=True)) == [(b"retry-after", b"1"), (b"retry-after-ms", b"1000")]
+    assert dict(retry_headers(spent(only_held=True))) == {
+        b"retry-after": b"1",
+        b"retry-after-ms": b"1000",
+        b"x-should-retry": b"true",
+    }
 
 
 def test_a_budget_names_its_window_as_the_limit_for_metrics():

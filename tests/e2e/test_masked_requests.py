@@ -197,7 +197,8 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     stack = AsyncExitStack()
-    short = {"timeouts": {"first_byte_seconds": 0.15, "between_bytes_seconds": 0.15}}
+    bounds = {"first_byte_seconds": 0.15, "between_bytes_seconds": 0.15, "total_seconds": 0.5}
+    short = {"timeouts": bounds}
     changes = MASKING | {"deployments": {"scout": short | {"health": {"interval_seconds": 3600}}}}
 
     async def build() -> Stage:

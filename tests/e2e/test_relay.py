@@ -24,12 +24,8 @@ from tests.e2e.harness import (
 )
 
 NEVER_MS = 600_000
-FAST_TIMEOUTS = {
-    "deployments": {
-        "scout": {"timeouts": {"first_byte_seconds": 0.4, "between_bytes_seconds": 0.4}},
-        "gpt-4o": {"timeouts": {"first_byte_seconds": 0.4, "between_bytes_seconds": 0.4}},
-    }
-}
+FAST = {"timeouts": {"first_byte_seconds": 0.4, "between_bytes_seconds": 0.4, "total_seconds": 1.0}}
+FAST_TIMEOUTS = {"deployments": {"scout": FAST, "gpt-4o": FAST}}
 BUDGET = {"features": {"search": {"budgets": [{"usd": 100, "per": "month"}]}}}
 ONE_SLOT = {"features": {"search": {"limits": {"concurrent": 1}, "budgets": [{"usd": 100, "per": "month"}]}}}
 
@@ -38,6 +34,7 @@ OUTCOMES = {
     ErrorKind.INSUFFICIENT_QUOTA: "rate_limited",
     ErrorKind.TIMEOUT: "timeout",
     ErrorKind.STALL_MID: "timeout",
+    ErrorKind.UNAVAILABLE: "busy",
 }
 BEFORE_THE_FIRST_BYTE = [
     ErrorKind.RATE_LIMIT,
@@ -469,7 +466,8 @@ async def test_our_own_wrong_model_name_is_not_the_client_s(tmp_path: Path) -> N
     async with running(tmp_path, external=Knobs(models=("another-model",))) as harness:
         response = await harness.post(chat())
         assert response.status_code == 502
-        assert response.json()["error"]["code"] == "upstream_error"
+        assert response.json()["error"]["code"] == "upstream_account_rejected"
+        assert response.headers["x-should-retry"] == "false"
 
 
 # What goes out

@@ -23,6 +23,7 @@ from gateway.core.errors import (
 )
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.sent import Sent
+from gateway.core.sse import MAX_EVENT_BYTES
 from gateway.ports import Headers, UpstreamRequest
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
@@ -51,6 +52,7 @@ class Answered(msgspec.Struct):
     body: bytes | tuple[Chunk, ...] = ANSWER
     chunks: tuple[Chunk, ...] = ()
     content_type: bytes | None = None
+    headers: Headers = ()
 
 
 Reply = Answered | BaseException
@@ -64,7 +66,7 @@ class Response:
     def __init__(self, answered: Answered, scene: "Scene") -> None:
         self.status = answered.status
         kind = b"text/event-stream" if answered.chunks else b"application/json"
-        self.headers: Headers = [(b"content-type", answered.content_type or kind)]
+        self.headers: Headers = [(b"content-type", answered.content_type or kind), *answered.headers]
         body = answered.body if isinstance(answered.body, tuple) else (answered.body,)
         self._chunks: Iterator[Chunk] = iter(answered.chunks or body)
         self._scene = scene
@@ -95,8 +97,14 @@ class Scene:
     started = False
 
     def __init__(
-        self, *replies: Reply, candidates: tuple[Deployment, ...] = (), stream: bool = False, **members: Any
+        self,
+        *replies: Reply,
+        candidates: tuple[Deployment, ...] = (),
+        stream: bool = False,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        **members: Any,
     ) -> None:
+        self.max_event_bytes = max_event_bytes
         self.log: list[Any] = []
         self.settled: list[Settlement] = []
         self.renewed: list[Settlement] = []
@@ -115,7 +123,7 @@ class Scene:
 
     async def forward(self) -> None:
         stage: Any = self  # it stands for every port
-        services = Services(stage, stage, stage, stage, self.clock)
+        services = Services(stage, stage, stage, stage, self.clock, max_event_bytes=self.max_event_bytes)
         await Relay(services).forward(self.request, self.hold, stage, stage)
 
     @property

@@ -41,5 +41,5 @@ def test_a_preflight_is_told_that_it_may_send_what_it_asked_for() -> None:
 def test_what_is_repeated_is_one_line_or_a_defect(asked: str) -> None:
     status, lines, body = answer_to(asked)
     assert status == 500
-    assert lines == b"content-type: application/json\r\nx-request-id: r\r\n"
+    assert lines == b"content-type: application/json\r\nx-request-id: r\r\nx-should-retry: true\r\n"
     assert "request id r" in orjson.loads(body)["error"]["message"]

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from gateway.simulators.knobs import ErrorKind, Knobs
+from gateway.simulators.knobs import ErrorKind, ErrorShape, Knobs, RetryAfter
 from gateway.simulators.running import Simulator, SimulatorKind
 
 MODELS = {SimulatorKind.OPENAI: "gpt-4o", SimulatorKind.VLLM: "meta-llama/Llama-4-Scout-17B-16E-Instruct"}
@@ -72,6 +72,7 @@ async def raw_answer(sim: Simulator, *, stream: bool) -> tuple[bytes, BaseExcept
         (ErrorKind.INSUFFICIENT_QUOTA, 429),
         (ErrorKind.SERVER_ERROR, 500),
         (ErrorKind.UNAVAILABLE, 503),
+        (ErrorKind.REFUSAL, 400),
     ],
 )
 @asynchronous
@@ -106,6 +107,77 @@ async def test_bad_gateway_is_an_html_page(kind):
     assert response.status_code == 502
     assert response.headers["content-type"] == "text/html"
     assert response.text.startswith("<html>")
+
+
+@both_kinds
+@asynchronous
+async def test_gateway_timeout_is_a_page_too(kind):
+    async with failing(kind, ErrorKind.GATEWAY_TIMEOUT) as sim:
+        response = await post(sim)
+    assert (response.status_code, response.headers["content-type"]) == (504, "text/html")
+    assert "504 Gateway Time-out" in response.text
+
+
+@both_kinds
+@asynchronous
+async def test_a_refusal_is_the_one_that_the_knobs_describe(kind):
+    wanted = {"refusal_status": 413, "refusal_code": "too_large", "refusal_message": "No."}
+    async with failing(kind, ErrorKind.REFUSAL, **wanted) as sim:
+        response = await post(sim)
+    error = response.json()["error"]
+    assert (response.status_code, error["message"]) == (413, "No.")
+    assert error["code"] == (413 if kind is SimulatorKind.VLLM else "too_large")
+
+
+@both_kinds
+@asynchronous
+async def test_an_error_may_stand_in_place_of_the_answer(kind):
+    async with failing(kind, ErrorKind.ERROR_BODY, refusal_message="No.") as sim:
+        response = await post(sim)
+    assert response.status_code == 200
+    assert response.json()["error"]["message"] == "No."
+
+
+@both_kinds
+@asynchronous
+async def test_an_error_may_be_the_first_event_of_a_stream(kind):
+    async with failing(kind, ErrorKind.ERROR_BODY, refusal_message="No.") as sim:
+        response = await post(sim, stream=True)
+    assert response.status_code == 200
+    [frame] = frames(response)
+    assert json.loads(frame)["error"]["message"] == "No."
+
+
+@pytest.mark.parametrize("shape", list(ErrorShape))
+@asynchronous
+async def test_errors_come_in_the_shapes_of_other_servers(shape):
+    wanted = {"refusal_message": "No such luck.", "error_shape": shape}
+    async with failing(SimulatorKind.VLLM, ErrorKind.REFUSAL, **wanted) as sim:
+        response = await post(sim)
+    assert response.status_code == 400
+    assert "No such luck." in response.text
+    is_json = response.headers["content-type"] == "application/json"
+    assert is_json is (shape not in {ErrorShape.PLAIN, ErrorShape.HTML})
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (RetryAfter.OWN, set()),
+        (RetryAfter.NONE, set()),
+        (RetryAfter.MILLISECONDS, {"retry-after-ms"}),
+        (RetryAfter.SECONDS, {"retry-after"}),
+        (RetryAfter.DATE, {"retry-after"}),
+    ],
+)
+@asynchronous
+async def test_the_wait_is_told_in_every_form(form, names):
+    wanted = {"retry_after_ms": 37_000, "retry_after": form}
+    async with failing(SimulatorKind.VLLM, ErrorKind.UNAVAILABLE, **wanted) as sim:
+        response = await post(sim)
+    told = {name: value for name, value in response.headers.items() if name.startswith("retry-after")}
+    assert set(told) == names
+    assert all(value in {"37", "37000"} or value.endswith("GMT") for value in told.values())
 
 
 @both_kinds

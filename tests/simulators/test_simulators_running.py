@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.simulators.command import simulate_app
-from gateway.simulators.knobs import ErrorKind, InvalidKnob, Knobs
+from gateway.simulators.knobs import ErrorKind, ErrorShape, InvalidKnob, Knobs, RetryAfter
 from gateway.simulators.running import (
     SimulatorKind,
     SimulatorPortTaken,
@@ -114,6 +114,11 @@ def test_process_takes_every_knob_on_its_command_line():
         error_kind=ErrorKind.ABORT,
         fail_next=2,
         retry_after_ms=50,
+        retry_after=RetryAfter.DATE,
+        error_shape=ErrorShape.AZURE,
+        refusal_status=422,
+        refusal_code="content_filter",
+        refusal_message="No",
     )
     changed = [
         field.name for field in msgspec.structs.fields(Knobs) if getattr(knobs, field.name) == field.default

@@ -38,7 +38,7 @@ def answer(sources: TcoSources, question: TcoPeriod, now: dt.datetime) -> Compar
     until = found.until or here
     if question.period is not None:
         until = min(until, here)  # a month that is not over is asked about as far as it goes
-    span = Span(*calendar.Period(found.since, until).microseconds)
+    span = Span(*calendar.AskedPeriod(found.since, until).microseconds)
     measured = measure(sources, span, int(now.timestamp() * SECOND))
     actual = compare(measured, question.by)
     if not question.what_if:

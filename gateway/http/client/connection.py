@@ -8,6 +8,7 @@ Rules:
 """
 
 import asyncio
+import math
 from typing import Protocol, cast
 
 from gateway.core.endpoint import Endpoint
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog_bytes",
+        "_is_stream",
         "_loop",
         "_now",
         "_overall_deadline",
@@ -94,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0  # never later than anything that may be late: a phase lasts a tick or longer
         self._overall_deadline = 0.0
+        self._is_stream = False
         self._quiet_since = 0.0
         self._sent_at = 0.0
         self._backlog_bytes = 0
@@ -104,11 +107,14 @@ class Connection(asyncio.Protocol):
 
     # The exchange, from the client's side.
 
-    def start(self, head: bytes, body: bytes, *, head_only: bool, started: float) -> HttpResponse:
+    def start(
+        self, head: bytes, body: bytes, *, head_only: bool, stream: bool, started: float
+    ) -> HttpResponse:
         """Begin an exchange that was asked for at `started` (loop time). Never waits."""
         self.response = response = HttpResponse(self, self._loop)
         self.parser.begin(head_only=head_only)
-        self._overall_deadline = started + self._timeouts.total_seconds
+        self._is_stream = stream
+        self._overall_deadline = math.inf if stream else started + self._timeouts.total_seconds
         self._quiet_since = self._sent_at = now = self._now()
         if len(body) < _SINGLE_WRITE_BYTES:
             self._owner.coalescer.write(self._loop, self.transport, head + body)
@@ -299,6 +305,9 @@ class Connection(asyncio.Protocol):
             due = self._quiet_since + timeouts.between_bytes_seconds
             detail = f"took no byte of the request for {timeouts.between_bytes_seconds:g} s"
             return due, FailureKind.BETWEEN_BYTES_TIMEOUT, detail
+        if not self._is_stream:
+            # It is generated before its first byte leaves: only the whole of it can be late.
+            return math.inf, FailureKind.TOTAL_TIMEOUT, ""
         if not response.status:
             due = self._sent_at + timeouts.first_byte_seconds
             detail = f"no response head after {timeouts.first_byte_seconds:g} s"

@@ -6,6 +6,7 @@ being dialled.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -170,9 +171,14 @@ class HttpUpstream:
         if pool.idle and not request.fresh:
             connection = pool.idle.pop()
         else:
-            connection, reused = await self._connection(pool, started, fresh=request.fresh)
+            total = math.inf if request.stream else started + pool.endpoint.timeouts.total_seconds
+            connection, reused = await self._connection(pool, total, fresh=request.fresh)
         response = connection.start(
-            _encode(request), request.body, head_only=head.method == b"HEAD", started=started
+            _encode(request),
+            request.body,
+            head_only=head.method == b"HEAD",
+            stream=request.stream,
+            started=started,
         )
         request.goes_out(response)
         response.waiter = waiter = loop.create_future()
@@ -225,12 +231,11 @@ class HttpUpstream:
         return pool
 
     async def _connection(
-        self, pool: ConnectionPool, started: float, *, fresh: bool
+        self, pool: ConnectionPool, total: float, *, fresh: bool
     ) -> tuple[Connection, bool]:
-        """A connection, and whether it has been used before. Raises UpstreamFailure."""
+        """A connection, and whether it was used before. `total`: loop time. Raises UpstreamFailure."""
         timeouts = pool.endpoint.timeouts
         loop = asyncio.get_running_loop()
-        total = started + timeouts.total_seconds
         deadline = min(loop.time() + timeouts.connect_seconds, total)
         waited_for = f"one of {pool.endpoint.max_connections} connections"
         opening = asyncio.timeout_at(deadline)

@@ -67,6 +67,7 @@ class ServerConnection(asyncio.Protocol):
         "_flow",
         "_handler",
         "_heard_at",
+        "_idle_seconds",
         "_idle_since",
         "_linger_seconds",
         "_lingering_since",
@@ -90,8 +91,9 @@ class ServerConnection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         coalescer: WriteCoalescer,
+        idle_seconds: float | None = None,
     ) -> None:
-        """`coalescer` is shared by all connections of the server."""
+        """`coalescer` is shared by all connections of the server. `idle_seconds` None: as in `limits`."""
         self._handler = cast("Handler", config.loaded_app)
         self._server_state = server_state
         self._server_fields = ServerFields(server_state)
@@ -109,6 +111,7 @@ class ServerConnection(asyncio.Protocol):
         self._refusal: InvalidRequest | None = None
         self._heard_at = self._idle_since = self._lingering_since = now
         self._linger_seconds = self.limits.linger_seconds
+        self._idle_seconds = self.limits.idle_seconds if idle_seconds is None else idle_seconds
         self._discarded_bytes = 0
 
     # --- the event loop's callbacks ---
@@ -304,7 +307,7 @@ class ServerConnection(asyncio.Protocol):
                 self._refuse(RequestTimeout(f"The request's head took over {limits.head_seconds:g} s."))
         elif self._active is not None:
             self._idle_since = now
-        elif now - max(self._idle_since, parser.last_began_at) > limits.idle_seconds:
+        elif now - max(self._idle_since, parser.last_began_at) > self._idle_seconds:
             self._transport.close()
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from uvicorn.server import ServerState
 
-from gateway.core.envelope import envelope
+from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
 from gateway.core.heads import NO_LINES, HeaderLines, header_lines
 from gateway.http.flow_control import FlowControl
@@ -284,9 +284,10 @@ class Exchange:
 def refusal(error: GatewayError, server_fields: bytes) -> bytes:
     """The last answer on a connection, to what is no request."""
     body = envelope(error)
-    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
+    return b"%b%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
         STATUS_LINES[error.status],
         server_fields,
+        header_lines(retry_headers(error)),
         len(body),
         body,
     )

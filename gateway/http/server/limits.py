@@ -15,7 +15,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Without a byte of a body that is due."""
     unread_seconds: float = 60.0
     """Without a byte taken by a client that we write to."""
-    idle_seconds: float = 75.0
+    idle_seconds: float = 620.0
+    """Longer than load balancers keep theirs: they would else use one that was just closed."""
     waiting_bytes: int = 64 * 1024
     """Of a body that nobody has asked for yet; then reading pauses."""
     waiting_requests: int = 16
@@ -49,6 +50,7 @@ class RequestTimeout(InvalidRequest):
 
     status = 408
     code = "request_timeout"
+    should_retry = True
 
 
 # What a request's body may be coded as.

@@ -33,7 +33,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds: to connect and log in, for one reply, and between two tries to connect at first."""
 
     connect_seconds: float = 1.0
-    # One slow reply of a busy machine is no outage: with 0.05 s, 2 of 3,200 requests were refused there.
+    # By configuration `state_timeout_seconds`. One slow reply of a busy machine is no outage: with 0.05 s,
+    # 2 of 3,200 requests were refused there.
     reply_seconds: float = 0.5
     retry_seconds: float = 0.05
 

@@ -111,7 +111,7 @@ async def test_read_reports_an_early_end(stage: Stage) -> None:
 
 async def test_stall_before_the_head(stage: Stage) -> None:
     endpoint = stage.endpoint(timeouts=timeouts(first_byte=0.15))
-    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint))
+    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint, stream=True))
 
 
 async def test_first_byte_means_the_whole_head(stage: Stage) -> None:
@@ -121,7 +121,7 @@ async def test_first_byte_means_the_whole_head(stage: Stage) -> None:
 
     stage.server.plays(script)
     endpoint = stage.endpoint(timeouts=timeouts(first_byte=0.2, between_bytes=0.1))
-    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint))
+    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint, stream=True))
 
 
 async def test_stall_in_the_body(stage: Stage) -> None:
@@ -131,7 +131,7 @@ async def test_stall_in_the_body(stage: Stage) -> None:
         await until_gone(peer)
 
     stage.server.plays(script)
-    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.15)))
+    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.15)), stream=True)
     assert await response.next_chunk() == b"hello"
     await stage.fails(FailureKind.BETWEEN_BYTES_TIMEOUT, response.next_chunk())
 
@@ -143,7 +143,7 @@ async def test_a_slow_steady_body_is_no_stall(stage: Stage) -> None:
         await peer.drip(b"1\r\nx\r\n" * 3 + b"0\r\n\r\n", 0.02)
 
     stage.server.plays(script)
-    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.2)))
+    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.2)), stream=True)
     assert await response.read(10) == b"xxx"
 
 
@@ -206,7 +206,7 @@ async def test_a_slow_reader_is_not_the_upstreams_fault(stage: Stage) -> None:
         await peer.send(chunked(b"x" * 2_000_000))
 
     stage.server.plays(script)
-    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.2)))
+    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.2)), stream=True)
     received = len(await response.next_chunk())
     await asyncio.sleep(0.6)
     while chunk := await response.next_chunk():
@@ -222,9 +222,51 @@ async def test_buffered_bytes_stop_the_clock(stage: Stage) -> None:
         await peer.send(b"0\r\n\r\n")
 
     stage.server.plays(script)
-    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.4)))
+    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.4)), stream=True)
     await asyncio.sleep(0.55)
     assert await chunks_of(response) == [b"hello"]
+
+
+async def test_an_answer_in_one_piece_is_bounded_by_its_total_alone(stage: Stage) -> None:
+    """It is generated before its first byte leaves: 8,192 tokens take minutes."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0.3)
+        await peer.send(HEAD + b"content-length: 2\r\n\r\no")
+        await asyncio.sleep(0.3)
+        await peer.send(b"k")
+
+    stage.server.plays(script)
+    endpoint = stage.endpoint(timeouts=timeouts(first_byte=0.1, between_bytes=0.1, total=60))
+    assert await stage.ask(endpoint) == (200, b"ok")
+
+
+async def test_a_stream_is_bounded_by_no_total(stage: Stage) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked(end=b""))
+        await peer.drip(b"1\r\nx\r\n" * 20 + b"0\r\n\r\n", 0.005)
+
+    stage.server.plays(script)
+    endpoint = stage.endpoint(timeouts=timeouts(total=0.2))
+    response = await stage.send(endpoint, stream=True)
+    assert await response.read(100) == b"x" * 20
+
+
+async def test_a_connection_that_had_another_kind_of_answer_keeps_each_to_its_own_bounds(
+    stage: Stage,
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(with_length(b"ok"))
+        await peer.request()
+        await until_gone(peer)
+
+    stage.server.plays(script)
+    endpoint = stage.endpoint(timeouts=timeouts(first_byte=0.2, total=60))
+    assert await stage.ask(endpoint) == (200, b"ok")
+    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint, stream=True))
 
 
 async def test_upstream_that_never_reads_a_large_request(stage: Stage) -> None:

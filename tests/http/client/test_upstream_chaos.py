@@ -68,7 +68,7 @@ async def test_chaos(stage: Stage, seed: int) -> None:
 
     async def one(number: int) -> str:
         try:
-            response = await stage.send(endpoint, target=b"/v1/%d" % number)
+            response = await stage.send(endpoint, target=b"/v1/%d" % number, stream=number % 2 == 0)
             if dice.random() < 0.1:
                 response.abort()
                 return "aborted"

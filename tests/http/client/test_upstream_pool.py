@@ -147,7 +147,7 @@ async def test_no_retry_after_a_time_out(stage: Stage) -> None:
     stage.server.plays(answers(OK))
     endpoint = stage.endpoint(timeouts=timeouts(first_byte=0.2))
     await stage.ask(endpoint)
-    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint))
+    await stage.fails(FailureKind.FIRST_BYTE_TIMEOUT, stage.send(endpoint, stream=True))
     assert len(stage.server.peers) == 1
 
 

@@ -158,9 +158,10 @@ class Stage:
         target: bytes = b"/v1/chat/completions",
         headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),),
         own: HeaderLines = NO_LINES,
+        stream: bool = False,
     ) -> UpstreamRequest:
         head = request_head(endpoint or self.endpoint(), method, target, headers)
-        return UpstreamRequest(head=head, own=own, body=body)
+        return UpstreamRequest(head=head, own=own, body=body, stream=stream)
 
     async def send(self, endpoint: Endpoint | None = None, **options: object) -> UpstreamResponse:
         """As the relay does it: a stale connection is followed by one more try, on a fresh one."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.config.server import Server
 from gateway.http.server.limits import ServerLimits
 from tests.http.server.server_stage import BODY_LIMIT, Client, Stage, chunked, get, post
 
@@ -18,6 +19,12 @@ LIMITS = ServerLimits(
 )
 HEAD_BYTES = LIMITS.head_bytes
 MIB = 1024 * 1024
+
+
+def test_an_idle_connection_outlives_common_load_balancers() -> None:
+    """ALB keeps them for 60 s, Azure for 240 s, GCP for 600 s, and fails on one that was just closed."""
+    assert ServerLimits().idle_seconds > 600
+    assert Server().data.idle_seconds > 600
 
 
 # Heads
