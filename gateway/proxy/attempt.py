@@ -25,7 +25,6 @@ from gateway.core.answer import (
     usage_from_wire,
 )
 from gateway.core.control_headers import wants_cost_event
-from gateway.core.cost_event import with_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -47,6 +46,7 @@ from gateway.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from gateway.proxy.cost_event import with_cost_event
 from gateway.proxy.opening import StreamOpening
 from gateway.proxy.verdict import rejected
 

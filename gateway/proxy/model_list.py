@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway.core.reach import ReachableModel
+from gateway.proxy.reach import ReachableModel
 
 
 def model_object(found: ReachableModel) -> dict[str, Any]:

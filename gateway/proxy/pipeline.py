@@ -17,7 +17,6 @@ from gateway.core.facts import Moment
 from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook
-from gateway.core.reach import ReachableModel, reachable
 from gateway.core.route import Route, Routes
 from gateway.core.screening import sized_for
 from gateway.core.tenancy import Principal
@@ -25,6 +24,7 @@ from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.failover import Relay
+from gateway.proxy.reach import ReachableModel, reachable
 
 _log = structlog.get_logger("tollway.pipeline")
 

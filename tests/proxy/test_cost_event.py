@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from gateway.core.cost_event import with_cost_event
+from gateway.proxy.cost_event import with_cost_event
 from tests.core.builders import decided, deployment, held, model
 
 LAST = b'data: {"choices":[],"usage":{}}\n\n'

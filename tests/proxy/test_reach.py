@@ -6,9 +6,9 @@ from typing import Any
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Rule, RuleSet
 from gateway.core.conditions import Compared, Joined
-from gateway.core.reach import ReachableModel, reachable
 from gateway.core.tenancy import Principal
 from gateway.proxy.model_list import model_object
+from gateway.proxy.reach import ReachableModel, reachable
 from tests.core.builders import NOVEMBER, deployment, local, model, names, policy, principal
 
 DAY = 86_400.0
