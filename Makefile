@@ -6,6 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime
 STAMP  := $(VENV)/.installed
 FOCUS  := $(VENV)/focus/.installed
+CLIENTS := $(VENV)/clients/.installed
 # vLLM's CPU build wants the CPU build of torch: where pip finds another one, name the index of PyTorch's CPU
 # builds in PIP_EXTRA_INDEX_URL and give TORCH=torch==2.13.0+cpu.
 VLLM   ?= $(VENV)/vllm
@@ -15,7 +16,7 @@ ARGS   ?=
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm focus chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
+.PHONY: help install demo test test-vllm focus clients test-clients chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -64,6 +65,22 @@ $(FOCUS): tests/focus/requirements.txt $(STAMP)
 	  "$$python" -m venv --clear $(VENV)/focus && $(VENV)/focus/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-deps --require-hashes -r tests/focus/requirements.txt && touch $@; fi
 
+# Client libraries have dependencies of their own, in versions of their own: two environments of Python, and one of
+# Node, whose tests are skipped where there is none.
+clients: $(CLIENTS)  ## The client libraries of others, for `make test-clients`
+
+$(CLIENTS): tests/clients/python.txt tests/clients/llama-index.txt tests/clients/node/package-lock.json $(STAMP)
+	@rm -rf $(VENV)/clients && mkdir -p $(VENV)/clients
+	@for name in python llama-index; do \
+	  $(PYTHON) -m venv $(VENV)/clients/$$name && $(VENV)/clients/$$name/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps --require-hashes -r tests/clients/$$name.txt || exit 1; done
+	@if ! command -v npm >/dev/null; then echo "no Node: the tests of clients for Node are skipped"; else \
+	  cp -r tests/clients/node $(VENV)/clients/node && cd $(VENV)/clients/node && npm ci --silent --no-audit --no-fund; fi
+	@touch $@
+
+test-clients: $(CLIENTS)  ## Clients of others as they come: OpenAI, LangChain, LlamaIndex, AI SDK, Pydantic AI, Instructor
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	$(BIN)/python -m tests.chaos.run $(ARGS)
 
@@ -93,7 +110,7 @@ bench-admission: $(STAMP) ## What an admission costs in memory, Redis exact and 
 bench-diff: $(STAMP) ## Seconds of `policy diff` over a million rows
 	$(BIN)/python -m benchmarks.policy_diff $(ARGS)
 
-lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
+lock: $(STAMP)   ## Resolve the dependencies anew (needs uv and npm)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -101,6 +118,10 @@ lock: $(STAMP)   ## Resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate \
 	  --override tests/focus/overrides.txt --custom-compile-command "make lock" \
 	  tests/focus/requirements.in -o tests/focus/requirements.txt
+	for name in python llama-index; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" \
+	  tests/clients/$$name.in -o tests/clients/$$name.txt || exit 1; done
+	npm install --prefix tests/clients/node --package-lock-only --silent --no-audit --no-fund
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --group build -o deploy/requirements-build.txt
 

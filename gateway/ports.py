@@ -206,7 +206,11 @@ class Inbound(Protocol):
         ...
 
     async def body(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises PayloadTooLarge, or ClientDisconnected when it never arrives whole."""
+        """The whole body, decompressed.
+
+        Raises PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
+        decompressed, and ClientDisconnected when it never arrives whole.
+        """
         ...
 
     def watch(self) -> None:
@@ -223,7 +227,10 @@ class Inbound(Protocol):
 
 
 class Sink(Protocol):
-    """Where the answer goes. Either one `answer`, or a start, any number of `send`, and `end` or `abort`."""
+    """Where the answer goes. Either one `answer`, or a start, any number of `send`, and `end` or `abort`.
+
+    A trailer, a header that follows the answer, reaches only who knows of chunks.
+    """
 
     @property
     def started(self) -> bool:
@@ -234,9 +241,11 @@ class Sink(Protocol):
         """`lines` go out as they are, beside those of the server and of the framing."""
         ...
 
-    async def start(self, status: int, lines: HeaderLines) -> None: ...
+    async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
+        """`trailer` is the name of the line that `end` will bring."""
+        ...
 
-    def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
+    def start_now(self, status: int, lines: HeaderLines, data: bytes, trailer: bytes = b"") -> None:
         """As `start` and `send` in one, for a callback, which cannot wait. `data` is short, or empty."""
         ...
 
@@ -248,7 +257,7 @@ class Sink(Protocol):
         """As `send`, where nothing has to be waited for; False: nothing was written, so `send` it."""
         ...
 
-    async def end(self) -> None: ...
+    async def end(self, trailers: HeaderLines = NO_LINES) -> None: ...
 
 
 class Telemetry(Protocol):

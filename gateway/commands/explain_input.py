@@ -17,6 +17,7 @@ from gateway.core.parse import parse_call
 from gateway.core.tenancy import Tenancy
 from gateway.policy.explain import DecisionQuestion
 from gateway.proxy.auth import digest
+from gateway.proxy.entrances import entrance_of
 
 _DATA: Final = frozenset({"-d", "--data", "--data-raw", "--data-binary", "--data-ascii", "--json"})
 _WITH_VALUE: Final = frozenset(
@@ -126,7 +127,7 @@ def question(
 ) -> DecisionQuestion:
     """Raises typer.BadParameter for a body that no endpoint would take."""
     try:
-        call, body = parse_call(_api(request), request.body, most)
+        call, body = parse_call(_api(request), request.body, most, entrance_of(request.path).model)
     except GatewayError as error:
         raise typer.BadParameter(error.message) from error
     return DecisionQuestion(

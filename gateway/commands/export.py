@@ -9,7 +9,7 @@ import enum
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from gateway.commands.options import DEFAULT_FILE, ConfigOption, exit_on_ledger_
 from gateway.core import calendar
 from gateway.core.catalog import Provider
 from gateway.core.focus import Version, focus_table
+
+if TYPE_CHECKING:
+    from gateway.config.catalogue import Deployment
 
 export_app = typer.Typer(help="Files for the tools of finance.", no_args_is_help=True)
 
@@ -40,6 +43,12 @@ InvoiceOption = Annotated[
         metavar="DEPLOYMENT=ID", help="The month's invoice of a hosted deployment, once it is reconciled."
     ),
 ]
+TagsOption = Annotated[
+    bool,
+    typer.Option(
+        help="Requests with other tags are charges of their own. --no-tags: fewer rows, and no x_Tags."
+    ),
+]
 
 
 @export_app.callback()
@@ -55,6 +64,7 @@ def focus(
     form: FormOption = None,
     out: OutOption = None,
     invoice: InvoiceOption = [],  # noqa: B006
+    tags: TagsOption = True,
 ) -> None:
     """FOCUS, dataset Cost and Usage. The same month gives the same bytes once it is over."""
     from gateway.config.report_file import DEPLOYMENTS
@@ -67,17 +77,23 @@ def focus(
     found = report_file(config, DEPLOYMENTS)
     deployments = found.settings.deployments
     sides = Sides(
-        providers={name: Provider(one.provider) for name, one in deployments.items()},
+        providers={
+            name: Provider(one.provider)
+            for name, one in deployments.items()
+            if one.provider in set(Provider)  # the others are not in force yet: nothing was ever sent there
+        },
         models={name: one.model for name, one in deployments.items()},
         pools={one.plan.deployment: one for one in found.pools()},
         invoices=_invoices(invoice, deployments),
+        names=_given(deployments, "provider_name"),
+        regions=_given(deployments, "region"),
     )
     zone = found.zone
     billing = period_of(calendar.month(first), zone)
     if dt.datetime.now(dt.UTC) < billing.end:
         typer.echo(f"{month_text} is not over: a later export of it will hold more.", err=True)
     with exit_on_ledger_error("export focus", RowsDeleted, ParquetMissing, OSError):
-        charges = charges_of(found.ledger_url, first, zone, sides)
+        charges = charges_of(found.ledger_url, first, zone, sides, with_tags=tags)
         table = focus_table(charges, version, found.settings.org.name, billing)
         content = encoded(table, FileFormat(chosen))
         if out is None:
@@ -85,6 +101,12 @@ def focus(
             sys.stdout.buffer.flush()
         else:
             out.write_bytes(content)
+
+
+def _given(deployments: Mapping[str, "Deployment"], setting: str) -> dict[str, str]:
+    """What the file says of its deployments, by name."""
+    values = {name: getattr(one, setting) for name, one in deployments.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _invoices(given: Sequence[str], deployments: Mapping[str, object]) -> dict[str, str]:

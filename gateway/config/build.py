@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -19,6 +20,7 @@ from gateway.config.deployments import DeploymentError, build_deployment, parse_
 from gateway.config.load import Loaded
 from gateway.config.payers import build_scopes, build_tenancy, is_limited
 from gateway.config.pools import pool_terms
+from gateway.config.privacy import Zone
 from gateway.config.problems import Problem
 from gateway.config.redacted import RedactedText, redacted_text
 from gateway.config.schema import Settings
@@ -139,8 +141,15 @@ def _with_file_context(
         successors=_successors(deployment.name, given, settings),
         license_conflict=forbidden,
         marginal_rate=marginal,
+        in_own_zone=_is_own(settings.zones[deployment.zone]),
         lines={field: loaded.line_of((*where, field)) for field in schema.Deployment.model_fields},
     )
+
+
+def _is_own(zone: Zone) -> bool:
+    if zone.own is not None:
+        return zone.own
+    return bool(zone.cidrs) and all(ip_network(cidr).is_private for cidr in zone.cidrs)
 
 
 def _successors(name: str, given: schema.Deployment, settings: Settings) -> tuple[str, ...]:

@@ -345,6 +345,14 @@ class Deployment(Section):
     health: Health = Field(default=Health(), description="active probe of each replica")
     max_connections: Count = Field(default=1024, description="most connections to one server")
     azure: Azure = Field(default=Azure(), description="only for provider azure")
+    region: Text | None = Field(
+        default=None, description="region in which it runs, as its provider calls it, for `export focus`"
+    )
+    provider_name: Text | None = Field(
+        default=None,
+        description="who sends its invoice, for `export focus`; left out: OpenAI, Microsoft for azure, the "
+        "deployment's own name for the others",
+    )
 
 
 class Rule(Section):

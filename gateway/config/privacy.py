@@ -6,7 +6,7 @@ from pydantic import Field
 
 from gateway.config.detectors import Detection, Detector, Entities, Media
 from gateway.config.images import Images
-from gateway.config.kinds import AllowBlank, Name, Section
+from gateway.config.kinds import AllowBlank, Flag, Name, Section
 from gateway.config.urls import Cidr
 
 STANDARD_CLASSES: Final = ("public", "internal", "confidential", "restricted")
@@ -16,6 +16,11 @@ HOME_ZONE: Final = "local"
 class Zone(Section):
     cidrs: tuple[Cidr, ...] = Field(
         default=(), description="networks in which every address of the zone must lie; left out: any address"
+    )
+    own: Flag | None = Field(
+        default=None,
+        description="whether what runs there is the company's own, and may see `tracestate`; left out: if it "
+        "has `cidrs` and all are private",
     )
 
 

@@ -143,7 +143,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `dialect` None is its provider's. `marginal_rate` is what more tokens cost on servers
     that run anyway, in nano-USD per million. `tokenizer` is that of its token ids, None where it is not
-    known. `lines` are those of the file on which its fields stand.
+    known. `in_own_zone`: its zone is the company's own. `lines` are those of the file on which its fields
+    stand.
 
     Many attributes: one for each setting of the file that routing or pricing reads.
     """
@@ -173,6 +174,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     license_conflict: str | None = None
     marginal_rate: int | None = None
     dialect: ServerDialect | None = None
+    in_own_zone: bool = False
     lines: Mapping[str, int] = {}
     later_prices: tuple[DatedPrice, ...] = ()
 

@@ -38,8 +38,11 @@ class GatewayError(Exception):
 
     `should_retry`: the same request may succeed if it is sent again, and costs nothing twice. It may be sent
     after `retry_after_seconds` (None: at once).
+
+    `headers` are fields of its answer, beside those that say when to retry.
     """
 
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     status = 500
     type = "server_error"
     code = "internal_error"

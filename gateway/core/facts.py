@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from gateway.core.balancing import Fleet
-from gateway.core.call import BYTES_PER_TOKEN, MAX_TAG_LENGTH, MAX_TAGS, Call
+from gateway.core.call import BYTES_PER_TOKEN, Call
 from gateway.core.causes import MediaContent, written
+from gateway.core.control_headers import tags_in
 from gateway.core.record import PoolState
 from gateway.core.screening import Classified
 from gateway.core.tenancy import Principal
@@ -105,6 +106,16 @@ _FACTS: Mapping[str, Callable[[Facts], object]] = {
 VARIABLES = tuple(_FACTS)
 
 
+def known_of(model: str, principal: Principal) -> dict[str, object]:
+    """The variables that are the same for all requests of `principal` to `model`."""
+    return {
+        "model": model,
+        "feature": principal.feature,
+        "team": principal.team,
+        "key": principal.key,
+    }
+
+
 def prompt_tokens(call: Call) -> int:
     """Estimate of the text's tokens, the same for every deployment."""
     return call.text_bytes // BYTES_PER_TOKEN + 1
@@ -126,16 +137,14 @@ def local_time(now: float, zone: datetime.tzinfo) -> dict[str, int]:
 
 
 def tags_of(call: Call, moment: Moment) -> Mapping[str, str]:
-    """Tags of the `x-tollway-tags: k=v,...` header over those of the body's `metadata`."""
+    """Tags of the `x-tollway-tags: k=v,...` header over those of the body's `metadata`.
+
+    Raises InvalidRequest for a header that cannot be read.
+    """
     header = moment.headers.get(b"x-tollway-tags")
     if header is None:
         return call.tags
-    tags = dict(call.tags)
-    for pair in header.decode("latin-1").split(",")[:MAX_TAGS]:
-        name, found, value = pair.partition("=")
-        if found and name.strip():
-            tags[name.strip()[:MAX_TAG_LENGTH]] = value.strip()[:MAX_TAG_LENGTH]
-    return tags
+    return {**call.tags, **tags_in(header)}
 
 
 def unit_of(call: Call, principal: Principal, moment: Moment) -> str | None:

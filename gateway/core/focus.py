@@ -61,7 +61,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     """One row. Money in nano-USD. `ledger_nano` is what the ledger's own rows add up to.
 
     `team`, `feature` and `model` are None for what nobody is charged with. `is_correction`: it corrects a
-    period that had been closed. `gpu_microseconds` only for own GPUs.
+    period that had been closed. `gpu_microseconds` only for own GPUs. `tags` are those of its requests, as a
+    JSON object. `region` is where it runs, as its provider calls that.
 
     Many attributes: one for each fact that the columns of FOCUS are made of.
     """
@@ -83,6 +84,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     gpu_microseconds: int | None = None
     allocated: Allocated | None = None
     invoice: str | None = None
+    tags: str | None = None
+    region: str | None = None
 
     @property
     def billed_nano(self) -> int:
@@ -97,6 +100,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
             *(name or "" for name in names),
             self.cost_type,
             str(self.is_correction),
+            self.tags or "",
         )
 
 
@@ -136,6 +140,8 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "PricingCategory": "Standard",
         "ProviderName": issuer,
         "PublisherName": issuer,
+        "RegionId": charge.region,
+        "RegionName": charge.region,
         "ResourceId": charge.deployment,
         "ResourceName": charge.served_model,
         "ResourceType": "GPU pool" if charge.gpu_microseconds is not None else "Model deployment",
@@ -160,6 +166,7 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "x_PriceVersion": charge.price_version,
         "x_RequestCount": charge.tokens.requests,
         "x_UsageByUnit": _json(charge.tokens.units),
+        "x_Tags": charge.tags,
     }
 
 
@@ -261,6 +268,8 @@ _KINDS: dict[str, ColumnKind] = {
     "PricingUnit": ColumnKind.TEXT,
     "ProviderName": ColumnKind.TEXT,
     "PublisherName": ColumnKind.TEXT,
+    "RegionId": ColumnKind.TEXT,
+    "RegionName": ColumnKind.TEXT,
     "ResourceId": ColumnKind.TEXT,
     "ResourceName": ColumnKind.TEXT,
     "ResourceType": ColumnKind.TEXT,
@@ -284,5 +293,6 @@ _KINDS: dict[str, ColumnKind] = {
     "x_PriceVersion": ColumnKind.TEXT,
     "x_RequestCount": ColumnKind.INTEGER,
     "x_UsageByUnit": ColumnKind.TEXT,
+    "x_Tags": ColumnKind.TEXT,
 }
 COLUMNS = tuple(_KINDS)

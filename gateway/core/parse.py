@@ -46,14 +46,17 @@ _RARE = _CHOICES | _NEEDING | _USERS | TREATED | {"service_tier"}
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
 
-def parse_call(api: Api, raw: bytes, max_messages: int) -> tuple[Call, Body]:
+def parse_call(api: Api, raw: bytes, max_messages: int, addressed: str | None = None) -> tuple[Call, Body]:
     """Read `raw` as a request to `api`: its facts, and its body, which is kept until it is classified.
 
+    `addressed` is the model that its address names, which counts before the one in the body.
     The body is without `model`, `stream_options` and output caps, as is `rest`. Raises InvalidRequest with
     the field at fault in `param`.
     """
     body = _decode(raw)
     model = body.pop("model", None)
+    if addressed is not None:
+        model = addressed
     if model is None:
         raise InvalidRequest("You must provide a `model` parameter.", param="model")
     if not isinstance(model, str) or not model:

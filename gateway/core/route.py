@@ -28,7 +28,7 @@ from gateway.core.constraints import (
 )
 from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
 from gateway.core.estimate import Estimate, ask_for, estimate, matters, room_bytes
-from gateway.core.facts import Facts, Moment, busy_pools, finds_text, tags_of, unit_of
+from gateway.core.facts import Facts, Moment, busy_pools, finds_text, known_of, tags_of, unit_of
 from gateway.core.ordering import Sorting, in_order
 from gateway.core.policy import Policy, model_for
 from gateway.core.pricing import NO_VERSIONS, PriceBook
@@ -145,6 +145,9 @@ class Route:
     ) -> Sent | Refused:
         """As `begin`; why nothing may answer, with the reason for each deployment, is its result."""
         model, principal, privacy = self.model, self.principal, classified.privacy
+        headers = moment.headers
+        # Before any rule asks for them: a mistake in the header is the client's, and not the rule's.
+        tags = tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags
         # `_eligible_for` written out: it runs for every request.
         kind = (call.api, privacy, call.modalities, call.needs, call.media.is_remote, call.members)
         eligible = self._eligible.get(kind) or self._by_static_constraints(kind, call)
@@ -164,7 +167,6 @@ class Route:
         if not kept:
             error = self._error(privacy, rule, excluded, able, moment.monotonic)
             return Refused(model=model, privacy=privacy, error=error, excluded=excluded, rule=rule)
-        headers = moment.headers
         has_unit = call.user is not None or b"x-tollway-session" in headers or moment.unit is not None
         unit = unit_of(call, principal, moment) if has_unit else None
         by = model if rule is None else rule
@@ -189,7 +191,7 @@ class Route:
             ),
             rule,
             ask_for(call, principal, kept, estimates),
-            tags_of(call, moment) if b"x-tollway-tags" in headers else call.tags,
+            tags,
             started,
             "" if named is None else named.decode("latin-1"),
             finds_text(classified) if classified.raised_by else "",
@@ -326,12 +328,7 @@ def _first_match(model: Model, principal: Principal) -> Callable[[Mapping[str, o
     rules = model.rules
     if rules is None or len(rules.conditions) != len(rules.rules):
         return None if rules is None else rules.first_match
-    known = {
-        "model": model.name,
-        "feature": principal.feature,
-        "team": principal.team,
-        "key": principal.key,
-    }
+    known = known_of(model.name, principal)
     possible = [
         (rule.number, condition)
         for rule, condition in zip(rules.rules, rules.conditions, strict=True)

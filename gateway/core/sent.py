@@ -41,6 +41,7 @@ from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.core.text_size import LEARN_FROM_BYTES
+from gateway.core.trace_context import child_lines
 from gateway.core.usage import NO_USAGE, REQUESTS, Usage
 from gateway.core.wire_usage import Counts, WireUsage, usage_from_wire
 from gateway.dialects.outgoing import adapted
@@ -303,9 +304,15 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             ),
         )
 
-    def head_lines(self, idempotency_key: bytes | None) -> HeaderLines:
-        """The request's own header lines. Raises ValueError for a key that is not one line."""
+    def head_lines(self, headers: Mapping[bytes, bytes]) -> HeaderLines:
+        """The request's own header lines, by the client's `headers`. Raises ValueError for a key that is not
+        one line."""
         own = _REQUEST_IDS % (self.request_id.encode(), self.attempt_id.encode())
+        # A trace id is up to the client as well, so what is masked goes without.
+        if b"traceparent" in headers and self.masked is None:
+            is_own = self.candidate.deployment.in_own_zone
+            own += child_lines(headers, self.attempt_id, with_state=is_own)
+        idempotency_key = headers.get(b"idempotency-key")
         if idempotency_key is not None:
             # A key that the client made up may hold what was masked. Its digest tells repetitions as well.
             key = (

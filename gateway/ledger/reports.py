@@ -4,7 +4,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -21,6 +21,7 @@ from gateway.ledger.url import database_of
 from gateway.ledger.usage_queries import IS_CORRECTION, counterfactuals, totals, units
 
 LATEST_PARTS = 4
+_N = TypeVar("_N", int, Decimal)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _PERIODS = {
@@ -53,6 +54,23 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     units: dict[str, int]
     is_correction: bool = False
 
+    def plus(self, other: "UsageRow") -> "UsageRow":
+        """The sum of two rows, for the group of this one."""
+        sums = (
+            "requests",
+            "attempts",
+            "input_tokens",
+            "cached_input_tokens",
+            "output_tokens",
+            "cost_usd",
+        )
+        return msgspec.structs.replace(
+            self,
+            **{name: getattr(self, name) + getattr(other, name) for name in sums},
+            counterfactual_usd=_added(self.counterfactual_usd, other.counterfactual_usd, Decimal(0)),
+            units=_added(self.units, other.units, 0),
+        )
+
     @property
     def name(self) -> str:
         """The values of its dimensions."""
@@ -61,6 +79,10 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 
 class RowsDeleted(Unanswerable):
     """Only totals are left of a part of the span, and they do not know all the dimensions asked for."""
+
+
+def _added(one: Mapping[str, _N], other: Mapping[str, _N], nothing: _N) -> dict[str, _N]:
+    return {name: one.get(name, nothing) + other.get(name, nothing) for name in {**one, **other}}
 
 
 class _Slice(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ class DecisionQuestion(msgspec.Struct, frozen=True, kw_only=True):
     def wire_headers(self) -> dict[bytes, bytes]:
         """The headers as a client would send them."""
         return {
-            name.encode("latin-1", "replace"): value.encode("latin-1", "replace")
+            name.encode("utf-8", "replace"): value.encode("utf-8", "replace")
             for name, value in self.headers.items()
         }
 

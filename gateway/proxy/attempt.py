@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from gateway.core.answer import ErrorInstead, Exact, Metered, UnderEstimate, read_answer
+from gateway.core.control_headers import wants_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
@@ -42,6 +43,7 @@ from gateway.ports import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from gateway.proxy.cost_event import with_cost_event
 from gateway.proxy.opening import StreamOpening
 from gateway.proxy.verdict import rejected
 
@@ -50,6 +52,7 @@ _log = structlog.get_logger("tollway.relay")
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 256 * 1024
 DRAIN_SECONDS = 1.0
+COST_HEADER = b"x-tollway-cost-usd"
 
 # What is not the request's own fault, and so another candidate's turn.
 _FAILURES = {
@@ -116,7 +119,7 @@ class Attempt:
         candidate = sent.candidate
         outgoing = UpstreamRequest(
             head=candidate.replica_set.heads[sent.replica][sent.call.api],
-            own=sent.head_lines(self._inbound.headers.get(b"idempotency-key")),
+            own=sent.head_lines(self._inbound.headers),
             body=sent.body(),
             stream=sent.call.stream,
             fresh=sent.fresh,
@@ -182,17 +185,24 @@ class Attempt:
         last = self._last or b""
         if self._reader is not None or self.ended is None:
             return self._finish_stream(last)
-        cost = b"x-tollway-cost-usd: %b\r\n" % usd_text(self.ended.cost_nano).encode()
         sent, masked = self._sent, self._sent.masked
-        lines = sent.answer_lines(self._content_type, self._processing_ms, cost)
+        lines = sent.answer_lines(self._content_type, self._processing_ms, self.cost_line())
         return self._sink.answer(200, lines, last if masked is None else Restorer(masked).answer(last))
+
+    def cost_line(self) -> HeaderLines:
+        """What the attempt cost, once it has ended."""
+        nano = 0 if self.ended is None else self.ended.cost_nano
+        return HeaderLines(b"%b: %b\r\n" % (COST_HEADER, usd_text(nano).encode()))
 
     async def _finish_stream(self, last: bytes) -> None:
         response = self._response
         try:
+            ended = self.ended
+            if ended is not None and wants_cost_event(self._inbound.headers):
+                last = with_cost_event(last, self._sent, ended.cost_nano, estimated=ended.estimated)
             if last:
                 await self._sink.send(last)
-            await self._sink.end()
+            await self._sink.end(self.cost_line())
             # Read to the end of the body so that the connection can be used again; not for long.
             with contextlib.suppress(TimeoutError, UpstreamFailure):
                 async with asyncio.timeout(DRAIN_SECONDS):
@@ -246,7 +256,7 @@ class Attempt:
         # Since this candidate was asked: what others took before says nothing of it.
         due = progress.sent_at + self._sent.candidate.deployment.commit_after_seconds
         lines = self._answer_lines(b"x-accel-buffering: no\r\n")
-        opening = StreamOpening(sink, lines, due - clock.monotonic())
+        opening = StreamOpening(sink, lines, COST_HEADER, due - clock.monotonic())
         is_tapped = False
         try:
             while chunk := await response.next_chunk():

@@ -11,7 +11,8 @@ from gateway.core.admission import Hold
 from gateway.core.balancing import ReplicaSet
 from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
-from gateway.core.errors import BudgetExceeded, FailureKind, GatewayError, UpstreamFailure
+from gateway.core.errors import BudgetExceeded, FailureKind, GatewayError, UpstreamFailure, UpstreamRejected
+from gateway.core.heads import HeaderLines
 from gateway.core.refusals import uncapped_too_large
 from gateway.core.replica_state import FailureAttribution, ReplicaState
 from gateway.core.sent import Sent
@@ -27,6 +28,10 @@ from gateway.proxy.verdict import verdict_on, verdict_on_stream
 REPLICA_TRIES = 2
 
 
+def _tell_nobody(_sent: Sent) -> None:
+    """Of an attempt that begins."""
+
+
 class Relay:
     """Forwards requests. One for the whole process."""
 
@@ -39,7 +44,7 @@ class Relay:
         hold: Hold,
         inbound: Inbound,
         sink: Sink,
-        begins: Callable[[Sent], None] | None = None,
+        begins: Callable[[Sent], None] = _tell_nobody,
     ) -> None:
         """Answer through `sink`, or raise the GatewayError that says why no candidate did.
 
@@ -63,8 +68,7 @@ class Relay:
                             turns.skip()
                             continue
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
-                    if begins is not None:
-                        begins(sent)
+                    begins(sent)
                     attempt = Attempt(services, sent, inbound, sink)
                     replica.under_way.add(attempt)
                     try:
@@ -80,12 +84,17 @@ class Relay:
                 turns.failed(replica, failure)
                 if sink.started or not turns.may_go_on:
                     break
+        except UpstreamRejected as error:
+            _name_deployment(error, sent)
+            raise
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
-            raise turns.too_large or turns.verdict()
+            verdict = turns.too_large or turns.verdict()
+            _name_deployment(verdict, sent)
+            raise verdict
         attempt.report_completed()
-        await (attempt.finish() if failure is None else _break_off(sink, failure))
+        await (attempt.finish() if failure is None else _break_off(sink, failure, attempt.cost_line()))
 
 
 class Turns:
@@ -220,7 +229,18 @@ class Turns:
         return verdict_on(failures, is_plan_tried=self._is_plan_tried)
 
 
-async def _break_off(sink: Sink, failure: UpstreamFailure) -> None:
+def _name_deployment(error: GatewayError, sent: Sent) -> None:
+    """Let `error` say whose it is: that of the last deployment that was asked, if one was."""
+    if sent.attempt_id:
+        deployment = sent.candidate.deployment
+        error.headers = (
+            *error.headers,
+            (b"x-tollway-deployment", deployment.name.encode()),
+            (b"x-tollway-zone", deployment.zone.encode()),
+        )
+
+
+async def _break_off(sink: Sink, failure: UpstreamFailure, cost: HeaderLines) -> None:
     """The stream has begun, so the client learns of the failure from one event, and no [DONE] follows."""
     await sink.send(error_event(envelope(verdict_on_stream(failure))))
-    await sink.end()
+    await sink.end(cost)

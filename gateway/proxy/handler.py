@@ -1,29 +1,22 @@
-"""The data port: `/v1/*`. Routes on the raw path, denies by default, answers as OpenAI does."""
+"""The data port: routes on the raw path, denies by default, answers as OpenAI does."""
 
 import asyncio
 import traceback
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 import structlog
 
-from gateway.core.catalog import Api, Model
 from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, MethodNotAllowed, NotFound
 from gateway.core.heads import HeaderLines, header_lines
 from gateway.http.server.exchange import Exchange
+from gateway.proxy.entrances import COMPLETIONS, MODELS, decoded, entrance_of, is_entrance
+from gateway.proxy.model_list import model_object
 from gateway.proxy.pipeline import Pipeline
 
 _log = structlog.get_logger("tollway.data_plane")
-
-COMPLETIONS = {
-    "/v1/chat/completions": Api.CHAT,
-    "/v1/completions": Api.COMPLETIONS,
-    "/v1/embeddings": Api.EMBEDDINGS,
-}
-MODELS = "/v1/models"
 
 
 class DataPlane:
@@ -64,28 +57,29 @@ class DataPlane:
 
     async def _route(self, request_id: str, exchange: Exchange) -> None:
         """Everything but the usual spelling of a completion's address."""
-        path, method = exchange.path, exchange.method
-        api = COMPLETIONS.get(path.rstrip("/"))
+        entrance, method = entrance_of(exchange.path), exchange.method
+        api = COMPLETIONS.get(entrance.path)
         if api is not None and method == "POST":
-            await self._pipeline.complete(api, request_id, exchange, exchange)
-        elif method == "OPTIONS" and path.startswith("/v1/"):
+            await self._pipeline.complete(api, request_id, exchange, exchange, entrance.model)
+        elif method == "OPTIONS" and is_entrance(exchange.path):
             await exchange.answer(204, _preflight(exchange), b"")
         else:
-            await self._read(method, path.rstrip("/"), request_id, exchange)
+            await self._read(method, entrance.path, request_id, exchange)
 
     async def _read(self, method: str, path: str, request_id: str, exchange: Exchange) -> None:
         is_model = path.startswith(MODELS + "/")
         if path != MODELS and not is_model and path not in COMPLETIONS:
-            raise NotFound(f"Unknown request URL: {method} {path[:200]}. Check the URL and the method.")
+            asked = exchange.path[:200]
+            raise NotFound(f"Unknown request URL: {method} {asked}. Check the URL and the method.")
         if method not in {"GET", "HEAD"} or path in COMPLETIONS:
-            raise MethodNotAllowed(f"Not allowed to {method} on {path[:200]}.")
+            raise MethodNotAllowed(f"Not allowed to {method} on {exchange.path[:200]}.")
         principal = self._pipeline.authenticate(exchange.headers)
         if is_model:
-            name = unquote(path[len(MODELS) + 1 :])
-            body: Any = _model_object(self._pipeline.find_model(principal, name))
+            name = decoded(path[len(MODELS) + 1 :])
+            body: Any = model_object(self._pipeline.find_model(principal, name))
         else:
             models = self._pipeline.models(principal)
-            body = {"object": "list", "data": [_model_object(model) for model in models]}
+            body = {"object": "list", "data": [model_object(model) for model in models]}
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
         await exchange.answer(200, header_lines(headers), orjson.dumps(body))
 
@@ -97,6 +91,7 @@ async def _answer_error(error: GatewayError, request_id: str, exchange: Exchange
         (b"content-type", b"application/json"),
         (b"x-request-id", request_id.encode()),
         *retry_headers(error),
+        *error.headers,
     ]
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", b"GET, HEAD, POST, OPTIONS"))
@@ -109,20 +104,6 @@ def _defect(request_id: str) -> GatewayError:
     )
     error.should_retry = True  # it may have been a matter of the moment
     return error
-
-
-def _model_object(model: Model) -> dict[str, Any]:
-    """OpenAI's model object. `shutdown_date` where every deployment of the model is going to retire."""
-    described: dict[str, Any] = {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "tollway",
-    }
-    retirements = [deployment.retires_on for deployment in model.use]
-    if all(retirements):
-        described["shutdown_date"] = max(day for day in retirements if day).isoformat()
-    return described
 
 
 def _preflight(exchange: Exchange) -> HeaderLines:

@@ -13,7 +13,7 @@ import structlog
 from gateway.core.admission import Hold
 from gateway.core.catalog import StopsWhenLeft
 from gateway.core.errors import GatewayError
-from gateway.core.heads import HeaderLines
+from gateway.core.heads import NO_LINES, HeaderLines
 from gateway.core.sent import Sent
 from gateway.ports import Inbound, Sink
 from gateway.proxy.failover import Relay
@@ -97,13 +97,13 @@ class _LeavableSink:
         if not self.left:
             await self._sink.answer(status, lines, body)
 
-    async def start(self, status: int, lines: HeaderLines) -> None:
+    async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
         if not self.left:
-            await self._sink.start(status, lines)
+            await self._sink.start(status, lines, trailer)
 
-    def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
+    def start_now(self, status: int, lines: HeaderLines, data: bytes, trailer: bytes = b"") -> None:
         if not self.left:
-            self._sink.start_now(status, lines, data)
+            self._sink.start_now(status, lines, data, trailer)
 
     async def send(self, data: bytes) -> None:
         if not self.left:
@@ -112,6 +112,6 @@ class _LeavableSink:
     def send_now(self, data: bytes) -> bool:
         return self.left or self._sink.send_now(data)
 
-    async def end(self) -> None:
+    async def end(self, trailers: HeaderLines = NO_LINES) -> None:
         if not self.left:
-            await self._sink.end()
+            await self._sink.end(trailers)

@@ -18,12 +18,16 @@ MAX_HELD_BYTES = 64 * 1024
 class StreamOpening:
     """Holds back what comes before the first content of one stream. `close` it on every way out."""
 
-    __slots__ = ("_held", "_held_bytes", "_lines", "_sink", "_timer")
+    __slots__ = ("_held", "_held_bytes", "_lines", "_sink", "_timer", "_trailer")
 
-    def __init__(self, sink: Sink, lines: HeaderLines, seconds_left: float) -> None:
-        """`lines` begin the answer. In `seconds_left` it is committed, if nothing else does it before."""
+    def __init__(self, sink: Sink, lines: HeaderLines, trailer: bytes, seconds_left: float) -> None:
+        """`lines` begin the answer, and a line named `trailer` is to end it.
+
+        In `seconds_left` it is committed, if nothing else does it before.
+        """
         self._sink = sink
         self._lines = lines
+        self._trailer = trailer
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._timer = asyncio.get_running_loop().call_later(max(seconds_left, 0.0), self._commit_late)
@@ -39,7 +43,7 @@ class StreamOpening:
     async def commit(self) -> bytes:
         """Begin the answer. Returns what was held, which goes out first."""
         self.close()
-        await self._sink.start(200, self._lines)
+        await self._sink.start(200, self._lines, self._trailer)
         return self._taken()
 
     def close(self) -> None:
@@ -48,7 +52,7 @@ class StreamOpening:
 
     def _commit_late(self) -> None:
         # Called by the loop, so never in the middle of anything that the attempt does.
-        self._sink.start_now(200, self._lines, self._taken())
+        self._sink.start_now(200, self._lines, self._taken(), self._trailer)
 
     def _taken(self) -> bytes:
         held, self._held = b"".join(self._held), []

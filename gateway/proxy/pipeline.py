@@ -12,7 +12,8 @@ import structlog
 from gateway.core.audit import Denial
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
-from gateway.core.errors import GatewayError, InvalidApiKey, PrivacyViolation, Unavailable
+from gateway.core.control_headers import wants_cost_event
+from gateway.core.errors import GatewayError, InvalidApiKey, ModelNotFound, PrivacyViolation, Unavailable
 from gateway.core.facts import Moment
 from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
@@ -25,6 +26,7 @@ from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.inlining import ImageInliner
 from gateway.proxy.left_requests import LeavableRelay
+from gateway.proxy.reach import ReachableModel, reachable
 
 _log = structlog.get_logger("tollway.pipeline")
 
@@ -71,8 +73,13 @@ class Pipeline:
         self._denied = denied
         self._counter = counter
 
-    async def complete(self, api: Api, request_id: str, inbound: Inbound, sink: Sink) -> None:
-        """Answer one request to `api`. Raises the GatewayError that the client is to see."""
+    async def complete(
+        self, api: Api, request_id: str, inbound: Inbound, sink: Sink, model: str | None = None
+    ) -> None:
+        """Answer one request to `api`, for `model` where its address names one.
+
+        Raises the GatewayError that the client is to see.
+        """
         clock, rules = self._clock, self.rulebook
         started = clock.monotonic()
         principal: Principal | None = None
@@ -80,7 +87,9 @@ class Pipeline:
         try:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
-            call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages)
+            call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages, model)
+            if call.stream:
+                wants_cost_event(headers)  # a mistake in it is told before anything is paid for
             now = clock.now()
             route = rules.routes.of(principal, call.model, now)
             if call.media.is_remote and rules.images is not None:
@@ -113,14 +122,26 @@ class Pipeline:
         """Who asks, for the endpoints that only read."""
         return self.rulebook.authenticator.authenticate(headers, self._clock.now())
 
-    def models(self, principal: Principal) -> list[Model]:
-        """The models that `principal` may use."""
+    def models(self, principal: Principal) -> list[ReachableModel]:
+        """The models that `principal` may use, and that can answer it now."""
         models = self.rulebook.routes.policy.models
-        return [model for name, model in models.items() if principal.may_use(name)]
+        found = (
+            self._reachable(model, principal) for name, model in models.items() if principal.may_use(name)
+        )
+        return [model for model in found if model is not None]
 
-    def find_model(self, principal: Principal, name: str) -> Model:
-        """As `model_for`, under the policy in force."""
-        return model_for(self.rulebook.routes.policy, principal, name)
+    def find_model(self, principal: Principal, name: str) -> ReachableModel:
+        """One of `models`. Raises ModelNotFound."""
+        found = self._reachable(model_for(self.rulebook.routes.policy, principal, name), principal)
+        if found is None:
+            raise ModelNotFound(
+                f"No deployment of the model '{name}' can answer this key now.", param="model"
+            )
+        return found
+
+    def _reachable(self, model: Model, principal: Principal) -> ReachableModel | None:
+        routes, clock = self.rulebook.routes, self._clock
+        return reachable(model, principal, routes.policy, routes.fleet, clock.now(), clock.monotonic())
 
     def moment(self, principal: Principal) -> Moment:
         """The circumstances of a decision now, for explaining one."""

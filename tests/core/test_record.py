@@ -84,6 +84,15 @@ bodies = st.builds(
 )
 
 
+# What a header can carry; `,` and `=` part tags, and spaces around them are not kept.
+TAG_TEXTS = st.text(st.characters(codec="utf-8", exclude_characters=",="), max_size=10).map(str.strip)
+TAGS = st.dictionaries(TAG_TEXTS.filter(bool), TAG_TEXTS, max_size=3)
+
+
+def tags_header(tags: dict[str, str]) -> dict[bytes, bytes]:
+    return {b"x-tollway-tags": ",".join(f"{name}={value}" for name, value in tags.items()).encode()}
+
+
 @st.composite
 def attempts(draw: st.DrawFn, texts: st.SearchStrategy[str] = TEXTS) -> Sent:
     """One attempt at one of three deployments, whoever asks for whatever."""
@@ -96,10 +105,10 @@ def attempts(draw: st.DrawFn, texts: st.SearchStrategy[str] = TEXTS) -> Sent:
         budget_used=draw(st.floats(0, 2)),
         headers=draw(
             st.dictionaries(
-                st.sampled_from([b"x-tollway-tags", b"x-tollway-privacy", b"x-tollway-session"]),
-                st.binary(max_size=30),
+                st.sampled_from([b"x-tollway-privacy", b"x-tollway-session"]), st.binary(max_size=30)
             )
-        ),
+        )
+        | draw(st.just({}) | st.builds(tags_header, TAGS)),
     )
     route = route_to(item, payer=who, now=at.now)
     route.fleet.replica_sets["llama"].replicas[0].in_flight = draw(st.integers(0, 3))

@@ -46,8 +46,8 @@ def attempt(*use: Deployment, masked: Masked | None = None, **changes: Any) -> S
     return sent
 
 
-def own_lines(key: bytes | None, masked: Masked | None = None) -> list[bytes]:
-    return attempt(masked=masked).head_lines(key).split(b"\r\n")
+def own_lines(key: bytes, masked: Masked | None = None) -> list[bytes]:
+    return attempt(masked=masked).head_lines({b"idempotency-key": key}).split(b"\r\n")
 
 
 def told(content_type: bytes, processing_ms: bytes | None = None, **changes: Any) -> list[bytes]:
@@ -66,7 +66,7 @@ def test_a_request_adds_its_ids_to_the_ready_block_of_its_replica() -> None:
         b"authorization: Bearer x",
         b"",
     ]
-    assert sent.head_lines(None) == b"x-request-id: r\r\nx-tollway-attempt: r:1\r\n"
+    assert sent.head_lines({}) == b"x-request-id: r\r\nx-tollway-attempt: r:1\r\n"
 
 
 def test_the_key_of_the_client_goes_on() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
@@ -152,6 +153,58 @@ def test_the_export_adds_up_to_the_ledger_and_the_bill_of_the_pool(config: Path)
     assert total(rows, "EffectiveCost") * NANO == hosted + pool
     assert total(rows, "x_RequestCount") == 7
     assert total(rows, "x_InputTokens") == 2 * (5 * 1000 + 600_000)
+
+
+def tagged(number: int, at: str, deployment: str, tags: dict[str, str], **more: Any) -> Any:
+    return msgspec.structs.replace(attempt(number, at, deployment, "triage", 100, **more), tags=tags)
+
+
+def test_requests_with_other_tags_are_charges_of_their_own(config: Path, sqlite: Database) -> None:
+    tags: list[dict[str, str]] = [{"顧客": "東京"}, {"顧客": "東京"}, {"customer": "a", "stage": "1"}, {}]
+    write(sqlite, *(tagged(20 + n, "2026-10-20T12:00", "gpt-4o", given) for n, given in enumerate(tags)))
+    write(sqlite, *(tagged(30 + n, "2026-10-05T14:00", "scout", given) for n, given in enumerate(tags)))
+    rows = rows_of(config)
+    hosted = [row for row in rows if row["ChargePeriodStart"] == "2026-10-19T15:00:00Z"]
+    expected = {'{"顧客":"東京"}': "2", '{"customer":"a","stage":"1"}': "1", "": "1"}
+    assert {row["x_Tags"]: row["x_RequestCount"] for row in hosted} == expected
+    own = [row for row in rows if row["x_CostType"] == "Workload" and row["x_Feature"] == "triage"]
+    assert {row["x_Tags"]: row["x_RequestCount"] for row in own} == expected | {"": "2"}
+
+    together = rows_of(config, "--no-tags")
+    assert len(together) < len(rows)
+    assert {row["x_Tags"] for row in together} == {""}
+    for column in ("x_LedgerCost", "BilledCost", "EffectiveCost", "x_RequestCount", "x_InputTokens"):
+        assert total(together, column) == total(rows, column)
+
+
+def test_a_charge_names_its_provider_its_service_and_its_region(config: Path) -> None:
+    def names(changes: dict[str, str]) -> dict[str, tuple[str, ...]]:
+        changed = config.with_name("changed.yaml")
+        text = config.read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        changed.write_text(text)
+        columns = ("ServiceProviderName", "ServiceName", "RegionId", "RegionName")
+        return {row["ResourceId"]: tuple(row[name] for name in columns) for row in rows_of(changed)}
+
+    own = ("acme", "LLM inference on own GPUs", "", "")
+    assert names({}) == {"gpt-4o": ("OpenAI", "OpenAI API", "", ""), "scout": own}
+    azure = {"provider: openai": "provider: azure\n    region: swedencentral"}
+    assert names(azure)["gpt-4o"] == ("Microsoft", "Azure OpenAI", "swedencentral", "swedencentral")
+    other = {"provider: openai": "provider: openai-compatible"}
+    assert names(other)["gpt-4o"] == ("gpt-4o", "gpt-4o API", "", "")
+    named = {"provider: openai": "provider: openai-compatible\n    provider_name: Mistral AI"}
+    assert names(named)["gpt-4o"] == ("Mistral AI", "Mistral AI API", "", "")
+    homes = {"provider: vllm": "provider: vllm\n    region: tokyo-2"}
+    assert names(homes)["scout"] == ("acme", "LLM inference on own GPUs", "tokyo-2", "tokyo-2")
+
+
+def test_a_deployment_that_is_not_in_force_yet_does_not_stop_the_export(config: Path) -> None:
+    before = rows_of(config)
+    later = "deployments:\n  claude: {provider: litellm, model: bedrock/claude, zone: external}\n"
+    config.write_text(config.read_text().replace("deployments:\n", later))
+    assert rows_of(config) == before
 
 
 def test_a_service_is_charged_by_day_of_the_orgs_calendar_and_feature(config: Path) -> None:

@@ -123,6 +123,13 @@ def test_a_curl_line_is_read_with_its_key_headers_and_body(curl: str):
     assert found["privacy"]["class"] == "restricted"
 
 
+def test_a_curl_line_to_an_address_of_azure_asks_for_the_model_in_it():
+    body = '{"messages": [{"role": "user", "content": "hi"}]}'
+    url = "http://gw/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
+    found = explained("--curl", f"curl '{url}' -H 'api-key: triage-key-0123456789' -d '{body}'")
+    assert (found["model"], found["order"]) == ("gpt-4o", ["gpt-4o"])
+
+
 def test_a_key_that_has_expired_by_then_is_refused(in_a_folder: Path):
     expiring = ("models: [auto, gpt-4o]}", "models: [auto, gpt-4o], expires_on: 2026-12-31}")
     (in_a_folder / "tollway.yaml").write_text(changed(expiring))

@@ -185,15 +185,15 @@ class Scene:
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         self.log.append(body)
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, headers: Headers, trailer: bytes = b"") -> None:
         self.started = True
         self.log.append("start")
 
-    def start_now(self, status: int, headers: Headers, data: bytes) -> None:
+    def start_now(self, status: int, headers: Headers, data: bytes, trailer: bytes = b"") -> None:
         self.started = True
         self.log += ["start now", data]
 
-    async def end(self) -> None:
+    async def end(self, trailers: bytes = b"") -> None:
         self.log.append("end")
 
 

@@ -11,6 +11,8 @@ from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
 from gateway.core.heads import NO_LINES, HeaderLines, header_lines
 from gateway.http.flow_control import FlowControl
+from gateway.http.server import cors
+from gateway.http.server.content_coding import decompressed
 
 
 class ServerFields:
@@ -106,6 +108,13 @@ class Exchange:
     # --- Inbound ---
 
     async def body(self, limit_bytes: int) -> bytes:
+        body = await self._received(limit_bytes)
+        coding = self.headers.get(b"content-encoding")
+        # In a thread: how long it takes says what comes out of it, and not the size that went in.
+        return body if coding is None else await asyncio.to_thread(decompressed, coding, body, limit_bytes)
+
+    async def _received(self, limit_bytes: int) -> bytes:
+        """The body as it came."""
         self._limit_bytes = limit_bytes
         if self.complete and self._failure is None and self._size <= limit_bytes:
             body, self._body = self._body, b""
@@ -204,12 +213,12 @@ class Exchange:
         if flow.is_congested:
             await flow.drained()
 
-    async def start(self, status: int, lines: HeaderLines) -> None:
+    async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
         # Kept for a moment: it leaves together with the first data.
-        self._head = self._begin_stream(status, lines)
+        self._head = self._begin_stream(status, lines, trailer)
 
-    def start_now(self, status: int, lines: HeaderLines, data: bytes) -> None:
-        head = self._begin_stream(status, lines)
+    def start_now(self, status: int, lines: HeaderLines, data: bytes, trailer: bytes = b"") -> None:
+        head = self._begin_stream(status, lines, trailer)
         if data and not self._is_silent:
             head += data if self.is_http10 else b"%x\r\n%b\r\n" % (len(data), data)
         self._flow.write(head)
@@ -235,16 +244,21 @@ class Exchange:
         flow.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
 
-    async def end(self) -> None:
+    async def end(self, trailers: HeaderLines = NO_LINES) -> None:
         if self.ended or not self.started:
             raise RuntimeError("the end of no answer")
         self.ended = True
         head, self._head = self._head, b""
-        self._flow.write(head if self.is_http10 or self._is_silent else head + b"0\r\n\r\n")
+        is_chunked = not (self.is_http10 or self._is_silent)
+        self._flow.write(b"%b0\r\n%b\r\n" % (head, trailers) if is_chunked else head)
 
-    def _begin_stream(self, status: int, lines: HeaderLines) -> bytes:
-        is_chunked = not self.is_http10 and status not in BODILESS
-        return self._begin(status, lines, b"transfer-encoding: chunked\r\n" if is_chunked else b"")
+    def _begin_stream(self, status: int, lines: HeaderLines, trailer: bytes) -> bytes:
+        framing = b""
+        if not self.is_http10 and status not in BODILESS:
+            framing = b"transfer-encoding: chunked\r\n"
+            if trailer:
+                framing += b"trailer: %b\r\n" % trailer
+        return self._begin(status, lines, framing)
 
     def _begin(self, status: int, lines: HeaderLines, framing: bytes) -> bytes:
         """The answer's head."""
@@ -261,7 +275,7 @@ class Exchange:
                 fields.encoded if fields.headers is fields.state.default_headers else fields.current(),
                 lines,
                 framing,
-                CORS if b"origin" in self.headers else b"",
+                cors.LINES if b"origin" in self.headers else b"",
                 b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
             )
         )
@@ -288,12 +302,3 @@ class Handler(Protocol):
 STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus
 }
-
-CORS = (
-    b"access-control-allow-origin: *\r\n"
-    b"access-control-expose-headers: x-request-id, retry-after, retry-after-ms, x-should-retry, "
-    b"x-tollway-deployment, x-tollway-decision, "
-    b"x-tollway-cost-usd, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
-    b"x-ratelimit-reset-tokens\r\n"
-)

@@ -34,6 +34,12 @@ class MalformedRequest(InvalidRequest):
     code = "invalid_http"
 
 
+class RepeatedHeader(InvalidRequest):
+    """A header that can only be there once."""
+
+    code = "invalid_header"
+
+
 class HeadTooLarge(InvalidRequest):
     status = 431
     code = "request_head_too_large"
@@ -45,3 +51,15 @@ class RequestTimeout(InvalidRequest):
     status = 408
     code = "request_timeout"
     should_retry = True
+
+
+# What a request's body may be coded as.
+CODINGS = "gzip, deflate, zstd, br"
+
+
+class UnknownCoding(InvalidRequest):
+    """The body is compressed in a way that this server does not know."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+    headers = ((b"accept-encoding", CODINGS.encode()),)

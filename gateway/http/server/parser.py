@@ -13,7 +13,7 @@ from typing import TypeAlias
 import httptools
 
 from gateway.http.server.exchange import Exchange
-from gateway.http.server.limits import HeadTooLarge, MalformedRequest, ServerLimits
+from gateway.http.server.limits import HeadTooLarge, MalformedRequest, RepeatedHeader, ServerLimits
 
 # Method, path, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
 ExchangeFactory: TypeAlias = Callable[[str, str, dict[bytes, bytes], bool, bool], Exchange]
@@ -112,6 +112,8 @@ class RequestParser:
             self._check_size(fields)
         fields.reverse()  # of several with one name the first counts
         self._headers = headers = {name.lower(): value for name, value in fields}
+        if len(headers) != len(fields):
+            _check_repetitions(fields)
         version = parser.get_http_version()
         is_http10 = version == "1.0"
         if not is_http10 and version != "1.1":
@@ -181,6 +183,13 @@ class RequestParser:
         self._non_body_bytes += size
         if self._non_body_bytes > self._limits.head_bytes:
             raise _too_large(self._limits)
+
+
+def _check_repetitions(fields: list[tuple[bytes, bytes]]) -> None:
+    """Of a control header that is there twice, each reader would take another one."""
+    names = [name.lower() for name, _ in fields if name[:10].lower() == b"x-tollway-"]
+    if len(names) != len(set(names)):
+        raise RepeatedHeader("An x-tollway- header is sent twice. Send each once, with a comma in its list.")
 
 
 def _too_large(limits: ServerLimits) -> HeadTooLarge:

@@ -134,6 +134,11 @@ class Client:
             fields.append((field[1].decode(), field[2].decode("latin-1")))
         return Answer(int(matched[1]), fields, b"", is_framed=True)
 
+    async def piece(self) -> bytes:
+        """As `chunk`, but what follows the last one, trailers and the empty line, is still to be read."""
+        size = int(await self._until(b"\r\n"), 16)
+        return (await self._exactly(size + 2))[:size] if size else b""
+
     async def chunk(self) -> bytes:
         """The next chunk of a chunked body; b"" for the last."""
         size = int(await self._until(b"\r\n"), 16)
@@ -347,6 +352,12 @@ class Handlers:
     async def misuse_late(self, exchange: Exchange) -> None:
         await exchange.answer(200, PLAIN, b"first")
         await exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    async def do_trailers(self, exchange: Exchange) -> None:
+        """/trailers/<how many bytes before them>"""
+        await exchange.start(200, PLAIN, b"x-sum")
+        await exchange.send(b"x" * int(exchange.path.split("/")[2]))
+        await exchange.end(header_lines([(b"x-sum", b"7")]))
 
     async def do_empty_chunks(self, exchange: Exchange) -> None:
         await exchange.start(200, PLAIN)

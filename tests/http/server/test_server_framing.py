@@ -2,10 +2,13 @@
 
 import asyncio
 import random
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
+from gateway.http.server.cors import EXPOSED
 from tests.http.server.server_stage import Stage, chunked, get, post
 
 BODY = b'{"model": "auto"}'
@@ -388,3 +391,51 @@ async def test_small_writes_are_not_held_back(stage: Stage) -> None:
         del connection, own
         stage.handlers.go.set()
         await client.answer()
+
+
+# --- trailers ---
+
+
+@pytest.mark.parametrize("size", [0, 5, 100_000])
+async def test_what_is_known_at_the_end_only_is_a_trailer(stage: Stage, size: int) -> None:
+    async with stage.client() as client:
+        await client.send(get(f"/trailers/{size}") + get("/x"))
+        head = await client.head()
+        assert (head.status, head.field("trailer")) == (200, "x-sum")
+        received = 0
+        while piece := await client.piece():
+            received += len(piece)
+        assert received == size
+        assert await client._until(b"\r\n\r\n") == b"x-sum: 7"
+        assert (await client.answer()).body == b"/x"
+
+
+async def test_who_knows_no_chunks_gets_no_trailer(stage: Stage) -> None:
+    answer = await stage.exchange(b"GET /trailers/5 HTTP/1.0\r\n\r\n")
+    assert (answer.body, answer.field("trailer")) == (b"xxxxx", None)
+
+
+# --- headers that steer ---
+
+
+async def test_a_control_header_that_is_there_twice_is_refused(stage: Stage) -> None:
+    for second in ("X-Tollway-Privacy: public", "x-tollway-privacy: internal"):
+        answer = await stage.exchange(get("/echo", "x-tollway-privacy: internal", second, method="POST"))
+        assert answer.status == 400
+        assert answer.error()["code"] == "invalid_header"
+    assert stage.handlers.served == []
+
+
+async def test_other_headers_may_be_there_twice_and_the_first_counts(stage: Stage) -> None:
+    answer = await stage.exchange(get("/header/accept", "accept: a", "accept: b", "x-tollway-tags: a=1"))
+    assert answer.body == b"a"
+
+
+def test_every_header_that_answers_have_is_exposed_to_pages_of_other_origins() -> None:
+    asked = {"x-tollway-feature", "x-tollway-privacy", "x-tollway-session", "x-tollway-tags"}
+    asked |= {"x-tollway-cost-event", "x-tollway-attempt"}
+    code = "".join(path.read_text() for path in Path("gateway").glob("**/*.py"))
+    named = set(re.findall(r"(x-tollway-[a-z-]*[a-z])\b(?!-)", code))
+    told = {name for name in EXPOSED if name.startswith("x-tollway-")}
+    assert named - asked == told, "what answers have goes into EXPOSED, what clients send into `asked`"
+    assert {"retry-after", "retry-after-ms", "x-should-retry", "x-request-id"} <= set(EXPOSED)

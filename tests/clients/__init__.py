@@ -1,0 +1,1 @@
+"""Client libraries of others, as they come, through the gateway (`make test-clients`)."""
