@@ -15,14 +15,14 @@ from functools import partial
 import orjson
 
 from gateway.core.catalog import Api
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
-from gateway.core.detect.custom import regex_detector, words_detector
-from gateway.core.detect.text import find_text
 from gateway.core.masking import mask
 from gateway.core.parse import parse_call
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.screening import Masking, Screening, screen
 from gateway.core.sse import StreamReader
+from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors
+from gateway.detect.custom import regex_detector, words_detector
+from gateway.detect.text import find_text
 
 MOST_US_A_HOSTILE_MEGABYTE = 50_000
 SIZES = {"700 B": 700, "2 KB": 2_000, "64 KB": 64_000, "200 KB": 200_000, "1 MB": 1_000_000}

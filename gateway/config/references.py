@@ -8,7 +8,7 @@ from gateway.config.nodes import ConfigNode
 from gateway.config.privacy import STANDARD_CLASSES
 from gateway.config.problem_report import ProblemReport
 from gateway.config.problems import did_you_mean
-from gateway.core.detect import DETECTOR_NAMES
+from gateway.detect import DETECTOR_NAMES
 
 Check = Callable[[ConfigNode, ProblemReport], None]
 

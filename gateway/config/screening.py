@@ -12,12 +12,12 @@ from gateway.config.privacy import HOME_ZONE, Privacy
 from gateway.config.problems import KeyPath, Problem
 from gateway.config.schema import Settings
 from gateway.core.catalog import Modality
-from gateway.core.detect import BUILT_IN, SEPARATORS_MATTER, Detectors
-from gateway.core.detect.custom import regex_detector, words_detector
-from gateway.core.detect.detector import AllowList, Detector, allowing
-from gateway.core.detect.engine import BadExpression
 from gateway.core.remote_images import ImageRules
 from gateway.core.screening import EntityRule, Masking, Screening, Screenings
+from gateway.detect import BUILT_IN, SEPARATORS_MATTER, Detectors
+from gateway.detect.custom import regex_detector, words_detector
+from gateway.detect.detector import AllowList, Detector, allowing
+from gateway.detect.engine import BadExpression
 from gateway.privacy.settings import RecognizerSettings
 
 MIB: Final = 1024 * 1024

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.core.detect import Detectors
-from gateway.core.detect.places import Found
-from gateway.core.detect.text import is_payload
+from gateway.detect import Detectors
+from gateway.detect.places import Found
+from gateway.detect.text import is_payload
 
 _NOT_IN_LABELS = re.compile(r"[^A-Z0-9]+")
 # JSON as text within JSON: the arguments of a tool call.

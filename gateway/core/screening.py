@@ -23,10 +23,10 @@ from gateway.core.causes import (
     Unreadable,
     to_client,
 )
-from gateway.core.detect import Detectors
-from gateway.core.detect.text import find_text
 from gateway.core.masking import Masked, mask
 from gateway.core.media import TEXT_ONLY
+from gateway.detect import Detectors
+from gateway.detect.text import find_text
 
 _Body = Mapping[str, object]
 

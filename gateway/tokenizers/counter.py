@@ -12,12 +12,12 @@ import structlog
 
 from gateway.core.call import Call
 from gateway.core.catalog import Api
-from gateway.core.detect.text import find_text
 from gateway.core.errors import UpstreamFailure
 from gateway.core.heads import request_head
 from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.sent import Candidate
+from gateway.detect.text import find_text
 from gateway.dialects.outgoing import adapted
 from gateway.dialects.table import PromptCount
 from gateway.ports import Clock, Upstream, UpstreamRequest

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from gateway.core.catalog import Modality
 from gateway.core.causes import Detected
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, find_text
-from gateway.core.detect.custom import words_detector
 from gateway.core.masking import Masked, mask
 from gateway.core.restoring import Restorer
 from gateway.core.screening import MOST_MASKED_BYTES, Classified, Masking, Screening, screen, sized_for
+from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors, find_text
+from gateway.detect.custom import words_detector
 from tests.core.builders import CLASSES, ZONES, chat, parsed_with_body
-from tests.core.test_detect_properties import cards, cut, full_width
+from tests.detect.test_detect_properties import cards, cut, full_width
 
 ALL = Detectors(DETECTOR_NAMES)
 HOME = {name: zones & {"local"} for name, zones in ZONES.items()}

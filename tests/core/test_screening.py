@@ -6,9 +6,9 @@ import pytest
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Modality
 from gateway.core.causes import Detected, MediaContent, TokenIds, Unreadable
-from gateway.core.detect import Detectors
 from gateway.core.parse import Body, parse_call
 from gateway.core.screening import Raise, Screening, Screenings, raise_reasons, screen
+from gateway.detect import Detectors
 from tests.core.builders import CLASSES, chat, parsed_with_body
 
 SCREENING = Screening(

@@ -20,13 +20,13 @@ import httpx
 import orjson
 import pytest
 
-from gateway.core.detect import DETECTOR_NAMES, Detectors
 from gateway.demo import books, samples
 from gateway.demo.books import check_secrecy, read_books
 from gateway.demo.failure import DemoFailed
 from gateway.demo.folder import demo_folder
 from gateway.demo.stage import Stage, open_stage, refuse_taken_ports
 from gateway.demo.traffic import Client
+from gateway.detect import DETECTOR_NAMES, Detectors
 from gateway.http.server.listening import PortTaken, listen
 from gateway.policy.policy_tests import run_policy_tests
 

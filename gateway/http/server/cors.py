@@ -13,6 +13,7 @@ EXPOSED = (
     "x-ratelimit-limit-tokens",
     "x-ratelimit-remaining-tokens",
     "x-ratelimit-reset-tokens",
+    "x-tollway-changed",
     "x-tollway-cost-usd",
     "x-tollway-decision",
     "x-tollway-deployment",

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
 from typing import NamedTuple
 
-from gateway.core.detect.engine import Finder, Span
-from gateway.core.detect.fold import fold
+from gateway.detect.engine import Finder, Span
+from gateway.detect.fold import fold
 
 _SEPARATORS = str.maketrans("", "", " .-")
 

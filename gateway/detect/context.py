@@ -6,7 +6,7 @@ count only beside such a word.
 
 import re
 
-from gateway.core.detect.engine import Finder, Pattern, Span
+from gateway.detect.engine import Finder, Pattern, Span
 
 # A text with more words than that is about nothing else: all of it counts as beside one.
 MOST_WORDS = 1_000

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from gateway.core.detect.candidates import any_passes
-from gateway.core.detect.checksums import iban_holds, my_number_holds
-from gateway.core.detect.context import MY_NUMBER_WORDS, without_labelled_groups
-from gateway.core.detect.engine import Pattern, Span
-from gateway.core.detect.ibans import bban_expressions
+from gateway.detect.candidates import any_passes
+from gateway.detect.checksums import iban_holds, my_number_holds
+from gateway.detect.context import MY_NUMBER_WORDS, without_labelled_groups
+from gateway.detect.engine import Pattern, Span
+from gateway.detect.ibans import bban_expressions
 
 _SEPARATORS = b" .-"
 _PART_BYTES = 512

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.detect import BUILT_IN, Detectors
-from gateway.core.detect.custom import MOST_CHECKED, MOST_WORDS, regex_detector, words_detector
-from gateway.core.detect.detector import AllowList, Detector, allowing
-from gateway.core.detect.engine import BadExpression, Finder
-from tests.core.test_detect_properties import full_width
+from gateway.detect import BUILT_IN, Detectors
+from gateway.detect.custom import MOST_CHECKED, MOST_WORDS, regex_detector, words_detector
+from gateway.detect.detector import AllowList, Detector, allowing
+from gateway.detect.engine import BadExpression, Finder
+from tests.detect.test_detect_properties import full_width
 
 EMPLOYEE = regex_detector(r"\bE[0-9]{6}\b")
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _views
-from gateway.core.detect.engine import Pattern
-from gateway.core.detect.fold import fold
-from gateway.core.detect.strings import EMAIL_TRIGGER, has_email
+from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _views
+from gateway.detect.engine import Pattern
+from gateway.detect.fold import fold
+from gateway.detect.strings import EMAIL_TRIGGER, has_email
 
 EVERY_AT_SIGN = BUILT_IN["email"]._replace(trigger="@|%40|&#64;")
 NEW = Detectors(("email",))

@@ -15,7 +15,7 @@ from itertools import islice
 
 import ahocorasick_rs
 
-from gateway.core.detect.engine import Finder, Span
+from gateway.detect.engine import Finder, Span
 
 # Of a list, so many words are looked for where it has to be said where they stand.
 MOST_PLACED = 200

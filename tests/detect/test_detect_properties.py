@@ -7,10 +7,10 @@ from itertools import pairwise
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _seen, _views
-from gateway.core.detect.cards import _DIGEST, _MACHINE_NUMBER
-from gateway.core.detect.engine import Finder
-from gateway.core.detect.fold import fold
+from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _seen, _views
+from gateway.detect.cards import _DIGEST, _MACHINE_NUMBER
+from gateway.detect.engine import Finder
+from gateway.detect.fold import fold
 
 ALL = Detectors(DETECTOR_NAMES)
 GROUPS = {16: (4, 4, 4, 4), 15: (4, 6, 5)}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from gateway.core.detect.engine import Finder, Pattern, Span
+from gateway.detect.engine import Finder, Pattern, Span
 
 # Letters and digits beyond ASCII, without the punctuation of Chinese and Japanese.
 _WORLD = r"\x{80}-\x{2fff}\x{3040}-\x{10ffff}"

@@ -1,4 +1,4 @@
-"""How much is found of what is there, and how much that is not: `python -m tests.core.test_detect_quality`.
+"""How much is found of what is there, and how much that is not: `python -m tests.detect.test_detect_quality`.
 
 The table of docs/privacy.md is its output.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.detect import DETECTOR_NAMES, Detectors
-from tests.core.detection_corpus import (
+from gateway.detect import DETECTOR_NAMES, Detectors
+from tests.detect.detection_corpus import (
     FALSE_FRIENDS,
     OF_EACH,
     Sample,

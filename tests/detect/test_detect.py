@@ -5,8 +5,8 @@ Every number is a published example; every credential is made up.
 
 import pytest
 
-from gateway.core.detect import DETECTOR_NAMES, Detectors
-from gateway.core.detect.checksums import ean13_holds, iban_holds, luhn_holds, my_number_holds
+from gateway.detect import DETECTOR_NAMES, Detectors
+from gateway.detect.checksums import ean13_holds, iban_holds, luhn_holds, my_number_holds
 
 ALL = Detectors(DETECTOR_NAMES)
 

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Iterator
 
-from gateway.core.detect.candidates import any_passes
-from gateway.core.detect.checksums import ean13_holds, luhn_holds
-from gateway.core.detect.context import CARD_WORDS
-from gateway.core.detect.engine import Pattern, Span
+from gateway.detect.candidates import any_passes
+from gateway.detect.checksums import ean13_holds, luhn_holds
+from gateway.detect.context import CARD_WORDS
+from gateway.detect.engine import Pattern, Span
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
 # them. Each rest is what follows the first four digits.

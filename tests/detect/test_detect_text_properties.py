@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.detect.text import (
+from gateway.detect.text import (
     _CONTENT_KEYS,
     _KNOWN_KEYS,
     _KNOWN_WORDS,

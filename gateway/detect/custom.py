@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 
-from gateway.core.detect.candidates import any_passes
-from gateway.core.detect.checksums import ean13_holds, iban_holds, luhn_holds, my_number_holds
-from gateway.core.detect.detector import Detector
-from gateway.core.detect.engine import BadExpression, Finder, Span
-from gateway.core.detect.fold import compose, fold
-from gateway.core.detect.wordlists import WordList, is_plain
+from gateway.detect.candidates import any_passes
+from gateway.detect.checksums import ean13_holds, iban_holds, luhn_holds, my_number_holds
+from gateway.detect.detector import Detector
+from gateway.detect.engine import BadExpression, Finder, Span
+from gateway.detect.fold import compose, fold
+from gateway.detect.wordlists import WordList, is_plain
 
 # So many matches of one text are checked. With more of them, equal or not, the text counts as found.
 MOST_CHECKED = 5_000

@@ -11,10 +11,10 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from gateway.core.detect.cards import credit_card_spans, has_credit_card
-from gateway.core.detect.detector import AllowList, Detector, allowing
-from gateway.core.detect.engine import BadExpression, PatternSet
-from gateway.core.detect.fold import (
+from gateway.detect.cards import credit_card_spans, has_credit_card
+from gateway.detect.detector import AllowList, Detector, allowing
+from gateway.detect.engine import BadExpression, PatternSet
+from gateway.detect.fold import (
     NEEDS_COMPOSING,
     NEEDS_FOLDING,
     NEEDS_UNESCAPING,
@@ -22,7 +22,7 @@ from gateway.core.detect.fold import (
     fold,
     unescape,
 )
-from gateway.core.detect.ids import (
+from gateway.detect.ids import (
     DIGITS_TRIGGER,
     IBAN_TRIGGER,
     SSN_TRIGGER,
@@ -33,8 +33,8 @@ from gateway.core.detect.ids import (
     jp_my_number_spans,
     us_ssn_spans,
 )
-from gateway.core.detect.places import Found, find_in
-from gateway.core.detect.strings import (
+from gateway.detect.places import Found, find_in
+from gateway.detect.strings import (
     EMAIL_TRIGGER,
     SECRET_TRIGGER,
     email_spans,
@@ -42,7 +42,7 @@ from gateway.core.detect.strings import (
     has_secret,
     secret_spans,
 )
-from gateway.core.detect.text import FoundText, find_text
+from gateway.detect.text import FoundText, find_text
 
 __all__ = [
     "BUILT_IN",

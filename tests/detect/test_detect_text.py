@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.detect import DETECTOR_NAMES, Detectors
-from gateway.core.detect.text import find_text
+from gateway.detect import DETECTOR_NAMES, Detectors
+from gateway.detect.text import find_text
 
 ALL = Detectors(DETECTOR_NAMES)
 CARD = "4111111111111111"

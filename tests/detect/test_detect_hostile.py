@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.detect import BUILT_IN, DETECTOR_NAMES, Detectors
-from gateway.core.detect import cards as cards_module
-from gateway.core.detect.candidates import MOST_FAILURES, any_passes
-from gateway.core.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _says_enough
-from gateway.core.detect.ids import _iban_candidates
+from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors
+from gateway.detect import cards as cards_module
+from gateway.detect.candidates import MOST_FAILURES, any_passes
+from gateway.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _says_enough
+from gateway.detect.ids import _iban_candidates
 
 ALL = Detectors(DETECTOR_NAMES)
 SIZE = 300_000

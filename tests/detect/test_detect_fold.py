@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.detect import Detectors
-from gateway.core.detect.engine import Pattern
-from gateway.core.detect.fold import (
+from gateway.detect import Detectors
+from gateway.detect.engine import Pattern
+from gateway.detect.fold import (
     _SLICE,
     _TABLE,
     _TYPED_FOR_ASCII,

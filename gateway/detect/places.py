@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
-from gateway.core.detect.detector import Detector
-from gateway.core.detect.fold import fold, fold_with_origins
+from gateway.detect.detector import Detector
+from gateway.detect.fold import fold, fold_with_origins
 
 MOST_PLACES = 10_000
 
