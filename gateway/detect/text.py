@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.token_ids import PROMPTS, holds_token_ids
+from gateway.detect.token_ids import PROMPTS, holds_token_ids
 
 # Vocabulary of the API. Any other key is text: a property name can carry data.
 _KEYS = """

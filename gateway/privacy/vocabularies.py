@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import structlog
 
-from gateway.core.token_ids import Vocabulary
+from gateway.detect.token_ids import Vocabulary
 
 _log = structlog.get_logger("tollway.privacy")
 

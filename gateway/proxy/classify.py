@@ -18,7 +18,7 @@ from gateway.core.screening import (
     with_entities,
 )
 from gateway.core.tenancy import Principal
-from gateway.core.token_ids import holds_token_ids, with_text
+from gateway.detect.token_ids import holds_token_ids, with_text
 from gateway.ports import EntityFinder
 from gateway.privacy.vocabularies import Vocabularies
 

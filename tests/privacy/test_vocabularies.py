@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiktoken.model import encoding_name_for_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gateway.core.token_ids import holds_token_ids, with_text
+from gateway.detect.token_ids import holds_token_ids, with_text
 from gateway.privacy.vocabularies import (
     _TOKENIZERS,
     ENCODINGS,
