@@ -125,7 +125,10 @@ def read_answer(body: bytes) -> Observed:
     Raises ErrorInstead when it is an error.
     """
     try:
-        answer = observe(body)
+        try:
+            answer = _decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            answer = observe(body)
     except RecursionError:
         return Observed()  # nested too deeply to be read here; the client may do better
     except BROKEN_JSON as exc:

@@ -189,15 +189,17 @@ def _history(versions: list[PriceVersion]) -> _History:
 
 def cost(rates: Rates, usage: Usage) -> int:
     """Cost of the usage of one request in nano-USD, rounded up once. The rates are those for what it read."""
-    return flat_cost(rates.for_input(usage.input_tokens) if rates.above else rates, usage)
-
-
-def flat_cost(rates: Rates, usage: Usage) -> int:
-    """As `cost`, whatever was read: for the usage of several requests, which no band is meant for."""
+    if rates.above:
+        rates = rates.for_input(usage.input_tokens)
     millionths = usage.input_text * rates.input + usage.output_text * rates.output
     for unit, amount in usage.others:
         millionths += amount * rates.of(unit)
     return -(-millionths // TOKENS_PER_PRICE_UNIT)
+
+
+def flat_cost(rates: Rates, usage: Usage) -> int:
+    """As `cost`, whatever was read: for the usage of several requests, which no band is meant for."""
+    return cost(msgspec.structs.replace(rates, above=()) if rates.above else rates, usage)
 
 
 def usd_text(nano: int) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.call import Call
-from gateway.core.catalog import Deployment, Model, Objective, Rule
+from gateway.core.catalog import Deployment, Model, Objective, Rule, StopsWhenLeft
 from gateway.core.conditions import could_hold, first_of
 from gateway.core.constraints import (
     ClassZones,
@@ -82,6 +82,7 @@ class Route:
         "_serving",
         "_zone",
         "fleet",
+        "goes_on",
         "model",
         "principal",
         "roomy_bytes",
@@ -109,6 +110,8 @@ class Route:
         self._zone = zone
         self._era: Era = era_at(now, policy.deployments.values())
         self._serving: ServingSet = serving_set(model, self._era, policy.deployments)
+        # Some upstream writes, and bills, the whole answer also when it is left.
+        self.goes_on = any(one.stops_when_left is StopsWhenLeft.NEVER for one in self._serving.deployments)
         # A prompt of no more bytes leaves room for all output wherever it goes: nobody need count it.
         self.roomy_bytes = min((room_bytes(one) for one in self._serving.deployments), default=0)
         self._first_match = _first_match(model, principal)

@@ -18,11 +18,12 @@ from gateway.core.admission import Ask, Hold
 from gateway.core.answer import Contradictory, Exact, Metered, UnderEstimate
 from gateway.core.balancing import ReplicaSet
 from gateway.core.call import CONTINUOUS_USAGE, Call
-from gateway.core.catalog import Api, Deployment, Model, Rule
+from gateway.core.catalog import Api, Deployment, Model, Rule, StopsWhenLeft
 from gateway.core.constraints import Excluded
 from gateway.core.ended import Ended, Progress
 from gateway.core.errors import UpstreamFailure
 from gateway.core.estimate import (
+    MEASURED_CHUNKS,
     Estimate,
     Seen,
     beside_tokens,
@@ -43,7 +44,7 @@ from gateway.core.tenancy import Principal
 from gateway.core.text_size import LEARN_FROM_BYTES
 from gateway.core.trace_context import child_lines
 from gateway.core.usage import NO_USAGE, REQUESTS, Usage
-from gateway.core.wire_usage import Counts, WireUsage, usage_from_wire
+from gateway.core.wire_usage import Counts, WireUsage, plain_usage, usage_from_wire
 from gateway.dialects.outgoing import adapted
 from gateway.dialects.refusals import Remedy
 from gateway.dialects.table import ServerDialect, StreamOptions
@@ -65,7 +66,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     `price` holds from the first to before the second of `price_holds`, `soon` are it and those that begin
     before a request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them
     all for a request that no band of theirs is meant for, (input, output) in nano-USD per million tokens.
-    `has_more`: some have bands, or cost something beside tokens. `compared` are the rates that an objective
+    `has_more`: some have bands, or cost something beside tokens. `goes_on`: its upstream writes, and bills,
+    the whole answer also when it is left. `compared` are the rates that an objective
     of cost goes by. `others` are the model's other deployments, `other_rates` their rates. `half` is what
     rows of attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry:
     what it counts for attempts there.
@@ -83,6 +85,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     soon: tuple[Price, ...]
     dearest: tuple[int, int]
     has_more: bool
+    goes_on: bool
     compared: tuple[int, int]
     others: tuple[str, ...]
     other_rates: tuple[Rates, ...]
@@ -140,6 +143,7 @@ def candidate_at(
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
         has_more=any(one.steps or one.per_request or one.per_search for one in soon),
+        goes_on=deployment.stops_when_left is StopsWhenLeft.NEVER,
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
         others=tuple(name for name, _ in others),
         other_rates=tuple(rates for _, rates in others),
@@ -433,6 +437,9 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         body: bytes | None = None,
     ) -> Metered:
         """Usage of an answer that has a usage object, at `now`. `body` is that of a whole one."""
+        plain = plain_usage(wire)
+        if plain is not None and plain.input_text and plain.output_text:
+            return Exact(plain, service_tier)
         reading = usage_from_wire(wire)
         usage, tier = reading.usage, service_tier or reading.service_tier
         if usage.input_text and usage.output_text and not reading.reported and not reading.is_total_only:
@@ -478,7 +485,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         seconds = last - (progress.quiet_until if stream else sent_at)
         if progress.blocked_seconds <= seconds / 2:  # else it was the client's pace
             replica_set.pace.learn(output, progress.text_chunks, seconds)
-            replica_set.pace.learn_usual(output / call.choices, last - sent_at)
+            if output >= MEASURED_CHUNKS:
+                replica_set.pace.learn_usual(output / call.choices, last - sent_at)
         if not call.media.bytes:
             tokens = usage.input_tokens
             replica_set.learn_tokenizer(call.text_bytes, tokens)

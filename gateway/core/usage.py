@@ -36,7 +36,7 @@ MODALITIES = ("text", "image", "video", "audio")
 Columns = tuple[int, int, int, int, int, int, int]
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Amounts by unit. `others` are those beside the two fields, sorted by unit, none of them zero."""
 
     input_text: int = 0

@@ -79,6 +79,12 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 def usage_from_wire(wire: WireUsage) -> Reading:
     """Read `wire`. What is not a number where one belongs counts as left out."""
+    usage = plain_usage(wire)
+    return _read(wire) if usage is None else Reading(usage)
+
+
+def plain_usage(wire: WireUsage) -> Usage | None:
+    """The usage of an answer that says no more than how much was read and written; None: it says more."""
     prompt, completion = wire.get("prompt_tokens"), wire.get("completion_tokens")
     if (
         type(prompt) is int
@@ -86,16 +92,19 @@ def usage_from_wire(wire: WireUsage) -> Reading:
         and 0 <= prompt <= MAX_TOKENS
         and 0 <= completion <= MAX_TOKENS
         and wire.get("total_tokens") == prompt + completion
-        and wire.keys() <= _PLAIN
-        and _is_empty(wire.get("prompt_tokens_details"))
-        and _is_empty(wire.get("completion_tokens_details"))
+        # Three members are just these.
+        and (len(wire) == 3 or _is_plain(wire))
     ):
-        return Reading(Usage(input_text=prompt, output_text=completion))
-    return _read(wire)
+        return Usage(prompt, completion)
+    return None
 
 
-def _is_empty(details: object) -> bool:
-    return details is None or (type(details) is dict and not any(details.values()))
+def _is_plain(wire: WireUsage) -> bool:
+    """Whether all that it has beside the totals is empty."""
+    details = (wire.get("prompt_tokens_details"), wire.get("completion_tokens_details"))
+    return wire.keys() <= _PLAIN and all(
+        one is None or (type(one) is dict and not any(one.values())) for one in details
+    )
 
 
 class _Parts(msgspec.Struct):

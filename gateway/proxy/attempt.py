@@ -235,7 +235,7 @@ class Attempt:
         progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
         progress.finish_reason = answer.finish_reason
         progress.reported_model = answer.model
-        usage = answer.reported_usage
+        usage = answer.usage if answer.x_groq is None else answer.reported_usage
         if usage is not None:
             metered: Metered = self._sent.metered(
                 progress, usage, answer.service_tier, progress.last_seen_at, body

@@ -7,6 +7,8 @@ on its way out, whatever that way is. The hold has one owner, `Relay.forward`.
 
 from collections.abc import Callable
 
+import msgspec
+
 from gateway.core.admission import Hold
 from gateway.core.balancing import ReplicaSet
 from gateway.core.ended import NOTHING_USED
@@ -28,23 +30,19 @@ from gateway.proxy.verdict import verdict_on, verdict_on_stream
 REPLICA_TRIES = 2
 
 
-def _tell_nobody(_sent: Sent) -> None:
-    """Of an attempt that begins."""
-
-
 class Relay:
     """Forwards requests. One for the whole process."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def forward(
+    async def forward(  # noqa: PLR0912  # one loop over attempts, to be read from top to bottom
         self,
         sent: Sent,
         hold: Hold,
         inbound: Inbound,
         sink: Sink,
-        begins: Callable[[Sent], None] = _tell_nobody,
+        begins: Callable[[Sent], None] | None = None,
     ) -> None:
         """Answer through `sink`, or raise the GatewayError that says why no candidate did.
 
@@ -68,7 +66,8 @@ class Relay:
                             turns.skip()
                             continue
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
-                    begins(sent)
+                    if begins is not None:
+                        begins(sent)
                     attempt = Attempt(services, sent, inbound, sink)
                     replica.under_way.add(attempt)
                     try:
@@ -97,47 +96,30 @@ class Relay:
         await (attempt.finish() if failure is None else _break_off(sink, failure, attempt.cost_line()))
 
 
-class Turns:
+class Turns(msgspec.Struct, eq=False, gc=False):
     """Whose turn it is: replicas of each candidate of a request, in the order of its candidates.
 
     At most two may fail. One that is full has taken nothing and said so at once, so all others are asked too.
     A stale connection is no verdict on its replica: the same one is tried again, on a fresh connection.
     Nor is the refusal of what the gateway had added: that is sent again without it. `sent` is the attempt of
     this turn, still to be completed by `hold`. `too_large`: the last candidate that was skipped, and why.
+    `may_go_on`: what failed may be asked of another.
     """
 
-    __slots__ = (
-        "_attribution",
-        "_clock",
-        "_failed",
-        "_failures",
-        "_index",
-        "_is_plan_tried",
-        "_known_busy",
-        "_number",
-        "_remedy",
-        "_same",
-        "_tried",
-        "may_go_on",
-        "sent",
-        "too_large",
-    )
-
-    def __init__(self, sent: Sent, clock: Clock) -> None:
-        self.sent = sent
-        self._clock = clock
-        self._index = 0  # of the candidate whose turn it is
-        self._number = 0  # of attempts
-        self._tried: list[ReplicaState] = []
-        self._failed = 0  # of those tried
-        self._known_busy = 0  # of those tried, when their turn came
-        self._same: ReplicaState | None = None
-        self._remedy: Remedy | None = None
-        self.too_large: BudgetExceeded | None = None
-        self._attribution: FailureAttribution | None = None
-        self._failures: list[tuple[int, UpstreamFailure]] = []  # with the candidate of each
-        self._is_plan_tried = True  # no candidate was without a replica to ask
-        self.may_go_on = True
+    sent: Sent
+    _clock: Clock
+    _index: int = 0  # of the candidate whose turn it is
+    _number: int = 0  # of attempts
+    _tried: list[ReplicaState] = []
+    _failed: int = 0  # of those tried
+    _known_busy: int = 0  # of those tried, when their turn came
+    _same: ReplicaState | None = None
+    _remedy: Remedy | None = None
+    _attribution: FailureAttribution | None = None
+    _failures: list[tuple[int, UpstreamFailure]] = []  # with the candidate of each
+    _is_plan_tried: bool = True  # no candidate was without a replica to ask
+    may_go_on: bool = True
+    too_large: BudgetExceeded | None = None
 
     def next(self) -> ReplicaState | None:
         """Where the next attempt goes, which enters it at once; None when nothing is left."""
@@ -184,7 +166,7 @@ class Turns:
 
     def _next_of(self, replica_set: ReplicaSet) -> ReplicaState | None:
         """The next replica to try of the candidate whose turn it is."""
-        if self._failed >= REPLICA_TRIES or self._known_busy >= REPLICA_TRIES:
+        if self._tried and (self._failed >= REPLICA_TRIES or self._known_busy >= REPLICA_TRIES):
             return None
         now = self._clock.monotonic()
         replica = replica_set.choose(now, self._tried)

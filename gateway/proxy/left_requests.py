@@ -6,12 +6,10 @@ what it cost. Reading on costs a connection, and tells. Where leaving does stop 
 """
 
 import asyncio
-from collections.abc import Awaitable
 
 import structlog
 
 from gateway.core.admission import Hold
-from gateway.core.catalog import StopsWhenLeft
 from gateway.core.errors import GatewayError
 from gateway.core.heads import NO_LINES, HeaderLines
 from gateway.core.sent import Sent
@@ -29,15 +27,9 @@ class LeavableRelay:
     """A `Relay` that outlives the clients of upstreams that go on. `close` once the upstream is closed."""
 
     def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+        """`relay` is for requests whose route leads to no upstream that goes on."""
+        self.relay = relay
         self._read_on: set[asyncio.Task[None]] = set()
-
-    def forward(self, sent: Sent, hold: Hold, inbound: Inbound, sink: Sink) -> Awaitable[None]:
-        """As `Relay.forward`."""
-        for candidate in sent.candidates:
-            if candidate.deployment.stops_when_left is StopsWhenLeft.NEVER:
-                return self._forward(sent, hold, inbound, sink)
-        return self._relay.forward(sent, hold, inbound, sink)
 
     async def close(self) -> None:
         """Return when all have ended."""
@@ -49,9 +41,10 @@ class LeavableRelay:
         if left:
             await asyncio.wait(left)
 
-    async def _forward(self, sent: Sent, hold: Hold, inbound: Inbound, sink: Sink) -> None:
+    async def forward(self, sent: Sent, hold: Hold, inbound: Inbound, sink: Sink) -> None:
+        """As `Relay.forward`."""
         leavable = _LeavableSink(sink)
-        forward = self._relay.forward(sent, hold, inbound, leavable, leavable.note_attempt)
+        forward = self.relay.forward(sent, hold, inbound, leavable, leavable.note_attempt)
         task = asyncio.create_task(forward, name=f"relay {sent.request_id}")
         try:
             await asyncio.shield(task)
@@ -86,7 +79,7 @@ class _LeavableSink:
         self.goes_on = False  # the upstream of the attempt that is under way
 
     def note_attempt(self, sent: Sent) -> None:
-        self.goes_on = sent.candidate.deployment.stops_when_left is StopsWhenLeft.NEVER
+        self.goes_on = sent.candidate.goes_on
 
     @property
     def started(self) -> bool:

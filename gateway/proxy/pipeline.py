@@ -108,7 +108,8 @@ class Pipeline:
                 await self._wait_for_ledger()
             hold = await self._admission.admit(sent.ask)
             self._telemetry.planned(sent, clock.monotonic() - started)
-            await self.relay.forward(sent, hold, inbound, sink)
+            relay = self.relay if route.goes_on else self.relay.relay
+            await relay.forward(sent, hold, inbound, sink)
         except GatewayError as error:
             self._refused(error, request_id, principal, route)
             raise

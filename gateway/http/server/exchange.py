@@ -108,17 +108,17 @@ class Exchange:
     # --- Inbound ---
 
     async def body(self, limit_bytes: int) -> bytes:
-        body = await self._received(limit_bytes)
+        self._limit_bytes = limit_bytes
+        if not self.complete or self._failure is not None or self._size > limit_bytes:
+            await self._receive(limit_bytes)
+        received, self._body = self._body, b""
+        body = received if isinstance(received, bytes) else bytes(received)
         coding = self.headers.get(b"content-encoding")
         # In a thread: how long it takes says what comes out of it, and not the size that went in.
         return body if coding is None else await asyncio.to_thread(decompressed, coding, body, limit_bytes)
 
-    async def _received(self, limit_bytes: int) -> bytes:
-        """The body as it came."""
-        self._limit_bytes = limit_bytes
-        if self.complete and self._failure is None and self._size <= limit_bytes:
-            body, self._body = self._body, b""
-            return body if isinstance(body, bytes) else bytes(body)
+    async def _receive(self, limit_bytes: int) -> None:
+        """Wait for the body. Raises what it will not come for."""
         # The parser has seen to it that it is a number below 2**64; but it may have any number of zeros.
         declared = self.headers.get(b"content-length", b"0").strip()[-20:]
         if self._size > limit_bytes or int(declared) > limit_bytes:
@@ -127,8 +127,6 @@ class Exchange:
             await self._arrival()
         if self._failure is not None:
             raise copy.copy(self._failure)  # its traceback would hold this exchange, and so itself
-        body, self._body = self._body, b""
-        return body if isinstance(body, bytes) else bytes(body)
 
     def watch(self) -> None:
         if self.disconnected:
