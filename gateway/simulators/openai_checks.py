@@ -80,7 +80,8 @@ def _check_capabilities(call: SimulatedCall, document: Json) -> None:
             raise invalid(message, f"tools[{index}].type", "invalid_value")
     if document.get("web_search_options") is not None and "search" not in model:
         raise invalid("Web search options not supported with this model.")
-    if "audio" in (document.get("modalities") or ()) and "audio" not in model:
+    modalities = document.get("modalities")
+    if isinstance(modalities, list) and "audio" in modalities and "audio" not in model:
         message = "This model does not support the requested output modalities: 'audio'."
         raise invalid(message, "modalities", "unsupported_value")
     if document.get("reasoning_effort") is not None and not model.startswith(_LATER_MODELS):

@@ -230,7 +230,7 @@ async def the_ledger_says_the_same(server: Prometheus, harness: Harness) -> None
 def test_every_query_has_data_that_the_ledger_confirms(tmp_path: Path) -> None:
     async def act() -> None:
         async with (
-            running(tmp_path, CHANGES) as harness,
+            running(tmp_path, CHANGES, writer_process=True) as harness,
             prometheus(tmp_path, harness.gateway.admin_url) as server,
         ):
             await traffic(harness)

@@ -113,7 +113,7 @@ def test_a_table_shows_values_that_clients_wrote_as_they_are(config: Path) -> No
     assert "[bold]Ø\N{REPLACEMENT CHARACTER}" in shown
     assert "\x1b" not in shown
     assert shown.startswith("the beginning to now (")
-    assert re.search(r"^total .* 0\.000111", shown, re.MULTILINE)
+    assert re.search(r"^ total .* 0\.000111", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
