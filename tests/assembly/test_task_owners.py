@@ -26,6 +26,10 @@ OWNED = {
     ("http/server/connection.py", "_start"): "one request; logs its own defects, and stopping awaits it",
     ("http/server/listening.py", "start"): "`stop` awaits it",
     ("http/client/resolver.py", "_resolve"): "its callback takes what it raises; `close` awaits it",
+    (
+        "proxy/left_requests.py",
+        "forward",
+    ): "awaited there; left, its callback logs defects and `close` awaits it",
     ("workers/pool.py", "_start"): "catches everything and fails the pool; `stop` awaits it",
     ("workers/process.py", "__init__"): "catches everything and hangs up; `ended` awaits it",
     ("workers/supervisor.py", "run"): "awaited there, both",
