@@ -115,6 +115,9 @@ def set_price(
     version: Annotated[
         str | None, typer.Option(help="Its name on the rows; left out: from the date.")
     ] = None,
+    is_new: Annotated[
+        bool, typer.Option("--new", help="The provider or model is known to nothing here yet.")
+    ] = False,
     config: ConfigOption = DEFAULT_FILE,
 ) -> None:
     """Enter one price. A price never changes: a new one has a later date, or a version of its own.
@@ -128,7 +131,10 @@ def set_price(
     for one in unit or []:
         name, _, usd = one.partition("=")
         given[name] = usd
-    _enter(built(config), [("tollway prices set", given)])
+    found = built(config)
+    if not is_new:
+        _refuse_unknown(found, provider, model)
+    _enter(found, [("tollway prices set", given)])
 
 
 @prices_app.command("import")
@@ -241,11 +247,37 @@ def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> N
     _advise(found, versions)
 
 
+def _refuse_unknown(found: "Built", provider: str, model: str) -> None:
+    """A name with a slip in it would leave the deployment that was meant at its old price."""
+    from gateway.config.problems import did_you_mean  # noqa: PLC0415
+    from gateway.core.catalog import Provider  # noqa: PLC0415
+    from gateway.finance.price_catalogue import PriceCatalogue  # noqa: PLC0415
+    from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
+
+    with exit_on_ledger_error("prices set"):
+        entered = {f"{one.provider}/{one.model}" for one in read_prices(_url(found))}
+    known = entered | _served(found)
+    name = f"{provider}/{model}"
+    is_listed = provider in tuple(Provider) and PriceCatalogue().find(provider, model) is not None
+    if name in known or is_listed:
+        return
+    typer.echo(
+        f"tollway prices set: no deployment of this configuration is {name}, no price was entered for it, "
+        "and the catalogue does not list it. Correct the name, or add --new to enter it ahead. "
+        f"{did_you_mean(name, sorted(known)).capitalize()}".rstrip(),
+        err=True,
+    )
+    raise typer.Exit(1)
+
+
+def _served(found: "Built") -> set[str]:
+    return {f"{one.provider}/{one.model}" for one in found.policy.deployments.values()}
+
+
 def _advise(found: "Built", versions: "Sequence[PriceVersion]") -> None:
     """What a person may not expect: a name that nothing has, and that the past stays as it was booked."""
-    served = {(str(one.provider), one.model) for one in found.policy.deployments.values()}
-    for name in sorted({(one.provider, one.model) for one in versions} - served):
-        typer.echo(f"Note: no deployment of this configuration is {'/'.join(name)}.", err=True)
+    for name in sorted({f"{one.provider}/{one.model}" for one in versions} - _served(found)):
+        typer.echo(f"Note: no deployment of this configuration is {name}.", err=True)
     if any(one.effective_from < now_microseconds() for one in versions):
         typer.echo(
             "Note: rows that are booked already keep their price; `tollway prices reprice` corrects them.",

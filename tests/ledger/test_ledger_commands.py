@@ -227,11 +227,29 @@ def test_bands_hours_and_units_are_lines_and_columns_that_list_prints_and_import
     assert "has another unit, band or hour price" in tollway(config, "prices", "import", str(file)).stderr
 
 
-def test_a_price_of_a_model_that_nothing_serves_is_pointed_out(config: Path) -> None:
+@pytest.mark.parametrize(
+    ("provider", "model"), [("vllm", "scuot"), ("vlm", "scout"), ("opnai", "gpt-4o"), ("openai", "gpt-4oo")]
+)
+def test_a_price_of_a_model_that_nobody_knows_is_refused(config: Path, provider: str, model: str) -> None:
+    words = ["prices", "set", provider, model, "--from", "2026-02-01", "--input", "1", "--output", "1"]
+    done = tollway(config, *words)
+    assert done.exit_code == 1
+    assert f"no deployment of this configuration is {provider}/{model}, no price was entered" in done.stderr
+    assert ("did you mean 'vllm/scout'?" in done.stderr.lower()) is (provider in {"vllm", "vlm"})
+    assert len(tollway(config, "prices", "list").stdout.splitlines()) == 1
+    done = tollway(config, *words, "--new")
+    assert done.stdout == "Entered 1 price.\n"
+    assert f"no deployment of this configuration is {provider}/{model}" in done.stderr
+    later = [*words[:5], "2026-03-01", *words[6:]]
+    assert tollway(config, *later).exit_code == 0  # it is known now
+
+
+def test_a_price_of_the_catalogue_needs_no_deployment(config: Path) -> None:
     done = tollway(
-        config, "prices", "set", "vllm", "scuot", "--from", "2026-02-01", "--input", "1", "--output", "1"
+        config, "prices", "set", "openai", "gpt-4o", "--from", "2026-02-01", "--input", "1", "--output", "1"
     )
-    assert "no deployment of this configuration is vllm/scuot" in done.stderr
+    assert done.stdout == "Entered 1 price.\n"
+    assert "no deployment of this configuration is openai/gpt-4o" in done.stderr
 
 
 def migrated(url: str, folder: Path) -> Any:
