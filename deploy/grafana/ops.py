@@ -34,7 +34,7 @@ OPS = Dashboard(
                 ),
                 Panel(
                     "Failed",
-                    "Requests that failed after retries and failover, of those that were admitted.",
+                    "Requests that failed after retries and failover; refusals by limits, budgets and policies do not count.",
                     "percentunit",
                     (Query("tollway:failed_requests_ratio:5m", "failed"),),
                     kind="stat",
