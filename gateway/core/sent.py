@@ -333,10 +333,13 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         rest = call.rest if masked is None else masked.rest
         if call.members:
             rest, self.changed = adapted(rest, call.members, dialect)
-        deployment = self.candidate.deployment
-        # Several choices are counted each for itself, and not together: asked for one alone.
-        counts = deployment.continuous_usage and call.choices == 1
-        return encode_call(call, deployment.model, dialect, self.output_cap, rest, continuous_usage=counts)
+        model, counts = self.candidate.deployment.model, self.asks_continuous_usage
+        return encode_call(call, model, dialect, self.output_cap, rest, continuous_usage=counts)
+
+    @property
+    def asks_continuous_usage(self) -> bool:
+        """For the gateway's own sake. Several choices are counted each for itself: asked for one alone."""
+        return self.candidate.deployment.continuous_usage and self.call.choices == 1
 
     def needs_more(self, hold: Hold) -> bool:
         """No cap will end its answer, and `hold` does not cover all that it may be."""

@@ -309,7 +309,9 @@ class Attempt:
 
     def _new_reader(self) -> StreamReader:
         call, masked = self._sent.call, self._sent.masked
-        hides, hides_continuous = not call.include_usage, not call.wants_continuous_usage
+        hides = not call.include_usage
+        # What a server sends with each chunk unasked passes to a client that asked for usage.
+        hides_continuous = hides or (self._sent.asks_continuous_usage and not call.wants_continuous_usage)
         most = self._services.max_event_bytes
         if masked is None:
             return StreamReader(

@@ -37,8 +37,8 @@ async def test_by_default_an_idle_connection_is_kept(tmp_path: Path, monkeypatch
 
 async def test_an_event_may_be_as_large_as_the_configuration_says(tmp_path: Path) -> None:
     async with running(tmp_path, {"server": {"max_event_mib": 3}}) as harness:
-        relay = harness.gateway.pipeline._relay
-        assert relay._services.max_event_bytes == 3 * 1024 * 1024
+        services = harness.gateway.pipeline.relay.relay._services
+        assert services.max_event_bytes == 3 * 1024 * 1024
 
 
 async def test_these_bounds_need_a_restart(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_models_are_those_that_the_key_can_reach_with_what_they_can_do(har
     assert [item["id"] for item in listed] == ["gpt-4o", "scout", "auto", "embed"]
     auto, embed = listed[2], listed[3]
     assert (auto["context_length"], auto["max_output_tokens"]) == (131_072, 16_384)
-    assert auto["capabilities"] == ["json_schema", "logprobs", "tools"]
+    assert auto["capabilities"] == ["functions", "json_schema", "logprobs", "tools"]
     assert auto["input_modalities"] == ["image", "text"]
     assert embed["endpoints"] == ["embeddings"]
     for item in listed:

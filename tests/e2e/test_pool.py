@@ -81,7 +81,7 @@ async def test_a_stream_ends_when_its_server_is_gone_and_silent(tmp_path: Path) 
         await harness.settled()
         [row] = await harness.rows()
         assert row["outcome"] == "upstream_error"
-        assert row["output_tokens"] >= 3
+        assert row["output_tokens"] >= 2  # the first of the three is the role's, without text
         assert await harness.held_nano() == 0
 
 

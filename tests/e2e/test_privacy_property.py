@@ -90,7 +90,7 @@ def said_as_the_user_s_name(text: str) -> Json:
 
 
 def said_in_the_metadata(text: str) -> Json:
-    return said("") | {"metadata": {"note": text}}
+    return said("") | {"metadata": {"note": text}, "store": True}  # without `store` it is not sent on
 
 
 PLACES: list[Callable[[str], Json]] = [

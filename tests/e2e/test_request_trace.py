@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.request_trace import trace
 
-# A stream has one more, which reads its events.
-FILES_CEILING = {False: 40, True: 41}
+# A stream has nine more, which read its events, hold back what has no content yet, and hide usage nobody asked for.
+FILES_CEILING = {False: 43, True: 52}
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])

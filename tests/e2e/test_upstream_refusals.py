@@ -156,7 +156,7 @@ async def test_a_full_queue_is_busy_and_told_as_that(tmp_path: Path) -> None:
             response = await harness.post(chat(model="scout"))
         error = response.json()["error"]
         assert (response.status_code, error["code"]) == (503, "upstream_busy")
-        assert "too many requests are queued" in error["message"]
+        assert "The engine is currently busy" in error["message"]
         assert int(response.headers["retry-after"]) >= 1
         await harness.settled()
         assert {row["outcome"] for row in await harness.rows()} == {"busy", "client_disconnect"}
