@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.request_trace import trace
 
-# A stream has nine more, which read its events, hold back what has no content yet, and hide usage nobody asked for.
+# A stream has nine more: they read its events, wait for its first content, and hide usage nobody asked for.
 FILES_CEILING = {False: 43, True: 52}
 
 
