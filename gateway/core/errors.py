@@ -47,12 +47,14 @@ class GatewayError(Exception):
     type = "server_error"
     code = "internal_error"
     should_retry = False
-    retry_after_seconds: float | None = None
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_seconds = retry_after_seconds
 
 
 class InvalidRequest(GatewayError):
@@ -128,10 +130,9 @@ class LimitExceeded(GatewayError):
     should_retry = True
 
     def __init__(self, message: str, *, scope: str, limit: str, retry_after_seconds: float) -> None:
-        super().__init__(message)
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
         self.scope = scope
         self.limit = limit
-        self.retry_after_seconds = retry_after_seconds
 
 
 class BudgetExceeded(GatewayError):
@@ -188,10 +189,6 @@ class UpstreamExhausted(GatewayError):
     code = "upstream_error"
     should_retry = True
 
-    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-
 
 class UpstreamAccountRejected(GatewayError):
     """Key, money, permission or model name of our own account there: no matter of the client's."""
@@ -209,10 +206,6 @@ class UpstreamBusy(GatewayError):
     code = "upstream_busy"
     should_retry = True
 
-    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-
 
 class UpstreamTimeout(GatewayError):
     """No answer in time. Sent again, the same work could be done and paid for twice."""
@@ -227,10 +220,6 @@ class Unavailable(GatewayError):
     type = "server_error"
     code = "service_unavailable"
     should_retry = True
-
-    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class ClientDisconnected(Exception):
