@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.lenient import is_unicode
 from gateway.core.media import NO_MEDIA, Media
 from gateway.core.record import (
     ENDED_FIELDS,
@@ -25,7 +26,6 @@ from gateway.ledger.rows import (
     TEXT_CHARACTERS,
     Row,
     counterfactuals_fit,
-    is_unicode,
     reported_fit,
     row_of,
     tags_fit,

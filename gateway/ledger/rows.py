@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.lenient import is_unicode
 from gateway.core.record import Outcome, UsageRecord
 from gateway.core.usage import Usage, usage_of
 from gateway.ledger.tables import COLUMNS
@@ -175,15 +176,6 @@ def _texts_fit(record: UsageRecord, row: Row) -> bool:
 
 def _each_is_short(row: Row) -> bool:
     return all(len(value) <= TEXT_CHARACTERS for value in row if isinstance(value, str))
-
-
-def is_unicode(text: str) -> bool:
-    """Whether `text` has no lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _mappings_fit(record: UsageRecord, row: Row) -> bool:
