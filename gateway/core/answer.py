@@ -128,7 +128,7 @@ def read_answer(body: bytes) -> Observed:
         try:
             answer = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            answer = observe(body)
+            answer = read_leniently(body, Observed)[0]
     except RecursionError:
         return Observed()  # nested too deeply to be read here; the client may do better
     except BROKEN_JSON as exc:

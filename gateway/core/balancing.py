@@ -10,7 +10,7 @@ from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
 from gateway.core.replica_state import ReplicaState
 from gateway.core.stated_limits import StatedLimits
-from gateway.core.text_size import TokenRatios
+from gateway.core.text_size import LEARN_FROM_TOKENS, TokenRatios
 from gateway.dialects.refusals import Remedy
 from gateway.dialects.table import TABLE, ServerDialect
 
@@ -21,8 +21,6 @@ INITIAL_BYTES_PER_TOKEN = 4.0
 LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 1.0, 12.0
 # A pool that was not measured for so long may have become another one: it is tried again, and learned anew.
 MEASURED_FOR_SECONDS = 60.0
-# Below this a prompt is mostly chat template, which says nothing about the tokenizer.
-LEARN_FROM_TOKENS = 50
 
 _BEHIND_ALL = 1 << 32  # more attempts than one replica ever has in flight
 

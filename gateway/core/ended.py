@@ -11,6 +11,8 @@ from gateway.core.usage import Usage
 from gateway.core.wire_usage import Counts
 
 NOTHING_USED = Settlement(spent_nano=0)
+# Of a body of JSON, whose names and marks are no tokens: so many are surely there.
+_BYTES_PER_TOKEN_OF_WHOLE = 16
 
 _OUTCOMES: Mapping[FailureKind, Outcome] = {
     FailureKind.CONNECT: Outcome.CONNECT_ERROR,
@@ -46,6 +48,10 @@ class Progress(msgspec.Struct, eq=False, gc=False):
     reported_model: str | None = None
     upstream_request_id: str | None = None
     is_whole: bool = False
+
+    def size_of_whole(self, body: bytes) -> None:
+        """The answer came in one piece and does not say how many tokens it has: a guess from its bytes."""
+        self.text_chunks, self.text_bytes = max(len(body) // _BYTES_PER_TOKEN_OF_WHOLE, 1), len(body)
 
 
 class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -318,9 +318,8 @@ def most_output_of_whole(seen: Seen, pace: Pace, call: Call, cap: int) -> int:
 def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
     if seen.reported_tokens is not None:
         return seen.reported_tokens
-    tokens = seen.text_bytes
-    if pace.tokens_per_chunk is not None and call.stream:
-        tokens = min(tokens, math.ceil(seen.text_chunks * max(pace.tokens_per_chunk, 1.0)))
+    # An answer in one piece has no pieces that were seen.
+    tokens = _most_in_pieces(seen, pace) if call.stream else seen.text_bytes
     silent = SILENT_TOKENS + (TOOLS_SILENT_TOKENS if Capability.TOOLS in call.needs else 0)
     return tokens + silent * call.choices
 
@@ -334,11 +333,15 @@ def _speed(seen: Seen, pace: Pace) -> float | None:
 
 
 def _own_speed(seen: Seen, pace: Pace) -> float:
+    tokens = max(_most_in_pieces(seen, pace), seen.text_chunks)
+    return tokens / max(seen.watched_seconds, CLOCK_SECONDS)
+
+
+def _most_in_pieces(seen: Seen, pace: Pace) -> int:
     # Where nobody has shown how many tokens a piece holds, there are no more of them than bytes.
-    tokens = seen.text_bytes
-    if pace.tokens_per_chunk is not None:
-        tokens = min(tokens, math.ceil(seen.text_chunks * max(pace.tokens_per_chunk, 1.0)))
-    return max(tokens, seen.text_chunks) / max(seen.watched_seconds, CLOCK_SECONDS)
+    if pace.tokens_per_chunk is None:
+        return seen.text_bytes
+    return min(seen.text_bytes, math.ceil(seen.text_chunks * max(pace.tokens_per_chunk, 1.0)))
 
 
 def _worst(known: float | None, new: float) -> float:

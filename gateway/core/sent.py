@@ -67,10 +67,10 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     before a request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them
     all for a request that no band of theirs is meant for, (input, output) in nano-USD per million tokens.
     `has_more`: some have bands, or cost something beside tokens. `goes_on`: its upstream writes, and bills,
-    the whole answer also when it is left. `compared` are the rates that an objective
-    of cost goes by. `others` are the model's other deployments, `other_rates` their rates. `half` is what
-    rows of attempts there share, `answer_lines` what all heads of answers. `series` belongs to telemetry:
-    what it counts for attempts there.
+    the whole answer also when it is left. `compared` are the rates that an objective of cost goes by.
+    `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
+    there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it counts for
+    attempts there.
 
     Many attributes: what is prepared here need not be looked up for each request.
     """
@@ -179,10 +179,10 @@ class Sent(msgspec.Struct, eq=False, gc=False):
 
     From `hold` on: `hold_taken` is what is held for the attempt at `replica` of the candidate at `index`; its
     price is that of `at` (UTC microseconds). `output_cap` is the most tokens that each choice may have.
-    `masked` is what goes out in place of the body, where it is not
-    the body itself. `fresh`: the attempt before found a stale connection, so this one must not reuse any.
-    `remedy`: the attempt before was refused for what the gateway had added. `changed` are the members of the
-    body that its dialect has changed or left out; known once there is a body.
+    `masked` is what goes out in place of the body, where it is not the body itself. `fresh`: the attempt
+    before found a stale connection, so this one must not reuse any. `remedy`: the attempt before was refused
+    for what the gateway had added. `changed` are the members of the body that its dialect has changed or left
+    out; known once there is a body.
 
     Many attributes: it is the half of the row that is known before the answer, and what that comes from.
     """
@@ -449,7 +449,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             return Exact(usage, tier)
         wrote = bool(progress.text_chunks) if body is None else writes_text(body)
         if wrote and body is not None and not usage.output_tokens:
-            progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
+            progress.size_of_whole(body)
         embeds = self.call.api is Api.EMBEDDINGS
         seen = self.under_estimate(progress, now).usage
         return metered_doubtful(reading, wire, tier, seen, wrote=wrote, embeds=embeds)

@@ -43,9 +43,9 @@ class StreamReader:
     `has_content`: something of the answer was seen, be it text, reasoning, a refusal, speech or a tool call.
     After the end: `usage` and `service_tier` as reported, `model` as the upstream named it, `finish_reason`,
     `done` ([DONE] was seen), `failure` (an error event, or an aborted generation), `error` (the data of that
-    event), `text_chunks` (pieces of
-    the answer that were seen: each is at least one output token), `text_bytes` (their length in JSON). What
-    went by `passes` is counted in bulk: `count_passed` brings both, and `usage`, up to date.
+    event), `text_chunks` (pieces of the answer that were seen: each is at least one output token),
+    `text_bytes` (their length in JSON). What went by `passes` is counted in bulk: `count_passed` brings both,
+    and `usage`, up to date.
 
     Many attributes: half of them are what was learned, one for each thing that a row says of an answer.
     """
@@ -168,21 +168,19 @@ class StreamReader:
                 return None
             if self._hide_continuous_usage:
                 shown = bare
-        return (
-            None
-            # Balanced, unless the last event was cut off or the text itself has braces.
-            if (
-                shown.count(b"{") != shown.count(b"}")
-                or b'"finish_reason":"' in shown
-                or b'"finish_reason": "' in shown
-                or b"[DONE]" in shown
-                or b'"error"' in shown
-                or shown[0] == _COLON
-                # One event on one line has no comment; of several each line is looked at.
-                or (shown.find(b"\n") < len(shown) - 2 and (b"\n:" in shown or b"\r:" in shown))
-            )
-            else shown
-        )
+        # Balanced, unless the last event was cut off or the text itself has braces.
+        if (
+            shown.count(b"{") != shown.count(b"}")
+            or b'"finish_reason":"' in shown
+            or b'"finish_reason": "' in shown
+            or b"[DONE]" in shown
+            or b'"error"' in shown
+            or shown[0] == _COLON
+            # One event on one line has no comment; of several each line is looked at.
+            or (shown.find(b"\n") < len(shown) - 2 and (b"\n:" in shown or b"\r:" in shown))
+        ):
+            return None
+        return shown
 
     def _note_plain(self, text: bytes, last: bytes) -> None:
         """Events that say nothing but text, of which `last` came last, have gone by."""

@@ -133,11 +133,16 @@ class _Parts(msgspec.Struct):
     @property
     def read(self) -> int:
         """The least that the prompt must have, as far as its parts tell."""
-        return max(sum(self.modalities.values()), 0)
+        return sum(self.modalities.values())
+
+    @property
+    def beside_text(self) -> dict[str, int]:
+        """Those of `written` that are told apart from text."""
+        return {unit: amount for unit, amount in self.written.items() if unit != "output_text"}
 
     def fits(self, prompt: int, completion: int) -> bool:
         """Whether all parts can be within these totals."""
-        inside = sum(amount for unit, amount in self.written.items() if unit != "output_text")
+        inside = sum(self.beside_text.values())
         return (
             self.cache <= prompt
             and self.read <= prompt
@@ -188,7 +193,7 @@ def _consistent(parts: _Parts) -> tuple[int, int] | None:
 
 def _dearer(parts: _Parts) -> tuple[int, int]:
     """Totals that cover every count: parts that do not fit stand beside, what is unexplained was written."""
-    inside = sum(amount for unit, amount in parts.written.items() if unit != "output_text")
+    inside = sum(parts.beside_text.values())
     is_cache_beside = parts.is_cache_beside or parts.cache > parts.prompt
     is_reasoning_beside = parts.is_reasoning_beside or parts.reasoning + inside > parts.completion
     prompt, completion = parts.totals(is_cache_beside, is_reasoning_beside)
@@ -211,10 +216,9 @@ def _units(parts: _Parts, prompt: int, completion: int) -> dict[str, int]:
     units = cached_parts(read, parts.cached)
     for unit, amount in (known | parts.writes | parts.beside).items():
         units[unit] = units.get(unit, 0) + amount
-    hidden = {unit: amount for unit, amount in parts.written.items() if unit != "output_text"}
-    units |= hidden
+    units |= parts.beside_text
     units[REASONING] = parts.reasoning
-    units["output_text"] = completion - sum(hidden.values()) - parts.reasoning
+    units["output_text"] = completion - sum(parts.beside_text.values()) - parts.reasoning
     return units
 
 

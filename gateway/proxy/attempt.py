@@ -9,6 +9,7 @@ Rules:
 
 import asyncio
 import contextlib
+import functools
 import re
 from collections.abc import Awaitable
 
@@ -241,7 +242,7 @@ class Attempt:
                 progress, usage, answer.service_tier, progress.last_seen_at, body
             )
         else:
-            progress.text_chunks, progress.text_bytes = max(len(body) // 16, 1), len(body)
+            progress.size_of_whole(body)
             metered = self._sent.under_estimate(progress, progress.last_seen_at)
         result = self._succeeded(metered)
         self._last = body
@@ -266,7 +267,7 @@ class Attempt:
                 passed = self._feed(reader, chunk)
                 self._note_first_token(reader)
                 if reader.done:
-                    return self._end_of_stream(reader, await self._opened(opening) + passed)
+                    return self._end_of_stream(await self._opened(opening) + passed)
                 if passed and not sink.started:
                     passed = await opening.admit(passed, has_content=reader.has_content)
                 if not passed:
@@ -281,7 +282,7 @@ class Attempt:
             self._note_first_token(reader)
             if not reader.complete:
                 raise UpstreamFailure(FailureKind.RESET, "the stream ended before the answer was finished")
-            return self._end_of_stream(reader, await self._opened(opening) + rest)
+            return self._end_of_stream(await self._opened(opening) + rest)
         finally:
             opening.close()
 
@@ -312,23 +313,15 @@ class Attempt:
         hides = not call.include_usage
         # What a server sends with each chunk unasked passes to a client that asked for usage.
         hides_continuous = hides or (self._sent.asks_continuous_usage and not call.wants_continuous_usage)
-        most = self._services.max_event_bytes
-        if masked is None:
-            return StreamReader(
-                hide_usage=hides,
-                choices=call.choices,
-                hide_continuous_usage=hides_continuous,
-                max_event_bytes=most,
-            )
-        return RestoringReader(
-            Restorer(masked),
+        reader_of = StreamReader if masked is None else functools.partial(RestoringReader, Restorer(masked))
+        return reader_of(
             hide_usage=hides,
             choices=call.choices,
             hide_continuous_usage=hides_continuous,
-            max_event_bytes=most,
+            max_event_bytes=self._services.max_event_bytes,
         )
 
-    def _end_of_stream(self, reader: StreamReader, last: bytes) -> Ended:
+    def _end_of_stream(self, last: bytes) -> Ended:
         self._take_notes()
         result = self._succeeded(self._metered())
         self._last = last

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from gateway.core.balancing import (
     INITIAL_BYTES_PER_TOKEN,
-    LEARN_FROM_TOKENS,
     LEAST_BYTES_PER_TOKEN,
     MEASURED_FOR_SECONDS,
     MOST_BYTES_PER_TOKEN,
@@ -19,6 +18,7 @@ from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.catalog import Api
 from gateway.core.errors import FailureKind, UpstreamFailure
 from gateway.core.replica_state import BUSY_SECONDS, FailureAttribution, ReplicaState
+from gateway.core.text_size import LEARN_FROM_TOKENS
 from tests.core.builders import deployment, local
 
 NOW = 1000.0

@@ -8,13 +8,13 @@ from fractions import Fraction
 
 import msgspec
 
-from gateway.core.balancing import LEARN_FROM_TOKENS
 from gateway.core.catalog import Api, Deployment
 from gateway.core.media import NO_MEDIA
 from gateway.core.pool_cost import PoolTerms, Weights
 from gateway.core.pricing import PriceBook
 from gateway.core.rates import Rates
 from gateway.core.record import RecordedFacts
+from gateway.core.text_size import LEARN_FROM_TOKENS
 from gateway.finance.tco.sources import TcoSources
 from gateway.ledger.past_attempts import PastAnswer, PastAttempts
 from gateway.ledger.pool_costs import PoolSums, pool_sums
