@@ -1,12 +1,13 @@
 """What routing depends on: one immutable value for each version of the file."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
 from gateway.core.catalog import Api, Deployment, Model
 from gateway.core.errors import ModelNotFound
+from gateway.core.retirement import ever_serving
 from gateway.core.tenancy import Principal
 
 # A name that is not known comes from outside, and to compare two takes the product of their lengths.
@@ -53,22 +54,9 @@ def tokenizer_of(policy: Policy, model: str, api: Api) -> str | None:
     None where one of them is not known, or where they differ: then the same ids say different things.
     """
     found = policy.models.get(model)
-    tokenizers = {
-        item.tokenizer for item in _all_serving(policy, found.use if found else ()) if api in item.serves
-    }
+    serving = ever_serving(found.use if found else (), policy.deployments)
+    tokenizers = {item.tokenizer for item in serving if api in item.serves}
     return tokenizers.pop() if len(tokenizers) == 1 else None
-
-
-def _all_serving(policy: Policy, use: Sequence[Deployment]) -> list[Deployment]:
-    """Deployments of a model, and those that take their place some day."""
-    serving = {item.name: item for item in use}
-    waiting = list(use)
-    while waiting:
-        for name in waiting.pop().successors:
-            if name not in serving and name in policy.deployments:
-                serving[name] = policy.deployments[name]
-                waiting.append(serving[name])
-    return list(serving.values())
 
 
 def _hint(asked: str, known: list[str]) -> str:

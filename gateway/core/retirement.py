@@ -63,6 +63,18 @@ def serving_set(model: Model, era: Era, deployments: Mapping[str, Deployment]) -
     return ServingSet(tuple(met.values()), serving_for)
 
 
+def ever_serving(use: Iterable[Deployment], deployments: Mapping[str, Deployment]) -> list[Deployment]:
+    """Those of a model, and those that take their place some day, each once."""
+    serving = {item.name: item for item in use}
+    waiting = list(serving.values())
+    while waiting:
+        for name in waiting.pop().successors:
+            if name not in serving and name in deployments:
+                serving[name] = deployments[name]
+                waiting.append(serving[name])
+    return list(serving.values())
+
+
 def _serving(
     item: Deployment,
     era: Era,

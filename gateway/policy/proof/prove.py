@@ -15,6 +15,7 @@ from gateway.core.catalog import Deployment
 from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
 from gateway.core.facts import Moment
 from gateway.core.policy import Policy
+from gateway.core.retirement import ever_serving
 from gateway.core.route import Routes
 from gateway.core.sent import Sent
 from gateway.policy.proof.boundaries import boundary_holes
@@ -175,9 +176,7 @@ class _Prover:
 
 def _outages(use: tuple[Deployment, ...], known: Mapping[str, Deployment]) -> list[frozenset[str]]:
     """Which of a model's deployments and successors are down: every mix of a few, else one or all but one."""
-    names = {item.name for item in use}
-    while more := {name for item in names for name in known[item].successors if name in known} - names:
-        names |= more
+    names = {item.name for item in ever_serving(use, known)}
     if len(names) <= FEW:
         sizes = range(1, len(names) + 1)
         return [frozenset(mix) for size in sizes for mix in itertools.combinations(sorted(names), size)]
