@@ -12,7 +12,7 @@ from gateway.core.replica_state import ReplicaState
 from gateway.core.stated_limits import StatedLimits
 from gateway.core.text_size import LEARN_FROM_TOKENS, TokenRatios
 from gateway.dialects.refusals import Remedy
-from gateway.dialects.table import TABLE, ServerDialect
+from gateway.dialects.table import ServerDialect
 
 # How much one new observation moves a learned average.
 SMOOTHING = 0.1
@@ -61,7 +61,7 @@ class ReplicaSet:
         self.replicas = replicas
         # Not of the replica's state, which outlives a change of the deployment's credentials.
         self.heads = {state: request_heads(deployment, state.replica) for state in replicas}
-        self.dialect: ServerDialect = deployment.dialect or TABLE[deployment.provider]
+        self.dialect: ServerDialect = deployment.server_dialect
         self.pace = Pace()
         self.ratios = TokenRatios()
         self._turn = 0

@@ -9,7 +9,7 @@ import msgspec
 from gateway.core.conditions import Condition
 from gateway.core.endpoint import Endpoint, IpNetwork
 from gateway.core.rates import Price
-from gateway.dialects.table import ServerDialect
+from gateway.dialects.table import TABLE, ServerDialect
 
 
 class Modality(enum.StrEnum):
@@ -177,6 +177,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     in_own_zone: bool = False
     lines: Mapping[str, int] = {}
     later_prices: tuple[DatedPrice, ...] = ()
+
+    @property
+    def server_dialect(self) -> ServerDialect:
+        return self.dialect or TABLE[self.provider]
 
     def price_listed_at(self, at: int) -> Price:
         """The configuration's price at `at` (UTC microseconds)."""

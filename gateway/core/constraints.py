@@ -15,7 +15,6 @@ from gateway.core.errors import (
 )
 from gateway.core.estimate import REFUSED_ABOVE, Estimate
 from gateway.dialects.outgoing import refused_members
-from gateway.dialects.table import TABLE, ServerDialect
 
 
 class Constraint(enum.StrEnum):
@@ -78,7 +77,7 @@ def static_reason(  # noqa: PLR0911  # one return for each constraint, in the or
     if lacking := (call.needs & checked) - deployment.supports:
         detail = f"does not support {_listed(lacking)}"
         return Excluded(name, Constraint.CAPABILITY, detail, lines.get("supports"))
-    if call.members and (refused := refused_members(call.members, _dialect(deployment))):
+    if call.members and (refused := refused_members(call.members, deployment.server_dialect)):
         detail = f"refuses {_listed(refused)}, which it does not allow clients to set"
         return Excluded(name, Constraint.FIELD, detail, lines.get("dialect"))
     if deployment.zone not in allowed.zones:
@@ -87,10 +86,6 @@ def static_reason(  # noqa: PLR0911  # one return for each constraint, in the or
     if deployment.license_conflict is not None:
         return Excluded(name, Constraint.LICENSE, deployment.license_conflict, lines.get("license"))
     return _remote_reason(deployment, allowed) if call.media.is_remote else None
-
-
-def _dialect(deployment: Deployment) -> ServerDialect:
-    return deployment.dialect or TABLE[deployment.provider]
 
 
 def _remote_reason(deployment: Deployment, allowed: ClassZones) -> Excluded | None:

@@ -260,14 +260,8 @@ def _tool_needs(tools: list[Any]) -> set[Capability]:
     """Tools that are no functions run at the upstream, or are called in another form."""
     kinds = {str(tool.get("type") or "function") for tool in tools if isinstance(tool, dict)} - {"function"}
     searches = {kind for kind in kinds if "web_search" in kind}
-    return {
-        capability
-        for capability, found in (
-            (Capability.WEB_SEARCH, searches),
-            (Capability.CUSTOM_TOOLS, kinds - searches),
-        )
-        if found
-    }
+    needs = {Capability.WEB_SEARCH} if searches else set()
+    return needs | {Capability.CUSTOM_TOOLS} if kinds - searches else needs
 
 
 def _speaks(body: Mapping[str, Any]) -> bool:
