@@ -4,11 +4,9 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from gateway.config.kinds import (
     BLANK,
-    PLAIN,
     AllowBlank,
     Amount,
     Blank,
@@ -26,6 +24,7 @@ from gateway.config.kinds import (
     Share,
     Text,
     Usd,
+    refusal,
     usd_amount,
 )
 from gateway.config.prices import Price
@@ -65,9 +64,7 @@ Capability = Literal[
 
 def _steering_field(value: str) -> str:
     if value not in STEERING:
-        raise PydanticCustomError(
-            PLAIN, "is no field that the gateway holds back: every other field is passed on anyway"
-        )
+        raise refusal("is no field that the gateway holds back: every other field is passed on anyway")
     return value
 
 

@@ -6,9 +6,8 @@ from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
-from gateway.config.kinds import PLAIN, AllowBlank, Count, Name, Section, Text, Usd
+from gateway.config.kinds import AllowBlank, Count, Name, Section, Text, Usd, refusal
 from gateway.core.pricing import STANDARD
 from gateway.core.rates import STANDARD_TIERS, TIER_NAMES
 from gateway.core.usage import REQUESTS, SEARCH_QUERIES
@@ -21,10 +20,9 @@ _MILLION = 10**6
 
 def _unit(name: str) -> str:
     if UNIT.fullmatch(name) is None:
-        raise PydanticCustomError(
-            PLAIN,
+        raise refusal(
             "is no unit: use cache_write, cache_write_1h, output_reasoning, input_image, cached_audio ..., "
-            "or input_NAME and output_NAME for what an upstream counts as NAME_tokens",
+            "or input_NAME and output_NAME for what an upstream counts as NAME_tokens"
         )
     return name
 
@@ -32,7 +30,7 @@ def _unit(name: str) -> str:
 def _tier(name: str) -> str:
     if name in STANDARD_TIERS or name in TIER_NAMES:
         meant = TIER_NAMES.get(name, "the price itself")
-        raise PydanticCustomError(PLAIN, "is another name of {meant}: write that", {"meant": meant})
+        raise refusal(f"is another name of {meant}: write that")
     return name
 
 
@@ -40,13 +38,13 @@ def _time(text: str) -> str:
     try:
         minute_of(text)
     except ValueError as exc:
-        raise PydanticCustomError(PLAIN, "must be a time of day such as 04:30") from exc
+        raise refusal("must be a time of day such as 04:30") from exc
     return text
 
 
 def _day(text: str) -> str:
     if text not in DAYS:
-        raise PydanticCustomError(PLAIN, "must be one of mon, tue, wed, thu, fri, sat, sun")
+        raise refusal(f"must be one of {', '.join(DAYS)}")
     return text
 
 
