@@ -130,6 +130,10 @@ def set_price(
     given |= {"input_audio": input_audio, "output_audio": output_audio}
     for one in unit or []:
         name, _, usd = one.partition("=")
+        if not name or not usd or name in (*given, *PARTS):
+            raise typer.BadParameter(
+                f"{one!r}: write another unit and its price, as cache_write=3.75", param_hint="--unit"
+            )
         given[name] = usd
     found = built(config)
     if not is_new:

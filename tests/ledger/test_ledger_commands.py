@@ -18,6 +18,7 @@ from tests.ledger.ledger_records import make, run
 Database = Any
 
 SET = ["prices", "set", "vllm", "scout"]
+RATES = ["--from", "2026-02-01", "--input", "1", "--output", "1"]
 
 
 @pytest.fixture
@@ -96,6 +97,10 @@ def test_what_was_done_is_told_as_json_too(config: Path) -> None:
             "must be >= 0",
         ),
         (["prices", "import", "/nowhere.csv"], "No such file"),
+        ([*SET, *RATES, "--unit", "cache_write"], "'cache_write': write another unit"),
+        ([*SET, *RATES, "--unit", "=3"], "'=3': write another unit"),
+        ([*SET, *RATES, "--unit", "provider=azure"], "'provider=azure': write another unit"),
+        ([*SET, *RATES, "--unit", "output_image=1", "--unit", "output_image=2"], "'output_image=2': write"),
     ],
 )
 def test_wrong_words_are_told_in_a_line(config: Path, words: list[str], said: str) -> None:
