@@ -16,6 +16,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.parse import parse_call
 from gateway.core.tenancy import Tenancy
 from gateway.policy.explain import DecisionQuestion
+from gateway.policy.proof.witness import MEMBERS, PARTS, add_members
 from gateway.proxy.auth import digest
 from gateway.proxy.entrances import entrance_of
 
@@ -87,23 +88,8 @@ def body_of(model: str, text: str, modalities: list[str], members: dict[str, Any
     ).encode()
 
 
-_PARTS: Final[dict[str, dict[str, Any]]] = {
-    "image": {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-    "audio": {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
-    "video": {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
-    "file": {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}},
-}
-_NEEDS: Final[dict[str, dict[str, Any]]] = {
-    "tools": {"tools": [{"type": "function", "function": {"name": "sample"}}]},
-    "json_schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "sample"}}},
-    "logprobs": {"logprobs": True},
-    "n": {"n": 2},
-    "reasoning": {"reasoning_effort": "high"},
-    "functions": {"functions": [{"name": "sample"}]},
-    "custom_tools": {"tools": [{"type": "custom", "custom": {"name": "sample"}}]},
-    "web_search": {"web_search_options": {}},
-    "audio_output": {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
-}
+_PARTS: Final = {kind.value: part for kind, part in PARTS.items()}
+_NEEDS: Final = {need.value: members for need, members in MEMBERS.items()}
 MODALITIES: Final = ("text", *_PARTS)
 NEEDS: Final = tuple(_NEEDS)
 
@@ -114,12 +100,6 @@ def members_for(needs: list[str]) -> dict[str, Any]:
     for need in needs:
         add_members(made, _NEEDS[need])
     return made
-
-
-def add_members(made: dict[str, Any], members: dict[str, Any]) -> None:
-    """Add `members` to a body; lists of both are joined."""
-    for name, value in members.items():
-        made[name] = [*made.get(name, ()), *value] if isinstance(value, list) else value
 
 
 def question(

@@ -44,7 +44,11 @@ def explain(
     text: Annotated[str, typer.Option(help="The prompt.")] = "sample",
     modality: Annotated[list[str] | None, typer.Option(help="image, audio, video or file.")] = None,
     need: Annotated[
-        list[str] | None, typer.Option(help="tools, json_schema, logprobs, n, reasoning.")
+        list[str] | None,
+        typer.Option(
+            help="tools, json_schema, logprobs, n, reasoning, functions, custom_tools, web_search or "
+            "audio_output."
+        ),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="It streams.")] = False,
     max_output_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the output.")] = None,

@@ -123,7 +123,8 @@ class _Prover:
         feature = nearest.feature if len(pairs) == 1 else ""
         return msgspec.structs.replace(nearest, feature=feature, on_purpose=False)
 
-    def _named_in_vain(self, key: Key, model: str, found: Mapping[str, Unusable | None]) -> str | None:
+    @staticmethod
+    def _named_in_vain(key: Key, model: str, found: Mapping[str, Unusable | None]) -> str | None:
         """The feature of `key`, when the key names `model` and none of its features can use it."""
         features = (key.feature, *key.features)
         in_vain = key.models is not None and model in key.models and all(found.get(name) for name in features)
@@ -137,10 +138,10 @@ class _Prover:
         if not any(item.may_use(name) for item in with_key):
             return Unusable(feature=feature, model=name, reason=NO_KEY, on_purpose=True)
         served = {api for deployment in space.model.use for api in deployment.serves}
+        # That nothing serves such requests is no reason: others may be meant.
+        kinds = [kind for kind in space.kinds() if kind.api in served]
         refusals: list[GatewayError] = []
-        for case in self._cases_of(space, feature):
-            if case.kind.api not in served:
-                continue  # that nothing serves such requests is no reason: others may be meant
+        for case in space.cases(kinds, for_each_principal=True, feature=feature):
             plan = routes.decide(case, moment)
             if isinstance(plan, Sent):
                 return None
@@ -149,15 +150,6 @@ class _Prover:
         told = (meant or refusals)[:1]
         reason = told[0].message if told else "no request can be made of it"
         return Unusable(feature=feature, model=name, reason=reason, on_purpose=bool(meant))
-
-    @staticmethod
-    def _cases_of(space: Space, feature: str) -> Iterator[Case]:
-        for principal in (item for item in space.principals if item.feature == feature):
-            for privacy in space.classes(principal):
-                for kind in space.kinds():
-                    tools = "tools" in kind.needs
-                    for rule in space.possible_rules(principal, privacy, kind.modalities, tools):
-                        yield Case(space.model, principal, privacy, kind, rule)
 
     def _routes(self, down: frozenset[str]) -> CaseRoutes:
         fleet = Fleet(self._built.policy.deployments.values())

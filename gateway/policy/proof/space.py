@@ -62,14 +62,18 @@ class Space:
         classes = self._policy.classes
         return classes[classes.index(principal.floor) :]
 
-    def cases(self, kinds: Iterable[RequestKind], *, for_each_principal: bool = False) -> Iterator[Case]:
+    def cases(
+        self, kinds: Iterable[RequestKind], *, for_each_principal: bool = False, feature: str | None = None
+    ) -> Iterator[Case]:
         """Every class and rule that can occur with each of `kinds`, once, with a principal for whom it does.
 
-        `for_each_principal`: once for each such principal.
+        `for_each_principal`: once for each such principal. `feature`: only for its principals.
         """
         seen: set[tuple[str, int, RequestKind]] = set()
         listed = tuple(kinds)
         for principal in self.principals:
+            if feature is not None and principal.feature != feature:
+                continue
             if for_each_principal:
                 seen = set()
             for privacy in self.classes(principal):

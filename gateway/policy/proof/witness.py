@@ -1,7 +1,7 @@
 """A concrete request that shows a hole."""
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 from gateway.config.build import Built
 from gateway.core.catalog import Api, Capability, Modality
@@ -11,13 +11,13 @@ from gateway.policy.explain import FEATURE_HEADER, PRIVACY_HEADER
 from gateway.policy.proof.results import Hole
 from gateway.policy.proof.space import NO_RULE, Case
 
-_PARTS: dict[Modality, dict[str, Any]] = {
+PARTS: Final[dict[Modality, dict[str, Any]]] = {
     Modality.IMAGE: {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
     Modality.AUDIO: {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
     Modality.VIDEO: {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
     Modality.FILE: {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}},
 }
-_MEMBERS: dict[Capability, dict[str, Any]] = {
+MEMBERS: Final[dict[Capability, dict[str, Any]]] = {
     Capability.TOOLS: {"tools": [{"type": "function", "function": {"name": "sample"}}]},
     Capability.JSON_SCHEMA: {
         "response_format": {"type": "json_schema", "json_schema": {"name": "sample", "schema": {}}}
@@ -67,14 +67,19 @@ def body(case: Case) -> dict[str, Any]:
     if kind.api is Api.COMPLETIONS:
         made["prompt"] = "sample"
     else:
-        parts = [_PARTS[item] for item in Modality if item in kind.modalities and item in _PARTS]
+        parts = [PARTS[item] for item in Modality if item in kind.modalities and item in PARTS]
         content: Any = [{"type": "text", "text": "sample"}, *parts] if parts else "sample"
         made["messages"] = [{"role": "user", "content": content}]
     for need in Capability:
         if need in kind.needs:
-            for name, value in _MEMBERS[need].items():
-                made[name] = [*made.get(name, ()), *value] if isinstance(value, list) else value
+            add_members(made, MEMBERS[need])
     return made
+
+
+def add_members(made: dict[str, Any], members: dict[str, Any]) -> None:
+    """Add `members` to a body; lists of both are joined."""
+    for name, value in members.items():
+        made[name] = [*made.get(name, ()), *value] if isinstance(value, list) else value
 
 
 def _path(case: Case, plan: Sent, index: int, moment: Moment, down: frozenset[str]) -> str:

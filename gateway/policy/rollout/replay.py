@@ -14,13 +14,12 @@ from gateway.config.build import Built
 from gateway.core.balancing import Fleet, ReplicaSet
 from gateway.core.breaker import FAILURES_TO_OPEN
 from gateway.core.call import Call
-from gateway.core.catalog import Api, Capability, Deployment, Modality, Model, Objective
+from gateway.core.catalog import Api, Capability, Modality, Model, Objective
 from gateway.core.causes import ENTITIES, TOKEN_IDS, UNMASKED, UNREADABLE, kind_of
 from gateway.core.errors import GatewayError, InvalidApiKey, InvalidRequest, PermissionDenied
 from gateway.core.facts import Facts, Moment
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook, flat_cost
-from gateway.core.rates import Price
 from gateway.core.record import PoolState, RecordedFacts
 from gateway.core.route import Refused, Routes
 from gateway.core.screening import Classified, Screening
@@ -89,8 +88,11 @@ class ReplayEvaluator:
         self._built = built
         self._policy = built.policy
         self._reference = reference
-        self._prices = prices
         self._now = now
+        at = int(now * _MICROSECONDS)
+        self._price_of = {
+            name: prices.price_of(deployment, at) for name, deployment in built.policy.deployments.items()
+        }
         self._fleet = _with_observations(Fleet(built.policy.deployments.values()), latest)
         self._routes = Routes(built.policy, self._fleet, prices, built.tenancy.time_zone)
         self._keys: Mapping[str, KeyEntry] = {entry.name: entry for entry in built.tenancy.keys.values()}
@@ -143,8 +145,7 @@ class ReplayEvaluator:
     @property
     def bands(self) -> set[int]:
         """How much a request may read before another price holds, for every price."""
-        prices = (self._price(deployment) for deployment in self._policy.deployments.values())
-        return {tokens for price in prices for tokens, _, _ in price.steps}
+        return {tokens for price in self._price_of.values() for tokens, _, _ in price.steps}
 
     def cost(self, outcome: Outcome, usage: Usage, tier: str | None, above: int) -> int:
         """What `usage` costs where it goes, at the price of now in nano-USD; 0 where it goes nowhere.
@@ -153,11 +154,7 @@ class ReplayEvaluator:
         """
         if not isinstance(outcome, RoutedTo):
             return 0
-        price = self._price(self._policy.deployments[outcome.deployment])
-        return flat_cost(price.rates(tier).for_input(above + 1), usage)
-
-    def _price(self, deployment: Deployment) -> Price:
-        return self._prices.price_of(deployment, int(self._now * _MICROSECONDS))
+        return flat_cost(self._price_of[outcome.deployment].rates(tier).for_input(above + 1), usage)
 
     def evaluate(self, request: PastRequest) -> ReplayedDecision:
         """What becomes of `request`."""
