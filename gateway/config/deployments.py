@@ -18,6 +18,7 @@ from gateway.config.kinds import VISIBLE_ASCII
 from gateway.config.prices import price_list
 from gateway.config.proxies import proxy_of
 from gateway.core import catalog
+from gateway.core.calendar import start_of_day
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
 from gateway.core.money import nano_from_usd
 from gateway.core.rates import Price, Rates
@@ -158,11 +159,6 @@ def end_of_day(day: datetime.date, zone: ZoneInfo) -> float:
     """The moment after the last one of `day` in `zone`, UTC seconds since 1970."""
     following = day + datetime.timedelta(days=1)
     return datetime.datetime.combine(following, datetime.time(), zone).timestamp()
-
-
-def start_of_day(day: datetime.date, zone: ZoneInfo) -> int:
-    """The first moment of `day` in `zone`, UTC microseconds since 1970."""
-    return round(datetime.datetime.combine(day, datetime.time(), zone).timestamp() * 1_000_000)
 
 
 def parse_networks(cidrs: tuple[str, ...]) -> tuple[IpNetwork, ...] | None:

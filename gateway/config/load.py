@@ -130,7 +130,7 @@ def _loaded(
         return _refused(
             file, content, text, Problem(root.line, (), "is empty: write at least one section", file)
         )
-    if tree.root is None or not root.is_mapping:
+    if not isinstance(tree.root, source.Table):
         shape = Problem(root.line, (), "must be a mapping of sections, such as `server:`", file)
         return _refused(file, content, text, *(tree.problems or [shape]))
     read = tree.root if sections is None else _only(tree.root, sections)
@@ -166,13 +166,10 @@ def validated(
     ]
 
 
-def _only(root: source.Node | None, sections: Collection[str]) -> source.Node:
-    """`root`, a mapping, with no more than these of its sections."""
-    if not isinstance(root, source.Table):
-        raise TypeError("not a mapping of sections")
-    return source.Table(
-        root.line, {name: entry for name, entry in root.entries.items() if name in sections}, root.size
-    )
+def _only(root: source.Table, sections: Collection[str]) -> source.Table:
+    """`root` with no more than these of its sections."""
+    entries = {name: entry for name, entry in root.entries.items() if name in sections}
+    return source.Table(root.line, entries, root.size)
 
 
 def _proxies(

@@ -6,7 +6,8 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from gateway.config import catalogue as schema
-from gateway.config.deployments import replica_count, start_of_day
+from gateway.config.deployments import replica_count
+from gateway.core.calendar import start_of_day
 from gateway.core.money import nano_from_usd
 from gateway.core.pool_cost import MILLI, GpuPrice, Idle, PoolPlan, PoolTerms, Weights
 

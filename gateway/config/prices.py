@@ -9,11 +9,11 @@ from pydantic import AfterValidator, Field
 
 from gateway.config.kinds import AllowBlank, Count, Name, Section, Text, Usd, refusal
 from gateway.core.pricing import STANDARD
-from gateway.core.rates import STANDARD_TIERS, TIER_NAMES
+from gateway.core.rates import tier_meant
 from gateway.core.usage import REQUESTS, SEARCH_QUERIES
+from gateway.finance.price_sheet import DAYS, RATES
 from gateway.finance.tariffs import Amounts, Hours, Place, PriceList, completed, minute_of, scaled
 
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 UNIT = re.compile(r"(input|cached|output)_[a-z0-9_]+|cache_write(_\d+[mh])?(_audio)?")
 _MILLION = 10**6
 
@@ -28,9 +28,9 @@ def _unit(name: str) -> str:
 
 
 def _tier(name: str) -> str:
-    if name in STANDARD_TIERS or name in TIER_NAMES:
-        meant = TIER_NAMES.get(name, "the price itself")
-        raise refusal(f"is another name of {meant}: write that")
+    meant = tier_meant(name)
+    if meant is not None:
+        raise refusal(f"is another name of {'the price itself' if meant == STANDARD else meant}: write that")
     return name
 
 
@@ -174,14 +174,7 @@ def _tiers(price: Price) -> Mapping[str, TierPrice]:
 
 def _amounts(part: Price | PartPrice) -> Amounts:
     """USD a unit of what is given."""
-    given = {
-        "input_text": part.input,
-        "cached_text": part.cached_input,
-        "output_text": part.output,
-        "input_audio": part.input_audio,
-        "output_audio": part.output_audio,
-        **part.units,
-    }
+    given = {**{unit: getattr(part, name) for name, unit in RATES.items()}, **part.units}
     return {unit: usd / _MILLION for unit, usd in given.items() if usd is not None}
 
 

@@ -141,6 +141,11 @@ def _months(year: int, first: int, count: int) -> Days:
     return Days(dt.date(year, first, 1), dt.date(year + (last - 1) // 12, (last - 1) % 12 + 1, 1))
 
 
+def start_of_day(date: dt.date, zone: dt.tzinfo) -> int:
+    """The first moment of `date` in `zone`, in UTC microseconds since 1970."""
+    return (_midnight(date, zone) - _EPOCH) // _MICROSECOND
+
+
 def _midnight(date: dt.date, zone: dt.tzinfo) -> dt.datetime:
     return dt.datetime.combine(date, dt.time(), zone)
 

@@ -13,6 +13,12 @@ STANDARD_TIERS = frozenset({"default", "standard", "auto", "on_demand"})
 # Names for one tier: the one that lists have.
 TIER_NAMES = {"batches": "batch", "fast": "priority"}
 
+
+def tier_meant(name: str) -> str | None:
+    """The tier that `name` is another name of, "standard" for the first column; None: it is its own."""
+    return "standard" if name in STANDARD_TIERS else TIER_NAMES.get(name)
+
+
 _FIELDS = {
     "input_text": "input",
     "cached_text": "cached_input",
