@@ -6,14 +6,20 @@ Imports stand inside the command: it loads only what it needs.
 
 import datetime as dt
 import enum
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands.options import DEFAULT_FILE, ConfigOption, exit_on_ledger_error, month, report_file
+from gateway.commands.options import (
+    DEFAULT_FILE,
+    ConfigOption,
+    exit_on_ledger_error,
+    month,
+    report_file,
+    write_out,
+)
 from gateway.core import calendar
 from gateway.core.catalog import Provider
 from gateway.core.focus import Version, focus_table
@@ -96,11 +102,7 @@ def focus(
         charges = charges_of(found.ledger_url, first, zone, sides, with_tags=tags)
         table = focus_table(charges, version, found.settings.org.name, billing)
         content = encoded(table, FileFormat(chosen))
-        if out is None:
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-        else:
-            out.write_bytes(content)
+        write_out(content, out)
 
 
 def _given(deployments: Mapping[str, "Deployment"], setting: str) -> dict[str, str]:

@@ -18,12 +18,12 @@ from gateway.commands.options import (
     TextFormatOption,
     built,
     exit_on_ledger_error,
-    microseconds,
     month,
     month_after,
     now_microseconds,
     report_file,
 )
+from gateway.core.calendar import start_of_day
 from gateway.core.pricing import usd_text
 
 ledger_app = typer.Typer(
@@ -98,7 +98,7 @@ def close(
 
     found = built(config)
     first = month_after(month(period))
-    before = microseconds(first, found.tenancy.time_zone)
+    before = start_of_day(first, found.tenancy.time_zone)
     if not yes:
         typer.confirm(f"Close {period} and everything before it for good?", abort=True, err=True)
     with exit_on_ledger_error("ledger close", PeriodRefused):
@@ -120,7 +120,7 @@ def prune(
 
     found = built(config)
     first = month(before)
-    end = microseconds(first, found.tenancy.time_zone)
+    end = start_of_day(first, found.tenancy.time_zone)
     if not yes:
         typer.confirm(f"Delete every row before {before} for good?", abort=True, err=True)
     with exit_on_ledger_error("ledger prune", PeriodRefused):

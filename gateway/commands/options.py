@@ -3,6 +3,7 @@
 import datetime as dt
 import enum
 import os
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,14 +116,18 @@ def month_after(first: dt.date) -> dt.date:
     return (first + dt.timedelta(days=32)).replace(day=1)
 
 
-def microseconds(day: dt.date, zone: dt.tzinfo) -> int:
-    """The first moment of `day` in `zone`, in UTC microseconds since 1970."""
-    return (dt.datetime.combine(day, dt.time(), zone) - _EPOCH) // _MICROSECOND
-
-
 def now_microseconds() -> int:
     """UTC microseconds since 1970."""
     return (dt.datetime.now(dt.UTC) - _EPOCH) // _MICROSECOND
+
+
+def write_out(content: bytes, out: Path | None) -> None:
+    """To the file `out`, or to standard output where there is none."""
+    if out is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        out.write_bytes(content)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from gateway.commands.options import (
     TextFormatOption,
     built,
     exit_on_ledger_error,
-    microseconds,
     now_microseconds,
 )
+from gateway.core.calendar import start_of_day
 from gateway.core.pricing import usd_text
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def reprice_rows(
         name: Source(one.provider, one.model, one.price, one.later_prices)
         for name, one in found.policy.deployments.items()
     }
-    span = (microseconds(since.date(), zone), microseconds(until.date(), zone))
+    span = (start_of_day(since.date(), zone), start_of_day(until.date(), zone))
     if span[0] >= span[1]:
         raise typer.BadParameter("must be a day after --since", param_hint="--until")
     with exit_on_ledger_error("prices reprice"):
@@ -291,7 +291,7 @@ def _advise(found: "Built", versions: "Sequence[PriceVersion]") -> None:
 
 def _check_columns(row: Mapping[str, Any]) -> None:
     from gateway.config.prices import UNIT  # noqa: PLC0415
-    from gateway.core.rates import STANDARD_TIERS, TIER_NAMES  # noqa: PLC0415
+    from gateway.core.rates import tier_meant  # noqa: PLC0415
     from gateway.finance.price_sheet import EACH, RATES  # noqa: PLC0415
 
     known = (*FIELDS, *RATES, *EACH, *PARTS)
@@ -305,8 +305,7 @@ def _check_columns(row: Mapping[str, Any]) -> None:
     if _SURPLUS in row:
         raise ValueError("has more values than the first line has columns")
     tier = row.get("tier") or "standard"
-    if tier != "standard" and (tier in STANDARD_TIERS or tier in TIER_NAMES):
-        meant = TIER_NAMES.get(tier, "standard")
+    if tier != "standard" and (meant := tier_meant(tier)) is not None:
         raise ValueError(f"unknown tier {tier}; known are {', '.join(TIERS)}: write {meant}")
     if not row.get("provider") or not row.get("model"):
         raise ValueError("needs provider and model, as the deployment has them")
@@ -333,7 +332,7 @@ def _versions(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -
                 provider=provider,
                 model=model,
                 tier=tier,
-                effective_from=microseconds(day, found.tenancy.time_zone),
+                effective_from=start_of_day(day, found.tenancy.time_zone),
                 version=version,
                 rates=rates_of_lines(line for _, line in parts),
                 entered_at=now_microseconds(),

@@ -21,6 +21,7 @@ from gateway.commands.options import (
     UntilOption,
     exit_on_ledger_error,
     report_file,
+    write_out,
 )
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ def usage(
                 _print(rows, question.dimensions.names)
             return
         content = usage_document(rows, question, form)
-        if out is None:
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-        else:
-            out.write_bytes(content)
+        write_out(content, out)
 
 
 def _form_of(out: Path | None) -> UsageFormat:
