@@ -66,7 +66,7 @@ async def _count(scenario: str, title: str) -> CallReport:
 
     loop = asyncio.get_running_loop()
     assert isinstance(loop, whole.CountedLoop)
-    loop.events = whole.upstream_events(stream=False, continuous_usage=False)
+    loop.events = whole.upstream_events()
     found = whole.ConfigFile(whole.CONFIG, os.environ).read()
     assert found.built is not None, found.problems
     gateway = whole.Gateway(found.built)

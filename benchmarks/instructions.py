@@ -1,6 +1,7 @@
 """Instructions that one request costs, counted by callgrind: the same number whatever else the machine does.
 
     python -m benchmarks.instructions              # a chat request of 700 bytes, everything on
+    python -m benchmarks.instructions --details    # the same, usage with cached and reasoning tokens
     python -m benchmarks.instructions --stream     # a stream of 100 chunks
     python -m benchmarks.instructions --continuous-usage    # the same, each chunk with its usage
 
@@ -48,6 +49,7 @@ def count(
     *,
     stream: bool = False,
     continuous_usage: bool = False,
+    details: bool = False,
     requests: int = COUNTED_REQUESTS,
     python: str = sys.executable,
 ) -> Counted:
@@ -62,6 +64,7 @@ def count(
             *("--warm", str(WARM_REQUESTS), "--counted", str(requests), "--folder", name),
             *(("--stream",) if stream else ()),
             *(("--continuous-usage",) if continuous_usage else ()),
+            *(("--details",) if details else ()),
         ]
         # A fixed seed: the order of sets and dictionaries, and with it the count, is the same each time.
         environment = {**os.environ, **_environment(folder), "PYTHONHASHSEED": "0"}
@@ -110,6 +113,9 @@ def main() -> int:
     parser.add_argument(
         "--continuous-usage", action="store_true", help="a stream of 100 chunks, each with its usage"
     )
+    parser.add_argument(
+        "--details", action="store_true", help="one answer whose usage tells cached and reasoning tokens"
+    )
     parser.add_argument("--requests", type=int, default=COUNTED_REQUESTS, help="how many are counted")
     parser.add_argument("--most", type=int, help="exit 1 if the request thread needs more than this")
     options = parser.parse_args()
@@ -117,6 +123,7 @@ def main() -> int:
         found = count(
             stream=options.stream or options.continuous_usage,
             continuous_usage=options.continuous_usage,
+            details=options.details,
             requests=options.requests,
         )
     except CannotCount as exc:

@@ -157,10 +157,12 @@ class CountedLoop(uvloop.Loop):  # type: ignore[misc]  # has no types
         return await super().create_server(protocol_factory, *args, **options)
 
 
-def upstream_events(*, stream: bool, continuous_usage: bool) -> tuple[bytes, ...]:
+def upstream_events(
+    *, stream: bool = False, continuous_usage: bool = False, details: bool = False
+) -> tuple[bytes, ...]:
     """What the upstream writes, turn by turn."""
     if not stream:
-        body = wire.chat_answer()
+        body = wire.chat_answer(wire.DETAILS if details else None)
         return (stream_upstream.PLAIN % (len(body), body),)
     source = stream_upstream
     middle = (source.MIDDLE,) * (CHUNKS - 1)
@@ -178,7 +180,9 @@ def switch_counting(on: bool) -> None:
 async def count(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, CountedLoop)
-    loop.events = upstream_events(stream=options.stream, continuous_usage=options.continuous_usage)
+    loop.events = upstream_events(
+        stream=options.stream, continuous_usage=options.continuous_usage, details=options.details
+    )
     config = CONFIG
     if options.continuous_usage:
         config = options.folder / CONFIG.name
@@ -205,6 +209,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--continuous-usage", action="store_true")
+    parser.add_argument("--details", action="store_true")
     with asyncio.Runner(loop_factory=CountedLoop) as runner:
         runner.run(count(parser.parse_args()))
         os._exit(0)  # what is open has no other side that could close it

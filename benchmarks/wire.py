@@ -85,10 +85,23 @@ def image_request(model: str) -> bytes:
     return json.dumps(_chat({"role": "user", "content": parts}, 128, model), separators=(",", ":")).encode()
 
 
-def chat_answer() -> bytes:
-    """The static upstream's answer: a vLLM chat completion of 700 bytes with usage."""
-    message: dict[str, object] = {"role": "assistant", "content": REPLY}
-    usage = {"prompt_tokens": 171, "total_tokens": 249, "completion_tokens": 78}
+# What OpenAI tells beside the totals of a prompt that a cache knew, and of a model that reasons.
+DETAILS = {
+    "prompt_tokens_details": {"cached_tokens": 128, "audio_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 64,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
+}
+
+
+def chat_answer(details: Mapping[str, object] | None = None) -> bytes:
+    """The static upstream's answer: a chat completion of 700 bytes with usage, and its `details`."""
+    text = REPLY if details is None else REPLY[:160]
+    message: dict[str, object] = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": 171, "total_tokens": 249, "completion_tokens": 78, **(details or {})}
     document: dict[str, object] = {
         "id": "chatcmpl-6f1d2c3b4a5968778695a4b3c2d1e0f1",
         "object": "chat.completion",

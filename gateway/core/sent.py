@@ -44,7 +44,7 @@ from gateway.core.tenancy import Principal
 from gateway.core.text_size import LEARN_FROM_BYTES
 from gateway.core.trace_context import child_lines
 from gateway.core.usage import NO_USAGE, REQUESTS, Usage
-from gateway.core.wire_usage import Counts, WireUsage, plain_usage, usage_from_wire
+from gateway.core.wire_usage import Counts, WireUsage, usage_from_wire, usual_usage
 from gateway.dialects.outgoing import adapted
 from gateway.dialects.refusals import Remedy
 from gateway.dialects.table import ServerDialect, StreamOptions
@@ -440,9 +440,9 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         body: bytes | None = None,
     ) -> Metered:
         """Usage of an answer that has a usage object, at `now`. `body` is that of a whole one."""
-        plain = plain_usage(wire)
-        if plain is not None and plain.input_text and plain.output_text:
-            return Exact(plain, service_tier)
+        usual = usual_usage(wire)
+        if usual is not None and usual.input_text and usual.output_text:
+            return Exact(usual, service_tier)
         reading = usage_from_wire(wire)
         usage, tier = reading.usage, service_tier or reading.service_tier
         if usage.input_text and usage.output_text and not reading.reported and not reading.is_total_only:

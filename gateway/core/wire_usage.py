@@ -30,7 +30,7 @@ WireUsage = dict[str, Any]
 # Counts by name, as they were reported.
 Counts = tuple[tuple[str, int], ...]
 
-_PLAIN = frozenset(
+_USUAL = frozenset(
     {
         "prompt_tokens",
         "completion_tokens",
@@ -43,6 +43,7 @@ _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", 
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _TOKENS = "_tokens"
+_CACHED_TEXT = f"{CACHED}text"
 # Names in the details of a prompt that are no modality.
 _CACHE_READS = ("cached_tokens", "cache_read_tokens")
 _CACHE_WRITES = ("cache_write_tokens", "cache_creation_tokens")
@@ -79,12 +80,15 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 def usage_from_wire(wire: WireUsage) -> Reading:
     """Read `wire`. What is not a number where one belongs counts as left out."""
-    usage = plain_usage(wire)
+    usage = usual_usage(wire)
     return _read(wire) if usage is None else Reading(usage)
 
 
-def plain_usage(wire: WireUsage) -> Usage | None:
-    """The usage of an answer that says no more than how much was read and written; None: it says more."""
+def usual_usage(wire: WireUsage) -> Usage | None:
+    """The usage of an object as OpenAI and vLLM write it, without a doubt; None: it has to be read closely.
+
+    Its totals add up, and its details tell of nothing but cached and reasoning tokens within them.
+    """
     prompt, completion = wire.get("prompt_tokens"), wire.get("completion_tokens")
     if (
         type(prompt) is int
@@ -92,19 +96,40 @@ def plain_usage(wire: WireUsage) -> Usage | None:
         and 0 <= prompt <= MAX_TOKENS
         and 0 <= completion <= MAX_TOKENS
         and wire.get("total_tokens") == prompt + completion
-        # Three members are just these.
-        and (len(wire) == 3 or _is_plain(wire))
     ):
-        return Usage(prompt, completion)
+        # Three members are just these.
+        return Usage(prompt, completion) if len(wire) == 3 else _with_details(wire, prompt, completion)
     return None
 
 
-def _is_plain(wire: WireUsage) -> bool:
-    """Whether all that it has beside the totals is empty."""
-    details = (wire.get("prompt_tokens_details"), wire.get("completion_tokens_details"))
-    return wire.keys() <= _PLAIN and all(
-        one is None or (type(one) is dict and not any(one.values())) for one in details
-    )
+def _with_details(wire: WireUsage, prompt: int, completion: int) -> Usage | None:
+    if not wire.keys() <= _USUAL:
+        return None
+    cached = _only_detail(wire.get("prompt_tokens_details"), "cached_tokens", prompt)
+    reasoning = _only_detail(wire.get("completion_tokens_details"), "reasoning_tokens", completion)
+    if cached is None or reasoning is None:
+        return None
+    others: tuple[tuple[str, int], ...] = ()
+    if cached:
+        others = ((_CACHED_TEXT, cached),)
+    if reasoning:
+        others += ((REASONING, reasoning),)
+    return Usage(prompt - cached, completion - reasoning, others)
+
+
+def _only_detail(details: object, name: str, most: int) -> int | None:
+    """The count of `name`, where it is the only one in `details` and within `most`; None: there is more."""
+    found = 0
+    if details is None:
+        return found
+    if type(details) is not dict:
+        return None
+    for key, amount in details.items():
+        if amount:
+            if key != name or type(amount) is not int or not 0 < amount <= most:
+                return None
+            found = amount
+    return found
 
 
 class _Parts(msgspec.Struct):

@@ -200,3 +200,18 @@ def test_consistent_details_add_up_to_the_totals(prompt: int, completion: int, d
     assert found.reported == ()
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (prompt, completion, cached)
     assert (units.get("cache_write", 0), units.get("output_reasoning", 0)) == (write, reasoning)
+
+
+@given(prompt=st.integers(0, 50), completion=st.integers(0, 50), data=st.data())
+def test_the_usual_spelling_is_read_as_any_other(prompt: int, completion: int, data: st.DataObject):
+    """A member that says nothing makes the object an unusual one."""
+    amounts = st.sampled_from([0, 0, 1, prompt, completion, prompt + 1, completion + 1, -1]) | counts
+    drawn = st.none() | st.dictionaries(st.sampled_from(DETAILS), amounts, max_size=3)
+    usual = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": data.draw(drawn),
+        "completion_tokens_details": data.draw(drawn),
+    }
+    assert usage_from_wire(usual) == usage_from_wire({**usual, "note": None})
