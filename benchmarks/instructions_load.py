@@ -17,7 +17,7 @@ import uvloop
 
 from benchmarks import stream_upstream, wire
 from gateway.app import Gateway
-from gateway.assembly.building import tune_garbage_collector
+from gateway.garbage import collect_seldom
 from gateway.policy.rollout.config_file import ConfigFile
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ async def count(options: argparse.Namespace) -> None:
     assert found.built is not None, found.problems
     gateway = Gateway(found.built)
     await gateway.start()
-    tune_garbage_collector()
+    collect_seldom()
     load = Load(loop, stream=options.stream)
     await load.run(options.warm)
     await gateway.flush()

@@ -35,13 +35,13 @@ import msgspec
 import uvloop
 
 from gateway.core.record import Outcome, UsageRecord
+from gateway.garbage import collect_seldom
 from gateway.ledger.audit.keys import signer_from
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.frames import final_frame
 from gateway.ledger.journal.journal import Journal, JournalEntry
 from gateway.ledger.opening import open_ledger
-from gateway.ledger.process.lifetime import tune_garbage_collector
 from gateway.ledger.process.source import JournalSource
 from gateway.ledger.reports import usage_by
 from gateway.ledger.writer import JournalPosition
@@ -183,7 +183,7 @@ def main() -> None:
         place = Place(folder, url)
         journal = WrittenJournal(folder / "journal", options.rows, options.random_ids)
         trail = AuditTrail(signer_from("00" * 32), time.time, version="benchmark") if options.audit else None
-        tune_garbage_collector()
+        collect_seldom()
         print(json.dumps(measure_read(journal)), flush=True)
         print(json.dumps(uvloop.run(measure_drain(place, journal, trail))), flush=True)
         print(json.dumps(uvloop.run(measure_report(place, options.rows))), flush=True)

@@ -22,6 +22,7 @@ from gateway.commands.prices import prices_app
 from gateway.commands.replicas import replicas_app
 from gateway.commands.tco import tco
 from gateway.commands.usage import usage
+from gateway.garbage import collect_seldom, start_without_collecting
 
 if TYPE_CHECKING:
     from gateway.config.build import Built
@@ -129,6 +130,7 @@ def check(file: FileArgument = DEFAULT_FILE, without_secrets: WithoutSecretsOpti
 @app.command()
 def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> None:
     """Run the gateway until SIGTERM or SIGINT; open streams may finish first. SIGHUP reloads the file."""
+    start_without_collecting()
     from gateway.http.server.listening import PortTaken
     from gateway.ledger.errors import LedgerUnavailable
     from gateway.metrics.logs import configure_logs
@@ -197,15 +199,14 @@ def stop_signal() -> asyncio.Event:
 
 async def _serve(built: "Built", file: "ConfigFile") -> None:
     from gateway.app import Gateway
-    from gateway.assembly.building import tune_garbage_collector
 
     stop = stop_signal()
     gateway = Gateway(built, file)
+    collect_seldom()
     if not await gateway.start_unless(stop):
         return
     if gateway.reloader is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
-    tune_garbage_collector()
     typer.echo(f"tollway {__version__} serves {gateway.data_url}/v1 (admin {gateway.admin_url})", err=True)
     try:
         await stop.wait()
@@ -218,6 +219,7 @@ async def _supervise(loaded: "Loaded", built: "Built", workers: int) -> None:
 
     stop = stop_signal()
     supervisor = Supervisor(loaded, built.settings, workers)
+    collect_seldom()
 
     def announce() -> None:
         urls = f"{supervisor.data_url}/v1 (admin {supervisor.admin_url})"

@@ -1,6 +1,5 @@
 """The parts of a gateway that a checked configuration asks for, each by itself."""
 
-import gc
 import itertools
 import secrets
 import socket
@@ -34,17 +33,6 @@ _log = structlog.get_logger("tollway.app")
 MIB = 1024 * 1024
 
 Listeners: TypeAlias = tuple[socket.socket, socket.socket]  # of the data port and of the admin port
-
-
-def tune_garbage_collector() -> None:
-    """For a process that serves: what the start built lives as long as the process, so never scan it again.
-
-    The defaults run a full collection every few thousand requests, and each one stops the loop for as long
-    as it takes to look at every imported module. Reference counts free nearly everything a request makes.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def request_ids() -> Callable[[], str]:

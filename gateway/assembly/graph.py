@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 import msgspec
 
 from gateway import __version__
@@ -43,6 +43,9 @@ from gateway.replicas.health import HealthProber
 from gateway.replicas.progress import ProgressWatch
 from gateway.supervised import TaskRegistry
 from gateway.tokenizers.counter import PromptCounter
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -254,5 +257,11 @@ def _alerts(
     built: Built, admission: AnyAdmission, telemetry: PrometheusTelemetry, tasks: TaskRegistry
 ) -> BudgetAlerts:
     org = built.settings.org.name
-    client = httpx.AsyncClient(trust_env=built.settings.server.proxy_from_env)
-    return BudgetAlerts(admission, built.scopes, org, telemetry.budget_alerted, client, tasks)
+    trust_env = built.settings.server.proxy_from_env
+
+    def webhook_client() -> "httpx.AsyncClient":
+        import httpx  # noqa: PLC0415  # only where there is a webhook
+
+        return httpx.AsyncClient(trust_env=trust_env)
+
+    return BudgetAlerts(admission, built.scopes, org, telemetry.budget_alerted, webhook_client, tasks)

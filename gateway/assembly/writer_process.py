@@ -11,6 +11,8 @@ import socket
 import sys
 from contextlib import suppress
 
+from gateway.garbage import start_without_collecting
+
 NICENESS = 5  # where it shares a core with those who answer requests, they come first
 
 
@@ -24,6 +26,7 @@ def main() -> None:
         os.nice(NICENESS)
     owner, listening = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
 
+    start_without_collecting()
     # Only now, since they take long enough for a signal to come.
     from gateway.ledger.process.lifetime import run  # noqa: PLC0415
     from gateway.metrics.logs import configure_logs  # noqa: PLC0415

@@ -8,9 +8,8 @@ Of several workers the first to notice alerts.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import httpx
 import msgspec
 import structlog
 
@@ -20,6 +19,9 @@ from gateway.core.tenancy import Budget, Scope
 from gateway.core.windows import ROLLING_SECONDS, Per
 from gateway.ports import BudgetView
 from gateway.supervised import SupervisedTask, TaskRegistry
+
+if TYPE_CHECKING:
+    import httpx
 
 _log = structlog.get_logger("tollway.alerts")
 
@@ -48,7 +50,11 @@ class _Alert(msgspec.Struct, frozen=True):
 
 
 class BudgetAlerts:
-    """`start`, then `close`. `alerted` gets kind, name, window and percentage of each alert."""
+    """`start`, then `close`. `alerted` gets kind, name, window and percentage of each alert.
+
+    `make_client` makes the client of the webhooks, once there is one: its library takes longer to load than
+    all of this file's neighbours.
+    """
 
     def __init__(
         self,
@@ -56,13 +62,14 @@ class BudgetAlerts:
         scopes: Iterable[Scope],
         org: str,
         alerted: Alerted,
-        client: httpx.AsyncClient,
+        make_client: Callable[[], "httpx.AsyncClient"],
         tasks: TaskRegistry,
     ) -> None:
         self._store = store
         self._org = org
         self._alerted = alerted
-        self._client = client
+        self._make_client = make_client
+        self._client: httpx.AsyncClient | None = None
         self._watched = _watched(scopes)
         self._reached: dict[tuple[str, str, str, int], float] = {}
         # Kind, name and window of budgets that refused since the last look, and when these windows end.
@@ -80,6 +87,8 @@ class BudgetAlerts:
         if self._watched:
             self._looking.start(is_due=True)
             self._posting.start()
+        if any(budget.webhook is not None for budget in self._watched.values()):
+            self._connected()  # not with the first alert, when requests would wait for it
 
     def configure(self, scopes: Iterable[Scope]) -> None:
         """Watch the budgets of a new configuration. Percentages that were reached stay reached."""
@@ -90,7 +99,12 @@ class BudgetAlerts:
     async def close(self) -> None:
         await self._looking.close()
         await self._posting.close()
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _connected(self) -> "httpx.AsyncClient":
+        self._client = self._client or self._make_client()
+        return self._client
 
     def refused(self, error: BudgetExceeded) -> None:
         """A budget has refused a request. What is only held comes back by itself, and alerts nobody."""
@@ -193,9 +207,11 @@ class BudgetAlerts:
 
     async def post(self, alert: _Alert) -> None:
         """Post one alert, with pauses between the tries. Gives up after the last one."""
+        import httpx  # noqa: PLC0415  # loaded with the client
+
         for pause in (*PAUSES_SECONDS, None):
             try:
-                response = await self._client.post(alert.webhook, json=alert.body, timeout=POST_SECONDS)
+                response = await self._connected().post(alert.webhook, json=alert.body, timeout=POST_SECONDS)
                 if response.status_code < 400:
                     return
                 error = f"status {response.status_code}"

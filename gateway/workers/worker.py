@@ -15,8 +15,8 @@ import structlog
 import uvloop
 
 from gateway.app import Gateway
-from gateway.assembly.building import tune_garbage_collector
 from gateway.config.build import Built
+from gateway.garbage import collect_seldom
 from gateway.http.server.listening import PortTaken, join
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.metrics.logs import configure_logs
@@ -60,6 +60,7 @@ async def _work(own: socket.socket) -> int:
         built = _built(file, config)
         configure_logs(built.settings.server.log_level, worker=config.number)
         gateway = Gateway(built, file, _listeners(built, config), writer_path=Path(config.writer_path))
+        collect_seldom()
         reporter = _Reporter(gateway, control_channel, stop)
         reporter.task.start()
         if await gateway.start_unless(stop, joins=config.joins):
@@ -79,7 +80,6 @@ async def _work(own: socket.socket) -> int:
 async def _serve(gateway: Gateway, control_channel: ControlChannel[ToWorker], stop: asyncio.Event) -> None:
     if gateway.reloader is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.reload_soon)
-    tune_garbage_collector()
     control_channel.send(Started())
     try:
         await stop.wait()

@@ -56,9 +56,14 @@ class Stage:
         self.answers = answers or []
         budget = Budget(1_000, Per.DAY, rolling=store.rolling, alert_at=(50, 80, 100), webhook=WEBHOOK)
         scope = Scope(kind="feature", name="triage", budgets=(budget,))
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        transport = httpx.MockTransport(self._answer)
         self.alerts = BudgetAlerts(
-            store, [scope], "acme", lambda *what: self.told.append(what[3]), client, TaskRegistry()
+            store,
+            [scope],
+            "acme",
+            lambda *what: self.told.append(what[3]),
+            lambda: httpx.AsyncClient(transport=transport),
+            TaskRegistry(),
         )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:

@@ -1,13 +1,13 @@
 """The life of the writer's process: settings, service, end."""
 
 import asyncio
-import gc
 import socket
 from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from gateway.garbage import collect_seldom
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.process.messages import FromOwner, Stop, WriterSettings
 from gateway.ledger.process.service import WriterService
@@ -35,7 +35,7 @@ async def run(
         return
     configure_logs(settings.log_level)
     service = WriterService(settings)
-    tune_garbage_collector()
+    collect_seldom()
     await service.listen(listening)
     telling = _tell_telemetry(service, owner)
     telling.start(is_due=True)
@@ -66,13 +66,6 @@ def _tell_telemetry(service: WriterService, owner: MessageChannel[FromOwner]) ->
     return SupervisedTask(
         "ledger-writer-telemetry", tell, service.tasks, wait=lambda: asyncio.sleep(TELL_SECONDS)
     )
-
-
-def tune_garbage_collector() -> None:
-    """Rows and halves are in no circle, and thousands of them wait: a tenth of a row's cost was to look."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 async def _end_as_orphan(service: WriterService) -> None:

@@ -1,0 +1,20 @@
+"""When a process that serves collects garbage: reference counts free nearly all that a request makes."""
+
+import gc
+
+
+def start_without_collecting() -> None:
+    """Nothing that is loaded is garbage, and a sixth of a start would go into looking for some."""
+    gc.disable()
+
+
+def collect_seldom() -> None:
+    """From now on: what the start built lives as long as the process, so it is never looked at again.
+
+    The defaults run a full collection every few thousand requests, and each one stops the loop for as long
+    as it takes to look at every imported module.
+    """
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
