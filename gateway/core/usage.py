@@ -46,16 +46,20 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     @property
     def input_tokens(self) -> int:
         """All prompt tokens, those from a cache and into it included."""
-        if not self.others:
-            return self.input_text
-        return self.input_text + sum(amount for unit, amount in self.others if unit.startswith(_INPUT))
+        tokens = self.input_text
+        for unit, amount in self.others:
+            if unit.startswith(_INPUT):
+                tokens += amount
+        return tokens
 
     @property
     def output_tokens(self) -> int:
         """All completion tokens, the reasoning ones included."""
-        if not self.others:
-            return self.output_text
-        return self.output_text + sum(amount for unit, amount in self.others if unit.startswith(_OUTPUT))
+        tokens = self.output_text
+        for unit, amount in self.others:
+            if unit.startswith(_OUTPUT):
+                tokens += amount
+        return tokens
 
     @property
     def cached_tokens(self) -> int:
