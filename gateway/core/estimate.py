@@ -48,9 +48,6 @@ LIKELY_AUDIO_BYTES_PER_TOKEN = 1000
 # fit may be refused, so this is on the low side; the bound of a file is the whole context.
 LIKELY_FILE_BYTES_PER_TOKEN = 512
 
-# Searches that one answer may make, where it was asked to search. No API tells a bound.
-MOST_SEARCHES = 10
-
 # What the API itself gives a completion for which the client names no cap.
 COMPLETION_DEFAULT_TOKENS = 16
 
@@ -170,6 +167,9 @@ class Priced(Protocol):
     @property
     def has_more(self) -> bool: ...
 
+    @property
+    def deployment(self) -> Deployment: ...
+
 
 def ask_for(
     call: Call, principal: Principal, candidates: Sequence[Priced], estimates: Sequence[Estimate]
@@ -182,7 +182,8 @@ def ask_for(
             input_rate, rate = candidate.dearest
         else:
             input_rate, rate = _dearest(candidate.soon, tier, expected.prompt_bound)
-            beside = max(beside, *(beside_tokens(call, price) for price in candidate.soon))
+            deployment = candidate.deployment
+            beside = max(beside, *(beside_tokens(call, deployment, price) for price in candidate.soon))
         most, output = expected.prompt_bound * input_rate, expected.output
         if most > millionths:
             millionths = most
@@ -214,10 +215,13 @@ def _dearest(prices: tuple[Price, ...], tier: str | None, prompt_bound: int) -> 
     return max(one[0] for one in found), max(one[1] for one in found)
 
 
-def beside_tokens(call: Call, price: Price) -> int:
-    """What `call` costs at most beside its tokens, in nano-USD."""
-    searches = price.per_search and b'"web_search_options"' in call.rest
-    return price.per_request + (MOST_SEARCHES * price.per_search if searches else 0)
+def beside_tokens(call: Call, deployment: Deployment, price: Price) -> int:
+    """What `call` costs at most beside its tokens, in nano-USD.
+
+    No field of the chat API bounds searches, so the deployment has a bound of its own.
+    """
+    searches = deployment.searches_unasked or Capability.WEB_SEARCH in call.needs
+    return price.per_request + (deployment.most_searches * price.per_search if searches else 0)
 
 
 # How long an upstream may go on before it notices that nobody listens: the way there, and one step of it.

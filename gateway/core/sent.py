@@ -142,7 +142,7 @@ def candidate_at(
         price_holds=prices.span(deployment, at, priced),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
-        has_more=any(one.steps or one.per_request or one.per_search for one in soon),
+        has_more=deployment.searches or any(one.steps or one.per_request for one in soon),
         goes_on=deployment.stops_when_left is StopsWhenLeft.NEVER,
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
         others=tuple(name for name, _ in others),
@@ -524,7 +524,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         price = self.candidate.price
         input_rate, output_rate = price.dearest(call.service_tier, estimate.prompt_bound)
         most = -(-(prompt * input_rate + output * output_rate) // 1_000_000)
-        most += beside_tokens(call, price)
+        most += beside_tokens(call, self.candidate.deployment, price)
         return min(self.held_nano, most)
 
 
