@@ -102,6 +102,7 @@ def build_deployment(
         stops_when_left=_stops_when_left(given),
         commit_after_seconds=given.commit_after_seconds,
         continuous_usage=given.continuous_usage,
+        most_tokens_per_second=float(given.most_tokens_per_second),
         most_searches=given.most_searches,
         searches_unasked=given.searches_unasked,
         health=_health(given),

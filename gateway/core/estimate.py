@@ -4,9 +4,9 @@ Of an answer without usage, whose upstream stops once it is left:
 - What was seen: no tokenizer makes more tokens than bytes; fewer, where this pool has shown how many tokens
   one of its chunks of text holds.
 - What was not seen: the time in which the upstream could write unread, at a speed that it does not exceed. It
-  is that of its pool, or of the answer itself where nobody has measured that.
-- Where neither is known, or the upstream goes on when it is left, everything that was held. Budgets are
-  promises, so a guess must not replace a bound.
+  is that of its pool, or of the answer itself where nobody has measured that. Where neither is known it is
+  the most that the configuration says of the deployment.
+- Where the upstream goes on when it is left, everything that was held.
 """
 
 import math
@@ -307,9 +307,7 @@ def most_output(seen: Seen, pace: Pace, call: Call, deployment: Deployment, cap:
     """Output tokens that a broken attempt may be billed for at most, of the `cap` that its hold paid for."""
     if not deployment.stops_when_left.stops(stream=call.stream) or Modality.AUDIO in call.modalities:
         return cap
-    speed = _speed(seen, pace)
-    if speed is None:
-        return cap
+    speed = _speed(seen, pace, deployment.most_tokens_per_second)
     unseen = math.ceil((seen.silent_seconds + NOTICE_SECONDS) * speed) * call.choices
     return min(_most_seen(seen, pace, call) + unseen, cap)
 
@@ -328,12 +326,12 @@ def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
     return tokens + silent * call.choices
 
 
-def _speed(seen: Seen, pace: Pace) -> float | None:
-    """Tokens a second that one choice surely did not exceed; None when nothing was measured."""
+def _speed(seen: Seen, pace: Pace, most: float) -> float:
+    """Tokens a second that one choice surely did not exceed; `most` when nothing was measured."""
     fastest = pace.tokens_per_second
     if seen.text_chunks >= (TIMED_CHUNKS if fastest is None else MEASURED_CHUNKS):
         fastest = max(fastest or 0.0, _own_speed(seen, pace))
-    return None if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
+    return most if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
 
 
 def _own_speed(seen: Seen, pace: Pace) -> float:
