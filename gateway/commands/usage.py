@@ -97,13 +97,16 @@ def _form_of(out: Path | None) -> UsageFormat:
 
 
 def _print_units(rows: "Sequence[UsageRow]", question: "UsageQuestion") -> None:
-    """An amount for each unit of usage of each group. They are of different kinds: no total."""
+    """Amount and cost of each unit of usage of each group. Amounts are of different kinds: no total."""
     from gateway.commands.tables import number, print_table, words
-    from gateway.finance.usage_report import units_json
+    from gateway.finance.usage_report import units_table
 
-    columns = [*(words(name) for name in question.columns), number("amount")]
-    found = [[*one.values()] for one in units_json(rows, question)]
-    print_table(columns, [(*map(str, names), f"{amount:,}") for *names, amount in found])
+    shown = len(question.columns)
+    columns = [*(words(name) for name in question.columns), number("amount"), number("cost USD")]
+    found = units_table(rows, question).rows
+    cells = [(*map(str, row[:shown]), f"{row[shown]:,}", f"{row[shown + 1]:,.6f}") for row in found]
+    total = ("total", *("" for _ in question.columns), f"{sum(row.cost_usd for row in rows):,.6f}")
+    print_table(columns, cells, total=total)
 
 
 def _print(rows: "Sequence[UsageRow]", by: Sequence[str]) -> None:

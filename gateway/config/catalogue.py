@@ -334,6 +334,19 @@ class Deployment(Section):
         description="a stream that says nothing yet may be given to another candidate for so long after it "
         "was sent; then its head goes out, so that the client sees that it is being answered",
     )
+    most_tokens_per_second: Count = Field(
+        default=5000,
+        description="the fastest that one choice of an answer is written there, for what one may have cost "
+        "that was left before any speed was measured; the fastest public services publish 3,000",
+    )
+    most_searches: Count = Field(
+        default=10,
+        description="searches of the web that one answer makes at most: so many are held, at `per_search`, "
+        "where a request asks for any",
+    )
+    searches_unasked: Flag = Field(
+        default=False, description="whether its answers search the web where nobody asked for it"
+    )
     continuous_usage: Flag = Field(
         default=False,
         description="ask for usage with each chunk of a stream (`stream_options.continuous_usage_stats`), so "

@@ -22,6 +22,7 @@ from gateway.core.calendar import start_of_day
 from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
 from gateway.core.money import nano_from_usd
 from gateway.core.rates import Price, Rates
+from gateway.core.usage import SEARCH_QUERIES
 from gateway.dialects.table import (
     CHATS,
     IMPLIED,
@@ -34,7 +35,7 @@ from gateway.dialects.table import (
     StreamOptions,
 )
 from gateway.finance.price_catalogue import Listing, PriceCatalogue
-from gateway.finance.tariffs import tariffs
+from gateway.finance.tariffs import PriceList, tariffs
 from gateway.privacy.vocabularies import ENCODINGS, UnusableVocabulary, known_tokenizer, load_vocabulary
 
 HOURS_PER_MONTH: Final = 730  # 365 days of 24 hours, over twelve
@@ -80,6 +81,8 @@ def build_deployment(
     listing = prices.find(given.provider, given.model) if _needs_listing(given) else None
     context, output = _sizes(given, listing)
     price, later_prices = _prices(given, listing, prices, zone)
+    supports = _supports(given)
+    _require_units(given, supports, _listed(given, listing))
     return catalog.Deployment(
         name=name,
         provider=catalog.Provider(given.provider),
@@ -87,7 +90,7 @@ def build_deployment(
         zone=given.zone,
         serves=frozenset(catalog.Api(item) for item in given.serves if item in set(catalog.Api)),
         accepts=frozenset(map(catalog.Modality, given.accepts)),
-        supports=_supports(given),
+        supports=supports,
         context_tokens=context,
         max_output_tokens=output,
         price=price,
@@ -99,6 +102,9 @@ def build_deployment(
         stops_when_left=_stops_when_left(given),
         commit_after_seconds=given.commit_after_seconds,
         continuous_usage=given.continuous_usage,
+        most_tokens_per_second=float(given.most_tokens_per_second),
+        most_searches=given.most_searches,
+        searches_unasked=given.searches_unasked,
         health=_health(given),
         retires_at=None if given.retires_on is None else end_of_day(given.retires_on, zone),
         retires_on=given.retires_on,
@@ -293,18 +299,46 @@ def _prices(
     given: schema.Deployment, listing: Listing | None, prices: PriceCatalogue, zone: ZoneInfo
 ) -> tuple[Price, tuple[catalog.DatedPrice, ...]]:
     """The price from the beginning, and those that take its place."""
-    if given.price is not None:
-        found = tariffs(price_list(given.price, None if listing is None else listing.prices))
-        return _versioned("config", found.standard, found.tiers), ()
-    if given.cost is not None:
+    if given.price is None and given.cost is not None:
         return _transfer_prices(given, given.cost, zone)
-    if listing is not None and (listed := listing.tariffs) is not None:
-        return _versioned(prices.version, listed.standard, listed.tiers), ()
+    if (listed := _listed(given, listing)) is not None:
+        found = tariffs(listed)
+        source = prices.version if given.price is None else "config"
+        return _versioned(source, found.standard, found.tiers), ()
     raise DeploymentError(
         "price",
         f"nobody knows what {given.model} at {given.provider} costs: give `price` in USD per million tokens "
         "(a request of unknown price cannot be held against a budget)",
     )
+
+
+def _listed(given: schema.Deployment, listing: Listing | None) -> PriceList | None:
+    """The file's prices, with what the catalogue adds to them, or the catalogue's."""
+    known = None if listing is None else listing.prices
+    return known if given.price is None else price_list(given.price, known)
+
+
+def _require_units(
+    given: schema.Deployment, supports: frozenset[catalog.Capability], listed: PriceList | None
+) -> None:
+    """Raise DeploymentError where something that it can do has no price, and would be booked at a guess.
+
+    A token on own servers costs what a token does.
+    """
+    if given.provider == "vllm" or listed is None:
+        return
+    for named, is_declared, unit, key in (
+        ("accepts: [audio]", "audio" in given.accepts, "input_audio", "input_audio"),
+        ("audio_output", catalog.Capability.AUDIO_OUTPUT in supports, "output_audio", "output_audio"),
+        ("web_search", catalog.Capability.WEB_SEARCH in supports, SEARCH_QUERIES, "per_search"),
+        ("searches_unasked", given.searches_unasked, SEARCH_QUERIES, "per_search"),
+    ):
+        if is_declared and unit not in listed.base:
+            of = "one search" if unit == SEARCH_QUERIES else f"a million {unit.replace('_', ' ')} tokens"
+            raise DeploymentError(
+                f"price.{key}",
+                f"needed because of {named}, and no list has it: give USD for {of}; 0 where it is free",
+            )
 
 
 def _versioned(source: str, standard: Rates, tiers: Mapping[str, Rates]) -> Price:

@@ -139,7 +139,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     `price` is the configuration's, until the first of `later_prices`, which are in order of time.
     `commit_after_seconds`: how long a stream may say nothing before its head goes out all the same.
-    `continuous_usage`: it is asked for its usage with each chunk of a stream.
+    `continuous_usage`: it is asked for its usage with each chunk of a stream. `most_tokens_per_second`
+    is the speed that one choice of an answer is taken not to exceed while nobody has measured any.
+    `most_searches` are those that one answer makes at most, `searches_unasked`: also where nobody asks for
+    any.
     From `retires_at` (UTC seconds) on, `successors` take its place. `license_conflict` says why its licence
     forbids it to us. `dialect` None is its provider's. `marginal_rate` is what more tokens cost on servers
     that run anyway, in nano-USD per million. `tokenizer` is that of its token ids, None where it is not
@@ -165,6 +168,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     stops_when_left: StopsWhenLeft = StopsWhenLeft.NEVER
     commit_after_seconds: float = 10.0
     continuous_usage: bool = False
+    most_tokens_per_second: float = 5000.0
+    most_searches: int = 10
+    searches_unasked: bool = False
     fetches_urls: bool = False
     tokenizer: str | None = None
     health: Health | None = None
@@ -181,6 +187,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def server_dialect(self) -> ServerDialect:
         return self.dialect or TABLE[self.provider]
+
+    @property
+    def searches(self) -> bool:
+        """Whether an answer may cost searches."""
+        return self.searches_unasked or Capability.WEB_SEARCH in self.supports
 
     def price_listed_at(self, at: int) -> Price:
         """The configuration's price at `at` (UTC microseconds)."""

@@ -60,7 +60,8 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     `other_costs` are what its usage would have cost at the other deployments of its candidate's `others`, in
     their order. `unseen_nano` is what a broken attempt may have cost beyond `cost_nano`. `price_version` None
     is the candidate's own. `failure` is set where the upstream failed: another replica may be tried. `flags`
-    are those of `metering.FLAGS`, with commas; `reported` are counts that contradict each other.
+    are those of `metering.FLAGS`, with commas; `reported` are counts that contradict each other. `rates` are
+    those of `pricing.rates_used`; None: what its candidate lists for text.
 
     Many attributes: it is the half of the row that is known after the answer.
     """
@@ -80,6 +81,7 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     failure: UpstreamFailure | None
     flags: str = ""
     reported: Counts = ()
+    rates: Mapping[str, int] | None = None
 
     @property
     def settlement(self) -> Settlement:
@@ -114,6 +116,7 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
                 progress.address,
                 self.flags,
                 self.reported,
+                self.rates,
             )
         )
 

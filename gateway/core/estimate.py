@@ -4,9 +4,9 @@ Of an answer without usage, whose upstream stops once it is left:
 - What was seen: no tokenizer makes more tokens than bytes; fewer, where this pool has shown how many tokens
   one of its chunks of text holds.
 - What was not seen: the time in which the upstream could write unread, at a speed that it does not exceed. It
-  is that of its pool, or of the answer itself where nobody has measured that.
-- Where neither is known, or the upstream goes on when it is left, everything that was held. Budgets are
-  promises, so a guess must not replace a bound.
+  is that of its pool, or of the answer itself where nobody has measured that. Where neither is known it is
+  the most that the configuration says of the deployment.
+- Where the upstream goes on when it is left, everything that was held.
 """
 
 import math
@@ -47,9 +47,6 @@ LIKELY_AUDIO_BYTES_PER_TOKEN = 1000
 # A scanned page of half a megabyte takes about as many tokens as a thousand words. Only what surely does not
 # fit may be refused, so this is on the low side; the bound of a file is the whole context.
 LIKELY_FILE_BYTES_PER_TOKEN = 512
-
-# Searches that one answer may make, where it was asked to search. No API tells a bound.
-MOST_SEARCHES = 10
 
 # What the API itself gives a completion for which the client names no cap.
 COMPLETION_DEFAULT_TOKENS = 16
@@ -170,6 +167,9 @@ class Priced(Protocol):
     @property
     def has_more(self) -> bool: ...
 
+    @property
+    def deployment(self) -> Deployment: ...
+
 
 def ask_for(
     call: Call, principal: Principal, candidates: Sequence[Priced], estimates: Sequence[Estimate]
@@ -182,7 +182,8 @@ def ask_for(
             input_rate, rate = candidate.dearest
         else:
             input_rate, rate = _dearest(candidate.soon, tier, expected.prompt_bound)
-            beside = max(beside, *(beside_tokens(call, price) for price in candidate.soon))
+            deployment = candidate.deployment
+            beside = max(beside, *(beside_tokens(call, deployment, price) for price in candidate.soon))
         most, output = expected.prompt_bound * input_rate, expected.output
         if most > millionths:
             millionths = most
@@ -214,10 +215,13 @@ def _dearest(prices: tuple[Price, ...], tier: str | None, prompt_bound: int) -> 
     return max(one[0] for one in found), max(one[1] for one in found)
 
 
-def beside_tokens(call: Call, price: Price) -> int:
-    """What `call` costs at most beside its tokens, in nano-USD."""
-    searches = price.per_search and b'"web_search_options"' in call.rest
-    return price.per_request + (MOST_SEARCHES * price.per_search if searches else 0)
+def beside_tokens(call: Call, deployment: Deployment, price: Price) -> int:
+    """What `call` costs at most beside its tokens, in nano-USD.
+
+    No field of the chat API bounds searches, so the deployment has a bound of its own.
+    """
+    searches = deployment.searches_unasked or Capability.WEB_SEARCH in call.needs
+    return price.per_request + (deployment.most_searches * price.per_search if searches else 0)
 
 
 # How long an upstream may go on before it notices that nobody listens: the way there, and one step of it.
@@ -303,9 +307,7 @@ def most_output(seen: Seen, pace: Pace, call: Call, deployment: Deployment, cap:
     """Output tokens that a broken attempt may be billed for at most, of the `cap` that its hold paid for."""
     if not deployment.stops_when_left.stops(stream=call.stream) or Modality.AUDIO in call.modalities:
         return cap
-    speed = _speed(seen, pace)
-    if speed is None:
-        return cap
+    speed = _speed(seen, pace, deployment.most_tokens_per_second)
     unseen = math.ceil((seen.silent_seconds + NOTICE_SECONDS) * speed) * call.choices
     return min(_most_seen(seen, pace, call) + unseen, cap)
 
@@ -324,12 +326,12 @@ def _most_seen(seen: Seen, pace: Pace, call: Call) -> int:
     return tokens + silent * call.choices
 
 
-def _speed(seen: Seen, pace: Pace) -> float | None:
-    """Tokens a second that one choice surely did not exceed; None when nothing was measured."""
+def _speed(seen: Seen, pace: Pace, most: float) -> float:
+    """Tokens a second that one choice surely did not exceed; `most` when nothing was measured."""
     fastest = pace.tokens_per_second
     if seen.text_chunks >= (TIMED_CHUNKS if fastest is None else MEASURED_CHUNKS):
         fastest = max(fastest or 0.0, _own_speed(seen, pace))
-    return None if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
+    return most if fastest is None else max(fastest * SPEED_MARGIN, LEAST_TOKENS_PER_SECOND)
 
 
 def _own_speed(seen: Seen, pace: Pace) -> float:

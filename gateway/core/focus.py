@@ -3,6 +3,9 @@
 A hosted service is a charge for each day and group: what is billed is what it cost. Own GPUs are one bill a
 month that is split: a charge for each group's work, one for its share of what was idle, and one for what
 nobody was charged with; nobody sends an invoice for them, so their BilledCost is 0 and EffectiveCost counts.
+
+Each unit of usage is a meter with a charge of its own. ListUnitPrice times PricingQuantity is ListCost; what
+was booked, BilledCost and EffectiveCost, is the same unless it was rounded up or bounded.
 """
 
 import datetime as dt
@@ -16,6 +19,7 @@ import msgspec
 
 from gateway.core.money import usd_decimal
 from gateway.core.table import Cell, Column, ColumnKind, Table
+from gateway.core.usage import REQUESTS, SEARCH_QUERIES, is_input, is_output
 
 
 class Version(enum.StrEnum):
@@ -39,14 +43,54 @@ class Period(msgspec.Struct, frozen=True, order=True):
     end: dt.datetime
 
 
-class ChargeTokens(msgspec.Struct, frozen=True):
-    """Usage of one charge. Cached tokens are part of the input. `units` is all of it by unit, where known."""
+class Meter(msgspec.Struct, frozen=True):
+    """A unit of usage, and its price in nano-USD per million; None: not known."""
 
+    unit: str | None = None
+    rate: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As price lists have it: `Cached Text Tokens`."""
+        if self.unit is None:
+            return "Tokens"
+        words = self.unit.replace("_", " ").title()
+        return f"{words} Tokens" if self.counts == "Tokens" else words
+
+    @property
+    def counts(self) -> str:
+        """What it counts, in the plural."""
+        if self.unit is None or is_input(self.unit) or is_output(self.unit):
+            return "Tokens"
+        return _COUNTED.get(self.unit, "Units")
+
+    @property
+    def block(self) -> int:
+        """How many of these have one price."""
+        return 1000 if self.unit in _COUNTED else 1_000_000
+
+    @property
+    def block_usd(self) -> Decimal | None:
+        """The price of a block."""
+        return None if self.rate is None else (self.block * Decimal(self.rate)).scaleb(-15).quantize(_NANO)
+
+
+_COUNTED = {REQUESTS: "Requests", SEARCH_QUERIES: "Searches"}
+_NANO = Decimal("1e-9")
+
+
+class ChargeUsage(msgspec.Struct, frozen=True):
+    """Usage of one charge. `amount` is in what its meter counts, the others are tokens, and `requests`.
+
+    Cached tokens are part of the input. Charges for the meters of one group share its requests: the first has
+    them all, so that they add up.
+    """
+
+    amount: int = 0
     requests: int = 0
     input: int = 0
     cached_input: int = 0
     output: int = 0
-    units: Mapping[str, int] = {}
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -61,7 +105,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     """One row. Money in nano-USD. `ledger_nano` is what the ledger's own rows add up to.
 
     `team`, `feature` and `model` are None for what nobody is charged with. `is_correction`: it corrects a
-    period that had been closed. `gpu_microseconds` only for own GPUs. `tags` are those of its requests, as a
+    period that had been closed. `gpu_microseconds` and `gpu_hour_nano`, the price of an hour, only for own
+    GPUs. `tags` are those of its requests, as a
     JSON object. `region` is where it runs, as its provider calls that.
 
     Many attributes: one for each fact that the columns of FOCUS are made of.
@@ -80,8 +125,10 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     is_correction: bool
     effective_nano: int
     ledger_nano: int
-    tokens: ChargeTokens
+    usage: ChargeUsage
+    meter: Meter = Meter()
     gpu_microseconds: int | None = None
+    gpu_hour_nano: int = 0
     allocated: Allocated | None = None
     invoice: str | None = None
     tags: str | None = None
@@ -101,6 +148,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
             self.cost_type,
             str(self.is_correction),
             self.tags or "",
+            self.meter.unit or "",
+            f"{self.meter.rate or 0:020}",
         )
 
 
@@ -130,13 +179,11 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "ChargeFrequency": "Usage-Based",
         "ChargePeriodEnd": charge.period.end,
         "ChargePeriodStart": charge.period.start,
-        "ContractedCost": effective,
         "EffectiveCost": effective,
         "HostProviderName": issuer,
         "InvoiceDetailId": None if charge.invoice is None else f"{charge.invoice}/{charge.deployment}",
         "InvoiceId": charge.invoice,
         "InvoiceIssuerName": issuer,
-        "ListCost": effective,
         "PricingCategory": "Standard",
         "ProviderName": issuer,
         "PublisherName": issuer,
@@ -149,38 +196,58 @@ def _row(charge: Charge, org: str, billing: Period) -> dict[str, Cell]:
         "ServiceName": charge.service,
         "ServiceProviderName": issuer,
         "ServiceSubcategory": "Generative AI",
-        "SkuId": f"{charge.service}/{charge.served_model or charge.deployment}",
+        "SkuId": _sku(charge),
+        "SkuMeter": "GPU Hours" if charge.gpu_microseconds is not None else charge.meter.name,
         "SkuPriceId": _sku_price(charge),
         "SubAccountId": charge.team,
         "SubAccountName": charge.team,
         "SubAccountType": None if charge.team is None else "Team",
         "Tags": _tags(charge),
         **_quantities(charge),
-        "x_CachedInputTokens": charge.tokens.cached_input,
+        "x_CachedInputTokens": charge.usage.cached_input,
         "x_CostType": charge.cost_type.value,
         "x_Feature": charge.feature,
-        "x_InputTokens": charge.tokens.input,
+        "x_InputTokens": charge.usage.input,
         "x_LedgerCost": usd_decimal(charge.ledger_nano),
         "x_Model": charge.model,
-        "x_OutputTokens": charge.tokens.output,
+        "x_OutputTokens": charge.usage.output,
         "x_PriceVersion": charge.price_version,
-        "x_RequestCount": charge.tokens.requests,
-        "x_UsageByUnit": _json(charge.tokens.units),
+        "x_RequestCount": charge.usage.requests,
         "x_Tags": charge.tags,
+        "x_Unit": charge.meter.unit,
     }
 
 
 def _quantities(charge: Charge) -> dict[str, Cell]:
-    """Own GPUs are priced by the hour, which a pool pays for; services by the token."""
-    tokens = Decimal(charge.tokens.input + charge.tokens.output)
-    by_hour = charge.gpu_microseconds is not None
-    hours = (Decimal(charge.gpu_microseconds or 0) / 3_600_000_000).quantize(Decimal("1e-9"))
+    """What was used, and what it costs by its list: own GPUs by the hour, services by their meters."""
+    meter = charge.meter
+    unit_price: Decimal | None
+    if charge.gpu_microseconds is not None:
+        quantity, unit = (Decimal(charge.gpu_microseconds) / 3_600_000_000).quantize(_NANO), "Hours"
+        unit_price = usd_decimal(charge.gpu_hour_nano)
+    else:
+        quantity, unit = Decimal(charge.usage.amount) / meter.block, f"{meter.block} {meter.counts}"
+        unit_price = _average(charge, quantity) if meter.block_usd is None else meter.block_usd
+    effective = usd_decimal(charge.effective_nano)
+    listed = effective if unit_price is None else (quantity * unit_price).quantize(_NANO)
     return {
-        "ConsumedQuantity": tokens,
-        "ConsumedUnit": "ChargeTokens",
-        "PricingQuantity": hours if by_hour else tokens,
-        "PricingUnit": "Hours" if by_hour else "ChargeTokens",
+        "ConsumedQuantity": Decimal(charge.usage.amount),
+        "ConsumedUnit": meter.counts,
+        "ContractedCost": listed,
+        "ContractedUnitPrice": unit_price,
+        "ListCost": listed,
+        "ListUnitPrice": unit_price,
+        "PricingQuantity": quantity,
+        "PricingUnit": unit,
     }
+
+
+def _average(charge: Charge, quantity: Decimal) -> Decimal | None:
+    """The price that a charge without a known one comes to; None for one that is below zero."""
+    if not quantity:
+        return Decimal(0)
+    found = (usd_decimal(charge.effective_nano) / quantity).quantize(_NANO)
+    return None if found < 0 else found
 
 
 def _allocated(charge: Charge) -> dict[str, Cell]:
@@ -204,8 +271,8 @@ def _allocated(charge: Charge) -> dict[str, Cell]:
 
 def _description(charge: Charge) -> str:
     what = {
-        CostType.HOSTED: "ChargeTokens",
-        CostType.LOCAL: "ChargeTokens at their transfer price",
+        CostType.HOSTED: charge.meter.name,
+        CostType.LOCAL: f"{charge.meter.name} at their transfer price",
         CostType.WORKLOAD: "GPUs at work",
         CostType.IDLE: "Idle GPUs",
     }[charge.cost_type]
@@ -213,9 +280,16 @@ def _description(charge: Charge) -> str:
     return f"{what} of {charge.deployment} for {whom}"
 
 
+def _sku(charge: Charge) -> str:
+    served = f"{charge.service}/{charge.served_model or charge.deployment}"
+    return served if charge.meter.unit is None else f"{served}/{charge.meter.unit}"
+
+
 def _sku_price(charge: Charge) -> str:
-    served = charge.served_model or charge.deployment
-    return f"{charge.service}/{served}@{charge.price_version or charge.deployment}"
+    """One version has several prices of a unit: by tier, by how much was read, by the hour."""
+    price = f"{_sku(charge)}@{charge.price_version or charge.deployment}"
+    usd = charge.meter.block_usd
+    return price if usd is None else f"{price}/{usd.normalize():f}"
 
 
 def _tags(charge: Charge) -> str | None:
@@ -257,12 +331,14 @@ _KINDS: dict[str, ColumnKind] = {
     "ConsumedQuantity": ColumnKind.MONEY,
     "ConsumedUnit": ColumnKind.TEXT,
     "ContractedCost": ColumnKind.MONEY,
+    "ContractedUnitPrice": ColumnKind.MONEY,
     "EffectiveCost": ColumnKind.MONEY,
     "HostProviderName": ColumnKind.TEXT,
     "InvoiceDetailId": ColumnKind.TEXT,
     "InvoiceId": ColumnKind.TEXT,
     "InvoiceIssuerName": ColumnKind.TEXT,
     "ListCost": ColumnKind.MONEY,
+    "ListUnitPrice": ColumnKind.MONEY,
     "PricingCategory": ColumnKind.TEXT,
     "PricingQuantity": ColumnKind.MONEY,
     "PricingUnit": ColumnKind.TEXT,
@@ -278,6 +354,7 @@ _KINDS: dict[str, ColumnKind] = {
     "ServiceProviderName": ColumnKind.TEXT,
     "ServiceSubcategory": ColumnKind.TEXT,
     "SkuId": ColumnKind.TEXT,
+    "SkuMeter": ColumnKind.TEXT,
     "SkuPriceId": ColumnKind.TEXT,
     "SubAccountId": ColumnKind.TEXT,
     "SubAccountName": ColumnKind.TEXT,
@@ -292,7 +369,7 @@ _KINDS: dict[str, ColumnKind] = {
     "x_OutputTokens": ColumnKind.INTEGER,
     "x_PriceVersion": ColumnKind.TEXT,
     "x_RequestCount": ColumnKind.INTEGER,
-    "x_UsageByUnit": ColumnKind.TEXT,
     "x_Tags": ColumnKind.TEXT,
+    "x_Unit": ColumnKind.TEXT,
 }
 COLUMNS = tuple(_KINDS)

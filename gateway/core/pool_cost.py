@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from gateway.core.money import share_out
 from gateway.core.windows import Per, window_at
 
 SECOND = 1_000_000
@@ -200,24 +201,6 @@ class Allocation(msgspec.Struct, frozen=True):
     apart_nano: int
     idle_nano: int
     utilisation: Fraction | None
-
-
-def share_out(amount: int, weights: Sequence[int]) -> list[int]:
-    """`amount` in whole parts by `weights`, which add up to it exactly.
-
-    What is left after rounding down goes one by one to the largest remainders, the first of equals first.
-    Raises ValueError when all weights are 0 and `amount` is not.
-    """
-    total = sum(weights)
-    if total == 0:
-        if amount:
-            raise ValueError("nobody to share it among")
-        return [0] * len(weights)
-    parts = [amount * weight // total for weight in weights]
-    order = sorted(range(len(weights)), key=lambda index: (-(amount * weights[index] % total), index))
-    for index in order[: amount - sum(parts)]:
-        parts[index] += 1
-    return parts
 
 
 def allocate(

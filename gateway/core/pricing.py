@@ -8,13 +8,13 @@ catalogue's), tier by tier: that one holds before the first version, and for tie
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 
 import msgspec
 
 from gateway.core.catalog import Deployment
-from gateway.core.money import NANO_PER_USD, TOKENS_PER_PRICE_UNIT
+from gateway.core.money import NANO_PER_USD, TOKENS_PER_PRICE_UNIT, share_out
 from gateway.core.rates import Price, Rates
 from gateway.core.usage import Usage
 
@@ -195,6 +195,27 @@ def cost(rates: Rates, usage: Usage) -> int:
     for unit, amount in usage.others:
         millionths += amount * rates.of(unit)
     return -(-millionths // TOKENS_PER_PRICE_UNIT)
+
+
+def rates_used(rates: Rates, usage: Usage) -> dict[str, int]:
+    """What `cost` multiplies each unit of `usage` by, in nano-USD per million."""
+    if rates.above:
+        rates = rates.for_input(usage.input_tokens)
+    return {unit: rates.of(unit) for unit in usage.units}
+
+
+def cost_parts(nano: int, usage: Usage, rates: Mapping[str, int]) -> list[int]:
+    """`nano`, what `usage` was booked at, by unit: text read, text written, then its `others` in their order.
+
+    Whole nano-USD, which add up to it. `rates` are those of `rates_used`. Where less was booked than they
+    make, each unit has its share of it. All 0 where no unit has a rate: then nobody can tell.
+    """
+    weights = [
+        usage.input_text * rates.get("input_text", 0),
+        usage.output_text * rates.get("output_text", 0),
+        *[amount * rates.get(unit, 0) for unit, amount in usage.others],
+    ]
+    return share_out(nano, weights) if any(weights) else [0] * len(weights)
 
 
 def flat_cost(rates: Rates, usage: Usage) -> int:

@@ -173,7 +173,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     `tier_versions` names the versions of those tiers whose price is of another version than the standard one.
     Derived, never given, and upper bounds (input, output) per million tokens: `dearest_standard` of the
     standard tier, `dearest_any` of all, and `steps` the same of requests that read more than so many tokens,
-    ascending. In nano-USD: `per_request` is what a request costs beside its tokens, `per_search` one search.
+    ascending. In nano-USD: `per_request` is what a request costs beside its tokens, `per_search` one search,
+    listed or not.
     """
 
     version: str
@@ -299,8 +300,8 @@ def _greatest(bounds: list[Bound]) -> Bound:
 
 
 def _of_one(rates: Rates, unit: str) -> int:
-    """The price of one, rounded up; 0 where none is listed."""
-    return -(-rates.units.get(unit, 0) // 1_000_000)
+    """The price of one, rounded up."""
+    return -(-rates.of(unit) // 1_000_000)
 
 
 def _dearest_of(tiers: tuple[Rates, ...]) -> Rates:

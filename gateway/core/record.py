@@ -77,7 +77,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     have cost there. `unseen_nano_usd` is what a broken attempt may have cost beyond `cost_nano_usd`.
     `address` is the one that the bytes went to, `ip:port`; empty when none went out.
     `flags` are those of `metering.FLAGS`, with commas; `reported` are the upstream's own counts where they
-    contradict each other. `ttft_ms` is None when no token came. `facts` are what the plan depended on
+    contradict each other. `rates` are what each unit was booked at, in nano-USD per million; empty where that
+    is not known. `ttft_ms` is None when no token came. `facts` are what the plan depended on
     beside these columns.
 
     Many attributes: it is the ledger's row, one for each column.
@@ -121,12 +122,13 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     address: str = ""
     flags: str = ""
     reported: Mapping[str, int] = {}
+    rates: Mapping[str, int] = {}
 
 
 # --- the two halves ---
 
-# `input_rate` is nano-USD per million tokens; `others` are the model's other deployments, pairs of a name and
-# that rate there.
+# `input_rate` and `output_rate` are nano-USD per million tokens of text; `others` are the model's other
+# deployments, pairs of a name and the first of them there.
 ROUTE_FIELDS = (
     "org",
     "team",
@@ -139,6 +141,7 @@ ROUTE_FIELDS = (
     "price_version",
     "policy_version",
     "input_rate",
+    "output_rate",
     "others",
 )
 # `prompt_tokens` is the estimate that is booked when nobody learns how the attempt ended.
@@ -169,7 +172,7 @@ SENT_FIELDS = (
     "pools",
 )
 # `units` are what was read and written as text, and pairs of every other unit and its amount.
-# `other_costs` follow the order of `others`. `price_version` None: that of the route.
+# `other_costs` follow the order of `others`. `price_version` and `rates` None: those of the route.
 ENDED_FIELDS = (
     "attempt_id",
     "status",
@@ -189,6 +192,7 @@ ENDED_FIELDS = (
     "address",
     "flags",
     "reported",
+    "rates",
 )
 
 HALF_BYTES = 64 * 1024  # a half is about 250 bytes; values of a longer one are cut to fit
@@ -270,6 +274,7 @@ def joined(sent: Mapping[str, Any], ended: Mapping[str, Any] | None) -> UsageRec
         address=ended["address"],
         flags=ended["flags"],
         reported=dict(ended["reported"]),
+        rates=rates_of(ended["rates"], sent["input_rate"], sent["output_rate"]),
     )
 
 
@@ -277,6 +282,11 @@ def usage_of_units(units: Sequence[Any]) -> Usage:
     """The usage of a second half. Raises TypeError or ValueError for what is none."""
     text, written, others = units
     return usage_of({"input_text": text, "output_text": written, **dict(others)})
+
+
+def rates_of(rates: Mapping[str, int] | None, input_rate: int, output_rate: int) -> Mapping[str, int]:
+    """What a row was booked at, by what its halves say."""
+    return {"input_text": input_rate, "output_text": output_rate} if rates is None else rates
 
 
 def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,6 +311,7 @@ def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:
         "address": "",
         "flags": "",
         "reported": (),
+        "rates": None,
     }
 
 

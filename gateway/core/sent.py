@@ -35,7 +35,7 @@ from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.metering import BEYOND_HOLD, flags_of, metered_doubtful, writes_text
-from gateway.core.pricing import PriceBook, cost
+from gateway.core.pricing import PriceBook, cost, rates_used
 from gateway.core.rates import Price, Rates
 from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
 from gateway.core.replica_state import ReplicaState
@@ -142,7 +142,7 @@ def candidate_at(
         price_holds=prices.span(deployment, at, priced),
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
-        has_more=any(one.steps or one.per_request or one.per_search for one in soon),
+        has_more=deployment.searches or any(one.steps or one.per_request for one in soon),
         goes_on=deployment.stops_when_left is StopsWhenLeft.NEVER,
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
         others=tuple(name for name, _ in others),
@@ -161,6 +161,7 @@ def candidate_at(
                 price.version,
                 policy_version,
                 standard.input,
+                standard.output,
                 [(name, rates.input) for name, rates in others],
             )
         ),
@@ -404,7 +405,9 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             usage = usage.plus(REQUESTS, 1)
         spent, flags = cost(rates, usage), ""
         reported: Counts = ()
-        if not is_exact or tier is not None or usage.others:
+        booked_at: dict[str, int] | None = None
+        if not is_exact or tier is not None or usage.others or rates.above:
+            booked_at = rates_used(rates, usage)
             flags = flags_of(metered, price, rates, usage)
             if flags:  # nobody knows what it costs: never more than was set aside for it
                 spent = min(spent, self.held_nano)
@@ -429,6 +432,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             failure,
             flags,
             reported,
+            booked_at,
         )
 
     def metered(
@@ -520,7 +524,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         price = self.candidate.price
         input_rate, output_rate = price.dearest(call.service_tier, estimate.prompt_bound)
         most = -(-(prompt * input_rate + output * output_rate) // 1_000_000)
-        most += beside_tokens(call, price)
+        most += beside_tokens(call, self.candidate.deployment, price)
         return min(self.held_nano, most)
 
 

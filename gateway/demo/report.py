@@ -279,6 +279,7 @@ def _total(rows: Sequence[UsageRow]) -> UsageRow:
         cost_usd=sum((row.cost_usd for row in rows), Decimal(0)),
         counterfactual_usd=elsewhere,
         units={},
+        unit_costs={},
     )
 
 

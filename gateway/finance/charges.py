@@ -1,6 +1,8 @@
 """The charges of one month: what the ledger's rows say, and the bills of own GPUs split among them."""
 
 import datetime as dt
+import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,9 +10,10 @@ import msgspec
 
 from gateway.core import calendar
 from gateway.core.catalog import Provider
-from gateway.core.focus import Allocated, Charge, ChargeTokens, CostType, Period
-from gateway.core.money import nano_from_usd
-from gateway.core.pool_cost import Idle, PoolTerms, Weights, allocate, share_out
+from gateway.core.focus import Allocated, Charge, ChargeUsage, CostType, Meter, Period
+from gateway.core.money import nano_from_usd, share_out
+from gateway.core.pool_cost import HOUR, Idle, PoolTerms, Weights, allocate
+from gateway.core.usage import CACHED, is_input, is_output
 from gateway.ledger.dimensions import Dimension, Grouping
 from gateway.ledger.pool_costs import PoolSums, pool_sums
 from gateway.ledger.reports import UsageRow, span_of, usage_in
@@ -76,11 +79,16 @@ def charges_of(
     with database_of(url).reading() as ledger:
         bills = pool_sums(ledger, span)
         tags = (Dimension.TAGS,) if with_tags else ()
-        rows = usage_in(ledger, Grouping((*_BY, *tags)), span, zone, apart=False)
+        rows = usage_in(ledger, Grouping((*_BY, *tags, Dimension.RATES)), span, zone, apart=False)
         by_consumer = Grouping((*Consumer._fields, Dimension.OUTCOME, *tags))
         usage = _work(usage_in(ledger, by_consumer, span, zone, apart=False))
         late = sum_late_corrections(ledger, span)
-    charges = [_charge(row, sides, zone) for row in rows if row.group[Dimension.DEPLOYMENT] not in bills]
+    metered = _metered([row for row in rows if row.group[Dimension.DEPLOYMENT] not in bills])
+    charges = [
+        _charge(dict(group), meter, line, sides, zone)
+        for group, lines in metered.items()
+        for meter, line in lines.items()
+    ]
     for name, bill in sorted(bills.items()):
         own = {consumer: one for consumer, one in usage.items() if consumer.deployment == name}
         charges.extend(_split(bill, own, sides, period))
@@ -108,11 +116,70 @@ def period_of(days: calendar.Days, zone: dt.tzinfo) -> Period:
     return Period(*days.bounds(zone))
 
 
-def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
-    group = row.group
+class _Line(NamedTuple):
+    """What one meter of a group has counted, and what that cost."""
+
+    usage: ChargeUsage = ChargeUsage()
+    nano: int = 0
+
+    def plus(self, other: "_Line") -> "_Line":
+        return _Line(
+            ChargeUsage(
+                *(
+                    one + another
+                    for one, another in zip(
+                        msgspec.structs.astuple(self.usage), msgspec.structs.astuple(other.usage), strict=True
+                    )
+                )
+            ),
+            self.nano + other.nano,
+        )
+
+
+# The names and values of dimensions.
+_Group = tuple[tuple[str, str], ...]
+
+
+def _metered(rows: Sequence[UsageRow]) -> dict[_Group, dict[Meter, _Line]]:
+    """`rows` by what they are grouped by beside their rates, and by meter."""
+    requests: defaultdict[_Group, int] = defaultdict(int)
+    found: dict[_Group, dict[Meter, _Line]] = {}
+    for row in rows:
+        group = tuple((name, value) for name, value in row.group.items() if name != Dimension.RATES)
+        requests[group] += row.requests
+        lines = found.setdefault(group, {})
+        for meter, line in _lines(row, json.loads(row.group[Dimension.RATES])):
+            lines[meter] = lines.get(meter, _Line()).plus(line)
+    for group, lines in found.items():
+        used = {meter: line for meter, line in lines.items() if line != _Line()}
+        found[group] = used or {Meter(): _Line()}
+        first = min(found[group], key=lambda meter: (meter.unit or "", meter.rate or 0))
+        found[group][first] = found[group][first].plus(_Line(ChargeUsage(requests=requests[group])))
+    return found
+
+
+def _lines(row: UsageRow, rates: Mapping[str, int]) -> Iterator[tuple[Meter, _Line]]:
+    """What `row` has used by meter. What has no rates was booked as a whole."""
+    if not rates:
+        tokens = row.input_tokens + row.output_tokens
+        usage = ChargeUsage(tokens, 0, row.input_tokens, row.cached_input_tokens, row.output_tokens)
+        yield Meter(), _Line(usage, nano_from_usd(row.cost_usd))
+        return
+    for unit in {*row.units, *row.unit_costs}:
+        amount = row.units.get(unit, 0)
+        usage = ChargeUsage(
+            amount,
+            0,
+            amount if is_input(unit) else 0,
+            amount if unit.startswith(CACHED) else 0,
+            amount if is_output(unit) else 0,
+        )
+        yield Meter(unit, rates.get(unit)), _Line(usage, nano_from_usd(row.unit_costs.get(unit, 0)))
+
+
+def _charge(group: Mapping[str, str], meter: Meter, line: _Line, sides: Sides, zone: dt.tzinfo) -> Charge:
     deployment = group[Dimension.DEPLOYMENT]
     provider = sides.providers.get(deployment)
-    nano = nano_from_usd(row.cost_usd)
     is_own = provider is Provider.VLLM
     named, service = _names(deployment, provider, sides.names.get(deployment))
     return Charge(
@@ -127,9 +194,10 @@ def _charge(row: UsageRow, sides: Sides, zone: dt.tzinfo) -> Charge:
         served_model=group[Dimension.DISPATCHED_MODEL],
         price_version=group[Dimension.PRICE_VERSION],
         is_correction=group[Dimension.LATE] == "true",
-        effective_nano=nano,
-        ledger_nano=nano,
-        tokens=_tokens(row),
+        effective_nano=line.nano,
+        ledger_nano=line.nano,
+        usage=line.usage,
+        meter=meter,
         invoice=None if is_own else sides.invoices.get(deployment),
         tags=_tags(group.get(Dimension.TAGS, NO_TAGS)),
         region=sides.regions.get(deployment),
@@ -152,7 +220,7 @@ def _late_correction(consumer: Consumer, sums: UsageSums, sides: Sides, period: 
         is_correction=True,
         effective_nano=0,
         ledger_nano=sums.cost_nano_usd,
-        tokens=ChargeTokens(0, 0, 0, 0),
+        usage=ChargeUsage(),
     )
 
 
@@ -166,8 +234,9 @@ def _names(deployment: str, provider: Provider | None, given: str | None) -> tup
     return known
 
 
-def _tokens(row: UsageRow) -> ChargeTokens:
-    return ChargeTokens(row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens, row.units)
+def _pool_usage(row: UsageRow) -> ChargeUsage:
+    tokens = row.input_tokens + row.output_tokens
+    return ChargeUsage(tokens, row.requests, row.input_tokens, row.cached_input_tokens, row.output_tokens)
 
 
 def _tags(text: str) -> str | None:
@@ -198,6 +267,7 @@ def _split(
     nanos = [nano for _, _, nano in parts]
     ratios = share_out(BILLIONTHS if bill.nano_usd else 0, nanos)
     times = share_out(bill.gpu_microseconds if bill.nano_usd else 0, nanos)
+    hour_nano = bill.nano_usd * HOUR // bill.gpu_microseconds if bill.gpu_microseconds else 0
     for (cost_type, whom, nano), ratio, microseconds in zip(parts, ratios, times, strict=True):
         used = usage[whom] if whom is not None and cost_type is CostType.WORKLOAD else None
         yield Charge(
@@ -214,8 +284,9 @@ def _split(
             is_correction=False,
             effective_nano=nano,
             ledger_nano=0 if used is None else nano_from_usd(used.cost_usd),
-            tokens=ChargeTokens() if used is None else _tokens(used),
+            usage=ChargeUsage() if used is None else _pool_usage(used),
             gpu_microseconds=microseconds,
+            gpu_hour_nano=hour_nano,
             allocated=Allocated(
                 f"tollway-weighted-tokens-idle-{idle}",
                 ratio,

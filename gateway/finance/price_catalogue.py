@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.finance.price_grammar import price_list
-from gateway.finance.tariffs import PriceList, Tariffs, tariffs
+from gateway.finance.tariffs import PriceList
 
 _FILE = "model_prices_and_context_window_backup.json"
 _SAMPLE = "sample_spec"  # an entry that explains the others, with sentences where they have numbers
@@ -23,11 +23,6 @@ class Listing(msgspec.Struct, frozen=True):
     prices: PriceList | None
     context_tokens: int | None
     max_output_tokens: int | None
-
-    @property
-    def tariffs(self) -> Tariffs | None:
-        """All rates that follow from its prices."""
-        return None if self.prices is None else tariffs(self.prices)
 
 
 class PriceCatalogue:

@@ -12,13 +12,13 @@ import msgspec
 
 from gateway.core.catalog import DatedPrice
 from gateway.core.metering import BEYOND_HOLD
-from gateway.core.pricing import PriceBook, cost
+from gateway.core.pricing import PriceBook, cost, rates_used
 from gateway.core.rates import Price
 from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.row_usage import negated, usage_of_row
-from gateway.ledger.rows import Row
-from gateway.ledger.tables import ALL_COLUMNS, MONEY, TOKENS
+from gateway.ledger.rows import Row, cost_columns
+from gateway.ledger.tables import ALL_COLUMNS, COSTS, MONEY, TOKENS
 from gateway.ledger.url import database_of
 
 PAGE_ROWS = 400  # in one transaction; a gateway's writer waits for it
@@ -39,6 +39,7 @@ _NEGATED = (
     "output_audio_tokens",
     *TOKENS,
     *MONEY,
+    *COSTS,
 )
 
 
@@ -166,10 +167,15 @@ def _at_right_price(
     # What the configuration says now without a date is no evidence of what held then.
     if version == listed.version and not is_dated:
         return None
-    nano = cost(price.rates(row["service_tier"]), usage_of_row(row))
+    rates, usage = price.rates(row["service_tier"]), usage_of_row(row)
+    nano = cost(rates, usage)
     if row["flags"] and row["flags"] != BEYOND_HOLD:  # as it was booked: never more than was set aside
         nano = min(nano, row["held_nano_usd"])
-    return current | {"cost_nano_usd": nano, "price_version": version}
+    used = rates_used(rates, usage)
+    booked = {"cost_nano_usd": nano, "price_version": version, "rates": json.dumps(used)}
+    return (
+        current | booked | dict(zip((*COSTS, "unit_nano_usd"), cost_columns(nano, usage, used), strict=True))
+    )
 
 
 def _correction(row: Named, current: Named, corrected: Named, number: int, bounds: PeriodBounds) -> list[Row]:
@@ -181,6 +187,7 @@ def _correction(row: Named, current: Named, corrected: Named, number: int, bound
     reversal = current | shared | {name: -current[name] for name in _NEGATED}
     reversal |= {
         "usage": negated(current["usage"]),
+        "unit_nano_usd": negated(current["unit_nano_usd"]),
         "attempt_id": f"{attempt_id}#{number}r",
         "kind": "reversal",
         "counterfactual_nano_usd": json.dumps({name: -nano for name, nano in elsewhere.items()}),

@@ -2,7 +2,8 @@
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -73,18 +74,44 @@ def usage_document(rows: Sequence[UsageRow], question: UsageQuestion, form: str)
 
 
 def units_json(rows: Sequence[UsageRow], question: UsageQuestion) -> list[dict[str, Any]]:
-    """One object for each unit of each row: its amount. What it cost is known of rows as a whole only."""
+    """One object for each unit of each row: its amount and cost. Corrections say so, as in `usage_json`."""
     return [
-        {name: (row.group | {TOKEN_TYPE: unit})[name] for name in question.columns} | {"amount": amount}
-        for row in rows
-        for unit, amount in row.units.items()
+        {
+            **{name: (row.group | {TOKEN_TYPE: unit})[name] for name in question.columns},
+            "amount": row.units.get(unit, 0),
+            "cost_usd": float(row.unit_costs.get(unit, 0)),
+            **({"correction": True} if row.is_correction else {}),
+        }
+        for row, unit in _by_unit(rows)
     ]
 
 
 def units_table(rows: Sequence[UsageRow], question: UsageQuestion) -> Table:
     """The same as a table."""
-    columns = [*map(Column, question.columns), Column("amount", ColumnKind.INTEGER)]
-    return Table(columns, [[*one.values()] for one in units_json(rows, question)])
+    corrects = any(row.is_correction for row in rows)
+    columns = [
+        *map(Column, question.columns),
+        Column("amount", ColumnKind.INTEGER),
+        Column("cost_usd", ColumnKind.MONEY),
+        *([Column("correction")] if corrects else []),
+    ]
+    return Table(
+        columns,
+        [
+            [
+                *((row.group | {TOKEN_TYPE: unit})[name] for name in question.columns),
+                row.units.get(unit, 0),
+                row.unit_costs.get(unit, Decimal(0)),
+                *([str(row.is_correction).lower()] if corrects else []),
+            ]
+            for row, unit in _by_unit(rows)
+        ],
+    )
+
+
+def _by_unit(rows: Sequence[UsageRow]) -> Iterator[tuple[UsageRow, str]]:
+    """Each row with each unit that it has an amount or a cost of."""
+    return ((row, unit) for row in rows for unit in sorted({*row.units, *row.unit_costs}))
 
 
 def usage_json(rows: Sequence[UsageRow]) -> list[dict[str, Any]]:

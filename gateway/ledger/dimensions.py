@@ -43,6 +43,7 @@ class Dimension(enum.StrEnum):
     ESTIMATED = "estimated"
     SERVICE_TIER = "service_tier"
     PRICE_VERSION = "price_version"
+    RATES = "rates"  # what each unit was booked at, as a JSON object
     POLICY_VERSION = "policy_version"
     KIND = "kind"
     FLAGS = "flags"  # what a person should look at, with commas; empty for most

@@ -19,14 +19,16 @@ from gateway.core.record import (
     Outcome,
     RecordedFacts,
     joined,
+    rates_of,
     usage_of_units,
 )
 from gateway.ledger.rows import (
     INTEGER_CEILING,
     TEXT_CHARACTERS,
     Row,
+    cost_columns,
     counterfactuals_fit,
-    reported_fit,
+    counts_fit,
     row_of,
     tags_fit,
     units_fit,
@@ -44,14 +46,18 @@ class RouteHalf(msgspec.Struct, frozen=True):
     values: Sequence[Any]
     others: tuple[str, ...]  # names of the other deployments
     is_clean: bool
+    rates: Mapping[str, int]
+    rates_text: str
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> "RouteHalf":
         """Raises LookupError, TypeError or ValueError for a half that is none."""
-        *texts, _, pairs = values
+        *texts, input_rate, output_rate, pairs = values
         others = tuple(name for name, _ in pairs)
         is_clean = len(values) == len(ROUTE_FIELDS) and all(map(_is_clean_text, texts))
-        return cls(values, others, is_clean and counterfactuals_fit(dict.fromkeys(others, 0)))
+        is_clean = is_clean and counterfactuals_fit(dict.fromkeys(others, 0))
+        rates = rates_of(None, input_rate, output_rate)
+        return cls(values, others, is_clean and counts_fit(rates), rates, _encode(rates).decode())
 
 
 def row_of_halves(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -> Row:
@@ -80,9 +86,19 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
 
     Long, because a name for each value is what keeps three orders of fields apart.
     """
-    org, team, feature, key, model, dispatched_model, deployment, zone, route_price, policy, _, _ = (
-        route.values
-    )
+    (
+        org,
+        team,
+        feature,
+        key,
+        model,
+        dispatched_model,
+        deployment,
+        zone,
+        route_price,
+        policy,
+        *_,
+    ) = route.values
     (
         attempt_id,
         request_id,
@@ -128,10 +144,12 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         address,
         flags,
         reported,
+        booked_at,
     ) = ended
     usage = usage_of_units(units)
     text_in, image_in, audio_in, cached, text_out, audio_out, reasoning = usage.columns()
     counts = dict(reported)
+    rates, rates_text = (route.rates, route.rates_text) if booked_at is None else _own_rates(booked_at)
     # One text made of all of them answers for each.
     texts = (
         f"{attempt_id}{request_id}{endpoint}{replica}{privacy}{modalities}{decision}{finish_reason}"
@@ -151,7 +169,8 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         or max(other_costs, default=0) >= INTEGER_CEILING
         or not tags_fit(tags)
         or not units_fit(usage)
-        or not reported_fit(counts)
+        or not counts_fit(counts)
+        or rates_text is None
     ):
         return None
     facts = RecordedFacts(
@@ -217,7 +236,14 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
         units_text(usage),
         flags,
         _encode(counts).decode() if counts else "{}",
+        rates_text,
+        *cost_columns(cost, usage, rates),
     )
+
+
+def _own_rates(rates: Mapping[str, int]) -> tuple[Mapping[str, int], str | None]:
+    """Rates that are not those of the route, and their text; None where they have to be looked at."""
+    return rates, _encode(rates).decode() if counts_fit(rates) else None
 
 
 def _is_clean_text(text: object) -> bool:

@@ -16,11 +16,13 @@ from gateway.core.usage import CACHED, REASONING, is_input, is_output
 from gateway.ledger.database import ReadTransaction
 from gateway.ledger.dimensions import Dimension, Grouping, Unanswerable, by
 from gateway.ledger.spans import Span, SpanPart, cheapest, parts
-from gateway.ledger.tables import QUARTER, SUMS, period_end, usage_quarter
+from gateway.ledger.tables import COSTS, QUARTER, SUMS, TOKENS, period_end, usage_quarter
 from gateway.ledger.url import database_of
-from gateway.ledger.usage_queries import IS_CORRECTION, counterfactuals, totals, units
+from gateway.ledger.usage_queries import IS_CORRECTION, counterfactuals, totals, unit_costs, units
 
 LATEST_PARTS = 4
+# Stands for the unit of what was booked by a version that kept no costs of units.
+UNSPLIT = "unsplit"
 _N = TypeVar("_N", int, Decimal)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -40,7 +42,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     or takes away; it counts as neither. So the others are what was charged when it happened.
     `group` has the value of each dimension, in the order in which they were asked for.
     `counterfactual_usd` is what the same usage would have cost on each other deployment. `units` is all of
-    the usage by unit; images and audio of release 0.1.0 are text there.
+    the usage by unit; images and audio of release 0.1.0 are text there. `unit_costs` are what each unit cost,
+    and under UNSPLIT what older versions have booked as a whole: together `cost_usd`.
     """
 
     group: dict[str, str]
@@ -52,6 +55,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: Decimal
     counterfactual_usd: dict[str, Decimal]
     units: dict[str, int]
+    unit_costs: dict[str, Decimal]
     is_correction: bool = False
 
     def plus(self, other: "UsageRow") -> "UsageRow":
@@ -69,6 +73,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
             **{name: getattr(self, name) + getattr(other, name) for name in sums},
             counterfactual_usd=_added(self.counterfactual_usd, other.counterfactual_usd, Decimal(0)),
             units=_added(self.units, other.units, 0),
+            unit_costs=_added(self.unit_costs, other.unit_costs, Decimal(0)),
         )
 
     @property
@@ -94,8 +99,10 @@ class _Slice(msgspec.Struct, frozen=True):
 
 # Whether it is one of corrections, and its values in the order of the dimensions asked for.
 _Group = tuple[bool, tuple[str, ...]]
-# Of a part: the totals, the costs elsewhere, and the units, each by its labels.
-_Found = tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]
+# Of a part: the totals, then the costs elsewhere, the units and their costs by name, each by its labels.
+_Rows = list[tuple[Any, ...]]
+_Found = tuple[_Rows, tuple[_Rows, _Rows, _Rows]]
+_ByName = defaultdict[_Group, defaultdict[str, int]]
 
 
 class _Sums:
@@ -106,13 +113,12 @@ class _Sums:
         self._labels = (IS_CORRECTION, *asked.columns) if apart else asked.columns
         self._apart = apart
         self._totals: defaultdict[_Group, list[int]] = defaultdict(lambda: [0] * len(SUMS))
-        self._others: defaultdict[_Group, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._units: defaultdict[_Group, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._others, self._units, self._unit_costs = _by_name(), _by_name(), _by_name()
         self._latest: dict[SpanPart, _Found] = {}
 
     def add(self, ledger: ReadTransaction, sign: int, part: SpanPart, values: dict[str, str]) -> None:
         labels = self._labels
-        found_totals, found_others, found_units = self._read(ledger, part)
+        found_totals, found_by_name = self._read(ledger, part)
         for row in found_totals:
             found, added = row[: len(labels)], row[len(labels) :]
             if added[0] is None:
@@ -120,10 +126,11 @@ class _Sums:
             sums = self._totals[self._group(found, values)]
             for number, one in enumerate(added):
                 sums[number] += sign * int(one)
-        for *named, elsewhere, nano in found_others:
-            self._others[self._group(named, values)][elsewhere] += sign * int(nano)
-        for *named, unit, amount in found_units:
-            self._units[self._group(named, values)][unit] += sign * int(amount)
+        for sums_by_name, rows in zip(
+            (self._others, self._units, self._unit_costs), found_by_name, strict=True
+        ):
+            for *named, name, amount in rows:
+                sums_by_name[self._group(named, values)][name] += sign * int(amount)
 
     def _read(self, ledger: ReadTransaction, part: SpanPart) -> _Found:
         """What is taken off one day is added to the next: the latest parts are kept, not read again."""
@@ -133,8 +140,11 @@ class _Sums:
                 del self._latest[next(iter(self._latest))]
             self._latest[part] = (
                 ledger.fetch(totals(ledger, part, labels)),
-                ledger.fetch(counterfactuals(ledger, part, labels)),
-                ledger.fetch(units(ledger, part, labels)),
+                (
+                    ledger.fetch(counterfactuals(ledger, part, labels)),
+                    ledger.fetch(units(ledger, part, labels)),
+                    ledger.fetch(unit_costs(ledger, part, labels)),
+                ),
             )
         return self._latest[part]
 
@@ -167,21 +177,39 @@ class _Sums:
             counterfactual_usd={
                 elsewhere: usd_decimal(others[elsewhere]) for elsewhere in sorted(others) if others[elsewhere]
             },
-            units=_all_units(self._units[group], named),
+            units=_all_units(self._units[group], [named[name] for name in TOKENS]),
+            unit_costs={
+                unit: usd_decimal(nano)
+                for unit, nano in _all_costs(
+                    self._unit_costs[group], [named[name] for name in COSTS], named["cost_nano_usd"]
+                ).items()
+            },
         )
 
 
-def _all_units(mapped: Mapping[str, int], totals: Mapping[str, int]) -> dict[str, int]:
-    """All units: those of rows with a map, and what the totals have beyond them."""
+def _by_name() -> _ByName:
+    return defaultdict(lambda: defaultdict(int))
+
+
+def _all_costs(mapped: Mapping[str, int], totals: Sequence[int], whole: int) -> dict[str, int]:
+    """What each unit cost, and what of `whole` nobody has split."""
+    found = _all_units(mapped, totals)
+    unsplit = whole - sum(found.values())
+    return found | {UNSPLIT: unsplit} if unsplit else found
+
+
+def _all_units(mapped: Mapping[str, int], totals: Sequence[int]) -> dict[str, int]:
+    """All units: those of rows with a map, and what `totals`, in the order of TOKENS, have beyond them."""
+    all_read, all_cached, all_written, all_thought = totals
     read = sum(amount for unit, amount in mapped.items() if is_input(unit))
     cached = sum(amount for unit, amount in mapped.items() if unit.startswith(CACHED))
     written = sum(amount for unit, amount in mapped.items() if is_output(unit))
     thought = mapped.get(REASONING, 0)
     beyond = {
-        "input_text": totals["input_tokens"] - totals["cached_input_tokens"] - read + cached,
-        "cached_text": totals["cached_input_tokens"] - cached,
-        "output_text": totals["output_tokens"] - totals["reasoning_tokens"] - written + thought,
-        REASONING: totals["reasoning_tokens"] - thought,
+        "input_text": all_read - all_cached - read + cached,
+        "cached_text": all_cached - cached,
+        "output_text": all_written - all_thought - written + thought,
+        REASONING: all_thought - thought,
     }
     found = {unit: mapped.get(unit, 0) + beyond.get(unit, 0) for unit in sorted({*mapped, *beyond})}
     return {unit: amount for unit, amount in found.items() if amount}

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from gateway.ledger.tables import (
     CORRECTION,
+    COSTS,
     DAY,
     DIMENSIONS,
     LATE_CORRECTION,
@@ -57,7 +58,8 @@ class Rollup(NamedTuple):
 USAGE = Rollup("usage", ("starts", "group_id"), SUMS)
 COUNTERFACTUAL = Rollup("counterfactual", ("starts", "group_id", "elsewhere"), ("nano_usd",))
 UNITS = Rollup("unit", ("starts", "group_id", "unit"), ("amount",))
-ROLLUPS = (USAGE, COUNTERFACTUAL, UNITS)
+UNIT_COSTS = Rollup("unit_cost", ("starts", "group_id", "unit"), ("nano_usd",))
+ROLLUPS = (USAGE, COUNTERFACTUAL, UNITS, UNIT_COSTS)
 
 
 class _Map(NamedTuple):
@@ -67,7 +69,11 @@ class _Map(NamedTuple):
     column: str
 
 
-_MAPS = (_Map(COUNTERFACTUAL, "counterfactual_nano_usd"), _Map(UNITS, "usage"))
+_MAPS = (
+    _Map(COUNTERFACTUAL, "counterfactual_nano_usd"),
+    _Map(UNITS, "usage"),
+    _Map(UNIT_COSTS, "unit_nano_usd"),
+)
 
 
 def keep_rollups_on_postgres(fresh: str) -> tuple[str, ...]:
@@ -145,7 +151,7 @@ def _usage(dialect: Dialect, fresh: str) -> str:
         "attempts": f"CASE WHEN {IS_ATTEMPT} THEN 1 ELSE 0 END",
         "requests": f"CASE WHEN {IS_REQUEST} THEN 1 ELSE 0 END",
         "estimated_attempts": f"CASE WHEN {IS_ATTEMPT} AND CAST(estimated AS INTEGER) = 1 THEN 1 ELSE 0 END",
-    } | {name: name for name in (*TOKENS, *MONEY)}
+    } | {name: name for name in (*TOKENS, *MONEY, *COSTS)}
     added_up = ", ".join(f"{_sum(sums[name])} AS {name}" for name in SUMS)
     return (
         f"SELECT starts, g.id AS group_id, {', '.join(SUMS)} "  # noqa: S608

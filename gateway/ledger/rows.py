@@ -12,11 +12,15 @@ from typing import Any
 import msgspec
 
 from gateway.core.lenient import is_unicode
+from gateway.core.pricing import cost_parts
 from gateway.core.record import Outcome, UsageRecord
-from gateway.core.usage import Usage, usage_of
+from gateway.core.usage import CACHED, REASONING, Usage, is_input, is_output, usage_of
+from gateway.ledger.row_usage import NO_MAP
 from gateway.ledger.tables import COLUMNS
 
 Row = tuple[str | int | float | None, ...]
+# In the order of tables.COSTS, and the map of units.
+CostColumns = tuple[int, int, int, int, str]
 
 TEXT_CHARACTERS = 512  # longest text of a column, and of a tag's value
 TAG_NAME_CHARACTERS = 128
@@ -25,7 +29,7 @@ INTEGER_CEILING = 2**53  # exact in JSON and Lua too; a thousand such rows still
 
 ATTEMPT_ID = COLUMNS.index("attempt_id")
 _IDS = frozenset({"attempt_id", "request_id"})
-_JSON = frozenset({"tags", "counterfactual_nano_usd", "facts", "usage", "reported"})
+_JSON = frozenset({"tags", "counterfactual_nano_usd", "facts", "usage", "reported", "rates", "unit_nano_usd"})
 _TAGS = COLUMNS.index("tags")
 _COUNTERFACTUAL = COLUMNS.index("counterfactual_nano_usd")
 
@@ -57,6 +61,7 @@ def careful_row_of(record: UsageRecord) -> Row:
         "request_id": _clean_id(record.request_id),
         "tags": _clean_tags(record.tags),
         "reported": _clean_counts(record.reported),
+        "rates": _clean_counts(record.rates),
         "counterfactual_nano_usd": {
             _clean_text(deployment): _clean_integer(nano)
             for deployment, nano in record.counterfactual_nano_usd.items()
@@ -122,8 +127,28 @@ def _row(record: UsageRecord) -> Row:
         record.address,
         units_text(usage),
         record.flags,
-        _encode(record.reported).decode() if record.reported else "{}",
+        _encode(record.reported).decode() if record.reported else NO_MAP,
+        _encode(record.rates).decode() if record.rates else NO_MAP,
+        *cost_columns(record.cost_nano_usd, usage, record.rates),
     )
+
+
+def cost_columns(nano: int, usage: Usage, rates: Mapping[str, int]) -> CostColumns:
+    """What of `nano` is of which tokens, and of which unit where `usage` needs its map."""
+    read, written, *others = cost_parts(nano, usage, rates)
+    if not others:
+        return read, 0, written, 0, NO_MAP
+    by_unit = {"input_text": read, "output_text": written}
+    cached = 0
+    for (unit, _), part in zip(usage.others, others, strict=True):
+        by_unit[unit] = part
+        if is_input(unit):
+            read += part
+            cached += part if unit.startswith(CACHED) else 0
+        elif is_output(unit):
+            written += part
+    mapped = {unit: part for unit, part in by_unit.items() if part} if usage.needs_map else {}
+    return read, cached, written, by_unit.get(REASONING, 0), _encode(mapped).decode() if mapped else NO_MAP
 
 
 def units_text(usage: Usage) -> str:
@@ -152,11 +177,11 @@ def units_fit(usage: Usage) -> bool:
     )
 
 
-def reported_fit(reported: Mapping[str, int]) -> bool:
-    """Whether counts of an upstream can. Lone surrogates fail where they become JSON."""
+def counts_fit(counts: Mapping[str, int]) -> bool:
+    """Whether numbers by a name from outside can. Lone surrogates fail where they become JSON."""
     return all(
         amount < INTEGER_CEILING and len(name) <= TAG_NAME_CHARACTERS and "\0" not in name
-        for name, amount in reported.items()
+        for name, amount in counts.items()
     )
 
 
@@ -180,7 +205,7 @@ def _each_is_short(row: Row) -> bool:
 
 def _mappings_fit(record: UsageRecord, row: Row) -> bool:
     """Whether tags and counterfactual costs can stand as they are. Lone surrogates have failed earlier."""
-    if not reported_fit(record.reported):
+    if not counts_fit(record.reported) or not counts_fit(record.rates):
         return False
     return (
         _is_short_json(row[_TAGS])

@@ -22,7 +22,9 @@ CORRECTIONS = (CORRECTION, LATE_CORRECTION)
 COUNTS = ("attempts", "requests", "estimated_attempts")
 TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 MONEY = ("cost_nano_usd", "unseen_nano_usd")
-SUMS = (*COUNTS, *TOKENS, *MONEY)
+# What of the cost is of which TOKENS, in their order; 0 where nobody can tell.
+COSTS = ("input_nano_usd", "cached_input_nano_usd", "output_nano_usd", "reasoning_nano_usd")
+SUMS = (*COUNTS, *TOKENS, *MONEY, *COSTS)
 
 
 def _text(name: str) -> Column[str]:
@@ -35,6 +37,11 @@ def _optional_text(name: str) -> Column[str]:
 
 def _integer(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False)
+
+
+def _added_integer(name: str) -> Column[int]:
+    """One that a later revision has added, and that older versions leave at zero."""
+    return Column(name, BigInteger, nullable=False, server_default="0")
 
 
 def _key(name: str) -> Column[int]:
@@ -93,6 +100,11 @@ usage_record = Table(
     Column("flags", Text, nullable=False, server_default=""),  # of core.metering.FLAGS, with commas
     # JSON: the upstream's own counts, where they contradict each other; else {}.
     Column("reported", Text, nullable=False, server_default="{}"),
+    # JSON: unit -> nano-USD per million, which its cost was worked out with; {} where that is not known.
+    Column("rates", Text, nullable=False, server_default="{}"),
+    *(_added_integer(name) for name in COSTS),
+    # JSON: unit -> nano-USD of the cost, where `usage` has the units; else {}.
+    Column("unit_nano_usd", Text, nullable=False, server_default="{}"),
     # Only corrections have other values here than these, so the writer leaves the three out.
     Column("kind", Text, nullable=False, server_default="usage"),  # usage | reversal | correction
     _optional_text("corrects"),  # attempt_id of the row that this one reverses or replaces
@@ -124,7 +136,8 @@ Index("usage_group_names", *(usage_group.c[name] for name in DIMENSIONS), unique
 
 
 def _rollup(name: str) -> Table:
-    return Table(name, metadata, _key("starts"), _key("group_id"), *(_integer(column) for column in SUMS))
+    sums = (_added_integer(column) if column in COSTS else _integer(column) for column in SUMS)
+    return Table(name, metadata, _key("starts"), _key("group_id"), *sums)
 
 
 def _counterfactual_rollup(name: str) -> Table:
@@ -139,15 +152,17 @@ counterfactual_quarter = _counterfactual_rollup("counterfactual_quarter")
 counterfactual_day = _counterfactual_rollup("counterfactual_day")
 
 
-def _unit_rollup(name: str) -> Table:
+def _unit_rollup(name: str, amount: str) -> Table:
     unit = Column("unit", Text, primary_key=True)
-    return Table(name, metadata, _key("starts"), _key("group_id"), unit, _integer("amount"))
+    return Table(name, metadata, _key("starts"), _key("group_id"), unit, _integer(amount))
 
 
-# Every unit of the rows that have their whole map. What the totals of usage_* have beyond them is of rows
-# whose totals tell all.
-unit_quarter = _unit_rollup("unit_quarter")
-unit_day = _unit_rollup("unit_day")
+# Every unit of the rows that have their whole map, and what it cost. What the totals of usage_* have beyond
+# them is of rows whose totals tell all.
+unit_quarter = _unit_rollup("unit_quarter", "amount")
+unit_day = _unit_rollup("unit_day", "amount")
+unit_cost_quarter = _unit_rollup("unit_cost_quarter", "nano_usd")
+unit_cost_day = _unit_rollup("unit_cost_day", "nano_usd")
 
 # One row for each act of closing or deleting: the latest `before` (UTC microseconds) is in force.
 period_end = Table(

@@ -25,12 +25,15 @@ from gateway.ledger.spans import SpanPart
 from gateway.ledger.tables import (
     CORRECTION,
     CORRECTIONS,
+    COSTS,
     LATE_CORRECTION,
     MONEY,
     SUMS,
     TOKENS,
     counterfactual_day,
     counterfactual_quarter,
+    unit_cost_day,
+    unit_cost_quarter,
     unit_day,
     unit_quarter,
     usage_day,
@@ -43,8 +46,8 @@ from gateway.ledger.tables import (
 IS_CORRECTION = "is_correction"
 
 _ROLLUPS = {
-    "quarter": (usage_quarter, counterfactual_quarter, unit_quarter),
-    "day": (usage_day, counterfactual_day, unit_day),
+    "quarter": (usage_quarter, counterfactual_quarter, unit_quarter, unit_cost_quarter),
+    "day": (usage_day, counterfactual_day, unit_day, unit_cost_day),
 }
 
 
@@ -62,7 +65,7 @@ def totals(reading: ReadTransaction, part: SpanPart, labels: Sequence[str], **on
             "estimated_attempts": is_attempt & row.estimated,
         }
         sums = [func.sum(case((condition, 1), else_=0)) for condition in counted.values()]
-        sums += [func.sum(row[name]) for name in (*TOKENS, *MONEY)]
+        sums += [func.sum(row[name]) for name in (*TOKENS, *MONEY, *COSTS)]
         query = select(*_values(labels, reading.dialect), *sums)
         return _grouped(_within(query, part, row.at, only), labels)
     rollup = _ROLLUPS[part.source][0]
@@ -83,6 +86,14 @@ def units(reading: ReadTransaction, part: SpanPart, labels: Sequence[str]) -> Qu
         return _entries_of_rows(reading, part, labels, usage_record.c.usage)
     rollup = _ROLLUPS[part.source][2]
     return _named(part, rollup, labels, ("unit",), ("amount",), {})
+
+
+def unit_costs(reading: ReadTransaction, part: SpanPart, labels: Sequence[str]) -> Query:
+    """`labels`, a unit of usage, and what it cost in nano-USD: of the rows that have their whole map."""
+    if part.source == "rows":
+        return _entries_of_rows(reading, part, labels, usage_record.c.unit_nano_usd)
+    rollup = _ROLLUPS[part.source][3]
+    return _named(part, rollup, labels, ("unit",), ("nano_usd",), {})
 
 
 def _entries_of_rows(

@@ -30,6 +30,10 @@ class UsageSums(NamedTuple):
     reasoning_tokens: int = 0
     cost_nano_usd: int = 0
     unseen_nano_usd: int = 0
+    input_nano_usd: int = 0
+    cached_input_nano_usd: int = 0
+    output_nano_usd: int = 0
+    reasoning_nano_usd: int = 0
 
     def plus(self, other: "UsageSums") -> "UsageSums":
         return UsageSums(*(one + another for one, another in zip(self, other, strict=True)))

@@ -221,6 +221,32 @@ def test_an_unknown_price_is_an_error_with_file_line_and_path(tmp_path: Path):
     )
 
 
+ACCEPTS = "accepts: [text, image]             #"
+SUPPORTS = "supports: [tools, json_schema, logprobs]\n    context_tokens"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "because"),
+    [
+        (ACCEPTS, "accepts: [text, audio] #", "input_audio", "accepts: [audio]"),
+        (SUPPORTS, "supports: [audio_output]\n    context_tokens", "output_audio", "audio_output"),
+        (SUPPORTS, "supports: [web_search]\n    context_tokens", "per_search", "web_search"),
+        (SUPPORTS, "searches_unasked: true\n    context_tokens", "per_search", "searches_unasked"),
+    ],
+)
+def test_what_a_deployment_can_do_needs_a_price(tmp_path: Path, old: str, new: str, key: str, because: str):
+    changes = [(old, new), ("model: gpt-4o-2024-11-20", "model: of-tomorrow")]
+    line, *_ = shown(list(problems(tmp_path, *changes)))
+    expected = (
+        f"deployments.gpt-4o.price.{key}: needed because of {because}, and no list has it: give USD for"
+    )
+    assert expected in line
+    (tmp_path / "priced").mkdir()
+    priced = ("output: 10.00}", "output: 10.00, input_audio: 40, output_audio: 80, per_search: 0.01}")
+    (found,) = built(tmp_path / "priced", *changes, priced).policy.models["gpt-4o"].use
+    assert found.searches == ("search" in new)
+
+
 def test_an_unknown_size_is_an_error_with_file_line_and_path(tmp_path: Path):
     found = problems(
         tmp_path, ("model: gpt-4o-2024-11-20", "model: gpt-9"), ("    context_tokens: 128000\n", "")

@@ -46,6 +46,7 @@ def halves_of(record: UsageRecord) -> tuple[bytes, bytes]:
     known |= {
         "prompt_tokens": usage.input_text,
         "input_rate": _rate(record.cost_nano_usd, usage.input_text),
+        "output_rate": 0,
         "others": [
             (name, _rate(nano, usage.input_text)) for name, nano in record.counterfactual_nano_usd.items()
         ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.money import NANO_PER_USD, nano_from_usd, usd_decimal
-from gateway.core.pricing import cost, flat_cost, usd_text
+from gateway.core.pricing import cost, cost_parts, flat_cost, rates_used, usd_text
 from gateway.core.rates import Band, Rates, week_hours
 from gateway.core.usage import NO_USAGE, Usage, usage_of
 from tests.core.builders import price, rates, used
@@ -82,6 +82,64 @@ def test_a_tier_without_a_price_costs_the_dearest_of_each_unit():
     assert not tiered.knows("hyper")
     assert (found.input, found.output) == (nano_from_usd("9"), nano_from_usd("20"))
     assert found.of("cache_write") == nano_from_usd("9")  # a tier that lists no writes asks for plain input
+
+
+AMOUNTS = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        ("input_text", "output_text", "cached_text", "output_reasoning", "cache_write_1h", "search_queries"),
+        st.integers(0, 10**9),
+    ),
+)
+
+
+@given(AMOUNTS, st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**6))
+def test_parts_of_whole_nano_dollars_are_amount_times_rate(
+    units: dict[str, int], given: int, cached: int, output: int
+) -> None:
+    rate = 1_000_000
+    whole = Rates(
+        input=given * rate,
+        cached_input=cached * rate,
+        output=output * rate,
+        input_audio=0,
+        output_audio=0,
+        units={"search_queries": 7 * rate},
+    )
+    usage = usage_of(units)
+    used_rates = rates_used(whole, usage)
+    expected = [amount * used_rates.get(unit, 0) // rate for unit, amount in in_order(usage)]
+    assert cost_parts(cost(whole, usage), usage, used_rates) == expected
+
+
+@given(AMOUNTS, st.lists(st.integers(0, 10**12), min_size=5, max_size=5), st.integers(0, 10**15))
+def test_parts_add_up_to_what_was_booked_however_little(
+    units: dict[str, int], listed: list[int], held: int
+) -> None:
+    given, cached, output, write, search = listed
+    odd = Rates(
+        input=given,
+        cached_input=cached,
+        output=output,
+        input_audio=0,
+        output_audio=0,
+        units={"cache_write": write, "search_queries": search},
+    )
+    usage = usage_of(units)
+    full, used_rates = cost(odd, usage), rates_used(odd, usage)
+    for booked in (full, min(full, held)):
+        parts = cost_parts(booked, usage, used_rates)
+        assert sum(parts) == booked
+        for (unit, amount), part in zip(in_order(usage), parts, strict=True):
+            assert 0 <= part <= amount * used_rates.get(unit, 0) // 1_000_000 + 1
+
+
+def in_order(usage: Usage) -> list[tuple[str, int]]:
+    return [("input_text", usage.input_text), ("output_text", usage.output_text), *usage.others]
+
+
+def test_a_row_whose_rates_nobody_knows_has_no_parts() -> None:
+    assert cost_parts(12_345, Usage(10, 20), {}) == [0, 0]
 
 
 UNITS = {"cache_write": 10, "output_reasoning": 90, "input_image": 70}

@@ -39,9 +39,35 @@ def measured(tokens_per_second: float = 100.0, tokens_per_chunk: float = 1.0) ->
     return pace
 
 
+@pytest.mark.parametrize("call", [STREAM, WHOLE], ids=["stream", "whole"])
 @pytest.mark.parametrize("pieces", [0, 1])
-def test_where_nothing_was_measured_everything_that_was_held_is_kept(pieces):
-    assert most_output(seen(pieces), Pace(), STREAM, STOPS, CAP) == CAP
+def test_where_nothing_was_measured_the_time_unread_is_taken_at_the_most_of_the_deployment(pieces, call):
+    for most in (500.0, 5000.0):
+        slow = deployment(stops_when_left=StopsWhenLeft.ALWAYS, most_tokens_per_second=most)
+        found = most_output(seen(pieces, silent=2.0), Pace(), call, slow, CAP)
+        assert found == pieces * 5 + SILENT_TOKENS + (2.0 + NOTICE_SECONDS) * most
+    assert most_output(seen(pieces, silent=2.0), Pace(), call, STOPS, 1_000) == 1_000
+
+
+@given(
+    most=st.integers(1, 20_000),
+    share=st.floats(0, 1),
+    before=st.floats(0, 60),
+    since=st.floats(0, 60),
+    notice=st.floats(0, NOTICE_SECONDS),
+    pieces=st.integers(0, TIMED_CHUNKS - 1),
+    choices=st.integers(1, 4),
+    cap=st.integers(1, 200_000),
+)
+def test_what_nobody_has_measured_is_never_booked_below_what_was_made_up_to_that_speed(
+    most: int, share: float, before: float, since: float, notice: float, pieces: int, choices: int, cap: int
+) -> None:
+    """Each choice writes at a steady pace up to the most from its dispatch to when its end is noticed."""
+    own = deployment(stops_when_left=StopsWhenLeft.ALWAYS, most_tokens_per_second=float(most))
+    call = parsed(chat(stream=True, n=choices))
+    made = min(int((before + since + notice) * most * share), cap) * choices
+    what = seen(pieces, silent=before + since, watched=0.0)
+    assert most_output(what, Pace(), call, own, cap * choices) >= made
 
 
 @pytest.mark.parametrize("pieces", [TIMED_CHUNKS, MEASURED_CHUNKS - 1, MEASURED_CHUNKS])
@@ -150,7 +176,8 @@ def test_an_engine_of_any_steady_speed_never_makes_more_than_is_kept_back(
         pace = measured(speed / 2, tokens_per_chunk=packed)
     else:
         pace = measured(speed, tokens_per_chunk=packed)
-    for known in (pace, unmeasured):
+    is_bounded = pieces >= TIMED_CHUNKS or speed <= STOPS.most_tokens_per_second
+    for known in (pace, unmeasured) if is_bounded else (pace,):
         assert most_output(what, known, STREAM, STOPS, 10**7) >= made
 
 
@@ -180,4 +207,4 @@ def test_what_was_reported_is_not_estimated_again():
     exact = Seen(text_chunks=5, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70)
     assert most_output(exact, measured(), STREAM, STOPS, CAP) == 70 + int((0.5 + NOTICE_SECONDS) * 1000)
     once = Seen(text_chunks=1, text_bytes=500, watched_seconds=1.0, silent_seconds=0.5, reported_tokens=70)
-    assert most_output(once, Pace(), STREAM, STOPS, CAP) == CAP
+    assert most_output(once, Pace(), STREAM, STOPS, CAP) == 70 + int((0.5 + NOTICE_SECONDS) * 5000)

@@ -4,7 +4,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.core.admission import hold_nano
 from gateway.core.catalog import Api
 from gateway.core.ended import Ended, Progress
 from gateway.core.metering import BEYOND_HOLD, CONTRADICTION, UNKNOWN_TIER, UNPRICED, writes_text
@@ -35,15 +38,17 @@ TEXT = b'{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}'
 
 
 def sent(
-    body: dict[str, Any] | None = None, nano: int = PLENTY, at: Price | None = None, **named: Any
+    body: dict[str, Any] | None = None, nano: int | None = PLENTY, at: Price | None = None, **changes: Any
 ) -> Sent:
-    """An attempt at a deployment with that price, for which `nano` are held."""
-    given = deployment(price=at or price(GPT_4O, priority=rates("5", "20")))
+    """An attempt at a deployment with that price and `changes`, held for `nano`; None: what it asks for."""
+    given = deployment(price=at or price(GPT_4O, priority=rates("5", "20")), **changes)
     begun = route_to(model(local(), given)).begin(
-        "r", parsed(body or chat(), **named), Classified("internal"), moment()
+        "r", parsed(body or chat()), Classified("internal"), moment()
     )
     index = [one.deployment.name for one in begun.candidates].index(given.name)
-    return held(begun.again(number=1, index=index), hold(begun.ask, nano=nano))
+    ask = begun.ask
+    nano = hold_nano(ask, ask.output_tokens) if nano is None else nano
+    return held(begun.again(number=1, index=index), hold(ask, nano=nano, output_tokens=ask.output_tokens))
 
 
 def ended(
@@ -183,5 +188,31 @@ def test_a_price_for_each_request_is_a_unit_of_the_usage() -> None:
 def test_a_hold_covers_searches_where_some_are_asked_for() -> None:
     at = price(msgspec.structs.replace(GPT_4O, units={"search_queries": 10_000_000 * 1_000_000}))
     plain = sent(chat(), at=at).ask.prompt_nano
-    searching = sent(chat(web_search_options={}), at=at).ask.prompt_nano
-    assert searching >= plain + 10 * 10_000_000
+    assert sent(chat(web_search_options={}), at=at).ask.prompt_nano >= plain + 10 * 10_000_000
+    tools = [{"type": "web_search", "web_search": {"enable": True}}]
+    for asked in ({"tools": tools}, {"enable_search": True}, {"search_parameters": {"mode": "on"}}):
+        assert sent(chat(**asked), at=at).ask.prompt_nano >= plain + 10 * 10_000_000
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.booleans())
+def test_a_hold_covers_the_searches_of_a_deployment_at_its_own_bound(
+    most: int, made: int, unasked: bool
+) -> None:
+    at = price(msgspec.structs.replace(GPT_4O, units={"search_queries": 10_000_000 * 1_000_000}))
+    bounds = {"most_searches": most, "searches_unasked": unasked}
+    attempt = sent(chat(**({} if unasked else {"web_search_options": {}})), at=at, nano=None, **bounds)
+    found = ended(attempt, PLAIN | {"num_search_queries": made})
+    assert found.cost_nano == 100 * 2500 + 10 * 10_000 + made * 10_000_000
+    if made <= most:
+        assert attempt.held_nano >= found.cost_nano
+        assert not found.flags
+    if unasked and made:
+        plain = sent(chat(), at=at, nano=None, most_searches=most)
+        assert attempt.held_nano == plain.held_nano + most * 10_000_000
+
+
+def test_a_search_that_no_list_has_is_held_and_booked_at_the_dearest_there_is() -> None:
+    attempt = sent(chat(web_search_options={}), nano=None)
+    found = ended(attempt, PLAIN | {"num_search_queries": 10})
+    assert found.flags == "unpriced"
+    assert 10 * 50_000_000 < found.cost_nano <= attempt.held_nano

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.money import NANO_PER_USD
+from gateway.core.money import NANO_PER_USD, share_out
 from gateway.core.pool_cost import (
     HOUR,
     SECOND,
@@ -19,7 +19,6 @@ from gateway.core.pool_cost import (
     PoolSpan,
     Weights,
     allocate,
-    share_out,
     spans,
 )
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from gateway.core.answer import Contradictory, Exact, Metered, UnderEstimate
 from gateway.core.ended import Ended, Progress
+from gateway.core.metering import BEYOND_HOLD
+from gateway.core.pricing import rates_used
 from gateway.core.record import (
     DIGITS,
     ENDED_FIELDS,
@@ -178,6 +180,7 @@ def expected(sent: Sent, ended: Ended) -> UsageRecord:
         unseen_nano_usd=ended.unseen_nano,
         flags=ended.flags,
         reported=dict(ended.reported),
+        rates=booked_at(sent, ended),
         ttft_ms=ended.ttft_ms,
         duration_ms=ended.duration_ms,
         upstream_request_id=progress.upstream_request_id,
@@ -199,6 +202,24 @@ def expected(sent: Sent, ended: Ended) -> UsageRecord:
         ),
         address=progress.address,
     )
+
+
+def booked_at(sent: Sent, ended: Ended) -> dict[str, int]:
+    """What each unit costs at the tier of the answer; of a row of text what the candidate lists for text."""
+    if ended.rates is None:
+        standard = sent.candidate.price.standard
+        return {"input_text": standard.input, "output_text": standard.output}
+    return rates_used(sent.candidate.price.rates(ended.service_tier), ended.usage)
+
+
+@given(st.data())
+def test_the_rates_of_a_row_make_its_cost(data: st.DataObject) -> None:
+    sent = data.draw(attempts(), "sent")
+    record = record_of(sent.half(), data.draw(ends(sent), "ended").half())
+    millionths = sum(amount * record.rates[unit] for unit, amount in record.usage.units.items())
+    made = -(-millionths // 1_000_000)
+    is_bounded = bool(record.flags) and record.flags != BEYOND_HOLD
+    assert record.cost_nano_usd == (min(made, record.held_nano_usd) if is_bounded else made)
 
 
 @given(st.data())
@@ -268,7 +289,14 @@ def test_both_halves_together_name_every_column_and_every_fact() -> None:
     columns = {*UsageRecord.__struct_fields__, *RecordedFacts.__struct_fields__} - derived
     named = {*ROUTE_FIELDS, *SENT_FIELDS, *ENDED_FIELDS}
     assert columns <= named
-    assert named - columns == {"input_rate", "others", "other_costs", "prompt_tokens", "units"}
+    assert named - columns == {
+        "input_rate",
+        "output_rate",
+        "others",
+        "other_costs",
+        "prompt_tokens",
+        "units",
+    }
 
 
 @pytest.mark.parametrize("name", [*ROUTE_FIELDS, *SENT_FIELDS, *ENDED_FIELDS])

@@ -262,7 +262,7 @@ async def test_functions_and_speech_follow_from_what_an_openai_deployment_says(t
         "accepts": ["text", "audio"],
         "context_tokens": 128000,
         "max_output_tokens": 1000,
-        "price": {"input": "1", "output": "10"},
+        "price": {"input": "1", "output": "10", "input_audio": "40", "output_audio": "80"},
     }
     changes = {
         "deployments": {"speaks": speaks},

@@ -1,5 +1,6 @@
 """Usage as providers spell it, through a whole gateway: the row, the money, the flags, and the metric."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +77,11 @@ async def test_reports_take_usage_apart_by_unit(tmp_path: Path) -> None:
         (unit, "gpt-4o", 2 * amount) for unit, amount in anthropic.units.items()
     }
     csv = usage_document(rows, question, "csv").decode().splitlines()
-    assert csv[0] == "token_type,model,amount"
+    assert csv[0] == "token_type,model,amount,cost_usd"
+    by_unit = {line.split(",")[0]: Decimal(line.split(",")[3]) for line in csv[1:]}
+    (whole,) = rows
+    assert sum(by_unit.values()) == whole.cost_usd
+    assert all(by_unit.values())
+    assert {one["token_type"]: one["cost_usd"] for one in found} == {
+        unit: float(usd) for unit, usd in by_unit.items()
+    }

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app
 from gateway.core.pool_cost import GpuPrice, PoolPlan
+from gateway.core.usage import usage_of
 from gateway.finance.pool_booking import Accruing, accrue
 from gateway.ledger.retention import close
 from tests.core.builders import used
@@ -166,7 +167,11 @@ def test_requests_with_other_tags_are_charges_of_their_own(config: Path, sqlite:
     rows = rows_of(config)
     hosted = [row for row in rows if row["ChargePeriodStart"] == "2026-10-19T15:00:00Z"]
     expected = {'{"顧客":"東京"}': "2", '{"customer":"a","stage":"1"}': "1", "": "1"}
-    assert {row["x_Tags"]: row["x_RequestCount"] for row in hosted} == expected
+    # Of the meters of one group the first has the requests.
+    assert {
+        row["x_Tags"]: row["x_RequestCount"] for row in hosted if row["x_RequestCount"] != "0"
+    } == expected
+    assert len(hosted) == 3 * 3
     own = [row for row in rows if row["x_CostType"] == "Workload" and row["x_Feature"] == "triage"]
     assert {row["x_Tags"]: row["x_RequestCount"] for row in own} == expected | {"": "2"}
 
@@ -215,28 +220,99 @@ def test_a_service_is_charged_by_day_of_the_orgs_calendar_and_feature(config: Pa
             row["ChargePeriodEnd"],
             row["x_Feature"],
             row["ChargeClass"],
-            row["BilledCost"],
         )
-        for row in hosted
+        for row in hosted[1::3]
     ] == [
-        ("2026-09-30T15:00:00Z", "2026-10-01T15:00:00Z", "triage", "", "1.000000018"),
-        ("2026-09-30T15:00:00Z", "2026-10-01T15:00:00Z", "triage", "Correction", "0.000000029"),
-        ("2026-10-01T15:00:00Z", "2026-10-02T15:00:00Z", "review", "", "2.500000000"),
-        ("2026-10-30T15:00:00Z", "2026-10-31T15:00:00Z", "review", "", "0.000000013"),
+        ("2026-09-30T15:00:00Z", "2026-10-01T15:00:00Z", "triage", ""),
+        ("2026-09-30T15:00:00Z", "2026-10-01T15:00:00Z", "triage", "Correction"),
+        ("2026-10-01T15:00:00Z", "2026-10-02T15:00:00Z", "review", ""),
+        ("2026-10-30T15:00:00Z", "2026-10-31T15:00:00Z", "review", ""),
     ]
+    days = [hosted[at : at + 3] for at in range(0, 12, 3)]
+    assert [total(day, "BilledCost") * NANO for day in days] == [1_000_000_018, 29, 2_500_000_000, 13]
+    assert [row["x_Unit"] for row in days[0]] == ["cached_text", "input_text", "output_text"]
+    columns = ("x_RequestCount", "x_InputTokens", "x_CachedInputTokens", "x_OutputTokens")
+    assert [int(total(days[0], column)) for column in columns] == [2, 4000, 1000, 2000]
     first = hosted[0]
-    assert (first["x_RequestCount"], first["x_InputTokens"], first["x_CachedInputTokens"]) == (
-        "2",
-        "4000",
-        "1000",
-    )
-    assert (first["x_OutputTokens"], first["x_PriceVersion"]) == ("2000", "list-7")
+    assert first["x_PriceVersion"] == "list-7"
     assert (first["ServiceProviderName"], first["SubAccountId"]) == ("OpenAI", "research")
     assert (first["BillingPeriodStart"], first["BillingPeriodEnd"]) == (
         "2026-09-30T15:00:00Z",
         "2026-10-31T15:00:00Z",
     )
     assert json.loads(first["Tags"])["tollway/feature"] == "triage"
+
+
+GPT_4O = {"input_text": 2_500_000_000, "cached_text": 1_250_000_000, "output_text": 10_000_000_000}
+
+
+def booked(number: int, nano: int, rates: dict[str, int], units: dict[str, int], **more: Any) -> Any:
+    usage = {"usage": usage_of(units), "rates": rates}
+    one = attempt(number, "2026-10-20T12:00", "gpt-4o", "triage", nano)
+    return msgspec.structs.replace(one, **usage, **more)
+
+
+def test_each_unit_is_a_meter_whose_price_times_quantity_is_its_cost(config: Path, sqlite: Database) -> None:
+    text = {"input_text": 400, "cached_text": 1_000, "output_text": 70}
+    cost = 400 * 2_500 + 1_000 * 1_250 + 70 * 10_000
+    doubled = {unit: 2 * rate for unit, rate in GPT_4O.items()}
+    searched = {"search_queries": 10_000_000 * 1_000_000, "input_text": 2_500_000_000}
+    write(
+        sqlite,
+        booked(41, cost, GPT_4O, text),
+        booked(42, cost, GPT_4O, text),
+        booked(43, 2 * cost, doubled, text, service_tier="priority"),
+        booked(44, 3 * 10_000_000 + 2_500, searched, {"search_queries": 3, "input_text": 1}),
+    )
+    rows = [row for row in rows_of(config) if row["ChargePeriodStart"] == "2026-10-19T15:00:00Z"]
+    for row in rows:
+        listed = Decimal(row["PricingQuantity"]) * Decimal(row["ListUnitPrice"])
+        assert listed == Decimal(row["ListCost"]) == Decimal(row["BilledCost"])
+        assert row["ListUnitPrice"] == row["ContractedUnitPrice"]
+    assert total(rows, "BilledCost") * NANO == 4 * cost + 30_002_500
+    assert total(rows, "x_RequestCount") == 4
+    columns = ("SkuMeter", "ConsumedQuantity", "ConsumedUnit", "PricingUnit", "ListUnitPrice", "BilledCost")
+    meters = {row["SkuPriceId"].partition("/gpt-4o-2024-11-20/")[2]: row for row in rows}
+    assert {name: tuple(row[column] for column in columns) for name, row in meters.items()} == {
+        "cached_text@list-7/1.25": (
+            "Cached Text Tokens", "2000", "Tokens", "1000000 Tokens", "1.250000000", "0.002500000",
+        ),
+        "cached_text@list-7/2.5": (
+            "Cached Text Tokens", "1000", "Tokens", "1000000 Tokens", "2.500000000", "0.002500000",
+        ),
+        "input_text@list-7/2.5": (
+            "Input Text Tokens", "801", "Tokens", "1000000 Tokens", "2.500000000", "0.002002500",
+        ),
+        "input_text@list-7/5": (
+            "Input Text Tokens", "400", "Tokens", "1000000 Tokens", "5.000000000", "0.002000000",
+        ),
+        "output_text@list-7/10": (
+            "Output Text Tokens", "140", "Tokens", "1000000 Tokens", "10.000000000", "0.001400000",
+        ),
+        "output_text@list-7/20": (
+            "Output Text Tokens", "70", "Tokens", "1000000 Tokens", "20.000000000", "0.001400000",
+        ),
+        "search_queries@list-7/10": (
+            "Search Queries", "3", "Searches", "1000 Searches", "10.000000000", "0.030000000",
+        ),
+    }  # fmt: skip
+
+
+def test_what_was_bounded_by_its_hold_keeps_its_list_cost(config: Path, sqlite: Database) -> None:
+    write(sqlite, booked(41, 1_000, GPT_4O, {"input_text": 300, "output_text": 25}, flags="contradiction"))
+    rows = [row for row in rows_of(config) if row["ChargePeriodStart"] == "2026-10-19T15:00:00Z"]
+    assert {row["x_Unit"]: (row["ListCost"], row["BilledCost"]) for row in rows} == {
+        "input_text": ("0.000750000", "0.000000750"),
+        "output_text": ("0.000250000", "0.000000250"),
+    }
+
+
+def test_what_older_versions_booked_is_one_charge_at_its_average(config: Path, sqlite: Database) -> None:
+    write(sqlite, booked(41, 1_000, {}, {"input_text": 300, "output_text": 100}))
+    (row,) = [row for row in rows_of(config) if row["ChargePeriodStart"] == "2026-10-19T15:00:00Z"]
+    assert (row["SkuMeter"], row["x_Unit"], row["ConsumedQuantity"]) == ("Tokens", "", "400")
+    assert (row["ListUnitPrice"], row["ListCost"]) == ("0.002500000", "0.000001000")
+    assert (row["x_InputTokens"], row["x_OutputTokens"], row["BilledCost"]) == ("300", "100", "0.000001000")
 
 
 def test_idle_gpus_are_a_charge_of_their_own(config: Path) -> None:

@@ -21,6 +21,7 @@ from gateway.core.catalog import Modality
 from gateway.core.money import nano_from_usd
 from gateway.core.rates import Rates
 from gateway.finance.price_catalogue import PriceCatalogue
+from gateway.finance.tariffs import tariffs
 from tests.core.builders import rates
 
 CATALOGUE = PriceCatalogue()
@@ -66,19 +67,19 @@ def vllm(**settings: Any) -> catalog.Deployment:
 def test_gpt_4o_at_openai(model: str):
     found = CATALOGUE.find("openai", model)
     assert found is not None
-    assert found.tariffs is not None
-    assert found.tariffs.standard == rates("2.50", "10", cached="1.25")
+    assert found.prices is not None
+    assert tariffs(found.prices).standard == rates("2.50", "10", cached="1.25")
     # No cached price is listed for batches: there it costs what input does.
     expected = {"priority": rates("4.25", "17", cached="2.125"), "batch": rates("1.25", "5")}
-    assert found.tariffs.tiers == expected
+    assert tariffs(found.prices).tiers == expected
     assert (found.context_tokens, found.max_output_tokens) == (128_000, 16_384)
 
 
 def test_gpt_4o_at_azure_is_listed_by_itself():
     found = CATALOGUE.find("azure", "gpt-4o")
     assert found is not None
-    assert found.tariffs is not None
-    assert found.tariffs.standard == rates("2.50", "10", cached="1.25")
+    assert found.prices is not None
+    assert tariffs(found.prices).standard == rates("2.50", "10", cached="1.25")
     assert (found.context_tokens, found.max_output_tokens) == (128_000, 16_384)
 
 
@@ -86,20 +87,20 @@ def test_gpt_4o_mini_and_a_fine_tuned_gpt_4o():
     mini, tuned = CATALOGUE.find("openai", "gpt-4o-mini"), CATALOGUE.find("openai", "ft:gpt-4o-2024-08-06")
     assert mini is not None
     assert tuned is not None
-    assert mini.tariffs is not None
-    assert tuned.tariffs is not None
+    assert mini.prices is not None
+    assert tuned.prices is not None
     searches = {"search_queries": 25_000_000 * 1_000_000}
-    assert mini.tariffs.standard == msgspec.structs.replace(
+    assert tariffs(mini.prices).standard == msgspec.structs.replace(
         rates("0.15", "0.60", cached="0.075"), units=searches
     )
-    assert tuned.tariffs.standard == rates("3.75", "15", cached="1.875")
+    assert tariffs(tuned.prices).standard == rates("3.75", "15", cached="1.875")
 
 
 def test_an_embedding_model_has_no_output_price():
     found = CATALOGUE.find("openai", "text-embedding-3-small")
     assert found is not None
-    assert found.tariffs is not None
-    assert found.tariffs.standard == rates("0.02", "0")
+    assert found.prices is not None
+    assert tariffs(found.prices).standard == rates("0.02", "0")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_an_unknown_model_is_not_listed(provider: str, model: str):
 def test_a_chat_model_that_is_priced_for_reading_only_has_no_price():
     found = CATALOGUE.find("azure", "model-router")
     assert found is not None
-    assert found.tariffs is None
+    assert found.prices is None
 
 
 def test_the_entry_that_explains_the_others_is_no_model():

@@ -77,8 +77,8 @@ def test_every_price_for_tokens_of_the_catalogue_is_understood() -> None:
 def test_prices_of_hours_are_in_force_in_their_windows() -> None:
     found = CATALOGUE.find("deepseek", "deepseek-flash") or CATALOGUE.find("openai", "deepseek-flash")
     assert found is not None
-    assert found.tariffs is not None
-    price = Price(version="v", standard=found.tariffs.standard)
+    assert found.prices is not None
+    price = Price(version="v", standard=tariffs(found.prices).standard)
     monday = 1_764_547_200_000_000
     hour = 3600 * 1_000_000
     peak, cheap = 300_000_000, 150_000_000
@@ -90,8 +90,8 @@ def test_prices_of_hours_are_in_force_in_their_windows() -> None:
 def test_tiered_pricing_is_bands() -> None:
     found = CATALOGUE.find("dashscope", "qwen-plus-2025-07-28")
     assert found is not None
-    assert found.tariffs is not None
-    at = found.tariffs.standard
+    assert found.prices is not None
+    at = tariffs(found.prices).standard
     assert (at.input, at.output, at.of("output_reasoning")) == (400_000_000, 1_200_000_000, 4_000_000_000)
     assert [(band.tokens, band.rates.input) for band in at.above] == [(256_000, 1_200_000_000)]
     assert at.above[0].rates.of("output_reasoning") == 12_000_000_000

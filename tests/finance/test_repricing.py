@@ -1,9 +1,10 @@
 """What entered prices change of the past is booked as corrections, and a second time as nothing."""
 
+import json
 from typing import Any
 
 from gateway.core.catalog import DatedPrice
-from gateway.core.pricing import PriceBook, cost
+from gateway.core.pricing import PriceBook, cost, rates_used
 from gateway.core.rates import Price
 from gateway.finance.repricing import PAGE_ROWS, PriceChange, Source, reprice
 from gateway.ledger.reports import usage_by
@@ -48,6 +49,11 @@ def test_repricing_reverses_and_books_anew_and_a_second_time_changes_nothing(dat
     assert (corrections.requests, corrections.attempts, corrections.input_tokens) == (0, 0, 0)
     assert corrections.cost_usd * 10**9 == (each - 10) * changed
     assert corrections.counterfactual_usd == {}
+    assert sum(row.unit_costs.values()) == row.cost_usd
+    assert sum(corrections.unit_costs.values()) == corrections.cost_usd
+    (last,) = (found for found in database.rows() if found["attempt_id"] == f"{make(5).attempt_id}#1")
+    assert json.loads(last["rates"]) == rates_used(rates(), FULL.usage)
+    assert sum(json.loads(last["unit_nano_usd"]).values()) == each
     kinds = [found["kind"] for found in database.rows() if found["corrects"] == make(5).attempt_id]
     assert sorted(kinds) == ["correction", "reversal"]
     before = usage_by(database.url, "day")

@@ -68,6 +68,15 @@ FULL = UsageRecord(
     policy_version="3f2a",
     flags="contradiction,unpriced",
     reported={"prompt_tokens": 321, "completion_tokens_details.reasoning_tokens": 600_000},
+    rates={
+        "input_text": 150_000_001,
+        "cached_text": 75_000_000,
+        "input_image": 200_000_000,
+        "input_audio": 40_000_000_000,
+        "output_text": 600_000_000,
+        "output_audio": 80_000_000_000,
+        "output_reasoning": 600_000_000,
+    },
     facts=RecordedFacts(
         text_bytes=1_234,
         max_output=500,

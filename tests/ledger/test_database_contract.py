@@ -3,7 +3,9 @@
 What the writer makes of a `RowStore` is in test_ledger_writer, what reports read in test_ledger_reports.
 """
 
+import itertools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import close, prune
 from gateway.ledger.revisions import HEAD, LEAST_TABLE, REVISIONS, VERSION_TABLE
 from gateway.ledger.rows import Row, row_of
-from gateway.ledger.tables import ALL_COLUMNS, COLUMNS, usage_record
+from gateway.ledger.tables import ALL_COLUMNS, COLUMNS, COSTS, usage_record
 from gateway.ledger.url import database_of
 from tests.ledger.ledger_records import FULL, make, run
 
@@ -64,11 +66,24 @@ def whole_row(number: int, **changes: Any) -> Row:
 
 def make_older(database: Database) -> None:
     """Undo the newest revision."""
-    for table in ("price_terms", "unit_quarter", "unit_day"):
-        database.execute(f"DROP TABLE {table}")
-    for column in ("usage", "flags", "reported"):
-        database.execute(f"ALTER TABLE usage_record DROP COLUMN {column}")
+    undo(database, ("unit_cost_quarter", "unit_cost_day"), ("rates", "unit_nano_usd", *COSTS))
+    for table, column in itertools.product(("usage_quarter", "usage_day"), COSTS):
+        database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-2]}'")
+
+
+def make_release_0_1_0(database: Database) -> None:
+    """Undo all revisions that it does not know."""
+    make_older(database)
+    undo(database, ("price_terms", "unit_quarter", "unit_day"), ("usage", "flags", "reported"))
+    database.execute(f"DROP TABLE {VERSION_TABLE}")
+
+
+def undo(database: Database, tables: Sequence[str], columns: Sequence[str]) -> None:
+    for table in tables:
+        database.execute(f"DROP TABLE {table}")
+    for column in columns:
+        database.execute(f"ALTER TABLE usage_record DROP COLUMN {column}")
 
 
 # --- create_if_absent, create_or_migrate ---
@@ -100,14 +115,13 @@ def test_migrating_says_which_revisions_there_were_and_are(database: Database) -
     assert ledger.create_or_migrate() == (HEAD, HEAD)
     make_older(database)
     assert ledger.create_or_migrate() == (REVISIONS[-2], HEAD)
-    assert database.execute("SELECT * FROM unit_day") == []
+    assert database.execute("SELECT * FROM unit_cost_day") == []
 
 
 def test_a_ledger_of_release_0_1_0_is_taken_over(database: Database) -> None:
     ledger = database_of(database.url)
     ledger.create_or_migrate()
-    make_older(database)
-    database.execute(f"DROP TABLE {VERSION_TABLE}")
+    make_release_0_1_0(database)
     assert ledger.create_or_migrate() == ("0005", HEAD)
     assert database.execute(f"SELECT version_num FROM {LEAST_TABLE}") == [("0005",)]
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.ledger import rollups
 from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.reports import usage_by
 from gateway.ledger.retention import PeriodRefused, close, prune, rebuild
@@ -17,7 +18,7 @@ Database = Any
 
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2026, month).starts for month in (1, 2, 3, 4))
 NOW = Month(2026, 6).starts
-ROLLUPS = ("usage_quarter", "usage_day", "counterfactual_quarter", "counterfactual_day")
+ROLLUPS = tuple(f"{one.name}_{grain}" for one in rollups.ROLLUPS for grain in ("quarter", "day"))
 
 
 def totals(database: Database) -> list[Any]:

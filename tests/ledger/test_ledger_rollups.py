@@ -8,7 +8,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.core.pricing import cost_parts
 from gateway.core.record import Outcome
+from gateway.core.usage import Usage, usage_of
 from gateway.core.windows import Per, Window
 from gateway.ledger.reports import usage_by
 from gateway.ledger.spans import Span, SpanPart, cheapest, parts
@@ -98,6 +100,58 @@ def test_a_report_of_any_span_is_the_sum_of_its_rows(
     assert sum(
         row.cost_usd for row in usage_by(database.url, "day", first, last, timezone="Asia/Kolkata")
     ) == (sum(row.cost_usd for row in found))
+
+
+PLAIN = Usage(100, 40), {"input_text": 1_000_000_001, "output_text": 3_333_333}
+CACHED = (
+    usage_of({"input_text": 7, "cached_text": 3, "output_text": 5, "output_reasoning": 11}),
+    {
+        "input_text": 4_000_000,
+        "cached_text": 1_000_000,
+        "output_text": 9_000_000,
+        "output_reasoning": 9_000_000,
+    },
+)
+MAPPED = FULL.usage, FULL.rates
+UNKNOWN = Usage(100, 40), {}
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            moments,
+            st.sampled_from(["a", "b"]),
+            st.integers(1, 10**12),
+            st.sampled_from([PLAIN, CACHED, MAPPED, UNKNOWN]),
+        )
+    ),
+    ends,
+    ends,
+)
+def test_costs_of_units_add_up_to_the_cost_however_they_are_grouped(
+    database: Database, attempts: list[tuple[int, str, int, Any]], since: Any, until: Any
+) -> None:
+    database.forget()
+    records = [
+        make(n, at=at, deployment=name, cost_nano_usd=nano, usage=usage, rates=rates)
+        for n, (at, name, nano, (usage, rates)) in enumerate(attempts)
+    ]
+    write(database, *records)
+    expected: Counter[str] = Counter()
+    for record in records:
+        if (since is None or record.at >= since) and (until is None or record.at < until):
+            parts = cost_parts(record.cost_nano_usd, record.usage, record.rates)
+            units = ("input_text", "output_text", *(unit for unit, _ in record.usage.others))
+            expected.update(dict(zip(units, parts, strict=True)))
+            expected["unsplit"] += 0 if record.rates else record.cost_nano_usd
+    first, last = (None if end is None else moment(end) for end in (since, until))
+    for grouping in ("deployment", "deployment,day", "deployment,price_version"):
+        found: Counter[str] = Counter()
+        for row in usage_by(database.url, grouping.split(","), first, last):
+            assert sum(row.unit_costs.values()) == row.cost_usd
+            found.update({unit: int(usd * 10**9) for unit, usd in row.unit_costs.items()})
+        assert +found == +expected
 
 
 def moment(microseconds: int) -> dt.datetime:

@@ -19,7 +19,7 @@ from gateway.ledger.rows import (
     careful_row_of,
     row_of,
 )
-from gateway.ledger.tables import COLUMNS
+from gateway.ledger.tables import COLUMNS, COSTS
 from tests.core.builders import used
 from tests.ledger.ledger_records import FULL, make
 
@@ -39,7 +39,8 @@ def named(record: UsageRecord) -> dict[str, object]:
 
 def test_every_column_has_a_home_in_the_record_and_every_field_a_column() -> None:
     fields = {field.name for field in msgspec.structs.fields(UsageRecord)}
-    assert set(COLUMNS) - {*USAGE_COLUMNS, "input_tokens", "output_tokens"} == fields
+    derived = {*USAGE_COLUMNS, "input_tokens", "output_tokens", *COSTS, "unit_nano_usd"}
+    assert set(COLUMNS) - derived == fields
 
 
 def test_each_field_lands_in_its_column() -> None:
@@ -51,7 +52,18 @@ def test_each_field_lands_in_its_column() -> None:
     assert json.loads(str(row.pop("tags"))) == FULL.tags
     assert msgspec.json.decode(str(row.pop("facts")), type=RecordedFacts) == FULL.facts
     assert json.loads(str(row.pop("counterfactual_nano_usd"))) == FULL.counterfactual_nano_usd
+    assert json.loads(str(row.pop("rates"))) == FULL.rates
+    read, cached, written, thought = (int(str(row.pop(column))) for column in COSTS)
+    assert read + written == FULL.cost_nano_usd
+    by_unit = json.loads(str(row.pop("unit_nano_usd")))
+    assert (cached, thought) == (by_unit["cached_text"], by_unit["output_reasoning"])
+    assert sum(by_unit.values()) == FULL.cost_nano_usd
     assert row == {name: getattr(FULL, name) for name in row}
+
+
+def test_a_row_without_rates_does_not_split_its_cost() -> None:
+    row = named(make(rates={}))
+    assert [row[name] for name in (*COSTS, "rates", "unit_nano_usd")] == [0, 0, 0, 0, "{}", "{}"]
 
 
 def test_a_row_has_its_map_of_units_only_where_its_columns_do_not_tell_all() -> None:

@@ -96,6 +96,10 @@ class Engine:
         """As a supervisor does, without anything that makes it graceful."""
         self.process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """All of it at once: sockets close, and nobody counts any more."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
     def freeze(self) -> None:
         """Stop the engine. The server in front of it goes on answering."""
         os.kill(self._engine_core(), signal.SIGSTOP)
@@ -118,6 +122,16 @@ class Engine:
     async def value(self, name: str) -> float:
         """The sum of its series with this name, without `vllm:`."""
         return sum(float(value) for found, value in _COUNTER.findall(await self.page()) if found == name)
+
+    async def count(self, text: str) -> int:
+        """Tokens of a chat of one message, its template included."""
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": text}],
+            "add_generation_prompt": True,
+        }
+        async with httpx.AsyncClient(timeout=60) as client:
+            return int((await client.post(f"{self.url}/tokenize", json=body)).json()["count"])
 
     async def settled(self) -> str:
         """Its metrics, once nothing runs there."""

@@ -1,10 +1,11 @@
 """The pool on two real vLLM servers: full, frozen, silent, and every token in the ledger.
 
-The tests stand in the order in which they run: the last one ends a server.
+The tests stand in the order in which they run: the last two end a server each.
 """
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.core.estimate import COUNTED_MARGIN_TOKENS
 from gateway.finance.engine_counters import EngineTokens, counted_between, read_counters, reconcile
 from gateway.ledger.past_attempts import EngineAttempt
 from gateway.replicas import progress
-from tests.e2e.harness import Harness, Json, chat, gateway_over, nothing_left_over, simulators
+from tests.e2e.harness import Harness, Json, RawClient, chat, gateway_over, nothing_left_over, simulators
 from tests.vllm.engine import CONTEXT_TOKENS, IN_SERVER, MODEL, Engine
 
 ENDLESS = 1900  # tokens: more than a test waits for
@@ -121,6 +123,95 @@ async def test_mixed_requests_reconcile_with_the_engines_to_the_token(
         assert found.drift == EngineTokens(0, 0)
 
 
+async def prose_of(engine: Engine, tokens: int) -> str:
+    """English that the server counts as `tokens` with its template, or a few less."""
+    sentence = "The ship left the harbour at dawn. "
+    few, more = await engine.count(sentence * 10), await engine.count(sentence * 20)
+    text = sentence * (10 + (tokens - few) * 10 // (more - few))
+    assert tokens - 20 <= await engine.count(text) <= tokens
+    return text
+
+
+async def teach_digits(harness: Harness, draw: random.Random) -> None:
+    """As many prompts as one average needed to take every text for digits."""
+    for _ in range(31):
+        digits = "".join(draw.choices("0123456789", k=600))
+        assert (await harness.post(ask(digits, max_tokens=1))).status_code == 200
+
+
+async def test_prompts_of_digits_leave_an_english_one_all_that_its_context_has(
+    tmp_path: Path, engines: list[Engine]
+) -> None:
+    """It names no cap. The one that it gets fills the context but for the margin of a count."""
+    text = await prose_of(engines[0], CONTEXT_TOKENS - 150)
+    async with gateway(tmp_path, engines) as harness:
+        await teach_digits(harness, random.Random(18))
+        answer = await harness.post(ask(text, ignore_eos=True))
+        assert answer.status_code == 200
+        usage = answer.json()["usage"]
+        assert usage["prompt_tokens"] == await engines[0].count(text)
+        assert usage["total_tokens"] == CONTEXT_TOKENS - COUNTED_MARGIN_TOKENS
+        fits = await harness.post(ask(text, max_tokens=100))
+        assert (fits.status_code, fits.json()["usage"]["prompt_tokens"]) == (200, usage["prompt_tokens"])
+
+
+async def test_what_is_too_long_is_refused_for_its_size_and_not_for_privacy(
+    tmp_path: Path, engines: list[Engine]
+) -> None:
+    too_long = await prose_of(engines[0], CONTEXT_TOKENS + 400)
+    async with gateway(tmp_path, engines) as harness:
+        await teach_digits(harness, random.Random(81))
+        answer = await harness.post(chat(too_long, "auto"), x_tollway_privacy="confidential")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+        assert str(CONTEXT_TOKENS) in error["message"].replace(",", "")
+        assert len(await harness.rows()) == 31
+
+
+@asynccontextmanager
+async def stream_that_stands_still(
+    harness: Harness, engine: Engine
+) -> AsyncIterator[tuple[RawClient, EngineTokens]]:
+    """A stream that is under way, its engine frozen, and what the server had counted for it by then.
+
+    The server in front of the engine goes on, so all that was made is with the gateway.
+    """
+    before = read_counters(await engine.settled())
+    state = states(harness)[engine.name]
+    async with await harness.raw() as client:
+        await client.request(ask(stream=True, max_tokens=ENDLESS, ignore_eos=True))
+        await client.read_until(b"data: ", count=20)
+        engine.freeze()
+
+        def stands_still() -> bool:
+            (attempt,) = state.under_way
+            return attempt.last_seen_at is not None and time.monotonic() - attempt.last_seen_at > 1.0
+
+        await until(stands_still)
+        yield client, counted_between(before, read_counters(await engine.page()))
+
+
+async def test_a_stream_whose_client_left_is_booked_at_what_the_engine_had_counted(
+    tmp_path: Path, engines: list[Engine]
+) -> None:
+    engine = engines[0]
+    async with gateway(tmp_path, [engine], continuous_usage=True) as harness:
+        before = read_counters(await engine.settled())
+        try:
+            async with stream_that_stands_still(harness, engine) as (_, counted):
+                pass
+            await until(lambda: not harness.in_flight())
+            (row,) = await harness.rows()
+        finally:
+            engine.thaw()
+        assert (row["outcome"], bool(row["estimated"])) == ("client_disconnect", False)
+        assert EngineTokens(row["input_tokens"], row["output_tokens"]) == counted
+        assert counted.output >= 16
+        made = counted_between(before, read_counters(await engine.settled())).output
+        assert row["cost_nano_usd"] == counted.prompt * 300 + counted.output * 1_200
+        assert row["cost_nano_usd"] + row["unseen_nano_usd"] >= counted.prompt * 300 + made * 1_200
+
+
 async def test_a_full_server_hides_no_idle_one_and_counts_as_up(
     tmp_path: Path, engines: list[Engine]
 ) -> None:
@@ -199,6 +290,20 @@ async def test_streams_end_soon_after_their_server_was_told_to_stop(
         assert all(row["estimated"] and row["cost_nano_usd"] > 0 for row in broken)
         later = [await harness.post(ask(max_tokens=4)) for _ in range(3)]
         assert [answer.status_code for answer in later] == [200] * 3
+
+
+async def test_a_stream_whose_server_died_is_booked_at_what_it_had_counted(
+    tmp_path: Path, engines: list[Engine]
+) -> None:
+    _, killed = engines
+    async with gateway(tmp_path, [killed], continuous_usage=True) as harness:
+        async with stream_that_stands_still(harness, killed) as (client, counted):
+            killed.kill()
+            await client.read_until(b'data: {"error"')
+        await until(lambda: not harness.in_flight())
+        (row,) = await harness.rows()
+        assert (row["outcome"], bool(row["estimated"])) == ("upstream_error", False)
+        assert EngineTokens(row["input_tokens"], row["output_tokens"]) == counted
 
 
 @pytest.fixture(autouse=True)

@@ -35,9 +35,10 @@ _PARTS = (
     "output_audio",
     "output_reasoning",
 )
-# The usage of an end as it was before it was a map, and what an end did not have then.
+# The usage of an end as it was before it was a map, and what halves did not have then.
 _USAGE, _UNITS = "usage", "units"
-_ADDED: dict[str, Any] = {"flags": "", "reported": ()}
+_ADDED: dict[str, Any] = {"flags": "", "reported": (), "rates": {}}
+_ADDED_TO_SENT: dict[str, Any] = {"output_rate": 0}
 
 
 class _Order:
@@ -73,7 +74,7 @@ class _HalfNames:
         """Raises ValueError where no field is the attempt's id."""
         [*route, *sent].index("attempt_id")
         # As one: what all requests of a route share may be what each had for itself in another version.
-        self._first = _Order([*route, *sent], (*ROUTE_FIELDS, *SENT_FIELDS))
+        self._first = _Order([*route, *sent], (*ROUTE_FIELDS, *SENT_FIELDS), _ADDED_TO_SENT)
         self._usage = ended.index(_USAGE) if _USAGE in ended and _UNITS not in ended else None
         self._ended = _Order([_UNITS if name == _USAGE else name for name in ended], ENDED_FIELDS, _ADDED)
         are_ours = self._first.is_ours and self._ended.is_ours and self._usage is None
