@@ -23,6 +23,9 @@ from gateway.policy.rollout.reloader import How, Reloader
 _log = structlog.get_logger("tollway.app")
 
 
+LEDGER_LOOK_SECONDS = 0.5
+
+
 class ClosingStep(enum.Enum):
     """What starts and closes, in the order of closing."""
 
@@ -143,7 +146,7 @@ class Lifecycle:
         parts.progress.start()
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
-        await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)
+        await self._start_when_possible(ClosingStep.LEDGER, self._start_ledger, parts.ledger.close)
         await self._start_when_possible(
             ClosingStep.PRICE_WATCH, parts.price_watch.start, parts.price_watch.close
         )
@@ -155,6 +158,18 @@ class Lifecycle:
         parts.pipeline.opened.set()
         if joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
+
+    async def _start_ledger(self) -> None:
+        """Start it, and say what it waits for: what the dead have left must be committed first."""
+        starting = asyncio.create_task(self._parts.ledger.start(), name="ledger start")
+        try:
+            while not (await asyncio.wait({starting}, timeout=LEDGER_LOOK_SECONDS))[0]:
+                if (problem := self._parts.ledger.problem()) is not None:
+                    self._wait_for(problem)
+            starting.result()
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
 
     async def _close_upstream(self) -> None:
         """Abort what is still read for nobody, and return once that is recorded."""
