@@ -36,6 +36,7 @@ class ClosingStep(enum.Enum):
     PROBER = "prober"
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
+    DISKS = "disk watch"
     ALERTS = "alerts"
     PRICE_WATCH = "price watch"
     POOL_ACCRUAL = "pool accrual"
@@ -67,8 +68,9 @@ class Readiness:
         return reasons + self._parts.tasks.problems(essential=True)
 
     def degraded(self) -> list[str]:
-        """What fails and keeps no request away."""
-        return self._parts.tasks.problems(essential=False) + self._parts.ledger.degraded()
+        """What fails, or soon will, and keeps no request away."""
+        parts = self._parts
+        return parts.tasks.problems(essential=False) + parts.ledger.degraded() + parts.disks.problems()
 
 
 class Lifecycle:
@@ -139,6 +141,8 @@ class Lifecycle:
         closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))
         await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
+        closing.register(ClosingStep.DISKS, parts.disks.close)
+        parts.disks.start()
         closing.register(ClosingStep.PROBER, parts.prober.close)
         await parts.prober.watch(parts.pipeline.rulebook.routes.fleet)
         closing.register(ClosingStep.PROGRESS, parts.progress.close)
