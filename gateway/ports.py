@@ -115,7 +115,10 @@ class Ledger(Protocol):
         ...
 
     async def wait_for_room(self) -> None:
-        """Admission waits here, under the caller's own timeout."""
+        """Admission waits here, under the caller's own timeout.
+
+        Raises Unavailable, and at once, where only a person can make room: the disk is full.
+        """
         ...
 
     def intend(self, attempt_id: str, half: bytes) -> None:

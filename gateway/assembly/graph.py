@@ -21,8 +21,9 @@ from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.flow_control import WriteCoalescer
+from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
-from gateway.ledger.journal.opening import open_journaled_ledger, writer_settings
+from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
 from gateway.ledger.process.messages import WriterSettings
 from gateway.ledger.process.owner import WriterOwner
 from gateway.ledger.spending import spent_in_windows
@@ -60,6 +61,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     upstream: Upstream
     ledger_writer: WriterOwner | None
     ledger: JournaledLedger
+    disks: DiskWatch
     admission: AnyAdmission
     entities: EntityService
     images: ImageFetcher
@@ -83,6 +85,9 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
 
+    url = built.settings.ledger.get_secret_value()
+    disks = DiskWatch(folders_on_disk(url, built.settings.server.journal_dir), tasks)
+
     # Telemetry reads the store, and the store tells telemetry: one of them has to wait for the other.
     def shadowed(scope: str, limit: str) -> None:
         telemetry.shadowed(scope, limit)
@@ -98,6 +103,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         ledger_lag_rows=ledger.lag_rows,
         ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
         ledger_writer=owner,
+        disks=lambda: disks.space,
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
     )
@@ -113,7 +119,6 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     services = Services(client, admission, ledger, telemetry, clock, max_event_bytes=most)
     images = ImageFetcher()
     pipeline = _pipeline(built, services, ledger, entities, images)
-    url = built.settings.ledger.get_secret_value()
     return GatewayParts(
         clock=clock,
         tasks=tasks,
@@ -121,6 +126,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         upstream=client,
         ledger_writer=owner,
         ledger=ledger,
+        disks=disks,
         admission=admission,
         entities=entities,
         images=images,

@@ -23,6 +23,9 @@ from gateway.policy.rollout.reloader import How, Reloader
 _log = structlog.get_logger("tollway.app")
 
 
+LEDGER_LOOK_SECONDS = 0.5
+
+
 class ClosingStep(enum.Enum):
     """What starts and closes, in the order of closing."""
 
@@ -33,6 +36,7 @@ class ClosingStep(enum.Enum):
     PROBER = "prober"
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
+    DISKS = "disk watch"
     ALERTS = "alerts"
     PRICE_WATCH = "price watch"
     POOL_ACCRUAL = "pool accrual"
@@ -64,8 +68,9 @@ class Readiness:
         return reasons + self._parts.tasks.problems(essential=True)
 
     def degraded(self) -> list[str]:
-        """What fails and keeps no request away."""
-        return self._parts.tasks.problems(essential=False) + self._parts.ledger.degraded()
+        """What fails, or soon will, and keeps no request away."""
+        parts = self._parts
+        return parts.tasks.problems(essential=False) + parts.ledger.degraded() + parts.disks.problems()
 
 
 class Lifecycle:
@@ -136,6 +141,8 @@ class Lifecycle:
         closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))
         await self._start(ClosingStep.ADMIN_PORT, self._admin.start, self._admin.stop)
+        closing.register(ClosingStep.DISKS, parts.disks.close)
+        parts.disks.start()
         closing.register(ClosingStep.PROBER, parts.prober.close)
         await parts.prober.watch(parts.pipeline.rulebook.routes.fleet)
         closing.register(ClosingStep.PROGRESS, parts.progress.close)
@@ -143,7 +150,7 @@ class Lifecycle:
         parts.progress.start()
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
-        await self._start_when_possible(ClosingStep.LEDGER, parts.ledger.start, parts.ledger.close)
+        await self._start_when_possible(ClosingStep.LEDGER, self._start_ledger, parts.ledger.close)
         await self._start_when_possible(
             ClosingStep.PRICE_WATCH, parts.price_watch.start, parts.price_watch.close
         )
@@ -155,6 +162,18 @@ class Lifecycle:
         parts.pipeline.opened.set()
         if joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
+
+    async def _start_ledger(self) -> None:
+        """Start it, and say what it waits for: what the dead have left must be committed first."""
+        starting = asyncio.create_task(self._parts.ledger.start(), name="ledger start")
+        try:
+            while not (await asyncio.wait({starting}, timeout=LEDGER_LOOK_SECONDS))[0]:
+                if (problem := self._parts.ledger.problem()) is not None:
+                    self._wait_for(problem)
+            starting.result()
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
 
     async def _close_upstream(self) -> None:
         """Abort what is still read for nobody, and return once that is recorded."""

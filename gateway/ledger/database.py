@@ -41,6 +41,19 @@ class Batch(NamedTuple):
     advances: Sequence[Advance] = ()
 
 
+class RowsRefused(Exception):
+    """The database will never take these rows of a batch: nothing of it was committed."""
+
+    def __init__(self, refused: Sequence[RefusedRow]) -> None:
+        super().__init__(f"{len(refused)} rows are refused")
+        self.refused = refused
+
+    def others(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of `rows` that were not refused."""
+        refused = {id(row) for row, _ in self.refused}
+        return [row for row in rows if id(row) not in refused]
+
+
 class JournalMoved(Exception):
     """A journal is not where its `Advance` expects it: nothing of the batch was committed."""
 
@@ -57,10 +70,10 @@ class RowStore(Protocol):
         """Connect, and create or migrate the tables."""
         ...
 
-    async def write(self, batch: Batch) -> list[RefusedRow]:
-        """Commit all or nothing of `batch`, but for rows that can never be kept, which are returned.
+    async def write(self, batch: Batch) -> None:
+        """Commit all or nothing of `batch`. An attempt that is there already is left as it is.
 
-        An attempt that is there already is left as it is. Raises JournalMoved.
+        Raises RowsRefused, with all of its rows that can never be kept, and JournalMoved.
         """
         ...
 

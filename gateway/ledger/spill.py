@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
-from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.errors import LedgerUnavailable, file_failure
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS
 
@@ -38,12 +38,14 @@ class Spill:
         line = _encode({"reason": reason, "row": _named(row)}) + b"\n"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
+            with path.open("a+b") as file:
+                if _is_torn(file):  # a disk that was full, or a kill: what follows stays readable
+                    line = b"\n" + line
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())  # this is all that is left of the row
         except OSError as exc:
-            raise LedgerUnavailable(f"ledger: cannot write {path}: {exc.strerror}") from exc
+            raise file_failure(f"ledger: cannot write {path}", self._folder, exc) from exc
         return path
 
     def files(self) -> list[Path]:
@@ -80,6 +82,14 @@ class Spill:
                 path.replace(path.with_suffix(".unreadable"))
             else:
                 path.unlink()
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether its last line has no end."""
+    if not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def _value(named: dict[str, str | int | float | None], column: str) -> str | int | float | None:

@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from gateway.core.histogram import Histogram
-from gateway.ledger.database import Advance, Batch, JournalMoved, RowStore
-from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
+from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow, RowsRefused, RowStore
+from gateway.ledger.errors import LedgerDiskFull, LedgerUnavailable, LedgerUnusable
 from gateway.ledger.journal.frames import Note
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.process.telemetry import COMMIT_SECONDS
@@ -91,7 +91,7 @@ class LedgerWriter:
         self._done = 0
         self._hurry = asyncio.Event()
         self._progress: asyncio.Future[None] | None = None
-        self._problem: str | None = None
+        self._failure: LedgerUnavailable | None = None
         self._closed = False
         self._loop = SupervisedTask(
             "ledger-writer",
@@ -108,14 +108,15 @@ class LedgerWriter:
         Raises LedgerUnusable after `close`: it would take rows and write none.
         """
         if self._closed:
-            raise LedgerUnusable(self._problem or "ledger: the writer was closed")
+            raise LedgerUnusable(self.problem() or "ledger: the writer was closed")
         try:
             await self._store.open()
             await self._replay_files()
         except LedgerUnavailable as exc:
-            self._problem = str(exc)
+            self._failure = exc
+            self._announce_progress()
             raise
-        self._problem = None
+        self._failure = None
         self.begin()
 
     def begin(self) -> None:
@@ -180,9 +181,13 @@ class LedgerWriter:
 
     def problem(self) -> str | None:
         """Why the store does not take rows, None while it does."""
-        if self._problem is None and self._loop.error is not None:
-            return self._why_nothing_is_written()
-        return self._problem
+        if self._failure is not None:
+            return str(self._failure)
+        return self._why_nothing_is_written() if self._loop.error is not None else None
+
+    def is_disk_full(self) -> bool:
+        """Whether that is because there is no room on the store's disk."""
+        return isinstance(self._failure, LedgerDiskFull)
 
     def defect(self) -> str | None:
         """Why waiting for a commit is of no use now."""
@@ -225,7 +230,7 @@ class LedgerWriter:
             try:
                 await self._fill(room)
             except LedgerUnavailable as exc:  # it asks the store where a journal begins
-                self._note_failure(str(exc))
+                self._note_failure(exc)
                 pause = await self._back_off(pause)
             else:
                 self._announce_progress()  # what was asked for may be there already
@@ -246,16 +251,16 @@ class LedgerWriter:
         try:
             try:
                 began = time.monotonic()
-                refused = await self._store.write(batch)
+                await self._store.write(batch)
                 self.commits.observe(time.monotonic() - began)
             except JournalMoved:
                 await self._look_again(moves)
                 return not self._pending
-            for row, reason in refused:
-                path = await asyncio.to_thread(self._spill.refuse, row, reason)
-                log.error("ledger.row_refused", attempt=str(row[ATTEMPT_ID]), reason=reason, file=str(path))
+            except RowsRefused as exc:
+                await self._put_aside(exc.refused)
+                return False
         except LedgerUnavailable as exc:
-            self._note_failure(str(exc))
+            self._note_failure(exc)
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise asyncio.CancelledError from exc  # a driver may make a failure of it: stop all the same
             return False
@@ -264,6 +269,16 @@ class LedgerWriter:
             position.committed = number
         self._drop(queued, self._pending[len(queued) :])
         return True
+
+    async def _put_aside(self, refused: Sequence[RefusedRow]) -> None:
+        """Keep rows in a file that no database takes. The others are committed after that.
+
+        In this order: once they are, no journal has the row any more. Raises LedgerUnavailable.
+        """
+        for row, reason in refused:
+            path = await asyncio.to_thread(self._spill.refuse, row, reason)
+            log.error("ledger.row_refused", attempt=str(row[ATTEMPT_ID]), reason=reason, file=str(path))
+            self._pending = [one._replace(row=None) if one.row is row else one for one in self._pending]
 
     async def _look_again(self, moves: Iterable[JournalPosition]) -> None:
         """A commit in doubt was carried out, or another writer has brought in a part of a journal."""
@@ -285,18 +300,17 @@ class LedgerWriter:
                 one.position.queued -= 1
         self._announce_progress()
 
-    def _note_failure(self, problem: str) -> None:
-        is_new = self._problem is None
-        if is_new:  # one line for each change of state, not for each try
-            log.error("ledger.write_failed", problem=problem, rows=len(self._pending))
-        self._problem = problem
-        if is_new:
+    def _note_failure(self, failure: LedgerUnavailable) -> None:
+        before, self._failure = self._failure, failure
+        if before is None:  # one line for each change of state, not for each try
+            log.error("ledger.write_failed", problem=str(failure), rows=len(self._pending))
+        if type(before) is not type(failure):
             self._announce_progress()
 
     def _note_success(self) -> None:
-        if self._problem is not None:
+        if self._failure is not None:
             log.info("ledger.write_recovered", rows=len(self._pending))
-        self._problem = None
+        self._failure = None
 
     async def _next_commit(self) -> None:
         """Wait until something was committed. Raises LedgerUnavailable when that will not happen."""
@@ -324,9 +338,13 @@ class LedgerWriter:
         rows = self._spill.rows(path, unreadable)
         count = 0
         while rows_read := list(islice(rows, self._store.slice_rows)):
-            refused = await self._store.write(Batch(rows_read))
-            unreadable += (repr(row) for row, _ in refused)
-            count += len(rows_read) - len(refused)
+            try:
+                await self._store.write(Batch(rows_read))
+            except RowsRefused as exc:
+                unreadable += (repr(row) for row, _ in exc.refused)
+                rows_read = exc.others(rows_read)
+                await self._store.write(Batch(rows_read))
+            count += len(rows_read)
         self._spill.done(path, unreadable)
         log.info("ledger.replayed", rows=count, unreadable=len(unreadable), file=str(path))
 

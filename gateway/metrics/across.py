@@ -119,6 +119,7 @@ GAUGES: dict[str, Add] = {
     families.REPLICA_UP.name: min,
     families.LEDGER_WRITABLE.name: min,
     families.RETIRES.name: min,
+    families.DISK_FREE.name: min,
     families.RELOAD_OK.name: min,
     families.RELOAD_TIME.name: min,
     families.TASK_UP.name: min,

@@ -182,6 +182,10 @@ LEDGER_WRITER_RESTARTS = _counter(
 LEDGER_COMMIT = _histogram(
     "ledger_commit_seconds", "", "Seconds that a commit to the ledger's database took."
 )
+DISK_FREE = _gauge(
+    "disk_free_bytes", "path", "Bytes that are free on the disk of the ledger's file or of the journal."
+)
+DISK_SIZE = _gauge("disk_size_bytes", "path", "Bytes of that disk in all.")
 BUILD = _gauge("build_info", "version", "Always 1; the label is the running version.")
 POLICY = _gauge("policy_info", "version", "Always 1; the label is the policy version in force.")
 ENTITY_LOOKS = _counter(
@@ -256,6 +260,8 @@ FAMILIES = (
     LEDGER_WRITER_UP,
     LEDGER_WRITER_RESTARTS,
     LEDGER_COMMIT,
+    DISK_FREE,
+    DISK_SIZE,
     BUILD,
     POLICY,
     ENTITY_LOOKS,

@@ -72,6 +72,7 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     policy_version: Callable[[], str]
     tasks: TaskRegistry
     ledger_writer: WriterProcess | None = None  # None: somebody else runs it
+    disks: Callable[[], Mapping[str, tuple[int, int]]] = dict  # free and all bytes, by path
 
 
 class SeriesByLabels:
@@ -159,6 +160,9 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
     yield _gauge(families.LEDGER_WRITABLE, {(): int(sources.ledger_writable())})
     yield from collect_writer(sources.ledger_writer)
+    disks = sources.disks()
+    yield _gauge(families.DISK_FREE, {(path,): free for path, (free, _) in disks.items()})
+    yield _gauge(families.DISK_SIZE, {(path,): size for path, (_, size) in disks.items()})
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
     yield _counters(families.ENTITY_LOOKS, counted.entity_looks)

@@ -177,8 +177,8 @@ class Pipeline:
         # Slower is better than forgetting: nothing is sent that could not be written down.
         try:
             async with asyncio.timeout(LEDGER_WAIT_SECONDS):
-                await self.opened.wait()
                 await self._ledger.wait_for_room()
+                await self.opened.wait()
         except TimeoutError as exc:
             raise Unavailable(
                 "The usage ledger is unavailable or cannot keep up. Retry shortly.",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gateway.ledger.database import Batch, MaintenanceTransaction, RefusedRow
+from gateway.ledger.database import Batch, MaintenanceTransaction, RefusedRow, RowsRefused, RowStore
 from gateway.ledger.database import Database as LedgerDatabase
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.postgres.partitions import Month
@@ -39,13 +39,23 @@ def ledger(database: Database) -> LedgerDatabase:
     return found
 
 
+async def write_all(store: RowStore, rows: list[Row]) -> Sequence[RefusedRow]:
+    """Commit those that can be kept, as a writer does. Those that never can be."""
+    try:
+        await store.write(Batch(rows))
+        return []
+    except RowsRefused as exc:
+        await store.write(Batch(exc.others(rows)))
+        return exc.refused
+
+
 def write(ledger: LedgerDatabase, *records: Any) -> list[str]:
     """Reasons of those that were refused."""
 
     async def scenario() -> list[str]:
         store = ledger.row_store()
         await store.open()
-        refused = await store.write(Batch([row_of(record) for record in records]))
+        refused = await write_all(store, [row_of(record) for record in records])
         await store.close()
         return [row.reason for row in refused]
 
@@ -190,13 +200,18 @@ def test_rows_of_a_deleted_period_are_refused_and_the_others_kept(
     assert attempts(ledger) == [make(2).attempt_id]
 
 
-def test_replayed_rows_are_kept_and_those_that_never_can_be_are_returned(ledger: LedgerDatabase) -> None:
+def test_rows_that_can_be_kept_are_kept_once_those_that_never_can_be_are_put_aside(
+    ledger: LedgerDatabase,
+) -> None:
     good, broken = row_of(make(1)), (None, *row_of(make(2))[1:])
 
-    async def scenario() -> list[RefusedRow]:
+    async def scenario() -> Sequence[RefusedRow]:
         store = ledger.row_store()
         await store.open()
-        refused = await store.write(Batch([good, broken]))
+        with pytest.raises(RowsRefused):
+            await store.write(Batch([good, broken]))
+        assert attempts(ledger) == []  # before the broken one is put aside nothing is committed
+        refused = await write_all(store, [good, broken])
         await store.close()
         return refused
 

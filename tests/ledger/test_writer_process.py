@@ -22,6 +22,7 @@ from gateway.ledger.process import lifetime, owner
 from gateway.ledger.process.owner import WriterOwner
 from gateway.ledger.process.telemetry import WriterCounts, WriterTelemetry
 from gateway.supervised import TaskRegistry
+from tests.ledger.journal.faults import begun
 from tests.ledger.ledger_records import TIMEOUT_SECONDS, final_half, intent_half, run, until
 from tests.ledger.writer_service import writer_service
 
@@ -92,7 +93,7 @@ class Beside:
                 await ledger.close()
 
     def segments(self) -> list[Path]:
-        return sorted(self.folder.glob("*.journal2"))
+        return begun(self.folder)
 
     def check_audit(self) -> list[str]:
         """The log is whole, and each row has one receipt. The payloads of its notes."""

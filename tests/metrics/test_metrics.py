@@ -98,6 +98,7 @@ def telemetry(
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
             ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
+            disks=lambda: {"/var/lib/tollway": (5, 9)},
         ),
         clock=FixedClock(),
         version="9.8.7",
@@ -601,6 +602,8 @@ def test_gateway_tells_its_version_policy_and_ledger_lag() -> None:
     assert only(subject, "build_info") == ({"version": "9.8.7"}, 1.0)
     assert only(subject, "policy_info") == ({"version": "policy-1"}, 1.0)
     assert only(subject, "ledger_lag_rows") == ({}, 7.0)
+    assert only(subject, "disk_free_bytes") == ({"path": "/var/lib/tollway"}, 5.0)
+    assert only(subject, "disk_size_bytes") == ({"path": "/var/lib/tollway"}, 9.0)
     assert float(read(subject)["process_resident_memory_bytes"][frozenset()]) > 1e6
 
 

@@ -7,18 +7,21 @@ Rules:
   still under way in an old segment is copied ahead when the journal has grown large.
 - A write that fails changes nothing: an intent is refused with its request, an end is written later. What was
   half written stays where it is, and the next write goes to a new segment.
+- The disk has promised the room of a segment before anything is written there, and the next is ready.
+  When the disk is full and none can be had, half of the last one is for new requests. The other half is kept
+  for the ends of those that are under way.
 
 Everything runs on the event loop's thread, but for `sync`.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 import structlog
 
 from gateway.core.errors import Unavailable
+from gateway.ledger.errors import file_failure
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim
 from gateway.ledger.journal.frames import (
@@ -45,7 +48,7 @@ class JournalEntry(msgspec.Struct, frozen=True, gc=False):
 class JournalLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of a worker's journal. An attempt takes about 1 KB until it is committed."""
 
-    segment_bytes: int = 8 * MIB
+    segment_bytes: int = 8 * MIB  # the disk gives twice that from the start: for this one and the next
     total_bytes: int = 256 * MIB  # then admission slows; what was admitted may still exceed it
 
 
@@ -54,6 +57,8 @@ class Journal:
 
     `written` is the number of the last end or note in it, `unwritten` are those that the disk did not take.
     `has_space` is False while it stands at its bound or cannot be written.
+
+    Many attributes: its segments, what the disk did not take, and why.
     """
 
     def __init__(self, claim: Claim, files: Files | None = None, limits: JournalLimits | None = None) -> None:
@@ -61,19 +66,34 @@ class Journal:
         self._files = files or Files()
         self._limits = limits or JournalLimits()
         self._segment_bytes = self._limits.segment_bytes
+        self._kept_for_ends = self._segment_bytes // 2
         self._segments: deque[Segment] = deque()
         self._created = 0
         self._created_synced = 0
         self.written = 0
         self.unwritten: deque[JournalEntry] = deque()
         self._failure: str | None = None
+        self._shortage: str | None = None  # why no next segment can be had
         self.has_space = True
-        self._current = self._add_segment()
+        self._current = self._new_segment()
+        self._segments.append(self._current)
+        self._next: Segment | None = None
+        try:
+            self._current.begin(0)
+        except OSError:
+            self._current.remove()
+            raise
+        self._prepare_next()
 
     @property
     def worker(self) -> str:
         """The name under which it is found in its folder."""
         return self._claim.worker
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the disk takes no new request. Nobody but its owner can change that."""
+        return self._failure is not None or self._is_at_its_end()
 
     @property
     def taken(self) -> int:
@@ -111,6 +131,7 @@ class Journal:
         """What has a number up to `committed` is in the ledger: try what failed, remove what is done."""
         if self._failure is not None:
             self._probe()
+        self._prepare_next()
         self._write_unwritten()
         if self._is_large():
             self._carry(committed)
@@ -121,8 +142,8 @@ class Journal:
 
     def problem(self) -> str | None:
         """Why there is no room, None while there is."""
-        if self._failure is not None:
-            return self._failure
+        if self._failure is not None or self._shortage is not None:
+            return self._failure or self._shortage
         if not self.has_space:
             return f"journal: {self.total_bytes() // MIB} MiB wait to be committed to the ledger"
         return None
@@ -164,6 +185,9 @@ class Journal:
                 booked="as presumed",
                 problem=self._failure,
             )
+        if self._next is not None:
+            self._next.remove()
+        self._current.leave()
         under_way = sum(len(segment.open) for segment in self._segments)
         for segment in list(self._segments):
             if segment.open or segment.needed_until > committed:
@@ -176,23 +200,52 @@ class Journal:
     def _put(self, data: bytes) -> Segment:
         """The segment that took `data`. Raises OSError."""
         segment = self._current
-        if segment.is_broken or segment.size + len(data) > self._segment_bytes:
-            segment = self._add_segment()
-            self._replace_current(segment)
-            self._measure()
+        if segment.size + len(data) > segment.take_until:
+            segment = self._decide(segment, len(data))
         segment.append(data)
         return segment
 
-    def _add_segment(self) -> Segment:
-        self._created += 1
-        segment = Segment(self._files, self._claim.segment_path(self._created), self.written)
+    def _decide(self, current: Segment, size: int) -> Segment:
+        """Where `size` bytes go that `current` does not simply take. Raises OSError."""
+        if not current.is_broken and current.size + size <= self._segment_bytes:
+            current.take_until = self._segment_bytes  # only ends, and what has been admitted, from here on
+        else:
+            self._turn_over()
+        self._measure()
+        return self._current
+
+    def _turn_over(self) -> None:
+        """Go on in the next segment. Raises OSError when none can be had."""
+        segment = self._next or self._new_segment()
+        self._next = None
+        before, self._current = self._current, segment
+        before.leave()
+        if before.is_broken and not before.needed_until and not before.open:
+            self._remove(before)  # a disk that stays full must not leave one behind for each try
         self._segments.append(segment)
+        segment.begin(self.written)
+        self._prepare_next()
+
+    def _new_segment(self) -> Segment:
+        segment = Segment(self._files, self._claim.segment_path(self._created + 1), self._segment_bytes)
+        self._created += 1
         return segment
 
-    def _replace_current(self, segment: Segment) -> None:
-        broken, self._current = self._current, segment
-        if broken.is_broken and not broken.needed_until and not broken.open:
-            self._remove(broken)  # a disk that stays full must not leave one behind for each try
+    def _prepare_next(self) -> None:
+        """Have the disk keep the room of the segment after the current one, if it has as much."""
+        if self._next is not None:
+            return
+        current = self._current
+        try:
+            self._next = self._new_segment()
+        except OSError as exc:
+            self._note_shortage(exc)
+            return
+        if not current.is_broken:
+            current.take_until = self._segment_bytes
+        if self._shortage is not None:
+            _log.info("journal.disk_has_room", path=str(self._claim.folder))
+        self._shortage = None
 
     def _count(self, segment: Segment, entry: JournalEntry) -> None:
         """`entry` stands in `segment`."""
@@ -225,9 +278,8 @@ class Journal:
     def _probe(self) -> None:
         """See whether the disk takes some dozens of records, in a new segment."""
         try:
-            segment = self._add_segment()
-            self._replace_current(segment)
-            segment.append(pad_frame(PROBE_BYTES))
+            self._turn_over()
+            self._current.append(pad_frame(PROBE_BYTES))
         except OSError as exc:
             self._note_failure(exc)
             return
@@ -249,15 +301,25 @@ class Journal:
 
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
-        segment.close()
-        with suppress(OSError):  # the claim stays with the file, and replaying it changes nothing
-            self._files.remove(segment.path)
+        segment.remove()
 
     def _is_large(self) -> bool:
         return 2 * self.total_bytes() > self._limits.total_bytes
 
     def _measure(self) -> None:
-        self.has_space = self._failure is None and self.total_bytes() < self._limits.total_bytes
+        self.has_space = not self.is_blocked and self.total_bytes() < self._limits.total_bytes
+
+    def _is_at_its_end(self) -> bool:
+        """Whether the rest of the last segment is kept for ends."""
+        return self._shortage is not None and self._current.take_until == self._segment_bytes
+
+    def _note_shortage(self, error: OSError) -> None:
+        current = self._current
+        if self._shortage is None:
+            _log.error("journal.disk_full", path=str(self._claim.folder), problem=error.strerror)
+            if not current.is_broken:
+                current.take_until = self._segment_bytes - self._kept_for_ends
+        self._shortage = str(file_failure("journal", self._claim.folder, error))
 
     def _note_failure(self, error: OSError) -> None:
         if self._failure is None:  # one line for each change of state

@@ -15,7 +15,7 @@ import structlog
 from gateway.core.audit import EntryKind, json_text
 from gateway.core.errors import Unavailable
 from gateway.http.flow_control import WriteCoalescer
-from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
+from gateway.ledger.errors import LedgerDiskFull, LedgerUnavailable, file_failure
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
 from gateway.ledger.journal.frames import Note, final_frame, note_frame
@@ -27,6 +27,7 @@ _log = structlog.get_logger("tollway.journal")
 
 QUEUE_ROWS = 50_000
 EARLY_NOTES = 1_000
+FULL_RETRY_SECONDS = 10.0  # a person has to make room
 TAKEN_UP_BY = "a running gateway with this folder, or the next start of one"
 
 Sync = Literal["off", "batch"]
@@ -79,6 +80,7 @@ class JournaledLedger:
         self._left = 0
         self._outliving: dict[str, bytes] = {}  # halves of what was under way when the journal was closed
         self._problem: str | None = None
+        self._start_is_blocked = False  # by a disk that has no room for a journal
         self._room = asyncio.Event()
         self._turned = asyncio.Event()  # maintenance has run
         seconds = self._times.release_seconds
@@ -92,7 +94,8 @@ class JournaledLedger:
         """Have the writer open the database and put into it what dead workers left; then begin a journal.
 
         When it returns, the ledger knows every attempt that a worker sent before it died. Raises
-        LedgerUnavailable when the database cannot be used now: it may then be called again, or `close`.
+        LedgerUnavailable when the database cannot be used now, or the disk is full: it may then be called
+        again, or `close`.
         Raises LedgerUnusable when the folder cannot be used.
         """
         self._writer.start()
@@ -102,7 +105,10 @@ class JournaledLedger:
             claim = await asyncio.to_thread(self._folder.claim_new)
             self._journal = self._begin(claim)
         except OSError as exc:
-            raise LedgerUnusable(f"journal {self._folder.path}: {exc.strerror or exc}") from exc
+            failure = file_failure(f"journal {self._folder.path}", self._folder.path, exc)
+            self._start_is_blocked = isinstance(failure, LedgerDiskFull)
+            self._look_for_room()
+            raise failure from exc
         self._writer.attach(claim.worker)
         self._note_ended()
         self._maintenance.start()
@@ -117,8 +123,13 @@ class JournaledLedger:
         return taken - self._writer.committed < self._queue_rows
 
     async def wait_for_room(self) -> None:
-        """Return once there is room."""
+        """Return once there is room. Raises Unavailable, and at once, while the disk is full."""
         while not self.has_room():
+            if self._is_blocked():
+                raise Unavailable(
+                    "The disk of the usage ledger is full. Retry later.",
+                    retry_after_seconds=FULL_RETRY_SECONDS,
+                )
             self._room.clear()
             await self._room.wait()
 
@@ -271,8 +282,14 @@ class JournaledLedger:
             )
         self._writer.detach(is_empty=not journal.segment_count())
 
+    def _is_blocked(self) -> bool:
+        """Whether who waits for room waits for a person: no outage ends by itself that a full disk causes."""
+        journal = self._journal
+        is_blocked = self._start_is_blocked if journal is None else journal.is_blocked
+        return is_blocked or self._writer.is_disk_full
+
     def _look_for_room(self) -> None:
-        if self.has_room():
+        if self.has_room() or self._is_blocked():
             self._room.set()
 
     async def _maintain(self) -> None:

@@ -61,6 +61,13 @@ def writer_settings(
     )
 
 
+def folders_on_disk(url: str, folder: Path | None) -> list[Path]:
+    """What fills the disk: where the database's file is, if it is one, and where the journals are."""
+    paths = database_of(url).paths
+    found = [] if paths.folder is None else [paths.folder]
+    return [*found, journal_folder(paths, folder).path]
+
+
 def journal_folder(paths: LedgerPaths, configured: Path | None) -> JournalFolder:
     """Where the journals of the ledger with `paths` are."""
     return JournalFolder(configured or paths.journal_folder, paths.journal_name)

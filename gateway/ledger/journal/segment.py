@@ -17,22 +17,27 @@ class Segment:
     It is of no more use once nothing is open and everything up to `needed_until` is committed.
 
     A write that fails may leave the beginning of a frame behind. Then the segment takes nothing more.
+
+    `take_until` is the size that it should not outgrow without a decision; below any size once it is broken.
     """
 
     __slots__ = (
         "_descriptor",
         "_files",
         "_write",
-        "is_broken",
         "needed_until",
         "open",
         "path",
         "size",
         "synced",
+        "take_until",
     )
 
-    def __init__(self, files: Files, path: Path, start: int) -> None:
-        """Create the file, after `start` ends and notes. Raises OSError, and then leaves none behind."""
+    def __init__(self, files: Files, path: Path, room_bytes: int) -> None:
+        """Create an empty file, with a promise of the disk for so many bytes.
+
+        Raises OSError, and then leaves none behind.
+        """
         self._files = files
         self._write = files.write
         self.path = path
@@ -40,15 +45,22 @@ class Segment:
         self.needed_until = 0
         self.size = 0
         self.synced = 0
-        self.is_broken = False
+        self.take_until = room_bytes
         self._descriptor = files.create(path)
         try:
-            self.append(names_frame() + start_frame(start))
+            files.reserve(self._descriptor, room_bytes)
         except OSError:
-            self.close()
-            with suppress(OSError):
-                files.remove(path)
+            self.remove()
             raise
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a write has failed."""
+        return self.take_until < 0
+
+    def begin(self, start: int) -> None:
+        """Write what it begins with: so many ends and notes come before it. Raises OSError."""
+        self.append(names_frame() + start_frame(start))
 
     def append(self, data: bytes) -> None:
         """Hand `data` to the kernel. Raises OSError: then it does not count, whatever part of it is there."""
@@ -57,7 +69,7 @@ class Segment:
             if self._write(self._descriptor, data) != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            self.is_broken = True
+            self.take_until = -1
             raise
         self.size += size
 
@@ -68,5 +80,16 @@ class Segment:
             self._files.sync(self._descriptor)
             self.synced = size
 
+    def leave(self) -> None:
+        """Nothing more will be written: give back the room that was kept for it."""
+        with suppress(OSError):  # then it is given back with the file
+            self._files.give_back(self._descriptor)
+
     def close(self) -> None:
         self._files.close(self._descriptor)
+
+    def remove(self) -> None:
+        """Close it, and remove the file."""
+        self.close()
+        with suppress(OSError):  # the claim stays with the file, and replaying it changes nothing
+            self._files.remove(self.path)

@@ -2,6 +2,7 @@
 
 A living worker only ever appends, and begins a new segment when a write has failed. So what is incomplete at
 the end of the newest segment is still being written. In an older one a kill or a full disk has torn it.
+One without a byte is not begun: its worker keeps it ready.
 Reading blocks, for some milliseconds at most where the pages are in memory.
 """
 
@@ -184,7 +185,8 @@ class JournalTail:
 
     def _successor(self) -> Path | None:
         after = self._segments[-1].name if self._segments else ""
-        return next((path for path in segments_of(self._folder, self.worker) if path.name > after), None)
+        later = (path for path in segments_of(self._folder, self.worker) if path.name > after)
+        return next((path for path in later if _is_begun(path)), None)
 
     def _open(self, path: Path) -> None:
         self.close()
@@ -222,6 +224,13 @@ class JournalTail:
         path = self._segments[-1]
         self._damaged.add(path)
         _log.error("journal.unreadable", path=str(path), problem=problem)
+
+
+def _is_begun(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # its worker has removed it: everything in it is committed
+        return False
 
 
 def _is_numbered(frame: Frame) -> bool:

@@ -17,7 +17,7 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
-from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow
+from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow, RowsRefused
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import PRUNED, SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, CREATE, FORGET, committed_in
@@ -52,6 +52,9 @@ SLICE_ROWS = 2560
 ANSWER_SECONDS = 15.0  # then readyz says that the database does not answer
 SLICE_SECONDS = 60.0  # for one whole transaction, whatever its statements take by themselves
 
+# What leaves the connection in order: the fault of a row, or of a batch.
+UNDONE = (*ROW_FAULTS, RowsRefused, JournalMoved)
+
 Insert: TypeAlias = Callable[[Connection, Sequence[Row]], Awaitable[list[RefusedRow]]]
 
 
@@ -73,12 +76,12 @@ class PostgresStore:
         async with self._turn:
             await self._connected()
 
-    async def write(self, batch: Batch) -> list[RefusedRow]:
+    async def write(self, batch: Batch) -> None:
         async with self._turn:
             try:
-                return await self._write(batch, self._insert_over)
+                await self._write(batch, self._insert_over)
             except ROW_FAULTS:
-                return await self._write(batch, self._insert_one_by_one)
+                await self._write(batch, self._insert_one_by_one)
 
     async def committed(self, worker: str) -> int:
         async with self._turn:
@@ -98,42 +101,42 @@ class PostgresStore:
         if connection is not None:
             await disconnect(connection)
 
-    async def _write(self, batch: Batch, insert: Insert) -> list[RefusedRow]:
-        """Commit `batch`, but for the rows that `insert` refuses. Raises JournalMoved."""
+    async def _write(self, batch: Batch, insert: Insert) -> None:
+        """Commit `batch`. Raises RowsRefused and JournalMoved."""
         connection = await self._connected()
         with self._watched():
             async with asyncio.timeout(SLICE_SECONDS):
-                return await self._commit(connection, batch, insert)
+                await self._commit(connection, batch, insert)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Whatever fails but a row, or a journal that has moved, ends the connection.
+        """Whatever fails but by one of UNDONE ends the connection.
 
         A cancelled statement too leaves it in an unknown state.
         """
         try:
             with translated(self._address):
                 yield
-        except (*ROW_FAULTS, JournalMoved):
+        except UNDONE:
             raise
         except BaseException:
             self._abandon()
             raise
 
-    async def _commit(self, connection: Connection, batch: Batch, insert: Insert) -> list[RefusedRow]:
+    async def _commit(self, connection: Connection, batch: Batch, insert: Insert) -> None:
         if batch.rows:
             await self._make_partitions(connection, batch.rows)
         draft = None
         async with _transaction(connection):
             for advance in batch.advances:
                 await _advance(connection, advance)
-            refused = await insert(connection, batch.rows) if batch.rows else []
+            if batch.rows and (refused := await insert(connection, batch.rows)):
+                raise RowsRefused(refused)
             if self._trail is not None:
                 draft = await _keep_receipts(connection, self._trail, batch)
                 self._trail.pledge(draft)
         if self._trail is not None and draft is not None:
             self._trail.adopt(draft)
-        return refused
 
     async def _insert_over(self, connection: Connection, rows: Sequence[Row]) -> list[RefusedRow]:
         """Insert `rows`, but for those of a pruned period, which are returned."""
@@ -159,7 +162,8 @@ class PostgresStore:
         for row in rows:
             try:
                 async with connection.transaction():  # a savepoint
-                    refused += await self._insert_over(connection, [careful_row(row)])
+                    found = await self._insert_over(connection, [careful_row(row)])
+                    refused += [RefusedRow(row, reason) for _, reason in found]
                     await connection.execute(f"DELETE FROM {STAGED}")  # noqa: S608
             except ROW_FAULTS as exc:
                 refused.append(RefusedRow(row, f"{type(exc).__name__}: {cause(exc)}"))
@@ -201,7 +205,7 @@ class PostgresStore:
 
 @asynccontextmanager
 async def _transaction(connection: Connection) -> AsyncIterator[None]:
-    """A transaction that waits for no rollback but that of a row's fault.
+    """A transaction that waits for no rollback but after one of UNDONE.
 
     Whatever else goes wrong ends the connection, and with it the transaction. asyncpg's own would first ask a
     server to undo that may be silent, and turn the cancellation of a stop into a failure to be tried again.
@@ -210,7 +214,7 @@ async def _transaction(connection: Connection) -> AsyncIterator[None]:
     await transaction.start()
     try:
         yield
-    except (*ROW_FAULTS, JournalMoved):
+    except UNDONE:
         await transaction.rollback()
         raise
     await transaction.commit()

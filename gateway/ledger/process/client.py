@@ -41,9 +41,13 @@ class WriterClient:
     def __init__(
         self, address: Callable[[], Path], on_commit: Callable[[], None], tasks: TaskRegistry
     ) -> None:
-        """`address` is that of its socket; `on_commit` is called when more was committed."""
+        """`address` is that of its socket.
+
+        `on_commit` is called when more was committed, and when its disk is full.
+        """
         self.committed = 0
         self.degraded: tuple[str, ...] = ()  # what fails in the writer and keeps no row from the ledger
+        self.is_disk_full = False  # nothing is committed, since the database's disk is full
         self._address = address
         self._on_commit = on_commit
         self._channel: MessageChannel[FromWriter] | None = None
@@ -151,10 +155,11 @@ class WriterClient:
     def _take(self, message: FromWriter) -> None:
         self._down_since = None
         match message:
-            case WriterCondition(committed, problem, degraded):
+            case WriterCondition(committed, problem, degraded, is_disk_full):
                 self._problem = problem
                 self.degraded = degraded
-                if committed > self.committed:
+                self.is_disk_full = is_disk_full
+                if committed > self.committed or is_disk_full:
                     self.committed = committed
                     self._on_commit()
             case WriterReply(number):

@@ -32,12 +32,16 @@ class DeadWorkers:
         *,
         position_of: Callable[[str], JournalPosition],
         forget: Callable[[str], Awaitable[None]],
+        changed: Callable[[], None],
     ) -> None:
+        """`changed` is called when `problem` says something else."""
         self._folder = folder
         self._store = store
         self._writer = writer
         self._position_of = position_of
         self._forget = forget
+        self._changed = changed
+        self._waiting = 0
 
     async def wait_and_replay(self, may_commit: Callable[[], bool]) -> None:
         """Replay, and if somebody else does just now, return after it.
@@ -46,12 +50,27 @@ class DeadWorkers:
         """
         if foreign := self._folder.foreign():
             _log.warning("journal.foreign", folder=str(self._folder.path), ledgers=sorted(foreign))
-        waited = False
-        while not await self.replay(may_commit):
-            if not waited:
-                _log.info("journal.waiting_for_replay", folder=str(self._folder.path))
-                waited = True
-            await asyncio.sleep(POLL_SECONDS)
+        if await self.replay(may_commit):
+            return
+        _log.info("journal.waiting_for_replay", folder=str(self._folder.path))
+        self._count_waiting(1)
+        try:
+            while True:
+                await asyncio.sleep(POLL_SECONDS)
+                if await self.replay(may_commit):
+                    return
+        finally:
+            self._count_waiting(-1)
+
+    def problem(self) -> str | None:
+        """What a start waits for; None while it waits for nobody."""
+        if not self._waiting:
+            return None
+        return f"journal {self._folder.path}: waits until another process has brought in what the dead left"
+
+    def _count_waiting(self, change: int) -> None:
+        self._waiting += change
+        self._changed()
 
     async def replay(self, may_commit: Callable[[], bool]) -> bool:
         """Bring the journals of dead workers into the ledger. False when somebody else is doing it."""

@@ -72,12 +72,14 @@ class WriterReply(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class WriterCondition(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Of this worker's journal everything up to `committed` is in the ledger; `problem`: why no more is.
 
-    `degraded` are loops of the writer that fail and keep no row from the ledger.
+    `degraded` are loops of the writer that fail and keep no row from the ledger. `is_disk_full`: that is the
+    problem.
     """
 
     committed: int
     problem: str | None
     degraded: tuple[str, ...] = ()
+    is_disk_full: bool = False
 
 
 ToWriter: TypeAlias = Attach | Detach | Pause | Resume | WriterRequest

@@ -15,7 +15,7 @@ import structlog
 from gateway import __version__
 from gateway.ledger.audit.keys import signer_from
 from gateway.ledger.audit.trail import AuditTrail
-from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
+from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable, file_failure
 from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.process.dead_workers import DeadWorkers
 from gateway.ledger.process.messages import (
@@ -64,7 +64,12 @@ class WriterService:
         self._folder = JournalFolder(Path(settings.journal_folder), settings.journal_name)
         self._positions: dict[str, JournalPosition] = {}
         self._dead = DeadWorkers(
-            self._folder, self.store, self.writer, position_of=self._position_of, forget=self.forget
+            self._folder,
+            self.store,
+            self.writer,
+            position_of=self._position_of,
+            forget=self.forget,
+            changed=self._report,
         )
         self._clients: set[_Client] = set()
         self._left = asyncio.Event()  # nobody is connected
@@ -134,10 +139,9 @@ class WriterService:
                 case "flush":
                     await self._flush(source, request.until)
         except LedgerUnavailable as exc:
-            return WriterReply(request.number, str(exc), isinstance(exc, LedgerUnusable))
+            return _refusal(request, exc)
         except OSError as exc:
-            problem = f"journal {self._folder.path}: {exc.strerror or exc}"
-            return WriterReply(request.number, problem, True)
+            return _refusal(request, file_failure(f"journal {self._folder.path}", self._folder.path, exc))
         return WriterReply(request.number, None, False)
 
     async def forget(self, worker: str) -> None:
@@ -179,7 +183,9 @@ class WriterService:
     def condition(self, source: JournalSource | None) -> WriterCondition:
         """What a worker is told of its journal."""
         committed = 0 if source is None else source.position.committed
-        return WriterCondition(committed, self.writer.problem(), tuple(self.tasks.problems(essential=False)))
+        problem = self.writer.problem() or self._dead.problem()
+        degraded = tuple(self.tasks.problems(essential=False))
+        return WriterCondition(committed, problem, degraded, self.writer.is_disk_full())
 
     async def _until_due(self) -> None:
         try:
@@ -268,6 +274,10 @@ class _Client:
             reply = WriterReply(request.number, f"ledger: the writer fails ({type(exc).__name__})", False)
         self.report()  # a flush is heard of after what it has committed
         self._channel.send(reply)
+
+
+def _refusal(request: WriterRequest, failure: LedgerUnavailable) -> WriterReply:
+    return WriterReply(request.number, str(failure), isinstance(failure, LedgerUnusable))
 
 
 def _may_commit(source: JournalSource | None) -> Callable[[], bool]:

@@ -7,7 +7,13 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
+from gateway.ledger.errors import (
+    LedgerUnavailable,
+    LedgerUnusable,
+    disk_full,
+    file_failure,
+    has_no_space,
+)
 
 # A locked database is asked again by the writer, which can also say so; this is only for short overlaps.
 BUSY_TIMEOUT_SECONDS = 1.0
@@ -31,11 +37,20 @@ _PASSING = frozenset(
 )
 
 
+# What SQLite also says where there is no room: for its log, or for the memory that its connections share.
+_MAY_BE_NO_SPACE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+
+
 def unavailable(path: Path, error: Exception) -> LedgerUnavailable:
     """SQLAlchemy's `error` on the file at `path`, in the words of the ledger."""
     cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlite_errorcode", None)
-    kind = LedgerUnusable if code is not None and code & 0xFF not in _PASSING else LedgerUnavailable
+    code: int | None = getattr(cause, "sqlite_errorcode", None)
+    kind = LedgerUnavailable
+    if code is not None:
+        code &= 0xFF
+        if code == sqlite3.SQLITE_FULL or (code in _MAY_BE_NO_SPACE and has_no_space(path.parent)):
+            return disk_full(f"ledger {path}", path.parent)
+        kind = LedgerUnavailable if code in _PASSING else LedgerUnusable
     return kind(f"ledger {path}: {cause}")
 
 
@@ -85,7 +100,7 @@ def create_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise LedgerUnusable(f"ledger {path}: cannot make the folder {path.parent}: {exc.strerror}") from exc
+        raise file_failure(f"ledger {path}: cannot make the folder {path.parent}", path.parent, exc) from exc
 
 
 def _prepare_writer(connection: Any, _record: Any) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
-from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rollups import KEEP_ON_SQLITE, Dialect
 from gateway.ledger.rows import Row
-from gateway.ledger.sqlite.engine import open_reader, open_writer
+from gateway.ledger.sqlite.engine import open_reader, open_writer, unavailable
 from gateway.ledger.sqlite.migrate import require_head
 from gateway.ledger.sqlite.store import with_rollup_trigger
 from gateway.ledger.tables import ALL_COLUMNS
@@ -65,7 +64,7 @@ class SqliteMaintenance:
             ):
                 yield SqliteTransaction(connection)
         except DatabaseError as exc:
-            raise LedgerUnavailable(f"ledger {self._path}: {exc.orig}") from exc
+            raise unavailable(self._path, exc) from exc
 
     def delete_rows(self, before: int) -> int:
         deleted = 0
@@ -81,6 +80,9 @@ class SqliteMaintenance:
 @contextmanager
 def sqlite_maintenance(path: Path) -> Iterator[SqliteMaintenance]:
     """Raises LedgerUnavailable."""
-    with open_reader(path).connect() as connection:  # says so when there is no ledger
-        require_head(connection, path)
+    try:
+        with open_reader(path).connect() as connection:  # says so when there is no ledger
+            require_head(connection, path)
+    except DatabaseError as exc:
+        raise unavailable(path, exc) from exc
     yield SqliteMaintenance(path)

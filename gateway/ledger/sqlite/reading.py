@@ -12,7 +12,7 @@ from sqlalchemy.exc import DatabaseError
 from gateway.ledger.database import Query
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rollups import Dialect
-from gateway.ledger.sqlite.engine import open_reader
+from gateway.ledger.sqlite.engine import open_reader, unavailable
 from gateway.ledger.sqlite.migrate import require_head
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
@@ -53,4 +53,4 @@ def sqlite_reading(path: Path) -> Iterator[SqliteReading]:
             require_head(connection, path)
             yield SqliteReading(connection)
     except DatabaseError as exc:
-        raise LedgerUnavailable(f"ledger {path}: {exc.orig}") from exc
+        raise unavailable(path, exc) from exc

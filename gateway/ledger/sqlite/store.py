@@ -25,7 +25,7 @@ from gateway.ledger.audit.trail import (
     entry_values,
     head_values,
 )
-from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow
+from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow, RowsRefused
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import DATE_LATE_ROWS, PRUNED, SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, CREATE, FORGET, committed_in
@@ -78,8 +78,8 @@ class SqliteStore:
         """Create or migrate the file, and connect."""
         await self._on_thread(self._connected)
 
-    async def write(self, batch: Batch) -> list[RefusedRow]:
-        return await self._on_thread(lambda: self._write(batch))
+    async def write(self, batch: Batch) -> None:
+        await self._on_thread(lambda: self._write(batch))
 
     async def committed(self, worker: str) -> int:
         return await self._on_thread(lambda: self._run(lambda run: committed_in(run(COMMITTED, (worker,)))))
@@ -104,31 +104,29 @@ class SqliteStore:
         finally:
             waiter.cancel()  # nobody is left to hear of a failure when this call was cancelled
 
-    def _write(self, batch: Batch) -> list[RefusedRow]:
+    def _write(self, batch: Batch) -> None:
         try:
-            kept_out = self._commit(batch, _insert_over)
+            self._commit(batch, _insert_over)
         except ROW_FAULTS:
-            return self._commit(batch, _insert_one_by_one)
-        return kept_out
+            self._commit(batch, _insert_one_by_one)
 
-    def _commit(self, batch: Batch, insert: Insert) -> list[RefusedRow]:
-        """Commit `batch`, but for the rows that `insert` refuses. Raises JournalMoved."""
+    def _commit(self, batch: Batch, insert: Insert) -> None:
+        """Commit `batch`. Raises RowsRefused and JournalMoved."""
         trail, draft = self._trail, None
 
-        def transact(run: Run) -> list[RefusedRow]:
+        def transact(run: Run) -> None:
             nonlocal draft
             for advance in batch.advances:
                 _advance(run, advance)
-            refused = insert(run, batch.rows) if batch.rows else []
+            if batch.rows and (refused := insert(run, batch.rows)):
+                raise RowsRefused(refused)
             if trail is not None:
                 draft = _keep_receipts(run, trail, batch)
                 trail.pledge(draft)
-            return refused
 
-        refused = self._run(transact)
+        self._run(transact)
         if trail is not None and draft is not None:
             trail.adopt(draft)
-        return refused
 
     def _run(self, transact: Callable[[Run], T]) -> T:
         """What `transact` returns, in a transaction."""
@@ -185,7 +183,7 @@ def _insert_one_by_one(run: Run, rows: Sequence[Row]) -> list[RefusedRow]:
     for row in rows:
         run("SAVEPOINT one")
         try:
-            refused += _insert_over(run, [careful_row(row)])
+            refused += [RefusedRow(row, reason) for _, reason in _insert_over(run, [careful_row(row)])]
         except ROW_FAULTS as exc:
             run("ROLLBACK TO one")
             refused.append(RefusedRow(row, f"{type(exc).__name__}: {exc}"))

@@ -23,9 +23,14 @@ def journals(path: Path) -> JournalFolder:
     return folder
 
 
+def begun(path: Path) -> list[Path]:
+    """The segments in the folder `path`, without those that a worker keeps ready."""
+    return sorted(segment for segment in path.glob("*.journal2") if segment.stat().st_size)
+
+
 def crash(journal: Journal) -> None:
     """What kill -9 does: descriptors close, and with them the lock goes. Nothing else happens."""
-    for segment in journal._segments:
+    for segment in [*journal._segments, *([] if journal._next is None else [journal._next])]:
         os.close(segment._descriptor)
     os.close(journal._claim.descriptor)
 

@@ -32,7 +32,7 @@ def break_disk(harness: Harness) -> Any:
     def refuse(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    journal._current._write = files.write = refuse
+    journal._current._write = journal._next._write = files.write = refuse
 
     def mend() -> None:
         files.write = write

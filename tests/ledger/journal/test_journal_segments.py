@@ -11,7 +11,7 @@ from gateway.ledger.journal.folder import JournalFolder
 from gateway.ledger.journal.frames import final_frame, names_frame
 from gateway.ledger.journal.journal import Journal, JournalLimits
 from gateway.ledger.journal.tail import JournalTail
-from tests.ledger.journal.faults import Quota, attempt_of, crash, found_dead, journals
+from tests.ledger.journal.faults import Quota, attempt_of, begun, crash, found_dead, journals
 from tests.ledger.ledger_records import final_entry, final_half, intent_half
 
 SMALL = JournalLimits(segment_bytes=4096, total_bytes=64 * 1024)
@@ -35,7 +35,7 @@ def with_quota(
 
 
 def segments(folder: JournalFolder) -> list[Path]:
-    return sorted(folder.path.glob("*.journal2"))
+    return begun(folder.path)
 
 
 def outcomes(folder: JournalFolder) -> dict[str, str]:

@@ -28,7 +28,7 @@ from gateway.ledger.journal.tail import JournalTail
 from gateway.ledger.process.messages import WriterSettings
 from gateway.ledger.process.service import WriterService
 from gateway.ledger.writer import WriterLimits
-from tests.ledger.journal.faults import LEDGER, Quota, crash, found_dead, journals, ledger_rows
+from tests.ledger.journal.faults import LEDGER, Quota, begun, crash, found_dead, journals, ledger_rows
 from tests.ledger.ledger_records import final, final_entry, final_half, intent, intent_half, run, until
 from tests.ledger.writer_service import writer_service
 
@@ -108,7 +108,7 @@ class Home:
         return {outcome: outcomes.count(outcome) for outcome in set(outcomes)}
 
     def segments(self) -> list[Path]:
-        return sorted(self.folder.path.glob("*.journal2"))
+        return begun(self.folder.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -620,7 +620,7 @@ def test_the_journal_stands_beside_the_file_unless_told_otherwise(tmp_path: Path
                 ledger = open_journaled_ledger(url, lambda: address, folder=folder)
                 await ledger.start()
                 expected = folder or tmp_path / "ledger.db.journal"
-                assert len(list(expected.glob("*.journal2"))) == 1
+                assert len(begun(expected)) == 1
                 await ledger.close()
                 assert list(expected.glob("*.journal2")) == []
 
