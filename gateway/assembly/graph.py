@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import msgspec
@@ -44,6 +45,9 @@ from gateway.replicas.progress import ProgressWatch
 from gateway.supervised import TaskRegistry
 from gateway.tokenizers.counter import PromptCounter
 
+if TYPE_CHECKING:
+    from gateway.assembly.tracing import Tracing
+
 
 class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What one gateway is made of, not started yet.
@@ -61,6 +65,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     entities: EntityService
     images: ImageFetcher
     telemetry: PrometheusTelemetry
+    tracing: "Tracing | None"
     pipeline: Pipeline
     prober: HealthProber
     progress: ProgressWatch
@@ -107,7 +112,9 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     )
     alerts = _alerts(built, admission, telemetry, tasks)
     most = built.settings.server.max_event_mib * 1024 * 1024
-    services = Services(client, admission, ledger, telemetry, clock, max_event_bytes=most)
+    tracing = _tracing(built, telemetry, clock, tasks)
+    told = telemetry if tracing is None else tracing.telemetry(telemetry)
+    services = Services(client, admission, ledger, told, clock, max_event_bytes=most)
     images = ImageFetcher()
     pipeline = _pipeline(built, services, ledger, entities, images)
     url = built.settings.ledger.get_secret_value()
@@ -122,6 +129,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         entities=entities,
         images=images,
         telemetry=telemetry,
+        tracing=tracing,
         pipeline=pipeline,
         prober=HealthProber(client, tasks),
         progress=ProgressWatch(client, clock, tasks),
@@ -193,6 +201,17 @@ def _admission(
         shadowed=shadowed,
         tasks=tasks,
     )
+
+
+def _tracing(
+    built: Built, telemetry: PrometheusTelemetry, clock: SystemClock, tasks: TaskRegistry
+) -> "Tracing | None":
+    if built.traces is None:
+        return None
+    # Only then: OpenTelemetry takes a tenth of a second and memory.
+    from gateway.assembly.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing(built.traces, telemetry.spans_ended, clock, tasks)
 
 
 def _pipeline(

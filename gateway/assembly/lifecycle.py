@@ -33,6 +33,7 @@ class ClosingStep(enum.Enum):
     PROBER = "prober"
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
+    TRACING = "tracing"
     ALERTS = "alerts"
     PRICE_WATCH = "price watch"
     POOL_ACCRUAL = "pool accrual"
@@ -132,6 +133,8 @@ class Lifecycle:
             await self._start(ClosingStep.LEDGER_WRITER, parts.ledger_writer.start, parts.ledger_writer.close)
         closing.register(ClosingStep.UPSTREAM, self._close_upstream)  # it connects when it is first used
         closing.register(ClosingStep.IMAGES, parts.images.close)
+        if parts.tracing is not None:
+            await self._start(ClosingStep.TRACING, parts.tracing.start, parts.tracing.close)
         parts.admission.configure(built.scopes, built.tenancy.time_zone)
         closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))

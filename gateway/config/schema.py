@@ -9,12 +9,14 @@ from gateway.config.catalogue import Deployment, Model
 from gateway.config.kinds import AllowBlank, Name, Seconds, Section
 from gateway.config.privacy import Privacy, Zone, default_privacy
 from gateway.config.server import Server
+from gateway.config.telemetry import Telemetry
 from gateway.config.tenancy import Feature, Key, Org, PolicyTest, Team
 from gateway.config.urls import Address, LedgerUrl, StateUrl
 
 
 class Settings(Section):
     server: Server = Field(default=Server(), description="listeners and bounds")
+    telemetry: Telemetry = Field(default=Telemetry(), description="what goes to collectors")
     state: StateUrl = Field(
         default=Address("memory"),
         json_schema_extra={"default": "memory"},
