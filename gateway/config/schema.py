@@ -16,7 +16,6 @@ from gateway.config.urls import Address, LedgerUrl, StateUrl
 
 class Settings(Section):
     server: Server = Field(default=Server(), description="listeners and bounds")
-    telemetry: Telemetry = Field(default=Telemetry(), description="what goes to collectors")
     state: StateUrl = Field(
         default=Address("memory"),
         json_schema_extra={"default": "memory"},
@@ -62,6 +61,7 @@ class Settings(Section):
     policy_tests: tuple[PolicyTest, ...] = Field(
         default=(), description="decisions that must come out as written"
     )
+    telemetry: Telemetry = Field(default=Telemetry(), description="what goes to collectors")
 
 
 # What every value may be besides: a text with a variable in it.

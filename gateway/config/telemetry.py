@@ -60,7 +60,7 @@ class Traces(Section):
     )
     queue_spans: Count = Field(
         default=4096,
-        description="most spans of a worker that may wait for the collector, with about 3 KB each; further "
+        description="most spans of a worker that may wait for the collector, with about 4 KB each; further "
         "ones are dropped and counted",
     )
     tls: Tls = Field(default=Tls(), description="private CA and client certificate")

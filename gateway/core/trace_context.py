@@ -19,16 +19,21 @@ _VERSION_00 = b"00-"
 _PARENT_BYTES = 55
 # What vendors must be able to pass on. A longer list may be dropped whole.
 _STATE = re.compile(rb"[ -~]{1,512}")
-# The flags that are known: sampled, and random trace id.
-_FLAGS = 0x03
+SAMPLED, RANDOM_TRACE_ID = 0x01, 0x02
+_FLAGS = SAMPLED | RANDOM_TRACE_ID
 
 
 class ParentSpan(msgspec.Struct, frozen=True):
-    """The span that a request is part of. Ids as on the wire, in lower hexadecimal digits."""
+    """A span as `traceparent` names it. Ids are lower hexadecimal digits; of `flags` those that are known."""
 
     trace_id: bytes
     span_id: bytes
     flags: int
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its children are to be recorded."""
+        return bool(self.flags & SAMPLED)
 
     def header(self) -> bytes:
         """The value of `traceparent` that names it."""

@@ -75,14 +75,14 @@ class Collector:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 start, *lines = head.decode().split("\r\n")[:-2]
-                headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+                headers = {
+                    name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)
+                }
                 body = await reader.readexactly(int(headers["content-length"]))
                 self._take({**headers, "": start}, body)
                 answer = self._answer()
-                writer.write(
-                    f"HTTP/1.1 {self.status} X\r\n{self.answer_headers}content-length: {len(answer)}\r\n\r\n".encode()
-                    + answer
-                )
+                framing = f"content-length: {len(answer)}\r\n\r\n"
+                writer.write(f"HTTP/1.1 {self.status} X\r\n{self.answer_headers}{framing}".encode() + answer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:

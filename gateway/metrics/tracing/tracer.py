@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
@@ -33,7 +33,14 @@ from gateway.core.errors import GatewayError
 from gateway.core.money import NANO_PER_USD
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
-from gateway.core.trace_context import ParentSpan, parent_in, span_id_of, trace_id_of
+from gateway.core.trace_context import (
+    RANDOM_TRACE_ID,
+    SAMPLED,
+    ParentSpan,
+    parent_in,
+    span_id_of,
+    trace_id_of,
+)
 from gateway.http.server.exchange import Exchange
 from gateway.metrics.names import code_of
 from gateway.metrics.tracing.attributes import (
@@ -84,7 +91,7 @@ _current: ContextVar[RequestTrace | None] = ContextVar("tollway_request_trace", 
 
 
 class _Ids(IdGenerator):
-    """Ids by name: of the request or attempt whose span is about to begin."""
+    """The ids that stand on the wire: those of the request or attempt whose span is about to begin."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -106,8 +113,10 @@ class RequestTracer:
         """`processor` takes what has ended."""
         self._clock = clock
         self._ids = _Ids()
+        # The same trace is sampled or not whichever service asks, as long as their ratios are the same.
+        self._bound = TraceIdRatioBased(settings.sample_ratio).bound
         provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            sampler=ALWAYS_ON,  # no span is begun that is not to be recorded
             resource=Resource(settings.resource),
             shutdown_on_exit=False,
             id_generator=self._ids,
@@ -119,25 +128,39 @@ class RequestTracer:
 
     def begin(self, request_id: str, exchange: Exchange, route: str | None) -> RequestTrace | None:
         """A request begins. `exchange` then names its span as the parent. None: it is not recorded."""
-        clock, headers = self._clock, exchange.headers
+        headers = exchange.headers
         parent = parent_in(headers)
         if parent is None:
             headers.pop(b"tracestate", None)  # it belongs to a traceparent
-        self._ids.name = request_id
+        own = self._own_span(request_id, parent)
+        headers[b"traceparent"] = own.header()
+        trace = self._recorded(request_id, exchange.method, route, parent) if own.is_sampled else None
+        _current.set(trace)
+        return trace
+
+    def _own_span(self, request_id: str, parent: ParentSpan | None) -> ParentSpan:
+        """The span of a request. Whether it is recorded is up to its parent; without one to its trace id."""
+        if parent is not None:
+            return ParentSpan(parent.trace_id, span_id_of(request_id), parent.flags)
+        trace_id = trace_id_of(request_id)
+        is_sampled = int(trace_id, 16) & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
+        flags = RANDOM_TRACE_ID | (SAMPLED if is_sampled else 0)
+        return ParentSpan(trace_id, span_id_of(request_id), flags)
+
+    def _recorded(
+        self, request_id: str, method: str, route: str | None, parent: ParentSpan | None
+    ) -> RequestTrace:
+        clock = self._clock
         started, started_nanos = clock.monotonic(), int(clock.now() * _NANOS)
+        self._ids.name = request_id
         span = self._tracer.start_span(
-            request_name(exchange.method, route),
+            request_name(method, route),
             context=Context() if parent is None else _context_of(parent),
             kind=SpanKind.SERVER,
             start_time=started_nanos,
         )
-        headers[b"traceparent"] = _parent_of(span.get_span_context()).header()
-        trace = None
-        if span.is_recording():
-            children = set_span_in_context(span, Context())
-            trace = RequestTrace(request_id, route, span, children, started, started_nanos)
-        _current.set(trace)
-        return trace
+        children = set_span_in_context(span, Context())
+        return RequestTrace(request_id, route, span, children, started, started_nanos)
 
     def end(self, trace: RequestTrace | None, exchange: Exchange) -> None:
         """The request is over, for its client."""
@@ -222,8 +245,3 @@ def _context_of(parent: ParentSpan) -> Context:
         trace_flags=TraceFlags(parent.flags),
     )
     return set_span_in_context(NonRecordingSpan(remote), Context())
-
-
-def _parent_of(own: SpanContext) -> ParentSpan:
-    """`own` as it stands on the wire."""
-    return ParentSpan(b"%032x" % own.trace_id, b"%016x" % own.span_id, own.trace_flags)
