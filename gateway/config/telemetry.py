@@ -2,7 +2,6 @@
 
 import socket
 import uuid
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -102,9 +101,11 @@ def trace_settings(given: Traces, proxies: ProxyEnvironment) -> TraceSettings:
     )
 
 
-def _headers(given: Traces) -> Iterator[tuple[bytes, bytes]]:
-    yield b"content-type", b"application/x-protobuf"
-    yield b"content-encoding", b"gzip"
-    yield b"user-agent", f"tollway/{__version__}".encode()
-    for name, value in given.headers.items():
-        yield name.encode("ascii"), value.get_secret_value().encode("ascii")
+def _headers(given: Traces) -> list[tuple[bytes, bytes]]:
+    headers = {
+        "content-type": "application/x-protobuf",
+        "content-encoding": "gzip",
+        "user-agent": f"tollway/{__version__}",
+        **{name: value.get_secret_value() for name, value in given.headers.items()},
+    }
+    return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
