@@ -13,6 +13,7 @@ from gateway.assembly.graph import build_parts
 from gateway.assembly.lifecycle import Lifecycle, Readiness
 from gateway.config.build import Built
 from gateway.http.server.connection import ServerConnection
+from gateway.http.server.exchange import Handler
 from gateway.http.server.listening import Listening, url_of
 from gateway.metrics.across import FamilySamples
 from gateway.metrics.telemetry import CONTENT_TYPE
@@ -46,7 +47,7 @@ class Gateway:
         self._readiness = Readiness(self.parts)
         data_socket, admin_socket = sockets or listeners(built)
         self._data = Listening(
-            DataPlane(self.parts.pipeline, request_ids()),
+            self._data_plane(),
             data_socket,
             drain_seconds=built.settings.server.drain_seconds,
             protocol=functools.partial(
@@ -141,6 +142,11 @@ class Gateway:
             telemetry.reloaded(result, in_force=result.in_force)
 
         return Reloader(file, built, self._adoption.adopt, count, self.parts.tasks)
+
+    def _data_plane(self) -> Handler:
+        new_request_id, tracing = request_ids(), self.parts.tracing
+        plane = DataPlane(self.parts.pipeline, new_request_id)
+        return plane if tracing is None else tracing.handler(plane, new_request_id)
 
     def _admin_app(self) -> object:
         parts, token = self.parts, self.built.settings.server.admin.token

@@ -48,6 +48,8 @@ from gateway.tokenizers.counter import PromptCounter
 if TYPE_CHECKING:
     import httpx
 
+    from gateway.assembly.tracing import Tracing
+
 
 class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What one gateway is made of, not started yet.
@@ -66,6 +68,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     entities: EntityService
     images: ImageFetcher
     telemetry: PrometheusTelemetry
+    tracing: "Tracing | None"
     pipeline: Pipeline
     prober: HealthProber
     progress: ProgressWatch
@@ -116,7 +119,9 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     )
     alerts = _alerts(built, admission, telemetry, tasks)
     most = built.settings.server.max_event_mib * 1024 * 1024
-    services = Services(client, admission, ledger, telemetry, clock, max_event_bytes=most)
+    tracing = _tracing(built, telemetry, clock, tasks)
+    told = telemetry if tracing is None else tracing.telemetry(telemetry)
+    services = Services(client, admission, ledger, told, clock, max_event_bytes=most)
     images = ImageFetcher()
     pipeline = _pipeline(built, services, ledger, entities, images)
     return GatewayParts(
@@ -131,6 +136,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         entities=entities,
         images=images,
         telemetry=telemetry,
+        tracing=tracing,
         pipeline=pipeline,
         prober=HealthProber(client, tasks),
         progress=ProgressWatch(client, clock, tasks),
@@ -202,6 +208,17 @@ def _admission(
         shadowed=shadowed,
         tasks=tasks,
     )
+
+
+def _tracing(
+    built: Built, telemetry: PrometheusTelemetry, clock: SystemClock, tasks: TaskRegistry
+) -> "Tracing | None":
+    if built.traces is None:
+        return None
+    # Only then: OpenTelemetry takes a tenth of a second and memory.
+    from gateway.assembly.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing(built.traces, telemetry.spans_ended, clock, tasks)
 
 
 def _pipeline(

@@ -37,6 +37,7 @@ class ClosingStep(enum.Enum):
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
     DISKS = "disk watch"
+    TRACING = "tracing"
     ALERTS = "alerts"
     PRICE_WATCH = "price watch"
     POOL_ACCRUAL = "pool accrual"
@@ -137,6 +138,8 @@ class Lifecycle:
             await self._start(ClosingStep.LEDGER_WRITER, parts.ledger_writer.start, parts.ledger_writer.close)
         closing.register(ClosingStep.UPSTREAM, self._close_upstream)  # it connects when it is first used
         closing.register(ClosingStep.IMAGES, parts.images.close)
+        if parts.tracing is not None:
+            await self._start(ClosingStep.TRACING, parts.tracing.start, parts.tracing.close)
         parts.admission.configure(built.scopes, built.tenancy.time_zone)
         closing.register(ClosingStep.ENTITIES, parts.entities.close)
         parts.entities.configure(recognizer_settings(built.settings))

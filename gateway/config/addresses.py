@@ -53,6 +53,19 @@ def check_proxies(root: ConfigNode, report: ProblemReport) -> None:
             )
 
 
+def check_collector(root: ConfigNode, report: ProblemReport) -> None:
+    """Spans hold no prompt, but a header can be a credential."""
+    traces = root["telemetry"]["traces"]
+    parts = _parsed(traces["endpoint"])
+    if parts is None or parts.scheme != "http" or _is_loopback(parts) or not traces["headers"].keys():
+        return
+    address = _literal_address(parts)
+    if address is None or not address.is_private:
+        report.warn(
+            traces["endpoint"], "sends headers unencrypted: use https, unless the network is your own"
+        )
+
+
 def _urls(deployment: ConfigNode) -> Iterator[ConfigNode]:
     if deployment["base_url"].exists:
         yield deployment["base_url"]
@@ -109,4 +122,4 @@ def _networks(zone: ConfigNode) -> list[IpNetwork]:
     return networks
 
 
-CHECKS: tuple[Check, ...] = (check_listeners, check_zones_of_addresses, check_proxies)
+CHECKS: tuple[Check, ...] = (check_listeners, check_zones_of_addresses, check_proxies, check_collector)

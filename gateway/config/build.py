@@ -25,6 +25,7 @@ from gateway.config.problems import Problem
 from gateway.config.redacted import RedactedText, redacted_text
 from gateway.config.schema import Settings
 from gateway.config.screening import build_screenings
+from gateway.config.telemetry import trace_settings
 from gateway.core import catalog
 from gateway.core.licenses import conflict
 from gateway.core.money import nano_from_usd
@@ -34,6 +35,7 @@ from gateway.core.screening import Screenings
 from gateway.core.tenancy import Scope, Tenancy
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.finance.tco.sources import TcoSources
+from gateway.metrics.tracing.settings import TraceSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Built:
     version: str
     redacted: RedactedText
     pools: tuple[PoolTerms, ...] = ()
+    traces: TraceSettings | None = None
 
     @property
     def tco_sources(self) -> TcoSources:
@@ -81,7 +84,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
         deployments=deployments,
         zone_lines=_zone_lines(loaded, settings.privacy.classes),
     )
-    scopes = build_scopes(settings, zone)
+    scopes, traces = build_scopes(settings, zone), settings.telemetry.traces
     return (
         Built(
             settings=settings,
@@ -94,6 +97,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             pools=tuple(
                 pool_terms(name, given, zone) for name, given in settings.deployments.items() if given.cost
             ),
+            traces=None if traces is None else trace_settings(traces, loaded.proxies),
         ),
         [],
     )

@@ -80,7 +80,6 @@ def check_destinations(root: ConfigNode, report: ProblemReport) -> None:
             _check_where(deployment, provider, report)
             _check_price(deployment, provider, report)
         _check_replicas(deployment["replicas"], report)
-        _check_tls(deployment["tls"], report)
 
 
 def _check_where(deployment: ConfigNode, provider: str, report: ProblemReport) -> None:
@@ -119,10 +118,12 @@ def _check_replicas(replicas: ConfigNode, report: ProblemReport) -> None:
         report.error(replicas, "needs exactly one of urls, dns and kubernetes")
 
 
-def _check_tls(tls: ConfigNode, report: ProblemReport) -> None:
-    for given, lacking in (("cert_file", "key_file"), ("key_file", "cert_file")):
-        if tls[given].exists and not tls[lacking].exists:
-            report.error(tls[given], f"needs {lacking} beside it")
+def check_tls(root: ConfigNode, report: ProblemReport) -> None:
+    for pattern in ("deployments.*.tls", "telemetry.traces.tls"):
+        for tls in root.find(pattern):
+            for given, lacking in (("cert_file", "key_file"), ("key_file", "cert_file")):
+                if tls[given].exists and not tls[lacking].exists:
+                    report.error(tls[given], f"needs {lacking} beside it")
 
 
 def check_token_bounds(root: ConfigNode, report: ProblemReport) -> None:
@@ -277,6 +278,7 @@ def check_all_is_used(root: ConfigNode, report: ProblemReport) -> None:
 CHECKS: tuple[Check, ...] = (
     check_lists_are_distinct,
     check_destinations,
+    check_tls,
     check_gpu_prices,
     check_work_weights,
     check_token_bounds,

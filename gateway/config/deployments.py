@@ -14,12 +14,12 @@ import msgspec
 
 from gateway import __version__
 from gateway.config import catalogue as schema
+from gateway.config.endpoints import endpoint_at
 from gateway.config.kinds import VISIBLE_ASCII
 from gateway.config.prices import price_list
-from gateway.config.proxies import proxy_of
 from gateway.core import catalog
 from gateway.core.calendar import start_of_day
-from gateway.core.endpoint import Endpoint, IpNetwork, Timeouts, TlsFiles
+from gateway.core.endpoint import IpNetwork, Timeouts
 from gateway.core.money import nano_from_usd
 from gateway.core.rates import Price, Rates
 from gateway.core.usage import SEARCH_QUERIES
@@ -184,23 +184,13 @@ def _urls(given: schema.Deployment) -> tuple[str, ...]:
 
 
 def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...] | None) -> catalog.Replica:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    path, query = parts.path.rstrip("/"), ""
+    path, query = urlsplit(url).path.rstrip("/"), ""
     if given.provider == "azure":
         path += f"/openai/deployments/{_in_url('model', given.model)}"
         query = f"?api-version={_in_url('azure.api_version', given.azure.api_version)}"
-    endpoint = Endpoint(
-        scheme=parts.scheme,
-        host=host,
-        port=port,
+    endpoint = msgspec.structs.replace(
+        endpoint_at(url, given.tls, given.proxy),
         networks=networks,
-        tls=TlsFiles(
-            ca_file=_text(given.tls.ca_file),
-            cert_file=_text(given.tls.cert_file),
-            key_file=_text(given.tls.key_file),
-        ),
         timeouts=Timeouts(
             connect_seconds=given.timeouts.connect_seconds,
             first_byte_seconds=given.timeouts.first_byte_seconds,
@@ -209,9 +199,8 @@ def _replica(url: str, given: schema.Deployment, networks: tuple[IpNetwork, ...]
         ),
         max_connections=given.max_connections,
         idle_seconds=_VLLM_IDLE_SECONDS if given.provider == "vllm" else _IDLE_SECONDS,
-        proxy=None if given.proxy is None else proxy_of(given.proxy.get_secret_value()),
     )
-    return catalog.Replica(f"{host}:{port}", endpoint, path, query)
+    return catalog.Replica(f"{endpoint.host}:{endpoint.port}", endpoint, path, query)
 
 
 def _in_url(field: str, value: str) -> str:
@@ -219,10 +208,6 @@ def _in_url(field: str, value: str) -> str:
     if not VISIBLE_ASCII.fullmatch(value) or "#" in value:
         raise DeploymentError(field, "must be ASCII without spaces and #, because it is part of the URL")
     return value
-
-
-def _text(path: object) -> str | None:
-    return None if path is None else str(path)
 
 
 def _headers(given: schema.Deployment) -> tuple[tuple[bytes, bytes], ...]:

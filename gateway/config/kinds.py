@@ -98,27 +98,37 @@ def _header_value(value: object) -> object:
     return value
 
 
-_RESERVED_HEADERS: Final = frozenset(
+# What the client writes by itself, or what would break the framing of a request.
+_FRAMING_HEADERS: Final = frozenset(
     {
-        *("authorization", "api-key", "cookie", "host", "expect", "te", "trailer", "upgrade"),
-        *("content-length", "content-type", "content-encoding", "accept-encoding", "transfer-encoding"),
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("host", "expect", "te", "trailer", "upgrade", "content-length", "content-type"),
+        *("content-encoding", "accept-encoding", "transfer-encoding", "connection", "keep-alive"),
+        *("proxy-authenticate", "proxy-authorization", "proxy-connection"),
     }
 )
+_CREDENTIAL_HEADERS: Final = frozenset({"authorization", "api-key", "cookie"})
+
+
+def _any_header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise refusal("is not a header name")
+    if value.lower() in _FRAMING_HEADERS:
+        raise refusal("may not be set here: the gateway sets or removes this header itself")
+    return value.lower()
 
 
 def _header_name(value: str) -> str:
-    if not _HEADER_NAME.fullmatch(value):
-        raise refusal("is not a header name")
-    if value.lower() in _RESERVED_HEADERS or value.lower().startswith("x-tollway-"):
+    name = _any_header_name(value)
+    if name in _CREDENTIAL_HEADERS or name.startswith("x-tollway-"):
         raise refusal("may not be set here: the gateway sets or removes this header itself")
-    return value.lower()
+    return name
 
 
 Text = Annotated[str, BeforeValidator(nonempty)]
 Name = Annotated[str, BeforeValidator(nonempty), AfterValidator(_name)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
+AnyHeaderName = Annotated[str, AfterValidator(_any_header_name)]  # credentials too
 HeaderValue = Annotated[SecretStr, BeforeValidator(_header_value)]
 FilePath = Annotated[Path, BeforeValidator(nonempty)]
 

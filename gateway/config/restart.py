@@ -23,7 +23,7 @@ def needs_restart(old: Settings, new: Settings) -> list[str]:
     for name in type(old.server).model_fields:
         if name not in RELOADED_OF_SERVER:
             found += _differing(getattr(old.server, name), getattr(new.server, name), f"server.{name}")
-    return found
+    return found + list(_differing(old.telemetry, new.telemetry, "telemetry"))
 
 
 def _differing(old: Any, new: Any, path: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from gateway.config.catalogue import Deployment, Model
 from gateway.config.kinds import AllowBlank, Name, Seconds, Section
 from gateway.config.privacy import Privacy, Zone, default_privacy
 from gateway.config.server import Server
+from gateway.config.telemetry import Telemetry
 from gateway.config.tenancy import Feature, Key, Org, PolicyTest, Team
 from gateway.config.urls import Address, LedgerUrl, StateUrl
 
@@ -60,6 +61,7 @@ class Settings(Section):
     policy_tests: tuple[PolicyTest, ...] = Field(
         default=(), description="decisions that must come out as written"
     )
+    telemetry: Telemetry = Field(default=Telemetry(), description="what goes to collectors")
 
 
 # What every value may be besides: a text with a variable in it.

@@ -23,11 +23,23 @@ def _split(value: str) -> SplitResult:
 
 
 def _http_url(value: str) -> str:
+    return _plain_url(value, "https://host/v1", "api_key")
+
+
+def _collector_url(value: str) -> str:
+    url = _plain_url(value, "http://collector:4318/v1/traces", "headers")
+    if not urlsplit(url).path:
+        raise refusal("must name the path too, which is most often /v1/traces")
+    return url
+
+
+def _plain_url(value: str, example: str, credentials: str) -> str:
+    """`value` without a slash at its end. `credentials` is the setting that they belong into."""
     parts = _split(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise refusal("must be a URL such as https://host/v1")
+        raise refusal(f"must be a URL such as {example}")
     if parts.username is not None or parts.password is not None:
-        raise refusal("must not carry a user name or password: use api_key")
+        raise refusal(f"must not carry a user name or password: use {credentials}")
     if parts.query or parts.fragment or "?" in value or "#" in value:
         raise refusal("must not carry a query or a fragment")
     if parts.port == 0:
@@ -82,6 +94,7 @@ def _url_path(value: str) -> str:
 
 
 HttpUrl = Annotated[str, BeforeValidator(nonempty), AfterValidator(_http_url)]
+CollectorUrl = Annotated[str, BeforeValidator(nonempty), AfterValidator(_collector_url)]
 Cidr = Annotated[str, BeforeValidator(nonempty), AfterValidator(_cidr)]
 Host = Annotated[str, BeforeValidator(nonempty), AfterValidator(_host)]
 Authority = Annotated[str, BeforeValidator(nonempty), AfterValidator(_authority)]

@@ -193,6 +193,11 @@ ENTITY_LOOKS = _counter(
     "result",
     "Texts shown to the named-entity recogniser by result; all but clear count as found.",
 )
+TRACE_SPANS = _counter(
+    "trace_spans_total",
+    "result",
+    "Spans by what became of them: exported, dropped for want of room or time, refused by the collector.",
+)
 RELOADS = _counter(
     "config_reloads_total",
     "result",
@@ -265,6 +270,7 @@ FAMILIES = (
     BUILD,
     POLICY,
     ENTITY_LOOKS,
+    TRACE_SPANS,
     RELOADS,
     RELOAD_OK,
     RELOAD_TIME,

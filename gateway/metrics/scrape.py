@@ -105,6 +105,7 @@ class SeriesByLabels:
         "requests",
         "requests_refused",
         "shadow_rejections",
+        "trace_spans",
     )
 
     def __init__(self, overhead: Histogram) -> None:
@@ -123,6 +124,7 @@ class SeriesByLabels:
         self.fields_dropped: dict[tuple[str, ...], int] = {}
         self.dialect_learned: dict[tuple[str, ...], int] = {}
         self.budget_refusals: dict[tuple[str, ...], int] = {}
+        self.trace_spans: dict[tuple[str, ...], int] = {}
         self.entity_looks: dict[tuple[str, ...], int] = {}
         self.pool_cost: dict[tuple[str, ...], int] = {}
         self.pool_gpu_microseconds: dict[tuple[str, ...], int] = {}
@@ -166,6 +168,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _gauge(families.BUILD, {(version,): 1})
     yield _gauge(families.POLICY, {(sources.policy_version(),): 1})
     yield _counters(families.ENTITY_LOOKS, counted.entity_looks)
+    yield _counters(families.TRACE_SPANS, counted.trace_spans)
     yield _counters(families.RELOADS, counted.reloads)
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 
 from gateway.core.ended import Ended
-from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, UpstreamRejected
+from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded
 from gateway.core.histogram import Histogram
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome
@@ -21,7 +21,7 @@ from gateway.core.tenancy import Principal
 from gateway.dialects.table import STEERING
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
-from gateway.metrics.names import NONE, OTHER, LabelNames
+from gateway.metrics.names import NONE, OTHER, LabelNames, code_of
 from gateway.metrics.scrape import HELD, USED, ScrapeSources, SeriesByLabels, collect
 from gateway.metrics.series import (
     FIRST_TOKEN_SECONDS,
@@ -139,7 +139,7 @@ class PrometheusTelemetry:
 
     def refused(self, error: GatewayError, principal: Principal | None, model: str | None) -> None:
         names, counted = self._names, self._counted
-        code = _code(error)
+        code = code_of(error)
         counted.refusals[code] = counted.refusals.get(code, 0) + 1
         feature = names.feature(principal.feature if principal else None)
         team = names.team(principal.team if principal else None)
@@ -178,6 +178,11 @@ class PrometheusTelemetry:
         """The second stage of detection has looked at a text, or could not."""
         counted = self._counted.entity_looks
         counted[result,] = counted.get((result,), 0) + 1
+
+    def spans_ended(self, result: str, count: int) -> None:
+        """So many spans of traces were exported, dropped or refused (`result`)."""
+        counted = self._counted.trace_spans
+        counted[result,] = counted.get((result,), 0) + count
 
     # --- pools of own GPUs ---
 
@@ -278,8 +283,3 @@ def _histogram(
     into: dict[tuple[str, ...], Histogram], labels: tuple[str, ...], bounds: tuple[float, ...]
 ) -> Histogram:
     return into.setdefault(labels, Histogram(bounds))
-
-
-def _code(error: GatewayError) -> str:
-    # An upstream may put anything into its error's code; ours are a closed list.
-    return UpstreamRejected.code if isinstance(error, UpstreamRejected) else error.code

@@ -41,6 +41,17 @@ def entrance_of(path: str) -> Entrance:
     return Entrance(path)
 
 
+def route_of(path: str) -> str | None:
+    """The known address that `path` (raw) is a spelling of, without the names in it; None for any other."""
+    try:
+        known = entrance_of(path).path
+    except NotFound:
+        return None
+    if known.startswith(MODELS + "/"):
+        return MODELS + "/{model}"
+    return known if known in COMPLETIONS or known == MODELS else None
+
+
 def is_entrance(path: str) -> bool:
     """Whether a browser may ask what it may send to `path`."""
     return path.startswith(("/v1/", f"{_AZURE}/"))

@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -26,9 +26,12 @@ class DataPlane:
         self._pipeline = pipeline
         self._new_request_id = new_request_id
 
-    async def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
         """Answer one exchange in every case but one: when its client has gone."""
-        request_id = self._new_request_id()
+        return self.answer(self._new_request_id(), exchange)
+
+    async def answer(self, request_id: str, exchange: Exchange) -> None:
+        """As `handle`, under an id that was made before."""
         try:
             api = COMPLETIONS.get(exchange.path)
             if api is not None and exchange.method == "POST":

@@ -15,7 +15,7 @@ from gateway.assembly.closing import OrderedClosing
 from gateway.assembly.lifecycle import ClosingStep
 from gateway.ledger.errors import LedgerUnavailable
 from tests.assembly.made import made
-from tests.e2e.harness import APP_KEY, chat, nothing_left_over, read_rows, simulators
+from tests.e2e.harness import APP_KEY, chat, nothing_left_over, read_rows, simulators, unused_url
 
 DEFECT = RuntimeError("a defect")
 # In the order in which they start. The data port of a worker that joins others starts last.
@@ -23,6 +23,7 @@ STARTS = (
     ClosingStep.LEDGER_WRITER,
     ClosingStep.UPSTREAM,
     ClosingStep.IMAGES,
+    ClosingStep.TRACING,
     ClosingStep.ENTITIES,
     ClosingStep.ADMIN_PORT,
     ClosingStep.PROBER,
@@ -56,6 +57,7 @@ class Watched:
             ClosingStep.LEDGER_WRITER: (parts.ledger_writer, "start", "close"),
             ClosingStep.UPSTREAM: (parts.upstream, None, "close"),
             ClosingStep.IMAGES: (parts.images, None, "close"),
+            ClosingStep.TRACING: (parts.tracing, "start", "close"),
             ClosingStep.ENTITIES: (parts.entities, "configure", "close"),
             ClosingStep.ADMIN_PORT: (gateway._admin, "start", "stop"),
             ClosingStep.PROBER: (parts.prober, "watch", "close"),
@@ -106,7 +108,8 @@ async def watched(folder: Path) -> AsyncIterator[Watched]:
     before = asyncio.all_tasks()
     async with simulators() as (external, replicas):
         at_rest = asyncio.all_tasks()
-        yield Watched(made(folder, external, replicas))
+        traces = {"endpoint": f"{unused_url()}/v1/traces"}  # nobody is there: nothing waits for it
+        yield Watched(made(folder, external, replicas, {"telemetry": {"traces": traces}}))
         assert asyncio.all_tasks() == at_rest
     assert asyncio.all_tasks() == before
 
@@ -186,7 +189,7 @@ def begun_until(part: ClosingStep) -> list[ClosingStep]:
     return [one for one in ClosingStep if one in STARTS[: STARTS.index(part) + 1]]
 
 
-@pytest.mark.parametrize("part", STARTS[4:], ids=lambda part: part.value)
+@pytest.mark.parametrize("part", STARTS[5:], ids=lambda part: part.value)
 async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, part: ClosingStep) -> None:
     def fail(*_: object) -> None:
         raise DEFECT
@@ -199,7 +202,7 @@ async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, 
 
 
 # The watch for progress starts without awaiting: there is nothing to cancel.
-AWAITED = [part for part in STARTS[4:11] if part is not ClosingStep.PROGRESS]
+AWAITED = [part for part in STARTS[5:12] if part is not ClosingStep.PROGRESS]
 
 
 @pytest.mark.parametrize("part", AWAITED, ids=lambda part: part.value)

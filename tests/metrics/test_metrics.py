@@ -702,6 +702,7 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     subject.attempted(steered, ended)
     subject.reloaded("applied", in_force=True)
     subject.entities_looked_for("late")
+    subject.spans_ended("exported", 2)
     subject.pool_booked([pool_span()])
     subject.pool_measured({"llama-4-scout": 0.5}, {"llama-4-scout": 1})
     exported = {

@@ -70,6 +70,7 @@ class Exchange:
         "method",
         "path",
         "started",
+        "status",
         "task",
     )
 
@@ -102,6 +103,7 @@ class Exchange:
         self.complete = False
         self.disconnected = False
         self.started = False
+        self.status = 0  # of the answer, once it has started
         self.ended = False
         self.task: asyncio.Task[None] | None = None
 
@@ -263,6 +265,7 @@ class Exchange:
         if self.started:
             raise RuntimeError("a second answer to one request")
         self.started = True
+        self.status = status
         self._is_silent = self.method == "HEAD" or status in BODILESS
         if not self.complete:
             self.keep_alive = False  # the rest of the body would be taken for the next request
