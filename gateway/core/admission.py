@@ -133,7 +133,8 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
     def correct(self, drained_at: float, reserved: int, used: int, admitted_at: float, now: float) -> float:
         """Settle a reservation: more used is a debt; of less used only the undrained part is credited.
 
-        A late refund of a long request would otherwise admit almost twice the limit at one instant.
+        A late refund of a long request would otherwise admit almost twice the limit at one instant. Limits
+        that hold a typical answer bound no instant, so there it is refunded whole: `admitted_at` is now.
         """
         if used >= reserved:
             return max(drained_at, now) + (used - reserved) * self.seconds_per_unit

@@ -11,7 +11,7 @@ from math import ceil
 
 import msgspec
 
-from gateway.core.admission import Ask
+from gateway.core.admission import Ask, Hold
 from gateway.core.call import Call
 from gateway.core.catalog import Api
 from gateway.core.histogram import Histogram
@@ -117,7 +117,13 @@ class TypicalOutput(msgspec.Struct, frozen=True, eq=False):
             return most
         return msgspec.structs.replace(most, typical_output=typical)
 
-    def learn(self, call: Call, tokens: int) -> None:
-        """A whole answer to `call` had `tokens` of output in all its choices."""
-        if call.api is not Api.EMBEDDINGS:
-            self.sizes.of(call).observe(ceil(tokens / call.choices))
+    def learn(self, call: Call, hold: Hold, tokens: int, finish_reason: str | None) -> None:
+        """A whole answer to `call`, which `hold` was for, had `tokens` of output in all its choices.
+
+        Of one that a lowered cap has cut nobody knows how long it would have been: as long as it might be.
+        """
+        if call.api is Api.EMBEDDINGS:
+            return
+        is_cut = hold.is_capped and finish_reason == "length"
+        each = hold.ask.output_tokens if is_cut else ceil(tokens / call.choices)
+        self.sizes.of(call).observe(each)

@@ -497,9 +497,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
                 replica_set.pace.learn_usual(output / call.choices, last - sent_at)
         typical = self.candidate.typical
         if typical is not None:
-            # Of an answer that was cut by a lowered cap nobody knows how long it would have been.
-            is_cut = self.hold_taken.is_capped and progress.finish_reason == "length"
-            typical.learn(call, self.ask.output_tokens * call.choices if is_cut else output)
+            typical.learn(call, self.hold_taken, output, progress.finish_reason)
         if not call.media.bytes:
             tokens = usage.input_tokens
             replica_set.learn_tokenizer(call.text_bytes, tokens)

@@ -199,7 +199,7 @@ class MemoryAdmission:
         for bucket, limit in grant.tokens:
             bucket.drained_at = limit.correct(bucket.drained_at, reserved, used, admitted_at, now)
         if grant.typical:
-            settle_tokens(grant.typical, hold.typical_tokens, settlement, admitted_at, now)
+            settle_tokens(grant.typical, hold.typical_tokens, settlement, now, now)
 
     def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
         """Set what the ledger says of the window of `view`, if that is still open."""

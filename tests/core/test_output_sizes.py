@@ -18,16 +18,17 @@ from gateway.core.output_sizes import (
     SizeQuantile,
     TypicalOutput,
 )
-from tests.core.builders import ask, chat, parsed, principal, scope
+from tests.core.builders import ask, chat, hold, parsed, principal, scope
 
 PLAIN = parsed(chat())
+WHOLE = hold()
 
 
 def typical(*, tokens: int | None = None, per_minute: int = 400_000) -> TypicalOutput:
     """For a feature whose answers without a cap have had `tokens`."""
     found = TypicalOutput(OutputSizes().of("triage", "auto"), per_minute)
     for _ in range(0 if tokens is None else LEAST_ANSWERS):
-        found.learn(PLAIN, tokens or 0)
+        found.learn(PLAIN, WHOLE, tokens or 0, "stop")
     return found
 
 
@@ -112,15 +113,26 @@ def test_answers_with_a_cap_of_the_clients_are_learned_by_themselves():
     explicit = most(output_tokens=4_000, output_is_explicit=True)
     assert found.ask(capped, explicit).typical_output is None
     for _ in range(LEAST_ANSWERS):
-        found.learn(capped, 16)
+        found.learn(capped, WHOLE, 16, "stop")
     assert found.ask(capped, explicit).typical_output == 16
     assert found.ask(PLAIN, most()).typical_output == 2_048
+
+
+def test_an_answer_that_a_lowered_cap_has_cut_counts_as_the_longest_that_it_might_have_been():
+    found, lowered = typical(), hold(most(), output_tokens=1_024)
+    for _ in range(LEAST_ANSWERS):
+        found.learn(PLAIN, lowered, 1_024, "length")
+    assert found.ask(PLAIN, most(output_tokens=100_000)).typical_output == 16_384
+    for _ in range(2 * GENERATION_ANSWERS):
+        found.learn(PLAIN, lowered, 60, "stop")
+        found.learn(PLAIN, hold(most(), output_tokens=16_384), 60, "length")
+    assert found.ask(PLAIN, most()).typical_output == 64
 
 
 def test_several_choices_are_learned_as_one():
     found, four = typical(), parsed(chat(n=4))
     for _ in range(LEAST_ANSWERS):
-        found.learn(four, 4 * 60)
+        found.learn(four, WHOLE, 4 * 60, "stop")
     assert found.ask(four, most(choices=4)).typical_tokens(16_384) == 100 + 4 * 64
 
 
@@ -129,8 +141,8 @@ def test_completions_have_a_cap_of_the_apis_own_and_embeddings_teach_nothing():
     completion = parsed({"model": "auto", "prompt": "a"}, Api.COMPLETIONS)
     embedding = parsed({"model": "auto", "input": "a"}, Api.EMBEDDINGS)
     for _ in range(LEAST_ANSWERS):
-        found.learn(completion, 16)
-        found.learn(embedding, 0)
+        found.learn(completion, WHOLE, 16, "stop")
+        found.learn(embedding, WHOLE, 0, "stop")
     assert found.ask(PLAIN, most()).typical_output is None
     assert found.sizes.capped.tokens == 16
 

@@ -4,6 +4,7 @@ The ask of these tests has a prompt of 100 tokens, a cap of 1,000 and a typical 
 cap: 1.1 million nano-USD.
 """
 
+import contextlib
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.core.errors import BudgetExceeded, LimitExceeded
 from gateway.core.tenancy import Principal
 from gateway.core.windows import Per
 from tests.core.builders import ask, principal, scope
+from tests.quota.memory_stage import Stage as MemoryStage
 from tests.quota.stores import run
 
 USUAL = 1_100_000
@@ -120,6 +122,23 @@ def test_what_is_not_used_comes_back(stores: Any) -> None:
             await stage.forward(UNTIL_LEASES_ARE_OVER)
             hold = await stage.store.admit(short(payer))
             assert hold.tokens.remaining == pytest.approx(6_000 - (40 * 105 - 200) - 150, abs=1)
+
+    run(scenario)
+
+
+def test_what_is_not_used_comes_back_however_long_the_answer_took(stores: Any) -> None:
+    """Answers take seconds and minutes. By then what they held has drained, and their true size counts."""
+    payer = principal(triage := scope(tokens=6_000, typical=True))
+
+    async def scenario() -> None:
+        async with stores.stage(triage) as stage:
+            slow = await stage.store.admit(short(payer, typical_output=900))
+            await stage.forward(30)
+            await stage.store.admit(short(payer, prompt_tokens=5_400))
+            stage.store.settle(slow, used(100))
+            await stage.settled()
+            await stage.forward(UNTIL_LEASES_ARE_OVER)
+            await counted(stage, payer, 6_000, 5_450 - 900 - 200)
 
     run(scenario)
 
@@ -279,3 +298,21 @@ async def counted(stage: Any, payer: Principal, limit: int, backlog: float) -> N
     else:
         hold = await stage.store.admit(probe)
         assert hold.tokens.remaining == pytest.approx(limit - backlog - 1, abs=2)
+
+
+def test_120_short_answers_at_once_under_400_000_tokens_a_minute() -> None:
+    """Each of them may have 16,384 tokens, and 99 of 100 have 64."""
+
+    def refused(**limits: bool) -> int:
+        stage = MemoryStage(scope(tokens=400_000, **limits))
+        held = 0
+        for _ in range(120):
+            with contextlib.suppress(LimitExceeded):
+                stage.admit(
+                    prompt_tokens=16, output_tokens=16_384, output_is_explicit=False, typical_output=64
+                )
+                held += 1
+        return 120 - held
+
+    assert refused() == 87
+    assert refused(typical=True) == 0

@@ -59,7 +59,7 @@ class RemoteGrant(msgspec.Struct, frozen=True, eq=False):
                 slot_scopes.append(label)
             if limits.tokens_per_minute and (label, "tokens_per_minute") not in shadowed:
                 units = self.typical_tokens if limits.typical else self.rate_tokens
-                taken.append(TakenRow(label, limits.tokens_per_minute, units))
+                taken.append(TakenRow(label, limits.tokens_per_minute, units, int(limits.typical)))
         return HoldRow(self.reply.nano, self.reply.now, self.windows(), slot_scopes, taken)
 
     def windows(self) -> list[WindowRow]:

@@ -96,11 +96,12 @@ class WindowRow(PackedRow, frozen=True):
 
 
 class TakenRow(PackedRow, frozen=True):
-    """What a hold took of one scope's tokens per minute."""
+    """What a hold took of one scope's tokens per minute. `typical` is 1 where that was a typical answer."""
 
     scope: str
     per_minute: int
     tokens: int
+    typical: int = 0
 
 
 class HoldRow(PackedRow, frozen=True):

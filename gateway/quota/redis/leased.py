@@ -238,12 +238,19 @@ class LeasedAdmission:
 
     async def renew_leases(self) -> None:
         """Take leases anew for whoever was busy since the last time; give back those of the others."""
+        self._report_credits()
         demands, self._demands = self._demands, {}
         busy = [item for item in demands.items() if item[1].requests >= self._least_requests][:MAX_LEASES]
         kept = {principal for principal, _ in busy}
         for principal in [principal for principal in self._leases if principal not in kept]:
             self._retire(self._leases.pop(principal))
         await asyncio.gather(*(self._lease(*item, leases=len(busy)) for item in busy))
+
+    def _report_credits(self) -> None:
+        """Answers that were shorter than was held may end long after their lease was given back."""
+        for hold in self._shared.holds:
+            if isinstance(hold, QuotaLease) and hold.is_retired and hold.is_owed:
+                self._report(hold)
 
     async def _renew_if_connected(self) -> None:
         if self._shared.store.is_connected:

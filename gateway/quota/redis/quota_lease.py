@@ -62,13 +62,15 @@ class TokenBalance:
     """What a lease has `left` of the tokens of limits that hold alike; the tightest lets `per_minute` pass.
 
     None: there is no such limit, and all that is asked fits. `debt` is what was used beyond what was held.
+    Such that hold what is `typical` get back whatever was not used; below zero their debt is a credit.
     """
 
-    __slots__ = ("debt", "left", "per_minute")
+    __slots__ = ("debt", "is_typical", "left", "per_minute")
 
-    def __init__(self, left: int, per_minute: int | None) -> None:
+    def __init__(self, left: int, per_minute: int | None, *, is_typical: bool) -> None:
         self.left = float(left)
         self.per_minute = per_minute
+        self.is_typical = is_typical
         self.debt = 0
 
     def fits(self, units: int) -> bool:
@@ -78,16 +80,21 @@ class TokenBalance:
         if self.per_minute is not None:
             self.left -= units
 
-    def owe(self, units: int, *, may_pay: bool) -> None:
-        """So many were used beyond what was held: a debt, but for what is left, where that `may_pay`."""
-        paid = min(units, int(self.left)) if may_pay else 0
-        self.left -= paid
-        self.debt += units - paid
-
-    def credit(self, units: int, held_seconds: float) -> None:
-        """So many of those held were not used: what has not drained meanwhile is there again."""
-        if self.per_minute is not None:
-            self.left += max(units - held_seconds * self.per_minute / 60, 0.0)
+    def correct(self, more: int, held_seconds: float, *, is_open: bool, is_retired: bool) -> None:
+        """So many `more` tokens were used than held, or fewer. `is_open`: the next request may use `left`."""
+        if self.per_minute is None:
+            return
+        if more > 0:
+            paid = min(more, int(self.left)) if is_open else 0
+            self.left -= paid
+            self.debt += more - paid
+        elif self.is_typical:
+            if is_open:
+                self.left -= more
+            else:
+                self.debt += more
+        elif not is_retired:
+            self.left += max(-more - held_seconds * self.per_minute / 60, 0.0)
 
 
 class QuotaLease:
@@ -141,8 +148,8 @@ class QuotaLease:
         self.held = self.spent = self.unseen = self.in_flight = 0
         self._reported = (0, 0)
         self._requests = leased.requests
-        self._tokens = TokenBalance(leased.tokens, spec.tokens_per_minute)
-        self._typical = TokenBalance(leased.typical_tokens, spec.typical_per_minute)
+        self._tokens = TokenBalance(leased.tokens, spec.tokens_per_minute, is_typical=False)
+        self._typical = TokenBalance(leased.typical_tokens, spec.typical_per_minute, is_typical=True)
         self._slots = leased.slots
         self._requests_view = rate_view(leased.requests_view)
         self._tokens_view = rate_view(leased.tokens_view)
@@ -223,23 +230,20 @@ class QuotaLease:
     def leave(self, hold: Hold, settlement: Settlement, now: float) -> None:
         """A request has ended: its slot is free, and its tokens are corrected."""
         self.in_flight -= 1
-        self._correct(self._tokens, hold.rate_tokens, settlement, hold.admitted_at, now)
-        self._correct(self._typical, hold.typical_tokens, settlement, hold.admitted_at, now)
-
-    def _correct(
-        self, balance: TokenBalance, reserved: int, settlement: Settlement, admitted_at: float, now: float
-    ) -> None:
-        more = settlement.used_of(reserved) - reserved
-        if more > 0 and balance.per_minute is not None:
-            # What is left is still worth something: the next request of this worker may take it as well.
-            balance.owe(more, may_pay=not self.is_retired and now < self._rates_until)
-        elif more < 0 and not self.is_retired:
-            balance.credit(-more, now - admitted_at)
+        is_open, held_seconds = not self.is_retired and now < self._rates_until, now - hold.admitted_at
+        for balance, reserved in ((self._tokens, hold.rate_tokens), (self._typical, hold.typical_tokens)):
+            more = settlement.used_of(reserved) - reserved
+            balance.correct(more, held_seconds, is_open=is_open, is_retired=self.is_retired)
 
     @property
     def is_owing(self) -> bool:
         """Whether more was used than held, and the server does not know of it."""
         return self._tokens.debt > 0 or self._typical.debt > 0
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether fewer were used than the server counts, and it does not know of it."""
+        return self._typical.debt < 0
 
     @property
     def is_done(self) -> bool:

@@ -42,7 +42,12 @@ local function take(limit, ask, cap, rates, now, taken)
     local new = rates.tokens_at + units * MINUTE / tokens
     taken.fields[#taken.fields + 1] = 't|' .. scope
     taken.fields[#taken.fields + 1] = moment(new)
-    taken.rows[#taken.rows + 1] = {[TAKEN.scope] = scope, [TAKEN.per_minute] = tokens, [TAKEN.tokens] = units}
+    taken.rows[#taken.rows + 1] = {
+      [TAKEN.scope] = scope,
+      [TAKEN.per_minute] = tokens,
+      [TAKEN.tokens] = units,
+      [TAKEN.typical] = limit[LIMIT.typical],
+    }
     if is_shown then taken.tokens = tighter(taken.tokens, tokens, new, now) end
   end
 end

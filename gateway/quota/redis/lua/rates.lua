@@ -109,7 +109,8 @@ local function correct_tokens(state, record, used, least, now)
     if settled >= reserved then
       at = math.max(at, now) + (settled - reserved) * unit
     else
-      at = at - math.max((reserved - settled) * unit - (now - record[HOLD.admitted_at]), 0)
+      local drained_since = taken[TAKEN.typical] == 1 and 0 or now - record[HOLD.admitted_at]
+      at = at - math.max((reserved - settled) * unit - drained_since, 0)
     end
     fields[#fields + 1] = names[i]
     fields[#fields + 1] = moment(at)
