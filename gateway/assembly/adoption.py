@@ -37,7 +37,7 @@ class Adoption:
         built = dataclasses.replace(built, tenancy=built.tenancy.keeping(self.built.tenancy))
         await self._adopt_budgets(built)
         routes = parts.pipeline.rulebook.routes
-        fleet = Fleet(built.policy.deployments.values(), routes.fleet.replica_sets)
+        fleet = Fleet(built.policy.deployments.values(), routes.fleet)
         rules = rulebook(built, fleet, parts.entities, parts.images, routes.prices)
         parts.entities.configure(recognizer_settings(built.settings))
         parts.telemetry.configure(names(built))

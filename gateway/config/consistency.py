@@ -149,6 +149,13 @@ def check_budgets(root: ConfigNode, report: ProblemReport) -> None:
                     first[window] = budget["per"].line
 
 
+def check_limits(root: ConfigNode, report: ProblemReport) -> None:
+    for scope in _SCOPES:
+        for limits in root.find(f"{scope}.limits"):
+            if limits["estimate"].text == "typical" and not limits["tokens_per_minute"].exists:
+                report.warn(limits["estimate"], "has no effect without tokens_per_minute")
+
+
 def check_secrets(root: ConfigNode, report: ProblemReport) -> None:
     first: dict[str, ConfigNode] = {}
     for secret in root.find("keys.*.secret"):
@@ -283,6 +290,7 @@ CHECKS: tuple[Check, ...] = (
     check_work_weights,
     check_token_bounds,
     check_budgets,
+    check_limits,
     check_secrets,
     check_licenses,
     check_addresses_are_bases,

@@ -34,6 +34,7 @@ def _scope(kind: str, name: str, payer: payers.Payer, zone: ZoneInfo) -> Scope:
             tokens_per_minute=limits.tokens_per_minute,
             concurrent=limits.concurrent,
             shadow=limits.shadow,
+            typical=limits.estimate == "typical",
         ),
         budgets=tuple(_budget(budget, zone) for budget in payer.budgets),
     )

@@ -53,6 +53,11 @@ class Limits(Section):
     tokens_per_minute: Count | None = Field(
         default=None, description="most tokens a minute, prompt and output cap"
     )
+    estimate: Literal["maximum", "typical"] = Field(
+        default="maximum",
+        description="what tokens_per_minute holds of an answer under way: its output cap, or what 99 of 100 "
+        "answers of the feature and model have needed; what is used beyond is a debt",
+    )
     concurrent: Count | None = Field(default=None, description="most requests at the same time")
     shadow: Flag = Field(default=False, description="only count what would have been refused")
 

@@ -33,7 +33,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
     `prompt_nano` is the most that its prompt can cost. `output_nano_per_million` is the dearest candidate's
     rate times `choices`. `output_tokens` is the cap wanted for each of the `choices`, explicit when the
-    client named it. `prompt_tokens` are as likely, not as the most that they can be.
+    client named it. `prompt_tokens` are as likely, not as the most that they can be. `typical_output` is what
+    limits with `estimate: typical` hold for each choice; None: not known, and they hold the cap.
     """
 
     principal: Principal
@@ -43,10 +44,16 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     output_is_explicit: bool
     choices: int
     prompt_tokens: int
+    typical_output: int | None = None
 
     def rate_tokens(self, output_tokens: int) -> int:
         """What counts against tokens per minute with this output cap: prompt and bound of the output."""
         return self.prompt_tokens + output_tokens * self.choices
+
+    def typical_tokens(self, output_tokens: int) -> int:
+        """The same against a limit that holds a typical answer. What is used beyond will be a debt."""
+        typical = self.typical_output
+        return self.rate_tokens(output_tokens if typical is None else min(output_tokens, typical))
 
 
 class RateView(msgspec.Struct, frozen=True, gc=False):
@@ -60,7 +67,8 @@ class RateView(msgspec.Struct, frozen=True, gc=False):
 class Hold(msgspec.Struct, eq=False):
     """A reservation that was granted. `output_tokens` is the cap that fits; `nano` is what is held.
 
-    `rate_tokens` is what was taken of tokens per minute, whose caps every further attempt keeps.
+    `rate_tokens` is what was taken of tokens per minute, whose caps every further attempt keeps;
+    `typical_tokens` what was taken of limits that hold a typical answer, where there are any.
     `admitted_at` is by the store's clock of rates; `token` belongs to the store. `open` turns False when it
     is settled: settling twice does nothing.
     """
@@ -74,6 +82,7 @@ class Hold(msgspec.Struct, eq=False):
     tokens: RateView | None
     token: object
     open: bool = True
+    typical_tokens: int = 0
 
     @property
     def is_capped(self) -> bool:
@@ -83,12 +92,19 @@ class Hold(msgspec.Struct, eq=False):
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an attempt used. `unseen_nano` is what it may have cost beyond what was seen; it is never refunded
-    within its window, but it is not spending either. `rate_tokens` None: not known, so nothing is credited.
+    within its window, but it is not spending either. `rate_tokens` None: not known, so nothing is credited,
+    but it were `least_rate_tokens` at least.
     """
 
     spent_nano: int
     unseen_nano: int = 0
     rate_tokens: int | None = None
+    least_rate_tokens: int = 0
+
+    def used_of(self, reserved: int) -> int:
+        """The tokens to settle where `reserved` were taken."""
+        used = self.rate_tokens
+        return max(reserved, self.least_rate_tokens) if used is None else used
 
 
 class GcraLimit(msgspec.Struct, frozen=True, gc=False):
@@ -117,7 +133,8 @@ class GcraLimit(msgspec.Struct, frozen=True, gc=False):
     def correct(self, drained_at: float, reserved: int, used: int, admitted_at: float, now: float) -> float:
         """Settle a reservation: more used is a debt; of less used only the undrained part is credited.
 
-        A late refund of a long request would otherwise admit almost twice the limit at one instant.
+        A late refund of a long request would otherwise admit almost twice the limit at one instant. Limits
+        that hold a typical answer bound no instant, so there it is refunded whole: `admitted_at` is now.
         """
         if used >= reserved:
             return max(drained_at, now) + (used - reserved) * self.seconds_per_unit
@@ -134,12 +151,15 @@ def clamp_clock(drained_at: float, now: float, most_seconds: float = SECONDS_PER
     return min(drained_at, now + most_seconds)
 
 
-def least_output(ask: Ask, per_minute: int) -> int:
-    """The least output cap with which `ask` is let through a limit of tokens per minute rather than wait.
+def least_output(ask: Ask, per_minute: int, *, typical: bool = False) -> int:
+    """The least output with which `ask` is let through a limit of tokens per minute rather than wait.
 
     The part that nobody asked for, the default output cap, must not refuse a first request of a small limit
-    by itself. The prompt may, and so may the least output that is of use.
+    by itself. The prompt may, and so may the least output that is of use. A `typical` limit wants room for a
+    typical answer, and leaves the cap as it is.
     """
+    if typical and ask.typical_output is not None:
+        return ask.typical_output
     if ask.output_is_explicit:
         return ask.output_tokens
     useful = min(DEFAULT_CAP_FLOOR_TOKENS, per_minute // (SMALL_LIMIT_SHARE * ask.choices))

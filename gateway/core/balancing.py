@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gateway.core.catalog import Api, Deployment, Replica
 from gateway.core.estimate import Pace
 from gateway.core.heads import RequestHead, header_lines, request_head
+from gateway.core.output_sizes import OutputSizes
 from gateway.core.replica_state import ReplicaState
 from gateway.core.stated_limits import StatedLimits
 from gateway.core.text_size import LEARN_FROM_TOKENS, TokenRatios
@@ -163,16 +164,17 @@ def request_heads(deployment: Deployment, replica: Replica) -> dict[Api, Request
 
 
 class Fleet:
-    """All replica sets by deployment name."""
+    """All replica sets by deployment name, and how long the answers are that come from them."""
 
-    __slots__ = ("replica_sets",)
+    __slots__ = ("output_sizes", "replica_sets")
 
-    def __init__(
-        self, deployments: Iterable[Deployment], previous: Mapping[str, ReplicaSet] | None = None
-    ) -> None:
-        """Replica sets for `deployments`; what `previous` ones know of the same replicas is kept."""
-        known = previous or {}
-        self.replica_sets = {item.name: _replica_set(item, known.get(item.name)) for item in deployments}
+    def __init__(self, deployments: Iterable[Deployment], previous: "Fleet | None" = None) -> None:
+        """Replica sets for `deployments`; what the `previous` fleet knows of the same replicas is kept."""
+        known: Mapping[str, ReplicaSet] = {} if previous is None else previous.replica_sets
+        self.output_sizes: OutputSizes = OutputSizes() if previous is None else previous.output_sizes
+        self.replica_sets: dict[str, ReplicaSet] = {
+            item.name: _replica_set(item, known.get(item.name)) for item in deployments
+        }
 
 
 def _replica_set(deployment: Deployment, previous: ReplicaSet | None) -> ReplicaSet:

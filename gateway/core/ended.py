@@ -86,11 +86,14 @@ class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def settlement(self) -> Settlement:
         """What it takes from the budgets: what was seen, and what it may have cost unseen."""
-        usage, tokens = self.usage, None
-        if not self.estimated:
-            tokens = usage.input_text + usage.output_text
-            if usage.others:
-                tokens = usage.input_tokens + usage.output_tokens
+        usage = self.usage
+        tokens = usage.input_text + usage.output_text
+        if usage.others:
+            tokens = usage.input_tokens + usage.output_tokens
+        if self.estimated:
+            return Settlement(
+                spent_nano=self.cost_nano, unseen_nano=self.unseen_nano, least_rate_tokens=tokens
+            )
         return Settlement(spent_nano=self.cost_nano, unseen_nano=self.unseen_nano, rate_tokens=tokens)
 
     def half(self) -> bytes:

@@ -30,6 +30,7 @@ from gateway.core.errors import GatewayError, PrivacyViolation, RefusedByRule
 from gateway.core.estimate import Estimate, ask_for, estimate, matters, room_bytes
 from gateway.core.facts import Facts, Moment, busy_pools, finds_text, known_of, tags_of, unit_of
 from gateway.core.ordering import Sorting, in_order
+from gateway.core.output_sizes import TypicalOutput
 from gateway.core.policy import Policy, model_for
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.retirement import Era, ServingSet, era_at, serving_set
@@ -80,6 +81,7 @@ class Route:
         "_prepared_at",
         "_prices",
         "_serving",
+        "_typical",
         "_zone",
         "fleet",
         "goes_on",
@@ -115,6 +117,11 @@ class Route:
         # A prompt of no more bytes leaves room for all output wherever it goes: nobody need count it.
         self.roomy_bytes = min((room_bytes(one) for one in self._serving.deployments), default=0)
         self._first_match = _first_match(model, principal)
+        per_minute = principal.typical_per_minute
+        self._typical: TypicalOutput | None = None
+        if per_minute is not None:
+            sizes = fleet.output_sizes.of(principal.feature, model.name)
+            self._typical = TypicalOutput(sizes, per_minute)
         self._prepared_at = int(now * 1_000_000)
         priced = policy.deployments.values()
         self.valid_from = max(self._era.begins, prices.last_change(self._prepared_at, priced) / 1_000_000)
@@ -193,7 +200,11 @@ class Route:
                 else _decision(model, rule, kept, excluded)
             ),
             rule,
-            ask_for(call, principal, kept, estimates),
+            (
+                ask_for(call, principal, kept, estimates)
+                if self._typical is None
+                else self._typical.ask(call, ask_for(call, principal, kept, estimates))
+            ),
             tags,
             started,
             "" if named is None else named.decode("latin-1"),
@@ -227,6 +238,7 @@ class Route:
                 prices=self._prices,
                 at=self._prepared_at,
                 policy_version=self._policy.version,
+                typical=self._typical,
             )
         return found
 

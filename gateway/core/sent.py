@@ -35,6 +35,7 @@ from gateway.core.facts import needs_text
 from gateway.core.heads import HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.metering import BEYOND_HOLD, flags_of, metered_doubtful, writes_text
+from gateway.core.output_sizes import TypicalOutput
 from gateway.core.pricing import PriceBook, cost, rates_used
 from gateway.core.rates import Price, Rates
 from gateway.core.record import DIGITS, MOST, Outcome, PoolState, route_half, sent_half
@@ -69,8 +70,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     `has_more`: some have bands, or cost something beside tokens. `goes_on`: its upstream writes, and bills,
     the whole answer also when it is left. `compared` are the rates that an objective of cost goes by.
     `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
-    there share, `answer_lines` what all heads of answers. `series` belongs to telemetry: what it counts for
-    attempts there.
+    there share, `answer_lines` what all heads of answers. `typical`: there are limits that hold a typical
+    answer. `series` belongs to telemetry: what it counts for attempts there.
 
     Many attributes: what is prepared here need not be looked up for each request.
     """
@@ -92,6 +93,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     policy_version: str
     half: bytes
     answer_lines: bytes
+    typical: TypicalOutput | None = None
     series: dict[object, Any] = {}
 
     @property
@@ -111,6 +113,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             prices=self.prices,
             at=at,
             policy_version=self.policy_version,
+            typical=self.typical,
         )
 
 
@@ -123,6 +126,7 @@ def candidate_at(
     prices: PriceBook,
     at: int,
     policy_version: str,
+    typical: TypicalOutput | None = None,
 ) -> Candidate:
     """Prepare `deployment` for requests of `principal` to `model`, at the prices of `at`."""
     price, soon = prices.price_of(deployment, at), prices.prices_soon(deployment, at)
@@ -167,6 +171,7 @@ def candidate_at(
         ),
         answer_lines=replica_set.answer_lines
         + b"x-tollway-policy: %b\r\n" % one_line(policy_version.encode()),
+        typical=typical,
     )
 
 
@@ -494,6 +499,9 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             replica_set.pace.learn(output, progress.text_chunks, seconds)
             if output >= MEASURED_CHUNKS:
                 replica_set.pace.learn_usual(output / call.choices, last - sent_at)
+        typical = self.candidate.typical
+        if typical is not None:
+            typical.learn(call, self.hold_taken, output, progress.finish_reason)
         if not call.media.bytes:
             tokens = usage.input_tokens
             replica_set.learn_tokenizer(call.text_bytes, tokens)

@@ -10,12 +10,16 @@ from gateway.core.windows import Per
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Rate limits of one scope; None is no limit. `shadow`: only count what would have been refused."""
+    """Rate limits of one scope; None is no limit. `shadow`: only count what would have been refused.
+
+    `typical`: tokens are held for an answer of typical length, not for the longest that it can be.
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent: int | None = None
     shadow: bool = False
+    typical: bool = False
 
     @property
     def any(self) -> bool:
@@ -102,6 +106,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def labels(self) -> tuple[str, str, str, str]:
         """The labels of all that it belongs to, with or without limits."""
         return f"key:{self.key}", f"feature:{self.feature}", f"team:{self.team}", f"org:{self.org}"
+
+    @property
+    def typical_per_minute(self) -> int | None:
+        """The tightest of its limits of tokens that hold a typical answer; None: it has none."""
+        limits = [scope.limits for scope in self.scopes]
+        return min(
+            (one.tokens_per_minute for one in limits if one.typical and one.tokens_per_minute), default=None
+        )
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models

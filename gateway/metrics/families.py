@@ -109,6 +109,11 @@ SHADOW_REJECTIONS = _counter(
     "scope limit",
     "Requests that a limit in shadow mode would have refused, by kind of scope.",
 )
+TYPICAL_OUTPUT = _gauge(
+    "typical_output_tokens",
+    "feature model capped",
+    "Output tokens that limits with `estimate: typical` hold for each choice of an answer, where learned.",
+)
 FIELDS_DROPPED = _counter(
     "fields_dropped_total",
     "deployment field",
@@ -244,6 +249,7 @@ FAMILIES = (
     REFUSALS,
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,
+    TYPICAL_OUTPUT,
     FIELDS_DROPPED,
     DIALECT_LEARNED,
     BUDGET_ALERTS,

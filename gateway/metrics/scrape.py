@@ -150,6 +150,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
     yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
+    yield _typical_outputs(fleet)
     yield _counters(families.FIELDS_DROPPED, counted.fields_dropped)
     yield _counters(families.DIALECT_LEARNED, counted.dialect_learned)
     yield _counters(families.BUDGET_ALERTS, counted.budget_alerts)
@@ -285,6 +286,14 @@ def _pools(counted: SeriesByLabels) -> Iterator[Metric]:
     yield _counters(families.POOL_GPU_SECONDS, seconds)
     yield _gauge(families.POOL_UTILISATION, counted.pool_utilisation)
     yield _gauge(families.POOL_EFFECTIVE, _in_usd(counted.pool_effective))
+
+
+def _typical_outputs(fleet: Fleet) -> Metric:
+    sizes: dict[tuple[str, ...], int] = {
+        (feature, model, str(is_capped).lower()): tokens
+        for feature, model, is_capped, tokens in fleet.output_sizes.learned()
+    }
+    return _gauge(families.TYPICAL_OUTPUT, sizes)
 
 
 def _retirements(fleet: Fleet, now: float) -> Metric:

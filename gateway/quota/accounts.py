@@ -34,12 +34,14 @@ Windows = tuple[tuple[BudgetCounter, Window], ...]
 class Grant(msgspec.Struct, frozen=True, eq=False):
     """What a hold took, and where: the store's side of a Hold. `scopes` are those in which it has a slot.
 
-    `tokens` are the limits that it took tokens from, as they were then.
+    `tokens` are the limits that it took tokens from, as they were then; `typical` those that took what is
+    typical.
     """
 
     scopes: tuple[ScopeState, ...]
     tokens: Rates
     windows: Windows
+    typical: Rates = ()
 
 
 class Account:
@@ -49,7 +51,18 @@ class Account:
     other accounts too, so what was counted stays with them.
     """
 
-    __slots__ = ("budgets", "due", "grant", "hard", "limited", "requests", "shadows", "slots", "tokens")
+    __slots__ = (
+        "budgets",
+        "due",
+        "grant",
+        "hard",
+        "limited",
+        "requests",
+        "shadows",
+        "slots",
+        "tokens",
+        "typical",
+    )
 
     def __init__(self, scopes: tuple[ScopeState, ...], coming: tuple[BudgetCounter, ...]) -> None:
         limited = [scope for scope in scopes if scope.limits.any]
@@ -58,7 +71,7 @@ class Account:
         slots = [(scope, scope.limits.concurrent) for scope in self.limited]
         self.slots = tuple((scope, most) for scope, most in slots if most is not None)
         self.requests = _rates(scope.requests for scope in self.limited)
-        self.tokens = _rates(scope.tokens for scope in self.limited)
+        self.tokens, self.typical = _token_rates(self.limited)
         budgets = tuple(budget for scope in scopes for budget in scope.budgets)
         self.hard = tuple(budget for budget in budgets if not budget.budget.soft)
         self.budgets = budgets + coming
@@ -77,11 +90,19 @@ class Account:
         self.due = min((counter.due for counter in self.budgets), default=math.inf)
         # All holds take from the same scopes, limits and windows until then, so they share one grant.
         windows = tuple((counter, counter.window) for counter in self.budgets)
-        self.grant = Grant(self.limited, self.tokens, windows)
+        self.grant = Grant(self.limited, self.tokens, windows, self.typical)
 
 
 def _rates(buckets: Iterable[RateBucket]) -> Rates:
     return tuple((bucket, bucket.limit) for bucket in buckets if bucket.limit is not None)
+
+
+def _token_rates(scopes: Iterable[ScopeState]) -> tuple[Rates, Rates]:
+    """The limits of tokens that hold an answer's cap, and those that hold a typical answer."""
+    found: tuple[list[RateBucket], list[RateBucket]] = ([], [])
+    for scope in scopes:
+        found[scope.limits.typical].append(scope.tokens)
+    return _rates(found[False]), _rates(found[True])
 
 
 def has_room(account: Account, ask: Ask, now: float) -> bool:
@@ -102,15 +123,18 @@ def has_room(account: Account, ask: Ask, now: float) -> bool:
             seconds = units * limit.seconds_per_unit
             if seconds > SECONDS_PER_MINUTE or bucket.drained_at + seconds > latest:
                 return False
-    return True
+    return not account.typical
 
 
 def fit_rates(account: Account, ask: Ask, now: float) -> int:
-    """The output cap that fits into what is left of every limit of tokens."""
-    if ask.output_is_explicit or not account.tokens:
+    """The output cap that fits into what is left of every limit of tokens that holds it."""
+    rates = account.tokens
+    if account.typical and ask.typical_output is None:
+        rates += account.typical
+    if ask.output_is_explicit or not rates:
         return ask.output_tokens
     # The more is free, the higher the cap: only the limit with the least free tokens counts.
-    return fit_rate(ask, min([limit.remaining(bucket.drained_at, now) for bucket, limit in account.tokens]))
+    return fit_rate(ask, min([limit.remaining(bucket.drained_at, now) for bucket, limit in rates]))
 
 
 def fit(account: Account, ask: Ask, output_tokens: int, now: float) -> int:
@@ -144,7 +168,7 @@ def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tok
     for state in account.limited:
         state.in_flight += 1
     grant = hold_money(account, nano)
-    return Hold(
+    hold = Hold(
         # By position: by name it costs four times as much, and this is made for every request.
         ask,
         output_tokens,
@@ -153,7 +177,30 @@ def take(account: Account, shadows: tuple[ScopeState, ...], ask: Ask, output_tok
         now,
         take_units(account.requests, 1, now) if account.requests else None,
         take_units(account.tokens, units, now) if account.tokens else None,
-        _with_shadows(grant, shadows, units, now) if shadows else grant,
+        grant,
+    )
+    if account.typical or shadows:
+        _take_more(hold, account.typical, shadows, now)
+    return hold
+
+
+def _take_more(hold: Hold, typical: Rates, shadows: tuple[ScopeState, ...], now: float) -> None:
+    """Take what is typical from the limits that hold it, and from those of `shadows`, which no view shows."""
+    hold.typical_tokens = units = hold.ask.typical_tokens(hold.output_tokens)
+    view = take_units(typical, units, now)
+    if hold.tokens is None or (view is not None and view.remaining < hold.tokens.remaining):
+        hold.tokens = view
+    if not shadows:
+        return
+    for state in shadows:
+        state.in_flight += 1
+    take_units(_rates(state.requests for state in shadows), 1, now)
+    tokens, shadows_typical = _token_rates(shadows)
+    take_units(tokens, hold.rate_tokens, now)
+    take_units(shadows_typical, units, now)
+    grant = grant_of(hold)
+    hold.token = Grant(
+        grant.scopes + shadows, grant.tokens + tokens, grant.windows, grant.typical + shadows_typical
     )
 
 
@@ -172,15 +219,6 @@ def take_units(rates: Rates, units: int, now: float) -> RateView | None:
     if tightest is None:
         return None
     return RateView(tightest.per_minute, int(least) if least > 0 else 0, drained_at - now)
-
-
-def _with_shadows(grant: Grant, shadows: tuple[ScopeState, ...], units: int, now: float) -> Grant:
-    for state in shadows:
-        state.in_flight += 1
-    take_units(_rates(state.requests for state in shadows), 1, now)
-    tokens = _rates(state.tokens for state in shadows)
-    take_units(tokens, units, now)
-    return Grant(grant.scopes + shadows, grant.tokens + tokens, grant.windows)
 
 
 def hold_money(account: Account, nano: int) -> Grant:
@@ -217,6 +255,15 @@ def settle_money(grant: Grant, held: int, settlement: Settlement, now: float) ->
             counter.keep_part(spent, unseen, now)
 
 
+def settle_tokens(
+    rates: Rates, reserved: int, settlement: Settlement, admitted_at: float, now: float
+) -> None:
+    """Replace the `reserved` tokens by what was used, in each limit of `rates`."""
+    used = settlement.used_of(reserved)
+    for bucket, limit in rates:
+        bucket.drained_at = limit.correct(bucket.drained_at, reserved, used, admitted_at, now)
+
+
 def join(hold: Hold, states: Iterable[ScopeState], counters: Iterable[BudgetCounter]) -> None:
     """Count an open hold in slots and budgets that did not count it when it was taken."""
     grant = grant_of(hold)
@@ -228,7 +275,7 @@ def join(hold: Hold, states: Iterable[ScopeState], counters: Iterable[BudgetCoun
     for counter in new:
         counter.left -= hold.nano
     windows = tuple((counter, counter.window) for counter in new)
-    hold.token = Grant(grant.scopes + tuple(slots), grant.tokens, grant.windows + windows)
+    hold.token = Grant(grant.scopes + tuple(slots), grant.tokens, grant.windows + windows, grant.typical)
 
 
 def view_of(counter: BudgetCounter, now: float) -> BudgetView:

@@ -7,6 +7,8 @@ ledger says was already spent in the windows that are open.
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from gateway.core.admission import Ask, BudgetCounter, Hold, Settlement, hold_nano
 from gateway.core.errors import BudgetExceeded
 from gateway.core.tenancy import Principal, Scope, changed_labels
@@ -21,6 +23,7 @@ from gateway.quota.accounts import (
     hold_money,
     join,
     settle_money,
+    settle_tokens,
     take,
     view_of,
 )
@@ -166,15 +169,16 @@ class MemoryAdmission:
         settle_money(grant, hold.nano, settlement, now)
         hold.nano = 0
         # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
-        most = hold.output_tokens if grant.tokens else hold.ask.output_tokens
+        most = hold.output_tokens if grant.tokens or grant.typical else hold.ask.output_tokens
         try:
             hold.output_tokens = fit(account, hold.ask, most, now)
         except BudgetExceeded:
-            hold.token = Grant(grant.scopes, grant.tokens, ())
-            self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
+            hold.token = Grant(grant.scopes, grant.tokens, (), grant.typical)
+            self.settle(hold, msgspec.structs.replace(settlement, spent_nano=0, unseen_nano=0))
             raise
         hold.nano = hold_nano(hold.ask, hold.output_tokens)
-        hold.token = Grant(grant.scopes, grant.tokens, hold_money(account, hold.nano).windows)
+        windows = hold_money(account, hold.nano).windows
+        hold.token = Grant(grant.scopes, grant.tokens, windows, grant.typical)
         return hold
 
     def settle(self, hold: Hold, settlement: Settlement) -> None:
@@ -188,11 +192,14 @@ class MemoryAdmission:
         settle_money(grant, hold.nano, settlement, clock.now())
         for state in grant.scopes:
             state.in_flight -= 1
-        used = settlement.rate_tokens
-        if used is not None:
-            reserved, admitted_at = hold.rate_tokens, hold.admitted_at
-            for bucket, limit in grant.tokens:
-                bucket.drained_at = limit.correct(bucket.drained_at, reserved, used, admitted_at, now)
+        # `settle_tokens` written out: it runs for every request.
+        used, reserved, admitted_at = settlement.rate_tokens, hold.rate_tokens, hold.admitted_at
+        if used is None:
+            used = settlement.used_of(reserved)
+        for bucket, limit in grant.tokens:
+            bucket.drained_at = limit.correct(bucket.drained_at, reserved, used, admitted_at, now)
+        if grant.typical:
+            settle_tokens(grant.typical, hold.typical_tokens, settlement, now, now)
 
     def restore(self, view: BudgetView, spent_nano: int, unseen_nano: int = 0) -> None:
         """Set what the ledger says of the window of `view`, if that is still open."""

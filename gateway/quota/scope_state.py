@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
-from gateway.core.admission import Ask, BudgetCounter, GcraLimit, clamp_clock, least_output
+from gateway.core.admission import (
+    LONGEST_DEBT_SECONDS,
+    Ask,
+    BudgetCounter,
+    GcraLimit,
+    clamp_clock,
+    least_output,
+)
 from gateway.core.errors import LimitExceeded
 from gateway.core.refusals import too_fast, too_many_at_once
 from gateway.core.tenancy import Budget, Limits, Scope
@@ -66,6 +73,7 @@ class ScopeState:
         """
         limits, requests, tokens = self.limits, self.requests, self.tokens
         requests.drained_at = clamp_clock(requests.drained_at, now)
+        tokens.drained_at = clamp_clock(tokens.drained_at, now, LONGEST_DEBT_SECONDS)
         if limits.concurrent is not None and self.in_flight >= limits.concurrent:
             return too_many_at_once(self.label, limits.concurrent)
         if requests.limit is not None:
@@ -73,7 +81,7 @@ class ScopeState:
             if wait > 0:
                 return too_fast(self.label, "requests_per_minute", requests.limit.per_minute, wait)
         if tokens.limit is not None:
-            least = ask.rate_tokens(least_output(ask, tokens.limit.per_minute))
+            least = ask.rate_tokens(least_output(ask, tokens.limit.per_minute, typical=limits.typical))
             wait = tokens.limit.wait_seconds(tokens.drained_at, least, now)
             if wait > 0:
                 return too_fast(self.label, "tokens_per_minute", tokens.limit.per_minute, wait)

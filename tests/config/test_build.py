@@ -180,6 +180,12 @@ def test_soft_budgets_and_limits_in_shadow_are_counted_as_what_they_are(tmp_path
     assert scope.limits.shadow and scope.limits.concurrent == 32
 
 
+def test_limits_hold_the_longest_answer_unless_the_file_asks_for_a_typical_one(tmp_path: Path):
+    said = [(), (("concurrent: 32", "estimate: maximum"),), (("concurrent: 32", "estimate: typical"),)]
+    found = [{one.label: one for one in built(tmp_path, *changes).scopes} for changes in said]
+    assert [one["feature:literature-triage"].limits.typical for one in found] == [False, False, True]
+
+
 def test_of_several_finds_the_most_sensitive_class_counts(tmp_path: Path):
     made = built(
         tmp_path,

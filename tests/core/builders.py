@@ -263,12 +263,15 @@ def scope(
     tokens: int | None = None,
     concurrent: int | None = None,
     budgets: Mapping[Per, int] | None = None,
+    **limits: bool,
 ) -> Scope:
-    """A scope with limits, and with budgets in nano-USD."""
+    """A scope with limits, which may be `shadow` or `typical`, and with budgets in nano-USD."""
     return Scope(
         kind=kind,
         name=name,
-        limits=Limits(requests_per_minute=requests, tokens_per_minute=tokens, concurrent=concurrent),
+        limits=Limits(
+            requests_per_minute=requests, tokens_per_minute=tokens, concurrent=concurrent, **limits
+        ),
         budgets=tuple(Budget(nano, per) for per, nano in (budgets or {}).items()),
     )
 

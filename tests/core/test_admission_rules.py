@@ -12,6 +12,7 @@ from gateway.core.admission import (
     DEFAULT_CAP_SHARE,
     Ask,
     GcraLimit,
+    Settlement,
     clamp_clock,
     fit_output,
     fit_rate,
@@ -154,6 +155,32 @@ def ask_of(**changes: object) -> Ask:
 
 def test_prompt_and_the_bound_of_every_choice_count():
     assert ask_of(prompt_tokens=20, choices=3).rate_tokens(1000) == 3020
+
+
+def test_a_limit_that_holds_typical_answers_wants_room_for_one_and_holds_no_more_than_the_cap():
+    wanting = ask_of(prompt_tokens=20, choices=3, output_tokens=1000, typical_output=64)
+    assert (least_output(wanting, 100, typical=True), least_output(wanting, 100)) == (64, 1000)
+    assert (wanting.typical_tokens(1000), wanting.typical_tokens(10)) == (20 + 3 * 64, 20 + 3 * 10)
+
+
+def test_where_nothing_is_typical_yet_every_limit_holds_the_cap():
+    wanting = ask_of(prompt_tokens=20, output_tokens=1000)
+    assert least_output(wanting, 100, typical=True) == least_output(wanting, 100)
+    assert wanting.typical_tokens(1000) == wanting.rate_tokens(1000)
+
+
+@pytest.mark.parametrize(
+    ("settlement", "counted"),
+    [
+        (Settlement(spent_nano=0, rate_tokens=5), 5),
+        (Settlement(spent_nano=0, rate_tokens=500), 500),
+        (Settlement(spent_nano=0), 100),
+        (Settlement(spent_nano=0, least_rate_tokens=5), 100),
+        (Settlement(spent_nano=0, least_rate_tokens=500), 500),
+    ],
+)
+def test_only_known_tokens_are_credited_and_all_that_were_seen_are_owed(settlement: Settlement, counted: int):
+    assert settlement.used_of(100) == counted
 
 
 def test_an_explicit_cap_counts_in_full_and_is_kept():

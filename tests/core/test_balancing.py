@@ -356,7 +356,7 @@ def test_a_reload_keeps_what_is_known_of_the_same_replicas():
     known.bytes_per_token, known.ttft_seconds, known.tokens_per_second = 3.0, 0.2, 90.0
     busy = taken(known)
     busy.is_up = False
-    after = Fleet([local(replicas=3), deployment()], before.replica_sets)
+    after = Fleet([local(replicas=3), deployment()], before)
     assert set(after.replica_sets) == {"llama", "gpt-4o"}
     kept = after.replica_sets["llama"]
     assert kept.replicas[:2] == known.replicas
@@ -366,7 +366,7 @@ def test_a_reload_keeps_what_is_known_of_the_same_replicas():
 
 def test_a_replica_that_is_kept_is_sent_the_new_headers_of_its_deployment():
     before = Fleet([deployment("a", headers=((b"authorization", b"Bearer old"),))])
-    after = Fleet([deployment("a", headers=((b"authorization", b"Bearer new"),))], before.replica_sets)
+    after = Fleet([deployment("a", headers=((b"authorization", b"Bearer new"),))], before)
     old, new = before.replica_sets["a"], after.replica_sets["a"]
     (state,) = new.replicas
     assert old.replicas == (state,)
@@ -388,8 +388,8 @@ def test_a_header_that_no_request_may_have_makes_no_replica_set(name: bytes, val
 def test_a_replica_that_went_away_takes_what_was_known_of_it_along():
     before = Fleet([deployment("a", replicas=1)])
     taken(before.replica_sets["a"])
-    after = Fleet([deployment("a", replicas=0)], before.replica_sets)
-    assert Fleet([deployment("a", replicas=1)], after.replica_sets).replica_sets["a"].in_flight == 0
+    after = Fleet([deployment("a", replicas=0)], before)
+    assert Fleet([deployment("a", replicas=1)], after).replica_sets["a"].in_flight == 0
 
 
 def test_a_pool_without_replicas_has_nothing_to_take():

@@ -87,7 +87,9 @@ def test_a_contradiction_costs_its_dearer_reading_and_never_more_than_was_held(
     assert found.usage.units == shape.units
     assert (found.estimated, found.flags, found.unseen_nano) == (True, CONTRADICTION, 0)
     assert dict(found.reported)["prompt_tokens"] == shape.usage["prompt_tokens"]
-    assert found.settlement.rate_tokens is None
+    settlement = found.settlement
+    assert settlement.rate_tokens is None
+    assert settlement.least_rate_tokens == found.usage.input_tokens + found.usage.output_tokens
 
 
 @pytest.mark.parametrize(

@@ -589,6 +589,17 @@ def test_replicas_show_probe_breaker_and_attempts_under_way() -> None:
     assert sum(inflight.values()) == 1.0
 
 
+def test_typical_sizes_are_shown_once_they_are_learned() -> None:
+    fleet = Fleet([deployment()])
+    capped = fleet.output_sizes.of("triage", "auto").capped
+    for _ in range(99):
+        capped.observe(60)
+    assert values(telemetry(fleet=fleet), "typical_output_tokens") == {}
+    capped.observe(60)
+    labels = {"feature": "triage", "model": "auto", "capped": "true"}
+    assert only(telemetry(fleet=fleet), "typical_output_tokens") == (labels, 64.0)
+
+
 def test_retirement_counts_down_in_days() -> None:
     assert values(telemetry(fleet=Fleet([deployment()])), "deployment_retires_in_days") == {}
     soon = telemetry(fleet=Fleet([deployment(retires_at=NOW + 1.5 * 86400)]))
@@ -687,7 +698,10 @@ def test_scrape_exports_exactly_the_listed_families_with_their_labels_and_help()
     )
     tasks = TaskRegistry()
     tasks.failures["pool-accrual"] = 1
-    subject = telemetry(budgets=(view,), fleet=Fleet([deployment(retires_at=NOW)]), tasks=tasks)
+    fleet = Fleet([deployment(retires_at=NOW)])
+    for _ in range(100):
+        fleet.output_sizes.of("triage", "auto").capped.observe(60)
+    subject = telemetry(budgets=(view,), fleet=fleet, tasks=tasks)
     subject.planned(sent_to("auto", "gpt-4o", "cost"), 0.001)
     subject.attempted(*attempt())
     answered(subject, attempt())

@@ -273,3 +273,31 @@ def test_a_retry_may_use_what_this_worker_only_leased(plain: PlainlyLeased) -> N
             assert (await stage.view()).held_nano == 0
 
     run(scenario)
+
+
+def test_answers_that_outlive_their_lease_give_back_what_they_did_not_use(plain: PlainlyLeased) -> None:
+    """Another answer keeps the same lease open meanwhile."""
+    payer = principal(triage := scope(tokens=600_000, typical=True))
+
+    async def scenario() -> None:
+        async with plain.stage(triage) as stage:
+            wanted = ask(payer, typical_output=900)
+            for _ in range(20):
+                hold = await stage.store.admit(wanted)
+                stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=1_000))
+            await stage.store.renew_leases()
+            holds = [await stage.store.admit(wanted) for _ in range(20)]
+            leases = {id(hold.token) for hold in holds}
+            assert len(leases) == 1 and isinstance(holds[0].token, QuotaLease)
+            stage.store.return_leases()
+            await forward(stage, 2.5)  # until what was leased and not used is worth nothing
+            fill = await stage.store.exact.admit(ask(payer, tokens=500_000))
+            before = fill.tokens.remaining
+            for hold in holds[1:]:
+                stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=100))
+            await stage.store.renew_leases()
+            await stage.store.flush()
+            probe = await stage.store.exact.admit(ask(payer, tokens=1))
+            assert probe.tokens.remaining == before + 19 * 900 - 1
+
+    run(scenario)

@@ -113,6 +113,21 @@ def test_rates_fall_back_to_this_workers_part(server: ValkeyServer) -> None:
     run(scenario)
 
 
+def test_meanwhile_limits_hold_the_cap_since_nobody_would_remember_a_debt(server: ValkeyServer) -> None:
+    payer = principal(triage := scope(tokens=6_000, typical=True))
+
+    async def scenario() -> None:
+        async with stage_on(server, triage) as stage:
+            server.stop()
+            for _ in range(5):
+                hold = await stage.store.admit(ask(payer, typical_output=50))
+                assert hold.rate_tokens == 1_100
+            with pytest.raises(LimitExceeded):
+                await stage.store.admit(ask(payer, typical_output=50))
+
+    run(scenario)
+
+
 def test_slots_fall_back_too_and_are_given_back(server: ValkeyServer) -> None:
     payer = principal(triage := scope(concurrent=2))
 

@@ -54,7 +54,7 @@ GRANTED = Admitted(
     [ShadowedRow(0, LimitKind.TOKENS)],
     [CountersRow(1, 2, 3, 4)],
 )
-LEASED = [1, 5, 70, 8, 900, 2, -1, [], [60, 59, 0], False]
+LEASED = [1, 5, 70, 8, 900, 40, 2, -1, [], [60, 59, 0], False]
 NO_BUDGET = ([2, 0, 10, 1, 2, 3, 5], NoBudget(0, 10, 1, 2, 3, 5))
 NO_LIMIT = ([3, 1, "q", -1, 5], NoLimit(1, LimitKind.REQUESTS, -1, 5))
 STALE = ([4, 5], Stale(5))
@@ -67,7 +67,7 @@ EXPECTED: list[tuple[str, Any, list[tuple[Any, Any]]]] = [
     (
         "lease",
         calls._LEASE,
-        [(LEASED, Leased(5, 70, 8, 900, 2, -1, [], RateRow(60, 59, 0), False)), STALE, FORGOTTEN, CLOSED],
+        [(LEASED, Leased(5, 70, 8, 900, 40, 2, -1, [], RateRow(60, 59, 0), False)), STALE, FORGOTTEN, CLOSED],
     ),
     ("settle", calls._SETTLE, [([1, 5], Applied(5)), ([6, 5], Gap(5))]),
     ("heartbeat", calls._HEARTBEAT, [([1, 5], Applied(5))]),

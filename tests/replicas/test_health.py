@@ -292,7 +292,7 @@ def test_a_replica_that_stays_is_not_disturbed_when_the_fleet_changes_around_it(
         await stage.prober.watch(stage.fleet)
         await stage.upstream.played.wait()
         stays = stage.fleet.replica_sets["llama"].deployment
-        changed = Fleet([stays, local("other", health=QUICK)], stage.fleet.replica_sets)
+        changed = Fleet([stays, local("other", health=QUICK)], stage.fleet)
         await stage.prober.watch(changed)
         await asyncio.sleep(0)
         assert stage.upstream.cancelled == 0
@@ -304,7 +304,7 @@ def test_a_replica_that_stays_is_not_disturbed_when_the_fleet_changes_around_it(
 def test_a_replica_that_is_no_longer_probed_is_not_down_for_ever():
     async def check(stage: Stage) -> None:
         await stage.prober.watch(stage.fleet)
-        await stage.prober.watch(Fleet([local(health=None)], stage.fleet.replica_sets))
+        await stage.prober.watch(Fleet([local(health=None)], stage.fleet))
         assert stage.state.is_up
 
     with_stage([], check, up=False)

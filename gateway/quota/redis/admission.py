@@ -200,7 +200,7 @@ class RedisAdmission:
         old = _grant(hold)
         try:
             # Tokens were taken for the first attempt's cap; without such a limit the cap may grow again.
-            most = hold.ask.output_tokens if old.spec.tokens_per_minute is None else hold.output_tokens
+            most = hold.output_tokens if old.spec.limits_tokens else hold.ask.output_tokens
             spec, hold_id, reply = await self._renew(hold.ask, most, old.id, settlement)
         except StoreUnavailable as exc:
             # What the attempt used must arrive, whatever became of the call; a second time is ignored.
@@ -216,7 +216,7 @@ class RedisAdmission:
         self._cache.learn(spec, reply.counters, reply.now)
         self._holds.remove(old.id)
         hold.output_tokens, hold.nano = reply.output_tokens, reply.nano
-        hold.token = self._grant(hold.rate_tokens, spec, hold_id, reply)
+        hold.token = self._grant(hold.rate_tokens, hold.typical_tokens, spec, hold_id, reply)
         return hold
 
     async def _renew(
@@ -224,11 +224,18 @@ class RedisAdmission:
     ) -> tuple[QuotaSpec, str, Admitted]:
         """Raises BudgetExceeded or StoreUnavailable."""
         store, lease = self._store, self._holds.lease
-        spent, unseen, used = settlement.spent_nano, settlement.unseen_nano, _used(settlement)
+        old = _pending(old_id, settlement)
         taken: tuple[QuotaSpec, tuple[str, RenewReply]] = await self._taker.take(
             ask.principal,
             lambda epoch, spec, hold_id: store.renew(
-                epoch, spec, packed_ask(ask, hold_id, lease, most), old_id, spent, unseen, used
+                epoch,
+                spec,
+                packed_ask(ask, hold_id, lease, most),
+                old.hold,
+                old.spent,
+                old.unseen,
+                old.used,
+                old.least,
             ),
         )
         spec, (hold_id, reply) = taken
@@ -253,8 +260,7 @@ class RedisAdmission:
             return
         grant = _grant(hold)
         self._holds.remove(grant.id)
-        spent, unseen = settlement.spent_nano, settlement.unseen_nano
-        self._settler.add(PendingSettlement(grant.id, spent, unseen, _used(settlement), grant))
+        self._settler.add(_pending(grant.id, settlement, grant))
 
     def _settle_fallback(self, grant: FallbackGrant, settlement: Settlement) -> None:
         windows = windows_to_settle(grant, settlement)
@@ -293,7 +299,10 @@ class RedisAdmission:
         if reply.shadowed and self._shadowed is not None:
             for scope, limit in shadowed_limits(spec, reply.shadowed):
                 self._shadowed(scope, limit)
-        rate_tokens = ask.rate_tokens(reply.output_tokens)
+        rate_tokens, typical_tokens = (
+            ask.rate_tokens(reply.output_tokens),
+            ask.typical_tokens(reply.output_tokens),
+        )
         return Hold(
             ask=ask,
             output_tokens=reply.output_tokens,
@@ -302,12 +311,15 @@ class RedisAdmission:
             admitted_at=reply.now / MICROSECONDS,
             requests=rate_view(reply.requests),
             tokens=rate_view(reply.tokens),
-            token=self._grant(rate_tokens, spec, hold_id, reply),
+            token=self._grant(rate_tokens, typical_tokens, spec, hold_id, reply),
+            typical_tokens=typical_tokens,
         )
 
-    def _grant(self, rate_tokens: int, spec: QuotaSpec, hold_id: str, reply: Admitted) -> RemoteGrant:
-        since = self._clock.monotonic()
-        grant = RemoteGrant(hold_id, self._holds.epoch, spec, reply, since, rate_tokens)
+    def _grant(
+        self, rate_tokens: int, typical_tokens: int, spec: QuotaSpec, hold_id: str, reply: Admitted
+    ) -> RemoteGrant:
+        since, epoch = self._clock.monotonic(), self._holds.epoch
+        grant = RemoteGrant(hold_id, epoch, spec, reply, since, rate_tokens, typical_tokens)
         self._holds.add(grant)
         return grant
 
@@ -318,5 +330,12 @@ def _grant(hold: Hold) -> RemoteGrant:
     return hold.token
 
 
-def _used(settlement: Settlement) -> int:
-    return NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens
+def _pending(hold_id: str, settlement: Settlement, origin: RemoteGrant | None = None) -> PendingSettlement:
+    return PendingSettlement(
+        hold_id,
+        settlement.spent_nano,
+        settlement.unseen_nano,
+        NOT_KNOWN if settlement.rate_tokens is None else settlement.rate_tokens,
+        origin,
+        least=settlement.least_rate_tokens,
+    )

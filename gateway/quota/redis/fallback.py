@@ -2,7 +2,7 @@
 
 Rates and slots: its part of each limit, by the number of workers that were last alive. Hard budgets: what
 is leased (leased.py), and beyond that 503, never a guess. Soft budgets: open; what is spent is settled when
-the counters are back.
+the counters are back. No debt is kept here, so each answer takes its whole cap, whatever a limit holds else.
 """
 
 import msgspec

@@ -48,6 +48,7 @@ class RemoteGrant(msgspec.Struct, frozen=True, eq=False):
     reply: Admitted
     since: float  # monotonic seconds
     rate_tokens: int
+    typical_tokens: int
 
     def record(self) -> HoldRow:
         """As the server stores it."""
@@ -57,7 +58,8 @@ class RemoteGrant(msgspec.Struct, frozen=True, eq=False):
             if limits.concurrent and (label, "concurrent") not in shadowed:
                 slot_scopes.append(label)
             if limits.tokens_per_minute and (label, "tokens_per_minute") not in shadowed:
-                taken.append(TakenRow(label, limits.tokens_per_minute, self.rate_tokens))
+                units = self.typical_tokens if limits.typical else self.rate_tokens
+                taken.append(TakenRow(label, limits.tokens_per_minute, units, int(limits.typical)))
         return HoldRow(self.reply.nano, self.reply.now, self.windows(), slot_scopes, taken)
 
     def windows(self) -> list[WindowRow]:

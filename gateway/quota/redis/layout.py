@@ -20,13 +20,15 @@ class PackedRow(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_u
 
 
 class LimitRow(PackedRow, frozen=True):
-    """One scope's limits; 0 for none. `shadow` is 1 when they only report."""
+    """One scope's limits; 0 for none. `shadow` is 1 when they only report, `typical` when tokens are held for
+    a typical answer."""
 
     scope: str
     requests: int
     tokens: int
     concurrent: int
     shadow: int
+    typical: int
 
 
 class BudgetRow(PackedRow, frozen=True):
@@ -51,7 +53,10 @@ class SpecRow(PackedRow, frozen=True):
 
 
 class AskRow(PackedRow, frozen=True):
-    """What a request wants, held as `hold` for `lease`. `output_cap` bounds its output cap once more."""
+    """What a request wants, held as `hold` for `lease`. `output_cap` bounds its output cap once more.
+
+    `typical_output` 0: it is not known.
+    """
 
     hold: str
     prompt_nano: int
@@ -62,6 +67,7 @@ class AskRow(PackedRow, frozen=True):
     lease: int
     choices: int
     output_cap: int
+    typical_output: int
 
 
 class LeaseRow(PackedRow, frozen=True):
@@ -71,6 +77,7 @@ class LeaseRow(PackedRow, frozen=True):
     nano: int
     requests: int
     tokens: int
+    typical_tokens: int
     slots: int
     lease: int
     worker: str
@@ -89,11 +96,12 @@ class WindowRow(PackedRow, frozen=True):
 
 
 class TakenRow(PackedRow, frozen=True):
-    """What a hold took of one scope's tokens per minute."""
+    """What a hold took of one scope's tokens per minute. `typical` is 1 where that was a typical answer."""
 
     scope: str
     per_minute: int
     tokens: int
+    typical: int = 0
 
 
 class HoldRow(PackedRow, frozen=True):
@@ -123,7 +131,7 @@ class RemainderRow(PackedRow, frozen=True):
 
 
 class SettlementRow(PackedRow, frozen=True):
-    """What a hold used; `used` tokens are -1 when not known.
+    """What a hold used; `used` tokens are -1 when not known, then they were `least` at least.
 
     `windows` are those of a hold that this server has lost: its spending is added, and held stays.
     """
@@ -134,6 +142,7 @@ class SettlementRow(PackedRow, frozen=True):
     used: int
     windows: list[WindowRow] | None = None
     remainder: RemainderRow | None = None
+    least: int = 0
 
 
 class OpenHoldRow(PackedRow, frozen=True):
@@ -170,7 +179,7 @@ STORED: dict[str, tuple[str, ...]] = {
 # The arguments of each function, in order.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "admit": ("epoch", "spec", "ask"),
-    "renew": ("epoch", "spec", "ask", "hold", "spent", "unseen", "used"),
+    "renew": ("epoch", "spec", "ask", "hold", "spent", "unseen", "used", "least"),
     "lease": ("epoch", "spec", "wanted"),
     "settle": ("worker", "batch", "settlements"),
     "heartbeat": ("lease", "holds"),

@@ -134,7 +134,7 @@ class LeasedAdmission:
             workers, fallback = self._shared.cache.workers, self._shared.fallback
             hold.requests, hold.output_tokens = fallback.take_rates(ask, held.spec, workers, now)
             # Nothing was taken from the lease's own: what is used is a debt there when the server is back.
-            hold.rate_tokens = 0
+            hold.rate_tokens = hold.typical_tokens = 0
         except LimitExceeded:
             self.settle(hold, NOTHING_USED)
             raise
@@ -165,7 +165,7 @@ class LeasedAdmission:
         try:
             money = await self._hold_money(hold.ask, _most_again(hold, lease))
         except BaseException:
-            self.settle(hold, Settlement(spent_nano=0, rate_tokens=settlement.rate_tokens))
+            self.settle(hold, msgspec.structs.replace(settlement, spent_nano=0, unseen_nano=0))
             raise
         hold.nano, hold.output_tokens, hold.token = money.nano, money.output_tokens, _Moved(lease, money)
         return hold
@@ -193,8 +193,14 @@ class LeasedAdmission:
         else:
             lease = token.lease
             self.exact.settle(token.money, msgspec.structs.replace(settlement, rate_tokens=None))
-        lease.leave(hold, settlement.rate_tokens, self._clock.monotonic())
-        if lease.is_done:
+        lease.leave(hold, settlement, self._clock.monotonic())
+        # A hold without rates was taken while the server was unreachable: it learns of that debt later.
+        is_owed = lease.is_owing and hold.rate_tokens > 0
+        if is_owed and not lease.is_retired:
+            # Only the server makes others wait for a debt, so it has to know before the next request.
+            self._leases.pop(hold.ask.principal, None)
+            self._retire(lease)
+        elif is_owed or lease.is_done:
             self._report(lease)
 
     def drop(self, principal: Principal) -> None:
@@ -232,12 +238,19 @@ class LeasedAdmission:
 
     async def renew_leases(self) -> None:
         """Take leases anew for whoever was busy since the last time; give back those of the others."""
+        self._report_credits()
         demands, self._demands = self._demands, {}
         busy = [item for item in demands.items() if item[1].requests >= self._least_requests][:MAX_LEASES]
         kept = {principal for principal, _ in busy}
         for principal in [principal for principal in self._leases if principal not in kept]:
             self._retire(self._leases.pop(principal))
         await asyncio.gather(*(self._lease(*item, leases=len(busy)) for item in busy))
+
+    def _report_credits(self) -> None:
+        """Answers that were shorter than was held may end long after their lease was given back."""
+        for hold in self._shared.holds:
+            if isinstance(hold, QuotaLease) and hold.is_retired and hold.is_owed:
+                self._report(hold)
 
     async def _renew_if_connected(self) -> None:
         if self._shared.store.is_connected:
@@ -298,4 +311,4 @@ class LeasedAdmission:
 
 def _most_again(hold: Hold, lease: QuotaLease) -> int:
     """The next attempt's cap: tokens were taken for the first one's; without such a limit it may grow."""
-    return hold.ask.output_tokens if lease.spec.tokens_per_minute is None else hold.output_tokens
+    return hold.output_tokens if lease.spec.limits_tokens else hold.ask.output_tokens

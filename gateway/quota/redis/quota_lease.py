@@ -32,15 +32,16 @@ PERIODS_COVERED = 3
 class LeaseDemand:
     """What one principal's requests took since leases were last taken."""
 
-    __slots__ = ("nano", "requests", "tokens")
+    __slots__ = ("nano", "requests", "tokens", "typical_tokens")
 
     def __init__(self) -> None:
-        self.requests = self.nano = self.tokens = 0
+        self.requests = self.nano = self.tokens = self.typical_tokens = 0
 
     def add(self, hold: Hold) -> None:
         self.requests += 1
         self.nano += hold.nano
         self.tokens += hold.rate_tokens
+        self.typical_tokens += hold.typical_tokens
 
     def row(self, hold_id: str, slots: int, leases: int, holds: OpenHolds) -> LeaseRow:
         """What to ask the server for, as one of so many `leases` of this worker."""
@@ -49,11 +50,51 @@ class LeaseDemand:
             nano=self.nano * PERIODS_COVERED,
             requests=self.requests * PERIODS_COVERED,
             tokens=self.tokens * PERIODS_COVERED,
+            typical_tokens=self.typical_tokens * PERIODS_COVERED,
             slots=slots,
             lease=holds.lease,
             worker=holds.worker,
             leases=leases,
         )
+
+
+class TokenBalance:
+    """What a lease has `left` of the tokens of limits that hold alike; the tightest lets `per_minute` pass.
+
+    None: there is no such limit, and all that is asked fits. `debt` is what was used beyond what was held.
+    Such that hold what is `typical` get back whatever was not used; below zero their debt is a credit.
+    """
+
+    __slots__ = ("debt", "is_typical", "left", "per_minute")
+
+    def __init__(self, left: int, per_minute: int | None, *, is_typical: bool) -> None:
+        self.left = float(left)
+        self.per_minute = per_minute
+        self.is_typical = is_typical
+        self.debt = 0
+
+    def fits(self, units: int) -> bool:
+        return self.per_minute is None or units <= self.left
+
+    def take(self, units: int) -> None:
+        if self.per_minute is not None:
+            self.left -= units
+
+    def correct(self, more: int, held_seconds: float, *, is_open: bool, is_retired: bool) -> None:
+        """So many `more` tokens were used than held, or fewer. `is_open`: the next request may use `left`."""
+        if self.per_minute is None:
+            return
+        if more > 0:
+            paid = min(more, int(self.left)) if is_open else 0
+            self.left -= paid
+            self.debt += more - paid
+        elif self.is_typical:
+            if is_open:
+                self.left -= more
+            else:
+                self.debt += more
+        elif not is_retired:
+            self.left += max(-more - held_seconds * self.per_minute / 60, 0.0)
 
 
 class QuotaLease:
@@ -63,7 +104,6 @@ class QuotaLease:
     """
 
     __slots__ = (
-        "_debt",
         "_has_rates",
         "_limited",
         "_rates_until",
@@ -73,6 +113,7 @@ class QuotaLease:
         "_slots",
         "_tokens",
         "_tokens_view",
+        "_typical",
         "epoch",
         "free",
         "held",
@@ -107,11 +148,11 @@ class QuotaLease:
         self.held = self.spent = self.unseen = self.in_flight = 0
         self._reported = (0, 0)
         self._requests = leased.requests
-        self._tokens = float(leased.tokens)
+        self._tokens = TokenBalance(leased.tokens, spec.tokens_per_minute, is_typical=False)
+        self._typical = TokenBalance(leased.typical_tokens, spec.typical_per_minute, is_typical=True)
         self._slots = leased.slots
         self._requests_view = rate_view(leased.requests_view)
         self._tokens_view = rate_view(leased.tokens_view)
-        self._debt = 0.0
         self.is_retired = False
 
     def take(self, ask: Ask, now: float, *, with_rates: bool = True) -> Hold | None:
@@ -124,15 +165,15 @@ class QuotaLease:
             return None
         if self._limited and self.in_flight >= self._slots:
             return None
-        units = ask.rate_tokens(ask.output_tokens)
+        units, typical_units = ask.rate_tokens(ask.output_tokens), ask.typical_tokens(ask.output_tokens)
         if with_rates:
             if now >= self._rates_until or (self._has_rates[0] and self._requests < 1):
                 return None
-            if self.spec.tokens_per_minute is not None:
-                # A lease has a tenth of what was free, so a default cap takes no more than its share.
-                if units > self._tokens:
-                    return None
-                self._tokens -= units
+            # A lease has a tenth of what was free, so a default cap takes no more than its share.
+            if not (self._tokens.fits(units) and self._typical.fits(typical_units)):
+                return None
+            self._tokens.take(units)
+            self._typical.take(typical_units)
             self._requests -= 1
         self.free -= nano
         self.held += nano
@@ -144,9 +185,15 @@ class QuotaLease:
             nano=nano,
             admitted_at=now,
             requests=_shown(self._requests_view, self._requests),
-            tokens=_shown(self._tokens_view, int(self._tokens)),
+            tokens=_shown(self._tokens_view, self._tokens_left()),
             token=self,
+            typical_tokens=typical_units,
         )
+
+    def _tokens_left(self) -> int:
+        """Of whichever limits have less."""
+        balances = (self._tokens, self._typical)
+        return int(min((one.left for one in balances if one.per_minute is not None), default=0))
 
     def _affords(self, ask: Ask, nano: int) -> bool:
         if nano > self.free:
@@ -180,17 +227,23 @@ class QuotaLease:
         self.held += nano
         return nano
 
-    def leave(self, hold: Hold, used: int | None, now: float) -> None:
+    def leave(self, hold: Hold, settlement: Settlement, now: float) -> None:
         """A request has ended: its slot is free, and its tokens are corrected."""
         self.in_flight -= 1
-        per_minute = self.spec.tokens_per_minute
-        if per_minute is None or used is None:
-            return
-        more = used - hold.rate_tokens
-        if more >= 0:
-            self._debt += more
-        elif not self.is_retired:
-            self._tokens += max(-more - (now - hold.admitted_at) * per_minute / 60, 0.0)
+        is_open, held_seconds = not self.is_retired and now < self._rates_until, now - hold.admitted_at
+        for balance, reserved in ((self._tokens, hold.rate_tokens), (self._typical, hold.typical_tokens)):
+            more = settlement.used_of(reserved) - reserved
+            balance.correct(more, held_seconds, is_open=is_open, is_retired=self.is_retired)
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether more was used than held, and the server does not know of it."""
+        return self._tokens.debt > 0 or self._typical.debt > 0
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether fewer were used than the server counts, and it does not know of it."""
+        return self._typical.debt < 0
 
     @property
     def is_done(self) -> bool:
@@ -221,10 +274,13 @@ class QuotaLease:
                 credit = self._requests * 60 * MICROSECONDS / limits.requests_per_minute - age
                 rows.append(RateCorrection(f"q|{label}", -max(credit, 0.0)))
             if limits.tokens_per_minute:
+                balance = self._typical if limits.typical else self._tokens
                 unit = 60 * MICROSECONDS / limits.tokens_per_minute
-                rows.append(RateCorrection(f"t|{label}", self._debt * unit))
-                rows.append(RateCorrection(f"t|{label}", -max(self._tokens * unit - age, 0.0)))
-        self._requests, self._tokens, self._debt = 0, 0.0, 0.0
+                rows.append(RateCorrection(f"t|{label}", balance.debt * unit))
+                rows.append(RateCorrection(f"t|{label}", -max(balance.left * unit - age, 0.0)))
+        self._requests = 0
+        for balance in (self._tokens, self._typical):
+            balance.left, balance.debt = 0.0, 0
         return [row for row in rows if row.microseconds]
 
 

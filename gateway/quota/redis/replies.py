@@ -70,6 +70,7 @@ class Leased(ScriptReply, frozen=True, tag=1):
     nano: int
     requests: int
     tokens: int
+    typical_tokens: int
     slots: int
     room: int
     counters: list[CountersRow]

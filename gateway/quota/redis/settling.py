@@ -31,7 +31,7 @@ NOT_KNOWN = -1
 
 
 class PendingSettlement(msgspec.Struct, frozen=True, eq=False):
-    """What a hold used: nano-USD, and tokens or NOT_KNOWN.
+    """What a hold used: nano-USD, and tokens or NOT_KNOWN, then `least` at least.
 
     `origin` has the windows that the hold was counted in, should the server have lost it. `remainder` is
     what stays of a quota lease.
@@ -43,13 +43,16 @@ class PendingSettlement(msgspec.Struct, frozen=True, eq=False):
     used: int
     origin: OpenHold | list[WindowRow] | None = None
     remainder: RemainderRow | None = None
+    least: int = 0
 
     def row(self, epoch: bytes) -> SettlementRow:
         """As the server reads it, when its counters are those of `epoch`."""
         windows = self.origin
         if windows is not None and not isinstance(windows, list):
             windows = windows.windows() if windows.epoch != epoch else None
-        return SettlementRow(self.hold, self.spent, self.unseen, self.used, windows, self.remainder)
+        return SettlementRow(
+            self.hold, self.spent, self.unseen, self.used, windows, self.remainder, self.least
+        )
 
 
 class Settler:

@@ -81,7 +81,8 @@ class BudgetSpec(msgspec.Struct, frozen=True, gc=False):
 class QuotaSpec(msgspec.Struct, frozen=True, gc=False):
     """`packed` holds from `start` until before `end`, UTC seconds of the server's clock.
 
-    `tokens_per_minute` is the tightest such limit. `labels` are those of the principal, if it is for one.
+    `tokens_per_minute` is the tightest such limit that holds an answer's cap, `typical_per_minute` the
+    tightest that holds a typical answer. `labels` are those of the principal, if it is for one.
     """
 
     packed: bytes
@@ -91,6 +92,11 @@ class QuotaSpec(msgspec.Struct, frozen=True, gc=False):
     start: float
     end: float
     labels: tuple[str, ...] = ()
+    typical_per_minute: int | None = None
+
+    @property
+    def limits_tokens(self) -> bool:
+        return not (self.tokens_per_minute is self.typical_per_minute is None)
 
 
 def make_spec(scopes: Iterable[Scope], zone: ZoneInfo, now: float, labels: tuple[str, ...] = ()) -> QuotaSpec:
@@ -112,8 +118,22 @@ def make_spec(scopes: Iterable[Scope], zone: ZoneInfo, now: float, labels: tuple
             budgets=[budget.row() for budget in budgets],
         )
     )
-    tokens = [item.tokens_per_minute for _, item in limits if item.tokens_per_minute and not item.shadow]
-    return QuotaSpec(packed, min(tokens, default=None), tuple(limits), tuple(budgets), start, end, labels)
+    return QuotaSpec(
+        packed,
+        _tightest(limits, typical=False),
+        tuple(limits),
+        tuple(budgets),
+        start,
+        end,
+        labels,
+        _tightest(limits, typical=True),
+    )
+
+
+def _tightest(limits: Iterable[tuple[str, Limits]], *, typical: bool) -> int | None:
+    """The least of those limits of tokens that hold `typical` answers, or caps; None: there are none."""
+    found = [item for _, item in limits if item.typical is typical and not item.shadow]
+    return min((item.tokens_per_minute for item in found if item.tokens_per_minute), default=None)
 
 
 def _limit_row(label: str, limits: Limits) -> LimitRow:
@@ -123,6 +143,7 @@ def _limit_row(label: str, limits: Limits) -> LimitRow:
         tokens=limits.tokens_per_minute or 0,
         concurrent=limits.concurrent or 0,
         shadow=int(limits.shadow),
+        typical=int(limits.typical),
     )
 
 
@@ -142,6 +163,7 @@ def packed_ask(ask: Ask, hold_id: str, lease: int, output_cap: int) -> bytes:
             lease,
             ask.choices,
             output_cap,
+            ask.typical_output or 0,
         )
     )
 

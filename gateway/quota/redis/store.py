@@ -103,10 +103,18 @@ class CounterStore:
         return self._call(_ADMIT, epoch, spec.packed, ask)
 
     def renew(
-        self, epoch: bytes, spec: QuotaSpec, ask: bytes, hold: str, spent: int, unseen: int, used: int
+        self,
+        epoch: bytes,
+        spec: QuotaSpec,
+        ask: bytes,
+        hold: str,
+        spent: int,
+        unseen: int,
+        used: int,
+        least: int,
     ) -> Awaitable[RenewReply | Stale]:
         """An empty `hold` settles nothing."""
-        numbers = (b"%d" % spent, b"%d" % unseen, b"%d" % used)
+        numbers = (b"%d" % spent, b"%d" % unseen, b"%d" % used, b"%d" % least)
         return self._call(_RENEW, epoch, spec.packed, ask, hold.encode(), *numbers)
 
     def lease(self, epoch: bytes, spec: QuotaSpec, wanted: PackedRow) -> Awaitable[LeaseReply | Stale]:

@@ -16,17 +16,18 @@ local function full(keys, limit, ask, rates, now, burst)
   end
   if tokens > 0 then
     local unit = MINUTE / tokens
-    local units = rate_units(ask, least_output(ask, tokens))
+    local units = rate_units(ask, limit, least_output(ask, limit))
     if units > tokens then return LIMIT_KIND.tokens, -1 end
     local wait = rates.tokens_at + units * unit - now - burst
     if wait > unit * ROUNDING then return LIMIT_KIND.tokens, wait end
-    return nil, nil, fit_rate(ask, math.floor((now + burst - rates.tokens_at) / unit + ROUNDING))
+    return nil, nil, fit_rate(ask, limit, math.floor((now + burst - rates.tokens_at) / unit + ROUNDING))
   end
   return nil, nil, ask[ASK.output_tokens]
 end
 
--- Take `units` from one limit, as drained to now: notes in `taken` the fields to store and what to show.
-local function take(limit, units, rates, now, taken)
+-- Take an ask with this output cap from one limit, as drained to now: notes in `taken` the fields to store and
+-- what to show.
+local function take(limit, ask, cap, rates, now, taken)
   local scope, requests, tokens = limit[LIMIT.scope], limit[LIMIT.requests], limit[LIMIT.tokens]
   local is_shown = limit[LIMIT.shadow] == 0
   if limit[LIMIT.concurrent] > 0 then taken.slot_scopes[#taken.slot_scopes + 1] = scope end
@@ -37,10 +38,16 @@ local function take(limit, units, rates, now, taken)
     if is_shown then taken.requests = tighter(taken.requests, requests, new, now) end
   end
   if tokens > 0 then
+    local units = rate_units(ask, limit, cap)
     local new = rates.tokens_at + units * MINUTE / tokens
     taken.fields[#taken.fields + 1] = 't|' .. scope
     taken.fields[#taken.fields + 1] = moment(new)
-    taken.rows[#taken.rows + 1] = {[TAKEN.scope] = scope, [TAKEN.per_minute] = tokens, [TAKEN.tokens] = units}
+    taken.rows[#taken.rows + 1] = {
+      [TAKEN.scope] = scope,
+      [TAKEN.per_minute] = tokens,
+      [TAKEN.tokens] = units,
+      [TAKEN.typical] = limit[LIMIT.typical],
+    }
     if is_shown then taken.tokens = tighter(taken.tokens, tokens, new, now) end
   end
 end
@@ -118,10 +125,10 @@ local function admit(keys, args)
   local cap, over = fit_budgets(keys, ask, budgets, most, now)
   if not cap then return over end
 
-  local nano, units = hold_nano(ask, cap), rate_units(ask, cap)
+  local nano = hold_nano(ask, cap)
   local taken = {fields = {}, slot_scopes = {}, rows = {}, requests = false, tokens = false}
   for i, limit in ipairs(spec[SPEC.limits]) do
-    if room[i] then take(limit, units, room[i], now, taken) end
+    if room[i] then take(limit, ask, cap, room[i], now, taken) end
   end
   if #taken.fields > 0 then redis.call('HSET', state, unpack(taken.fields)) end
   local windows = hold_money(state, budgets, nano)

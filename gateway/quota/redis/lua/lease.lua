@@ -27,15 +27,21 @@ local function money_share(budgets, wanted, parts)
   return nano, room
 end
 
+-- Where `got` has the tokens that one limit goes by.
+local function tokens_of(limit)
+  return limit[LIMIT.typical] == 1 and 'typical_tokens' or 'tokens'
+end
+
 -- Lowers `got` to the part of one limit that may be leased; true when that leaves nothing to admit from.
 local function share_limit(keys, limit, rates, got, now, parts)
   local requests, tokens, concurrent = limit[LIMIT.requests], limit[LIMIT.tokens], limit[LIMIT.concurrent]
+  local held = tokens_of(limit)
   if requests > 0 then got.requests = math.min(got.requests, rate_share(rates.requests_at, requests, now, parts)) end
-  if tokens > 0 then got.tokens = math.min(got.tokens, rate_share(rates.tokens_at, tokens, now, parts)) end
+  if tokens > 0 then got[held] = math.min(got[held], rate_share(rates.tokens_at, tokens, now, parts)) end
   if concurrent > 0 then
     got.slots = math.min(got.slots, slot_share(keys, limit[LIMIT.scope], concurrent, now, parts))
   end
-  return (requests > 0 and got.requests <= 0) or (tokens > 0 and got.tokens <= 0)
+  return (requests > 0 and got.requests <= 0) or (tokens > 0 and got[held] <= 0)
     or (concurrent > 0 and got.slots <= 0) or limit[LIMIT.shadow] == 1
 end
 
@@ -49,7 +55,7 @@ local function take_ahead(state, limit, rates, got, now)
     got.requests_view = tighter(got.requests_view, requests, new, now)
   end
   if tokens > 0 then
-    local new = rates.tokens_at + got.tokens * MINUTE / tokens
+    local new = rates.tokens_at + got[tokens_of(limit)] * MINUTE / tokens
     fields[#fields + 1] = 't|' .. scope
     fields[#fields + 1] = moment(new)
     got.tokens_view = tighter(got.tokens_view, tokens, new, now)
@@ -64,6 +70,7 @@ local function leased(got, room, budgets, now)
     [LEASED.nano] = got.nano,
     [LEASED.requests] = got.requests,
     [LEASED.tokens] = got.tokens,
+    [LEASED.typical_tokens] = got.typical_tokens,
     [LEASED.slots] = got.slots,
     [LEASED.room] = room,
     [LEASED.counters] = shown(budgets),
@@ -86,6 +93,7 @@ local function lease(keys, args)
     nano = nano,
     requests = wanted[WANTED.requests],
     tokens = wanted[WANTED.tokens],
+    typical_tokens = wanted[WANTED.typical_tokens],
     slots = wanted[WANTED.slots],
     requests_view = false,
     tokens_view = false,
@@ -95,8 +103,8 @@ local function lease(keys, args)
     useless = share_limit(keys, limit, stored.limits[i], got, now, parts) or useless
   end
   if useless then
-    local nothing = {nano = -1, requests = 0, tokens = 0, slots = 0, requests_view = false, tokens_view = false}
-    return leased(nothing, room, budgets, now)
+    got.nano, got.requests, got.tokens, got.typical_tokens, got.slots = -1, 0, 0, 0, 0
+    return leased(got, room, budgets, now)
   end
 
   local slot_scopes = {}

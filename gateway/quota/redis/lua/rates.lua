@@ -36,14 +36,21 @@ local function fit(ask, room)
   return nil
 end
 
--- What an ask with this output cap takes of tokens per minute.
-local function rate_units(ask, cap)
+-- Whether a limit holds a typical answer of an ask: it is to, and somebody knows how long that is.
+local function holds_typical(ask, limit)
+  return limit[LIMIT.typical] == 1 and ask[ASK.typical_output] > 0
+end
+
+-- What an ask with this output cap takes of a limit's tokens: core/admission.Ask.rate_tokens, typical_tokens.
+local function rate_units(ask, limit, cap)
+  if holds_typical(ask, limit) then cap = math.min(cap, ask[ASK.typical_output]) end
   return ask[ASK.prompt_tokens] + cap * ask[ASK.choices]
 end
 
--- The least output cap with which an ask need not wait: core/admission.least_output.
-local function least_output(ask, per_minute)
-  local wanted, choices = ask[ASK.output_tokens], ask[ASK.choices]
+-- The least output with which an ask need not wait: core/admission.least_output.
+local function least_output(ask, limit)
+  if holds_typical(ask, limit) then return ask[ASK.typical_output] end
+  local wanted, choices, per_minute = ask[ASK.output_tokens], ask[ASK.choices], limit[LIMIT.tokens]
   if ask[ASK.explicit] == 1 then return wanted end
   local useful = math.min(1024, math.floor(per_minute / (8 * choices)))
   local fitting = math.floor((per_minute - ask[ASK.prompt_tokens]) / choices)
@@ -51,9 +58,9 @@ local function least_output(ask, per_minute)
 end
 
 -- The output cap that takes no more than `free` tokens: core/admission.fit_rate.
-local function fit_rate(ask, free)
+local function fit_rate(ask, limit, free)
   local wanted = ask[ASK.output_tokens]
-  if ask[ASK.explicit] == 1 then return wanted end
+  if ask[ASK.explicit] == 1 or holds_typical(ask, limit) then return wanted end
   local fitting = math.floor((free - ask[ASK.prompt_tokens]) / ask[ASK.choices])
   return math.max(math.min(wanted, share(fitting)), 0)
 end
@@ -86,9 +93,10 @@ local function tighter(view, per_minute, at, now)
   return {[RATE.limit] = per_minute, [RATE.remaining] = remaining, [RATE.reset] = math.floor(at - now)}
 end
 
--- Correct what a hold took of tokens per minute: core/admission.GcraLimit.correct.
-local function correct_tokens(state, record, used, now)
-  if used < 0 or #record[HOLD.taken] == 0 then return end
+-- Correct what a hold took of tokens per minute: core/admission.GcraLimit.correct. `used` -1: not known, but it
+-- were `least` at least, and nothing is credited.
+local function correct_tokens(state, record, used, least, now)
+  if #record[HOLD.taken] == 0 then return end
   local names, fields = {}, {}
   for i, taken in ipairs(record[HOLD.taken]) do
     names[i] = 't|' .. taken[TAKEN.scope]
@@ -97,10 +105,12 @@ local function correct_tokens(state, record, used, now)
   for i, taken in ipairs(record[HOLD.taken]) do
     local unit, reserved = MINUTE / taken[TAKEN.per_minute], taken[TAKEN.tokens]
     local at = tonumber(values[i] or '0')
-    if used >= reserved then
-      at = math.max(at, now) + (used - reserved) * unit
+    local settled = used >= 0 and used or math.max(reserved, least)
+    if settled >= reserved then
+      at = math.max(at, now) + (settled - reserved) * unit
     else
-      at = at - math.max((reserved - used) * unit - (now - record[HOLD.admitted_at]), 0)
+      local drained_since = taken[TAKEN.typical] == 1 and 0 or now - record[HOLD.admitted_at]
+      at = at - math.max((reserved - settled) * unit - drained_since, 0)
     end
     fields[#fields + 1] = names[i]
     fields[#fields + 1] = moment(at)

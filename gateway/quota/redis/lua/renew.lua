@@ -6,12 +6,12 @@ local function renew(keys, args)
   if refused then return refused end
   local ask, state, old = unpacked(args[RENEW.ask]), keys[KEY.state], args[RENEW.hold]
   local record = open_hold(keys, old) or hold_row(0, now, {}, {}, {})
-  settle_one(keys, old, tonumber(args[RENEW.spent]), tonumber(args[RENEW.unseen]), -1, nil, nil, now)
+  settle_one(keys, old, tonumber(args[RENEW.spent]), tonumber(args[RENEW.unseen]), -1, 0, nil, nil, now)
 
   local budgets = open_all(state, spec, read(state, spec), now)
   local cap, over = fit_budgets(keys, ask, budgets, ask[ASK.output_cap], now)
   if not cap then
-    correct_tokens(state, record, tonumber(args[RENEW.used]), now)
+    correct_tokens(state, record, tonumber(args[RENEW.used]), tonumber(args[RENEW.least]), now)
     return over
   end
   local nano = hold_nano(ask, cap)

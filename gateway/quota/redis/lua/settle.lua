@@ -28,7 +28,7 @@ local function settle_presumed(keys, id, record, stays, spent, unseen, now)
   end
 end
 
-local function settle_one(keys, id, spent, unseen, used, windows, remainder, now)
+local function settle_one(keys, id, spent, unseen, used, least, windows, remainder, now)
   local state, stays = keys[KEY.state], -1
   if remainder then
     stays = remainder[REMAINDER.nano]
@@ -38,7 +38,7 @@ local function settle_one(keys, id, spent, unseen, used, windows, remainder, now
   if record then
     if stays >= 0 then return keep_remainder(keys, id, record, remainder, spent, unseen, now) end
     settle_money(state, record[HOLD.windows], record[HOLD.nano], spent, unseen, now)
-    correct_tokens(state, record, used, now)
+    correct_tokens(state, record, used, least, now)
     return drop_hold(keys, id, record)
   end
   local presumed = redis.call('HGET', keys[KEY.presumed], id)
@@ -62,6 +62,7 @@ local function settle(keys, args)
       item[SETTLEMENT.spent],
       item[SETTLEMENT.unseen],
       item[SETTLEMENT.used],
+      item[SETTLEMENT.least],
       optional(item[SETTLEMENT.windows]),
       optional(item[SETTLEMENT.remainder]),
       now
