@@ -67,8 +67,9 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     `price` holds from the first to before the second of `price_holds`, `soon` are it and those that begin
     before a request that is held now can have been sent (times in UTC microseconds). `dearest` bounds them
     all for a request that no band of theirs is meant for, (input, output) in nano-USD per million tokens.
-    `has_more`: some have bands, or cost something beside tokens. `goes_on`: its upstream writes, and bills,
-    the whole answer also when it is left. `compared` are the rates that an objective of cost goes by.
+    `has_more`: some have bands, or cost something beside tokens. `counts_requests`: here or elsewhere a
+    request costs something by itself. `goes_on`: its upstream writes, and bills, the whole answer also when
+    it is left. `compared` are the rates that an objective of cost goes by.
     `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
     there share, `answer_lines` what all heads of answers. `typical`: there are limits that hold a typical
     answer. `series` belongs to telemetry: what it counts for attempts there.
@@ -86,6 +87,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     soon: tuple[Price, ...]
     dearest: tuple[int, int]
     has_more: bool
+    counts_requests: bool
     goes_on: bool
     compared: tuple[int, int]
     others: tuple[str, ...]
@@ -147,6 +149,7 @@ def candidate_at(
         soon=soon,
         dearest=(max(one.dearest_any[0] for one in soon), max(one.dearest_any[1] for one in soon)),
         has_more=deployment.searches or any(one.steps or one.per_request for one in soon),
+        counts_requests=bool(price.per_request) or any(rates.of(REQUESTS) for _, rates in others),
         goes_on=deployment.stops_when_left is StopsWhenLeft.NEVER,
         compared=(standard.input, standard.output) if marginal is None else (marginal, marginal),
         others=tuple(name for name, _ in others),
@@ -406,8 +409,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             if type(metered) is Contradictory:
                 tier = metered.service_tier
         rates = price.standard if tier is None else price.rates(tier)
-        if price.per_request and (usage.input_text or usage.others):
-            usage = usage.plus(REQUESTS, 1)
+        if self.candidate.counts_requests:
+            usage = usage.with_request()
         spent, flags = cost(rates, usage), ""
         reported: Counts = ()
         booked_at: dict[str, int] | None = None

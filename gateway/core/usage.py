@@ -86,6 +86,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     def plus(self, unit: str, amount: int) -> "Usage":
         return usage_of({**self.units, unit: self.units.get(unit, 0) + amount})
 
+    def with_request(self) -> "Usage":
+        """The same of one request that was answered, which counts itself: some prices are for each."""
+        if not (self.input_text or self.others) or any(unit == REQUESTS for unit, _ in self.others):
+            return self
+        return self.plus(REQUESTS, 1)
+
     def columns(self) -> Columns:
         """Text, image and audio read, the cached part of them; text and audio written, and reasoning.
 

@@ -17,7 +17,7 @@ from gateway.core.rates import Price
 from gateway.ledger.database import MaintenanceTransaction
 from gateway.ledger.periods import SELECT_BOUNDS, PeriodBounds
 from gateway.ledger.row_usage import negated, usage_of_row
-from gateway.ledger.rows import Row, cost_columns
+from gateway.ledger.rows import Row, cost_columns, units_text
 from gateway.ledger.tables import ALL_COLUMNS, COSTS, MONEY, TOKENS
 from gateway.ledger.url import database_of
 
@@ -168,11 +168,18 @@ def _at_right_price(
     if version == listed.version and not is_dated:
         return None
     rates, usage = price.rates(row["service_tier"]), usage_of_row(row)
+    if price.per_request:  # which the price before may not have asked for
+        usage = usage.with_request()
     nano = cost(rates, usage)
     if row["flags"] and row["flags"] != BEYOND_HOLD:  # as it was booked: never more than was set aside
         nano = min(nano, row["held_nano_usd"])
     used = rates_used(rates, usage)
-    booked = {"cost_nano_usd": nano, "price_version": version, "rates": json.dumps(used)}
+    booked = {
+        "cost_nano_usd": nano,
+        "price_version": version,
+        "usage": units_text(usage),
+        "rates": json.dumps(used),
+    }
     return (
         current | booked | dict(zip((*COSTS, "unit_nano_usd"), cost_columns(nano, usage, used), strict=True))
     )

@@ -187,6 +187,16 @@ def test_a_price_for_each_request_is_a_unit_of_the_usage() -> None:
     assert found.cost_nano == 5_000_000 + 100 * 2500 + 10 * 10_000
 
 
+def test_what_a_request_would_have_cost_elsewhere_has_its_price_for_each_request() -> None:
+    at = price(msgspec.structs.replace(GPT_4O, units={"requests": 5_000_000 * 1_000_000}))
+    elsewhere = deployment(price=at)
+    begun = route_to(model(local(), elsewhere)).begin("r", parsed(chat()), Classified("internal"), moment())
+    index = [one.deployment.name != elsewhere.name for one in begun.candidates].index(True)
+    ask = begun.ask
+    here = held(begun.again(number=1, index=index), hold(ask, nano=PLENTY, output_tokens=ask.output_tokens))
+    assert ended(here, PLAIN).other_costs == (5_000_000 + 100 * 2500 + 10 * 10_000,)
+
+
 def test_a_hold_covers_searches_where_some_are_asked_for() -> None:
     at = price(msgspec.structs.replace(GPT_4O, units={"search_queries": 10_000_000 * 1_000_000}))
     plain = sent(chat(), at=at).ask.prompt_nano
