@@ -93,7 +93,7 @@ class Hold(msgspec.Struct, eq=False):
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an attempt used. `unseen_nano` is what it may have cost beyond what was seen; it is never refunded
     within its window, but it is not spending either. `rate_tokens` None: not known, so nothing is credited,
-    but it were `least_rate_tokens` at least.
+    but at least `least_rate_tokens` were used.
     """
 
     spent_nano: int

@@ -301,3 +301,24 @@ def test_answers_that_outlive_their_lease_give_back_what_they_did_not_use(plain:
             assert probe.tokens.remaining == before + 19 * 900 - 1
 
     run(scenario)
+
+
+def test_a_debt_of_a_leased_answer_counts_for_the_very_next_request(plain: PlainlyLeased) -> None:
+    payer = principal(triage := scope(tokens=6_000, typical=True))
+
+    async def scenario() -> None:
+        async with plain.stage(triage) as stage:
+            wanted = ask(payer, typical_output=50)
+            for _ in range(10):
+                hold = await stage.store.admit(wanted)
+                stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=105))
+            await stage.store.renew_leases()
+            hold = await stage.store.admit(wanted)
+            assert isinstance(hold.token, QuotaLease)
+            stage.store.settle(hold, Settlement(spent_nano=0, rate_tokens=9_000))
+            with pytest.raises(LimitExceeded) as refused:
+                await stage.store.admit(wanted)
+            assert refused.value.retry_after_seconds is not None
+            assert refused.value.retry_after_seconds > 30
+
+    run(scenario)

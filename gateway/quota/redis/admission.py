@@ -299,13 +299,11 @@ class RedisAdmission:
         if reply.shadowed and self._shadowed is not None:
             for scope, limit in shadowed_limits(spec, reply.shadowed):
                 self._shadowed(scope, limit)
-        rate_tokens, typical_tokens = (
-            ask.rate_tokens(reply.output_tokens),
-            ask.typical_tokens(reply.output_tokens),
-        )
+        cap = reply.output_tokens
+        rate_tokens, typical_tokens = ask.rate_tokens(cap), ask.typical_tokens(cap)
         return Hold(
             ask=ask,
-            output_tokens=reply.output_tokens,
+            output_tokens=cap,
             rate_tokens=rate_tokens,
             nano=reply.nano,
             admitted_at=reply.now / MICROSECONDS,

@@ -131,7 +131,7 @@ class RemainderRow(PackedRow, frozen=True):
 
 
 class SettlementRow(PackedRow, frozen=True):
-    """What a hold used; `used` tokens are -1 when not known, then they were `least` at least.
+    """What a hold used; `used` tokens are -1 when not known, but then at least `least`.
 
     `windows` are those of a hold that this server has lost: its spending is added, and held stays.
     """

@@ -195,12 +195,12 @@ class LeasedAdmission:
             self.exact.settle(token.money, msgspec.structs.replace(settlement, rate_tokens=None))
         lease.leave(hold, settlement, self._clock.monotonic())
         # A hold without rates was taken while the server was unreachable: it learns of that debt later.
-        is_owed = lease.is_owing and hold.rate_tokens > 0
-        if is_owed and not lease.is_retired:
+        owes = lease.is_owing and hold.rate_tokens > 0
+        if owes and not lease.is_retired:
             # Only the server makes others wait for a debt, so it has to know before the next request.
             self._leases.pop(hold.ask.principal, None)
             self._retire(lease)
-        elif is_owed or lease.is_done:
+        elif owes or lease.is_done:
             self._report(lease)
 
     def drop(self, principal: Principal) -> None:

@@ -31,7 +31,7 @@ NOT_KNOWN = -1
 
 
 class PendingSettlement(msgspec.Struct, frozen=True, eq=False):
-    """What a hold used: nano-USD, and tokens or NOT_KNOWN, then `least` at least.
+    """What a hold used: nano-USD, and tokens or NOT_KNOWN, but then at least `least`.
 
     `origin` has the windows that the hold was counted in, should the server have lost it. `remainder` is
     what stays of a quota lease.

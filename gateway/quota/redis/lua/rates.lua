@@ -93,8 +93,8 @@ local function tighter(view, per_minute, at, now)
   return {[RATE.limit] = per_minute, [RATE.remaining] = remaining, [RATE.reset] = math.floor(at - now)}
 end
 
--- Correct what a hold took of tokens per minute: core/admission.GcraLimit.correct. `used` -1: not known, but it
--- were `least` at least, and nothing is credited.
+-- Correct what a hold took of tokens per minute: core/admission.GcraLimit.correct. `used` -1: not known, but at
+-- least `least`, and nothing is credited.
 local function correct_tokens(state, record, used, least, now)
   if #record[HOLD.taken] == 0 then return end
   local names, fields = {}, {}
