@@ -43,6 +43,8 @@ def entrance_of(path: str) -> Entrance:
 
 def route_of(path: str) -> str | None:
     """The known address that `path` (raw) is a spelling of, without the names in it; None for any other."""
+    if path in COMPLETIONS:
+        return path
     try:
         known = entrance_of(path).path
     except NotFound:

@@ -236,9 +236,17 @@ async def test_what_asks_no_model_is_one_span(tmp_path: Path) -> None:
         await harness.http.get("/v1/models/gpt-4o")
         await harness.http.get("/v1/nothing/4111111111111111")
         await until(lambda: len(collector.spans) == 2)
-        found, lost = collector.spans
+        found, lost = sorted(collector.spans, key=lambda span: span.span.start_time_unix_nano)
         assert (found.name, found.attributes["http.response.status_code"]) == ("GET /v1/models/{model}", 200)
         assert (lost.name, lost.attributes["http.response.status_code"]) == ("GET", 404)
+
+
+async def test_azure_s_addresses_have_the_route_that_they_stand_for(tmp_path: Path) -> None:
+    async with traced(tmp_path) as (harness, collector):
+        path = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
+        assert (await harness.post(chat(), path)).status_code == 200
+        request, _ = await spans_of(collector)
+        assert request.attributes["http.route"] == "/v1/chat/completions"
 
 
 async def test_no_span_holds_content_or_a_secret(tmp_path: Path) -> None:
