@@ -24,6 +24,7 @@ from tests.vllm.engine import CONTEXT_TOKENS, IN_SERVER, MODEL, Engine
 
 ENDLESS = 1900  # tokens: more than a test waits for
 PATIENCE_SECONDS = 300.0
+ALONE: Json = {"replicas": {"urls": ["${REPLICA_1}/v1"]}}
 HEALTH: Json = {"interval_seconds": 0.5, "timeout_seconds": 30, "silence_seconds": 3, "stuck_seconds": 20}
 
 
@@ -195,7 +196,7 @@ async def test_a_stream_whose_client_left_is_booked_at_what_the_engine_had_count
     tmp_path: Path, engines: list[Engine]
 ) -> None:
     engine = engines[0]
-    async with gateway(tmp_path, [engine], continuous_usage=True) as harness:
+    async with gateway(tmp_path, [engine], **ALONE, continuous_usage=True) as harness:
         before = read_counters(await engine.settled())
         try:
             async with stream_that_stands_still(harness, engine) as (_, counted):
@@ -258,7 +259,10 @@ async def test_a_frozen_engine_is_found_by_what_it_does_not_make_and_comes_back(
             await until(lambda: found[frozen.name].is_up)
         await until(lambda: not harness.in_flight())
         ended = {row["replica"]: row["outcome"] for row in await harness.rows() if row["stream"]}
-        assert ended == {frozen.name: "upstream_error", other.name: "client_disconnect"}
+        # The other's stream goes on meanwhile, and may come to its own end.
+        assert ended.pop(frozen.name) == "upstream_error"
+        assert ended.keys() == {other.name}
+        assert ended[other.name] in {"client_disconnect", "success"}
     for engine in engines:
         await engine.settled()
 
@@ -285,8 +289,10 @@ async def test_streams_end_soon_after_their_server_was_told_to_stop(
         broken = [row for row in rows.values() if row["outcome"] != "success"]
         assert {row["replica"] for row in broken} == {stopped.name}
         assert len(broken) == 3
-        assert sum(b'data: {"error"' in answer for answer in answers) == 3
-        assert sum(answer.endswith(b"data: [DONE]\n\n") for answer in answers) == 3
+        # What had shown nothing yet went on at the other server.
+        told = sum(row["ttft_ms"] is not None for row in broken)
+        assert sum(b'data: {"error"' in answer for answer in answers) == told
+        assert sum(answer.endswith(b"data: [DONE]\n\n") for answer in answers) == 6 - told
         assert all(row["estimated"] and row["cost_nano_usd"] > 0 for row in broken)
         later = [await harness.post(ask(max_tokens=4)) for _ in range(3)]
         assert [answer.status_code for answer in later] == [200] * 3
@@ -296,7 +302,7 @@ async def test_a_stream_whose_server_died_is_booked_at_what_it_had_counted(
     tmp_path: Path, engines: list[Engine]
 ) -> None:
     _, killed = engines
-    async with gateway(tmp_path, [killed], continuous_usage=True) as harness:
+    async with gateway(tmp_path, [killed], **ALONE, continuous_usage=True) as harness:
         async with stream_that_stands_still(harness, killed) as (client, counted):
             killed.kill()
             await client.read_until(b'data: {"error"')
