@@ -101,10 +101,17 @@ def _print_units(rows: "Sequence[UsageRow]", question: "UsageQuestion") -> None:
     from gateway.commands.tables import number, print_table, words
     from gateway.finance.usage_report import units_table
 
-    shown = len(question.columns)
+    shown = len(question.columns)  # then amount, cost, and whether it corrects, where some do
     columns = [*(words(name) for name in question.columns), number("amount"), number("cost USD")]
     found = units_table(rows, question).rows
-    cells = [(*map(str, row[:shown]), f"{row[shown]:,}", f"{row[shown + 1]:,.6f}") for row in found]
+    cells = [
+        (
+            *map(str, row[:shown]),
+            f"{row[shown]:,}{' correction' if row[-1] == 'true' else ''}",
+            f"{row[shown + 1]:,.6f}",
+        )
+        for row in found
+    ]
     total = ("total", *("" for _ in question.columns), f"{sum(row.cost_usd for row in rows):,.6f}")
     print_table(columns, cells, total=total)
 

@@ -11,6 +11,7 @@ was booked, BilledCost and EffectiveCost, is the same unless it was rounded up o
 import datetime as dt
 import enum
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -91,6 +92,10 @@ class ChargeUsage(msgspec.Struct, frozen=True):
     input: int = 0
     cached_input: int = 0
     output: int = 0
+
+    def plus(self, other: "ChargeUsage") -> "ChargeUsage":
+        """The sum of both."""
+        return ChargeUsage(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
 
 
 class Allocated(msgspec.Struct, frozen=True):

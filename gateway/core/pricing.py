@@ -215,7 +215,7 @@ def cost_parts(nano: int, usage: Usage, rates: Mapping[str, int]) -> list[int]:
         usage.output_text * rates.get("output_text", 0),
         *[amount * rates.get(unit, 0) for unit, amount in usage.others],
     ]
-    return share_out(nano, weights) if any(weights) else [0] * len(weights)
+    return share_out(nano, weights) if sum(weights) > 0 else [0] * len(weights)
 
 
 def flat_cost(rates: Rates, usage: Usage) -> int:

@@ -123,17 +123,7 @@ class _Line(NamedTuple):
     nano: int = 0
 
     def plus(self, other: "_Line") -> "_Line":
-        return _Line(
-            ChargeUsage(
-                *(
-                    one + another
-                    for one, another in zip(
-                        msgspec.structs.astuple(self.usage), msgspec.structs.astuple(other.usage), strict=True
-                    )
-                )
-            ),
-            self.nano + other.nano,
-        )
+        return _Line(self.usage.plus(other.usage), self.nano + other.nano)
 
 
 # The names and values of dimensions.

@@ -22,6 +22,7 @@ from gateway.core.record import (
     rates_of,
     usage_of_units,
 )
+from gateway.ledger.row_usage import NO_MAP
 from gateway.ledger.rows import (
     INTEGER_CEILING,
     TEXT_CHARACTERS,
@@ -55,9 +56,14 @@ class RouteHalf(msgspec.Struct, frozen=True):
         *texts, input_rate, output_rate, pairs = values
         others = tuple(name for name, _ in pairs)
         is_clean = len(values) == len(ROUTE_FIELDS) and all(map(_is_clean_text, texts))
-        is_clean = is_clean and counterfactuals_fit(dict.fromkeys(others, 0))
         rates = rates_of(None, input_rate, output_rate)
-        return cls(values, others, is_clean and counts_fit(rates), rates, _encode(rates).decode())
+        is_clean = (
+            is_clean
+            and counterfactuals_fit(dict.fromkeys(others, 0))
+            and all(type(rate) is int for rate in rates.values())
+            and counts_fit(rates)
+        )
+        return cls(values, others, is_clean, rates, _encode(rates).decode() if is_clean else NO_MAP)
 
 
 def row_of_halves(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -> Row:

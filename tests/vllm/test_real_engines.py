@@ -5,6 +5,7 @@ The tests stand in the order in which they run: the last two end a server each.
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ from tests.vllm.engine import CONTEXT_TOKENS, IN_SERVER, MODEL, Engine
 
 ENDLESS = 1900  # tokens: more than a test waits for
 PATIENCE_SECONDS = 300.0
+_SAYS_SOMETHING = re.compile(rb'"content":"[^"]')
+ALONE: Json = {"replicas": {"urls": ["${REPLICA_1}/v1"]}}
 HEALTH: Json = {"interval_seconds": 0.5, "timeout_seconds": 30, "silence_seconds": 3, "stuck_seconds": 20}
 
 
@@ -195,7 +198,7 @@ async def test_a_stream_whose_client_left_is_booked_at_what_the_engine_had_count
     tmp_path: Path, engines: list[Engine]
 ) -> None:
     engine = engines[0]
-    async with gateway(tmp_path, [engine], continuous_usage=True) as harness:
+    async with gateway(tmp_path, [engine], **ALONE, continuous_usage=True) as harness:
         before = read_counters(await engine.settled())
         try:
             async with stream_that_stands_still(harness, engine) as (_, counted):
@@ -258,7 +261,10 @@ async def test_a_frozen_engine_is_found_by_what_it_does_not_make_and_comes_back(
             await until(lambda: found[frozen.name].is_up)
         await until(lambda: not harness.in_flight())
         ended = {row["replica"]: row["outcome"] for row in await harness.rows() if row["stream"]}
-        assert ended == {frozen.name: "upstream_error", other.name: "client_disconnect"}
+        # The other's stream goes on meanwhile, and may come to its own end.
+        assert ended.pop(frozen.name) == "upstream_error"
+        assert ended.keys() == {other.name}
+        assert ended[other.name] in {"client_disconnect", "success"}
     for engine in engines:
         await engine.settled()
 
@@ -270,15 +276,18 @@ async def test_streams_end_soon_after_their_server_was_told_to_stop(
     stopped, _ = engines
     async with gateway(tmp_path, engines) as harness:
 
-        async def read() -> bytes:
-            answer = await harness.post(ask(stream=True, max_tokens=400, ignore_eos=True))
-            return answer.content
+        async def read(begun: asyncio.Event) -> bytes:
+            body, content = ask(stream=True, max_tokens=400, ignore_eos=True), b""
+            async with harness.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                async for piece in answer.aiter_bytes():
+                    content += piece
+                    if _SAYS_SOMETHING.search(content):
+                        begun.set()
+            return content
 
-        tasks = [asyncio.create_task(read()) for _ in range(6)]
-        found = states(harness)
-        await until(
-            lambda: sum(each.last_seen_at is not None for s in found.values() for each in s.under_way) == 6
-        )
+        begun = [asyncio.Event() for _ in range(6)]
+        tasks = [asyncio.create_task(read(event)) for event in begun]
+        await until(lambda: all(event.is_set() for event in begun))
         stopped.terminate()
         answers = await asyncio.gather(*tasks)
         rows = {row["attempt_id"]: row for row in await harness.rows()}
@@ -296,7 +305,7 @@ async def test_a_stream_whose_server_died_is_booked_at_what_it_had_counted(
     tmp_path: Path, engines: list[Engine]
 ) -> None:
     _, killed = engines
-    async with gateway(tmp_path, [killed], continuous_usage=True) as harness:
+    async with gateway(tmp_path, [killed], **ALONE, continuous_usage=True) as harness:
         async with stream_that_stands_still(harness, killed) as (client, counted):
             killed.kill()
             await client.read_until(b'data: {"error"')
