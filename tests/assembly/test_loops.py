@@ -221,7 +221,7 @@ async def reasons(harness: Harness) -> list[str]:
 
 
 async def wait_until_ready(harness: Harness, *, is_ready: bool) -> list[str]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while bool(found := await reasons(harness)) is is_ready:
             harness.gateway.parts.price_watch.refresh_soon()
             await asyncio.sleep(0.01)

@@ -43,8 +43,8 @@ async def send_raw(sim: Simulator, body: bytes, sent: int | None = None) -> asyn
     return writer
 
 
-async def until(condition, seconds: float = 2) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition) -> None:
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
