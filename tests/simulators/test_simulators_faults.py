@@ -190,7 +190,7 @@ async def test_timeout_never_answers(kind):
         await asyncio.sleep(0.02)
     assert attempt.outcome == "error:timeout"
     assert attempt.status is None
-    assert 190 < attempt.disconnected_after_ms < 1500
+    assert attempt.disconnected_after_ms > 190
 
 
 @both_kinds
