@@ -14,6 +14,7 @@ import structlog.testing
 from gateway import supervised
 from gateway.core.audit import EntryKind
 from gateway.finance import pool_accrual, price_watch
+from gateway.ledger import disks
 from gateway.ledger.policies import InForce, PolicyText
 from gateway.metrics import alerts
 from gateway.metrics.alerts import BudgetAlerts
@@ -151,9 +152,14 @@ def in_journal_maintenance(patch: pytest.MonkeyPatch, harness: Harness) -> Defec
     return _replaced(patch, harness.gateway.parts.ledger._journal, "release")
 
 
+def in_disk_watch(patch: pytest.MonkeyPatch, _: Harness) -> Defect:
+    return _replaced(patch, disks, "_measured")
+
+
 LOOPS: dict[str, Inject] = {
     "ledger-channel": in_ledger_channel,
     "journal-maintenance": in_journal_maintenance,
+    "disk-watch": in_disk_watch,
     "pool-accrual": in_pool_accrual,
     "price-watch": in_price_watch,
     "budget-alerts": in_budget_alerts,
@@ -179,6 +185,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, quick_watch: None) -> None:
     monkeypatch.setattr(supervised, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(pool_accrual, "ACCRUE_SECONDS", 0.02)
     monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(disks, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(progress, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(leased, "RENEW_SECONDS", 0.02)
@@ -214,7 +221,7 @@ async def reasons(harness: Harness) -> list[str]:
 
 
 async def wait_until_ready(harness: Harness, *, is_ready: bool) -> list[str]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while bool(found := await reasons(harness)) is is_ready:
             harness.gateway.parts.price_watch.refresh_soon()
             await asyncio.sleep(0.01)

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -100,9 +99,7 @@ def test_aliases_are_read_but_cannot_explode(read: Read) -> None:
         f"{name}: &{name} [{', '.join(['*' + before] * 10)}]\n"
         for before, name in zip("abcdefghi", "bcdefghij", strict=True)
     )
-    started = time.monotonic()
-    exploding = read(bomb)
-    assert time.monotonic() - started < 5
+    exploding = read(bomb)  # a billion values, if they were made
     assert lines(exploding.errors) == ["tollway.yaml:6: f: holds more than 200,000 values, aliases expanded"]
 
 

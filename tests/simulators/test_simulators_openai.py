@@ -47,7 +47,7 @@ def asynchronous(test):
 def http(sim: Simulator, key: str = "sk-test") -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     # Plain HTTP: making a TLS context would take longer than the test.
-    return httpx.AsyncClient(base_url=sim.url, headers=headers, timeout=5, verify=False)
+    return httpx.AsyncClient(base_url=sim.url, headers=headers, timeout=60, verify=False)
 
 
 def sdk(sim: Simulator) -> openai.AsyncOpenAI:

@@ -31,7 +31,7 @@ def asynchronous(test):
 
 def http(sim: Simulator, **headers: str) -> httpx.AsyncClient:
     # Plain HTTP: making a TLS context would take longer than the test.
-    return httpx.AsyncClient(base_url=sim.url, headers=headers, timeout=5, verify=False)
+    return httpx.AsyncClient(base_url=sim.url, headers=headers, timeout=60, verify=False)
 
 
 async def post(
@@ -355,11 +355,11 @@ async def test_prefix_cache_works_in_blocks_of_16_and_keeps_the_last_token_to_co
 @asynchronous
 async def test_a_warm_cache_brings_the_first_token_sooner():
     messages = [{"role": "user", "content": " word" * 300}]
-    async with vllm_simulator(Knobs(prefill_tokens_per_second=2000)) as sim:
+    async with vllm_simulator(Knobs(prefill_tokens_per_second=200)) as sim:
         for _ in range(2):
             await post(sim, {**CHAT, "messages": messages})
         cold, warm = sim.attempts()
-    assert cold.ttft_ms >= 150
+    assert cold.ttft_ms >= 1500
     assert warm.ttft_ms < cold.ttft_ms / 2
 
 

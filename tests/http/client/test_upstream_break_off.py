@@ -25,7 +25,7 @@ async def broken_off(task: "asyncio.Task[object]", stage: Stage, seen: list[Upst
     failure = await stage.fails(FailureKind.SILENT, task)
     assert failure.detail == f"nobody there, 127.0.0.1:{stage.server.port}"
     assert not failure.stale
-    await asyncio.wait_for(stage.server.peers[0].gone.wait(), 5)
+    await stage.gone()
 
 
 async def takes_the_request(peer: Peer) -> None:

@@ -167,9 +167,7 @@ async def test_total_ends_the_exchange_although_nobody_reads(stage: Stage) -> No
 
     stage.server.plays(script)
     response = await stage.send(stage.endpoint(timeouts=timeouts(total=0.2)))
-    async with asyncio.timeout(2):
-        while not stage.server.peers[0].gone.is_set():
-            await asyncio.sleep(0.01)
+    await stage.gone()
     failure = None
     while failure is None:
         try:
@@ -184,20 +182,21 @@ async def test_total_before_the_head(stage: Stage) -> None:
 
 
 async def test_total_includes_the_wait_for_a_connection(stage: Stage) -> None:
+    go_on = asyncio.Event()
+
     async def script(peer: Peer) -> None:
         await peer.request()
-        await asyncio.sleep(0.3)
+        await go_on.wait()
         await peer.send(with_length(b"ok"))
         await until_gone(peer)
 
     stage.server.plays(script)
-    endpoint = stage.endpoint(max_connections=1, timeouts=timeouts(total=0.5))
-    first = asyncio.ensure_future(stage.ask(endpoint))
-    await asyncio.sleep(0.01)
-    started = asyncio.get_running_loop().time()
-    await stage.fails(FailureKind.TOTAL_TIMEOUT, stage.send(endpoint))
-    assert asyncio.get_running_loop().time() - started < 0.75
-    assert await first == (200, b"ok")
+    endpoint = stage.endpoint(max_connections=1, timeouts=timeouts(total=0.3))
+    stream = asyncio.ensure_future(stage.send(endpoint, stream=True))  # bounded by no total
+    await stage.connected()
+    await stage.fails(FailureKind.TOTAL_TIMEOUT, stage.send(endpoint))  # it never had the connection
+    go_on.set()
+    assert await (await stream).read(100) == b"ok"
 
 
 async def test_a_slow_reader_is_not_the_upstreams_fault(stage: Stage) -> None:
@@ -206,24 +205,27 @@ async def test_a_slow_reader_is_not_the_upstreams_fault(stage: Stage) -> None:
         await peer.send(chunked(b"x" * 2_000_000))
 
     stage.server.plays(script)
-    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.2)), stream=True)
+    response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=1)), stream=True)
     received = len(await response.next_chunk())
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.5)
     while chunk := await response.next_chunk():
         received += len(chunk)
     assert received == 2_000_000
 
 
 async def test_buffered_bytes_stop_the_clock(stage: Stage) -> None:
+    resumed = asyncio.Event()
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(chunked(b"hello", end=b""))
-        await asyncio.sleep(0.7)
+        await resumed.wait()
         await peer.send(b"0\r\n\r\n")
 
     stage.server.plays(script)
     response = await stage.send(stage.endpoint(timeouts=timeouts(between_bytes=0.4)), stream=True)
     await asyncio.sleep(0.55)
+    resumed.set()
     assert await chunks_of(response) == [b"hello"]
 
 

@@ -27,16 +27,12 @@ async def _cancel(task: "asyncio.Future[object]") -> None:
         await task
 
 
-async def _gone(stage: Stage, index: int = 0) -> None:
-    async with asyncio.timeout(2):
-        await stage.server.peers[index].gone.wait()
-
-
 async def test_while_waiting_for_the_head(stage: Stage) -> None:
     task = asyncio.ensure_future(stage.send())
+    await stage.connected()
     await asyncio.sleep(0.05)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
 
 
 async def test_in_the_head(stage: Stage) -> None:
@@ -47,9 +43,10 @@ async def test_in_the_head(stage: Stage) -> None:
 
     stage.server.plays(script)
     task = asyncio.ensure_future(stage.send())
+    await stage.connected()
     await asyncio.sleep(0.05)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
 
 
 @pytest.mark.parametrize("call", ["read", "next_chunk"])
@@ -65,7 +62,7 @@ async def test_in_the_body(stage: Stage, call: str) -> None:
     task = asyncio.ensure_future(response.read(100) if call == "read" else response.next_chunk())
     await asyncio.sleep(0.05)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
     assert stage.upstream.counts() == (0, 0, 0)
 
 
@@ -78,9 +75,10 @@ async def test_while_a_large_request_is_being_written(stage: Stage) -> None:
 
     stage.server.plays(script)
     task = asyncio.ensure_future(stage.send(body=bytes(30_000_000)))
+    await stage.connected()
     await asyncio.sleep(0.1)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
 
 
 async def test_on_a_reused_connection(stage: Stage) -> None:
@@ -93,21 +91,22 @@ async def test_on_a_reused_connection(stage: Stage) -> None:
     stage.server.plays(script)
     await stage.ask()
     task = asyncio.ensure_future(stage.send())
+    await stage.connected()
     await asyncio.sleep(0.05)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
 
 
 async def test_while_queueing_for_a_connection(stage: Stage) -> None:
     endpoint = stage.endpoint(max_connections=1)
     holder = asyncio.ensure_future(stage.send(endpoint))
-    await asyncio.sleep(0.05)
+    await stage.connected()
     task = asyncio.ensure_future(stage.send(endpoint))
     await asyncio.sleep(0.05)
     await _cancel(task)
     assert not holder.done()
     await _cancel(holder)
-    await _gone(stage)
+    await stage.gone()
 
 
 async def test_while_resolving(stage: Stage) -> None:
@@ -147,12 +146,10 @@ async def test_while_connecting(stage: Stage) -> None:
 async def test_in_the_tls_handshake(stage: Stage) -> None:
     """The server accepts and never says hello."""
     task = asyncio.ensure_future(stage.send(stage.endpoint(scheme="https")))
-    async with asyncio.timeout(5):
-        while not stage.server.peers:
-            await asyncio.sleep(0.01)
+    await stage.connected()
     await asyncio.sleep(0.05)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
 
 
 async def test_with_tls_in_the_body(stage: Stage, tmp_path: object) -> None:
@@ -176,7 +173,7 @@ async def test_with_tls_in_the_body(stage: Stage, tmp_path: object) -> None:
     task = asyncio.ensure_future(response.next_chunk())
     await asyncio.sleep(0.05)
     await _cancel(task)
-    await _gone(stage)
+    await stage.gone()
 
 
 async def test_at_every_moment_of_an_exchange(stage: Stage) -> None:

@@ -1,4 +1,7 @@
-"""Everything at once, from a seed: no slot of the pool is lost and no answer goes to another request."""
+"""Everything at once, from a seed: no slot of the pool is lost and no answer goes to another request.
+
+How many are answered depends on how fast the machine is, since some wait longer than they may.
+"""
 
 import asyncio
 import random
@@ -6,7 +9,9 @@ import random
 import pytest
 
 from gateway.core.errors import UpstreamFailure
-from tests.http.client.upstream_stage import Peer, Stage, chunked, timeouts, with_length
+from tests.http.client.upstream_stage import Peer, Stage, answers_always, chunked, timeouts, with_length
+
+SLOTS = 6
 
 
 def _number(head: bytes) -> bytes:
@@ -61,7 +66,7 @@ async def test_chaos(stage: Stage, seed: int) -> None:
     dice = random.Random(seed)
     stage.server.plays(_unruly(random.Random(seed + 100)))  # type: ignore[arg-type]
     endpoint = stage.endpoint(
-        max_connections=6,
+        max_connections=SLOTS,
         idle_seconds=0.05,
         timeouts=timeouts(first_byte=0.1, between_bytes=0.1, total=0.5, connect=2),
     )
@@ -88,7 +93,10 @@ async def test_chaos(stage: Stage, seed: int) -> None:
         if dice.random() < 0.5:
             await asyncio.sleep(0.002 * dice.random())
     await asyncio.wait(tasks)
-    outcomes = [task.result() for task in tasks if not task.cancelled()]
-    assert outcomes.count("answered") > 60
-    await asyncio.sleep(0.15)
-    assert stage.upstream.counts()[0] == stage.upstream.counts()[2] == 0
+    assert not [task for task in tasks if not task.cancelled() and task.exception()]
+    await stage.until(lambda: stage.upstream.counts() == (0, 0, 0))  # the idle ones too, which are unruly
+    stage.server.plays(answers_always(with_length(b"1000")))
+    while [await answer for answer in [asyncio.ensure_future(one(1000)) for _ in range(SLOTS)]] != (
+        ["answered"] * SLOTS
+    ):
+        pass  # too late, or aborted: again, until the whole pool serves

@@ -189,19 +189,19 @@ async def test_cancelling_closes_at_once(stage: Stage, answer: bytes, scheme: st
 
     stage.server.plays(script)
     task = asyncio.ensure_future(stage.send(scripted(stage, scheme=scheme)))
+    await stage.connected()
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(0.5):
-        await stage.server.peers[0].gone.wait()
+    await stage.gone()
     assert stage.upstream.counts() == (0, 0, 0)
 
 
 async def test_closing_the_client_ends_an_opening_tunnel(stage: Stage) -> None:
     stage.server.plays(until_gone)
     task = asyncio.ensure_future(stage.send(scripted(stage)))
-    await asyncio.sleep(0.05)
+    await stage.connected()
     await stage.upstream.close()
     await stage.fails(FailureKind.CONNECT, task)
 

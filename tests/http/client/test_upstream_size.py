@@ -41,6 +41,7 @@ async def test_large_request_waits_for_a_slow_server(stage: Stage) -> None:
 
     stage.server.plays(script)
     task = asyncio.ensure_future(stage.ask(body=bytes(LARGE)))
+    await stage.connected()
     await asyncio.sleep(0.3)
     buffered = _write_buffer_bytes(stage)
     assert buffered < 1_000_000
@@ -69,10 +70,11 @@ async def test_large_response_waits_for_a_slow_reader(stage: Stage) -> None:
     stage.server.plays(script)
     response = await stage.send()
     received = len(await response.next_chunk())
-    await asyncio.sleep(0.3)
-    stuck_at = sent
-    await asyncio.sleep(0.2)
-    assert sent == stuck_at < KERNEL_BYTES
+    stuck_at = -1
+    while stuck_at != sent:
+        stuck_at = sent
+        await asyncio.sleep(0.2)
+    assert stuck_at < KERNEL_BYTES
     largest = 0
     while chunk := await response.next_chunk():
         received += len(chunk)
