@@ -22,6 +22,7 @@ from gateway.commands.options import (
     built,
     exit_on_ledger_error,
     now_microseconds,
+    report_file,
 )
 from gateway.core.calendar import start_of_day
 from gateway.core.pricing import usd_text
@@ -66,12 +67,13 @@ DayOption = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="A da
 @prices_app.command("list")
 def list_prices(config: ConfigOption = DEFAULT_FILE, form: ListFormat = PriceFormat.CSV) -> None:
     """All prices ever entered; USD per million tokens. `import` takes the CSV."""
+    from gateway.config.report_file import LEDGER  # noqa: PLC0415
     from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
 
-    found = built(config)
+    found = report_file(config, LEDGER)
     with exit_on_ledger_error("prices list"):
-        book = read_prices(_url(found))
-    rows = [row for one in book for row in _listed(one, found.tenancy.time_zone)]
+        book = read_prices(found.ledger_url)
+    rows = [row for one in book for row in _listed(one, found.zone)]
     if form is PriceFormat.JSON:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -190,7 +192,7 @@ def reprice_rows(
             typer.confirm(f"Correct {trial.corrected:,} rows?", abort=True, err=True)
         done = reprice(_url(found), book, sources, *span)
         days = {"since": since.date().isoformat(), "until": until.date().isoformat()}
-        enter(found, "prices reprice", **days, corrected=done.corrected)
+        enter(found.settings, "prices reprice", **days, corrected=done.corrected)
     if form is TextFormat.JSON:
         _print_json(done)
         return
@@ -246,7 +248,7 @@ def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> N
     versions = list(_versions(found, rows))
     with exit_on_ledger_error("prices", PriceChanged):
         enter_prices(_url(found), versions)
-        enter(found, "prices enter", versions=sorted({one.version for one in versions}))
+        enter(found.settings, "prices enter", versions=sorted({one.version for one in versions}))
     typer.echo(f"Entered {len(versions)} price{'' if len(versions) == 1 else 's'}.")
     _advise(found, versions)
 
