@@ -21,13 +21,13 @@ from gateway.commands.options import (
     SinceOption,
     UntilOption,
     asked,
-    built,
     exit_on_ledger_error,
+    report_file,
 )
 from gateway.core.record import Outcome
 
 if TYPE_CHECKING:
-    from gateway.config.build import Built
+    from gateway.config.schema import Settings
     from gateway.core.audit import Entry, Receipt
     from gateway.ledger.audit.keys import Signer
     from gateway.ledger.audit.verify import Verified
@@ -49,12 +49,13 @@ def verify(
     output: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Check every entry, signature and row. Exit 1 with what was changed, removed, moved or cut off."""
+    from gateway.config.report_file import AUDIT, LEDGER
     from gateway.ledger.audit.verify import verify as verify_log
 
-    found = built(config)
-    trusted = public_key or _trusted(found)
+    settings = report_file(config, LEDGER if public_key else AUDIT).settings
+    trusted = public_key or _trusted(settings)
     with exit_on_ledger_error("audit verify"):
-        verified = verify_log(_url(found), trusted)
+        verified = verify_log(_url(settings), trusted)
     if output is OutputFormat.JSON:
         _print_json(_verified(verified, pinned=bool(trusted)))
     else:
@@ -76,21 +77,23 @@ def residency(
 
     Left: to a zone that the most sensitive class may not reach. Exit 1 when the log was tampered with.
     """
+    from gateway.config.report_file import AUDIT, LEDGER
     from gateway.ledger.audit.verify import verify as verify_log
 
-    found = built(config)
-    policy = found.settings.privacy
+    found = report_file(config, (LEDGER if public_key else AUDIT) | {"privacy", "zones"})
+    settings, policy = found.settings, found.settings.privacy
     if privacy not in policy.classes:
         raise typer.BadParameter(f"is none of {', '.join(policy.classes)}", param_hint="--class")
     home = frozenset(policy.zones.get(policy.classes[-1], ()))
-    covered = asked(period, since, until, found.tenancy.time_zone)
+    covered = asked(period, since, until, found.zone)
     places = _Places(privacy, home, *covered.microseconds)
     with exit_on_ledger_error("audit residency"):
-        verified = verify_log(_url(found), public_key or _trusted(found), places.add)
+        verified = verify_log(_url(settings), public_key or _trusted(settings), places.add)
     answer = places.answer(verified)
     if output is OutputFormat.JSON:
         _print_json(answer)
     else:
+        typer.echo(f"{covered} ({found.zone.key})")
         _print_residency(answer)
     raise typer.Exit(0 if verified.ok else 1)
 
@@ -101,16 +104,20 @@ def acts(
     period: PeriodOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
+    public_key: PublicKeyOption = None,
     output: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """What operators did, when gateways started, and which requests privacy refused."""
+    from gateway.config.report_file import AUDIT, LEDGER
     from gateway.ledger.audit.verify import verify as verify_log
 
-    found = built(config)
+    found = report_file(config, LEDGER if public_key else AUDIT)
     entries: list[Entry] = []
     with exit_on_ledger_error("audit acts"):
-        verified = verify_log(_url(found), _trusted(found), visit_act=entries.append)
-    zone = found.tenancy.time_zone
+        verified = verify_log(
+            _url(found.settings), public_key or _trusted(found.settings), visit_act=entries.append
+        )
+    zone = found.zone
     start, end = asked(period, since, until, zone).microseconds
     rows = [
         _act(entry, zone)
@@ -137,37 +144,37 @@ def keygen() -> None:
     )
 
 
-def enter(found: "Built", act: str, **particulars: Any) -> None:
+def enter(settings: "Settings", act: str, **particulars: Any) -> None:
     """Enter what a command did into the audit log. Raises LedgerUnavailable."""
     from gateway.ledger.audit.acts import enter_act
 
-    enter_act(_url(found), signer(found), act, particulars)
+    enter_act(_url(settings), signer(settings), act, particulars)
 
 
-def signer(found: "Built") -> "Signer":
+def signer(settings: "Settings") -> "Signer":
     """Who signs entries of this configuration. Prints what is wrong with the key and exits."""
     from gateway.ledger.audit.keys import UnusableKey, signer_from, signer_in
 
-    key = found.settings.audit.signing_key
+    key = settings.audit.signing_key
     try:
-        return signer_in(_key_file(found)) if key is None else signer_from(key.get_secret_value())
+        return signer_in(_key_file(settings)) if key is None else signer_from(key.get_secret_value())
     except UnusableKey as exc:
         typer.echo(f"tollway: audit.signing_key {exc}", err=True)
         raise typer.Exit(1) from exc
 
 
-def _trusted(found: "Built") -> list[str]:
+def _trusted(settings: "Settings") -> list[str]:
     """Public keys that may sign: the configured one, or the one in the key file, and `trusted_keys`."""
-    settings = found.settings.audit
-    if settings.signing_key is None and not _key_file(found).exists():
-        return list(settings.trusted_keys)
-    return [signer(found).public_key, *settings.trusted_keys]
+    audit = settings.audit
+    if audit.signing_key is None and not _key_file(settings).exists():
+        return list(audit.trusted_keys)
+    return [signer(settings).public_key, *audit.trusted_keys]
 
 
-def _key_file(found: "Built") -> Path:
+def _key_file(settings: "Settings") -> Path:
     from gateway.ledger.url import database_of
 
-    return database_of(_url(found)).paths.key_file(found.settings.server.journal_dir)
+    return database_of(_url(settings)).paths.key_file(settings.server.journal_dir)
 
 
 class _Places:
@@ -218,23 +225,28 @@ class _Places:
 
 
 def _print_residency(answer: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from gateway.commands.tables import number, print_table, words
 
     told_answer = "YES, some left" if answer["left"] else "no, none left"
     typer.echo(
         f"Did any {answer['class']} request leave {', '.join(answer['home_zones']) or 'home'}? "
         f"{told_answer}: "
-        f"{answer['requests']:,} requests, {answer['attempts']:,} attempts sent, "
+        f"{_count(answer['requests'], 'requests', 'request')}, "
+        f"{_count(answer['attempts'], 'attempts', 'attempt')} sent, "
         f"{answer['never_sent']:,} never sent."
     )
-    table = Table("zone", "deployment", "address", "attempts", "home")
-    for place in answer["destinations"]:
-        home = "yes" if place["home"] else "NO"
-        table.add_row(place["zone"], place["deployment"], place["address"], f"{place['attempts']:,}", home)
-    Console().print(table)
+    columns = [words("zone"), words("deployment"), words("address"), number("attempts"), words("home")]
+    rows = [
+        (place["zone"], place["deployment"], place["address"], f"{place['attempts']:,}", _home(place))
+        for place in answer["destinations"]
+    ]
+    print_table(columns, rows, total=("total", "", "", f"{answer['attempts']:,}", ""))
     if not answer["verified"]:
         typer.echo("The audit log does not verify: see `tollway audit verify`.", err=True)
+
+
+def _home(place: dict[str, Any]) -> str:
+    return "yes" if place["home"] else "NO"
 
 
 def _verified(verified: "Verified", *, pinned: bool) -> dict[str, Any]:
@@ -242,16 +254,20 @@ def _verified(verified: "Verified", *, pinned: bool) -> dict[str, Any]:
 
 
 def _print_verified(verified: "Verified", *, pinned: bool) -> None:
-    typer.echo(
-        f"{verified.entries:,} entries in {verified.chains:,} chains, {verified.receipts:,} receipts for "
-        f"{verified.rows:,} rows ({verified.rows_before:,} from before the log began)."
-    )
+    signed = f"{_count(verified.entries, 'entries', 'entry')} in {_count(verified.chains, 'chains', 'chain')}"
+    receipts = _count(verified.receipts, "receipts", "receipt")
+    rows = f"{_count(verified.rows, 'rows', 'row')} ({verified.rows_before:,} from before the log began)"
+    typer.echo(f"{signed}, {receipts} for {rows}.")
     typer.echo(
         f"Signed by {', '.join(verified.keys) or 'nobody'}{'' if pinned else ' (any key was accepted)'}."
     )
     _warn(verified)
     if verified.ok:
         typer.echo("The audit log is whole.")
+
+
+def _count(count: int, many: str, one: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _warn(verified: "Verified") -> None:
@@ -274,9 +290,8 @@ def _moment_of(entry: "Entry") -> tuple[int, str, int]:
     return entry.at, entry.chain, entry.seq
 
 
-def _url(found: "Built") -> str:
-    url: str = found.settings.ledger.get_secret_value()
-    return url
+def _url(settings: "Settings") -> str:
+    return settings.ledger.get_secret_value()
 
 
 def _print_json(value: Any) -> None:

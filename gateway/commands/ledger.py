@@ -16,7 +16,6 @@ from gateway.commands.options import (
     ConfigOption,
     TextFormat,
     TextFormatOption,
-    built,
     exit_on_ledger_error,
     month,
     month_after,
@@ -93,17 +92,18 @@ def close(
 
     Cannot be undone.
     """
+    from gateway.config.report_file import AUDIT
     from gateway.ledger.retention import PeriodRefused
     from gateway.ledger.retention import close as close_period
 
-    found = built(config)
+    found = report_file(config, AUDIT)
     first = month_after(month(period))
-    before = start_of_day(first, found.tenancy.time_zone)
+    before = start_of_day(first, found.zone)
     if not yes:
         typer.confirm(f"Close {period} and everything before it for good?", abort=True, err=True)
     with exit_on_ledger_error("ledger close", PeriodRefused):
-        close_period(found.settings.ledger.get_secret_value(), before, now=now_microseconds())
-        enter(found, "ledger close", before=first.isoformat())
+        close_period(found.ledger_url, before, now=now_microseconds())
+        enter(found.settings, "ledger close", before=first.isoformat())
     _print(form, {"closed_before": first.isoformat()}, f"Closed up to and including {period}.")
 
 
@@ -115,17 +115,18 @@ def prune(
     form: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """Delete the rows of closed months and keep their totals. Cannot be undone."""
+    from gateway.config.report_file import AUDIT
     from gateway.ledger.retention import PeriodRefused
     from gateway.ledger.retention import prune as prune_period
 
-    found = built(config)
+    found = report_file(config, AUDIT)
     first = month(before)
-    end = start_of_day(first, found.tenancy.time_zone)
+    end = start_of_day(first, found.zone)
     if not yes:
         typer.confirm(f"Delete every row before {before} for good?", abort=True, err=True)
     with exit_on_ledger_error("ledger prune", PeriodRefused):
-        deleted = prune_period(found.settings.ledger.get_secret_value(), end, now=now_microseconds())
-        enter(found, "ledger prune", before=first.isoformat(), rows=deleted)
+        deleted = prune_period(found.ledger_url, end, now=now_microseconds())
+        enter(found.settings, "ledger prune", before=first.isoformat(), rows=deleted)
     _print(
         form,
         {"pruned_before": first.isoformat(), "rows_deleted": deleted},
@@ -136,12 +137,13 @@ def prune(
 @ledger_app.command()
 def rebuild(config: ConfigOption = DEFAULT_FILE, form: TextFormatOption = TextFormat.TEXT) -> None:
     """Make all totals anew from the rows, and say whether they had been right."""
+    from gateway.config.report_file import AUDIT
     from gateway.ledger.retention import rebuild as rebuild_totals
 
-    found = built(config)
+    found = report_file(config, AUDIT)
     with exit_on_ledger_error("ledger rebuild"):
-        done = rebuild_totals(found.settings.ledger.get_secret_value())
-        enter(found, "ledger rebuild", rows=done.rows)
+        done = rebuild_totals(found.ledger_url)
+        enter(found.settings, "ledger rebuild", rows=done.rows)
     before, after = usd_text(done.nano_usd_before), usd_text(done.nano_usd_after)
     same = "as before" if before == after else f"they had said {before} USD"
     _print(

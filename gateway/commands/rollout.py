@@ -73,7 +73,7 @@ def rollback(
         old = _version(version, read_policies(url))
         done = roll_back(config, old, url, os.environ, stand_in=_stand_in(reload=reload))
         built = done.built
-        enter(built, "policy rollback", version=old)
+        enter(built.settings, "policy rollback", version=old)
     typer.echo(f"{config}: is version {old} again.")
     if done.to_set:
         typer.echo(f"The gateway needs variables that are not set here: {', '.join(done.to_set)}.", err=True)

@@ -35,7 +35,7 @@ WhatIfOption = Annotated[
 ]
 ChartOption = Annotated[
     Path | None,
-    typer.Option(help="Also draw the break-even curve into this file (.png, .svg); needs tollway[charts]."),
+    typer.Option(help="Also draw the break-even curve into this file (.png, .svg): extra `charts`."),
 ]
 
 

@@ -18,12 +18,14 @@ from gateway.core.tenancy import Scope
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.finance.tco.sources import TcoSources
 
-# The ledger and the org's calendar; with them the budgets; with them what traffic may go to.
+# The ledger and the org's calendar; with them the budgets; with them what traffic may go to; with them who
+# signs the audit log, and where its key is kept.
 LEDGER = frozenset({"ledger", "org"})
 BUDGETS = LEDGER | {"state", "teams", "features", "keys"}
 DEPLOYMENTS = LEDGER | {"deployments", "zones"}
+AUDIT = LEDGER | {"audit", "server"}
 
-_READ_FROM = stand_in_but_for(("ledger",), ("state",))
+_READ_FROM = stand_in_but_for(("ledger",), ("state",), ("audit", "signing_key"))
 
 
 @dataclass(frozen=True, slots=True)

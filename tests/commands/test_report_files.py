@@ -1,8 +1,11 @@
 """Reports need nothing of the file that they do not use, and a check in CI needs no secrets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
@@ -45,6 +48,15 @@ REPORTS = (
     ("export", "focus", "--month", "2026-01"),
     ("policy", "history"),
     ("ledger", "status"),
+    ("prices", "list"),
+    ("audit", "verify", "--public-key", "0" * 64),
+    ("audit", "residency", "--class", "internal", "--public-key", "0" * 64),
+    ("audit", "acts", "--public-key", "0" * 64),
+)
+# These sign what they did.
+SIGNED = (
+    ("ledger", "close", "2026-01", "--yes"),
+    ("ledger", "rebuild"),
 )
 
 
@@ -75,6 +87,18 @@ def test_a_mistake_elsewhere_in_the_file_is_no_obstacle(config: Path, words: tup
     done = tollway(*words, "--config", str(config))
     assert done.exit_code == 0, done.output
     assert tollway("check", str(config)).exit_code == 1
+
+
+@pytest.mark.parametrize("words", SIGNED)
+def test_what_enters_the_audit_log_needs_the_key_that_signs_it_and_no_other_secret(
+    config: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    refused = tollway(*words, "--config", str(config))
+    assert (refused.exit_code, refused.stderr.count("is not set")) == (1, 1)
+    assert "audit.signing_key: the environment variable AUDIT_KEY is not set" in refused.stderr
+    monkeypatch.setenv("AUDIT_KEY", "5b" * 32)
+    done = tollway(*words, "--config", str(config))
+    assert done.exit_code == 0, done.output
 
 
 def test_a_mistake_in_what_a_report_uses_is_told(config: Path) -> None:
@@ -117,3 +141,18 @@ def test_the_version_is_told(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("words", [(), ("usage",), ("policy",), ("policy", "diff"), ("prices", "set")])
 def test_help_has_a_short_name(words: tuple[str, ...]) -> None:
     assert tollway(*words, "-h").exit_code == 0
+
+
+def helps(command: TyperGroup | TyperCommand) -> Iterator[str]:
+    """Every text of help of `command` and below."""
+    for parameter in command.params:
+        yield getattr(parameter, "help", None) or ""
+    if isinstance(command, TyperGroup):
+        for below in command.commands.values():
+            yield from helps(below)
+
+
+def test_no_help_has_brackets_which_its_page_would_take_for_markup_and_leave_out() -> None:
+    found = [*helps(get_command(app))]
+    assert len(found) > 100
+    assert [text for text in found if "[" in text] == []
