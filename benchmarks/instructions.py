@@ -4,6 +4,7 @@
     python -m benchmarks.instructions --details    # the same, usage with cached and reasoning tokens
     python -m benchmarks.instructions --stream     # a stream of 100 chunks
     python -m benchmarks.instructions --continuous-usage    # the same, each chunk with its usage
+    python -m benchmarks.instructions --access-log all      # a line of the access log for each request
 
 A whole gateway runs in one process. Its sockets are replaced by transports in memory, so what the kernel does
 is left out, and so is the timing of a network. Counts repeat within half a percent. Needs valgrind.
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WARM_REQUESTS = 200
 COUNTED_REQUESTS = 320
 LIMIT_SECONDS = 900
+ACCESS_LOGS = ("errors", "off", "all")  # the default first
 
 _TOTAL = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 _THREAD = re.compile(r"^thread: (\d+)", re.MULTILINE)
@@ -50,6 +52,7 @@ def count(
     stream: bool = False,
     continuous_usage: bool = False,
     details: bool = False,
+    access_log: str = ACCESS_LOGS[0],
     requests: int = COUNTED_REQUESTS,
     python: str = sys.executable,
 ) -> Counted:
@@ -62,6 +65,7 @@ def count(
             *("valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes"),
             *(f"--callgrind-out-file={folder}/callgrind.out", python, "-m", "benchmarks.instructions_load"),
             *("--warm", str(WARM_REQUESTS), "--counted", str(requests), "--folder", name),
+            *("--access-log", access_log),
             *(("--stream",) if stream else ()),
             *(("--continuous-usage",) if continuous_usage else ()),
             *(("--details",) if details else ()),
@@ -116,6 +120,7 @@ def main() -> int:
     parser.add_argument(
         "--details", action="store_true", help="one answer whose usage tells cached and reasoning tokens"
     )
+    parser.add_argument("--access-log", choices=ACCESS_LOGS, default=ACCESS_LOGS[0], help="server.access_log")
     parser.add_argument("--requests", type=int, default=COUNTED_REQUESTS, help="how many are counted")
     parser.add_argument("--most", type=int, help="exit 1 if the request thread needs more than this")
     options = parser.parse_args()
@@ -124,6 +129,7 @@ def main() -> int:
             stream=options.stream or options.continuous_usage,
             continuous_usage=options.continuous_usage,
             details=options.details,
+            access_log=options.access_log,
             requests=options.requests,
         )
     except CannotCount as exc:

@@ -18,6 +18,8 @@ import uvloop
 from benchmarks import stream_upstream, wire
 from gateway.app import Gateway
 from gateway.garbage import collect_seldom
+from gateway.metrics.access_log import RequestLines
+from gateway.metrics.log_output import LogOutput
 from gateway.policy.rollout.config_file import ConfigFile
 
 if TYPE_CHECKING:
@@ -183,14 +185,15 @@ async def count(options: argparse.Namespace) -> None:
     loop.events = upstream_events(
         stream=options.stream, continuous_usage=options.continuous_usage, details=options.details
     )
-    config = CONFIG
+    config = options.folder / CONFIG.name
+    text = CONFIG.read_text().replace("server:\n", f"server:\n  access_log: {options.access_log}\n", 1)
     if options.continuous_usage:
-        config = options.folder / CONFIG.name
-        text = CONFIG.read_text()
-        config.write_text(text.replace("provider: vllm\n", "provider: vllm\n    continuous_usage: true\n"))
+        text = text.replace("provider: vllm\n", "provider: vllm\n    continuous_usage: true\n")
+    config.write_text(text)
     found = ConfigFile(config, os.environ).read()
     assert found.built is not None, found.problems
-    gateway = Gateway(found.built)
+    lines = RequestLines(LogOutput(os.open(os.devnull, os.O_WRONLY)), {}, None)
+    gateway = Gateway(found.built, request_lines=lines)
     await gateway.start()
     collect_seldom()
     load = Load(loop, stream=options.stream)
@@ -210,6 +213,7 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--continuous-usage", action="store_true")
     parser.add_argument("--details", action="store_true")
+    parser.add_argument("--access-log", required=True)
     with asyncio.Runner(loop_factory=CountedLoop) as runner:
         runner.run(count(parser.parse_args()))
         os._exit(0)  # what is open has no other side that could close it

@@ -15,6 +15,7 @@ from gateway.config.build import Built
 from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Handler
 from gateway.http.server.listening import Listening, url_of
+from gateway.metrics.access_log import RequestLines
 from gateway.metrics.across import FamilySamples
 from gateway.metrics.telemetry import CONTENT_TYPE
 from gateway.policy.rollout.config_file import ConfigFile
@@ -35,13 +36,15 @@ class Gateway:
         sockets: Listeners | None = None,
         *,
         writer_path: Path | None = None,
+        request_lines: RequestLines | None = None,
     ) -> None:
         """`file` is what `built` was read from; without it there is nothing to reload.
 
         `sockets` are those for the two ports; left out: they are opened as `built` says. `writer_path` is
-        where the ledger's writer listens; left out: the gateway runs one.
+        where the ledger's writer listens; left out: the gateway runs one. `request_lines` is where the access
+        log goes; left out: there is none.
         """
-        self.parts = build_parts(built, writer_path)
+        self.parts = build_parts(built, writer_path, request_lines)
         self._adoption = Adoption(self.parts, built)
         self.reloader = None if file is None else self._reloader(built, file)
         self._readiness = Readiness(self.parts)

@@ -20,6 +20,7 @@ from gateway.commands.options import DEFAULT_FILE, ConfigOption
 from gateway.commands.policy import policy_app
 from gateway.commands.prices import prices_app
 from gateway.commands.replicas import replicas_app
+from gateway.commands.requests import requests_app
 from gateway.commands.tco import tco
 from gateway.commands.usage import usage
 from gateway.garbage import collect_seldom, start_without_collecting
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.config.build import Built
     from gateway.config.load import Loaded
     from gateway.config.problems import Problem
+    from gateway.metrics.access_log import RequestLines
     from gateway.policy.rollout.config_file import ConfigFile
 
 app = typer.Typer(
@@ -46,6 +48,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prices_app, name="prices")
 app.add_typer(replicas_app, name="replicas")
+app.add_typer(requests_app, name="requests")
 
 FileArgument = Annotated[Path, typer.Argument(help="The configuration file.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 takes a free one.")]
@@ -151,10 +154,10 @@ def serve(config: ConfigOption = DEFAULT_FILE, workers: WorkersOption = 1) -> No
             err=True,
         )
         raise typer.Exit(1)
-    configure_logs(found.built.settings.server.log_level)
+    lines = configure_logs(found.built.settings.server.log_level)
     try:
         if workers == 1:
-            run_on_uvloop(_serve(found.built, file))
+            run_on_uvloop(_serve(found.built, file, lines))
         else:
             run_on_uvloop(_supervise(found.loaded, found.built, workers))
     except (PortTaken, LedgerUnavailable, WorkersFailed) as exc:
@@ -197,11 +200,11 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-async def _serve(built: "Built", file: "ConfigFile") -> None:
+async def _serve(built: "Built", file: "ConfigFile", lines: "RequestLines") -> None:
     from gateway.app import Gateway
 
     stop = stop_signal()
-    gateway = Gateway(built, file)
+    gateway = Gateway(built, file, request_lines=lines)
     collect_seldom()
     if not await gateway.start_unless(stop):
         return

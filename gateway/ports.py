@@ -208,6 +208,11 @@ class Inbound(Protocol):
         """The first value of each header, by its name in lower case."""
         ...
 
+    @property
+    def peer(self) -> str:
+        """Who is connected, `ip:port`: a proxy where one stands in front. Empty where nobody can tell."""
+        ...
+
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body, decompressed.
 

@@ -10,10 +10,11 @@ from fastapi import APIRouter
 
 from gateway.admin.explain import explain_router
 from gateway.admin.reload import ConfigProblem, ReloadAnswer, ReloadRefusal, reload_router
+from gateway.admin.requests import requests_router
 from gateway.admin.tco import TcoQuestion, tco_router
 from gateway.admin.usage import UsageQuery, usage_router
 from gateway.config.build import Built
-from gateway.core.errors import InvalidRequest, Unavailable
+from gateway.core.errors import InvalidRequest, RequestNotFound, Unavailable
 from gateway.finance.tabular import ParquetMissing
 from gateway.finance.tco.compare import TcoRows
 from gateway.finance.tco.question import TcoPeriod, WrongTime, answer
@@ -22,6 +23,7 @@ from gateway.finance.usage_report import UsageQuestion, usage_document, usage_ro
 from gateway.ledger.dimensions import Unanswerable
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.ledger import JournaledLedger
+from gateway.ledger.requests import find_request, nothing_known
 from gateway.policy.explain import DecisionQuestion, Explainer, Explanation
 from gateway.policy.rollout.reloader import How, Reloader, ReloadRefused, Result, problem_fields
 from gateway.ports import Clock
@@ -55,6 +57,7 @@ class Operations:
         routers = [explain_router(self.explain, lambda: self._pipeline.rulebook.max_messages)]
         routers.append(usage_router(self.usage))
         routers.append(tco_router(self.tco))
+        routers.append(requests_router(self.request))
         if self._reloader is not None:
             routers.append(reload_router(partial(answer_reload, self._reloader)))
         return routers
@@ -81,6 +84,18 @@ class Operations:
             raise InvalidRequest(f"{exc}.") from exc
         except LedgerUnavailable as exc:
             raise Unavailable(f"{exc}.", retry_after_seconds=LEDGER_RETRY_SECONDS) from exc
+
+    async def request(self, request_id: str) -> bytes:
+        """What became of a request, as JSON. Raises RequestNotFound, Unavailable."""
+        settings = self._built().settings
+        url, server = settings.ledger.get_secret_value(), settings.server
+        try:
+            found = await asyncio.to_thread(find_request, url, server.journal_dir, request_id)
+        except LedgerUnavailable as exc:
+            raise Unavailable(f"{exc}.", retry_after_seconds=LEDGER_RETRY_SECONDS) from exc
+        if found is None:
+            raise RequestNotFound(nothing_known(request_id, server.refusals_kept_days))
+        return msgspec.json.encode(found)
 
     async def tco(self, question: TcoQuestion) -> bytes:
         """Both sides of the bill, as JSON. Raises InvalidRequest, Unavailable."""

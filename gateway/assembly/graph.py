@@ -26,7 +26,9 @@ from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
 from gateway.ledger.process.messages import WriterSettings
 from gateway.ledger.process.owner import WriterOwner
+from gateway.ledger.refused_retention import RefusedRetention
 from gateway.ledger.spending import spent_in_windows
+from gateway.metrics.access_log import AccessLog, RequestLines
 from gateway.metrics.alerts import BudgetAlerts
 from gateway.metrics.scrape import ScrapeSources
 from gateway.metrics.telemetry import PrometheusTelemetry
@@ -38,6 +40,7 @@ from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
 from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.unanswered import UnansweredRequests
 from gateway.quota.factory import AnyAdmission, open_admission
 from gateway.quota.memory import Shadowed
 from gateway.replicas.health import HealthProber
@@ -76,10 +79,13 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     pool_accrual: PoolAccrual
     alerts: BudgetAlerts
     archive: PolicyArchive
+    refused_retention: RefusedRetention
 
 
-def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
+def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLines | None) -> GatewayParts:
     """`writer_path` is where the ledger's writer listens; without one the gateway runs its own.
+
+    `request_lines` is where the access log goes; without it there is none.
 
     Raises UnusableKey when the configured signing key is none.
     """
@@ -109,6 +115,8 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         disks=lambda: disks.space,
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
+        refusals_not_kept=lambda: pipeline.unanswered.not_kept,
+        log_lines_lost=lambda: 0 if request_lines is None else request_lines.output.lost,
     )
 
     def budget_refused(error: BudgetExceeded) -> None:
@@ -121,7 +129,8 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
     most = built.settings.server.max_event_mib * 1024 * 1024
     tracing = _tracing(built, telemetry, clock, tasks)
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
-    services = Services(client, admission, ledger, told, clock, max_event_bytes=most)
+    access_log = _access_log(built, request_lines)
+    services = Services(client, admission, ledger, told, clock, max_event_bytes=most, access_log=access_log)
     images = ImageFetcher()
     pipeline = _pipeline(built, services, ledger, entities, images)
     return GatewayParts(
@@ -144,6 +153,7 @@ def build_parts(built: Built, writer_path: Path | None) -> GatewayParts:
         pool_accrual=_pool_accrual(built, telemetry, clock, tasks),
         alerts=alerts,
         archive=PolicyArchive(url, tasks),
+        refused_retention=RefusedRetention(url, built.settings.server.refusals_kept_days, clock.now, tasks),
     )
 
 
@@ -229,7 +239,14 @@ def _pipeline(
     images: ImageFetcher,
 ) -> Pipeline:
     def audit_denial(denial: Denial) -> None:
-        ledger.note(EntryKind.REFUSED, msgspec.structs.asdict(denial))
+        ledger.note(EntryKind.REFUSED, msgspec.to_builtins(denial))
+
+    unanswered = UnansweredRequests(
+        keep=ledger.keep_refused,
+        denied=audit_denial,
+        access_log=services.access_log,
+        clock=services.clock,
+    )
 
     return Pipeline(
         rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities, images),
@@ -239,8 +256,20 @@ def _pipeline(
         telemetry=services.telemetry,
         clock=services.clock,
         random=random.random,
-        denied=audit_denial,
+        unanswered=unanswered,
         counter=PromptCounter(services.upstream, services.clock),
+    )
+
+
+def _access_log(built: Built, lines: RequestLines | None) -> AccessLog | None:
+    server = built.settings.server
+    if lines is None or server.access_log == "off":
+        return None
+    return AccessLog(
+        lines,
+        writes_all=server.access_log == "all",
+        sample=float(server.access_log_sample),
+        random=random.random,
     )
 
 

@@ -42,6 +42,7 @@ class ClosingStep(enum.Enum):
     PRICE_WATCH = "price watch"
     POOL_ACCRUAL = "pool accrual"
     ARCHIVE = "policy archive"
+    REFUSED_RETENTION = "retention of refused requests"
     ADMISSION = "admission"
     LEDGER = "ledger"
     LEDGER_WRITER = "ledger writer"
@@ -190,6 +191,8 @@ class Lifecycle:
         parts.alerts.start()
         closing.register(ClosingStep.ARCHIVE, parts.archive.close)
         parts.archive.start()
+        closing.register(ClosingStep.REFUSED_RETENTION, parts.refused_retention.close)
+        parts.refused_retention.start()
         self._adoption.archive(How.START)
         parts.ledger.note(EntryKind.ACT, {"act": "start", "policy": built.version})
         if self._reloader is not None:

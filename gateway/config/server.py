@@ -2,11 +2,21 @@
 
 import hashlib
 import hmac
+from decimal import Decimal
 from typing import Final, Literal
 
 from pydantic import Field
 
-from gateway.config.kinds import Count, FilePath, Flag, PortNumber, Seconds, Secret, Section
+from gateway.config.kinds import (
+    Count,
+    FilePath,
+    Flag,
+    PortNumber,
+    Probability,
+    Seconds,
+    Secret,
+    Section,
+)
 from gateway.config.urls import Host
 
 # Without a secret of the operator there is nothing to derive from. Keys are 256 random bits, so a public
@@ -76,6 +86,21 @@ class Server(Section):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"
+    )
+    access_log: Literal["off", "errors", "all"] = Field(
+        default="errors",
+        description="one line a request in the log: `errors` for those that did not succeed, `all` for those "
+        "that did too",
+    )
+    access_log_sample: Probability = Field(
+        default=Decimal(1),
+        description="with `access_log: all`, share of the requests that succeeded which get a line; the "
+        "others always do",
+    )
+    refusals_kept_days: Count = Field(
+        default=7,
+        description="how long `tollway requests show` finds a refused request, days; the 200,000 latest "
+        "at most",
     )
     key_pepper: Secret | None = Field(
         default=None,

@@ -57,14 +57,18 @@ class Opening(msgspec.Struct, frozen=True):
     heads: list[Head]
 
 
-class Denial(msgspec.Struct, frozen=True):
-    """A request that privacy kept in."""
+class Denial(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request that privacy kept in.
+
+    `left_out`: so many more of its key, since the entry before, have none of their own.
+    """
 
     request_id: str
     key: str
     feature: str
     model: str
     message: str
+    left_out: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True):

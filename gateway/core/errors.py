@@ -8,7 +8,8 @@ GatewayError                 the client gets an error envelope (core/envelope.py
  ├─ PrivacyViolation         403  the privacy class allows no deployment of the model
  ├─ RefusedByRule            403  a rule of the model refuses this request
  ├─ NotFound                 404  unknown route
- │   └─ ModelNotFound        404  unknown model, or one the key may not use
+ │   ├─ ModelNotFound        404  unknown model, or one the key may not use
+ │   └─ RequestNotFound      404  the admin API knows nothing of a request of this id
  ├─ MethodNotAllowed         405
  ├─ PayloadTooLarge          413
  ├─ LimitExceeded            429  a rate or concurrency limit; worth a retry later
@@ -33,16 +34,34 @@ from gateway.core.upstream_error import UpstreamError
 from gateway.dialects.refusals import Remedy
 
 
+class RefusedBy(enum.StrEnum):
+    """What of the gateway, or behind it, refused a request. For logs and records; clients read the code."""
+
+    REQUEST = "request"  # it is malformed, too large, or asks for what there is not
+    KEY = "key"  # unknown, expired, or not for this feature
+    MODEL = "model"  # unknown, not for this key, or unable to read this content
+    PRIVACY = "privacy"
+    RULE = "rule"
+    LIMIT = "limit"
+    BUDGET = "budget"
+    UPSTREAM = "upstream"
+    GATEWAY = "gateway"  # not ready, not able, or defective
+
+
 class GatewayError(Exception):
     """Base of all errors that a client sees. `message` says what to do; it never holds prompt text.
 
     `should_retry`: the same request may succeed if it is sent again, and costs nothing twice. It may be sent
     after `retry_after_seconds` (None: at once).
 
-    `headers` are fields of its answer, beside those that say when to retry.
+    `headers` are fields of its answer, beside those that say when to retry. `attempts` were made before it,
+    the last one at `deployment`.
     """
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    attempts = 0
+    deployment = ""
+    refused_by = RefusedBy.GATEWAY
     status = 500
     type = "server_error"
     code = "internal_error"
@@ -58,6 +77,7 @@ class GatewayError(Exception):
 
 
 class InvalidRequest(GatewayError):
+    refused_by = RefusedBy.REQUEST
     status = 400
     type = "invalid_request_error"
     code = "invalid_request"
@@ -69,50 +89,63 @@ class InvalidRequest(GatewayError):
 
 
 class UnsupportedModality(InvalidRequest):
+    refused_by = RefusedBy.MODEL
     code = "unsupported_modality"
 
 
 class InvalidApiKey(GatewayError):
+    refused_by = RefusedBy.KEY
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
 
 
 class PermissionDenied(GatewayError):
+    refused_by = RefusedBy.KEY
     status = 403
     type = "permission_error"
     code = "permission_denied"
 
 
 class PrivacyViolation(GatewayError):
+    refused_by = RefusedBy.PRIVACY
     status = 403
     type = "permission_error"
     code = "privacy_policy_violation"
 
 
 class RefusedByRule(GatewayError):
+    refused_by = RefusedBy.RULE
     status = 403
     type = "permission_error"
     code = "refused_by_rule"
 
 
 class NotFound(GatewayError):
+    refused_by = RefusedBy.REQUEST
     status = 404
     type = "invalid_request_error"
     code = "unknown_url"
 
 
 class ModelNotFound(NotFound):
+    refused_by = RefusedBy.MODEL
     code = "model_not_found"
 
 
+class RequestNotFound(NotFound):
+    code = "request_not_found"
+
+
 class MethodNotAllowed(GatewayError):
+    refused_by = RefusedBy.REQUEST
     status = 405
     type = "invalid_request_error"
     code = "method_not_supported"
 
 
 class PayloadTooLarge(GatewayError):
+    refused_by = RefusedBy.REQUEST
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
@@ -124,6 +157,7 @@ class LimitExceeded(GatewayError):
     Where that is infinite, the request will never fit.
     """
 
+    refused_by = RefusedBy.LIMIT
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
@@ -133,6 +167,8 @@ class LimitExceeded(GatewayError):
         super().__init__(message, retry_after_seconds=retry_after_seconds)
         self.scope = scope
         self.limit = limit
+        if scope == "upstream":  # no limit of ours
+            self.refused_by = RefusedBy.UPSTREAM
 
 
 class BudgetExceeded(GatewayError):
@@ -141,6 +177,7 @@ class BudgetExceeded(GatewayError):
     `only_held`: the room is not spent, only held by requests in flight, so a retry soon can succeed.
     """
 
+    refused_by = RefusedBy.BUDGET
     status = 429
     type = "insufficient_quota"
     code = "insufficient_quota"
@@ -164,6 +201,7 @@ class UpstreamRejected(GatewayError):
     Its message, type, param and code are kept, and what else its error had in `extras`.
     """
 
+    refused_by = RefusedBy.UPSTREAM
     code = "upstream_rejected"
 
     def __init__(
@@ -184,6 +222,7 @@ class UpstreamRejected(GatewayError):
 
 
 class UpstreamExhausted(GatewayError):
+    refused_by = RefusedBy.UPSTREAM
     status = 502
     type = "server_error"
     code = "upstream_error"
@@ -193,6 +232,7 @@ class UpstreamExhausted(GatewayError):
 class UpstreamAccountRejected(GatewayError):
     """Key, money, permission or model name of our own account there: no matter of the client's."""
 
+    refused_by = RefusedBy.UPSTREAM
     status = 502
     type = "server_error"
     code = "upstream_account_rejected"
@@ -201,6 +241,7 @@ class UpstreamAccountRejected(GatewayError):
 class UpstreamBusy(GatewayError):
     """What could answer has too much to do, and told to come back after `retry_after_seconds`."""
 
+    refused_by = RefusedBy.UPSTREAM
     status = 503
     type = "server_error"
     code = "upstream_busy"
@@ -210,6 +251,7 @@ class UpstreamBusy(GatewayError):
 class UpstreamTimeout(GatewayError):
     """No answer in time. Sent again, the same work could be done and paid for twice."""
 
+    refused_by = RefusedBy.UPSTREAM
     status = 504
     type = "server_error"
     code = "upstream_timeout"

@@ -54,6 +54,7 @@ _UNSEEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNOREC
 _TAG = re.compile(r"<[^>]*>")
 _LOOKS_LIKE_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|center|h1)\b", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CODE = re.compile(r"[\w.-]{1,64}")
 
 _Object = Mapping[str, Any]
 
@@ -73,6 +74,11 @@ class UpstreamError(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None = None
     inner_code: str | None = None
     extras: Mapping[str, Any] = {}
+
+
+def is_code(text: str) -> bool:
+    """Whether it looks like a code. Anything else may hold a piece of the prompt, and is not written down."""
+    return _CODE.fullmatch(text) is not None
 
 
 def secrets_in(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:

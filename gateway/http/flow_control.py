@@ -14,6 +14,8 @@ connections, a request takes a quarter less time. A request alone waits for noth
 import asyncio
 from collections.abc import Callable
 
+from gateway.http.addresses import host_port
+
 
 class WriteCoalescer:
     """One for each server or client. Holds a turn's writes only, each bounded by its caller."""
@@ -84,6 +86,12 @@ class FlowControl:
         self._transport = transport
         # uvloop's own low mark is 16 bytes: a large answer would stop and start with every buffer.
         transport.set_write_buffer_limits(high=64 * 1024, low=16 * 1024)
+
+    @property
+    def peer(self) -> str:
+        """Who is on the other side, `ip:port`; empty where the transport does not know."""
+        name = self._transport.get_extra_info("peername")
+        return host_port(*name[:2]) if name else ""
 
     # --- writing ---
 

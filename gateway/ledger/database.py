@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Select
 
+from gateway.core.refused_request import RefusedRequest
 from gateway.ledger.audit.trail import AuditTrail
 from gateway.ledger.journal.frames import Note
 from gateway.ledger.paths import LedgerPaths
@@ -34,11 +35,15 @@ class Advance(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one transaction takes: rows, entries of the audit log, and how far that brings their journals."""
+    """What one transaction takes, and how far that brings the journals that it comes from.
+
+    `notes` are entries of the audit log, `refused` records of refused requests.
+    """
 
     rows: Sequence[Row]
     notes: Sequence[Note] = ()
     advances: Sequence[Advance] = ()
+    refused: Sequence[RefusedRequest] = ()
 
 
 class RowsRefused(Exception):

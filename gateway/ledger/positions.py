@@ -1,15 +1,13 @@
 """How far the journal of each worker is in the ledger, kept in the same transaction as its rows and notes.
 
 So a writer that was killed is followed by one that begins where its last commit ended, and nothing is
-entered twice. The table belongs to no revision: release 0.1.0 refuses a revision that it does not know, and
-has to run beside this one during a rollout. Whoever adds the next revision adopts the table there.
+entered twice.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 TABLE = "journal_position"
-CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (worker TEXT PRIMARY KEY, committed BIGINT NOT NULL)"
 
 COMMITTED = f"SELECT committed FROM {TABLE} WHERE worker = ?"  # noqa: S608
 # Changes no row when somebody else has committed a part of that journal meanwhile.

@@ -5,8 +5,8 @@ from typing import Any
 
 from gateway.ledger.errors import LedgerUnavailable, LedgerUnusable
 
-HEAD = "0007"  # a test holds this equal to the newest file in migrations/versions
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")  # oldest first
+HEAD = "0008"  # a test holds this equal to the newest file in migrations/versions
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")  # oldest first
 # The revision that the tables have. Not Alembic's default: the database may belong to another program too.
 VERSION_TABLE = "ledger_schema"
 # The revision that a Tollway has to know to work with them. Release 0.1.0 has this table alone, for both.

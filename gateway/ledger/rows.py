@@ -27,7 +27,7 @@ TAG_NAME_CHARACTERS = 128
 TAGS = 64  # most tags of a row
 INTEGER_CEILING = 2**53  # exact in JSON and Lua too; a thousand such rows still add up within 64 bits
 
-ATTEMPT_ID = COLUMNS.index("attempt_id")
+ATTEMPT_ID, REQUEST_ID = COLUMNS.index("attempt_id"), COLUMNS.index("request_id")
 _IDS = frozenset({"attempt_id", "request_id"})
 _JSON = frozenset({"tags", "counterfactual_nano_usd", "facts", "usage", "reported", "rates", "unit_nano_usd"})
 _TAGS = COLUMNS.index("tags")

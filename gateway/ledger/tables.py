@@ -223,6 +223,37 @@ price_version = Table(
     _integer("entered_at"),  # UTC microseconds; of two versions with one `effective_from` the later counts
 )
 
+# Requests that were answered with an error, for some days: the fields of a RefusedRequest.
+refused_request = Table(
+    "refused_request",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    _integer("at"),
+    _integer("status"),
+    _text("code"),
+    _text("refused_by"),
+    _text("param"),
+    _text("scope"),
+    _text("limit_name"),
+    _text("message"),
+    _text("endpoint"),
+    _text("org"),
+    _text("team"),
+    _text("feature"),
+    _text("key"),
+    _text("model"),
+    _text("privacy"),
+    Column("stream", Boolean, nullable=False),
+    _text("deployment"),
+    _integer("attempts"),
+)
+Index("refused_request_at", refused_request.c.at)
+
+# How far the journal of each worker is in here: see positions.py.
+journal_position = Table(
+    "journal_position", metadata, Column("worker", Text, primary_key=True), _integer("committed")
+)
+
 # The revision that a version has to know to use these tables: see revisions.LEAST_TABLE.
 ledger_revision = Table("ledger_revision", metadata, Column("version_num", String(32), primary_key=True))
 

@@ -16,9 +16,10 @@ import msgspec
 import structlog
 
 from gateway.core.histogram import Histogram
+from gateway.core.refused_request import RefusedRequest
 from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow, RowsRefused, RowStore
 from gateway.ledger.errors import LedgerDiskFull, LedgerUnavailable, LedgerUnusable
-from gateway.ledger.journal.frames import Note
+from gateway.ledger.journal.frames import Note, Told
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.process.telemetry import COMMIT_SECONDS
 from gateway.ledger.rows import ATTEMPT_ID, Row
@@ -57,7 +58,7 @@ class _Queued(NamedTuple):
     """`position` is that of the journal in which the entry has a `number`."""
 
     row: Row | None
-    note: Note | None
+    told: Told | None
     number: int
     position: JournalPosition | None
 
@@ -126,7 +127,7 @@ class LedgerWriter:
     def put(self, entries: Iterable[LedgerEntry], position: JournalPosition | None = None) -> None:
         """Queue `entries` of the journal at `position`, or of none."""
         queued = [
-            _Queued(row, note, number or 0, position if number else None) for row, note, number in entries
+            _Queued(row, told, number or 0, position if number else None) for row, told, number in entries
         ]
         self._pending += queued
         self._put += len(queued)
@@ -352,10 +353,11 @@ class LedgerWriter:
 def _batch_of(queued: Sequence[_Queued]) -> tuple[Batch, dict[JournalPosition, int]]:
     """What one transaction takes, and how far each journal then is."""
     rows = [one.row for one in queued if one.row is not None]
-    notes = [one.note for one in queued if one.note is not None]
+    notes = [one.told for one in queued if isinstance(one.told, Note)]
+    refused = [one.told for one in queued if isinstance(one.told, RefusedRequest)]
     moves: dict[JournalPosition, int] = {}
     for one in queued:
         if one.position is not None:
             moves[one.position] = one.number
     advances = [Advance(position.worker, position.committed, number) for position, number in moves.items()]
-    return Batch(rows, notes, advances), moves
+    return Batch(rows, notes, advances, refused), moves

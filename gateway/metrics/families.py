@@ -101,6 +101,9 @@ DECISIONS = _counter(
     "Admitted requests by the deployment planned first, and why.",
 )
 REFUSALS = _counter("refusals_total", "code", "Requests answered with an error, by the error's code.")
+REFUSALS_NOT_KEPT = _counter(
+    "refusals_not_kept_total", "", "Refused requests that left no record: there were too many, or no room."
+)
 LIMIT_REJECTIONS = _counter(
     "limit_rejections_total", "scope limit", "Requests refused by a limit or budget of a kind of scope."
 )
@@ -219,6 +222,9 @@ RELOAD_TIME = _gauge(
     "When the file was last brought into force, in seconds since 1970.",
 )
 
+LOG_LINES_LOST = _counter(
+    "log_lines_lost_total", "", "Lines of the log that whoever reads stderr was too slow for."
+)
 TASK_UP = _gauge(
     "background_task_up", "task", "1 while the background task works, 0 while it fails and is tried again."
 )
@@ -247,6 +253,7 @@ FAMILIES = (
     OVERHEAD,
     DECISIONS,
     REFUSALS,
+    REFUSALS_NOT_KEPT,
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,
     TYPICAL_OUTPUT,
@@ -280,6 +287,7 @@ FAMILIES = (
     RELOADS,
     RELOAD_OK,
     RELOAD_TIME,
+    LOG_LINES_LOST,
     TASK_UP,
     TASK_FAILURES,
 )

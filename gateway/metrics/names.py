@@ -2,8 +2,6 @@
 
 import msgspec
 
-from gateway.core.errors import GatewayError, UpstreamRejected
-
 OTHER = "other"  # a name that is not configured
 NONE = "none"  # there is no such thing: no key was recognised, no model found, nothing dispatched
 
@@ -27,11 +25,6 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
 
     def team(self, name: str | None) -> str:
         return _known(name, self.teams)
-
-
-def code_of(error: GatewayError) -> str:
-    """The code of `error`, one of a closed list: an upstream may put anything into its own."""
-    return UpstreamRejected.code if isinstance(error, UpstreamRejected) else error.code
 
 
 def _known(name: str | None, names: frozenset[str]) -> str:

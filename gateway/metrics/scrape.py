@@ -71,6 +71,8 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ledger_writable: Callable[[], bool]
     policy_version: Callable[[], str]
     tasks: TaskRegistry
+    refusals_not_kept: Callable[[], int]
+    log_lines_lost: Callable[[], int]
     ledger_writer: WriterProcess | None = None  # None: somebody else runs it
     disks: Callable[[], Mapping[str, tuple[int, int]]] = dict  # free and all bytes, by path
 
@@ -148,6 +150,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _histograms(families.OVERHEAD, {(): counted.overhead})
     yield _counters(families.DECISIONS, counted.decisions)
     yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
+    yield _counters(families.REFUSALS_NOT_KEPT, {(): sources.refusals_not_kept()})
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
     yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
     yield _typical_outputs(fleet)
@@ -173,6 +176,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.RELOADS, counted.reloads)
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
+    yield _counters(families.LOG_LINES_LOST, {(): sources.log_lines_lost()})
     yield from collect_tasks(sources.tasks, sources.ledger_writer)
 
 

@@ -16,12 +16,13 @@ from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded
 from gateway.core.histogram import Histogram
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.record import Outcome
+from gateway.core.refused_request import code_of
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.dialects.table import STEERING
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
-from gateway.metrics.names import NONE, OTHER, LabelNames, code_of
+from gateway.metrics.names import NONE, OTHER, LabelNames
 from gateway.metrics.scrape import HELD, USED, ScrapeSources, SeriesByLabels, collect
 from gateway.metrics.series import (
     FIRST_TOKEN_SECONDS,

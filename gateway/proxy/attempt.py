@@ -10,7 +10,6 @@ Rules:
 import asyncio
 import contextlib
 import functools
-import re
 from collections.abc import Awaitable
 
 import msgspec
@@ -27,12 +26,13 @@ from gateway.core.remedies import remedy_for
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import Sent
 from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
-from gateway.core.upstream_error import UpstreamError, read_error, retry_after_seconds, secrets_in
+from gateway.core.upstream_error import UpstreamError, is_code, read_error, retry_after_seconds, secrets_in
 from gateway.core.usage import NO_USAGE
 from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
 from gateway.core.wire_usage import usage_from_wire
 from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
 from gateway.dialects.table import STEERING
+from gateway.metrics.access_log import AccessLog
 from gateway.ports import (
     Admission,
     Clock,
@@ -64,12 +64,13 @@ _FAILURES = {
     UpstreamVerdict.TIMED_OUT: FailureKind.GATEWAY_TIMEOUT,
     UpstreamVerdict.BROKEN: FailureKind.STATUS,
 }
-# What a code looks like. Anything else may hold a piece of the prompt, and is not logged.
-_CODE = re.compile(r"[\w.-]{1,64}")
 
 
 class Services(msgspec.Struct, frozen=True, eq=False):
-    """What every attempt deals with. `max_event_bytes` bounds one event of a stream."""
+    """What every attempt deals with. `max_event_bytes` bounds one event of a stream.
+
+    Without an `access_log` none is written.
+    """
 
     upstream: Upstream
     admission: Admission
@@ -77,6 +78,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     telemetry: Telemetry
     clock: Clock
     max_event_bytes: int = MAX_EVENT_BYTES
+    access_log: AccessLog | None = None
 
 
 class Attempt:
@@ -215,9 +217,13 @@ class Attempt:
 
     def report_completed(self) -> None:
         """The request ends with this attempt."""
-        if self.ended is not None:
-            seconds = self._services.clock.monotonic() - self._sent.started
-            self._services.telemetry.answered(self._sent, self.ended, seconds)
+        ended, services = self.ended, self._services
+        if ended is not None:
+            seconds = services.clock.monotonic() - self._sent.started
+            services.telemetry.answered(self._sent, ended, seconds)
+            log = services.access_log
+            if log is not None and (log.writes_all or ended.outcome is not Outcome.SUCCESS):
+                log.answered(self._sent, ended, self._inbound, seconds)
 
     def _tell_dropped(self) -> None:
         """A field that steers is never left out unseen. Metadata that stays home is not worth a line."""
@@ -367,7 +373,7 @@ class Attempt:
             self._sent.replica.succeeded()
             return rejected(error)
         headers = () if self._response is None else self._response.headers
-        code = f", code {error.code}" if error.code and _CODE.fullmatch(error.code) else ""
+        code = f", code {error.code}" if error.code and is_code(error.code) else ""
         return UpstreamFailure(
             _FAILURES[verdict],
             f"status {error.status}{code}",

@@ -84,13 +84,13 @@ class Relay:
                 if sink.started or not turns.may_go_on:
                     break
         except UpstreamRejected as error:
-            _name_deployment(error, sent)
+            _name_last_attempt(error, sent)
             raise
         finally:
             services.admission.settle(hold, settlement)
         if attempt is None or (failure is not None and not sink.started):
             verdict = turns.too_large or turns.verdict()
-            _name_deployment(verdict, sent)
+            _name_last_attempt(verdict, sent)
             raise verdict
         attempt.report_completed()
         await (attempt.finish() if failure is None else _break_off(sink, failure, attempt.cost_line()))
@@ -211,10 +211,11 @@ class Turns(msgspec.Struct, eq=False, gc=False):
         return verdict_on(failures, is_plan_tried=self._is_plan_tried)
 
 
-def _name_deployment(error: GatewayError, sent: Sent) -> None:
+def _name_last_attempt(error: GatewayError, sent: Sent) -> None:
     """Let `error` say whose it is: that of the last deployment that was asked, if one was."""
     if sent.attempt_id:
         deployment = sent.candidate.deployment
+        error.attempts, error.deployment = sent.number, deployment.name
         error.headers = (
             *error.headers,
             (b"x-tollway-deployment", deployment.name.encode()),

@@ -11,6 +11,7 @@ import structlog
 from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, MethodNotAllowed, NotFound
 from gateway.core.heads import HeaderLines, header_lines
+from gateway.core.refused_request import KnownRequest
 from gateway.http.server.exchange import Exchange
 from gateway.proxy.entrances import COMPLETIONS, MODELS, decoded, entrance_of, is_entrance
 from gateway.proxy.model_list import model_object
@@ -41,7 +42,7 @@ class DataPlane:
         except GatewayError as error:
             await _answer_error(error, request_id, exchange)
         except ClientDisconnected:
-            _log.debug("request.incomplete", request_id=request_id)
+            return  # it was told of where that was noticed
         except asyncio.CancelledError:
             # Cancelled because the client has gone: the end of this request, not of the server. Everything
             # was booked on the way out.
@@ -56,7 +57,7 @@ class DataPlane:
                 # Lines of code only: the error's own text and its variables could hold the prompt.
                 frames=traceback.format_tb(exc.__traceback__),
             )
-            await _answer_error(_defect(request_id), request_id, exchange)
+            await self._refuse(_defect(request_id), request_id, exchange)
 
     async def _route(self, request_id: str, exchange: Exchange) -> None:
         """Everything but the usual spelling of a completion's address."""
@@ -67,7 +68,16 @@ class DataPlane:
         elif method == "OPTIONS" and is_entrance(exchange.path):
             await exchange.answer(204, _preflight(exchange), b"")
         else:
-            await self._read(method, entrance.path, request_id, exchange)
+            try:
+                await self._read(method, entrance.path, request_id, exchange)
+            except GatewayError as error:
+                await self._refuse(error, request_id, exchange)
+
+    async def _refuse(self, error: GatewayError, request_id: str, exchange: Exchange) -> None:
+        """Answer with an `error` that the pipeline knows nothing of."""
+        known = KnownRequest(request_id)
+        self._pipeline.unanswered.refused(error, known, exchange)
+        await _answer_error(error, request_id, exchange)
 
     async def _read(self, method: str, path: str, request_id: str, exchange: Exchange) -> None:
         is_model = path.startswith(MODELS + "/")

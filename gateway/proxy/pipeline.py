@@ -7,19 +7,19 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import msgspec
-import structlog
 
-from gateway.core.audit import Denial
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
 from gateway.core.control_headers import wants_cost_event
-from gateway.core.errors import GatewayError, InvalidApiKey, ModelNotFound, PrivacyViolation, Unavailable
+from gateway.core.errors import ClientDisconnected, GatewayError, InvalidApiKey, ModelNotFound, Unavailable
 from gateway.core.facts import Moment
 from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook
+from gateway.core.refused_request import KnownRequest
 from gateway.core.route import Route, Routes
 from gateway.core.screening import Classified, sized_for
+from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, TokenCounter
 from gateway.proxy.auth import Authenticator
@@ -27,8 +27,7 @@ from gateway.proxy.classify import Classifier
 from gateway.proxy.inlining import ImageInliner
 from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.reach import ReachableModel, reachable
-
-_log = structlog.get_logger("tollway.pipeline")
+from gateway.proxy.unanswered import UnansweredRequests
 
 LEDGER_WAIT_SECONDS = 5.0
 
@@ -57,10 +56,9 @@ class Pipeline:
         telemetry: Telemetry,
         clock: Clock,
         random: Callable[[], float],
-        denied: Callable[[Denial], None],
+        unanswered: UnansweredRequests,
         counter: TokenCounter,
     ) -> None:
-        """`denied` is told of each request that privacy kept in."""
         self.rulebook = rulebook
         # Until it is set, the spending of budgets, or the prices, are not known yet.
         self.opened = asyncio.Event()
@@ -70,7 +68,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._clock = clock
         self._random = random
-        self._denied = denied
+        self.unanswered = unanswered
         self._counter = counter
 
     async def complete(
@@ -83,7 +81,10 @@ class Pipeline:
         clock, rules = self._clock, self.rulebook
         started = clock.monotonic()
         principal: Principal | None = None
+        call: Call | None = None
         route: Route | None = None
+        classified: Classified | None = None
+        sent: Sent | None = None
         try:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
@@ -110,8 +111,13 @@ class Pipeline:
             self._telemetry.planned(sent, clock.monotonic() - started)
             relay = self.relay if route.goes_on else self.relay.relay
             await relay.forward(sent, hold, inbound, sink)
-        except GatewayError as error:
-            self._refused(error, request_id, principal, route)
+        except (GatewayError, ClientDisconnected, asyncio.CancelledError) as error:
+            privacy = "" if classified is None else classified.privacy
+            known = KnownRequest(request_id, started, api, principal, call, privacy)
+            if isinstance(error, GatewayError):
+                self._refused(error, known, inbound, route)
+            elif sent is None or not sent.attempt_id:  # else its attempt tells
+                self.unanswered.abandoned(known, inbound)
             raise
 
     def take_prices(self, prices: PriceBook) -> None:
@@ -150,15 +156,12 @@ class Pipeline:
         return Moment(clock.now(), clock.monotonic(), self._random(), self._admission.used_share(principal))
 
     def _refused(
-        self, error: GatewayError, request_id: str, principal: Principal | None, route: Route | None
+        self, error: GatewayError, known: KnownRequest, inbound: Inbound, route: Route | None
     ) -> None:
-        name = route.model.name if route else None
-        self._telemetry.refused(error, principal, name)
+        self._telemetry.refused(error, known.principal, route.model.name if route else None)
         if isinstance(error, InvalidApiKey):
             self._drop_expired()
-        if isinstance(error, PrivacyViolation) and principal is not None:
-            self._denied(Denial(request_id, principal.key, principal.feature, name or "", error.message))
-        _log.info("request.refused", request_id=request_id, code=error.code, status=error.status)
+        self.unanswered.refused(error, known, inbound)
 
     async def _counted(self, route: Route, call: Call, classified: Classified, moment: Moment) -> Moment:
         """`moment` with the tokens of the prompt, where they matter and somebody can count them in time."""

@@ -58,8 +58,14 @@ async def _work(own: socket.socket) -> int:
     try:
         file = ConfigFile(Path(config.file), os.environ)
         built = _built(file, config)
-        configure_logs(built.settings.server.log_level, worker=config.number)
-        gateway = Gateway(built, file, _listeners(built, config), writer_path=Path(config.writer_path))
+        lines = configure_logs(built.settings.server.log_level, worker=config.number)
+        gateway = Gateway(
+            built,
+            file,
+            _listeners(built, config),
+            writer_path=Path(config.writer_path),
+            request_lines=lines,
+        )
         collect_seldom()
         reporter = _Reporter(gateway, control_channel, stop)
         reporter.task.start()

@@ -103,6 +103,8 @@ def _log_call(node: ast.Call) -> LogCall:
     # `exception` is written at the level "error", with the traceback as a field.
     level = "error" if node.func.attr == "exception" else node.func.attr
     fields = {keyword.arg or "**" for keyword in node.keywords}
+    if len(node.args) > 1 and isinstance(node.args[1], ast.Dict):  # of the access log
+        fields |= {ast.literal_eval(key) for key in node.args[1].keys if key is not None}
     # A traceback that is handed in is written under the same name.
     fields |= {"exception"} if node.func.attr == "exception" or "exc_info" in fields else set()
     fields -= {"exc_info"}

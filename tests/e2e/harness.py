@@ -32,6 +32,7 @@ from gateway.app import Gateway
 from gateway.assembly.graph import ledger_writer_settings
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.tables import usage_record
+from gateway.metrics.access_log import RequestLines
 from gateway.policy.rollout.config_file import ConfigFile
 from gateway.simulators.attempts import SeenAttempt
 from gateway.simulators.knobs import Knobs
@@ -414,10 +415,12 @@ async def gateway_over(
     changes: Mapping[str, Any] = {},
     *,
     writer_process: bool = False,
+    request_lines: RequestLines | None = None,
 ) -> AsyncIterator[Harness]:
     """A gateway in front of simulators that run already. Its ledger stays in `folder`.
 
     `writer_process`: the ledger is written by a process, as in service. Starting one takes a second.
+    `request_lines`: where the access log goes; else there is none.
     """
     ledger = folder / "ledger.db"
     environ = {
@@ -436,7 +439,7 @@ async def gateway_over(
         if not writer_process:
             settings = ledger_writer_settings(found.built.settings)
             _, writer_path = await stack.enter_async_context(writer_service(settings))
-        gateway = Gateway(found.built, file, writer_path=writer_path)
+        gateway = Gateway(found.built, file, writer_path=writer_path, request_lines=request_lines)
         await gateway.start()
         harness = Harness(gateway, ledger, external, replicas, file.path)
         try:
@@ -454,12 +457,20 @@ async def running(
     external: Knobs | None = None,
     replicas: Sequence[Knobs] = (Knobs(), Knobs()),
     writer_process: bool = False,
+    request_lines: RequestLines | None = None,
 ) -> AsyncIterator[Harness]:
     """Simulators and a gateway in front of them, with STANDARD changed by `changes`."""
     async with (
         nothing_left_over(),
         simulators(external, replicas) as (hosted, started),
-        gateway_over(hosted, started, folder, changes, writer_process=writer_process) as harness,
+        gateway_over(
+            hosted,
+            started,
+            folder,
+            changes,
+            writer_process=writer_process,
+            request_lines=request_lines,
+        ) as harness,
     ):
         yield harness
 

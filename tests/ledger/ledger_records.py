@@ -10,8 +10,9 @@ import msgspec
 from gateway.core.audit import EntryKind, json_text
 from gateway.core.media import Media
 from gateway.core.record import Outcome, RecordedFacts, UsageRecord
+from gateway.core.refused_request import RefusedRequest
 from gateway.core.usage import Usage
-from gateway.ledger.journal.frames import Note, final_frame
+from gateway.ledger.journal.frames import Note, Told, final_frame
 from gateway.ledger.journal.journal import JournalEntry
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.rows import Row, row_of
@@ -169,9 +170,12 @@ class RecordWriter:
     def note(self, kind: EntryKind, particulars: Mapping[str, Any]) -> None:
         self._put(None, Note(kind.value, FULL.at, json_text(particulars)))
 
-    def _put(self, row: Row | None, note: Note | None) -> None:
+    def refuse(self, refused: RefusedRequest) -> None:
+        self._put(None, refused)
+
+    def _put(self, row: Row | None, told: Told | None) -> None:
         self._count += 1
-        self.writer.put([LedgerEntry(row, note, self._count)], self._position)
+        self.writer.put([LedgerEntry(row, told, self._count)], self._position)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.writer, name)

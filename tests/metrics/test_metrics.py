@@ -97,6 +97,8 @@ def telemetry(
             ledger_writable=lambda: False,
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
+            refusals_not_kept=lambda: 11,
+            log_lines_lost=lambda: 12,
             ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
             disks=lambda: {"/var/lib/tollway": (5, 9)},
         ),

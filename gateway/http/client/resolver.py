@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.core.endpoint import Endpoint, IpNetwork
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.http.addresses import host_port
 
 IpAddress = IPv4Address | IPv6Address
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -31,7 +32,7 @@ class PeerAddress(msgspec.Struct, frozen=True):
     def label(self) -> str:
         """`ip:port`, for people."""
         host, port = self.sockaddr[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_port(host, port)
 
 
 Lookup = Callable[[str, int], Awaitable[Sequence[PeerAddress]]]

@@ -109,6 +109,10 @@ class Exchange:
 
     # --- Inbound ---
 
+    @property
+    def peer(self) -> str:
+        return self._flow.peer
+
     async def body(self, limit_bytes: int) -> bytes:
         self._limit_bytes = limit_bytes
         if not self.complete or self._failure is not None or self._size > limit_bytes:

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import uvicorn
 
+from gateway.http.addresses import host_port
+
 CANCELLED_WAIT_SECONDS = 5.0
 BACKLOG = 2048
 
@@ -72,7 +74,7 @@ def _taken(host: str, port: int, exc: OSError) -> PortTaken:
 
 def url_of(host: str, port: int) -> str:
     """Where a client reaches what listens there."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{host_port(host, port)}"
 
 
 class Listening:

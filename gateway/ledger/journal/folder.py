@@ -72,7 +72,7 @@ class JournalFolder:
 
     def dead(self) -> Iterator[Claim]:
         """The workers that live no more, oldest first. Each is the caller's until it gives the claim up."""
-        for worker in self._workers():
+        for worker in self.workers():
             if (claim := self._claim(worker)) is not None:
                 yield claim
 
@@ -92,7 +92,8 @@ class JournalFolder:
         finally:
             os.close(descriptor)
 
-    def _workers(self) -> list[str]:
+    def workers(self) -> list[str]:
+        """Names of all that have left something here, oldest first."""
         start = f"{self._ledger}-"
         suffixes = LOCK_SUFFIX, *SEGMENT_SUFFIXES
         return sorted(

@@ -11,10 +11,13 @@ import enum
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import msgspec
 
+from gateway.core.audit import json_text
 from gateway.core.record import ENDED_FIELDS, ROUTE_FIELDS, SENT_FIELDS
+from gateway.core.refused_request import RefusedRequest
 
 MARKER = b"\xd5TJ"
 _HEAD = struct.Struct("<4sII")
@@ -34,7 +37,7 @@ class FrameKind(enum.Enum):
     FINAL = b"F"  # this attempt has ended so
     PAD = b"P"  # nothing; written to see whether the disk takes it
     START = b"S"  # how many FINAL and NOTE frames came before this segment
-    NOTE = b"A"  # an entry of the audit log that is about no attempt
+    NOTE = b"A"  # an entry of the audit log that is about no attempt, or a refused request
 
     @property
     def marker(self) -> bytes:
@@ -66,14 +69,23 @@ class UnreadableRecord(Exception):
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the audit log has to say that is about no attempt. `at` in UTC microseconds, `payload` JSON."""
+    """What the ledger has to take that is about no attempt. `at` in UTC microseconds, `payload` JSON.
+
+    `kind` is that of an entry of the audit log, or REFUSED_REQUEST.
+    """
 
     kind: str
     at: int
     payload: str
 
 
+Told: TypeAlias = Note | RefusedRequest
+
+# Not a kind of frame: a version that does not know it enters it into the audit log, and loses nothing else.
+REFUSED_REQUEST = "refused_request"
+
 _decode_note = msgspec.msgpack.Decoder(Note).decode
+_decode_refused = msgspec.json.Decoder(RefusedRequest).decode
 _INTENT_MARKER, _INTENT_SEED = FrameKind.INTENT.marker, FrameKind.INTENT.seed
 _FINAL_MARKER, _FINAL_SEED = FrameKind.FINAL.marker, FrameKind.FINAL.seed
 _KINDS = {kind.marker: (kind, kind.seed) for kind in FrameKind}
@@ -100,8 +112,13 @@ def start_frame(number: int) -> bytes:
 
 
 def note_frame(note: Note) -> bytes:
-    """The frame of an entry of the audit log."""
+    """The frame of a note."""
     return _frame(FrameKind.NOTE, _encode(note))
+
+
+def refused_frame(refused: RefusedRequest) -> bytes:
+    """The frame of a refused request."""
+    return note_frame(Note(REFUSED_REQUEST, refused.at, json_text(refused)))
 
 
 def payload_of(frame: bytes) -> bytes:
@@ -135,12 +152,13 @@ def read_start(frame: Frame) -> int:
         raise UnreadableRecord("its start is no number") from exc
 
 
-def read_note(frame: Frame) -> Note:
-    """The entry in a NOTE frame. Raises UnreadableRecord."""
+def read_note(frame: Frame) -> Told:
+    """The entry of the audit log, or the refused request, in a NOTE frame. Raises UnreadableRecord."""
     try:
-        return _decode_note(frame.payload)
+        note = _decode_note(frame.payload)
+        return _decode_refused(note.payload) if note.kind == REFUSED_REQUEST else note
     except msgspec.MsgspecError as exc:
-        raise UnreadableRecord(f"an entry of the audit log: {exc}") from exc
+        raise UnreadableRecord(f"a note: {exc}") from exc
 
 
 def _frame(kind: FrameKind, payload: bytes) -> bytes:

@@ -14,11 +14,12 @@ import structlog
 
 from gateway.core.audit import EntryKind, json_text
 from gateway.core.errors import Unavailable
+from gateway.core.refused_request import RefusedRequest
 from gateway.http.flow_control import WriteCoalescer
 from gateway.ledger.errors import LedgerDiskFull, LedgerUnavailable, file_failure
 from gateway.ledger.journal.files import Files
 from gateway.ledger.journal.folder import Claim, JournalFolder
-from gateway.ledger.journal.frames import Note, final_frame, note_frame
+from gateway.ledger.journal.frames import Note, final_frame, note_frame, refused_frame
 from gateway.ledger.journal.journal import Journal, JournalEntry, JournalLimits
 from gateway.ledger.process.client import WriterClient
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -165,9 +166,14 @@ class JournaledLedger:
             particulars = {**particulars, "dropped_before": self._dropped_notes}
             self._dropped_notes = 0
         note = Note(kind.value, time.time_ns() // 1000, json_text(particulars))
-        if not self._unjournalled and self._journal is not None:
-            self._coalescer.before(self._note_ended)
-        self._unjournalled.append(JournalEntry(None, note_frame(note)))
+        self._take_note(note_frame(note))
+
+    def keep_refused(self, refused: RefusedRequest) -> bool:
+        """Have a record of a refused request written. False when there is no room for it."""
+        if not self._takes_notes():
+            return False
+        self._take_note(refused_frame(refused))
+        return True
 
     async def flush(self) -> None:
         """Return once everything appended or noted so far is committed. Raises LedgerUnavailable.
@@ -238,6 +244,11 @@ class JournaledLedger:
         if self._journal is None:
             return len(self._unjournalled) < EARLY_NOTES
         return self._journal.has_space and self.lag_rows() < 2 * self._queue_rows
+
+    def _take_note(self, frame: bytes) -> None:
+        if not self._unjournalled and self._journal is not None:
+            self._coalescer.before(self._note_ended)
+        self._unjournalled.append(JournalEntry(None, frame))
 
     def _note_ended(self) -> None:
         if self._journal is not None and self._unjournalled:

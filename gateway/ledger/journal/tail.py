@@ -19,7 +19,7 @@ from gateway.ledger.journal.frames import (
     Damage,
     Frame,
     FrameKind,
-    Note,
+    Told,
     UnreadableRecord,
     names_frame,
     read_frames,
@@ -35,13 +35,15 @@ READ_BYTES = 256 * 1024  # together: what the processor's cache holds until it i
 
 
 class LedgerEntry(NamedTuple):
-    """What goes into the ledger: `row` or `note`; neither, where only the number moves on.
+    """What goes into the ledger: `row` or `told`; neither, where only the number moves on.
+
+    What is `told` is an entry of the audit log, or a refused request.
 
     `number` is None where the journal does not tell it.
     """
 
     row: Row | None
-    note: Note | None
+    told: Told | None
     number: int | None
 
 
@@ -128,19 +130,19 @@ class JournalTail:
         number = self._number = None if self._number is None else self._number + 1
         is_given = number is not None and number <= self._given
         try:
-            note = read_note(frame) if frame.kind is _NOTE else None
-            row = self._reader.take(frame) if note is None else None
+            told = read_note(frame) if frame.kind is _NOTE else None
+            row = self._reader.take(frame) if told is None else None
         except UnreadableRecord as exc:
             if is_given:  # what is committed may have lost its intent with a segment that is gone
                 return None
             self._note_unreadable(str(exc))
-            note = row = None
-        if is_given or (note is None and row is None and number is None):
+            told = row = None
+        if is_given or (told is None and row is None and number is None):
             return None
         if number is not None:
             self._given = number
         self.final += row is not None
-        return LedgerEntry(row, note, number)
+        return LedgerEntry(row, told, number)
 
     # --- segments ---
 

@@ -20,8 +20,7 @@ from gateway.ledger.audit.trail import (
 from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow, RowsRefused
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import PRUNED, SELECT_BOUNDS, PeriodBounds
-from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, CREATE, FORGET, committed_in
-from gateway.ledger.positions import TABLE as POSITIONS
+from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, FORGET, committed_in
 from gateway.ledger.postgres.address import PostgresAddress
 from gateway.ledger.postgres.connection import (
     MIGRATION_LOCK,
@@ -45,6 +44,7 @@ from gateway.ledger.postgres.sql import (
     TAKE,
     numbered,
 )
+from gateway.ledger.refused_requests import INSERT_REFUSED, refused_values
 from gateway.ledger.rows import ATTEMPT_ID, Row, careful_row
 from gateway.ledger.tables import COLUMNS
 
@@ -132,6 +132,9 @@ class PostgresStore:
                 await _advance(connection, advance)
             if batch.rows and (refused := await insert(connection, batch.rows)):
                 raise RowsRefused(refused)
+            if batch.refused:
+                values = [refused_values(one) for one in batch.refused]
+                await connection.executemany(numbered(INSERT_REFUSED), values)
             if self._trail is not None:
                 draft = await _keep_receipts(connection, self._trail, batch)
                 self._trail.pledge(draft)
@@ -187,7 +190,6 @@ class PostgresStore:
             try:
                 with translated(self._address):
                     await migrate(connection, self._address)
-                    await _make_positions(connection)
                     for statement in (DURABLE, *STAGE):
                         await connection.execute(statement)
             except BaseException:
@@ -218,15 +220,6 @@ async def _transaction(connection: Connection) -> AsyncIterator[None]:
         await transaction.rollback()
         raise
     await transaction.commit()
-
-
-async def _make_positions(connection: Connection) -> None:
-    """Two that create a table at once would fail, `IF NOT EXISTS` or not."""
-    if await connection.fetchval("SELECT to_regclass($1) IS NULL", POSITIONS):
-        async with _transaction(connection):
-            await connection.execute("SET LOCAL lock_timeout = 0")
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
-            await connection.execute(CREATE)
 
 
 async def _advance(connection: Connection, advance: Advance) -> None:

@@ -25,7 +25,7 @@ LEAVE_SECONDS = 5.0
 
 
 async def run(
-    owner_socket: socket.socket, listening: socket.socket, configure_logs: Callable[[str], None]
+    owner_socket: socket.socket, listening: socket.socket, configure_logs: Callable[[str], object]
 ) -> None:
     """Serve until the owner says to stop, or has gone. `configure_logs` is told the level."""
     reader, writer = await asyncio.open_unix_connection(sock=owner_socket)

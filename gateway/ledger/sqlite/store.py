@@ -28,8 +28,8 @@ from gateway.ledger.audit.trail import (
 from gateway.ledger.database import Advance, Batch, JournalMoved, RefusedRow, RowsRefused
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.periods import DATE_LATE_ROWS, PRUNED, SELECT_BOUNDS, PeriodBounds
-from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, CREATE, FORGET, committed_in
-from gateway.ledger.positions import TABLE as POSITIONS
+from gateway.ledger.positions import ADVANCE, BEGIN, COMMITTED, FORGET, committed_in
+from gateway.ledger.refused_requests import INSERT_REFUSED, refused_values
 from gateway.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
 from gateway.ledger.rows import Row, careful_row
 from gateway.ledger.sqlite.engine import create_folder, open_writer, unavailable
@@ -120,6 +120,8 @@ class SqliteStore:
                 _advance(run, advance)
             if batch.rows and (refused := insert(run, batch.rows)):
                 raise RowsRefused(refused)
+            if batch.refused:
+                run(INSERT_REFUSED, [refused_values(one) for one in batch.refused])
             if trail is not None:
                 draft = _keep_receipts(run, trail, batch)
                 trail.pledge(draft)
@@ -147,7 +149,6 @@ class SqliteStore:
                 create_folder(self._path)
                 upgrade_file(self._path)
                 self._connection = with_rollup_trigger(self._engine.connect())
-                _make_positions(self._connection)
             except (SQLAlchemyError, sqlite3.Error, OSError) as exc:
                 self._disconnect()
                 raise unavailable(self._path, exc) from exc
@@ -189,16 +190,6 @@ def _insert_one_by_one(run: Run, rows: Sequence[Row]) -> list[RefusedRow]:
             refused.append(RefusedRow(row, f"{type(exc).__name__}: {exc}"))
         run("RELEASE one")
     return refused
-
-
-def _make_positions(connection: Connection) -> None:
-    """Takes a lock only where the table is missing."""
-    driver = connection.connection.dbapi_connection
-    if driver is not None:
-        cursor = driver.cursor()
-        if not cursor.execute(HAS_POSITIONS).fetchone():
-            cursor.execute(CREATE)
-        cursor.close()
 
 
 def _advance(run: Run, advance: Advance) -> None:
@@ -244,7 +235,6 @@ def _insert_many() -> str:
     return INSERT_ROW.replace(one, ", ".join([one] * STATEMENT_ROWS))
 
 
-HAS_POSITIONS = f"SELECT 1 FROM sqlite_master WHERE name = '{POSITIONS}'"  # noqa: S608
 INSERT_ROW = _insert_row()
 INSERT_MANY = _insert_many()
 DATE_LATE = DATE_LATE_ROWS.format(rows="usage_record", open="?") + " AND rowid > ?"

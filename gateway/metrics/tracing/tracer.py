@@ -31,6 +31,7 @@ from gateway import __version__
 from gateway.core.ended import Ended
 from gateway.core.errors import GatewayError
 from gateway.core.money import NANO_PER_USD
+from gateway.core.refused_request import code_of
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.core.trace_context import (
@@ -42,7 +43,6 @@ from gateway.core.trace_context import (
     trace_id_of,
 )
 from gateway.http.server.exchange import Exchange
-from gateway.metrics.names import code_of
 from gateway.metrics.tracing.attributes import (
     REFUSED,
     attempt_attributes,

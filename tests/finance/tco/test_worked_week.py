@@ -222,6 +222,8 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
             ledger_writable=lambda: True,
             policy_version=lambda: "policy",
             tasks=TaskRegistry(),
+            refusals_not_kept=lambda: 0,
+            log_lines_lost=lambda: 0,
         ),
         clock=clock,
         version="1",
