@@ -12,12 +12,11 @@ import typer
 from gateway.commands.options import (
     DEFAULT_FILE,
     ConfigOption,
-    FormatOption,
-    OutputFormat,
+    TextFormat,
+    TextFormatOption,
     exit_on_ledger_error,
     report_file,
 )
-from gateway.commands.tables import printable
 
 if TYPE_CHECKING:
     from gateway.ledger.requests import FoundRequest
@@ -33,12 +32,13 @@ IdArgument = Annotated[
 def show(
     request_id: IdArgument,
     config: ConfigOption = DEFAULT_FILE,
-    output: FormatOption = OutputFormat.TABLE,
+    output: TextFormatOption = TextFormat.TEXT,
 ) -> None:
     """Where a request went and why, what it used and cost, or why it was refused.
 
     Exit 1 for an id of which nothing is known.
     """
+    from gateway.commands.tables import printable
     from gateway.config.report_file import LEDGER
     from gateway.ledger.requests import find_request, nothing_known
 
@@ -50,7 +50,7 @@ def show(
         why = nothing_known(request_id, settings.refusals_kept_days)
         typer.echo(f"tollway requests show: {why}", err=True)
         raise typer.Exit(1)
-    if output is OutputFormat.JSON:
+    if output is TextFormat.JSON:
         import msgspec
 
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())

@@ -14,7 +14,7 @@ import structlog.testing
 from gateway import supervised
 from gateway.core.audit import EntryKind
 from gateway.finance import pool_accrual, price_watch
-from gateway.ledger import disks
+from gateway.ledger import disks, refused_retention
 from gateway.ledger.policies import InForce, PolicyText
 from gateway.metrics import alerts
 from gateway.metrics.alerts import BudgetAlerts
@@ -110,6 +110,10 @@ def in_policy_archive(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     return defect
 
 
+def in_refused_retention(patch: pytest.MonkeyPatch, _: Harness) -> Defect:
+    return _replaced(patch, refused_retention, "forget_refused")
+
+
 def in_config_watch(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     assert harness.gateway.reloader is not None
     return _replaced(patch, harness.gateway.reloader._file, "mark")
@@ -165,6 +169,7 @@ LOOPS: dict[str, Inject] = {
     "budget-alerts": in_budget_alerts,
     "alert-webhooks": in_alert_webhooks,
     "policy-archive": in_policy_archive,
+    "refused-retention": in_refused_retention,
     "config-watch": in_config_watch,
     "replica-probe": in_replica_probe,
     "replica-progress": in_replica_progress,
@@ -186,6 +191,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, quick_watch: None) -> None:
     monkeypatch.setattr(pool_accrual, "ACCRUE_SECONDS", 0.02)
     monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(disks, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(refused_retention, "TURN_SECONDS", 0.02)
     monkeypatch.setattr(progress, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(leased, "RENEW_SECONDS", 0.02)

@@ -36,6 +36,7 @@ STARTS = (
     ClosingStep.POOL_ACCRUAL,
     ClosingStep.ALERTS,
     ClosingStep.ARCHIVE,
+    ClosingStep.REFUSED_RETENTION,
     ClosingStep.RELOADER,
 )
 EVERY_PART = pytest.mark.parametrize("part", ClosingStep, ids=lambda part: part.value)
@@ -71,6 +72,7 @@ class Watched:
             ClosingStep.POOL_ACCRUAL: (parts.pool_accrual, "start", "close"),
             ClosingStep.ALERTS: (parts.alerts, "start", "close"),
             ClosingStep.ARCHIVE: (parts.archive, "start", "close"),
+            ClosingStep.REFUSED_RETENTION: (parts.refused_retention, "start", "close"),
             ClosingStep.RELOADER: (gateway.reloader, "start", "close"),
         }
 

@@ -75,16 +75,17 @@ def whole_row(number: int, **changes: Any) -> Row:
 
 
 def make_older(database: Database) -> None:
-    """Undo the newest revision."""
-    undo(database, ("unit_cost_quarter", "unit_cost_day"), ("rates", "unit_nano_usd", *COSTS))
-    for table, column in itertools.product(("usage_quarter", "usage_day"), COSTS):
-        database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    """Undo the newest revision. The version before had the positions of journals too."""
+    database.execute("DROP TABLE refused_request")
     database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-2]}'")
 
 
 def make_release_0_1_0(database: Database) -> None:
     """Undo all revisions that it does not know."""
     make_older(database)
+    undo(database, ("unit_cost_quarter", "unit_cost_day"), ("rates", "unit_nano_usd", *COSTS))
+    for table, column in itertools.product(("usage_quarter", "usage_day"), COSTS):
+        database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     undo(database, ("price_terms", "unit_quarter", "unit_day"), ("usage", "flags", "reported"))
     database.execute(f"DROP TABLE {VERSION_TABLE}")
 
@@ -125,7 +126,7 @@ def test_migrating_says_which_revisions_there_were_and_are(database: Database) -
     assert ledger.create_or_migrate() == (HEAD, HEAD)
     make_older(database)
     assert ledger.create_or_migrate() == (REVISIONS[-2], HEAD)
-    assert database.execute("SELECT * FROM unit_cost_day") == []
+    assert database.execute("SELECT * FROM refused_request") == []
 
 
 def test_a_ledger_of_release_0_1_0_is_taken_over(database: Database) -> None:
