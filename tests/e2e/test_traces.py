@@ -385,6 +385,7 @@ async def test_it_gets_its_headers_and_knows_the_service(tmp_path: Path) -> None
         assert request.resource["service.name"] == "llm-gateway"
         assert request.resource["deployment.environment.name"] == "test"
         assert request.resource["service.instance.id"]
+        assert request.resource["telemetry.sdk.language"] == "python"
 
 
 async def test_a_stop_sends_what_waits(tmp_path: Path) -> None:

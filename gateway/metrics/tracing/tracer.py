@@ -13,6 +13,7 @@ from contextvars import ContextVar
 
 import msgspec
 from opentelemetry.context import Context
+from opentelemetry.sdk import version as sdk_version
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -60,6 +61,12 @@ from gateway.ports import Clock
 FIRST_TOKEN_EVENT = "tollway.first_token"  # noqa: S105 - no password
 SCOPE = "tollway"
 _NANOS = 1_000_000_000
+# What the conventions want to know of whoever made the spans.
+_SDK = {
+    "telemetry.sdk.name": "opentelemetry",
+    "telemetry.sdk.language": "python",
+    "telemetry.sdk.version": sdk_version.__version__,
+}
 
 
 class RequestTrace(msgspec.Struct, eq=False):
@@ -117,7 +124,7 @@ class RequestTracer:
         self._bound = TraceIdRatioBased(settings.sample_ratio).bound
         provider = TracerProvider(
             sampler=ALWAYS_ON,  # no span is begun that is not to be recorded
-            resource=Resource(settings.resource),
+            resource=Resource({**_SDK, **settings.resource}),
             shutdown_on_exit=False,
             id_generator=self._ids,
         )
