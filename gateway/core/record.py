@@ -7,6 +7,7 @@ them together but whoever writes the row.
 """
 
 import enum
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -285,8 +286,9 @@ def usage_of_units(units: Sequence[Any]) -> Usage:
 
 
 def rates_of(rates: Mapping[str, int] | None, input_rate: int, output_rate: int) -> Mapping[str, int]:
-    """What a row was booked at, by what its halves say."""
-    return {"input_text": input_rate, "output_text": output_rate} if rates is None else rates
+    """What a row was booked at, by what its halves say. Raises TypeError for what is no whole number."""
+    found = {"input_text": input_rate, "output_text": output_rate} if rates is None else rates
+    return {unit: operator.index(rate) for unit, rate in found.items()}
 
 
 def _presumed(sent: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from gateway.core.record import (
     Outcome,
     RecordedFacts,
     joined,
-    rates_of,
     usage_of_units,
 )
 from gateway.ledger.row_usage import NO_MAP
@@ -56,14 +55,10 @@ class RouteHalf(msgspec.Struct, frozen=True):
         *texts, input_rate, output_rate, pairs = values
         others = tuple(name for name, _ in pairs)
         is_clean = len(values) == len(ROUTE_FIELDS) and all(map(_is_clean_text, texts))
-        rates = rates_of(None, input_rate, output_rate)
-        is_clean = (
-            is_clean
-            and counterfactuals_fit(dict.fromkeys(others, 0))
-            and all(type(rate) is int for rate in rates.values())
-            and counts_fit(rates)
-        )
-        return cls(values, others, is_clean, rates, _encode(rates).decode() if is_clean else NO_MAP)
+        is_clean = is_clean and counterfactuals_fit(dict.fromkeys(others, 0))
+        rates = {"input_text": input_rate, "output_text": output_rate}
+        text = _text_of(rates)
+        return cls(values, others, is_clean and text is not None, rates, text or NO_MAP)
 
 
 def row_of_halves(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -> Row:
@@ -155,7 +150,8 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
     usage = usage_of_units(units)
     text_in, image_in, audio_in, cached, text_out, audio_out, reasoning = usage.columns()
     counts = dict(reported)
-    rates, rates_text = (route.rates, route.rates_text) if booked_at is None else _own_rates(booked_at)
+    rates = route.rates if booked_at is None else booked_at
+    rates_text = route.rates_text if booked_at is None else _text_of(booked_at)
     # One text made of all of them answers for each.
     texts = (
         f"{attempt_id}{request_id}{endpoint}{replica}{privacy}{modalities}{decision}{finish_reason}"
@@ -247,9 +243,10 @@ def _ordinary_row(route: RouteHalf, sent: Sequence[Any], ended: Sequence[Any]) -
     )
 
 
-def _own_rates(rates: Mapping[str, int]) -> tuple[Mapping[str, int], str | None]:
-    """Rates that are not those of the route, and their text; None where they have to be looked at."""
-    return rates, _encode(rates).decode() if counts_fit(rates) else None
+def _text_of(rates: Mapping[str, int]) -> str | None:
+    """Rates as JSON; None where they have to be looked at by themselves."""
+    is_plain = all(type(rate) is int for rate in rates.values()) and counts_fit(rates)
+    return _encode(rates).decode() if is_plain else None
 
 
 def _is_clean_text(text: object) -> bool:

@@ -134,7 +134,13 @@ def _row(record: UsageRecord) -> Row:
 
 
 def cost_columns(nano: int, usage: Usage, rates: Mapping[str, int]) -> CostColumns:
-    """What of `nano` is of which tokens, and of which unit where `usage` needs its map."""
+    """What of `nano` is of which tokens, and of which unit where `usage` needs its map.
+
+    Raises TypeError for what is no whole number: it must not be multiplied.
+    """
+    numbers = (nano, usage.input_text, usage.output_text, *[amount for _, amount in usage.others])
+    if any(type(number) is not int for number in numbers):
+        raise TypeError("cost and usage are whole numbers")
     read, written, *others = cost_parts(nano, usage, rates)
     if not others:
         return read, 0, written, 0, NO_MAP

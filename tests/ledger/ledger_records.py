@@ -124,6 +124,7 @@ def intent(name: object) -> UsageRecord:
         outcome=Outcome.PRESUMED,
         estimated=True,
         usage=Usage(input_text=300),
+        rates={"input_text": 1_000_000 * 1_000_000 // 300, "output_text": 0},
         cost_nano_usd=1_000_000,
         unseen_nano_usd=FINAL.held_nano_usd - 1_000_000,
         service_tier=None,

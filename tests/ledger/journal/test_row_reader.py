@@ -101,10 +101,10 @@ FIELDS = (ROUTE_FIELDS, SENT_FIELDS, ENDED_FIELDS)
 
 
 def test_ends_from_before_usage_was_a_map_are_still_read() -> None:
-    """Usage in seven parts, and neither flags nor reported counts."""
-    record = msgspec.structs.replace(final(1), flags="", reported={})
+    """Usage in seven parts, and neither flags, nor reported counts, nor rates."""
+    record = msgspec.structs.replace(final(1), flags="", reported={}, rates={})
     end = dict(zip(ENDED_FIELDS, msgspec.msgpack.decode(ended(1).payload), strict=True))
-    before = ["usage" if name == "units" else name for name in ENDED_FIELDS[:-2]]
+    before = ["usage" if name == "units" else name for name in ENDED_FIELDS[:-3]]
     values = [end["units" if name == "usage" else name] for name in before]
     values[before.index("usage")] = list(record.usage.columns())
     assert "units" not in before
