@@ -15,7 +15,7 @@ from gateway.assembly.closing import OrderedClosing
 from gateway.assembly.lifecycle import ClosingStep
 from gateway.ledger.errors import LedgerUnavailable
 from tests.assembly.made import made
-from tests.e2e.harness import APP_KEY, chat, nothing_left_over, read_rows, simulators, unused_url
+from tests.e2e.harness import APP_KEY, chat, nothing_left_over, read_rows, simulators, until, unused_url
 
 DEFECT = RuntimeError("a defect")
 # In the order in which they start. The data port of a worker that joins others starts last.
@@ -205,8 +205,8 @@ async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, 
         assert subject.closed == begun_until(part)
 
 
-# The watch for progress starts without awaiting: there is nothing to cancel.
-AWAITED = [part for part in STARTS[5:12] if part is not ClosingStep.PROGRESS]
+# Two watches start without awaiting: there is nothing to cancel.
+AWAITED = [part for part in STARTS[5:13] if part not in {ClosingStep.DISKS, ClosingStep.PROGRESS}]
 
 
 @pytest.mark.parametrize("part", AWAITED, ids=lambda part: part.value)
@@ -240,7 +240,7 @@ async def test_whoever_waits_for_a_start_can_be_cancelled_and_leaves_nothing_beh
         subject.replace_start(ClosingStep.LEDGER, unavailable)
         starting = asyncio.create_task(subject.gateway.start_unless(asyncio.Event()))
         await begun.wait()
-        assert subject.gateway.unready_reasons() == ["ledger: nobody there"]
+        await until(lambda: subject.gateway.unready_reasons() == ["ledger: nobody there"])
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting

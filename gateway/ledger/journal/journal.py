@@ -314,11 +314,11 @@ class Journal:
         return self._shortage is not None and self._current.take_until == self._segment_bytes
 
     def _note_shortage(self, error: OSError) -> None:
-        current = self._current
-        if self._shortage is None:
+        if self._shortage is None:  # one line for each change of state
             _log.error("journal.disk_full", path=str(self._claim.folder), problem=error.strerror)
-            if not current.is_broken:
-                current.take_until = self._segment_bytes - self._kept_for_ends
+        current, for_requests = self._current, self._segment_bytes - self._kept_for_ends
+        if not current.is_broken and current.size <= for_requests:
+            current.take_until = for_requests
         self._shortage = str(file_failure("journal", self._claim.folder, error))
 
     def _note_failure(self, error: OSError) -> None:

@@ -109,6 +109,22 @@ def test_requests_come_again_once_there_is_room(disk: SmallDisk) -> None:
     assert ("req_later:1", "presumed") in found_dead(folder)
 
 
+def test_the_last_segment_that_a_full_disk_had_room_for_takes_requests_too(disk: SmallDisk) -> None:
+    folder = journals(disk.path / "journal")
+    journal = Journal(folder.claim_new(), limits=LIMITS)
+    disk.fill()
+    while journal.has_space:
+        journal.intend(*intent_half(journal.total_bytes()))
+    disk.free()
+    disk.fill(leave_bytes=SEGMENT_BYTES + 2 * PIECE_BYTES)  # room for one more, and not for two
+    journal.release(0)
+    before = journal.total_bytes()
+    while journal.has_space:
+        journal.intend(*intent_half(journal.total_bytes()))
+    assert journal.total_bytes() - before > SEGMENT_BYTES // 2
+    crash(journal)
+
+
 def test_beyond_what_is_kept_for_them_ends_wait_for_the_disk(disk: SmallDisk) -> None:
     folder = journals(disk.path / "journal")
     journal = Journal(folder.claim_new(), limits=JournalLimits(segment_bytes=8192))
