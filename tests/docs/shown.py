@@ -18,6 +18,8 @@ class Varying(NamedTuple):
 
 VARIES = (
     Varying(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{4}\.\.\.", "KEY"),
+    # Receipts are entered with the rows of a commit: in how many entries depends on how rows came together.
+    Varying(r"\b\d+ entries\b", "ENTRIES"),
     Varying(r"\breq_(?:[0-9a-z]{8,}|\.\.\.)", "REQUEST"),
     Varying(r'(?<="created":)\d{10}\b', "CREATED"),
     Varying(r"\b127\.0\.0\.1:\d{5}\b", "ADDRESS"),
