@@ -15,6 +15,7 @@ from gateway.ledger.database import ReadTransaction
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal.opening import journal_folder
 from gateway.ledger.journal.search import Journalled, search
+from gateway.ledger.rows import JSON_COLUMNS
 from gateway.ledger.tables import ALL_COLUMNS, COLUMNS, period_end, refused_request, usage_record
 from gateway.ledger.url import database_of
 
@@ -25,7 +26,6 @@ Attempt = dict[str, Any]
 _row = usage_record.c
 # PostgreSQL finds a row by its time. This table has that of every attempt.
 _attempt_times = table("usage_attempt", column("attempt_id"), column("at"))
-_JSON_COLUMNS = frozenset({"counterfactual_nano_usd", "tags", "facts", "usage", "reported"})
 _BOOLEANS = frozenset({"stream", "estimated"})
 _LEFT_OUT = frozenset({"request_id", "kind", "corrects", "occurred_at"})
 # What is known of an attempt before it ends.
@@ -169,10 +169,12 @@ def _everything(_name: str) -> bool:
 
 def _shown(name: str, value: Any) -> tuple[str, Any]:
     """A column and its value as people and programs read them."""
-    if name in _JSON_COLUMNS:
+    if name in JSON_COLUMNS:
         value = _decode(value)
     elif name in _BOOLEANS:
         value = bool(value)
+    if name == "rates":
+        return "rates_usd_per_million", {unit: _usd(rate) for unit, rate in value.items()}
     if name.endswith("_nano_usd"):
         name = name.removesuffix("_nano_usd") + "_usd"
         value = {key: _usd(nano) for key, nano in value.items()} if isinstance(value, dict) else _usd(value)

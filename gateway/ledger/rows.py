@@ -29,7 +29,9 @@ INTEGER_CEILING = 2**53  # exact in JSON and Lua too; a thousand such rows still
 
 ATTEMPT_ID, REQUEST_ID = COLUMNS.index("attempt_id"), COLUMNS.index("request_id")
 _IDS = frozenset({"attempt_id", "request_id"})
-_JSON = frozenset({"tags", "counterfactual_nano_usd", "facts", "usage", "reported", "rates", "unit_nano_usd"})
+JSON_COLUMNS = frozenset(
+    {"tags", "counterfactual_nano_usd", "facts", "usage", "reported", "rates", "unit_nano_usd"}
+)
 _TAGS = COLUMNS.index("tags")
 _COUNTERFACTUAL = COLUMNS.index("counterfactual_nano_usd")
 
@@ -264,7 +266,7 @@ def _clean(value: Any) -> Any:
 def _clean_value(column: str, value: Any) -> Any:
     if not isinstance(value, str):
         return _clean(value)
-    if column in _JSON:  # cut anywhere it would be none
+    if column in JSON_COLUMNS:  # cut anywhere it would be none
         return _unicode(value.replace("\0", ""))
     return _clean_id(value) if column in _IDS else _clean_text(value)
 

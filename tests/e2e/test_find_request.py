@@ -47,6 +47,8 @@ async def test_an_answered_request_has_its_way_its_usage_and_its_cost(tmp_path: 
         assert attempt["decision"] == answer.headers["x-tollway-decision"]
         assert attempt["held_usd"] == row["held_nano_usd"] / 10**9
         assert attempt["tags"] == {"customer": "acme"}
+        assert round(attempt["input_usd"] + attempt["output_usd"], 9) == found["cost_usd"]
+        assert attempt["rates_usd_per_million"].keys() == {"input_text", "output_text"}
         assert attempt["corrections"] == []
         assert await asked(harness, row["attempt_id"]) == found
 
