@@ -78,6 +78,7 @@ class PageSession:
     """Runs what one page says, in its order, in `folder`."""
 
     def __init__(self, stage: Stage, folder: Path, *, in_worked_week: bool) -> None:
+        self.stage = stage
         self.folder = folder
         _copy(stage.folder / _DEMO, folder / _DEMO)
         if in_worked_week:

@@ -27,7 +27,10 @@ VARIES = (
 # A demo is of today, and its file of this machine's folders and ports.
 VARIES_IN_A_DEMO = (
     Varying(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::[\d.]+Z?)?)?", "MOMENT"),
-    Varying(r"(?<=\bversion )[0-9a-f]{12}\b", "VERSION"),
+    Varying(r"(?<=\bversion )[0-9a-f]{12}\b|(?<=^policy )[0-9a-f]{12}$", "VERSION"),
+    Varying(r"\b[\d.]+ ms\b", "TIME"),
+    Varying(r"\b10\.0\.0\.7:8000\b", "ADDRESS"),  # one of two replicas
+    Varying(r"(?<=USD of )[\d.]+(?= held)", "HELD"),  # as much as the pool has shown to need
     Varying(r"(?<=\bagainst )[0-9a-f]{12}\b", "VERSION"),
 )
 # Lines below and between rows of tables.
@@ -46,5 +49,5 @@ def difference(shown: str, printed: str, varies: Sequence[Varying]) -> str:
 def _lines(text: str, varies: Sequence[Varying]) -> list[str]:
     """Without empty lines, rules of tables and the widths of columns, and with a word for what varies."""
     for one in varies:
-        text = re.sub(one.pattern, one.word, text)
+        text = re.sub(one.pattern, one.word, text, flags=re.MULTILINE)
     return [re.sub(r"  +", "  ", line.rstrip()) for line in text.splitlines() if not _RULE.fullmatch(line)]

@@ -95,7 +95,8 @@ def test_variables_of_compose_are_those_that_it_reads() -> None:
     assert [name for name in named if f"${{{name}:" not in compose and f"${{{name}}}" not in compose] == []
 
 
-@pytest.mark.parametrize("language", ["sql", "dotenv"])
+# That of the log is compared with what is written in tests/e2e/test_access_log.py.
+@pytest.mark.parametrize("language", ["sql", "dotenv", "json"])
 def test_no_other_page_has_such_blocks(language: str) -> None:
     assert len([block for page in PAGES for block in blocks(page, language)]) == 1
 

@@ -22,7 +22,7 @@ from tests.docs.source import ROOT
 COMMANDS = ("sh", "console")
 # In one session, in the order of the page. A page's csv is its `prices.csv`.
 RUN = (*COMMANDS, "python", "csv")
-CHECKED = ("yaml", "sql", "dotenv")  # test_pages_checked.py
+CHECKED = ("yaml", "sql", "dotenv", "json")  # test_pages_checked.py
 ALL = [block for page in PAGES for block in blocks(page)]
 # Pages whose `tollway.yaml` is the worked week's. The others' is the demo's.
 WORKED_WEEK = {"README.md", "docs/finance.md", "docs/ledger.md", "docs/prices.md", "docs/tco.md"}
@@ -42,6 +42,11 @@ def with_two_mistakes(session: PageSession) -> None:
     file.write_text(text.replace("{use: [gpt-4o]}", "{use: [gpt-4]}"))
 
 
+def beside_the_gateway(session: PageSession) -> None:
+    """On the machine of the gateway that serves, with its ledger."""
+    shutil.copy(session.stage.folder / "live" / "tollway.yaml", session.folder)
+
+
 def for_kubernetes(session: PageSession) -> None:
     (session.folder / "tollway.yaml").write_text(values("external")["config"]["text"])
 
@@ -50,6 +55,7 @@ def for_kubernetes(session: PageSession) -> None:
 PREPARED: dict[str, Callable[[PageSession], None]] = {
     "docs/configuration.md": with_two_mistakes,
     "docs/deploy.md": for_kubernetes,
+    "docs/observability.md": beside_the_gateway,
     "helm/tollway/README.md": for_kubernetes,
 }
 

@@ -14,6 +14,7 @@ from gateway.metrics.access_log import RequestLines
 from gateway.metrics.log_output import LogOutput
 from gateway.proxy.unanswered import OF_EACH_KIND
 from gateway.simulators.knobs import Knobs
+from tests.docs.blocks import blocks
 from tests.e2e.harness import APP_KEY, CARD, Harness, chat, running, until
 
 SECRET_TEXT = "the quarterly plan of Project Heron"
@@ -73,6 +74,9 @@ async def test_a_line_says_who_asked_where_it_went_and_what_it_cost(tmp_path: Pa
         assert said["peer"].startswith("127.0.0.1:")
         assert said["timestamp"].endswith("Z")
     assert (line["stream"], stream["stream"]) == (False, True)
+    (shown,) = (json.loads(block.text) for block in blocks("docs/logs.md", "json"))
+    # It is of a process that is no worker.
+    assert {*shown, "worker"} == line.keys()
 
 
 async def test_refusals_have_their_reason(tmp_path: Path) -> None:
