@@ -15,7 +15,7 @@ from tests.e2e.harness import ADMIN_TOKEN, APP_KEY, Metrics, chat, read_rows, si
 from tests.ledger.journal.served import Served
 from tests.ledger.ledger_records import until
 
-SCENARIO_SECONDS = 60
+SCENARIO_SECONDS = 300
 FAST = Knobs(ttft_ms=1, ttft_jitter_ms=1, tokens_per_second=10_000, output_tokens=3)
 NEVER = Knobs(ttft_ms=600_000, ttft_jitter_ms=0)
 OUTPUT_TOKENS = 10_000  # of gpt-4o: 0.10 USD, and a little for the prompt
