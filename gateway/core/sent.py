@@ -413,9 +413,9 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             usage = usage.with_request()
         spent, flags = cost(rates, usage), ""
         reported: Counts = ()
-        booked_at: dict[str, int] | None = None
-        if not is_exact or tier is not None or usage.others or rates.above:
-            booked_at = rates_used(rates, usage)
+        is_listed = rates is price.standard and not usage.others and not rates.above
+        booked_at = None if is_listed else rates_used(rates, usage)
+        if not is_exact or tier is not None or usage.others:
             flags = flags_of(metered, price, rates, usage)
             if flags:  # nobody knows what it costs: never more than was set aside for it
                 spent = min(spent, self.held_nano)
