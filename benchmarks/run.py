@@ -36,7 +36,7 @@ NO_PGO = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     more = parser.add_argument
     more("--seconds", type=int, default=5, help="length of one run of wrk")
@@ -154,7 +154,7 @@ def _stop_on_sigterm() -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = _parser()
+    parser = argument_parser()
     given = parser.parse_args(words)
     choice = _choice(given, parser)
     if not sys.platform.startswith("linux"):

@@ -18,7 +18,7 @@ from gateway.demo.stage import GPT_4O, LLAMA_4, Stage, open_stage, refuse_taken_
 from gateway.demo.traffic import Client, SampleOutcome
 from gateway.metrics.logs import configure_logs
 
-__all__ = ["DemoFailed", "run_demo"]
+__all__ = ["DemoFailed", "Performance", "run_demo"]
 
 # Background traffic is a sign of life, not a load: it ends before it uses up a budget.
 BACKGROUND_REQUESTS = 500
@@ -42,7 +42,7 @@ async def run_demo(*, port: int, admin_port: int, seconds: float | None, folder:
         async with open_stage(port, admin_port, kept) as stage:
             report.header(stage)
             async with Client(stage) as client:
-                await _Performance(stage, client, report, stop).run()
+                await Performance(stage, client, report, stop).run()
         report.heading("The ledger stays: all of it can be asked again")
         report.note(f"tollway usage --config {stage.config} --by feature")
 
@@ -65,7 +65,7 @@ def _stop_event(seconds: float | None) -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-class _Performance:
+class Performance:
     """One performance. Every step ends early, in good order, once `stop` is set."""
 
     def __init__(self, stage: Stage, client: Client, report: DemoReport, stop: asyncio.Event) -> None:
@@ -79,7 +79,7 @@ class _Performance:
 
     async def run(self) -> None:
         """The samples, the results, background traffic, and the results once more."""
-        await self._unless_stopped(self._play)
+        await self._unless_stopped(self.play)
         is_complete = not self._stop.is_set()
         if is_complete:
             await self._results(in_full=True)
@@ -104,7 +104,8 @@ class _Performance:
 
     # --- the samples ---
 
-    async def _play(self) -> None:
+    async def play(self) -> None:
+        """The samples alone. Raises DemoFailed when one is answered otherwise than it says."""
         for step in (self._triage, self._charts, self._contracts, self._support_agent, self._failover):
             if self._stop.is_set():
                 return

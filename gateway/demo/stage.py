@@ -22,7 +22,7 @@ CONFIG = Path(__file__).parent / "tollway.yaml"
 GPT_4O = "gpt-4o"
 LLAMA_4 = "llama-4-scout"
 
-_KEYS = {
+KEY_VARIABLES = {
     "literature-triage": "TRIAGE_KEY",
     "chart-reading": "CHART_KEY",
     "contract-review": "CONTRACT_KEY",
@@ -70,7 +70,7 @@ async def open_stage(port: int, admin_port: int, folder: Path) -> AsyncIterator[
         vllm_simulator(_LLAMA_4, host=HOST) as first,
         vllm_simulator(_LLAMA_4, host=HOST) as second,
     ):
-        keys = {feature: _secret() for feature in _KEYS}
+        keys = {feature: _secret() for feature in KEY_VARIABLES}
         admin_token = _secret()
         public = {
             "DEMO_PORT": str(port),
@@ -83,7 +83,7 @@ async def open_stage(port: int, admin_port: int, folder: Path) -> AsyncIterator[
         secret = {
             "DEMO_ADMIN_TOKEN": admin_token,
             "OPENAI_API_KEY": _secret(),
-            **{_KEYS[feature]: secret for feature, secret in keys.items()},
+            **{KEY_VARIABLES[feature]: secret for feature, secret in keys.items()},
         }
         built = _configuration({**public, **secret})
         config = _keep_config(folder, public)

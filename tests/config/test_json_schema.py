@@ -1,6 +1,5 @@
 """An editor that goes by the JSON Schema marks nothing that the loader accepts."""
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from gateway.config.load import Loaded
 from gateway.config.schema import Settings, json_schema
 from gateway.config.stand_ins import stand_in
 from tests.config.test_settings_rules import RULES
+from tests.docs.blocks import PAGES, blocks
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
@@ -57,9 +57,7 @@ def files() -> Iterator[Path]:
 
 def examples() -> Iterator[tuple[str, str]]:
     """Every block of YAML in the documentation, and every file that is a configuration."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL), 1):
-            yield f"{page.relative_to(ROOT)} {number}", block
+    yield from ((str(block), block.text) for page in PAGES for block in blocks(page, "yaml"))
     for path in sorted(set(files())):
         yield str(path.relative_to(ROOT)), path.read_text()
 

@@ -1,6 +1,5 @@
 """docs/privacy.md: what it shows can be used as it stands, and does what it says."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from gateway.config.load import Loaded
 from gateway.config.screening import image_rules, recognizer_settings
 from gateway.core.catalog import Modality
 from gateway.finance.price_catalogue import PriceCatalogue
+from tests.docs.blocks import blocks
 
-PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
-FIRST, IMAGES, SECOND = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+FIRST, IMAGES, SECOND = (block.text for block in blocks("docs/privacy.md", "yaml"))
 AROUND = """
 zones: {local: {cidrs: [127.0.0.0/8]}, external: {}}
 deployments:

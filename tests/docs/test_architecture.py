@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from benchmarks.request_trace import trace
+from tests.docs.blocks import blocks
 from tests.docs.source import GATEWAY, ROOT
 
 PAGES = ["docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md"]
@@ -73,9 +74,8 @@ def test_every_loose_file_is_named() -> None:
 def test_the_layers_are_those_that_import_linter_holds() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    block = re.search(r"```\n(.*?)```", section("Who may import whom"), re.DOTALL)
-    assert block is not None
-    assert block[1].splitlines() == layers
+    (block,) = blocks(PAGES[0], "text")
+    assert block.text.splitlines() == layers
 
 
 def steps() -> list[str]:

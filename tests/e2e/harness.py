@@ -129,19 +129,20 @@ def chat(text: str = "Tell me about ships.", model: str = "gpt-4o", **more: Any)
 
 def config_text(changes: Mapping[str, Any] = {}) -> str:
     """STANDARD with `changes` merged in; None takes a key out."""
-    return yaml.safe_dump(_merged(STANDARD, changes), sort_keys=False)
+    return yaml.safe_dump(merged(STANDARD, changes), sort_keys=False)
 
 
-def _merged(base: Any, changes: Any) -> Any:
+def merged(base: Any, changes: Any) -> Any:
+    """`base` with the sections of `changes` merged in; None takes a key out, lists are put whole."""
     if not isinstance(base, dict) or not isinstance(changes, Mapping):
         return changes
-    merged = copy.deepcopy(base)
+    result = copy.deepcopy(base)
     for name, value in changes.items():
         if value is None:
-            merged.pop(name, None)
+            result.pop(name, None)
         else:
-            merged[name] = _merged(merged.get(name), value)
-    return merged
+            result[name] = merged(result.get(name), value)
+    return result
 
 
 def config_file(folder: Path, text: str, environ: Mapping[str, str]) -> ConfigFile:
