@@ -86,6 +86,8 @@ def usage(
                 _print_units(rows, question)
             else:
                 _print(rows, question.dimensions.names)
+            by_late = UsageQuestion(by="late", period=period, since=since, until=until)
+            _print_late(usage_rows(found.ledger_url, by_late, now=now, timezone=zone.key))
             return
         content = usage_document(rows, question, form)
         write_out(content, out)
@@ -134,6 +136,16 @@ def _print(rows: "Sequence[UsageRow]", by: Sequence[str]) -> None:
         *(_sum_on(name, rows) for name in others),
     )
     print_table(columns, cells, total=total)
+
+
+def _print_late(rows: "Sequence[UsageRow]") -> None:
+    """That a month's table holds credits of months before it, where it does. `rows` are by lateness."""
+    late = [row.cost_usd for row in rows if row.group["late"] == "true"]
+    if late:
+        typer.echo(
+            f"In it are {sum(late):+,.6f} USD of earlier months, which were closed: corrections, and what "
+            "came late (--by late)."
+        )
 
 
 def _sum_on(name: str, rows: "Sequence[UsageRow]") -> str:

@@ -33,8 +33,8 @@ class AskedPeriod(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """`2026-11-01 to 2026-12-01`; moments within a day with their time."""
-        since = "the beginning" if self.since is None else _shown(self.since)
-        return f"{since} to {'now' if self.until is None else _shown(self.until)}"
+        since = "the beginning" if self.since is None else shown(self.since)
+        return f"{since} to {'now' if self.until is None else shown(self.until)}"
 
 
 def asked(period_name: str | None, since: str | None, until: str | None, now: dt.datetime) -> AskedPeriod:
@@ -69,7 +69,8 @@ def _zone(now: dt.datetime) -> dt.tzinfo:
     return now.tzinfo
 
 
-def _shown(at: dt.datetime) -> str:
+def shown(at: dt.datetime) -> str:
+    """A day, or a moment within one, as people write it: `2026-11-05`, `2026-11-05 08:30`, `... 08:30:12`."""
     text = at.isoformat(sep=" ", timespec="seconds")[:19]
     return text.removesuffix(" 00:00:00").removesuffix(":00")
 

@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -63,6 +64,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     since: int
     until: int
+    time_zone: ZoneInfo
     hosted: tuple[str, ...]
     pools: Mapping[str, PoolTerms]
     weights_are_learned: Mapping[str, bool]
@@ -108,6 +110,7 @@ def measure(sources: TcoSources, span: Span, now: int) -> Measured:
     return Measured(
         since=since,
         until=until,
+        time_zone=sources.time_zone,
         hosted=tuple(one.name for one in hosted),
         pools={name: found for name, (found, _) in terms.items()},
         weights_are_learned={name: learned for name, (_, learned) in terms.items()},

@@ -1,12 +1,14 @@
 """What a report cannot know, in sentences that say what to do about it."""
 
+import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 
+from gateway.core import calendar
 from gateway.core.pool_cost import SECOND
 from gateway.finance.tco.allocation import AllocatedPool, is_compared, tokens_of
 from gateway.finance.tco.measured import Measured
 from gateway.finance.tco.report import Uncertainty
-from gateway.finance.tco.units import iso, usd
+from gateway.finance.tco.units import usd
 from gateway.ledger.usage_sums import Consumer, UsageSums
 
 # A running gateway books once a minute: that the last one is not there yet is no news.
@@ -37,9 +39,9 @@ def missing(
 
 def _missing_of(measured: Measured, name: str, pool: AllocatedPool) -> Iterator[str]:
     if pool.bill.starts > measured.since:
-        yield f"{name}: booked only since {iso(pool.bill.starts)}"
+        yield f"{name}: booked only since {_moment(pool.bill.starts, measured)}"
     if pool.bill.ends < measured.until - BOOKED_WITHIN:
-        yield f"{name}: booked only until {iso(pool.bill.ends)}"
+        yield f"{name}: booked only until {_moment(pool.bill.ends, measured)}"
     if pool.capacity is None:
         yield (
             f"{name}: `cost.saturation_tokens_per_second` is not configured, so idle time, utilisation and "
@@ -49,6 +51,11 @@ def _missing_of(measured: Measured, name: str, pool: AllocatedPool) -> Iterator[
         yield f"{name}: no tokens in this period, so there is no mix for a break-even"
     if pool.terms.learn and not measured.weights_are_learned[name]:
         yield f"{name}: too few streams to learn its weights from; the configured ones are used"
+
+
+def _moment(at: int, measured: Measured) -> str:
+    """Of UTC microseconds since 1970, to the second: a bill is booked once a minute."""
+    return calendar.shown(dt.datetime.fromtimestamp(at // SECOND, measured.time_zone))
 
 
 def uncertainty(measured: Measured, usage: UsageSums, pools: Iterable[AllocatedPool]) -> Uncertainty:
