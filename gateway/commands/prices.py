@@ -17,8 +17,12 @@ from gateway.commands.audit import enter
 from gateway.commands.options import (
     DEFAULT_FILE,
     ConfigOption,
+    PeriodOption,
+    SinceOption,
     TextFormat,
     TextFormatOption,
+    UntilOption,
+    asked,
     built,
     exit_on_ledger_error,
     now_microseconds,
@@ -61,7 +65,6 @@ FromOption = Annotated[
     dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, org's zone.")
 ]
 ListFormat = Annotated[PriceFormat, typer.Option("--format", help="How to print it.")]
-DayOption = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="A day in the org's time zone.")]
 
 
 @prices_app.command("list")
@@ -158,8 +161,9 @@ def import_prices(file: Path, config: ConfigOption = DEFAULT_FILE) -> None:
 
 @prices_app.command("reprice")
 def reprice_rows(
-    since: DayOption,
-    until: DayOption,
+    period: PeriodOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     config: ConfigOption = DEFAULT_FILE,
@@ -167,8 +171,8 @@ def reprice_rows(
 ) -> None:
     """Correct the rows of a period to the prices that held: reversals and new rows, the old ones stay.
 
-    From `--since` to before `--until`: prices entered, and transfer prices with a date in the file. It shows
-    what it would do, and asks. Doing it twice changes nothing more.
+    These are the prices entered, and transfer prices with a date in the file. It shows what it would do, and
+    asks. Doing it twice changes nothing more.
     """
     from gateway.finance.repricing import Source, reprice  # noqa: PLC0415
     from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
@@ -179,9 +183,11 @@ def reprice_rows(
         name: Source(one.provider, one.model, one.price, one.later_prices)
         for name, one in found.policy.deployments.items()
     }
-    span = (start_of_day(since.date(), zone), start_of_day(until.date(), zone))
-    if span[0] >= span[1]:
-        raise typer.BadParameter("must be a day after --since", param_hint="--until")
+    covered = asked(period, since, until, zone)
+    start, end = covered.microseconds
+    if start is None:
+        raise typer.BadParameter("say what to correct", param_hint="--period or --since")
+    span = (start, now_microseconds() if end is None else end)
     with exit_on_ledger_error("prices reprice"):
         book = read_prices(_url(found))
         if dry_run or not yes:
@@ -191,8 +197,7 @@ def reprice_rows(
                 return
             typer.confirm(f"Correct {trial.corrected:,} rows?", abort=True, err=True)
         done = reprice(_url(found), book, sources, *span)
-        days = {"since": since.date().isoformat(), "until": until.date().isoformat()}
-        enter(found.settings, "prices reprice", **days, corrected=done.corrected)
+        enter(found.settings, "prices reprice", period=str(covered), corrected=done.corrected)
     if form is TextFormat.JSON:
         _print_json(done)
         return

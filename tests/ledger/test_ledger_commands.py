@@ -135,6 +135,10 @@ def test_prices_are_set_listed_imported_and_applied(config: Path, sqlite: Databa
     assert last.startswith("Looked at 10 rows, would correct 6: 6.000000000 USD would become ")
     as_json = json.loads(tollway(config, *words, "--dry-run", "--format", "json").stdout)
     assert (as_json["corrected"], [one["rows"] for one in as_json["changes"]]) == (6, [6])
+    by_name = tollway(config, "prices", "reprice", "--period", "2026-Q1", "--dry-run")
+    assert by_name.stdout == shown.stdout
+    unnamed = tollway(config, "prices", "reprice", "--dry-run")
+    assert (unnamed.exit_code, "say what to correct" in unnamed.stderr) == (2, True)
     assert tollway(config, *words).exit_code == 1  # nobody answers
     assert len(sqlite.rows()) == 10
     done = tollway(config, *words, "--yes")
