@@ -201,7 +201,14 @@ def rates_used(rates: Rates, usage: Usage) -> dict[str, int]:
     """What `cost` multiplies each unit of `usage` by, in nano-USD per million."""
     if rates.above:
         rates = rates.for_input(usage.input_tokens)
-    return {unit: rates.of(unit) for unit in usage.units}
+    used = {}
+    if usage.input_text:
+        used["input_text"] = rates.input
+    if usage.output_text:
+        used["output_text"] = rates.output
+    for unit, _ in usage.others:
+        used[unit] = rates.of(unit)
+    return used
 
 
 def cost_parts(nano: int, usage: Usage, rates: Mapping[str, int]) -> list[int]:

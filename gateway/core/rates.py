@@ -40,6 +40,7 @@ _LIKE = {
     "output_accepted_prediction": "output_text",
     "output_rejected_prediction": "output_text",
 }
+_FIELD_OF = _FIELDS | {unit: _FIELDS[like] for unit, like in _LIKE.items()}
 # What a longer lifetime of a cached prompt costs at most, for one write that is listed: OpenAI's 12 hours.
 LONG_WRITE = 2
 _MINUTES_A_DAY, _MINUTES_A_WEEK = 24 * 60, 7 * 24 * 60
@@ -72,10 +73,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         found = self.units.get(unit)
         if found is not None:
             return found
-        if (field := _FIELDS.get(unit)) is not None:
-            return int(getattr(self, field))
-        if (like := _LIKE.get(unit)) is not None:
-            return self.of(like)
+        if (field := _FIELD_OF.get(unit)) is not None:
+            rate: int = getattr(self, field)
+            return rate
         return self._cache_write(unit) if unit.startswith(CACHE_WRITE) else self._unlisted(unit)
 
     def _unlisted(self, unit: str) -> int:
@@ -88,7 +88,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def knows(self, unit: str) -> bool:
         """Whether `of` goes by a list or a rule, not by the dearest there is."""
-        is_by_rule = unit in _FIELDS or unit in _LIKE or unit.startswith(CACHE_WRITE) or unit == REQUESTS
+        is_by_rule = unit in _FIELD_OF or unit.startswith(CACHE_WRITE) or unit == REQUESTS
         return unit in self.units or (is_by_rule and not unit.startswith(UNKNOWN))
 
     def _cache_write(self, unit: str) -> int:
