@@ -1,18 +1,34 @@
 """A request that was answered with an error: what is logged of it, and kept for some days.
 
 It holds nothing of the request's content. The message is the gateway's own, which never quotes a prompt; what
-an upstream said is left out, since that may.
+an upstream said is left out, since that may. A model or a path that a client made up is there if it looks
+like one: a card number in its place is not.
 """
+
+import re
 
 import msgspec
 
 from gateway.core.call import Call
 from gateway.core.catalog import Api
-from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, RefusedBy, UpstreamRejected
+from gateway.core.errors import (
+    BudgetExceeded,
+    GatewayError,
+    LimitExceeded,
+    ModelNotFound,
+    RefusedBy,
+    UpstreamRejected,
+)
+from gateway.core.policy import LONGEST_NAME
 from gateway.core.tenancy import Principal
 from gateway.core.upstream_error import is_code
 
 TEXT_CHARACTERS = 300  # of each text: a record takes about half a KB
+NOT_SHOWN = "(not shown)"
+# Letters, and fewer digits than an account, a card or a personal number beside them: `gpt-4o-2024-08-06`.
+_NAME = re.compile(r"(?=.*[A-Za-z])(?!(?:\D*\d){12})[A-Za-z0-9._:/-]{1,128}")
+_QUOTED = re.compile("'(.*)'", re.DOTALL)
+_PATH = re.compile(r"(?<= )/\S*")
 
 
 class KnownRequest(msgspec.Struct, frozen=True, gc=False):
@@ -30,8 +46,8 @@ class KnownRequest(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def model(self) -> str:
-        """The name that the client sent, as logs and databases take it."""
-        return "" if self.call is None else _short(self.call.model)
+        """The name that the client sent, as logs and databases may have it."""
+        return "" if self.call is None else shown(self.call.model)
 
 
 class RefusedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -78,7 +94,7 @@ def refused_request(error: GatewayError, known: KnownRequest, at: int) -> Refuse
         param=_param(error),
         scope="" if limit is None else limit.scope,
         limit_name="" if limit is None else limit.limit,
-        message="" if isinstance(error, UpstreamRejected) else _short(error.message),
+        message=_message(error, call),
         endpoint="" if known.api is None else known.api,
         org="" if principal is None else principal.org,
         team="" if principal is None else principal.team,
@@ -95,6 +111,23 @@ def refused_request(error: GatewayError, known: KnownRequest, at: int) -> Refuse
 def code_of(error: GatewayError) -> str:
     """Its code, of which there is a closed list: an upstream may put anything into its own."""
     return UpstreamRejected.code if isinstance(error, UpstreamRejected) else error.code
+
+
+def shown(name: str) -> str:
+    """`name`, which a client made up, where it looks like the name of a model or a path."""
+    return name if not name or _NAME.fullmatch(name) else NOT_SHOWN
+
+
+def _message(error: GatewayError, call: Call | None) -> str:
+    """Its message, without what an upstream said, and names as they are `shown`."""
+    if error.refused_by is RefusedBy.UPSTREAM:
+        return ""
+    message = error.message
+    if call is not None and (name := call.model[:LONGEST_NAME]) and shown(name) != name:
+        message = message.replace(name, NOT_SHOWN)
+    elif call is None and isinstance(error, ModelNotFound):
+        message = _QUOTED.sub(lambda quoted: f"'{shown(quoted[1])}'", message)
+    return _short(_PATH.sub(lambda path: shown(path[0]), message))
 
 
 def _param(error: GatewayError) -> str:

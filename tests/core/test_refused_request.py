@@ -1,15 +1,25 @@
 """What is written down of a refused request: short, clean, and nothing that an upstream said."""
 
 import msgspec
+import pytest
 
-from gateway.core.errors import InvalidRequest, LimitExceeded, ModelNotFound, RefusedBy, UpstreamRejected
-from gateway.core.refused_request import TEXT_CHARACTERS, KnownRequest, refused_request
+from gateway.core.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    ModelNotFound,
+    NotFound,
+    RefusedBy,
+    UpstreamExhausted,
+    UpstreamRejected,
+)
+from gateway.core.refused_request import NOT_SHOWN, TEXT_CHARACTERS, KnownRequest, refused_request, shown
+from tests.core.builders import chat, parsed
 
 KNOWN = KnownRequest("req_1", 0.0)
 
 
 def test_texts_are_cut_and_fit_for_every_database() -> None:
-    error = ModelNotFound("\ud800\0" + "x" * 2 * TEXT_CHARACTERS, param="model\0")
+    error = InvalidRequest("\ud800\0" + "x" * 2 * TEXT_CHARACTERS, param="model\0")
     refused = refused_request(error, KNOWN, 1)
     assert refused.message == "?" + "x" * (TEXT_CHARACTERS - 2)
     assert refused.param == "model"
@@ -32,3 +42,39 @@ def test_a_limit_of_the_upstream_is_no_limit_of_ours() -> None:
     assert theirs.refused_by is RefusedBy.UPSTREAM
     assert refused_request(ours, KNOWN, 1).limit_name == "tokens_per_minute"
     assert InvalidRequest("m").refused_by is RefusedBy.REQUEST
+
+
+def test_what_an_upstream_said_within_a_message_of_ours_is_left_out() -> None:
+    error = UpstreamExhausted("The model's server failed (status 500): a piece of the prompt")
+    assert refused_request(error, KNOWN, 1).message == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("4111 1111 1111 1111", "4111-1111-1111-1111", "4111111111111111", "DE89370400440532013000"),
+        *("taro.yamada@example.com", "a name of somebody", "it's Bluebird", "\u0661\u0662"),
+    ],
+)
+def test_what_is_sent_in_place_of_a_name_is_not_written_down(name: str) -> None:
+    call = parsed(chat(model=name))
+    message = f"The model '{name}' does not exist or you do not have access to it. Did you mean 'gpt-4o'?"
+    for known in (KnownRequest("req_1", 0.0, call=call), KNOWN):
+        refused = refused_request(ModelNotFound(message, param="model"), known, 1)
+        assert refused.model in {NOT_SHOWN, ""}
+        assert name not in refused.message
+    path = "/v1/" + name.replace(" ", "%20")
+    lost = refused_request(NotFound(f"Unknown request URL: POST {path}. Check the URL."), KNOWN, 1)
+    assert lost.message == f"Unknown request URL: POST {NOT_SHOWN} Check the URL."
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt-4o-2024-08-06", "claude-3-5-sonnet-20241022", "meta-llama/Llama-4", "nope"]
+)
+def test_a_mistaken_name_of_a_model_is_told(name: str) -> None:
+    assert shown(name) == name
+    known = KnownRequest("req_1", 0.0, call=parsed(chat(model=name)))
+    refused = refused_request(ModelNotFound(f"The model '{name}' does not exist.", param="model"), known, 1)
+    assert (refused.model, refused.message) == (name, f"The model '{name}' does not exist.")
+    lost = refused_request(NotFound("Unknown request URL: POST /v1/v1/chat. Check the URL."), KNOWN, 1)
+    assert lost.message == "Unknown request URL: POST /v1/v1/chat. Check the URL."

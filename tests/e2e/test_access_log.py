@@ -156,8 +156,9 @@ async def test_a_log_that_nobody_reads_holds_up_no_request(tmp_path: Path) -> No
             while not output.lost:
                 answers = await asyncio.gather(*(harness.post(chat(max_tokens=1)) for _ in range(20)))
                 assert {answer.status_code for answer in answers} == {200}
+            at_least = output.lost
             metrics = await harness.metrics()
-            assert metrics.sum("log_lines_lost_total") == output.lost > 0
+            assert 0 < at_least <= metrics.sum("log_lines_lost_total") <= output.lost
     finally:
         os.close(reading)
         output.close()
