@@ -16,10 +16,19 @@ import msgspec
 
 from gateway.ledger.errors import LedgerUnavailable, file_failure
 from gateway.ledger.rows import Row
-from gateway.ledger.tables import COLUMNS
+from gateway.ledger.tables import COLUMNS, COSTS
 
 # What files of an earlier version lack.
-ADDED_LATER = {"facts": "{}", "address": "", "usage": "{}", "flags": "", "reported": "{}"}
+ADDED_LATER: dict[str, str | int] = {
+    "facts": "{}",
+    "address": "",
+    "usage": "{}",
+    "flags": "",
+    "reported": "{}",
+    "rates": "{}",
+    "unit_nano_usd": "{}",
+    **dict.fromkeys(COSTS, 0),
+}
 
 _encode = msgspec.json.Encoder(enc_hook=ascii).encode  # even a field of a wrong type leaves a trace
 _decode = msgspec.json.Decoder(dict[str, str | int | float | None]).decode

@@ -92,7 +92,7 @@ def in_budget_alerts(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
 
 def in_alert_webhooks(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     subject: BudgetAlerts = harness.gateway.parts.alerts
-    defect = _replaced(patch, subject._client, "post")
+    defect = _replaced(patch, subject._connected(), "post")
 
     async def posted(*_: object, **__: object) -> httpx.Response:
         return httpx.Response(200)

@@ -16,6 +16,7 @@ MAKERS = {"create_task", "_new_task", "ensure_future", "TaskGroup", "run_corouti
 OWNED = {
     ("supervised.py", "start"): "the loop catches everything; `close` awaits it",
     ("assembly/lifecycle.py", "start_unless"): "awaited there, both",
+    ("assembly/lifecycle.py", "_start_ledger"): "awaited there",
     ("finance/pool_accrual.py", "_book"): "awaited there; its callback counts what was booked",
     ("policy/rollout/reloader.py", "reload_soon"): "catches and logs everything; `close` awaits it",
     ("privacy/service.py", "configure"): "`close` awaits it",

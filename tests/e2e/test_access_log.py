@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,19 @@ async def test_a_client_that_leaves_before_its_body_is_whole_is_told_too(tmp_pat
     assert (line["event"], line["key"], line["endpoint"]) == ("request.abandoned", "app", "chat")
 
 
-async def test_a_log_that_nobody_reads_holds_up_no_request(tmp_path: Path) -> None:
+def full_pipe() -> tuple[int, int]:
+    """One that takes no byte more."""
     reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"\n")
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+async def test_a_log_that_nobody_reads_holds_up_no_request(tmp_path: Path) -> None:
+    reading, writing = full_pipe()
     output = LogOutput(writing, most_bytes=20_000)
     lines = RequestLines(output, {}, None)
     try:

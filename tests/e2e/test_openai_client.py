@@ -108,7 +108,11 @@ def _post(url: str, body: Json) -> httpx.Response:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
-    changes = {"features": OWN_FEATURES, "keys": OWN_KEYS, "server": {"log_level": "warning"}}
+    changes = {
+        "features": OWN_FEATURES,
+        "keys": OWN_KEYS,
+        "server": {"log_level": "warning", "access_log": "off"},
+    }
     replica = {"replicas": {"urls": ["${REPLICA_1}/v1"]}}
     (folder / "tollway.yaml").write_text(config_text({**changes, "deployments": {"scout": replica}}))
     with (

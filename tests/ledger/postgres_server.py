@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
-ROLE = "owner"
+ROLE = "tollway"
 
 
 def programs() -> Path:

@@ -291,7 +291,7 @@ def test_reports_find_rows_at_the_ends_of_their_span_by_the_index(
     )
     usage_by(sqlite.url, dimension, first, last)
     asked = [(query, values) for query, values in asked if "FROM usage_record" in query]
-    assert len(asked) == 3  # totals, costs elsewhere, units
+    assert len(asked) == 4  # totals, costs elsewhere, units, their costs
     with closing(sqlite3.connect(sqlite.path)) as connection:
         for query, values in asked:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))

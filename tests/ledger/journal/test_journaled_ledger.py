@@ -287,7 +287,7 @@ def test_with_the_database_unavailable_the_journal_grows_to_its_bound_and_admiss
     run(scenario())
 
 
-def test_a_full_disk_slows_admission_and_loses_nothing(home: Home) -> None:
+def test_a_full_disk_refuses_at_once_and_loses_nothing(home: Home) -> None:
     async def scenario() -> None:
         disk = Quota(20_000)
         sent: list[str] = []
@@ -305,14 +305,14 @@ def test_a_full_disk_slows_admission_and_loses_nothing(home: Home) -> None:
             assert "No space left on device" in (ledger.problem() or "")
             for name in sent[::2]:
                 ledger.append(*final_half(name.removeprefix("req_").removesuffix(":1")))
-            waiting = asyncio.create_task(ledger.wait_for_room())
+            with pytest.raises(Unavailable, match="disk"):
+                await ledger.wait_for_room()
             flushing = asyncio.create_task(ledger.flush())
             await asyncio.sleep(5 * QUICK.release_seconds)
-            assert not waiting.done()
             assert not flushing.done()  # these ends are in memory only
             disk.left_bytes = 10**6
             await flushing
-            await waiting
+            await ledger.wait_for_room()
             assert ledger.problem() is None
         assert list(home.rows()) == sent[::2]
         async with home.running():
