@@ -74,7 +74,7 @@ class Operations:
         question = UsageQuestion(by=query.by, period=query.period, since=query.since, until=query.until)
 
         def report() -> bytes:
-            url, zone = settings.ledger.get_secret_value(), settings.org.timezone
+            url, zone = settings.ledger_url, settings.org.timezone
             rows = usage_rows(url, question, now=self._clock.now(), timezone=zone)
             return usage_document(rows, question, query.form)
 
@@ -88,7 +88,7 @@ class Operations:
     async def request(self, request_id: str) -> bytes:
         """What became of a request, as JSON. Raises RequestNotFound, Unavailable."""
         settings = self._built().settings
-        url, server = settings.ledger.get_secret_value(), settings.server
+        url, server = settings.ledger_url, settings.server
         try:
             found = await asyncio.to_thread(find_request, url, server.journal_dir, request_id)
         except LedgerUnavailable as exc:

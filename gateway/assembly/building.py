@@ -87,7 +87,7 @@ def signing_seed(settings: Settings) -> str:
         seed = settings.audit.signing_key.get_secret_value()
         signer_from(seed)
         return seed
-    path = database_of(settings.ledger.get_secret_value()).paths.key_file(settings.server.journal_dir)
+    path = database_of(settings.ledger_url).paths.key_file(settings.server.journal_dir)
     try:
         return seed_in(path)
     except UnusableKey as exc:

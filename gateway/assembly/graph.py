@@ -94,7 +94,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
 
-    url = built.settings.ledger.get_secret_value()
+    url = built.settings.ledger_url
     disks = DiskWatch(folders_on_disk(url, built.settings.server.journal_dir), tasks)
 
     # Telemetry reads the store, and the store tells telemetry: one of them has to wait for the other.
@@ -161,7 +161,7 @@ def ledger_writer_settings(settings: Settings) -> WriterSettings:
     """What the process that writes the ledger has to know. Raises UnusableKey."""
     server = settings.server
     return writer_settings(
-        settings.ledger.get_secret_value(),
+        settings.ledger_url,
         folder=server.journal_dir,
         sync=server.journal_sync,
         signing_seed=signing_seed(settings),
@@ -185,7 +185,7 @@ def _ledger(
 ) -> JournaledLedger:
     server = built.settings.server
     return open_journaled_ledger(
-        built.settings.ledger.get_secret_value(),
+        built.settings.ledger_url,
         address,
         folder=server.journal_dir,
         sync=server.journal_sync,
@@ -203,7 +203,7 @@ def _admission(
     async def spent(views: Sequence[BudgetView]) -> list[tuple[int, int]]:
         # What has ended is in the ledger before it is asked.
         await ledger.flush()
-        return await asyncio.to_thread(spent_in_windows, settings.ledger.get_secret_value(), views)
+        return await asyncio.to_thread(spent_in_windows, settings.ledger_url, views)
 
     return open_admission(
         state=settings.state.get_secret_value(),
@@ -279,7 +279,7 @@ def _price_watch(built: Built, pipeline: Pipeline, tasks: TaskRegistry) -> Price
 
     settings = built.settings
     return PriceWatch(
-        settings.ledger.get_secret_value(),
+        settings.ledger_url,
         adopt,
         tasks,
         refresh_seconds=settings.server.prices_refresh_seconds,
@@ -299,7 +299,7 @@ def _pool_accrual(
             },
         )
 
-    url = built.settings.ledger.get_secret_value()
+    url = built.settings.ledger_url
     accrual = PoolAccrual(url, clock, telemetry.pool_booked, measured, tasks)
     accrual.configure(built.pools, built.tenancy.time_zone)
     return accrual

@@ -55,7 +55,7 @@ def verify(
     settings = report_file(config, LEDGER if public_key else AUDIT).settings
     trusted = public_key or _trusted(settings)
     with exit_on_ledger_error("audit verify"):
-        verified = verify_log(_url(settings), trusted)
+        verified = verify_log(settings.ledger_url, trusted)
     if output is OutputFormat.JSON:
         _print_json(_verified(verified, pinned=bool(trusted)))
     else:
@@ -88,7 +88,7 @@ def residency(
     covered = asked(period, since, until, found.zone)
     places = _Places(privacy, home, *covered.microseconds)
     with exit_on_ledger_error("audit residency"):
-        verified = verify_log(_url(settings), public_key or _trusted(settings), places.add)
+        verified = verify_log(settings.ledger_url, public_key or _trusted(settings), places.add)
     answer = places.answer(verified)
     if output is OutputFormat.JSON:
         _print_json(answer)
@@ -115,7 +115,7 @@ def acts(
     entries: list[Entry] = []
     with exit_on_ledger_error("audit acts"):
         verified = verify_log(
-            _url(found.settings), public_key or _trusted(found.settings), visit_act=entries.append
+            found.settings.ledger_url, public_key or _trusted(found.settings), visit_act=entries.append
         )
     zone = found.zone
     start, end = asked(period, since, until, zone).microseconds
@@ -148,7 +148,7 @@ def enter(settings: "Settings", act: str, **particulars: Any) -> None:
     """Enter what a command did into the audit log. Raises LedgerUnavailable."""
     from gateway.ledger.audit.acts import enter_act
 
-    enter_act(_url(settings), signer(settings), act, particulars)
+    enter_act(settings.ledger_url, signer(settings), act, particulars)
 
 
 def signer(settings: "Settings") -> "Signer":
@@ -174,7 +174,7 @@ def _trusted(settings: "Settings") -> list[str]:
 def _key_file(settings: "Settings") -> Path:
     from gateway.ledger.url import database_of
 
-    return database_of(_url(settings)).paths.key_file(settings.server.journal_dir)
+    return database_of(settings.ledger_url).paths.key_file(settings.server.journal_dir)
 
 
 class _Places:
@@ -288,10 +288,6 @@ def _act(entry: "Entry", zone: dt.tzinfo) -> dict[str, Any]:
 
 def _moment_of(entry: "Entry") -> tuple[int, str, int]:
     return entry.at, entry.chain, entry.seq
-
-
-def _url(settings: "Settings") -> str:
-    return settings.ledger.get_secret_value()
 
 
 def _print_json(value: Any) -> None:

@@ -54,7 +54,7 @@ def diff(
         since = DEFAULT_SINCE
     covered = asked(period, since, until, zone)
     span = Span(*covered.microseconds)
-    url = ledger or before.settings.ledger.get_secret_value()
+    url = ledger or before.settings.ledger_url
     with exit_on_ledger_error("policy diff"), only_errors(), _progress() as advance:
         found = report(replay(url, before, after, span, advance))
     if form is OutputFormat.JSON:

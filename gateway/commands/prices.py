@@ -189,14 +189,14 @@ def reprice_rows(
         raise typer.BadParameter("say what to correct", param_hint="--period or --since")
     span = (start, now_microseconds() if end is None else end)
     with exit_on_ledger_error("prices reprice"):
-        book = read_prices(_url(found))
+        book = read_prices(found.settings.ledger_url)
         if dry_run or not yes:
-            trial = reprice(_url(found), book, sources, *span, is_trial=True)
+            trial = reprice(found.settings.ledger_url, book, sources, *span, is_trial=True)
             _show_trial(trial, form if dry_run else None)
             if dry_run or not trial.corrected:
                 return
             typer.confirm(f"Correct {trial.corrected:,} rows?", abort=True, err=True)
-        done = reprice(_url(found), book, sources, *span)
+        done = reprice(found.settings.ledger_url, book, sources, *span)
         enter(found.settings, "prices reprice", period=str(covered), corrected=done.corrected)
     if form is TextFormat.JSON:
         _print_json(done)
@@ -252,7 +252,7 @@ def _enter(found: "Built", rows: "Sequence[tuple[str, Mapping[str, Any]]]") -> N
 
     versions = list(_versions(found, rows))
     with exit_on_ledger_error("prices", PriceChanged):
-        enter_prices(_url(found), versions)
+        enter_prices(found.settings.ledger_url, versions)
         enter(found.settings, "prices enter", versions=sorted({one.version for one in versions}))
     typer.echo(f"Entered {len(versions)} price{'' if len(versions) == 1 else 's'}.")
     _advise(found, versions)
@@ -266,7 +266,7 @@ def _refuse_unknown(found: "Built", provider: str, model: str) -> None:
     from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
 
     with exit_on_ledger_error("prices set"):
-        entered = {f"{one.provider}/{one.model}" for one in read_prices(_url(found))}
+        entered = {f"{one.provider}/{one.model}" for one in read_prices(found.settings.ledger_url)}
     known = entered | _served(found)
     name = f"{provider}/{model}"
     is_listed = provider in tuple(Provider) and PriceCatalogue().find(provider, model) is not None
@@ -370,7 +370,3 @@ def _words(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"column {error.args[0]} is missing"
     return "a price must be a number" if isinstance(error, InvalidOperation) else str(error)
-
-
-def _url(found: "Built") -> str:
-    return str(found.settings.ledger.get_secret_value())

@@ -56,7 +56,7 @@ class Built:
     def tco_sources(self) -> TcoSources:
         """What the comparison of both sides is made from."""
         return TcoSources(
-            ledger_url=self.settings.ledger.get_secret_value(),
+            ledger_url=self.settings.ledger_url,
             time_zone=self.tenancy.time_zone,
             deployments=tuple(self.policy.deployments.values()),
             pools=self.pools,

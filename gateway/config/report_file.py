@@ -42,7 +42,7 @@ class ReportFile:
 
     @property
     def ledger_url(self) -> str:
-        return self.settings.ledger.get_secret_value()
+        return self.settings.ledger_url
 
     def scopes(self) -> tuple[Scope, ...]:
         """Whoever has a budget or a limit, in the order of the file. Needs BUDGETS."""

@@ -63,6 +63,11 @@ class Settings(Section):
     )
     telemetry: Telemetry = Field(default=Telemetry(), description="what goes to collectors")
 
+    @property
+    def ledger_url(self) -> str:
+        """That of the ledger, with its password if it has one: not for people."""
+        return self.ledger.get_secret_value()
+
 
 # What every value may be besides: a text with a variable in it.
 _VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}

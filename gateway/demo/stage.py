@@ -51,7 +51,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def ledger_url(self) -> str:
-        return self.built.settings.ledger.get_secret_value()
+        return self.built.settings.ledger_url
 
 
 def refuse_taken_ports(port: int, admin_port: int) -> None:

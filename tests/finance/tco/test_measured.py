@@ -44,7 +44,7 @@ def test_what_it_would_have_cost_follows_the_prices_of_the_time(config: Path) ->
         rates=doubled,
         entered_at=half,
     )
-    enter_prices(week.built(config).settings.ledger.get_secret_value(), [version])
+    enter_prices(week.built(config).settings.ledger_url, [version])
     found = report(config)
     # Half of Scout's rows were sent before, and half after; what GPT-4o served was paid as it was booked.
     elsewhere = 1.5 * (1_814.40 + 604.80)
@@ -65,7 +65,7 @@ def test_a_price_that_was_entered_for_a_time_to_come_changes_nothing(config: Pat
         rates=msgspec.structs.replace(week.GPT_4O, input=1),
         entered_at=week.STARTS,
     )
-    enter_prices(week.built(config).settings.ledger.get_secret_value(), [version])
+    enter_prices(week.built(config).settings.ledger_url, [version])
     assert report(config) == before
 
 

@@ -232,7 +232,7 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
 
     async def serve() -> None:
         accrual = PoolAccrual(
-            found.settings.ledger.get_secret_value(),
+            found.settings.ledger_url,
             clock,
             telemetry.pool_booked,
             used.extend,

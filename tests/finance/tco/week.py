@@ -103,7 +103,7 @@ def records() -> Iterator[UsageRecord]:
 def write(path: Path, *, booked: bool = True, instead: Iterable[UsageRecord] | None = None) -> None:
     """The week, or other rows `instead`, into the ledger of the configuration at `path`."""
     found = built(path)
-    url = found.settings.ledger.get_secret_value()
+    url = found.settings.ledger_url
 
     async def fill() -> None:
         writer = RecordWriter(open_ledger(url))
