@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway import __version__
-from gateway.assembly.building import names, rulebook, signing_seed, upstream
+from gateway.assembly.building import MIB, names, rulebook, signing_seed, upstream
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.config.schema import Settings
@@ -126,7 +126,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         names=names(built), sources=sources, clock=clock, version=__version__, budget_refused=budget_refused
     )
     alerts = _alerts(built, admission, telemetry, tasks)
-    most = built.settings.server.max_event_mib * 1024 * 1024
+    most = built.settings.server.max_event_mib * MIB
     tracing = _tracing(built, telemetry, clock, tasks)
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
     access_log = _access_log(built, request_lines)
