@@ -61,17 +61,19 @@ class DataPlane:
 
     async def _route(self, request_id: str, exchange: Exchange) -> None:
         """Everything but the usual spelling of a completion's address."""
-        entrance, method = entrance_of(exchange.path), exchange.method
-        api = COMPLETIONS.get(entrance.path)
-        if api is not None and method == "POST":
-            await self._pipeline.complete(api, request_id, exchange, exchange, entrance.model)
-        elif method == "OPTIONS" and is_entrance(exchange.path):
-            await exchange.answer(204, _preflight(exchange), b"")
-        else:
-            try:
+        method = exchange.method
+        try:
+            entrance = entrance_of(exchange.path)
+            api = COMPLETIONS.get(entrance.path) if method == "POST" else None
+            if api is None and method == "OPTIONS" and is_entrance(exchange.path):
+                await exchange.answer(204, _preflight(exchange), b"")
+            elif api is None:
                 await self._read(method, entrance.path, request_id, exchange)
-            except GatewayError as error:
-                await self._refuse(error, request_id, exchange)
+        except GatewayError as error:
+            await self._refuse(error, request_id, exchange)
+            return
+        if api is not None:
+            await self._pipeline.complete(api, request_id, exchange, exchange, entrance.model)
 
     async def _refuse(self, error: GatewayError, request_id: str, exchange: Exchange) -> None:
         """Answer with an `error` that the pipeline knows nothing of."""

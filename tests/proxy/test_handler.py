@@ -27,10 +27,11 @@ class Unanswered:
 class Preflight:
     """A preflight request whose asked-for headers are `asked`. `lines` is what it was answered with."""
 
-    method, path = "OPTIONS", "/v1/chat/completions"
+    method = "OPTIONS"
     started = disconnected = False
 
-    def __init__(self, asked: str) -> None:
+    def __init__(self, asked: str, path: str) -> None:
+        self.path = path
         self.headers = {b"access-control-request-headers": asked.encode("latin-1")}
         self.answers: list[tuple[int, bytes, bytes]] = []
 
@@ -38,8 +39,10 @@ class Preflight:
         self.answers.append((status, lines, body))
 
 
-def answer_to(asked: str, unanswered: Unanswered) -> tuple[int, bytes, bytes]:
-    exchange: Any = Preflight(asked)
+def answer_to(
+    asked: str, unanswered: Unanswered, path: str = "/v1/chat/completions"
+) -> tuple[int, bytes, bytes]:
+    exchange: Any = Preflight(asked, path)
     pipeline: Any = SimpleNamespace(unanswered=unanswered)
     run(DataPlane(pipeline, lambda: "r").handle(exchange))
     (found,) = exchange.answers
@@ -62,3 +65,10 @@ def test_what_is_repeated_is_one_line_or_a_defect(asked: str) -> None:
     assert unanswered.codes == ["internal_error"]
     assert lines == b"content-type: application/json\r\nx-request-id: r\r\nx-should-retry: true\r\n"
     assert "request id r" in orjson.loads(body)["error"]["message"]
+
+
+def test_an_address_that_cannot_be_decoded_is_a_refusal_like_others() -> None:
+    unanswered = Unanswered()
+    status, _, body = answer_to("x-a", unanswered, "/openai/deployments/%ff/chat/completions")
+    assert (status, orjson.loads(body)["error"]["code"]) == (404, "unknown_url")
+    assert unanswered.codes == ["unknown_url"]
