@@ -182,6 +182,9 @@ class Route:
         by = model if rule is None else rule
         if len(kept) > 1 and by.prefer is not _ORDER:
             kept, estimates = in_order(by, Sorting(model, moment, unit, self._serving), kept, estimates)
+        ask = ask_for(call, principal, kept, estimates)
+        if self._typical is not None:
+            ask = self._typical.ask(call, ask)
         named = headers.get(b"x-tollway-privacy")
         return Sent(
             # By position: by name it costs four times as much, and this is made for every request.
@@ -200,11 +203,7 @@ class Route:
                 else _decision(model, rule, kept, excluded)
             ),
             rule,
-            (
-                ask_for(call, principal, kept, estimates)
-                if self._typical is None
-                else self._typical.ask(call, ask_for(call, principal, kept, estimates))
-            ),
+            ask,
             tags,
             started,
             "" if named is None else named.decode("latin-1"),
