@@ -43,7 +43,7 @@ class RequestLines:
         if self._renderer is None:
             self.output.put(orjson.dumps(fields, option=_OPTIONS))
         else:
-            fields["timestamp"] = now.isoformat()
+            fields["timestamp"] = now.isoformat().replace("+00:00", "Z")
             self.output.write(f"{self._renderer(None, 'info', fields)!s}\n")
 
 

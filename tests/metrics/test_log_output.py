@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from gateway.metrics.access_log import RequestLines
 from gateway.metrics.log_output import LogOutput
 
 
@@ -132,3 +133,13 @@ def test_what_was_put_is_written_when_it_is_closed(tmp_path: Path) -> None:
         output.put(b"second\n")
         output.close()
     assert path.read_text() == "first \\ud800\nsecond\n"
+
+
+def test_lines_for_people_tell_the_time_as_all_others_do(pipe: Pipe) -> None:
+    output = LogOutput(pipe.writing)
+    for renderer in (None, structlog.processors.JSONRenderer()):
+        RequestLines(output, {}, renderer).info("request.answered", {})
+    times = [json.loads(line)["timestamp"] for line in pipe.read_lines(2)]
+    output.close()
+    assert [time[-1] for time in times] == ["Z", "Z"]
+    assert [time.count("+") for time in times] == [0, 0]
