@@ -61,7 +61,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "gateway.workers.worker", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", "gateway.workers.worker_process", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env=_environment(os.environ),

@@ -1,13 +1,9 @@
-"""A worker's process: a gateway on a shared data port, for as long as its supervisor lives.
-
-python -m gateway.workers.worker FD      FD is the worker's end of the control channel
-"""
+"""A worker: a gateway on a shared data port, for as long as its supervisor lives."""
 
 import asyncio
 import os
 import signal
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,11 +34,13 @@ from gateway.workers.control_channel import (
 _log = structlog.get_logger("tollway.worker")
 
 
-def main() -> None:
-    """Run until the supervisor says to stop, or has gone."""
-    own = socket.socket(fileno=int(sys.argv[1]))
+def work(own: socket.socket) -> int:
+    """Run until the supervisor says to stop, or has gone. The exit code of the process.
+
+    `own` is the worker's end of the control channel.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_work(own)))
+        return runner.run(_work(own))
 
 
 async def _work(own: socket.socket) -> int:
@@ -157,7 +155,3 @@ def _listeners(built: Built, config: WorkerConfig) -> tuple[socket.socket, socke
     admin.bind(config.admin_path)
     admin.setblocking(False)
     return join(built.settings.server.data.host, config.data_port), admin
-
-
-if __name__ == "__main__":
-    main()
