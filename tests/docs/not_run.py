@@ -20,7 +20,6 @@ class NotRun(NamedTuple):
 _CONTAINERS = "needs a container engine"
 _CLUSTER = "needs a cluster"
 _MACHINE = "changes the machine"
-_LONG = "takes over an hour"
 
 NOT_RUN = (
     NotRun("docs/deploy.md", "docker compose -f ", _CONTAINERS, "tests/deploy/test_compose.py"),

@@ -32,7 +32,7 @@ _MARK = "=== ended with"
 _PROGRAMS = {
     "tollway": 'exec "{python}" -m gateway.cli "$@"',
     "python": 'exec "{python}" "$@"',
-    # What a target would do is printed and not done: CI makes each of them.
+    # What a target would do is printed and not done: CI makes some of them, and others take an hour.
     "make": 'exec {make} --dry-run --no-print-directory -C "{root}" "$@"',
 }
 
@@ -114,7 +114,7 @@ class PageSession:
         return [Ran(*ran) for ran in zip(steps, found, outputs, strict=False)]
 
     def run_python(self, text: str) -> None:
-        """A program. Raises CalledProcessError with what it printed."""
+        """A program. Fails with what it printed if it does not end well."""
         self._printed(sys.executable, "-W", "error", "-c", self._put_in(text), check=True)
 
     def _printed(self, *command: str, check: bool = False) -> str:
