@@ -124,6 +124,8 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=COUNTED_REQUESTS, help="how many are counted")
     parser.add_argument("--most", type=int, help="exit 1 if the request thread needs more than this")
     options = parser.parse_args()
+    if options.details and (options.stream or options.continuous_usage):
+        parser.error("--details is of an answer in one piece: leave out --stream and --continuous-usage")
     try:
         found = count(
             stream=options.stream or options.continuous_usage,
