@@ -522,8 +522,12 @@ def in_base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def unused_url() -> str:
+def unused_port() -> int:
     """A port of this machine on which nobody listens."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+        return int(closed.getsockname()[1])
+
+
+def unused_url() -> str:
+    return f"http://127.0.0.1:{unused_port()}"

@@ -214,15 +214,7 @@ async def test_denials_beyond_the_bound_are_counted_in_the_audit_log(tmp_path: P
         told = CliRunner().invoke(
             app,
             ["audit", "acts", "--config", str(harness.config), "--format", "json"],
-            env={
-                "LEDGER": f"sqlite:///{harness.ledger}",
-                "ADMIN_TOKEN": "x" * 20,
-                "APP_KEY": "key-a-0123456789",
-                "NARROW_KEY": "key-b-0123456789",
-                "EXTERNAL": "http://127.0.0.1:1",
-                "REPLICA_1": "http://127.0.0.1:2",
-                "REPLICA_2": "http://127.0.0.1:3",
-            },
+            env={"LEDGER": f"sqlite:///{harness.ledger}"},
         )
         denials = [one["particulars"] for one in json.loads(told.stdout) if one["kind"] == "refused"]
         assert denials[-1]["left_out"] == 5

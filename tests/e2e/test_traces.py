@@ -1,6 +1,7 @@
 """Traces at a real collector: which spans a request has, what they say, and whose children they are."""
 
 import asyncio
+import importlib
 import re
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 
 from gateway.core.trace_context import span_id_of, trace_id_of
 from gateway.simulators.knobs import ErrorKind, Knobs
-from tests.e2e.harness import APP_KEY, CARD, PATIENCE_SECONDS, Harness, chat, running, until
-from tests.metrics.collector import CLIENT, SERVER, Collector, SeenSpan, collecting, unused_port
+from tests.e2e.harness import APP_KEY, CARD, PATIENCE_SECONDS, Harness, chat, running, until, unused_url
+from tests.metrics.collector import CLIENT, SERVER, Collector, SeenSpan, collecting
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -267,27 +268,9 @@ async def test_no_span_holds_content_or_a_secret(tmp_path: Path) -> None:
 
 
 async def test_every_name_is_of_the_conventions_or_of_ours(tmp_path: Path) -> None:
-    from opentelemetry.semconv._incubating import attributes as registry
-    from opentelemetry.semconv._incubating.attributes import (
-        gen_ai_attributes,
-        http_attributes,
-        network_attributes,
-        openai_attributes,
-        server_attributes,
-        url_attributes,
-    )
-    from opentelemetry.semconv.attributes import error_attributes
-
-    assert registry
-    modules = (
-        gen_ai_attributes,
-        http_attributes,
-        network_attributes,
-        openai_attributes,
-        server_attributes,
-        url_attributes,
-        error_attributes,
-    )
+    registry = "opentelemetry.semconv._incubating.attributes"
+    groups = ("error", "gen_ai", "http", "network", "openai", "server", "url")
+    modules = [importlib.import_module(f"{registry}.{group}_attributes") for group in groups]
     known = {value for module in modules for value in vars(module).values() if isinstance(value, str)}
     async with traced(tmp_path) as (harness, collector):
         await harness.post(chat(stream=True, n=2))
@@ -397,8 +380,7 @@ async def test_a_stop_sends_what_waits(tmp_path: Path) -> None:
 
 
 async def test_a_dead_collector_costs_spans_and_no_request(tmp_path: Path) -> None:
-    dead = f"http://127.0.0.1:{unused_port()}/v1/traces"
-    async with running(tmp_path, traces(dead, queue_spans=10)) as harness:
+    async with running(tmp_path, traces(f"{unused_url()}/v1/traces", queue_spans=10)) as harness:
         for _ in range(20):
             assert (await harness.post(chat())).status_code == 200
         assert (await counted(harness))["dropped"] > 0

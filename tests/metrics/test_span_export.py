@@ -18,8 +18,8 @@ from gateway.http.client.pool import HttpUpstream
 from gateway.metrics.tracing import export
 from gateway.metrics.tracing.export import DROPPED, EXPORTED, REFUSED, SpanExport
 from gateway.supervised import TaskRegistry
-from tests.e2e.harness import until
-from tests.metrics.collector import Collector, collecting, unused_port
+from tests.e2e.harness import until, unused_port
+from tests.metrics.collector import Collector, collecting
 
 
 class Exporting:

@@ -22,6 +22,7 @@ from gateway.ledger.journal.opening import writer_settings
 from gateway.ledger.journal.tail import LedgerEntry
 from gateway.ledger.postgres.partitions import Month
 from gateway.ledger.price_versions import enter_prices
+from gateway.ledger.process.messages import WriterSettings
 from gateway.ledger.retention import close
 from gateway.ledger.rows import ATTEMPT_ID, row_of
 from gateway.ledger.spill import Spill
@@ -208,43 +209,35 @@ def test_who_asks_for_room_on_a_full_disk_is_told_at_once(disk: SmallDisk) -> No
     run(scenario())
 
 
-def test_a_start_on_a_full_disk_says_so_and_begins_once_there_is_room(disk: SmallDisk) -> None:
-    async def scenario() -> None:
-        disk.fill()
-        async with writer_service(writer_settings(f"sqlite:///{disk.path}/ledger.db")) as (_, address):
-            ledger = JournaledLedger(journals(disk.path), lambda: address, limits=LIMITS, times=QUICK)
-            with pytest.raises(LedgerUnavailable, match=f"the disk of {disk.path} is full"):
-                await ledger.start()
-            await until(ledger.problem)
-            with pytest.raises(Unavailable, match="disk"):
-                ledger.wait_for_room().send(None)
-            disk.free()
+async def starts_on_a_full_disk(
+    disk: SmallDisk, settings: WriterSettings, problem: type[LedgerUnavailable]
+) -> None:
+    """A start with the journal there raises `problem` and refuses requests; with room it begins."""
+    folder = journals(disk.path)
+    disk.fill()
+    async with writer_service(settings) as (_, address):
+        ledger = JournaledLedger(folder, lambda: address, limits=LIMITS, times=QUICK)
+        with pytest.raises(problem, match=f"the disk of {disk.path} is full"):
             await ledger.start()
-            assert ledger.has_room()
-            await ledger.close()
+        await until(ledger.problem)
+        with pytest.raises(Unavailable, match="disk"):
+            ledger.wait_for_room().send(None)
+        disk.free()
+        await ledger.start()
+        assert ledger.has_room()
+        await ledger.close()
 
-    run(scenario())
+
+def test_a_start_on_a_full_disk_says_so_and_begins_once_there_is_room(disk: SmallDisk) -> None:
+    settings = writer_settings(f"sqlite:///{disk.path}/ledger.db")
+    run(starts_on_a_full_disk(disk, settings, LedgerUnavailable))
 
 
 def test_a_start_without_room_for_a_journal_says_so_and_begins_once_there_is_some(
     tmp_path: Path, disk: SmallDisk
 ) -> None:
-    async def scenario() -> None:
-        folder = journals(disk.path)
-        disk.fill()
-        settings = writer_settings(f"sqlite:///{tmp_path}/ledger.db", folder=disk.path)
-        async with writer_service(settings) as (_, address):
-            ledger = JournaledLedger(folder, lambda: address, limits=LIMITS, times=QUICK)
-            with pytest.raises(LedgerDiskFull, match=f"the disk of {disk.path} is full"):
-                await ledger.start()
-            with pytest.raises(Unavailable, match="disk"):
-                ledger.wait_for_room().send(None)
-            disk.free()
-            await ledger.start()
-            assert ledger.has_room()
-            await ledger.close()
-
-    run(scenario())
+    settings = writer_settings(f"sqlite:///{tmp_path}/ledger.db", folder=disk.path)
+    run(starts_on_a_full_disk(disk, settings, LedgerDiskFull))
 
 
 def test_a_row_that_no_database_takes_is_not_lost_when_its_file_has_no_room(
