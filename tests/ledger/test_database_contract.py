@@ -4,12 +4,13 @@ What the writer makes of a `RowStore` is in test_ledger_writer, what reports rea
 """
 
 import itertools
+import sqlite3
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, event, select
 
 from gateway.ledger.database import Batch, MaintenanceTransaction, RefusedRow, RowsRefused, RowStore
 from gateway.ledger.database import Database as LedgerDatabase
@@ -189,6 +190,21 @@ def test_a_store_takes_as_many_rows_as_it_says_in_one_call(ledger: LedgerDatabas
     count = ledger.row_store().slice_rows
     assert write(ledger, *map(make, range(count))) == []
     assert len(attempts(ledger)) == count
+
+
+def test_an_sqlite_of_usual_limits_takes_them_too(sqlite: Database) -> None:
+    def limit(connection: sqlite3.Connection, _record: object) -> None:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)  # Debian's has no such bound
+
+    ledger = database_of(sqlite.url)
+    ledger.create_if_absent()
+    count = ledger.row_store().slice_rows
+    event.listen(Engine, "connect", limit)
+    try:
+        assert write(ledger, *map(make, range(count))) == []
+    finally:
+        event.remove(Engine, "connect", limit)
+    assert len(sqlite.attempts()) == count
 
 
 def test_rows_of_a_deleted_period_are_refused_and_the_others_kept(

@@ -36,7 +36,8 @@ from gateway.ledger.sqlite.engine import create_folder, open_writer, unavailable
 from gateway.ledger.sqlite.migrate import upgrade_file
 from gateway.ledger.tables import COLUMNS, usage_record
 
-STATEMENT_ROWS = 640  # of 47 columns each: SQLite takes 32,766 values in a statement
+STATEMENT_VALUES = 32_766  # that SQLite takes as it comes; some distributions allow more
+STATEMENT_ROWS = STATEMENT_VALUES // len(COLUMNS)
 SLICE_ROWS = 4 * STATEMENT_ROWS
 CLOSE_TIMEOUT_SECONDS = 2.0
 
