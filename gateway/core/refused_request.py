@@ -1,8 +1,8 @@
 """A request that was answered with an error: what is logged of it, and kept for some days.
 
 It holds nothing of the request's content. The message is the gateway's own, which never quotes a prompt; what
-an upstream said is left out, since that may. A model or a path that a client made up is there if it looks
-like one: a card number in its place is not.
+an upstream said is left out, since that may. A model, a path or a parameter that a client made up is there if
+it looks like one: a card number in its place is not, nor any number as long as one.
 """
 
 import re
@@ -29,6 +29,8 @@ NOT_SHOWN = "(not shown)"
 _NAME = re.compile(r"(?=.*[A-Za-z])(?!(?:\D*\d){12})[A-Za-z0-9._:/-]{1,128}")
 _QUOTED = re.compile("'(.*)'", re.DOTALL)
 _PATH = re.compile(r"(?<= )/\S*")
+_LONG_NUMBER = re.compile(r"\b\d{12,}\b")  # as many digits as no name has
+_NO_BRACKETS = str.maketrans("", "", "[]")  # `messages[0].role` is a name without them
 
 
 class KnownRequest(msgspec.Struct, frozen=True, gc=False):
@@ -123,18 +125,27 @@ def _message(error: GatewayError, call: Call | None) -> str:
     if error.refused_by is RefusedBy.UPSTREAM:
         return ""
     message = error.message
+    if error.param and not _is_name(error.param):
+        message = message.replace(error.param, NOT_SHOWN)
     if call is not None and (name := call.model[:LONGEST_NAME]) and shown(name) != name:
         message = message.replace(name, NOT_SHOWN)
     elif call is None and isinstance(error, ModelNotFound):
         message = _QUOTED.sub(lambda quoted: f"'{shown(quoted[1])}'", message)
-    return _short(_PATH.sub(lambda path: shown(path[0]), message))
+    message = _PATH.sub(lambda path: shown(path[0]), message)
+    return _short(_LONG_NUMBER.sub(NOT_SHOWN, message))
 
 
 def _param(error: GatewayError) -> str:
-    param = error.param or ""
+    param = _short(error.param or "")
     if isinstance(error, UpstreamRejected) and not is_code(param):
         return ""
-    return _short(param)
+    return param if _is_name(param) else NOT_SHOWN
+
+
+def _is_name(param: str) -> bool:
+    """Whether it looks like the name of a parameter, and not like content in the place of one."""
+    name = param.translate(_NO_BRACKETS)
+    return shown(name) == name
 
 
 def _short(text: str) -> str:

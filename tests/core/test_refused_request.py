@@ -1,9 +1,14 @@
 """What is written down of a refused request: short, clean, and nothing that an upstream said."""
 
+import json
+from typing import Any
+
 import msgspec
 import pytest
 
+from gateway.core.catalog import Api
 from gateway.core.errors import (
+    GatewayError,
     InvalidRequest,
     LimitExceeded,
     ModelNotFound,
@@ -12,6 +17,7 @@ from gateway.core.errors import (
     UpstreamExhausted,
     UpstreamRejected,
 )
+from gateway.core.parse import parse_call
 from gateway.core.refused_request import NOT_SHOWN, TEXT_CHARACTERS, KnownRequest, refused_request, shown
 from tests.core.builders import chat, parsed
 
@@ -78,3 +84,41 @@ def test_a_mistaken_name_of_a_model_is_told(name: str) -> None:
     assert (refused.model, refused.message) == (name, f"The model '{name}' does not exist.")
     lost = refused_request(NotFound("Unknown request URL: POST /v1/v1/chat. Check the URL."), KNOWN, 1)
     assert lost.message == "Unknown request URL: POST /v1/v1/chat. Check the URL."
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("4111 1111 1111 1111", "\uff14111111111111111", "taro.yamada@example.com", "Bluebird's"),
+        *("[4111]1111[1111]1111", "a" * 1000),
+    ],
+)
+def test_a_member_that_is_no_parameter_is_not_written_down(name: str) -> None:
+    refused = refused_request(refusal(chat(**{name: 10**25})), KNOWN, 1)
+    assert refused.param == NOT_SHOWN
+    assert refused.message == (
+        f"Invalid '{NOT_SHOWN}': a number beyond 64 bits. Expected a value that is exact in JSON."
+    )
+
+
+def test_a_number_as_long_as_that_of_a_card_is_not_written_down() -> None:
+    refused = refused_request(refusal(chat(max_tokens=-4111111111111111)), KNOWN, 1)
+    assert refused.message == (
+        "Invalid 'max_tokens': integer below minimum value. "
+        f"Expected a value >= 1, but got -{NOT_SHOWN} instead."
+    )
+    refused = refused_request(refusal(chat(max_tokens=-20)), KNOWN, 1)
+    assert refused.message.endswith("but got -20 instead.")
+
+
+def test_the_place_of_a_mistake_in_a_message_is_told() -> None:
+    refused = refused_request(refusal(chat(messages=[{"content": "x"}])), KNOWN, 1)
+    assert refused.param == "messages[0].role"
+    assert refused.message == "Missing required parameter: 'messages[0].role'."
+
+
+def refusal(body: dict[str, Any]) -> GatewayError:
+    """What the parser says to `body`."""
+    with pytest.raises(GatewayError) as refused:
+        parse_call(Api.CHAT, json.dumps(body).encode(), 100)
+    return refused.value
