@@ -52,5 +52,5 @@ def forget_refused(url: str, before: int, most: int = MOST_RECORDS) -> None:
         database_of(url).maintenance(is_quick=True) as maintenance,
         maintenance.begin(exclusive=False) as ledger,
     ):
-        ledger.run(_DELETE_BEFORE, before)
+        ledger.run(_DELETE_BEFORE, max(before, 0))  # as many days as a file may say: no integer of a database
         ledger.run(_DELETE_BEYOND, most)

@@ -119,6 +119,14 @@ def test_records_of_refusals_go_after_their_days_and_the_oldest_beyond_a_number(
     assert database.attempts() == ["req_00000001:1"]
 
 
+def test_more_days_than_have_passed_since_1970_keep_every_record_of_a_refusal(database: Database) -> None:
+    write(database, make(1))
+    refuse(database, refused(1))
+    most_days = 10**15  # of `server.refusals_kept_days`
+    forget_refused(database.url, FULL.at - most_days * DAY)
+    assert kept(database) == ["req_1"]
+
+
 def test_a_folder_of_journals_that_may_not_be_read_is_told(database: Database, tmp_path: Path) -> None:
     write(database, make(1))
     (tmp_path / "journal").write_text("no folder")
