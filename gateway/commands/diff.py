@@ -48,7 +48,8 @@ def diff(
     from gateway.policy.rollout.diff import replay
     from gateway.policy.rollout.diff_report import report
 
-    before, after = built(file), built(new)
+    before = built(file) if ledger else built(file, ("ledger",))
+    after = built(new)
     zone = before.tenancy.time_zone
     if period is None and since is None:
         since = DEFAULT_SINCE

@@ -16,7 +16,7 @@ from gateway.core import calendar
 if TYPE_CHECKING:
     from gateway.config.build import Built
     from gateway.config.load import Loaded
-    from gateway.config.problems import Problem
+    from gateway.config.problems import KeyPath, Problem
     from gateway.config.report_file import ReportFile
 
 DEFAULT_FILE = Path("tollway.yaml")
@@ -58,18 +58,22 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
-def built(config: Path) -> "Built":
-    """What the file asks for. Prints every error and exits when it is not valid."""
-    return loaded_and_built(config)[1]
+def built(config: Path, *needed: "KeyPath") -> "Built":
+    """As `loaded_and_built`, without the lines."""
+    return loaded_and_built(config, *needed)[1]
 
 
-def loaded_and_built(config: Path) -> "tuple[Loaded, Built]":
-    """The file with its lines, and what it asks for. Prints every error and exits when it is not valid."""
+def loaded_and_built(config: Path, *needed: "KeyPath") -> "tuple[Loaded, Built]":
+    """The file with its lines, and what it asks for. Prints every error and exits when it is not valid.
+
+    Of secrets and addresses only those at the paths in `needed` must be set: these commands serve nothing.
+    """
     from gateway.config.build import build  # noqa: PLC0415
     from gateway.config.load import load  # noqa: PLC0415
+    from gateway.config.stand_ins import stand_in_but_for  # noqa: PLC0415
     from gateway.finance.price_catalogue import PriceCatalogue  # noqa: PLC0415
 
-    loaded = load(config, os.environ)
+    loaded = load(config, os.environ, stand_in=stand_in_but_for(*needed))
     found, problems = build(loaded, PriceCatalogue())
     if found is None:
         exit_with(problems)

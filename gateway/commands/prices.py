@@ -44,6 +44,9 @@ FIELDS = ("provider", "model", "tier", "from", "version")
 PARTS = ("above", "hours")
 # What responses say as their `service_tier`; `standard` is what they call default. There may be others.
 TIERS = ("standard", "batch", "flex", "priority", "scale", "ultrafast", "background", "balanced")
+# Of a file's secrets and addresses: where prices are entered, and the key that signs what was done.
+_LEDGER = ("ledger",)
+_WRITING = (_LEDGER, ("audit", "signing_key"))
 _SURPLUS = None  # where csv puts what stands beyond the last column
 
 
@@ -140,7 +143,7 @@ def set_price(
                 f"{one!r}: write another unit and its price, as cache_write=3.75", param_hint="--unit"
             )
         given[name] = usd
-    found = built(config)
+    found = built(config, *_WRITING)
     if not is_new:
         _refuse_unknown(found, provider, model)
     _enter(found, [("tollway prices set", given)])
@@ -156,7 +159,7 @@ def import_prices(file: Path, config: ConfigOption = DEFAULT_FILE) -> None:
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         typer.echo(f"tollway prices import: {file}: {exc}", err=True)
         raise typer.Exit(1) from exc
-    _enter(built(config), rows)
+    _enter(built(config, *_WRITING), rows)
 
 
 @prices_app.command("reprice")
@@ -177,7 +180,7 @@ def reprice_rows(
     from gateway.finance.repricing import Source, reprice  # noqa: PLC0415
     from gateway.ledger.price_versions import read_prices  # noqa: PLC0415
 
-    found = built(config)
+    found = built(config, *([_LEDGER] if dry_run else _WRITING))
     zone = found.tenancy.time_zone
     sources = {
         name: Source(one.provider, one.model, one.price, one.later_prices)

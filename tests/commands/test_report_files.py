@@ -40,6 +40,7 @@ keys:
   app: {{secret: "${{APP_KEY}}", feature: triage}}
   other: {{secret: "${{OTHER_KEY}}", feature: triage}}
 """
+PRICES = "provider,model,from,input,output\nopenai,gpt-4o-2024-11-20,2026-02-01,2.5,10\n"
 REPORTS = (
     ("usage",),
     ("usage", "--format", "json"),
@@ -53,10 +54,21 @@ REPORTS = (
     ("audit", "residency", "--class", "internal", "--public-key", "0" * 64),
     ("audit", "acts", "--public-key", "0" * 64),
 )
+# These read the whole file, since all of it decides, and serve nothing.
+DECIDING = (
+    ("policy", "explain", "{file}", "--key", "app", "--model", "auto"),
+    ("policy", "test", "{file}"),
+    ("policy", "prove", "{file}"),
+    ("policy", "diff", "{file}", "{file}"),
+    ("prices", "reprice", "--since", "2026-01-01", "--dry-run", "--config", "{file}"),
+)
 # These sign what they did.
 SIGNED = (
     ("ledger", "close", "2026-01", "--yes"),
     ("ledger", "rebuild"),
+    tuple("prices set openai gpt-4o-2024-11-20 --from 2026-01-01 --input 2 --output 8".split()),
+    ("prices", "import", "{folder}/prices.csv"),
+    ("prices", "reprice", "--since", "2026-01-01", "--yes"),
 )
 
 
@@ -64,6 +76,7 @@ SIGNED = (
 def config(tmp_path: Path) -> Path:
     file = tmp_path / "tollway.yaml"
     file.write_text(FILE.format(folder=tmp_path))
+    (tmp_path / "prices.csv").write_text(PRICES)
     assert tollway("ledger", "migrate", "--config", str(file)).exit_code == 0
     return file
 
@@ -77,6 +90,20 @@ def test_a_report_needs_no_secrets(config: Path, words: tuple[str, ...]) -> None
     done = tollway(*words, "--config", str(config))
     assert done.exit_code == 0, done.output
     assert "is not set" not in done.output
+
+
+@pytest.mark.parametrize("words", DECIDING)
+def test_what_only_decides_needs_no_secrets(config: Path, words: tuple[str, ...]) -> None:
+    done = tollway(*(word.format(file=config) for word in words))
+    assert done.exit_code == 0, done.output
+    assert "is not set" not in done.output
+
+
+@pytest.mark.parametrize("words", DECIDING)
+def test_what_only_decides_wants_all_of_the_file(config: Path, words: tuple[str, ...]) -> None:
+    config.write_text(config.read_text().replace("zone: outside", "zone: ${ZONE}"))
+    done = tollway(*(word.format(file=config) for word in words))
+    assert (done.exit_code, "the environment variable ZONE is not set" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("words", REPORTS)
@@ -93,6 +120,7 @@ def test_a_mistake_elsewhere_in_the_file_is_no_obstacle(config: Path, words: tup
 def test_what_enters_the_audit_log_needs_the_key_that_signs_it_and_no_other_secret(
     config: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
+    words = tuple(word.format(folder=config.parent) for word in words)
     refused = tollway(*words, "--config", str(config))
     assert (refused.exit_code, refused.stderr.count("is not set")) == (1, 1)
     assert "audit.signing_key: the environment variable AUDIT_KEY is not set" in refused.stderr
