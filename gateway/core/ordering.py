@@ -40,33 +40,27 @@ def in_order(
     """Both as the objective of a model, or of one of its rules, wants them. Ties keep their order."""
     prefer = by.prefer
     if prefer is Objective.COST:
-        return _by(list(map(likely_cost, candidates, estimates)), candidates, estimates)
-    if prefer is Objective.LATENCY:
+        ranks: list[Any] = list(map(likely_cost, candidates, estimates))
+    elif prefer is Objective.LATENCY:
         now = sorting.moment.monotonic
-        seconds = [
+        ranks = [
             one.replica_set.expected_seconds(min(expected.output, LIKELY_OUTPUT_TOKENS), now)
             for one, expected in zip(candidates, estimates, strict=True)
         ]
-        return _by(seconds, candidates, estimates)
-    if prefer is Objective.QUALITY:
+    elif prefer is Objective.QUALITY:
         quality = sorting.shares(sorting.model.quality)
         ranks = [
             (-quality.get(one.name, 0.0), likely_cost(one, expected))
             for one, expected in zip(candidates, estimates, strict=True)
         ]
-        return _by(ranks, candidates, estimates)
-    weights = sorting.shares(by.weights)
-    if by.sticky and sorting.unit is not None:
-        key = f"{sorting.model.name}\0{sorting.unit}"
-        drawn = [-_affinity(key, one.name, weights.get(one.name, 0.0)) for one in candidates]
-        return _by(drawn, candidates, estimates)
-    pairs = _drawn(list(zip(candidates, estimates, strict=True)), weights, sorting.moment.random)
-    return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
-
-
-def _by(ranks: list[Any], candidates: tuple[Candidate, ...], estimates: tuple[Estimate, ...]) -> Ordered:
-    """Both by `ranks`, the least first."""
-    # Places differ, so nothing behind them is ever compared.
+    elif by.sticky and sorting.unit is not None:
+        weights, key = sorting.shares(by.weights), f"{sorting.model.name}\0{sorting.unit}"
+        ranks = [-_affinity(key, one.name, weights.get(one.name, 0.0)) for one in candidates]
+    else:
+        pairs = list(zip(candidates, estimates, strict=True))
+        pairs = _drawn(pairs, sorting.shares(by.weights), sorting.moment.random)
+        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+    # The least first. Places differ, so nothing behind them is ever compared.
     _, _, first, second = zip(*sorted(zip(ranks, count(), candidates, estimates, strict=False)), strict=True)
     return first, second
 

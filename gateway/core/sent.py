@@ -342,7 +342,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         rest = call.rest if masked is None else masked.rest
         if call.members:
             rest, self.changed = adapted(rest, call.members, dialect)
-        model, counts = self.candidate.deployment.model, self.asks_continuous_usage
+        counts = call.stream and self.asks_continuous_usage
+        model = self.candidate.deployment.model
         return encode_call(call, model, dialect, self.output_cap, rest, continuous_usage=counts)
 
     @property
@@ -488,7 +489,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     def learn(self, progress: Progress, ended: Ended) -> None:
         """What a whole answer shows of its deployment: its speed, its pace, its tokenizer."""
         call, replica_set, usage = self.call, self.candidate.replica_set, ended.usage
-        output = usage.output_tokens
+        has_others = bool(usage.others)  # else its texts are all of it, with no call
+        output = usage.output_tokens if has_others else usage.output_text
         last, first = progress.last_seen_at, progress.first_token_at
         stream, sent_at = call.stream, progress.sent_at
         if first is not None:
@@ -506,7 +508,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         if typical is not None:
             typical.learn(call, self.hold_taken, output, progress.finish_reason)
         if not call.media.bytes:
-            tokens = usage.input_tokens
+            tokens = usage.input_tokens if has_others else usage.input_text
             replica_set.learn_tokenizer(call.text_bytes, tokens)
             near = self.estimate.near
             if near or call.text_bytes >= LEARN_FROM_BYTES:

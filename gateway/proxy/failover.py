@@ -134,11 +134,16 @@ class Turns(msgspec.Struct, eq=False, gc=False):
             replica_set = candidates[self._index].replica_set
             if replica_set.stated_limits is not None and not self._tried and self._is_beyond(replica_set):
                 continue
-            replica = self._next_of(replica_set)
-            if replica is not None:
-                if number > 1 or self._index:
-                    self.sent = self.sent.again(number=number, index=self._index)
-                return replica
+            if not self._tried or (self._failed < REPLICA_TRIES and self._known_busy < REPLICA_TRIES):
+                now = self._clock.monotonic()
+                replica = replica_set.choose(now, self._tried)
+                if replica is not None:
+                    self._tried.append(replica)
+                    if replica.busy_until > now:
+                        self._known_busy += 1
+                    if number > 1 or self._index:
+                        self.sent = self.sent.again(number=number, index=self._index)
+                    return replica
             self._is_plan_tried &= bool(self._tried)
             self._next_candidate()
         return None
@@ -163,18 +168,6 @@ class Turns(msgspec.Struct, eq=False, gc=False):
     def _next_candidate(self) -> None:
         self._index += 1
         self._tried, self._failed, self._known_busy = [], 0, 0
-
-    def _next_of(self, replica_set: ReplicaSet) -> ReplicaState | None:
-        """The next replica to try of the candidate whose turn it is."""
-        if self._tried and (self._failed >= REPLICA_TRIES or self._known_busy >= REPLICA_TRIES):
-            return None
-        now = self._clock.monotonic()
-        replica = replica_set.choose(now, self._tried)
-        if replica is not None:
-            self._tried.append(replica)
-            if replica.busy_until > now:
-                self._known_busy += 1
-        return replica
 
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""

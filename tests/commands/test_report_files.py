@@ -66,7 +66,7 @@ DECIDING = (
 SIGNED = (
     ("ledger", "close", "2026-01", "--yes"),
     ("ledger", "rebuild"),
-    tuple("prices set openai gpt-4o-2024-11-20 --from 2026-01-01 --input 2 --output 8".split()),
+    ("prices", "set", "openai", "gpt-4o", "--from=2026-01-01", "--input=2", "--output=8", "--version=x"),
     ("prices", "import", "{folder}/prices.csv"),
     ("prices", "reprice", "--since", "2026-01-01", "--yes"),
 )

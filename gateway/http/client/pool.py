@@ -75,8 +75,9 @@ class ConnectionPool:
         if waiter is not None:
             waiter.set_result(connection)
         else:
+            if not self.idle:  # else what is idle for longer has asked for an earlier look
+                self._on_idle(connection.idle_since + self.endpoint.idle_seconds)
             self.idle.append(connection)
-            self._on_idle(connection.idle_since + self.endpoint.idle_seconds)
 
     def free_slot(self) -> None:
         waiter = self._next_waiter()

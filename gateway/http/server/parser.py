@@ -101,7 +101,7 @@ class RequestParser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name, value))
+        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -111,7 +111,7 @@ class RequestParser:
         if self._fed_bytes > self._limits.head_bytes:
             self._check_size(fields)
         fields.reverse()  # of several with one name the first counts
-        self._headers = headers = {name.lower(): value for name, value in fields}
+        self._headers = headers = dict(fields)
         if len(headers) != len(fields):
             _check_repetitions(fields)
         version = parser.get_http_version()
@@ -187,7 +187,7 @@ class RequestParser:
 
 def _check_repetitions(fields: list[tuple[bytes, bytes]]) -> None:
     """Of a control header that is there twice, each reader would take another one."""
-    names = [name.lower() for name, _ in fields if name[:10].lower() == b"x-tollway-"]
+    names = [name for name, _ in fields if name.startswith(b"x-tollway-")]
     if len(names) != len(set(names)):
         raise RepeatedHeader("An x-tollway- header is sent twice. Send each once, with a comma in its list.")
 

@@ -124,8 +124,7 @@ class Journal:
             self._note_failure(exc)
             self.unwritten.extend(entries)
             return
-        for entry in entries:
-            self._count(segment, entry)
+        self._count(segment, entries)
 
     def release(self, committed: int) -> None:
         """What has a number up to `committed` is in the ledger: try what failed, remove what is done."""
@@ -247,13 +246,14 @@ class Journal:
             _log.info("journal.disk_has_room", path=str(self._claim.folder))
         self._shortage = None
 
-    def _count(self, segment: Segment, entry: JournalEntry) -> None:
-        """`entry` stands in `segment`."""
-        self.written += 1
-        segment.needed_until = self.written
-        attempt_id = entry.attempt_id
-        if attempt_id is not None and segment.open.pop(attempt_id, None) is None:
-            self._close_elsewhere(attempt_id)
+    def _count(self, segment: Segment, entries: Sequence[JournalEntry]) -> None:
+        """`entries` stand in `segment`."""
+        for entry in entries:
+            self.written += 1
+            segment.needed_until = self.written
+            attempt_id = entry.attempt_id
+            if attempt_id is not None and segment.open.pop(attempt_id, None) is None:
+                self._close_elsewhere(attempt_id)
 
     def _close_elsewhere(self, attempt_id: str) -> None:
         """The intent stands in an earlier segment, most likely in one of the youngest.
@@ -273,7 +273,7 @@ class Journal:
             except OSError as exc:
                 self._note_failure(exc)
                 return
-            self._count(segment, self.unwritten.popleft())
+            self._count(segment, [self.unwritten.popleft()])
 
     def _probe(self) -> None:
         """See whether the disk takes some dozens of records, in a new segment."""
