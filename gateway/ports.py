@@ -170,6 +170,13 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
 class Admission(Protocol):
     """Limits and budgets. Each call is one atomic step over all scopes of a principal."""
 
+    def peek(self, principal: Principal) -> None:
+        """Raise LimitExceeded where a limit is known to refuse whatever `principal` asks now.
+
+        It takes nothing, and waits for nothing: `admit` decides all the same.
+        """
+        ...
+
     async def admit(self, ask: Ask) -> Hold:
         """Reserve. Raises LimitExceeded or BudgetExceeded; a refusal reserves nothing."""
         ...

@@ -88,6 +88,7 @@ class Pipeline:
         try:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
+            self._admission.peek(principal)  # before the body costs anything
             call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages, model)
             if call.stream:
                 wants_cost_event(headers)  # a mistake in it is told before anything is paid for
