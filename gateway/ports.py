@@ -220,8 +220,8 @@ class Inbound(Protocol):
         """Who is connected, `ip:port`: a proxy where one stands in front. Empty where nobody can tell."""
         ...
 
-    async def body(self, limit_bytes: int) -> bytes:
-        """The whole body, decompressed.
+    async def body(self, limit_bytes: int) -> bytes | bytearray:
+        """The whole body, decompressed. It is the caller's: nothing here keeps it, or changes it.
 
         Raises PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
         decompressed, and ClientDisconnected when it never arrives whole.

@@ -38,6 +38,7 @@ from gateway.privacy.images import ImageFetcher
 from gateway.privacy.service import EntityService
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
+from gateway.proxy.large_bodies.reader import LargeBodyReader
 from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.unanswered import UnansweredRequests
@@ -70,6 +71,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     admission: AnyAdmission
     entities: EntityService
     images: ImageFetcher
+    large_bodies: LargeBodyReader
     telemetry: PrometheusTelemetry
     tracing: "Tracing | None"
     pipeline: Pipeline
@@ -131,8 +133,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
     access_log = _access_log(built, request_lines)
     services = Services(client, admission, ledger, told, clock, max_event_bytes=most, access_log=access_log)
-    images = ImageFetcher()
-    pipeline = _pipeline(built, services, ledger, entities, images)
+    images, large_bodies = ImageFetcher(), LargeBodyReader(tasks)
+    pipeline = _pipeline(built, services, ledger, entities, images, large_bodies)
     return GatewayParts(
         clock=clock,
         tasks=tasks,
@@ -144,6 +146,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         admission=admission,
         entities=entities,
         images=images,
+        large_bodies=large_bodies,
         telemetry=telemetry,
         tracing=tracing,
         pipeline=pipeline,
@@ -237,6 +240,7 @@ def _pipeline(
     ledger: JournaledLedger,
     entities: EntityService,
     images: ImageFetcher,
+    large_bodies: LargeBodyReader,
 ) -> Pipeline:
     def audit_denial(denial: Denial) -> None:
         ledger.note(EntryKind.REFUSED, msgspec.to_builtins(denial))
@@ -258,6 +262,7 @@ def _pipeline(
         random=random.random,
         unanswered=unanswered,
         counter=PromptCounter(services.upstream, services.clock),
+        large_bodies=large_bodies,
     )
 
 

@@ -59,6 +59,8 @@ _REQUEST_RATE, _TOKEN_RATE = (
     for kind in (b"requests", b"tokens")
 )
 _JSON = b"application/json"
+# A larger body is copied once and no more, for which more is called.
+COPIED_BYTES = 64 * 1024
 
 
 class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -572,4 +574,6 @@ def encode_call(
     encoded = orjson.dumps(head)
     if len(rest) == 2:
         return encoded
+    if len(rest) > COPIED_BYTES:
+        return b"".join((encoded[:-1], b",", memoryview(rest)[1:]))
     return encoded[:-1] + b"," + rest[1:]

@@ -113,12 +113,11 @@ class Exchange:
     def peer(self) -> str:
         return self._flow.peer
 
-    async def body(self, limit_bytes: int) -> bytes:
+    async def body(self, limit_bytes: int) -> bytes | bytearray:
         self._limit_bytes = limit_bytes
         if not self.complete or self._failure is not None or self._size > limit_bytes:
             await self._receive(limit_bytes)
-        received, self._body = self._body, b""
-        body = received if isinstance(received, bytes) else bytes(received)
+        body, self._body = self._body, b""
         coding = self.headers.get(b"content-encoding")
         # In a thread: how long it takes says what comes out of it, and not the size that went in.
         return body if coding is None else await asyncio.to_thread(decompressed, coding, body, limit_bytes)
