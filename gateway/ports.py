@@ -10,7 +10,7 @@ from gateway.core.call import Call
 from gateway.core.causes import EntityResult
 from gateway.core.ended import Ended
 from gateway.core.errors import FailureKind, GatewayError
-from gateway.core.heads import NO_LINES, HeaderLines, RequestHead
+from gateway.core.heads import NO_LINES, BodyInParts, HeaderLines, RequestHead
 from gateway.core.screening import StandIn
 from gateway.core.sent import Candidate, Sent
 from gateway.core.tenancy import Principal
@@ -34,7 +34,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     head: RequestHead
     own: HeaderLines = NO_LINES
-    body: bytes
+    body: bytes | BodyInParts
     stream: bool = False
     fresh: bool = False
     goes_out: "Callable[[UpstreamResponse], None]" = _to_nobody
@@ -220,10 +220,12 @@ class Inbound(Protocol):
         """Who is connected, `ip:port`: a proxy where one stands in front. Empty where nobody can tell."""
         ...
 
-    async def body(self, limit_bytes: int) -> bytes | bytearray:
+    async def body(self, limit_bytes: int, key: str) -> bytes | bytearray:
         """The whole body, decompressed. It is the caller's: nothing here keeps it, or changes it.
 
-        Raises PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
+        Its bytes count for `key`.
+
+        Raises LimitExceeded and Unavailable when too many are held, PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
         decompressed, and ClientDisconnected when it never arrives whole.
         """
         ...

@@ -12,6 +12,7 @@ import structlog
 from gateway.config.build import Built
 from gateway.config.schema import Settings
 from gateway.config.screening import image_rules
+from gateway.config.server import Server
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Api
 from gateway.core.policy import Policy, tokenizer_of
@@ -80,6 +81,14 @@ def _tokenizers(policy: Policy) -> dict[str, dict[Api, str]]:
         model: {api: name for api, name in of_model.items() if name is not None}
         for model, of_model in found.items()
     }
+
+
+def body_bounds(server: Server) -> tuple[int, int]:
+    """The bytes of bodies that may be held at once: by the process, and for one key. One body always may."""
+    one = server.max_body_mib
+    return max(server.max_body_mib_in_flight, one) * MIB, max(
+        server.max_body_mib_in_flight_per_key, one
+    ) * MIB
 
 
 def names(built: Built) -> LabelNames:

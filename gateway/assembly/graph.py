@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway import __version__
-from gateway.assembly.building import MIB, names, rulebook, signing_seed, upstream
+from gateway.assembly.building import MIB, body_bounds, names, rulebook, signing_seed, upstream
+from gateway.assembly.memory_release import MemoryRelease
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.config.schema import Settings
@@ -21,6 +22,7 @@ from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.body_bytes import BodyBytes
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
@@ -64,6 +66,8 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     clock: SystemClock
     tasks: TaskRegistry
     coalescer: WriteCoalescer
+    body_bytes: BodyBytes
+    memory_release: MemoryRelease
     upstream: Upstream
     ledger_writer: WriterOwner | None
     ledger: JournaledLedger
@@ -92,6 +96,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     Raises UnusableKey when the configured signing key is none.
     """
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
+    memory_release = MemoryRelease(tasks)
     client = upstream()
     owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
@@ -139,6 +144,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         clock=clock,
         tasks=tasks,
         coalescer=coalescer,
+        body_bytes=BodyBytes(*body_bounds(built.settings.server), memory_release.soon),
+        memory_release=memory_release,
         upstream=client,
         ledger_writer=owner,
         ledger=ledger,

@@ -34,6 +34,7 @@ class ClosingStep(enum.Enum):
     ENTITIES = "entities"
     IMAGES = "images"
     LARGE_BODIES = "large bodies"
+    MEMORY_RELEASE = "memory release"
     PROBER = "prober"
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
@@ -142,6 +143,8 @@ class Lifecycle:
         closing.register(ClosingStep.IMAGES, parts.images.close)
         closing.register(ClosingStep.LARGE_BODIES, parts.large_bodies.close)
         parts.large_bodies.start()
+        closing.register(ClosingStep.MEMORY_RELEASE, parts.memory_release.close)
+        parts.memory_release.start()
         if parts.tracing is not None:
             await self._start(ClosingStep.TRACING, parts.tracing.start, parts.tracing.close)
         parts.admission.configure(built.scopes, built.tenancy.time_zone)

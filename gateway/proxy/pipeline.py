@@ -95,7 +95,7 @@ class Pipeline:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
             self._admission.peek(principal)  # before the body costs anything
-            raw = await inbound.body(rules.max_body_bytes)
+            raw = await inbound.body(rules.max_body_bytes, principal.key)
             body: Body | LargeBody
             if len(raw) <= LIGHT_BYTES or is_light(raw):
                 call, body = parse_call(api, raw, rules.max_messages, model)

@@ -38,10 +38,13 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes | bytearray, /) -> bytes: ...
 
 
-def decompressed(coding: bytes, body: bytes | bytearray, limit_bytes: int) -> bytes | bytearray:
+def decompressed(
+    coding: bytes, body: bytes | bytearray, limit_bytes: int, hold: Callable[[int], None]
+) -> bytes | bytearray:
     """`body`, which the header content-encoding calls `coding`, as it was before.
 
-    Raises PayloadTooLarge beyond `limit_bytes`, UnknownCoding, and InvalidRequest for a damaged body.
+    `hold` is told how large it is, each time it has grown, and raises where that is too much. Raises
+    PayloadTooLarge beyond `limit_bytes`, UnknownCoding, and InvalidRequest for a damaged body.
     """
     name = coding.strip().lower()
     if name in (b"", b"identity"):
@@ -57,6 +60,7 @@ def decompressed(coding: bytes, body: bytes | bytearray, limit_bytes: int) -> by
                 raise PayloadTooLarge(
                     f"The request body is larger than the limit of {limit_bytes // MIB} MiB, decompressed."
                 )
+            hold(len(found))
     except _BROKEN as exc:
         raise InvalidRequest(
             f"The body is not whole, or is not what content-encoding says ({name.decode()}).",
