@@ -225,8 +225,9 @@ class Inbound(Protocol):
 
         Its bytes count for `key`.
 
-        Raises LimitExceeded and Unavailable when too many are held, PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
-        decompressed, and ClientDisconnected when it never arrives whole.
+        Raises LimitExceeded and Unavailable when too many are held, PayloadTooLarge (as it came, or
+        decompressed), InvalidRequest for one that cannot be decompressed, and ClientDisconnected when it
+        never arrives whole.
         """
         ...
 

@@ -85,10 +85,9 @@ def _tokenizers(policy: Policy) -> dict[str, dict[Api, str]]:
 
 def body_bounds(server: Server) -> tuple[int, int]:
     """The bytes of bodies that may be held at once: by the process, and for one key. One body always may."""
-    one = server.max_body_mib
-    return max(server.max_body_mib_in_flight, one) * MIB, max(
-        server.max_body_mib_in_flight_per_key, one
-    ) * MIB
+    bounds = server.max_body_mib_in_flight, server.max_body_mib_in_flight_per_key
+    most, of_key = (max(bound, server.max_body_mib) * MIB for bound in bounds)
+    return most, of_key
 
 
 def names(built: Built) -> LabelNames:

@@ -5,16 +5,29 @@ import base64
 import gzip
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import brotli
-import orjson
 import pytest
 import zstandard
 
-from tests.e2e.harness import APP_KEY, CARD, PATIENCE_SECONDS, Json, chat, full_width, image_parts, running
+from gateway.simulators.knobs import Knobs
+from tests.e2e.harness import (
+    APP_KEY,
+    CARD,
+    PATIENCE_SECONDS,
+    PNG_URL,
+    Harness,
+    Json,
+    chat,
+    full_width,
+    image_parts,
+    merged,
+    running,
+)
 
 MIB = 1024 * 1024
 PROSE = "The quick brown fox jumps over the lazy dog. "
@@ -35,6 +48,14 @@ WIDE: Json = {
 }
 
 
+ROOMY = Knobs(max_model_len=10_000_000)
+
+
+def wide(folder: Path, changes: Mapping[str, Any] = {}) -> AbstractAsyncContextManager[Harness]:
+    """A gateway whose deployments take prompts of any length."""
+    return running(folder, merged(WIDE, changes), external=ROOMY, replicas=(ROOMY, ROOMY))
+
+
 async def test_a_key_that_used_up_its_requests_is_told_before_its_body_is_read(tmp_path: Path) -> None:
     changes = {"keys": {"app": {"limits": {"requests_per_minute": 1}}}}
     async with running(tmp_path, changes) as harness, await harness.raw() as client:
@@ -52,11 +73,12 @@ async def test_a_key_that_used_up_its_requests_is_told_before_its_body_is_read(t
 async def test_a_key_whose_slots_are_taken_is_told_before_its_body_is_parsed(tmp_path: Path) -> None:
     changes = {"keys": {"app": {"limits": {"concurrent": 1}}}}
     async with running(tmp_path, changes) as harness:
-        async with await harness.client().chat.completions.create(
-            model="gpt-4o", messages=[{"role": "user", "content": "count"}], stream=True
-        ):
-            answer = await harness.post(b"this is no JSON")
-        assert answer.status_code == 429
+        harness.external.set_knobs(frozen=True)
+        first = asyncio.create_task(harness.post(chat()))
+        await harness.arrived()
+        assert (await harness.post(b"this is no JSON")).status_code == 429
+        harness.external.set_knobs(frozen=False)
+        assert (await first).status_code == 200
         await harness.settled()
         assert (await harness.post(b"this is no JSON")).status_code == 400
 
@@ -107,35 +129,56 @@ async def test_the_bound_on_values_is_read_at_a_reload(tmp_path: Path) -> None:
 
 
 async def test_brackets_in_a_string_are_text(tmp_path: Path) -> None:
-    async with running(tmp_path, WIDE) as harness:
+    async with wide(tmp_path) as harness:
         assert (await harness.post(chat("[]," * MIB))).status_code == 200
 
 
 async def test_deep_nesting_is_told_in_the_same_words_however_deep(tmp_path: Path) -> None:
     async with running(tmp_path) as harness:
         for depth in (300, 2_000, 2 * MIB // 2):
-            body = b'{"model":"gpt-4o","messages":[],"stop":' + b"[" * depth + b"]" * depth + b"}"
+            start = b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"stop":'
+            body = start + b"[" * depth + b"]" * depth + b"}"
             answer = await harness.post(body)
             assert answer.status_code == 400
             assert answer.json()["error"]["code"] in {"invalid_json", "too_many_values"}
             assert "nested too deeply" in answer.text or depth > 2_000
 
 
-async def test_a_large_body_arrives_as_a_small_one_does(tmp_path: Path) -> None:
-    async with running(tmp_path, WIDE) as harness:
-        body = chat(long_text(), temperature=0.5, metadata={"team": "x"})
-        answer = await harness.post(body, x_tollway_tags="a=b")
-        assert answer.status_code == 200
-        (attempt,) = harness.attempts()
-        assert attempt.body["messages"] == body["messages"]
-        assert attempt.body["temperature"] == 0.5
-        (row,) = await harness.rows()
-        assert row["privacy"] == "internal"
+async def test_a_large_body_is_read_as_a_small_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with wide(tmp_path) as harness:
+        parts = image_parts("what is it?")
+        image = base64.b64decode(PNG_URL.partition(",")[2]) + os.urandom(3 * MIB)
+        parts[1]["image_url"]["url"] = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        turns = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": long_text()}]
+        bodies: list[Json] = [
+            chat(long_text(), temperature=0.5, metadata={"team": "x"}, seed=2**63, stream=True),
+            {"model": "auto", "messages": [{"role": "user", "content": parts}], "max_tokens": 9},
+            {"model": "scout", "messages": turns, "n": 2},
+            chat("many", logit_bias={str(at): 1 for at in range(40_000)}),
+            chat("\u732b" * MIB, user="somebody"),
+        ]
+        seen = []
+        for reads_here in (False, True):
+            monkeypatch.setattr("gateway.proxy.pipeline.is_light", lambda _raw, here=reads_here: here)
+            for body in bodies:
+                answer = await harness.post(body)
+                assert answer.status_code == 200, answer.text
+                attempt = harness.attempts()[-1]
+            attempts = sorted(harness.attempts(), key=lambda one: one.request_id or "")[-len(bodies) :]
+            seen.append([(one.body_sha256, one.path, one.stream) for one in attempts])
+            assert attempt.body_bytes > MIB
+        assert seen[0] == seen[1]
+        await harness.settled()
+        rows = await harness.rows()
+        facts = [(row["privacy"], row["modalities"], row["held_nano_usd"], row["tags"]) for row in rows]
+        assert facts[: len(bodies)] == facts[len(bodies) :]
 
 
 @pytest.mark.parametrize("secret", [CARD, full_width(CARD), "bob@example.com"])
 async def test_what_a_large_body_holds_is_found(tmp_path: Path, secret: str) -> None:
-    async with running(tmp_path, WIDE) as harness:
+    async with wide(tmp_path) as harness:
         refused = await harness.post(chat(f"{long_text()} my card {secret} {PROSE}"))
         assert refused.status_code == 403
         assert refused.json()["error"]["code"] == "privacy_policy_violation"
@@ -148,19 +191,19 @@ async def test_own_words_of_a_file_are_found_in_a_large_body_also_after_a_reload
     words.write_text("Project Kingfisher\n")
     detectors: Json = {"own": {"words_file": "words.txt"}}
     detect = [{"find": ["own"], "raise_to": "confidential"}]
-    changes = {**WIDE, "privacy": {"detectors": detectors, "detect": detect}}
-    async with running(tmp_path, changes) as harness:
+    changes = {"privacy": {"detectors": detectors, "detect": detect}}
+    async with wide(tmp_path, changes) as harness:
         first, second = (chat(f"{long_text()} {name} ") for name in ("project kingfisher", "project heron"))
         assert (await harness.post(first)).status_code == 403
         assert (await harness.post(second)).status_code == 200
         words.write_text("Project Heron\n")
-        assert (await harness.reload(changes)).status_code == 200
+        assert (await harness.reload(merged(WIDE, changes))).status_code == 200
         assert (await harness.post(first)).status_code == 200
         assert (await harness.post(second)).status_code == 403
 
 
 async def test_what_a_caller_says_of_a_large_body_counts(tmp_path: Path) -> None:
-    async with running(tmp_path, WIDE) as harness:
+    async with wide(tmp_path) as harness:
         body = chat(long_text())
         assert (await harness.post(body, x_tollway_privacy="restricted")).status_code == 403
         unknown = await harness.post(body, x_tollway_privacy="secret")
@@ -168,32 +211,22 @@ async def test_what_a_caller_says_of_a_large_body_counts(tmp_path: Path) -> None
         assert (await harness.post(chat(long_text(), "no-such-model"))).status_code == 404
 
 
-async def test_large_media_keep_their_class_and_their_bytes(tmp_path: Path) -> None:
-    async with running(tmp_path, WIDE) as harness:
-        image = base64.b64encode(os.urandom(3 * MIB)).decode()
-        parts: list[Any] = image_parts("what is it?")
-        parts[1]["image_url"]["url"] = f"data:image/png;base64,{image}"
-        body: Json = {"model": "gpt-4o", "messages": [{"role": "user", "content": parts}]}
-        assert (await harness.post(body)).status_code == 200
-        (attempt,) = harness.attempts()
-        assert attempt.body["messages"][0]["content"][1]["image_url"]["url"].endswith(image)
-        wrong = await harness.post(chat(long_text(), n=0))
-        assert wrong.json()["error"] == {
-            **wrong.json()["error"],
-            "param": "n",
-            "code": "integer_below_min_value",
-        }
+async def test_a_mistake_in_a_large_body_is_told_as_in_a_small_one(tmp_path: Path) -> None:
+    async with running(tmp_path) as harness:
+        for more in ({"n": 0}, {"tools": "x"}, {"stream": "yes"}, {"stream_options": {}}, {"seed": 10**30}):
+            small, large = [await harness.post(chat(text, **more)) for text in ("x", long_text())]
+            assert small.status_code == large.status_code == 400
+            assert small.json() == large.json()
 
 
 async def test_a_masked_body_of_many_values_goes_out_masked_and_is_restored(tmp_path: Path) -> None:
-    changes: Json = {"features": {"search": {"mask": ["email"]}}, **WIDE}
-    async with running(tmp_path, changes) as harness:
+    async with wide(tmp_path, {"features": {"search": {"mask": ["email"]}}}) as harness:
         body = chat("write to bob@example.com", stop=None, logit_bias={str(at): 0 for at in range(40_000)})
         answer = await harness.post(body)
         assert answer.status_code == 200, answer.text
         assert answer.headers["x-tollway-masked"] == "1"
-        (attempt,) = harness.attempts()
-        assert "bob@example.com" not in orjson.dumps(attempt.body).decode()
+        assert harness.attempts("[EMAIL_1]")
+        assert not harness.attempts("bob@example.com")
 
 
 async def test_others_are_answered_while_a_large_body_is_read(tmp_path: Path) -> None:
@@ -208,7 +241,7 @@ async def test_others_are_answered_while_a_large_body_is_read(tmp_path: Path) ->
 
 
 async def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
-    async with running(tmp_path, WIDE) as harness:
+    async with wide(tmp_path) as harness:
         reader = harness.gateway.parts.large_bodies
         assert reader.pid is None  # nobody has sent a large body yet
         assert (await harness.post(chat(long_text()))).status_code == 200
@@ -225,7 +258,7 @@ async def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
 async def test_one_that_hangs_is_killed_and_its_request_is_told_to_come_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(tmp_path, WIDE) as harness:
+    async with wide(tmp_path) as harness:
         reader = harness.gateway.parts.large_bodies
         assert (await harness.post(chat(long_text()))).status_code == 200
         first = reader.pid
@@ -240,7 +273,7 @@ async def test_one_that_hangs_is_killed_and_its_request_is_told_to_come_again(
 
 async def test_no_more_bodies_wait_than_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.proxy.large_bodies.reader.MOST_WAITING", 1)
-    async with running(tmp_path, WIDE) as harness:
+    async with wide(tmp_path) as harness:
         answers = await asyncio.gather(*(harness.post(chat(long_text())) for _ in range(6)))
         statuses = {answer.status_code for answer in answers}
         assert statuses == {200, 503}
@@ -263,7 +296,7 @@ async def test_bodies_in_flight_are_bounded_for_a_key_and_given_back(tmp_path: P
         assert refused.headers["retry-after"] == "1"
         assert (await harness.post(chat())).status_code == 200
         metrics = await harness.metrics()
-        assert metrics.sum("limit_rejections_total", limit="body_bytes", scope="key:app") >= 1
+        assert metrics.sum("limit_rejections_total", limit="body_bytes", scope="key") >= 1
         slow.hang_up()
         async with asyncio.timeout(PATIENCE_SECONDS):
             while held.held:
@@ -273,15 +306,15 @@ async def test_bodies_in_flight_are_bounded_for_a_key_and_given_back(tmp_path: P
         assert held.held == 0
 
 
-async def test_images_of_a_large_body_are_fetched_too(tmp_path: Path) -> None:
-    """An address that may not be asked stays as it is: then the plan decides on it."""
+async def test_images_that_a_large_body_names_are_asked_for_as_those_of_a_small_one(tmp_path: Path) -> None:
     images = {"fetch": "inline", "zone": "local", "hosts": ["127.0.0.1:9"], "deadline_ms": 500}
-    async with running(tmp_path, {**WIDE, "privacy": {"images": images}}) as harness:
-        parts = image_parts(long_text())
-        for url, status, code in (
-            ("http://127.0.0.1:9/a.png", 400, "invalid_image_url"),
-            ("https://elsewhere.example/a.png", 400, "unsupported_modality"),
-        ):
-            parts[1]["image_url"]["url"] = url
-            answer = await harness.post({"model": "gpt-4o", "messages": [{"role": "user", "content": parts}]})
-            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    async with wide(tmp_path, {"privacy": {"images": images}}) as harness:
+        for text in ("what is it?", long_text()):
+            for url, status in (("http://127.0.0.1:9/a.png", 400), ("https://elsewhere.example/a.png", 200)):
+                parts = image_parts(text)[::-1]
+                parts[0]["image_url"]["url"] = url
+                body = {"model": "gpt-4o", "messages": [{"role": "user", "content": parts}]}
+                answer = await harness.post(body)
+                assert answer.status_code == status
+                assert status == 200 or answer.json()["error"]["code"] == "invalid_image_url"
+        assert len(harness.attempts("https://elsewhere.example/a.png")) == 2

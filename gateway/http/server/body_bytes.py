@@ -1,8 +1,8 @@
 """How many bytes of bodies may be held at once: by the process, and for each key.
 
-Counted is what has arrived and, decompressed, what came of it, from the first byte of a body to the end of its
-request: it may have to be sent again. Of who asks nothing is known before the key was read, so until then a
-body counts for the process alone. Bodies that fit into one read of a socket are not worth counting.
+Counted is what has arrived and, decompressed, what came of it, from the first byte of a body to the end of
+its request: it may have to be sent again. Of who asks nothing is known before the key was read, so until then
+a body counts for the process alone. Bodies that fit into one read of a socket are not worth counting.
 """
 
 import threading
@@ -22,7 +22,7 @@ class BodyBytes:
     """All bodies of one process. Used by the loop's thread, and by those that decompress."""
 
     def __init__(self, most: int, most_of_key: int, drained: Callable[[], None] = lambda: None) -> None:
-        """`most` and `most_of_key` are bytes. `drained` is called, on any thread, when many have been freed."""
+        """`most` and `most_of_key` are bytes. `drained` is called, on any thread, when many are freed."""
         self.held = 0
         self._most = most
         self._most_of_key = most_of_key
@@ -110,8 +110,8 @@ def _too_much(most: int) -> GatewayError:
 
 def _too_much_of(key: str, most: int) -> GatewayError:
     return LimitExceeded(
-        f"The request bodies in flight of key:{key} are larger than {most // MIB} MiB together. Retry when one "
-        "ends, or send smaller ones.",
+        f"The request bodies of key:{key} in flight are larger than {most // MIB} MiB together. Retry when "
+        "one ends, or send smaller ones.",
         scope=f"key:{key}",
         limit="body_bytes",
         retry_after_seconds=RETRY_SECONDS,
