@@ -56,6 +56,7 @@ class Gateway:
             protocol=functools.partial(
                 ServerConnection,
                 coalescer=self.parts.coalescer,
+                body_bytes=self.parts.body_bytes,
                 idle_seconds=built.settings.server.data.idle_seconds,
             ),
         )

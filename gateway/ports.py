@@ -10,7 +10,7 @@ from gateway.core.call import Call
 from gateway.core.causes import EntityResult
 from gateway.core.ended import Ended
 from gateway.core.errors import FailureKind, GatewayError
-from gateway.core.heads import NO_LINES, HeaderLines, RequestHead
+from gateway.core.heads import NO_LINES, BodyInParts, HeaderLines, RequestHead
 from gateway.core.screening import StandIn
 from gateway.core.sent import Candidate, Sent
 from gateway.core.tenancy import Principal
@@ -34,7 +34,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     head: RequestHead
     own: HeaderLines = NO_LINES
-    body: bytes
+    body: bytes | BodyInParts
     stream: bool = False
     fresh: bool = False
     goes_out: "Callable[[UpstreamResponse], None]" = _to_nobody
@@ -170,6 +170,13 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
 class Admission(Protocol):
     """Limits and budgets. Each call is one atomic step over all scopes of a principal."""
 
+    def peek(self, principal: Principal) -> None:
+        """Raise LimitExceeded where a limit is known to refuse whatever `principal` asks now.
+
+        It takes nothing, and waits for nothing: `admit` decides all the same.
+        """
+        ...
+
     async def admit(self, ask: Ask) -> Hold:
         """Reserve. Raises LimitExceeded or BudgetExceeded; a refusal reserves nothing."""
         ...
@@ -213,11 +220,14 @@ class Inbound(Protocol):
         """Who is connected, `ip:port`: a proxy where one stands in front. Empty where nobody can tell."""
         ...
 
-    async def body(self, limit_bytes: int) -> bytes:
-        """The whole body, decompressed.
+    async def body(self, limit_bytes: int, key: str) -> bytes | bytearray:
+        """The whole body, decompressed. It is the caller's: nothing here keeps it, or changes it.
 
-        Raises PayloadTooLarge (as it came, or decompressed), InvalidRequest for one that cannot be
-        decompressed, and ClientDisconnected when it never arrives whole.
+        Its bytes count for `key`.
+
+        Raises LimitExceeded and Unavailable when too many are held, PayloadTooLarge (as it came, or
+        decompressed), InvalidRequest for one that cannot be decompressed, and ClientDisconnected when it
+        never arrives whole.
         """
         ...
 

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 
-from gateway.assembly.building import names, rulebook
+from gateway.assembly.building import body_bounds, names, rulebook
 from gateway.assembly.graph import GatewayParts
 from gateway.config.build import Built
 from gateway.config.problems import Problem
@@ -41,6 +41,7 @@ class Adoption:
         rules = rulebook(built, fleet, parts.entities, parts.images, routes.prices)
         parts.entities.configure(recognizer_settings(built.settings))
         parts.telemetry.configure(names(built))
+        parts.body_bytes.configure(*body_bounds(built.settings.server))
         parts.alerts.configure(built.scopes)
         parts.pool_accrual.configure(built.pools, built.tenancy.time_zone)
         self.built = built

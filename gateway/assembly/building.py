@@ -12,7 +12,10 @@ import structlog
 from gateway.config.build import Built
 from gateway.config.schema import Settings
 from gateway.config.screening import image_rules
+from gateway.config.server import Server
 from gateway.core.balancing import Fleet
+from gateway.core.catalog import Api
+from gateway.core.policy import Policy, tokenizer_of
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.route import Routes
 from gateway.http.client.pool import HttpUpstream
@@ -26,6 +29,7 @@ from gateway.privacy.vocabularies import Vocabularies
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.inlining import ImageInliner
+from gateway.proxy.large_bodies.messages import ReadingRules
 from gateway.proxy.pipeline import Rulebook
 
 _log = structlog.get_logger("tollway.app")
@@ -59,7 +63,31 @@ def rulebook(
         images=None if rules is None else ImageInliner(built.policy, rules, classifier, images),
         max_body_bytes=server.max_body_mib * MIB,
         max_messages=server.max_messages,
+        reading=ReadingRules(
+            screenings=built.screening_source.model_dump_json().encode(),
+            tokenizers=_tokenizers(built.policy),
+            max_messages=server.max_messages,
+            max_values=server.max_values,
+            image_hosts=None if rules is None else rules.hosts,
+            max_images=0 if rules is None else rules.max_images,
+        ),
     )
+
+
+def _tokenizers(policy: Policy) -> dict[str, dict[Api, str]]:
+    """Those that are known of each model, by endpoint."""
+    found = {model: {api: tokenizer_of(policy, model, api) for api in Api} for model in policy.models}
+    return {
+        model: {api: name for api, name in of_model.items() if name is not None}
+        for model, of_model in found.items()
+    }
+
+
+def body_bounds(server: Server) -> tuple[int, int]:
+    """The bytes of bodies that may be held at once: by the process, and for one key. One body always may."""
+    bounds = server.max_body_mib_in_flight, server.max_body_mib_in_flight_per_key
+    most, of_key = (max(bound, server.max_body_mib) * MIB for bound in bounds)
+    return most, of_key
 
 
 def names(built: Built) -> LabelNames:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway import __version__
-from gateway.assembly.building import MIB, names, rulebook, signing_seed, upstream
+from gateway.assembly.building import MIB, body_bounds, names, rulebook, signing_seed, upstream
+from gateway.assembly.memory_release import MemoryRelease
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.config.schema import Settings
@@ -21,6 +22,7 @@ from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.body_bytes import BodyBytes
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
@@ -38,6 +40,7 @@ from gateway.privacy.images import ImageFetcher
 from gateway.privacy.service import EntityService
 from gateway.proxy.attempt import Services
 from gateway.proxy.failover import Relay
+from gateway.proxy.large_bodies.reader import LargeBodyReader
 from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.unanswered import UnansweredRequests
@@ -63,6 +66,8 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     clock: SystemClock
     tasks: TaskRegistry
     coalescer: WriteCoalescer
+    body_bytes: BodyBytes
+    memory_release: MemoryRelease
     upstream: Upstream
     ledger_writer: WriterOwner | None
     ledger: JournaledLedger
@@ -70,6 +75,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     admission: AnyAdmission
     entities: EntityService
     images: ImageFetcher
+    large_bodies: LargeBodyReader
     telemetry: PrometheusTelemetry
     tracing: "Tracing | None"
     pipeline: Pipeline
@@ -90,6 +96,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     Raises UnusableKey when the configured signing key is none.
     """
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
+    memory_release = MemoryRelease(tasks)
     client = upstream()
     owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
@@ -131,12 +138,14 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
     access_log = _access_log(built, request_lines)
     services = Services(client, admission, ledger, told, clock, max_event_bytes=most, access_log=access_log)
-    images = ImageFetcher()
-    pipeline = _pipeline(built, services, ledger, entities, images)
+    images, large_bodies = ImageFetcher(), LargeBodyReader(tasks)
+    pipeline = _pipeline(built, services, ledger, entities, images, large_bodies)
     return GatewayParts(
         clock=clock,
         tasks=tasks,
         coalescer=coalescer,
+        body_bytes=BodyBytes(*body_bounds(built.settings.server), memory_release.soon),
+        memory_release=memory_release,
         upstream=client,
         ledger_writer=owner,
         ledger=ledger,
@@ -144,6 +153,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         admission=admission,
         entities=entities,
         images=images,
+        large_bodies=large_bodies,
         telemetry=telemetry,
         tracing=tracing,
         pipeline=pipeline,
@@ -237,6 +247,7 @@ def _pipeline(
     ledger: JournaledLedger,
     entities: EntityService,
     images: ImageFetcher,
+    large_bodies: LargeBodyReader,
 ) -> Pipeline:
     def audit_denial(denial: Denial) -> None:
         ledger.note(EntryKind.REFUSED, msgspec.to_builtins(denial))
@@ -258,6 +269,7 @@ def _pipeline(
         random=random.random,
         unanswered=unanswered,
         counter=PromptCounter(services.upstream, services.clock),
+        large_bodies=large_bodies,
     )
 
 

@@ -33,6 +33,8 @@ class ClosingStep(enum.Enum):
     DATA_PORT = "data port"
     ENTITIES = "entities"
     IMAGES = "images"
+    LARGE_BODIES = "large bodies"
+    MEMORY_RELEASE = "memory release"
     PROBER = "prober"
     PROGRESS = "progress watch"
     UPSTREAM = "upstream"
@@ -139,6 +141,10 @@ class Lifecycle:
             await self._start(ClosingStep.LEDGER_WRITER, parts.ledger_writer.start, parts.ledger_writer.close)
         closing.register(ClosingStep.UPSTREAM, self._close_upstream)  # it connects when it is first used
         closing.register(ClosingStep.IMAGES, parts.images.close)
+        closing.register(ClosingStep.LARGE_BODIES, parts.large_bodies.close)
+        parts.large_bodies.start()
+        closing.register(ClosingStep.MEMORY_RELEASE, parts.memory_release.close)
+        parts.memory_release.start()
         if parts.tracing is not None:
             await self._start(ClosingStep.TRACING, parts.tracing.start, parts.tracing.close)
         parts.admission.configure(built.scopes, built.tenancy.time_zone)

@@ -21,10 +21,10 @@ from gateway.config.load import Loaded
 from gateway.config.payers import build_scopes, build_tenancy, is_limited
 from gateway.config.pools import pool_terms
 from gateway.config.privacy import Zone
-from gateway.config.problems import Problem
+from gateway.config.problems import KeyPath, Problem
 from gateway.config.redacted import RedactedText, redacted_text
 from gateway.config.schema import Settings
-from gateway.config.screening import build_screenings
+from gateway.config.screening import ScreeningSource, build_screenings, screening_source
 from gateway.config.telemetry import trace_settings
 from gateway.core import catalog
 from gateway.core.licenses import conflict
@@ -46,6 +46,7 @@ class Built:
     policy: Policy
     tenancy: Tenancy
     screenings: Screenings
+    screening_source: ScreeningSource
     scopes: tuple[Scope, ...]
     version: str
     redacted: RedactedText
@@ -72,7 +73,12 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
     problems: list[Problem] = []
     deployments = build_deployments(loaded, settings, prices, zone, problems.append)
     models = _models(loaded, settings, deployments, problems.append)
-    screenings = build_screenings(loaded, settings, problems.append)
+
+    def report(path: KeyPath, message: str) -> None:
+        problems.append(loaded.problem(path, message))
+
+    source = screening_source(loaded, settings, report)
+    screenings = build_screenings(source, report)
     if problems:
         return None, problems
     policy = Policy(
@@ -91,6 +97,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             policy=policy,
             tenancy=build_tenancy(settings, scopes, zone),
             screenings=screenings,
+            screening_source=source,
             scopes=tuple(scope for scope in scopes.values() if is_limited(scope)),
             version=loaded.version,
             redacted=redacted_text(loaded.text, loaded.root, settings),

@@ -62,6 +62,15 @@ class Detection(Section):
     )
 
 
+class FeatureScreening(Section):
+    """What one feature says of the search, see `tenancy.Feature`."""
+
+    detect: dict[Name, Flag]
+    media: "Media"
+    mask: tuple[Name, ...]
+    entities: Flag | None
+
+
 class Media(Section):
     """For each kind of content that no detector reads, the class that it counts as; left out: the most
     sensitive class. Token ids whose tokenizer is known are read as the text that they stand for."""

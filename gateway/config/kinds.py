@@ -257,6 +257,7 @@ def _number_schema(**extra: object) -> WithJsonSchema:
 
 
 Count = Annotated[int, BeforeValidator(_whole(1, 10**15, "a whole number"))]
+ValueCount = Annotated[int, BeforeValidator(_whole(20_000, 10**15, "a whole number"))]
 Percent = Annotated[int, BeforeValidator(_whole(1, 1000, "a whole number of per cent"))]
 PortNumber = Annotated[int, BeforeValidator(_whole(0, 65_535, "a port number"))]
 RemotePort = Annotated[int, BeforeValidator(_whole(1, 65_535, "a port number"))]

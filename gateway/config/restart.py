@@ -10,7 +10,8 @@ from gateway.config.schema import Settings
 # Of `server`, these are read anew with each version. Everything else there, a later addition included, is
 # taken to need a restart until it is listed here.
 RELOADED_OF_SERVER: Final = frozenset(
-    {"max_body_mib", "max_messages", "key_pepper", "watch", "proxy_from_env"}
+    {"max_body_mib", "max_body_mib_in_flight", "max_body_mib_in_flight_per_key", "max_messages", "max_values"}
+    | {"key_pepper", "watch", "proxy_from_env"}
 )
 NEED_RESTART: Final = frozenset({"state", "ledger", "admission", "state_timeout_seconds"})
 

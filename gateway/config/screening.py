@@ -7,9 +7,10 @@ from typing import Final
 from gateway.config import detectors as schema
 from gateway.config.deployments import parse_networks
 from gateway.config.images import listed_hosts
+from gateway.config.kinds import Section
 from gateway.config.load import Loaded
 from gateway.config.privacy import HOME_ZONE, Privacy
-from gateway.config.problems import KeyPath, Problem
+from gateway.config.problems import KeyPath
 from gateway.config.schema import Settings
 from gateway.core.catalog import Modality
 from gateway.core.remote_images import ImageRules
@@ -23,29 +24,69 @@ from gateway.privacy.settings import RecognizerSettings
 MIB: Final = 1024 * 1024
 MAX_WORDS_FILE_BYTES: Final = 4 * MIB
 
-Report = Callable[[Problem], None]
+# Where in the file the problem is, and what it is.
+Report = Callable[[KeyPath, str], None]
 # The content that is no modality.
 _TOKENS: Final = "tokens"
 _KINDS: Final = ("regex", "words", "words_file")
 
 
-def build_screenings(loaded: Loaded, settings: Settings, report: Report) -> Screenings:
-    """What is searched for in each feature's requests. Every problem is reported, with line and path."""
-    return _Builder(loaded, settings, report).build()
+class ScreeningSource(Section):
+    """All that screenings are built from, with the words of files: another process builds the same from it.
+
+    `features` are those that say something of the search, `words` those of each detector with a `words_file`.
+    """
+
+    privacy: Privacy
+    features: dict[str, schema.FeatureScreening]
+    words: dict[str, tuple[str, ...]]
+
+
+def screening_source(loaded: Loaded, settings: Settings, report: Report) -> ScreeningSource:
+    """The source in the file. A words file that cannot be read is reported, with line and path."""
+    words = {}
+    for name, given in settings.privacy.detectors.items():
+        if given.words_file is not None and _is_own(name, given):
+            try:
+                words[name] = tuple(_words_of(Path(loaded.file).parent / given.words_file))
+            except BadExpression as exc:
+                report(("privacy", "detectors", name, "words_file"), f"cannot be used: {exc}")
+    features = {
+        name: schema.FeatureScreening(
+            detect=feature.detect, media=feature.media, mask=feature.mask, entities=feature.entities
+        )
+        for name, feature in settings.features.items()
+        if feature.detect or feature.mask or feature.entities is not None or _given(feature.media)
+    }
+    return ScreeningSource(privacy=settings.privacy, features=features, words=words)
+
+
+def build_screenings(source: ScreeningSource, report: Report) -> Screenings:
+    """What is searched for in each feature's requests. Every problem is reported, with its path."""
+    return _Builder(source, report).build()
+
+
+def rebuilt_screenings(source: bytes) -> Screenings:
+    """The screenings of a ScreeningSource as JSON, of which nothing was reported. Raises ValueError."""
+    problems: list[str] = []
+    read = ScreeningSource.model_validate_json(source)
+    screenings = build_screenings(read, lambda _path, message: problems.append(message))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return screenings
 
 
 class _Builder:
-    def __init__(self, loaded: Loaded, settings: Settings, report: Report) -> None:
-        self._loaded = loaded
-        self._settings = settings
+    def __init__(self, source: ScreeningSource, report: Report) -> None:
+        self._source = source
         self._report = report
         self._defined: dict[str, Detector] = dict(BUILT_IN)
         self._compiled: dict[frozenset[str], Detectors | None] = {}
 
     def build(self) -> Screenings:
-        for name, given in self._settings.privacy.detectors.items():
+        for name, given in self._source.privacy.detectors.items():
             self._define(name, given)
-        everything, standard = _raises(self._settings)
+        everything, standard = _raises(self._source.privacy)
         return Screenings(
             self._screening(standard, schema.Media()),
             {
@@ -55,8 +96,7 @@ class _Builder:
                     feature.mask,
                     feature.entities,
                 )
-                for name, feature in self._settings.features.items()
-                if feature.detect or feature.mask or feature.entities is not None or _given(feature.media)
+                for name, feature in self._source.features.items()
             },
         )
 
@@ -67,7 +107,7 @@ class _Builder:
         mask: Sequence[str] = (),
         entities: bool | None = None,
     ) -> Screening:
-        privacy = self._settings.privacy
+        privacy = self._source.privacy
         content = _given(privacy.media) | _given(media)
         return Screening(
             classes=privacy.classes,
@@ -80,14 +120,14 @@ class _Builder:
         )
 
     def _entities(self, switched: bool | None) -> EntityRule | None:
-        given = self._settings.privacy.entities
+        given = self._source.privacy.entities
         if given is None or not (given.by_default if switched is None else switched):
             return None
         return EntityRule(given.raise_to)
 
     def _masking(self, names: Sequence[str]) -> Masking | None:
         detectors = self._detectors(frozenset(names))
-        return None if detectors is None else Masking(detectors=detectors, home=_home(self._settings.privacy))
+        return None if detectors is None else Masking(detectors=detectors, home=_home(self._source.privacy))
 
     def _detectors(self, names: frozenset[str]) -> Detectors | None:
         """One instance for each set of names: compiling costs time, and memory as long as it serves."""
@@ -101,48 +141,43 @@ class _Builder:
         try:
             return Detectors(names, self._defined)
         except BadExpression as exc:
-            self._report_problem(("privacy", "detectors"), str(exc))
+            self._report(("privacy", "detectors"), str(exc))
             return None
 
     def _define(self, name: str, given: schema.Detector) -> None:
         path = ("privacy", "detectors", name)
         kinds = [kind for kind in _KINDS if getattr(given, kind) is not None]
         if name in BUILT_IN and kinds:
-            self._report_problem((*path, kinds[0]), "is not for a built-in detector: take another name")
-        elif name not in BUILT_IN and len(kinds) != 1:
-            self._report_problem(path, "needs exactly one of regex, words and words_file")
+            self._report((*path, kinds[0]), "is not for a built-in detector: take another name")
+        elif name not in BUILT_IN and not _is_own(name, given):
+            self._report(path, "needs exactly one of regex, words and words_file")
         elif given.validator is not None and given.regex is None:
-            self._report_problem((*path, "validator"), "needs `regex`")
-        else:
+            self._report((*path, "validator"), "needs `regex`")
+        elif given.words_file is None or name in self._source.words:
             self._compose(name, given, path)
 
     def _compose(self, name: str, given: schema.Detector, path: KeyPath) -> None:
         try:
-            detector = BUILT_IN[name] if name in BUILT_IN else self._detector_of(given, path)
+            detector = BUILT_IN[name] if name in BUILT_IN else self._detector_of(name, given)
         except BadExpression as exc:
             kind = next(kind for kind in _KINDS if getattr(given, kind) is not None)
-            self._report_problem((*path, kind), f"cannot be used: {exc}")
+            self._report((*path, kind), f"cannot be used: {exc}")
             return
         for index, pattern in enumerate(given.allow_regex):
             try:
                 AllowList((), (pattern,))
             except BadExpression as exc:
-                self._report_problem((*path, "allow_regex", index), f"cannot be used: {exc}")
+                self._report((*path, "allow_regex", index), f"cannot be used: {exc}")
                 return
         if given.allow or given.allow_regex:
             separators = name not in BUILT_IN or name in SEPARATORS_MATTER
             detector = allowing(detector, AllowList(given.allow, given.allow_regex, separators=separators))
         self._defined[name] = detector
 
-    def _detector_of(self, given: schema.Detector, path: KeyPath) -> Detector:
+    def _detector_of(self, name: str, given: schema.Detector) -> Detector:
         if given.regex is not None:
             return regex_detector(given.regex, given.validator)
-        if given.words_file is not None:
-            return words_detector(_words_of(Path(self._loaded.file).parent / given.words_file))
-        return words_detector(given.words or ())
-
-    def _report_problem(self, path: KeyPath, message: str) -> None:
-        self._report(self._loaded.problem(path, message))
+        return words_detector(self._source.words.get(name) or given.words or ())
 
 
 def _words_of(path: Path) -> list[str]:
@@ -162,12 +197,17 @@ def _words_of(path: Path) -> list[str]:
     return [line for line in lines if not line.lstrip().startswith("#")]
 
 
-def _raises(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
+def _is_own(name: str, given: schema.Detector) -> bool:
+    """Whether it is no built-in one, and says in one way what it finds."""
+    return name not in BUILT_IN and sum(getattr(given, kind) is not None for kind in _KINDS) == 1
+
+
+def _raises(privacy: Privacy) -> tuple[dict[str, str], dict[str, str]]:
     """For each detector the most sensitive class that the file raises its finds to: of all, by default."""
-    rank = settings.privacy.classes.index
+    rank = privacy.classes.index
     everything: dict[str, str] = {}
     standard: dict[str, str] = {}
-    for item in settings.privacy.detect:
+    for item in privacy.detect:
         for name in item.find:
             for found in (everything, standard) if item.by_default else (everything,):
                 found[name] = max(found.get(name, item.raise_to), item.raise_to, key=rank)

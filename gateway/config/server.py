@@ -16,6 +16,7 @@ from gateway.config.kinds import (
     Seconds,
     Secret,
     Section,
+    ValueCount,
 )
 from gateway.config.urls import Host
 
@@ -46,6 +47,20 @@ class Server(Section):
     data: DataListener = Field(default=DataListener(), description="the data plane")
     admin: AdminListener = Field(default=AdminListener(), description="the control plane")
     max_body_mib: Count = Field(default=64, description="largest request body, MiB")
+    max_body_mib_in_flight: Count = Field(
+        default=512,
+        description="most MiB of request bodies that a worker holds at once, as they came and decompressed; "
+        "one of `max_body_mib` always may be",
+    )
+    max_body_mib_in_flight_per_key: Count = Field(
+        default=256,
+        description="of these, most MiB for the requests of one key",
+    )
+    max_values: ValueCount = Field(
+        default=500_000,
+        description="most JSON values in one request body: each item of a list and each member of an object "
+        "is one; 20,000 at least",
+    )
     max_event_mib: Count = Field(
         default=32, description="largest event of a deployment's stream, MiB; a larger one breaks the stream"
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.media import Media
+from gateway.core.text_kinds import TextSize
 
 # Bytes of a prompt for each token, before anything was learned: English text and Japanese text in UTF-8
 # both come out near four with the o200k and Llama 4 vocabularies.
@@ -32,7 +33,8 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     `max_output` is None when the client named no cap. `stream_options` are the client's own, without
     `include_usage`. `prompts` are read each by itself (a list in completions and embeddings); `choices` are
     all that is generated for them. `user` is whom the client says that it acts for. `members` are those that
-    dialects treat differently (`dialects.table.TREATED`, DEVELOPER).
+    dialects treat differently (`dialects.table.TREATED`, DEVELOPER). `size` is that of the text, where it was
+    found beside the event loop.
 
     Many attributes: one for each member of the body that routing, holding or metering reads.
     """
@@ -54,6 +56,7 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     user: str | None = None
     prompts: int = 1
     members: frozenset[str] = frozenset()
+    size: TextSize | None = None
 
     @property
     def wants_continuous_usage(self) -> bool:

@@ -28,31 +28,31 @@ class EntityResult(enum.StrEnum):
     TOO_LONG = "too_long"
 
 
-class Detected(msgspec.Struct, frozen=True):
+class Detected(msgspec.Struct, frozen=True, tag=True):
     """A detector of the first stage found something."""
 
     detector: str
 
 
-class MediaContent(msgspec.Struct, frozen=True):
+class MediaContent(msgspec.Struct, frozen=True, tag=True):
     """Content of a kind that no detector reads."""
 
     modality: Modality
 
 
-class Unreadable(msgspec.Struct, frozen=True):
+class Unreadable(msgspec.Struct, frozen=True, tag=True):
     """Embeddings, or a payload outside of a media part: they hide their text from every detector."""
 
 
-class TokenIds(msgspec.Struct, frozen=True):
+class TokenIds(msgspec.Struct, frozen=True, tag=True):
     """A prompt of token ids that are not all of a tokenizer that is known."""
 
 
-class TooLongToMask(msgspec.Struct, frozen=True):
+class TooLongToMask(msgspec.Struct, frozen=True, tag=True):
     """The request would be masked, and has more text than is masked."""
 
 
-class EntitiesPossible(msgspec.Struct, frozen=True):
+class EntitiesPossible(msgspec.Struct, frozen=True, tag=True):
     """The second stage could not rule named entities out."""
 
     result: EntityResult

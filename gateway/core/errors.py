@@ -28,7 +28,7 @@ UpstreamFailure              one attempt broke; the pipeline decides what the cl
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from gateway.core.upstream_error import UpstreamError
 from gateway.dialects.refusals import Remedy
@@ -74,6 +74,12 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+
+    def __copy__(self) -> Self:
+        """The same error without its traceback, whatever its class wants to be made of."""
+        made = type(self).__new__(type(self), *self.args)  # which sets `args` too
+        made.__dict__.update(self.__dict__)
+        return made
 
 
 class InvalidRequest(GatewayError):

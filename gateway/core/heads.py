@@ -30,6 +30,19 @@ _RESERVED = frozenset(
 )
 
 
+class BodyInParts:
+    """A large body as its beginning and the rest, which is a view of other bytes."""
+
+    __slots__ = ("begin", "rest")
+
+    def __init__(self, begin: bytes, rest: memoryview) -> None:
+        self.begin = begin
+        self.rest = rest
+
+    def __len__(self) -> int:
+        return len(self.begin) + len(self.rest)
+
+
 class RequestHead(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What all requests of one kind to `endpoint` begin with: start line, host and header lines.
 

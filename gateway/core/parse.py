@@ -46,7 +46,9 @@ _RARE = _CHOICES | _NEEDING | _USERS | TREATED | {"service_tier"}
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
 
-def parse_call(api: Api, raw: bytes, max_messages: int, addressed: str | None = None) -> tuple[Call, Body]:
+def parse_call(
+    api: Api, raw: bytes | bytearray, max_messages: int, addressed: str | None = None
+) -> tuple[Call, Body]:
     """Read `raw` as a request to `api`: its facts, and its body, which is kept until it is classified.
 
     `addressed` is the model that its address names, which counts before the one in the body.
@@ -98,10 +100,12 @@ def parse_call(api: Api, raw: bytes, max_messages: int, addressed: str | None = 
     return call, body
 
 
-def _decode(raw: bytes) -> dict[str, Any]:
+def _decode(raw: bytes | bytearray) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
+        if exc.msg.startswith("depth limit"):
+            raise _too_deep() from exc
         raise InvalidRequest(
             f"We could not parse the JSON body of your request: {exc.msg} (line {exc.lineno}, "
             f"column {exc.colno}). The body must be one JSON object in UTF-8.",
@@ -112,7 +116,7 @@ def _decode(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _check_numbers(body: Mapping[str, Any], raw: bytes) -> None:
+def _check_numbers(body: Mapping[str, Any], raw: bytes | bytearray) -> None:
     """Integers beyond 64 bits were read as floats, and would reach the upstream as other numbers."""
     for name, value in body.items():
         kind = type(value)
@@ -126,7 +130,7 @@ def _check_numbers(body: Mapping[str, Any], raw: bytes) -> None:
             )
 
 
-def _has_long_integer(raw: bytes) -> bool:
+def _has_long_integer(raw: bytes | bytearray) -> bool:
     """Fractions may be huge and are forwarded as they are; only an integer must be exact."""
     return any(
         len(written) > 20 or not -LARGEST_EXACT / 2 <= int(written) < LARGEST_EXACT
@@ -151,7 +155,11 @@ def _encode(body: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(body)
     except TypeError as exc:  # nesting that can be read but not written back
-        raise InvalidRequest("The JSON body is nested too deeply.", code="invalid_json") from exc
+        raise _too_deep() from exc
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("The JSON body is nested too deeply: 254 levels at most.", code="invalid_json")
 
 
 def _optional(body: Mapping[str, Any], name: str, kind: type[Any], noun: str) -> Any:

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,8 +48,8 @@ class ImageAddress(msgspec.Struct, frozen=True):
     target: str
 
 
-def allowed_address(url: str, rules: ImageRules) -> ImageAddress | None:
-    """Where `url` leads; None when it is none of the allowed hosts, or is not written as a URL has to be."""
+def allowed_address(url: str, hosts: frozenset[str]) -> ImageAddress | None:
+    """Where `url` leads; None when it is none of `hosts`, or is not written as a URL has to be."""
     if len(url) > _MOST_URL_CHARACTERS or not _PRINTABLE(url) or "\\" in url:
         return None
     try:
@@ -59,7 +60,7 @@ def allowed_address(url: str, rules: ImageRules) -> ImageAddress | None:
     if scheme not in _PORTS or not host or "@" in parts.netloc:
         return None
     port = port or _PORTS[scheme]
-    if not _is_listed(host, port, rules.hosts):
+    if not _is_listed(host, port, hosts):
         return None
     return ImageAddress(scheme, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
 
@@ -76,6 +77,12 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     if isinstance(address, IPv6Address) and any(address in network for network in _TRANSLATED):
         return False
     return address.is_global and not address.is_multicast
+
+
+def wanted_images(body: Mapping[str, Any], hosts: frozenset[str], most: int) -> list[tuple[str, str]]:
+    """Those of `remote_images` that lie on one of `hosts`: `most` and one more at most."""
+    named = (item for item in remote_images(body) if allowed_address(item[1], hosts))
+    return list(islice(named, most + 1))
 
 
 def remote_images(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ from gateway.core.estimate import (
     most_output_of_whole,
 )
 from gateway.core.facts import needs_text
-from gateway.core.heads import HeaderLines, one_line
+from gateway.core.heads import BodyInParts, HeaderLines, one_line
 from gateway.core.masking import Masked
 from gateway.core.metering import BEYOND_HOLD, flags_of, metered_doubtful, writes_text
 from gateway.core.output_sizes import TypicalOutput
@@ -59,6 +59,8 @@ _REQUEST_RATE, _TOKEN_RATE = (
     for kind in (b"requests", b"tokens")
 )
 _JSON = b"application/json"
+# The rest of a larger body is not copied: the largest one would take longer than the loop has.
+COPIED_BYTES = 1024 * 1024
 
 
 class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -336,7 +338,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             own += b"idempotency-key: %b\r\n" % one_line(key)
         return HeaderLines(own)
 
-    def body(self) -> bytes:
+    def body(self) -> bytes | BodyInParts:
         """The body for the upstream, in its dialect, with its model name, output cap and stream options."""
         call, masked, dialect = self.call, self.masked, self.dialect
         rest = call.rest if masked is None else masked.rest
@@ -558,7 +560,7 @@ def _listed(modalities: frozenset[str]) -> str:
 
 def encode_call(
     call: Call, model: str, dialect: ServerDialect, cap: int, rest: bytes, *, continuous_usage: bool = False
-) -> bytes:
+) -> bytes | BodyInParts:
     """The body for one upstream: `rest` with the deployment's model name, output cap and stream options.
 
     `continuous_usage`: each chunk is to have its usage.
@@ -574,4 +576,6 @@ def encode_call(
     encoded = orjson.dumps(head)
     if len(rest) == 2:
         return encoded
+    if len(rest) > COPIED_BYTES:
+        return BodyInParts(encoded[:-1] + b",", memoryview(rest)[1:])
     return encoded[:-1] + b"," + rest[1:]

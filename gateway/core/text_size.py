@@ -5,12 +5,10 @@ for each. So bytes are counted by class, and what usage teaches is kept by the c
 prompt's tokens: many prompts of digits say nothing about prose.
 """
 
-import enum
 from collections.abc import Mapping
 
-import msgspec
-
 from gateway.core.call import Call
+from gateway.core.text_kinds import TextKind, TextSize
 
 _LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z") + 1))
 _DIGITS = b"0123456789"
@@ -22,18 +20,6 @@ _FOLLOWING = bytes(range(0x80, 0xC0))
 _LETTERS_PER_GAP = 9
 # Judged by itself: the gaps of prose must not hide that what stands beside it has none.
 _STRETCH_BYTES = 4096
-
-
-class TextKind(enum.StrEnum):
-    """What makes most of a prompt's tokens."""
-
-    PROSE = "prose"
-    DENSE = "dense"  # letters without gaps
-    DIGITS = "digits"
-    MARKS = "marks"  # punctuation: code, JSON, tables
-    TWO_BYTES = "two_bytes"  # Greek, Cyrillic, Hebrew, Arabic
-    THREE_BYTES = "three_bytes"  # Chinese, Japanese, Korean, Indic scripts
-    FOUR_BYTES = "four_bytes"  # emoji
 
 
 # Tokens for each byte, or character beyond ASCII. Fitted to o200k_base over 19 kinds of text and their
@@ -62,18 +48,13 @@ LEARN_FROM_BYTES, LEARN_FIRST, LEARN_ONE_IN = 2048, 8, 16
 HALF_LIFE_SECONDS = 600.0
 
 
-class TextSize(msgspec.Struct, frozen=True, gc=False):
-    """The tokens of a prompt's text as its bytes let expect, and what makes most of them."""
-
-    tokens: float
-    kind: TextKind
-
-
 def size_of(call: Call) -> TextSize | None:
-    """The size of the text of `call`. It looks at each byte.
+    """The size of the text of `call`. It looks at each byte, unless somebody has already.
 
     None where the text cannot be told from media, or where only its length is known: a request of the past.
     """
+    if call.size is not None:
+        return call.size
     text = call.rest
     if call.media.bytes or 2 * len(text) < call.text_bytes:
         return None

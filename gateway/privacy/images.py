@@ -76,7 +76,7 @@ class ImageFetcher:
 
     async def _follow(self, url: str, rules: ImageRules, max_bytes: int) -> str:
         for _ in range(MOST_REDIRECTS + 1):
-            address = allowed_address(url, rules)
+            address = allowed_address(url, rules.hosts)
             if address is None:
                 raise ImageNotFetched("it leads to a host that is not in privacy.images.hosts")
             response = await self._ask(address, rules)

@@ -163,11 +163,12 @@ class Vocabularies:
             return None
         async with self._loading:
             if tokenizer not in self._loaded:
-                self._loaded[tokenizer] = await asyncio.to_thread(_load_or_log, tokenizer)
+                self._loaded[tokenizer] = await asyncio.to_thread(load_or_log, tokenizer)
         return self._loaded[tokenizer]
 
 
-def _load_or_log(tokenizer: str) -> Vocabulary | None:
+def load_or_log(tokenizer: str) -> Vocabulary | None:
+    """The vocabulary of `tokenizer`; None where its file cannot be used, which the log says."""
     try:
         return load_vocabulary(tokenizer)
     except UnusableVocabulary as exc:

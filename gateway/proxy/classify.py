@@ -21,6 +21,7 @@ from gateway.core.tenancy import Principal
 from gateway.detect.token_ids import holds_token_ids, with_text
 from gateway.ports import EntityFinder
 from gateway.privacy.vocabularies import Vocabularies
+from gateway.proxy.large_bodies.messages import BodyQuestion, LargeBody
 
 # Scanning this much text takes about as long as forwarding a request; beyond it the loop would feel it.
 INLINE_BYTES = 64 * 1024
@@ -30,6 +31,11 @@ INLINE_MASKED_BYTES = 8 * 1024
 INLINE_TOKEN_BYTES = 16 * 1024
 
 _CHAT = Api.CHAT
+
+
+def reads_token_ids(call: Call, body: Body) -> bool:
+    """Whether a prompt of `body` is written in token ids, which its vocabulary can turn into text."""
+    return call.api is not _CHAT and holds_token_ids(body)
 
 
 class Classifier:
@@ -48,10 +54,16 @@ class Classifier:
         self._vocabularies = vocabularies
         self._entities = entities
 
+    def question(
+        self, api: Api, addressed: str | None, principal: Principal, headers: Mapping[bytes, bytes]
+    ) -> BodyQuestion:
+        """How a large body is to be read and classified. Raises InvalidRequest as `classify` does."""
+        return BodyQuestion(api, addressed, principal.feature, self._floor(principal, headers))
+
     async def classify(
         self,
         call: Call,
-        body: Body,
+        body: Body | LargeBody,
         principal: Principal,
         headers: Mapping[bytes, bytes],
         without_images: bool = False,
@@ -61,24 +73,27 @@ class Classifier:
         `without_images`: as if images counted for nothing. Raises InvalidRequest when the header
         `x-tollway-privacy` names no class.
         """
-        named = headers.get(b"x-tollway-privacy")
-        floor = principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
         screening = self._screenings.by_feature.get(principal.feature, self._screenings.standard)
         if without_images:
             screening = screening.without_images()
-        if call.api is not _CHAT and holds_token_ids(body):
-            body = await self._with_text(call, body)
-        if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
-            classified = screen(call, body, screening, floor)
+        if isinstance(body, LargeBody):
+            classified = body.classified  # by the same functions, as `question` asked
         else:
-            classified = await asyncio.to_thread(screen, call, body, screening, floor)
+            floor = self._floor(principal, headers)
+            if reads_token_ids(call, body):
+                body = await self._with_text(call, body)
+            if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
+                classified = screen(call, body, screening, floor)
+            else:
+                classified = await asyncio.to_thread(screen, call, body, screening, floor)
         if (
             self._entities is None
             or screening.entities is None
             or not needs_entity_stage(classified, screening)
         ):
             return classified
-        result = await self._entities.find(text_for_entities(body, classified))
+        text = body.text if isinstance(body, LargeBody) else text_for_entities(body, classified)
+        result = await self._entities.find(text or "")
         return classified if result is EntityResult.CLEAR else with_entities(classified, screening, result)
 
     def finds_in(self, texts: Sequence[str], principal: Principal) -> bool:
@@ -94,6 +109,10 @@ class Classifier:
         if call.text_bytes <= INLINE_TOKEN_BYTES:
             return with_text(body, vocabulary)
         return await asyncio.to_thread(with_text, body, vocabulary)
+
+    def _floor(self, principal: Principal, headers: Mapping[bytes, bytes]) -> str:
+        named = headers.get(b"x-tollway-privacy")
+        return principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
 
     def _raised(self, floor: str, named: str) -> str:
         policy = self._policy

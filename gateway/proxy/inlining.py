@@ -1,16 +1,17 @@
 """Inline: images that a request names by their address are fetched, and go upstream as content."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.core.call import Call
 from gateway.core.errors import InvalidRequest
 from gateway.core.parse import Body
 from gateway.core.policy import Policy
-from gateway.core.remote_images import ImageRules, allowed_address, remote_images, with_images
+from gateway.core.remote_images import ImageRules, wanted_images, with_images
 from gateway.core.tenancy import Principal
 from gateway.privacy.images import ImageFetcher, ImageNotFetched
 from gateway.proxy.classify import Classifier
+from gateway.proxy.large_bodies.messages import LargeBody
 
 
 class ImageInliner:
@@ -25,30 +26,44 @@ class ImageInliner:
         self._fetcher = fetcher
 
     async def inline(
-        self, call: Call, body: Body, principal: Principal, headers: Mapping[bytes, bytes]
-    ) -> tuple[Call, Body]:
+        self, call: Call, body: Body | LargeBody, principal: Principal, headers: Mapping[bytes, bytes]
+    ) -> tuple[Call, Body | LargeBody]:
         """`call` and `body` with the images of allowed hosts in them.
 
         Asking for an image sends a part of the request to `rules.zone`. So its class without the images has
         to reach that zone, and no detector may find anything in the address itself. Raises InvalidRequest
         when an image cannot be had in time, is too large, or is none.
         """
-        wanted = [(where, url) for where, url in remote_images(body) if allowed_address(url, self._rules)]
-        if not wanted or not await self._may_ask(call, body, principal, headers, [url for _, url in wanted]):
+        rules = self._rules
+        if isinstance(body, LargeBody):
+            wanted: Sequence[tuple[str, str]] = body.wanted
+        else:
+            wanted = wanted_images(body, rules.hosts, rules.max_images)
+        if not wanted:
             return call, body
-        if len(wanted) > self._rules.max_images:
-            raise _refused(wanted[-1][0], f"a request may name at most {self._rules.max_images} images")
-        return with_images(call, body, await self._fetched(wanted))
+        images: Mapping[str, str] = {}
+        if await self._may_ask(call, body, principal, headers, [url for _, url in wanted]):
+            if len(wanted) > rules.max_images:
+                raise _refused(wanted[-1][0], f"a request may name at most {rules.max_images} images")
+            images = await self._fetched(wanted)
+        if isinstance(body, LargeBody):
+            return await body.again(images)
+        return with_images(call, body, images) if images else (call, body)
 
     async def _may_ask(
-        self, call: Call, body: Body, principal: Principal, headers: Mapping[bytes, bytes], urls: list[str]
+        self,
+        call: Call,
+        body: Body | LargeBody,
+        principal: Principal,
+        headers: Mapping[bytes, bytes],
+        urls: list[str],
     ) -> bool:
         if self._classifier.finds_in(urls, principal):
             return False
         found = await self._classifier.classify(call, body, principal, headers, without_images=True)
         return self._rules.zone in self._policy.zones[found.privacy]
 
-    async def _fetched(self, wanted: list[tuple[str, str]]) -> dict[str, str]:
+    async def _fetched(self, wanted: Sequence[tuple[str, str]]) -> dict[str, str]:
         """One after the other: then the bound on bytes is one on memory too."""
         images: dict[str, str] = {}
         left = self._rules.max_bytes

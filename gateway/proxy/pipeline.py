@@ -13,7 +13,8 @@ from gateway.core.catalog import Api, Model
 from gateway.core.control_headers import wants_cost_event
 from gateway.core.errors import ClientDisconnected, GatewayError, InvalidApiKey, ModelNotFound, Unavailable
 from gateway.core.facts import Moment
-from gateway.core.parse import parse_call
+from gateway.core.json_bounds import LIGHT_BYTES, is_light
+from gateway.core.parse import Body, parse_call
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook
 from gateway.core.refused_request import KnownRequest
@@ -25,6 +26,8 @@ from gateway.ports import Admission, Clock, Inbound, Ledger, Sink, Telemetry, To
 from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.inlining import ImageInliner
+from gateway.proxy.large_bodies.messages import LargeBody, ReadingRules
+from gateway.proxy.large_bodies.reader import LargeBodyReader
 from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.reach import ReachableModel, reachable
 from gateway.proxy.unanswered import UnansweredRequests
@@ -41,6 +44,7 @@ class Rulebook(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     images: ImageInliner | None = None
     max_body_bytes: int
     max_messages: int
+    reading: ReadingRules
 
 
 class Pipeline:
@@ -58,6 +62,7 @@ class Pipeline:
         random: Callable[[], float],
         unanswered: UnansweredRequests,
         counter: TokenCounter,
+        large_bodies: LargeBodyReader,
     ) -> None:
         self.rulebook = rulebook
         # Until it is set, the spending of budgets, or the prices, are not known yet.
@@ -70,6 +75,7 @@ class Pipeline:
         self._random = random
         self.unanswered = unanswered
         self._counter = counter
+        self._large_bodies = large_bodies
 
     async def complete(
         self, api: Api, request_id: str, inbound: Inbound, sink: Sink, model: str | None = None
@@ -88,7 +94,15 @@ class Pipeline:
         try:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
-            call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages, model)
+            self._admission.peek(principal)  # before the body costs anything
+            raw = await inbound.body(rules.max_body_bytes, principal.key)
+            body: Body | LargeBody
+            if len(raw) <= LIGHT_BYTES or is_light(raw):
+                call, body = parse_call(api, raw, rules.max_messages, model)
+            else:
+                question = rules.classifier.question(api, model, principal, headers)
+                call, body = await self._large_bodies.read(raw, question, rules.reading)
+            del raw
             if call.stream:
                 wants_cost_event(headers)  # a mistake in it is told before anything is paid for
             now = clock.now()

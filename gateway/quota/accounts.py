@@ -105,8 +105,8 @@ def _token_rates(scopes: Iterable[ScopeState]) -> tuple[Rates, Rates]:
     return _rates(found[False]), _rates(found[True])
 
 
-def has_room(account: Account, ask: Ask, now: float) -> bool:
-    """Whether all that `ask` wants surely fits into every limit; if not, `ScopeState.refusal` decides.
+def has_room(account: Account, units: int, now: float) -> bool:
+    """Whether a request of `units` tokens surely fits into every limit; if not, `ScopeState.refusal` decides.
 
     One walk over numbers, without the slack and the lower caps of the rules: True is never a refusal there.
     """
@@ -118,7 +118,6 @@ def has_room(account: Account, ask: Ask, now: float) -> bool:
         if bucket.drained_at + limit.seconds_per_unit > latest:
             return False
     if account.tokens:
-        units = ask.prompt_tokens + ask.output_tokens * ask.choices  # as `rate_tokens`
         for bucket, limit in account.tokens:
             seconds = units * limit.seconds_per_unit
             if seconds > SECONDS_PER_MINUTE or bucket.drained_at + seconds > latest:

@@ -142,14 +142,21 @@ class MemoryAdmission:
     def _coming_for(self, principal: Principal) -> list[BudgetCounter]:
         return [counter for label in principal.labels for counter in self._coming.get(label, ())]
 
+    def peek(self, principal: Principal) -> None:
+        """Raise LimitExceeded where `admit` would refuse whatever `principal` asks now; take nothing."""
+        account = self._accounts.get(principal) or self._open_account(principal)
+        if account.limited:
+            now = self._clock.monotonic()
+            if not has_room(account, 1, now):
+                _refuse(account, None, now)
+
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
         now = self._clock.monotonic()
         account = self._accounts.get(ask.principal) or self._open_account(ask.principal)
-        if not has_room(account, ask, now):
-            for state in account.limited:
-                if (refusal := state.refusal(ask, now)) is not None:
-                    raise refusal
+        units = ask.prompt_tokens + ask.output_tokens * ask.choices  # as `rate_tokens`
+        if not has_room(account, units, now):
+            _refuse(account, ask, now)
         output_tokens = ask.output_tokens if ask.output_is_explicit else fit_rates(account, ask, now)
         output_tokens = fit(account, ask, output_tokens, self._clock.now())
         shadows = self._in_shadow(account, ask, now) if account.shadows else ()
@@ -254,3 +261,10 @@ class MemoryAdmission:
             elif self._shadowed is not None:
                 self._shadowed(refusal.scope, refusal.limit)
         return tuple(taken)
+
+
+def _refuse(account: Account, ask: Ask | None, now: float) -> None:
+    """Raise why a limit has no room for `ask`, if one has none."""
+    for state in account.limited:
+        if (refusal := state.refusal(ask, now)) is not None:
+            raise refusal

@@ -66,9 +66,10 @@ class ScopeState:
         """Whether nothing has been counted for `budget` so far."""
         return all(item.counted_as != budget.counted_as(zone) for item in self.budgets)
 
-    def refusal(self, ask: Ask, now: float) -> LimitExceeded | None:
+    def refusal(self, ask: Ask | None, now: float) -> LimitExceeded | None:
         """Why one of the limits has no room for `ask`; None when all have.
 
+        None for `ask`: a request of which nothing is known yet, so one of a single token.
         `accounts.has_room` is asked first: a limit that is added here has to be added there.
         """
         limits, requests, tokens = self.limits, self.requests, self.tokens
@@ -81,7 +82,9 @@ class ScopeState:
             if wait > 0:
                 return too_fast(self.label, "requests_per_minute", requests.limit.per_minute, wait)
         if tokens.limit is not None:
-            least = ask.rate_tokens(least_output(ask, tokens.limit.per_minute, typical=limits.typical))
+            least = 1
+            if ask is not None:
+                least = ask.rate_tokens(least_output(ask, tokens.limit.per_minute, typical=limits.typical))
             wait = tokens.limit.wait_seconds(tokens.drained_at, least, now)
             if wait > 0:
                 return too_fast(self.label, "tokens_per_minute", tokens.limit.per_minute, wait)

@@ -42,7 +42,7 @@ RULES = ImageRules(
     ],
 )
 def test_an_address_of_a_listed_host_is_asked(url: str, address: ImageAddress) -> None:
-    assert allowed_address(url, RULES) == address
+    assert allowed_address(url, RULES.hosts) == address
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_address_of_a_listed_host_is_asked(url: str, address: ImageAddress) -
     ],
 )
 def test_no_other_address_is(url: str) -> None:
-    assert allowed_address(url, RULES) is None
+    assert allowed_address(url, RULES.hosts) is None
 
 
 @pytest.mark.parametrize(

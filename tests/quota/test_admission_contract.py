@@ -386,3 +386,41 @@ def test_a_principal_without_limits_is_always_admitted(stores: Any) -> None:
             assert await stage.views() == []
 
     run(scenario)
+
+
+def test_a_look_at_the_limits_takes_nothing_and_tells_when_none_can_pass(stores: Any) -> None:
+    payer = principal(triage := scope(requests=2))
+
+    async def scenario() -> None:
+        async with stores.stage(triage) as stage:
+            for _ in range(5):
+                stage.store.peek(payer)
+            for _ in range(2):
+                stage.store.settle(await stage.store.admit(ask(payer)), NOTHING)
+            with pytest.raises(LimitExceeded) as admitted:
+                await stage.store.admit(ask(payer))
+            with pytest.raises(LimitExceeded) as looked:
+                stage.store.peek(payer)
+            assert looked.value.scope == admitted.value.scope
+            assert looked.value.limit == admitted.value.limit == "requests_per_minute"
+            assert 0 < looked.value.retry_after_seconds <= 30
+            await stage.forward(30)
+            stage.store.peek(payer)
+            await stage.store.admit(ask(payer))
+
+    run(scenario)
+
+
+def test_a_look_at_the_limits_believes_no_refusal_of_one_request_alone(stores: Any) -> None:
+    payer = principal(triage := scope(tokens=2_000, concurrent=2))
+
+    async def scenario() -> None:
+        async with stores.stage(triage) as stage:
+            with pytest.raises(LimitExceeded):
+                await stage.store.admit(ask(payer, prompt_tokens=5_000))
+            stage.store.peek(payer)
+            hold = await stage.store.admit(ask(payer))
+            stage.store.peek(payer)
+            stage.store.settle(hold, NOTHING)
+
+    run(scenario)

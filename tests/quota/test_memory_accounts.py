@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.core.admission import GcraLimit, Hold, RateView, fit_rate
+from gateway.core.admission import Ask, GcraLimit, Hold, RateView, fit_rate
 from gateway.core.tenancy import Budget, Override, Scope
 from gateway.core.windows import Per
 from gateway.quota.accounts import Account, fit_rates, has_room, take_units
@@ -39,6 +39,10 @@ def states(draw: st.DrawFn) -> ScopeState:
     return state
 
 
+def _units(wanted: Ask) -> int:
+    return wanted.rate_tokens(wanted.output_tokens)
+
+
 # --- the quick checks of rates ---
 
 
@@ -55,18 +59,18 @@ def test_what_surely_fits_is_refused_by_no_limit(
     wanted = ask(
         PAYER, prompt_tokens=prompt, output_tokens=output, output_is_explicit=explicit, choices=choices
     )
-    assume(has_room(Account(tuple(found), ()), wanted, NOW))
+    assume(has_room(Account(tuple(found), ()), _units(wanted), NOW))
     assert [state.refusal(wanted, NOW) for state in found] == [None] * len(found)
 
 
 def test_a_scope_that_is_free_needs_no_second_look():
     free = ScopeState(scope(requests=1, tokens=1100, concurrent=1), UTC, NOVEMBER)
     account = Account((free,), ())
-    assert has_room(account, ask(PAYER), NOW)
+    assert has_room(account, _units(ask(PAYER)), NOW)
     # What drained long ago is no credit for more than a minute's tokens.
-    assert not has_room(account, ask(PAYER, prompt_tokens=101), NOW)
+    assert not has_room(account, _units(ask(PAYER, prompt_tokens=101)), NOW)
     free.in_flight = 1
-    assert not has_room(account, ask(PAYER), NOW)
+    assert not has_room(account, _units(ask(PAYER)), NOW)
 
 
 @given(

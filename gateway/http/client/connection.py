@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.core.heads import BodyInParts
 from gateway.http.client.decoding import BodyDecoder
 from gateway.http.client.parser import ResponseParser
 from gateway.http.client.response import ExchangeFailure, HttpResponse
@@ -108,7 +109,7 @@ class Connection(asyncio.Protocol):
     # The exchange, from the client's side.
 
     def start(
-        self, head: bytes, body: bytes, *, head_only: bool, stream: bool, started: float
+        self, head: bytes, body: bytes | BodyInParts, *, head_only: bool, stream: bool, started: float
     ) -> HttpResponse:
         """Begin an exchange that was asked for at `started` (loop time). Never waits."""
         self.response = response = HttpResponse(self, self._loop)
@@ -116,7 +117,11 @@ class Connection(asyncio.Protocol):
         self._is_stream = stream
         self._overall_deadline = math.inf if stream else started + self._timeouts.total_seconds
         self._quiet_since = self._sent_at = now = self._now()
-        if len(body) < _SINGLE_WRITE_BYTES:
+        if isinstance(body, BodyInParts):
+            self.transport.write(head + body.begin)
+            self._unsent = body.rest
+            self._pump()
+        elif len(body) < _SINGLE_WRITE_BYTES:
             self._owner.coalescer.write(self._loop, self.transport, head + body)
         else:
             self.transport.write(head)

@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 
 from gateway.core.errors import InvalidRequest
 from gateway.http.flow_control import FlowControl, WriteCoalescer
+from gateway.http.server.body_bytes import BodyBytes
 from gateway.http.server.exchange import Exchange, Handler, ServerFields, refusal
 from gateway.http.server.limits import RequestTimeout, ServerLimits
 from gateway.http.server.parser import RequestParser
@@ -63,6 +64,7 @@ class ServerConnection(asyncio.Protocol):
     __slots__ = (
         "_active",
         "_begun",
+        "_body_bytes",
         "_discarded_bytes",
         "_flow",
         "_handler",
@@ -91,9 +93,14 @@ class ServerConnection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         coalescer: WriteCoalescer,
+        body_bytes: BodyBytes,
         idle_seconds: float | None = None,
     ) -> None:
-        """`coalescer` is shared by all connections of the server. `idle_seconds` None: as in `limits`."""
+        """`coalescer` and `body_bytes` are shared by all connections of the server.
+
+        `idle_seconds` None: as in `limits`.
+        """
+        self._body_bytes = body_bytes
         self._handler = cast("Handler", config.loaded_app)
         self._server_state = server_state
         self._server_fields = ServerFields(server_state)
@@ -177,7 +184,16 @@ class ServerConnection(asyncio.Protocol):
         self, method: str, path: str, headers: dict[bytes, bytes], is_http10: bool, keep_alive: bool
     ) -> Exchange:
         """A request's head is complete: answer it now, or after those before it."""
-        exchange = Exchange(self._flow, self._server_fields, method, path, headers, is_http10, keep_alive)
+        exchange = Exchange(
+            self._flow,
+            self._server_fields,
+            method,
+            path,
+            headers,
+            is_http10,
+            keep_alive,
+            self._body_bytes,
+        )
         if self._active is None:
             # Answered when its segment has been read: then its body is most likely there.
             self._active = self._begun = exchange
@@ -215,6 +231,7 @@ class ServerConnection(asyncio.Protocol):
         """An exchange is over: close the connection, or take the next request."""
         self._server_state.total_requests += 1
         self._active = None
+        exchange.release()
         if not exchange.ended:
             self._abort_answer(exchange)
         elif not exchange.keep_alive:
@@ -252,7 +269,7 @@ class ServerConnection(asyncio.Protocol):
         """
         parser = self._parser
         is_midway = self._state is not _OPEN or self._pipelined or not self._flow.is_reading
-        self._pipelined.clear()
+        self._forget_pipelined()
         if self._transport.is_closing():
             self._state = ConnectionState.CLOSED
             return
@@ -275,13 +292,19 @@ class ServerConnection(asyncio.Protocol):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
 
+    def _forget_pipelined(self) -> None:
+        """Nobody will answer the requests that wait their turn."""
+        for exchange in self._pipelined:
+            exchange.release()
+        self._pipelined.clear()
+
     def _client_gone(self) -> None:
         """The client has gone."""
         self._state = ConnectionState.CLOSED
         for exchange in (self._active, *self._pipelined):
             if exchange is not None:
                 exchange.client_gone()
-        self._pipelined.clear()
+        self._forget_pipelined()
         self._refusal = None
 
     def _check(self) -> None:

@@ -35,13 +35,16 @@ class _Decoder(Protocol):
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: bytes | bytearray, /) -> bytes: ...
 
 
-def decompressed(coding: bytes, body: bytes, limit_bytes: int) -> bytes:
+def decompressed(
+    coding: bytes, body: bytes | bytearray, limit_bytes: int, hold: Callable[[int], None]
+) -> bytes | bytearray:
     """`body`, which the header content-encoding calls `coding`, as it was before.
 
-    Raises PayloadTooLarge beyond `limit_bytes`, UnknownCoding, and InvalidRequest for a damaged body.
+    `hold` is told how large it is, each time it has grown, and raises where that is too much. Raises
+    PayloadTooLarge beyond `limit_bytes`, UnknownCoding, and InvalidRequest for a damaged body.
     """
     name = coding.strip().lower()
     if name in (b"", b"identity"):
@@ -57,15 +60,18 @@ def decompressed(coding: bytes, body: bytes, limit_bytes: int) -> bytes:
                 raise PayloadTooLarge(
                     f"The request body is larger than the limit of {limit_bytes // MIB} MiB, decompressed."
                 )
+            hold(len(found))
     except _BROKEN as exc:
         raise InvalidRequest(
             f"The body is not whole, or is not what content-encoding says ({name.decode()}).",
             code="invalid_content_encoding",
         ) from exc
-    return bytes(found)
+    return found
 
 
-def _in_parts(body: bytes, new_decoder: Callable[[], _Decoder], step_bytes: int) -> Iterator[bytes]:
+def _in_parts(
+    body: bytes | bytearray, new_decoder: Callable[[], _Decoder], step_bytes: int
+) -> Iterator[bytes]:
     """The output of members or frames that follow each other, made from `step_bytes` of input at a time."""
     at = 0
     for _ in range(MOST_PARTS):
@@ -82,20 +88,20 @@ def _in_parts(body: bytes, new_decoder: Callable[[], _Decoder], step_bytes: int)
     raise EOFError("more parts than a client has reason to make")
 
 
-def _gunzipped(body: bytes) -> Iterator[bytes]:
+def _gunzipped(body: bytes | bytearray) -> Iterator[bytes]:
     return _in_parts(body, lambda: zlib.decompressobj(_GZIP), INFLATE_STEP_BYTES)
 
 
-def _inflated(body: bytes) -> Iterator[bytes]:
+def _inflated(body: bytes | bytearray) -> Iterator[bytes]:
     return _in_parts(body, zlib.decompressobj, INFLATE_STEP_BYTES)
 
 
-def _unzstded(body: bytes) -> Iterator[bytes]:
+def _unzstded(body: bytes | bytearray) -> Iterator[bytes]:
     zstd = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     return _in_parts(body, lambda: zstd.decompressobj(read_across_frames=False), ZSTD_STEP_BYTES)
 
 
-def _unbrotlied(body: bytes) -> Iterator[bytes]:
+def _unbrotlied(body: bytes | bytearray) -> Iterator[bytes]:
     decoder = brotli.Decompressor()
     while not decoder.is_finished():
         piece = decoder.process(body, output_buffer_limit=BROTLI_STEP_BYTES)
@@ -105,7 +111,7 @@ def _unbrotlied(body: bytes) -> Iterator[bytes]:
         yield piece
 
 
-_DECODERS: Mapping[bytes, Callable[[bytes], Iterator[bytes]]] = {
+_DECODERS: Mapping[bytes, Callable[[bytes | bytearray], Iterator[bytes]]] = {
     b"gzip": _gunzipped,
     b"x-gzip": _gunzipped,
     b"deflate": _inflated,

@@ -12,6 +12,7 @@ from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarg
 from gateway.core.heads import NO_LINES, HeaderLines, header_lines
 from gateway.http.flow_control import FlowControl
 from gateway.http.server import cors
+from gateway.http.server.body_bytes import COUNTED_BYTES, BodyBytes, HeldBody
 from gateway.http.server.content_coding import decompressed
 
 
@@ -52,9 +53,11 @@ class Exchange:
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_failure",
         "_flow",
         "_head",
+        "_held",
         "_is_silent",
         "_limit_bytes",
         "_server_fields",
@@ -83,6 +86,7 @@ class Exchange:
         headers: dict[bytes, bytes],
         is_http10: bool,
         keep_alive: bool,
+        body_bytes: BodyBytes,
     ) -> None:
         """`is_http10`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
         self._flow = flow
@@ -94,6 +98,8 @@ class Exchange:
         self.keep_alive = keep_alive
         self._body: bytes | bytearray = b""
         self._size = 0
+        self._body_bytes = body_bytes
+        self._held: HeldBody | None = None
         self._limit_bytes: int | None = None
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -113,15 +119,39 @@ class Exchange:
     def peer(self) -> str:
         return self._flow.peer
 
-    async def body(self, limit_bytes: int) -> bytes:
+    async def body(self, limit_bytes: int, key: str) -> bytes | bytearray:
         self._limit_bytes = limit_bytes
+        if self._size > COUNTED_BYTES or not self.complete:
+            self._belong(key)
         if not self.complete or self._failure is not None or self._size > limit_bytes:
             await self._receive(limit_bytes)
-        received, self._body = self._body, b""
-        body = received if isinstance(received, bytes) else bytes(received)
+        body, self._body = self._body, b""
         coding = self.headers.get(b"content-encoding")
         # In a thread: how long it takes says what comes out of it, and not the size that went in.
-        return body if coding is None else await asyncio.to_thread(decompressed, coding, body, limit_bytes)
+        if coding is None:
+            return body
+        self._belong(key)
+        return await asyncio.to_thread(decompressed, coding, body, limit_bytes, self._hold_decompressed)
+
+    def _belong(self, key: str) -> None:
+        """The body, as much as will come of it, counts for `key` as well. Raises LimitExceeded."""
+        if self._held is None:
+            self._held = HeldBody()
+        try:
+            self._body_bytes.belong(self._held, key)
+        except GatewayError as error:
+            self.fail(error)
+            raise
+
+    def _hold_decompressed(self, size: int) -> None:
+        """In a thread: `size` bytes came out of the body so far, which is there as well."""
+        if self._held is not None and self._size + size > COUNTED_BYTES:
+            self._body_bytes.grow(self._held, self._size + size)
+
+    def release(self) -> None:
+        """Nothing of the body is held any more."""
+        if self._held is not None:
+            self._body_bytes.close(self._held)
 
     async def _receive(self, limit_bytes: int) -> None:
         """Wait for the body. Raises what it will not come for."""
@@ -160,6 +190,8 @@ class Exchange:
         if self._limit_bytes is not None and self._size > self._limit_bytes:
             self._refuse_size(self._limit_bytes)
             return 0
+        if self._size > COUNTED_BYTES and not self._hold():
+            return 0
         if not self._body:
             self._body = data
         elif isinstance(self._body, bytearray):
@@ -169,6 +201,17 @@ class Exchange:
             self._body = bytearray(self._body)
             self._body += data
         return self._size if self._limit_bytes is None else 0
+
+    def _hold(self) -> bool:
+        """Whether there is room for what has arrived; else the request has failed."""
+        if self._held is None:
+            self._held = HeldBody()
+        try:
+            self._body_bytes.grow(self._held, self._size)
+        except GatewayError as error:
+            self.fail(error)
+            return False
+        return True
 
     def finish(self) -> None:
         """The body is complete."""
@@ -181,6 +224,7 @@ class Exchange:
         if self._failure is None:
             self._failure = failure
             self._body = b""
+            self.release()
             self._wake()
 
     def client_gone(self) -> None:

@@ -1,10 +1,8 @@
 """Keeps the process of the ledger's writer running, for one gateway or for all workers of a supervisor."""
 
 import asyncio
-import os
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,8 +10,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from gateway.child_process import ShieldedProcess, exit_text
 from gateway.ledger.errors import LedgerUnusable
-from gateway.ledger.process.child import ShieldedProcess
 from gateway.ledger.process.messages import Stop, WriterSettings
 from gateway.ledger.process.telemetry import WriterCounts, WriterTelemetry
 from gateway.message_channel import MessageChannel
@@ -25,17 +23,7 @@ MODULE = "gateway.assembly.writer_process"
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 10.0
 STEADY_SECONDS = 10.0  # one that ran for so long is started again at once
 END_SECONDS = 15.0  # for what it has read, and a database that does not answer
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "VIRTUAL_ENV",
-    "TMPDIR",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-)
+_OF_DRIVERS = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR"})
 BACKLOG = 64  # workers that wait for the next process
 
 
@@ -136,7 +124,7 @@ class WriterOwner:
             channel.send(self._settings)
             while (told := await channel.receive()) is not None:
                 self.counts.take(told)
-            return _how(await process.wait())
+            return exit_text(await process.wait())
         finally:
             # Killing it loses nothing: what it has not committed is in the journals.
             process.kill()
@@ -150,10 +138,7 @@ class WriterOwner:
         listening = self._listening
         if listening is None:
             raise OSError(0, "there is no socket for it")
-        descriptors = [theirs.fileno(), listening.fileno()]
-        # -P, and the same places for modules: it runs the code of this process.
-        command = [sys.executable, "-P", "-m", MODULE, *map(str, descriptors)]
-        return ShieldedProcess(command, descriptors, _environment())
+        return ShieldedProcess(MODULE, [theirs.fileno(), listening.fileno()], _is_of_driver)
 
     def _clean_up(self) -> None:
         listening, self._listening = self._listening, None
@@ -164,13 +149,6 @@ class WriterOwner:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
-    """What the database's driver may need, and none of the keys that the gateway has there."""
-    environ = {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("PG")
-    }
-    return {**environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
-
-
-def _how(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+def _is_of_driver(name: str) -> bool:
+    """Whether the database's driver may need this variable."""
+    return name in _OF_DRIVERS or name.startswith("PG")

@@ -22,7 +22,7 @@ from gateway.quota.redis.connection import StoreUnavailable
 from gateway.quota.redis.fallback import FallbackGrant, unavailable, windows_to_settle
 from gateway.quota.redis.holds import RemoteGrant
 from gateway.quota.redis.rebuild import QUARANTINE_SECONDS, Books, CounterRebuild
-from gateway.quota.redis.refusals import no_budget, no_limit, rate_view, shadowed_limits
+from gateway.quota.redis.refusals import KnownRefusals, no_budget, no_limit, rate_view, shadowed_limits
 from gateway.quota.redis.replies import AdmitReply, Admitted, Closed, Forgotten, NoBudget, NoLimit, RenewReply
 from gateway.quota.redis.server_clock import MICROSECONDS
 from gateway.quota.redis.settling import NOT_KNOWN, PendingSettlement
@@ -61,6 +61,7 @@ class RedisAdmission:
         self._fallback = shared.fallback
         self._clock = clock
         self._shadowed = shadowed
+        self._refused = KnownRefusals()
         store, holds, cache = shared.store, shared.holds, shared.cache
         self.rebuild = CounterRebuild(
             store,
@@ -124,6 +125,7 @@ class RedisAdmission:
         What is kept for the principals `wanted` stays where nothing about them changes.
         """
         self._cache.configure(scopes, zone, wanted)
+        self._refused.clear()
         self.upkeep.slots_are_due = True
 
     async def reconfigure(
@@ -159,6 +161,10 @@ class RedisAdmission:
 
     # --- the Admission port ---
 
+    def peek(self, principal: Principal) -> None:
+        """No round trip: what the server has just said of the limit of requests. Raises LimitExceeded."""
+        self._refused.peek(principal, self._clock.monotonic())
+
     async def admit(self, ask: Ask) -> Hold:
         """One round trip. Raises LimitExceeded, BudgetExceeded, or Unavailable."""
         store, lease = self._store, self._holds.lease
@@ -176,6 +182,7 @@ class RedisAdmission:
             case Admitted():
                 return self._granted(ask, spec, hold_id, reply)
             case NoLimit():
+                self._refused.learn(ask.principal, spec, reply, self._clock.monotonic())
                 raise no_limit(spec, reply)
             case NoBudget():
                 raise no_budget(spec, ask, reply)
@@ -272,6 +279,7 @@ class RedisAdmission:
     def drop(self, principal: Principal) -> None:
         """Forget what is kept for requests of `principal`; those in flight settle as ever."""
         self._cache.drop(principal)
+        self._refused.drop(principal)
 
     def used_share(self, principal: Principal) -> float:
         """The fullest budget of `principal` as a share of its limit, as the last replies said."""

@@ -103,6 +103,11 @@ class LeasedAdmission:
 
     # --- the Admission port ---
 
+    def peek(self, principal: Principal) -> None:
+        """As `RedisAdmission.peek`; whoever has a lease is asked for nothing."""
+        if principal not in self._leases:
+            self.exact.peek(principal)
+
     async def admit(self, ask: Ask) -> Hold:
         """From memory when a lease has room, else one round trip. Raises as RedisAdmission does."""
         principal = ask.principal

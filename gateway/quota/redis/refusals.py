@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from gateway.core.admission import Ask, RateView
 from gateway.core.errors import BudgetExceeded, LimitExceeded
 from gateway.core.refusals import over_budget, too_fast, too_many_at_once
+from gateway.core.tenancy import Principal
 from gateway.quota.redis.replies import LimitKind, NoBudget, NoLimit, RateRow, ShadowedRow
 from gateway.quota.redis.server_clock import MICROSECONDS
 from gateway.quota.redis.specs import QuotaSpec
+
+# What a server said is believed for so long at most: another worker may give back what it had leased.
+KNOWN_SECONDS = 1.0
 
 _LIMIT_NAMES = {
     LimitKind.CONCURRENT: "concurrent",
@@ -49,3 +53,37 @@ def no_budget(spec: QuotaSpec, ask: Ask, reply: NoBudget) -> BudgetExceeded:
         held_nano=reply.held,
         ends_at=budget.ends_at(reply.start),
     )
+
+
+class KnownRefusals:
+    """Whose limit of requests was found to be used up, and until when: nobody need ask the server again.
+
+    Only that limit: a slot may be free at any moment. Moments are monotonic seconds.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[Principal, tuple[float, QuotaSpec, NoLimit]] = {}
+
+    def learn(self, principal: Principal, spec: QuotaSpec, reply: NoLimit, now: float) -> None:
+        """`reply` refused a request of `principal` at `now`."""
+        if reply.kind is LimitKind.REQUESTS:
+            wait = KNOWN_SECONDS if reply.wait < 0 else min(reply.wait / MICROSECONDS, KNOWN_SECONDS)
+            self._until[principal] = (now + wait, spec, reply)
+
+    def peek(self, principal: Principal, now: float) -> None:
+        """Raise LimitExceeded while what was learned of `principal` holds."""
+        known = self._until.get(principal)
+        if known is None:
+            return
+        until, spec, reply = known
+        if now < until:
+            raise no_limit(spec, reply)
+        del self._until[principal]
+
+    def drop(self, principal: Principal) -> None:
+        """Forget what was learned of `principal`."""
+        self._until.pop(principal, None)
+
+    def clear(self) -> None:
+        """Forget all: limits may have changed."""
+        self._until.clear()

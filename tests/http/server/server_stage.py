@@ -16,6 +16,7 @@ from gateway.core.envelope import envelope
 from gateway.core.errors import GatewayError
 from gateway.core.heads import header_lines
 from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.body_bytes import BodyBytes
 from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import ServerLimits
@@ -23,6 +24,8 @@ from gateway.http.server.listening import Listening, listen
 
 PATIENCE_SECONDS = 60.0  # a hang fails the test; nothing is measured against it
 BODY_LIMIT = 1024 * 1024
+MOST_BODY_BYTES = 256 * BODY_LIMIT
+KEY = "app"
 JSON = header_lines([(b"content-type", b"application/json")])
 PLAIN = header_lines([(b"content-type", b"text/plain")])
 
@@ -217,7 +220,7 @@ class Handlers:
 
     async def do_echo(self, exchange: Exchange) -> None:
         try:
-            body = await exchange.body(BODY_LIMIT)
+            body = await exchange.body(BODY_LIMIT, KEY)
         except BaseException as exc:
             self.raised.append(type(exc))
             raise
@@ -297,7 +300,7 @@ class Handlers:
         await exchange.end()
 
     async def do_never(self, exchange: Exchange) -> None:
-        await exchange.body(BODY_LIMIT)
+        await exchange.body(BODY_LIMIT, KEY)
         exchange.watch()
         self.waiting.set()
         await asyncio.Event().wait()
@@ -366,7 +369,7 @@ class Handlers:
         await exchange.end()
 
     async def do_inject(self, exchange: Exchange) -> None:
-        value = await exchange.body(BODY_LIMIT)
+        value = await exchange.body(BODY_LIMIT, KEY)
         fields = [(b"x-safe", b"1"), (b"x-given", value)]
         try:
             if exchange.path.endswith("stream"):
@@ -392,12 +395,13 @@ class Stage:
 
         Limited.limits = limits
         self.handlers = Handlers()
+        self.body_bytes = BodyBytes(MOST_BODY_BYTES, MOST_BODY_BYTES)
         self.listener = listen("127.0.0.1", 0)
         self.listening = Listening(
             self,
             self.listener,
             drain_seconds=drain_seconds,
-            protocol=functools.partial(Limited, coalescer=WriteCoalescer()),
+            protocol=functools.partial(Limited, coalescer=WriteCoalescer(), body_bytes=self.body_bytes),
         )
         self.port = self.listening.port
         self.complaints: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import InvalidRequest
+from gateway.http.server.body_bytes import BodyBytes
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import HeadTooLarge, ServerLimits
 from gateway.http.server.parser import RequestParser
@@ -34,7 +35,7 @@ class Reading:
         parser.close()
 
     def new_exchange(self, *request: Any) -> Exchange:
-        exchange = Exchange(cast("Any", None), cast("Any", None), *request)
+        exchange = Exchange(cast("Any", None), cast("Any", None), *request, BodyBytes(1 << 30, 1 << 30))
         self.taken.append(exchange)
         return exchange
 

@@ -1,14 +1,24 @@
-"""Starting a process that no SIGTERM ends before it has run its first line."""
+"""Processes of our own code, without our keys, which no SIGTERM ends before they have run a line."""
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 # They reach a whole group, as Ctrl-C and a service manager's stop do.
 GROUP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+# What Python and its libraries may need, and none of the keys that the gateway has in its environment.
+_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "TMPDIR"})
+
+
+def exit_text(code: int) -> str:
+    """How a process ended, by its exit code or the negative number of a signal."""
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
 
 class ShieldedProcess:
@@ -17,10 +27,15 @@ class ShieldedProcess:
     Started here and not by the event loop: uvloop gives each child the usual mask and handlers again.
     """
 
-    def __init__(
-        self, command: Sequence[str], descriptors: Sequence[int], environ: Mapping[str, str]
-    ) -> None:
-        """Start it, with these open descriptors. Raises OSError."""
+    def __init__(self, module: str, descriptors: Sequence[int], passed_on: Callable[[str], bool]) -> None:
+        """Start `module` with these open descriptors, whose numbers are its arguments. Raises OSError.
+
+        Of the environment it gets the variables whose names `passed_on` holds for.
+        """
+        # -P, and the same places for modules: it runs the code of this process.
+        command = [sys.executable, "-P", "-m", module, *map(str, descriptors)]
+        environ = {name: value for name, value in os.environ.items() if name in _PASSED_ON or passed_on(name)}
+        environ["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
         self._loop = asyncio.get_running_loop()
         self._code: asyncio.Future[int] = self._loop.create_future()
         # A child has the mask of the thread that starts it. What comes meanwhile is delivered afterwards.
@@ -31,7 +46,7 @@ class ShieldedProcess:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, usual)
-        threading.Thread(target=self._watch, name="ledger-writer-end", daemon=True).start()
+        threading.Thread(target=self._watch, name=f"end of {module}", daemon=True).start()
 
     @property
     def pid(self) -> int:
