@@ -303,6 +303,7 @@ _REFUSALS = frozenset({FailureKind.STATUS, FailureKind.REFUSED, FailureKind.ACCO
 _ANSWERED = _REFUSALS | {FailureKind.GATEWAY_TIMEOUT, FailureKind.BODY, FailureKind.ABORTED}
 _CAUSED_BY_REQUESTS = _ANSWERED | {FailureKind.RESET, FailureKind.PROTOCOL}
 _NEVER_SENT = frozenset({FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT})
+_OF_SERVER = _NEVER_SENT | {FailureKind.SILENT}
 
 
 class UpstreamFailure(Exception):
@@ -373,6 +374,11 @@ class UpstreamFailure(Exception):
         if self.kind is not other.kind or self.kind not in _CAUSED_BY_REQUESTS:
             return False
         return self.status == other.status
+
+    @property
+    def is_of_server(self) -> bool:
+        """True when no request can have caused it: nobody listens there, or no longer."""
+        return self.kind in _OF_SERVER
 
     @property
     def never_sent(self) -> bool:

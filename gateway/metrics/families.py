@@ -155,6 +155,11 @@ REPLICA_BUSY = _gauge(
     "deployment replica",
     "1 while the replica has just said to be full (429 or 503): it is well, and others are asked first.",
 )
+REPLICA_BARRED_KEYS = _gauge(
+    "replica_barred_keys",
+    "deployment replica",
+    "Keys whose own requests alone have failed on the replica, and which it gets nothing from for a moment.",
+)
 REPLICA_INFLIGHT = _gauge("replica_inflight", "deployment replica", "Attempts under way on the replica.")
 RETIRES = _gauge(
     "deployment_retires_in_days", "deployment", "Days until the deployment retires; below 0 it has retired."
@@ -267,6 +272,7 @@ FAMILIES = (
     BUDGET_UNSEEN,
     REPLICA_UP,
     REPLICA_BUSY,
+    REPLICA_BARRED_KEYS,
     REPLICA_INFLIGHT,
     RETIRES,
     POOL_COST,

@@ -271,6 +271,7 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
 def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
     up: dict[tuple[str, ...], int] = {}
     busy: dict[tuple[str, ...], int] = {}
+    barred: dict[tuple[str, ...], int] = {}
     in_flight: dict[tuple[str, ...], int] = {}
     for deployment, pool in fleet.replica_sets.items():
         for state in pool.replicas:
@@ -278,9 +279,11 @@ def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
             # Two servers may differ in their path only: one name then stands for both, and shows the worse.
             up[labels] = min(up.get(labels, 1), int(state.available(monotonic)))
             busy[labels] = max(busy.get(labels, 0), int(state.busy_until > monotonic))
+            _add(barred, labels, state.breaker.barred_keys(monotonic))
             _add(in_flight, labels, state.in_flight)
     yield _gauge(families.REPLICA_UP, up)
     yield _gauge(families.REPLICA_BUSY, busy)
+    yield _gauge(families.REPLICA_BARRED_KEYS, barred)
     yield _gauge(families.REPLICA_INFLIGHT, in_flight)
 
 
