@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 
-from gateway.assembly.building import names, rulebook
+from gateway.assembly.building import names, refusal_allowances, rulebook, trusted_proxies
 from gateway.assembly.graph import GatewayParts
 from gateway.config.build import Built
 from gateway.config.problems import Problem
@@ -41,6 +41,8 @@ class Adoption:
         rules = rulebook(built, fleet, parts.entities, parts.images, routes.prices)
         parts.entities.configure(recognizer_settings(built.settings))
         parts.telemetry.configure(names(built))
+        parts.clients.trusted = trusted_proxies(built.settings)
+        parts.refusal_limits.configure(refusal_allowances(built.settings))
         parts.alerts.configure(built.scopes)
         parts.pool_accrual.configure(built.pools, built.tenancy.time_zone)
         self.built = built

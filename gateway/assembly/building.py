@@ -10,9 +10,11 @@ from typing import TypeAlias
 import structlog
 
 from gateway.config.build import Built
+from gateway.config.deployments import parse_networks
 from gateway.config.schema import Settings
 from gateway.config.screening import image_rules
 from gateway.core.balancing import Fleet
+from gateway.core.endpoint import IpNetwork
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.route import Routes
 from gateway.http.client.pool import HttpUpstream
@@ -27,6 +29,7 @@ from gateway.proxy.auth import Authenticator
 from gateway.proxy.classify import Classifier
 from gateway.proxy.inlining import ImageInliner
 from gateway.proxy.pipeline import Rulebook
+from gateway.proxy.refusal_limits import RefusalAllowances
 
 _log = structlog.get_logger("tollway.app")
 
@@ -60,6 +63,15 @@ def rulebook(
         max_body_bytes=server.max_body_mib * MIB,
         max_messages=server.max_messages,
     )
+
+
+def refusal_allowances(settings: Settings) -> RefusalAllowances:
+    given = settings.server.refusals
+    return RefusalAllowances(given.per_minute_by_address, given.per_minute_by_key)
+
+
+def trusted_proxies(settings: Settings) -> tuple[IpNetwork, ...]:
+    return parse_networks(settings.server.data.trusted_proxies) or ()
 
 
 def names(built: Built) -> LabelNames:

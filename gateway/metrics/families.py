@@ -101,6 +101,11 @@ DECISIONS = _counter(
     "Admitted requests by the deployment planned first, and why.",
 )
 REFUSALS = _counter("refusals_total", "code", "Requests answered with an error, by the error's code.")
+REFUSALS_LIMITED = _counter(
+    "refusals_limited_total",
+    "result",
+    "Refusals beyond the allowance of their address or key: answered late, or with a 429 in their place.",
+)
 REFUSALS_NOT_KEPT = _counter(
     "refusals_not_kept_total", "", "Refused requests that left no record: there were too many, or no room."
 )
@@ -259,6 +264,7 @@ FAMILIES = (
     DECISIONS,
     REFUSALS,
     REFUSALS_NOT_KEPT,
+    REFUSALS_LIMITED,
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,
     TYPICAL_OUTPUT,

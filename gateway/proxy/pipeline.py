@@ -115,7 +115,9 @@ class Pipeline:
             privacy = "" if classified is None else classified.privacy
             known = KnownRequest(request_id, started, api, principal, call, privacy)
             if isinstance(error, GatewayError):
-                self._refused(error, known, inbound, route)
+                answer = self._refused(error, known, inbound, route)
+                if answer is not error:
+                    raise answer from None
             elif sent is None or not sent.attempt_id:  # else its attempt tells
                 self.unanswered.abandoned(known, inbound)
             raise
@@ -157,11 +159,13 @@ class Pipeline:
 
     def _refused(
         self, error: GatewayError, known: KnownRequest, inbound: Inbound, route: Route | None
-    ) -> None:
-        self._telemetry.refused(error, known.principal, route.model.name if route else None)
+    ) -> GatewayError:
+        """Tell of it. Returns what the client is to see."""
         if isinstance(error, InvalidApiKey):
             self._drop_expired()
-        self.unanswered.refused(error, known, inbound)
+        answer = self.unanswered.refused(error, known, inbound)
+        self._telemetry.refused(answer, known.principal, route.model.name if route else None)
+        return answer
 
     async def _counted(self, route: Route, call: Call, classified: Classified, moment: Moment) -> Moment:
         """`moment` with the tokens of the prompt, where they matter and somebody can count them in time."""

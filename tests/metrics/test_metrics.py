@@ -98,6 +98,7 @@ def telemetry(
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
             refusals_not_kept=lambda: 11,
+            refusals_limited=lambda: {"delayed": 3, "refused": 4},
             log_lines_lost=lambda: 12,
             ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
             disks=lambda: {"/var/lib/tollway": (5, 9)},
