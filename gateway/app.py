@@ -164,5 +164,6 @@ class Gateway:
             ready=self.unready_reasons,
             degraded=self.degraded_reasons,
             version=__version__,
+            limits=parts.refusal_limits,
             routers=operations.routers(),
         )

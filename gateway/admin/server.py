@@ -4,8 +4,6 @@
 is decided on the raw path, before any routing, so no way of spelling a path or a host leads around it.
 """
 
-import hashlib
-import hmac
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,28 +15,21 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.core.envelope import envelope, retry_headers
+from gateway.admin.token_guard import TokenGuard, error_response
 from gateway.core.errors import (
     GatewayError,
-    InvalidApiKey,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
-    PermissionDenied,
 )
+from gateway.proxy.refusal_limits import RefusalLimits
 
 _log = structlog.get_logger("tollway.admin")
 
-OPEN_PATHS = frozenset({b"/healthz", b"/readyz"})
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REASON_LENGTH = 300
 
-_PORT_IS_LOCKED = (
-    "The admin port has no token, so only /healthz and /readyz answer. "
-    "Set server.admin.token in the configuration and send it as 'Authorization: Bearer <token>'."
-)
-_WHAT_TO_SEND = "Send the admin token as 'Authorization: Bearer <token>'."
 # A reason may quote a library's error, and those like to quote the database URL. /readyz is open to anybody.
 _USER_INFO = re.compile(r"(?<=://)\S*@")
 _ASSIGNED_SECRET = re.compile(
@@ -55,14 +46,15 @@ def admin_app(
     ready: Callable[[], Sequence[str]],
     degraded: Callable[[], Sequence[str]],
     version: str,
+    limits: RefusalLimits,
     routers: Sequence[APIRouter] = (),
     has_schema: bool = True,
 ) -> FastAPI:
     """The ASGI application of the admin port. Without a schema /openapi.json is left to the `routers`.
 
     `ready` gives the reasons why no traffic should come here yet; none means ready. `degraded` says what
-    fails and keeps no traffic away. `routers` are further parts of the admin API; the token guards them like
-    everything else.
+    fails and keeps no traffic away. `limits` are those of wrong tokens. `routers` are further parts of the
+    admin API; the token guards them like everything else.
     """
     app = FastAPI(
         title="Tollway admin API",
@@ -81,7 +73,7 @@ def admin_app(
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_middleware(_BodyBound)  # the framework's own bound does not answer with an envelope
     app.add_middleware(_LastDefence)
-    app.add_middleware(_TokenGuard, token=token)
+    app.add_middleware(TokenGuard, token=token, limits=limits)
     return app
 
 
@@ -116,35 +108,6 @@ def public_reason(reason: str) -> str:
     cleaned = _USER_INFO.sub("***@", cleaned)
     cleaned = _ASSIGNED_SECRET.sub(r"\1***", cleaned)
     return cleaned[:MAX_REASON_LENGTH]
-
-
-class _TokenGuard:
-    """Lets a request in by its raw path or its token. Stands before the router."""
-
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app = app
-        self._digest = _digest(token.encode()) if token else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-        elif (refusal := self._refusal(scope)) is not None:
-            await error_response(refusal)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> GatewayError | None:
-        if _raw_path(scope) in OPEN_PATHS:
-            return None
-        if self._digest is None:
-            return PermissionDenied(_PORT_IS_LOCKED)
-        sent = _bearer_token(scope)
-        # Digests are compared, so that the time tells neither the token's bytes nor its length.
-        if sent is None or not hmac.compare_digest(_digest(sent), self._digest):
-            return InvalidApiKey(_WHAT_TO_SEND)
-        return None
 
 
 class _BodyBound:
@@ -205,14 +168,6 @@ class _LastDefence:
                 await error_response(defect)(scope, receive, send)
 
 
-def error_response(error: GatewayError) -> Response:
-    """`error` as the envelope that all of Tollway's errors have."""
-    headers = {name.decode(): value.decode() for name, value in retry_headers(error)}
-    if isinstance(error, InvalidApiKey):
-        headers["www-authenticate"] = "Bearer"
-    return Response(envelope(error), status_code=error.status, media_type="application/json", headers=headers)
-
-
 async def _on_gateway_error(_: Request, exc: Exception) -> Response:
     if not isinstance(exc, GatewayError):
         raise exc
@@ -266,22 +221,3 @@ def _declared_length(scope: Scope) -> int:
         if name == b"content-length" and value.isdigit():
             return int(value[:19])  # more digits are too much in any case, and Python refuses to read 4,301
     return 0
-
-
-def _raw_path(scope: Scope) -> bytes:
-    """The path as it stood on the wire, without the query and not decoded."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.partition(b"?")[0]
-
-
-def _bearer_token(scope: Scope) -> bytes | None:
-    """The one bearer token of the request; None when there is none, or more than one Authorization."""
-    found: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
-    if len(found) != 1:
-        return None
-    scheme, _, token = found[0].partition(b" ")
-    return token.strip() if scheme.lower() == b"bearer" else None
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()

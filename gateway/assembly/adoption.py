@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 
-from gateway.assembly.building import body_bounds, names, rulebook
+from gateway.assembly.building import body_bounds, names, refusal_allowances, rulebook, trusted_proxies
 from gateway.assembly.graph import GatewayParts
 from gateway.config.build import Built
 from gateway.config.problems import Problem
@@ -42,6 +42,8 @@ class Adoption:
         parts.entities.configure(recognizer_settings(built.settings))
         parts.telemetry.configure(names(built))
         parts.body_bytes.configure(*body_bounds(built.settings.server))
+        parts.clients.trusted = trusted_proxies(built.settings)
+        parts.refusal_limits.configure(refusal_allowances(built.settings))
         parts.alerts.configure(built.scopes)
         parts.pool_accrual.configure(built.pools, built.tenancy.time_zone)
         self.built = built

@@ -10,11 +10,13 @@ from typing import TypeAlias
 import structlog
 
 from gateway.config.build import Built
+from gateway.config.deployments import parse_networks
 from gateway.config.schema import Settings
 from gateway.config.screening import image_rules
 from gateway.config.server import Server
 from gateway.core.balancing import Fleet
 from gateway.core.catalog import Api
+from gateway.core.endpoint import IpNetwork
 from gateway.core.policy import Policy, tokenizer_of
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.route import Routes
@@ -31,6 +33,7 @@ from gateway.proxy.classify import Classifier
 from gateway.proxy.inlining import ImageInliner
 from gateway.proxy.large_bodies.messages import ReadingRules
 from gateway.proxy.pipeline import Rulebook
+from gateway.proxy.refusal_limits import RefusalAllowances
 
 _log = structlog.get_logger("tollway.app")
 
@@ -88,6 +91,15 @@ def body_bounds(server: Server) -> tuple[int, int]:
     bounds = server.max_body_mib_in_flight, server.max_body_mib_in_flight_per_key
     most, of_key = (max(bound, server.max_body_mib) * MIB for bound in bounds)
     return most, of_key
+
+
+def refusal_allowances(settings: Settings) -> RefusalAllowances:
+    given = settings.server.refusals
+    return RefusalAllowances(given.per_minute_by_address, given.per_minute_by_key)
+
+
+def trusted_proxies(settings: Settings) -> tuple[IpNetwork, ...]:
+    return parse_networks(settings.server.data.trusted_proxies) or ()
 
 
 def names(built: Built) -> LabelNames:

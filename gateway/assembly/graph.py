@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway import __version__
-from gateway.assembly.building import MIB, body_bounds, names, rulebook, signing_seed, upstream
+from gateway.assembly.building import (
+    MIB,
+    body_bounds,
+    names,
+    refusal_allowances,
+    rulebook,
+    signing_seed,
+    trusted_proxies,
+    upstream,
+)
 from gateway.assembly.memory_release import MemoryRelease
 from gateway.clock import SystemClock
 from gateway.config.build import Built
@@ -21,6 +30,7 @@ from gateway.core.errors import BudgetExceeded
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
+from gateway.http.client_address import ClientAddresses
 from gateway.http.flow_control import WriteCoalescer
 from gateway.http.server.body_bytes import BodyBytes
 from gateway.ledger.disks import DiskWatch
@@ -43,6 +53,7 @@ from gateway.proxy.failover import Relay
 from gateway.proxy.large_bodies.reader import LargeBodyReader
 from gateway.proxy.left_requests import LeavableRelay
 from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.refusal_limits import RefusalLimits
 from gateway.proxy.unanswered import UnansweredRequests
 from gateway.quota.factory import AnyAdmission, open_admission
 from gateway.quota.memory import Shadowed
@@ -78,6 +89,8 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     large_bodies: LargeBodyReader
     telemetry: PrometheusTelemetry
     tracing: "Tracing | None"
+    clients: ClientAddresses
+    refusal_limits: RefusalLimits
     pipeline: Pipeline
     prober: HealthProber
     progress: ProgressWatch
@@ -113,6 +126,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
 
     admission = _admission(built, ledger, clock, shadowed, tasks)
     entities = EntityService(counted, tasks)
+    clients = ClientAddresses(trusted_proxies(built.settings))
+    limits = RefusalLimits(refusal_allowances(built.settings), clock)
     sources = ScrapeSources(
         budgets=admission.budgets,
         fleet=lambda: pipeline.rulebook.routes.fleet,
@@ -123,6 +138,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
         refusals_not_kept=lambda: pipeline.unanswered.not_kept,
+        refusals_limited=lambda: limits.counts,
         log_lines_lost=lambda: 0 if request_lines is None else request_lines.output.lost,
     )
 
@@ -136,10 +152,18 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     most = built.settings.server.max_event_mib * MIB
     tracing = _tracing(built, telemetry, clock, tasks)
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
-    access_log = _access_log(built, request_lines)
+    access_log = _access_log(built, request_lines, clients)
     services = Services(client, admission, ledger, told, clock, max_event_bytes=most, access_log=access_log)
     images, large_bodies = ImageFetcher(), LargeBodyReader(tasks)
-    pipeline = _pipeline(built, services, ledger, entities, images, large_bodies)
+    unanswered = UnansweredRequests(
+        keep=ledger.keep_refused,
+        denied=_auditing(ledger),
+        access_log=access_log,
+        clock=clock,
+        limits=limits,
+        clients=clients,
+    )
+    pipeline = _pipeline(built, services, entities, images, unanswered, large_bodies)
     return GatewayParts(
         clock=clock,
         tasks=tasks,
@@ -156,6 +180,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         large_bodies=large_bodies,
         telemetry=telemetry,
         tracing=tracing,
+        clients=clients,
+        refusal_limits=limits,
         pipeline=pipeline,
         prober=HealthProber(client, tasks),
         progress=ProgressWatch(client, clock, tasks),
@@ -244,25 +270,15 @@ def _tracing(
 def _pipeline(
     built: Built,
     services: Services,
-    ledger: JournaledLedger,
     entities: EntityService,
     images: ImageFetcher,
+    unanswered: UnansweredRequests,
     large_bodies: LargeBodyReader,
 ) -> Pipeline:
-    def audit_denial(denial: Denial) -> None:
-        ledger.note(EntryKind.REFUSED, msgspec.to_builtins(denial))
-
-    unanswered = UnansweredRequests(
-        keep=ledger.keep_refused,
-        denied=audit_denial,
-        access_log=services.access_log,
-        clock=services.clock,
-    )
-
     return Pipeline(
         rulebook=rulebook(built, Fleet(built.policy.deployments.values()), entities, images),
         admission=services.admission,
-        ledger=ledger,
+        ledger=services.ledger,
         relay=LeavableRelay(Relay(services)),
         telemetry=services.telemetry,
         clock=services.clock,
@@ -273,7 +289,14 @@ def _pipeline(
     )
 
 
-def _access_log(built: Built, lines: RequestLines | None) -> AccessLog | None:
+def _auditing(ledger: JournaledLedger) -> Callable[[Denial], None]:
+    def audit_denial(denial: Denial) -> None:
+        ledger.note(EntryKind.REFUSED, msgspec.to_builtins(denial))
+
+    return audit_denial
+
+
+def _access_log(built: Built, lines: RequestLines | None, clients: ClientAddresses) -> AccessLog | None:
     server = built.settings.server
     if lines is None or server.access_log == "off":
         return None
@@ -282,6 +305,7 @@ def _access_log(built: Built, lines: RequestLines | None) -> AccessLog | None:
         writes_all=server.access_log == "all",
         sample=float(server.access_log_sample),
         random=random.random,
+        clients=clients,
     )
 
 

@@ -11,8 +11,9 @@ from gateway.config.schema import Settings
 # taken to need a restart until it is listed here.
 RELOADED_OF_SERVER: Final = frozenset(
     {"max_body_mib", "max_body_mib_in_flight", "max_body_mib_in_flight_per_key", "max_messages", "max_values"}
-    | {"key_pepper", "watch", "proxy_from_env"}
+    | {"key_pepper", "watch", "proxy_from_env", "refusals"}
 )
+RELOADED_OF_SECTIONS: Final = frozenset({"server.data.trusted_proxies"})
 NEED_RESTART: Final = frozenset({"state", "ledger", "admission", "state_timeout_seconds"})
 
 
@@ -24,7 +25,8 @@ def needs_restart(old: Settings, new: Settings) -> list[str]:
     for name in type(old.server).model_fields:
         if name not in RELOADED_OF_SERVER:
             found += _differing(getattr(old.server, name), getattr(new.server, name), f"server.{name}")
-    return found + list(_differing(old.telemetry, new.telemetry, "telemetry"))
+    found += _differing(old.telemetry, new.telemetry, "telemetry")
+    return [path for path in found if path not in RELOADED_OF_SECTIONS]
 
 
 def _differing(old: Any, new: Any, path: str) -> Iterator[str]:

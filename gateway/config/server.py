@@ -18,7 +18,7 @@ from gateway.config.kinds import (
     Section,
     ValueCount,
 )
-from gateway.config.urls import Host
+from gateway.config.urls import Cidr, Host
 
 # Without a secret of the operator there is nothing to derive from. Keys are 256 random bits, so a public
 # pepper costs them nothing; it only fails to protect short secrets in a stolen database.
@@ -34,6 +34,27 @@ class DataListener(Section):
         "time of a load balancer in front (60 to 600), which would else use one that was just closed",
     )
 
+    trusted_proxies: tuple[Cidr, ...] = Field(
+        default=(),
+        description="networks of the proxies in front whose `x-forwarded-for` is believed: the rightmost "
+        "address there that is not one of these is the client's, in the access log and for "
+        "`server.refusals`; left out: whoever is connected is the client",
+    )
+
+
+class Refusals(Section):
+    per_minute_by_address: Count = Field(
+        default=60,
+        description="requests a minute without a valid key or admin token that are answered at once, of one "
+        "address (IPv6: one /64); then each answer waits for its turn, and what would wait for over 5 "
+        "seconds is a 429; a request with a valid one never waits",
+    )
+    per_minute_by_key: Count = Field(
+        default=300,
+        description="requests a minute of one key, refused for its model, its privacy class or by a rule, "
+        "that are answered at once; then as above; requests that are not refused never wait",
+    )
+
 
 class AdminListener(Section):
     host: Host = Field(default="127.0.0.1", description="address of the admin API and metrics")
@@ -46,6 +67,9 @@ class AdminListener(Section):
 class Server(Section):
     data: DataListener = Field(default=DataListener(), description="the data plane")
     admin: AdminListener = Field(default=AdminListener(), description="the control plane")
+    refusals: Refusals = Field(
+        default=Refusals(), description="how often requests may be refused before their answers wait"
+    )
     max_body_mib: Count = Field(default=64, description="largest request body, MiB")
     max_body_mib_in_flight: Count = Field(
         default=512,

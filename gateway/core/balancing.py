@@ -77,19 +77,22 @@ class ReplicaSet:
     def in_flight(self) -> int:
         return sum(state.in_flight for state in self.replicas)
 
-    def is_available(self, now: float) -> bool:
+    def is_available(self, now: float, key: str = "") -> bool:
+        """A request of `key` may go to one of its replicas; without a key, that of one that fails nowhere."""
         # A plain loop: this runs for every deployment of every request, and a generator costs twice as much.
         for state in self.replicas:
-            if state.is_up and (not state.breaker.open_until or state.breaker.allows(now)):
+            if state.is_up and (not state.breaker.is_open or state.breaker.allows(now, key)):
                 return True
         return False
 
-    def answers(self, now: float) -> bool:
+    def answers(self, now: float, key: str = "") -> bool:
         """A replica is available, or at least there and answering, if badly: the last resort."""
-        return self.is_available(now) or any(state.is_up and state.breaker.answers for state in self.replicas)
+        return self.is_available(now, key) or any(
+            state.is_up and state.breaker.answers(key) for state in self.replicas
+        )
 
-    def choose(self, now: float, tried: Sequence[ReplicaState] = ()) -> ReplicaState | None:
-        """The replica that the next attempt goes to, which enters it at once. None: nothing is available.
+    def choose(self, now: float, tried: Sequence[ReplicaState] = (), key: str = "") -> ReplicaState | None:
+        """The replica that the next attempt, of `key`, goes to. None: nothing is available.
 
         Those that have said to be full come after all others. Replicas in `tried` are not chosen again.
         """
@@ -99,7 +102,7 @@ class ReplicaSet:
         self._turn += 1
         for step in range(self._turn, self._turn + count):
             state = replicas[step % count]
-            if not state.is_up or (state.breaker.open_until and not state.breaker.allows(now)):
+            if not state.is_up or (state.breaker.is_open and not state.breaker.allows(now, key)):
                 continue
             load = state.in_flight
             if state.busy_until > now:
@@ -107,16 +110,16 @@ class ReplicaSet:
             if (best is None or load < least) and state not in tried:
                 best, least = state, load
         if best is not None:
-            if best.breaker.open_until:
-                best.breaker.start(now)
+            if best.breaker.is_open:
+                best.breaker.start(now, key)
             if self.ttft_seconds is not None and now - self.measured_at > MEASURED_FOR_SECONDS:
                 self.measured_at, self._measures_anew = now, True  # this one tries; the others wait and see
         elif not tried:
-            best = self._last_resort()
+            best = self._last_resort(key)
         return best
 
-    def _last_resort(self) -> ReplicaState | None:
-        answering = [state for state in self.replicas if state.is_up and state.breaker.answers]
+    def _last_resort(self, key: str) -> ReplicaState | None:
+        answering = [state for state in self.replicas if state.is_up and state.breaker.answers(key)]
         return min(answering, key=lambda state: state.in_flight, default=None)
 
     def _is_out_of_date(self, now: float) -> bool:

@@ -11,19 +11,19 @@ class Breaker:
     Only failures that are the upstream's own are reported here: connecting, 5xx, broken or aborted answers.
     Never a 4xx, and never a client that went away.
 
-    `failures` are those since the last success. `open_until` 0: it is closed, else it is open until then
-    (monotonic seconds).
+    `failures` are those since the last success, the latest at `failed_at`. `open_until` 0: it is closed, else
+    it is open until then (monotonic seconds), for `pause_seconds`.
 
     `answers`: it is open, and what opened it were all answers of a server that is there. Such a one is the
     last resort, since it may be the requests that it cannot bear.
     """
 
-    __slots__ = ("_answers_only", "_pause_seconds", "_trial_until", "failures", "open_until")
+    __slots__ = ("_answers_only", "_trial_until", "failed_at", "failures", "open_until", "pause_seconds")
 
     def __init__(self) -> None:
         self.failures = 0
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self.open_until = 0.0
+        self.pause_seconds = FIRST_PAUSE_SECONDS
+        self.open_until = self.failed_at = 0.0
         self._trial_until = 0.0
         self._answers_only = True
 
@@ -39,11 +39,11 @@ class Breaker:
     def start(self, now: float) -> None:
         """A request was sent. In the half-open state it is the trial, and others wait for its result."""
         if self.open_until:
-            self._trial_until = now + self._pause_seconds
+            self._trial_until = now + self.pause_seconds
 
     def succeeded(self) -> None:
         self.failures = 0
-        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self.pause_seconds = FIRST_PAUSE_SECONDS
         self.open_until = self._trial_until = 0.0
         self._answers_only = True
 
@@ -57,14 +57,15 @@ class Breaker:
     def failed(self, now: float, *, weight: int = 1, answered: bool = False) -> None:
         """`weight` FAILURES_TO_OPEN opens at once: a refused connection leaves no doubt."""
         self.failures += weight
+        self.failed_at = now
         self._answers_only &= answered
         if self.failures < FAILURES_TO_OPEN:
             return
         if self.open_until:
             if now < self.open_until:
                 return  # sent before it opened: the same trouble, not another one
-            self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
-        self.open_until = now + self._pause_seconds
+            self.pause_seconds = min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+        self.open_until = now + self.pause_seconds
         self._trial_until = 0.0
 
     def retry_after_seconds(self, now: float) -> float:

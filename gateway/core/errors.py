@@ -12,6 +12,7 @@ GatewayError                 the client gets an error envelope (core/envelope.py
  │   └─ RequestNotFound      404  the admin API knows nothing of a request of this id
  ├─ MethodNotAllowed         405
  ├─ PayloadTooLarge          413
+ ├─ TooManyRefusals          429  too many requests of a key, or of an address without one, were refused
  ├─ LimitExceeded            429  a rate or concurrency limit; worth a retry later
  ├─ BudgetExceeded           429  a budget is used up; not worth a retry
  ├─ UpstreamRejected         4xx  the upstream refused this request; its own envelope is passed on
@@ -52,7 +53,7 @@ class GatewayError(Exception):
     """Base of all errors that a client sees. `message` says what to do; it never holds prompt text.
 
     `should_retry`: the same request may succeed if it is sent again, and costs nothing twice. It may be sent
-    after `retry_after_seconds` (None: at once).
+    after `retry_after_seconds` (None: at once). `delay_seconds`: so long its answer is held back.
 
     `headers` are fields of its answer, beside those that say when to retry. `attempts` were made before it,
     the last one at `deployment`.
@@ -60,6 +61,7 @@ class GatewayError(Exception):
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
     attempts = 0
+    delay_seconds = 0.0
     deployment = ""
     refused_by = RefusedBy.GATEWAY
     status = 500
@@ -155,6 +157,25 @@ class PayloadTooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class TooManyRefusals(GatewayError):
+    """In place of `cause`, the latest of too many refusals of `key`, or of an address without one."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_refusals"
+
+    def __init__(self, cause: GatewayError, *, key: str, retry_after_seconds: float) -> None:
+        whose = f"of the API key '{key}'" if key else "from this address, without a valid API key,"
+        super().__init__(
+            f"Too many requests {whose} were refused, the latest with {cause.status} {cause.code}. "
+            "Correct them before you ask again.",
+            param=cause.param,
+            retry_after_seconds=retry_after_seconds,
+        )
+        self.cause = cause
+        self.refused_by = cause.refused_by
 
 
 class LimitExceeded(GatewayError):
@@ -309,6 +330,7 @@ _REFUSALS = frozenset({FailureKind.STATUS, FailureKind.REFUSED, FailureKind.ACCO
 _ANSWERED = _REFUSALS | {FailureKind.GATEWAY_TIMEOUT, FailureKind.BODY, FailureKind.ABORTED}
 _CAUSED_BY_REQUESTS = _ANSWERED | {FailureKind.RESET, FailureKind.PROTOCOL}
 _NEVER_SENT = frozenset({FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT})
+_OF_SERVER = _NEVER_SENT | {FailureKind.SILENT}
 
 
 class UpstreamFailure(Exception):
@@ -379,6 +401,11 @@ class UpstreamFailure(Exception):
         if self.kind is not other.kind or self.kind not in _CAUSED_BY_REQUESTS:
             return False
         return self.status == other.status
+
+    @property
+    def is_of_server(self) -> bool:
+        """True when no request can have caused it: nobody listens there, or no longer."""
+        return self.kind in _OF_SERVER
 
     @property
     def never_sent(self) -> bool:

@@ -189,7 +189,7 @@ def busy_pools(fleet: Fleet, monotonic: float) -> dict[str, PoolState]:
         for state in replicas:
             in_flight += state.in_flight
             # As `state.available`, written out: this runs for every replica of every request.
-            if state.is_up and (not state.breaker.open_until or state.breaker.allows(monotonic)):
+            if state.is_up and (not state.breaker.is_open or state.breaker.allows(monotonic)):
                 available += 1
         if in_flight or available < len(replicas):
             found[name] = (in_flight, available, len(replicas))

@@ -169,10 +169,11 @@ class Route:
                 kept, dropped = self._narrowed(rule, eligible)
                 excluded += dropped
         able = kept
-        kept, estimates, dropped = _by_circumstances(call, able, moment, ReplicaSet.is_available)
+        key = principal.key
+        kept, estimates, dropped = _by_circumstances(call, able, moment, key, ReplicaSet.is_available)
         if dropped:
             if not kept:
-                kept, estimates, dropped = _by_circumstances(call, able, moment, ReplicaSet.answers)
+                kept, estimates, dropped = _by_circumstances(call, able, moment, key, ReplicaSet.answers)
             excluded += dropped
         if not kept:
             error = self._error(privacy, rule, excluded, able, moment.monotonic)
@@ -292,7 +293,7 @@ class Route:
         if rule is not None and rule.refuse is not None:
             return RefusedByRule(rule.refuse)
         waits = [
-            state.breaker.retry_after_seconds(monotonic)
+            state.breaker.retry_after_seconds(monotonic, self.principal.key)
             for candidate in able
             for state in candidate.replica_set.replicas
         ]
@@ -358,7 +359,8 @@ def _by_circumstances(
     call: Call,
     able: tuple[Candidate, ...],
     moment: Moment,
-    is_healthy: Callable[[ReplicaSet, float], bool],
+    key: str,
+    is_healthy: Callable[[ReplicaSet, float, str], bool],
 ) -> tuple[tuple[Candidate, ...], tuple[Estimate, ...], tuple[Excluded, ...]]:
     """The candidates for which the request is not too large and that are well; each with its estimate."""
     kept, estimates, dropped = [], [], []
@@ -371,12 +373,20 @@ def _by_circumstances(
             deployment, call, expected
         ):
             dropped.append(size_reason(deployment, call, expected))
-        elif not is_healthy(replica_set, monotonic):
-            dropped.append(Excluded(deployment.name, Constraint.HEALTH, "no replica is available"))
+        elif not is_healthy(replica_set, monotonic, key):
+            dropped.append(_health_reason(replica_set, monotonic))
         else:
             kept.append(candidate)
             estimates.append(expected)
     return tuple(kept), tuple(estimates), tuple(dropped)
+
+
+def _health_reason(replica_set: ReplicaSet, monotonic: float) -> Excluded:
+    """Why no replica takes the request, and whether that is so for its key alone."""
+    detail = "no replica is available"
+    if replica_set.is_available(monotonic):
+        detail = "requests of this key have just failed on every replica, and those of others have not"
+    return Excluded(replica_set.deployment.name, Constraint.HEALTH, detail)
 
 
 def _decision(

@@ -16,6 +16,7 @@ from gateway.core.money import NANO_PER_USD
 from gateway.core.record import Outcome
 from gateway.core.refused_request import KnownRequest, RefusedRequest
 from gateway.core.sent import Sent
+from gateway.http.client_address import ClientAddresses
 from gateway.metrics.log_output import LogOutput
 from gateway.ports import Inbound
 
@@ -51,10 +52,17 @@ class AccessLog:
     """Told of every request once. `writes_all`: of those that went well too, a share of them."""
 
     def __init__(
-        self, lines: RequestLines, *, writes_all: bool, sample: float, random: Callable[[], float]
+        self,
+        lines: RequestLines,
+        *,
+        writes_all: bool,
+        sample: float,
+        random: Callable[[], float],
+        clients: ClientAddresses,
     ) -> None:
         """`sample` is the share of requests that went well of which a line is written."""
         self._log = lines
+        self._clients = clients
         self._sample = sample
         self._random = random
         self.writes_all = writes_all
@@ -94,11 +102,14 @@ class AccessLog:
                 "upstream_ms": int(ended.duration_ms * 1000) / 1000,
                 "ttft_ms": None if ttft_ms is None else int(ttft_ms * 1000) / 1000,
                 "peer": inbound.peer,
+                "client": self._clients.of(inbound.peer, inbound.headers),
             },
         )
 
-    def refused(self, refused: RefusedRequest, inbound: Inbound, seconds: float | None) -> None:
-        """A request was answered with an error, after `seconds`."""
+    def refused(
+        self, refused: RefusedRequest, inbound: Inbound, seconds: float | None, left_out: int
+    ) -> None:
+        """A request was answered with an error, after `seconds`. `left_out` like it had no line before."""
         self._log.info(
             "request.refused",
             {
@@ -121,11 +132,16 @@ class AccessLog:
                 "attempts": refused.attempts,
                 "duration_ms": None if seconds is None else _ms(seconds),
                 "peer": inbound.peer,
+                "client": self._clients.of(inbound.peer, inbound.headers),
+                "left_out": left_out,
             },
         )
 
-    def abandoned(self, known: KnownRequest, inbound: Inbound, seconds: float | None) -> None:
-        """A request ended, after `seconds`, without an answer and before it was sent anywhere."""
+    def abandoned(self, known: KnownRequest, inbound: Inbound, seconds: float | None, left_out: int) -> None:
+        """A request ended, after `seconds`, without an answer and before it was sent anywhere.
+
+        `left_out` like it had no line before.
+        """
         payer = known.principal
         self._log.info(
             "request.abandoned",
@@ -138,6 +154,8 @@ class AccessLog:
                 "model": known.model,
                 "duration_ms": None if seconds is None else _ms(seconds),
                 "peer": inbound.peer,
+                "client": self._clients.of(inbound.peer, inbound.headers),
+                "left_out": left_out,
             },
         )
 

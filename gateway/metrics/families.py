@@ -101,6 +101,11 @@ DECISIONS = _counter(
     "Admitted requests by the deployment planned first, and why.",
 )
 REFUSALS = _counter("refusals_total", "code", "Requests answered with an error, by the error's code.")
+REFUSALS_LIMITED = _counter(
+    "refusals_limited_total",
+    "result",
+    "Refusals beyond the allowance of their address or key: answered late, or with a 429 in their place.",
+)
 REFUSALS_NOT_KEPT = _counter(
     "refusals_not_kept_total", "", "Refused requests that left no record: there were too many, or no room."
 )
@@ -154,6 +159,11 @@ REPLICA_BUSY = _gauge(
     "replica_busy",
     "deployment replica",
     "1 while the replica has just said to be full (429 or 503): it is well, and others are asked first.",
+)
+REPLICA_BARRED_KEYS = _gauge(
+    "replica_barred_keys",
+    "deployment replica",
+    "Keys whose own requests alone have failed on the replica, and which it gets nothing from for a moment.",
 )
 REPLICA_INFLIGHT = _gauge("replica_inflight", "deployment replica", "Attempts under way on the replica.")
 RETIRES = _gauge(
@@ -254,6 +264,7 @@ FAMILIES = (
     DECISIONS,
     REFUSALS,
     REFUSALS_NOT_KEPT,
+    REFUSALS_LIMITED,
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,
     TYPICAL_OUTPUT,
@@ -267,6 +278,7 @@ FAMILIES = (
     BUDGET_UNSEEN,
     REPLICA_UP,
     REPLICA_BUSY,
+    REPLICA_BARRED_KEYS,
     REPLICA_INFLIGHT,
     RETIRES,
     POOL_COST,

@@ -72,6 +72,7 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     policy_version: Callable[[], str]
     tasks: TaskRegistry
     refusals_not_kept: Callable[[], int]
+    refusals_limited: Callable[[], Mapping[str, int]]
     log_lines_lost: Callable[[], int]
     ledger_writer: WriterProcess | None = None  # None: somebody else runs it
     disks: Callable[[], Mapping[str, tuple[int, int]]] = dict  # free and all bytes, by path
@@ -151,6 +152,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _counters(families.DECISIONS, counted.decisions)
     yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
     yield _counters(families.REFUSALS_NOT_KEPT, {(): sources.refusals_not_kept()})
+    yield collect_refusal_limits(sources.refusals_limited())
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
     yield _counters(families.SHADOW_REJECTIONS, counted.shadow_rejections)
     yield _typical_outputs(fleet)
@@ -187,6 +189,11 @@ def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:
     yield _gauge(families.LEDGER_WRITER_UP, up)
     yield _counters(families.LEDGER_WRITER_RESTARTS, restarts)
     yield _histograms(families.LEDGER_COMMIT, {} if writer is None else {(): writer.counts.commits})
+
+
+def collect_refusal_limits(counts: Mapping[str, int]) -> Metric:
+    """The family of refusals that were not answered at once, by what came of them."""
+    return _counters(families.REFUSALS_LIMITED, {(result,): count for result, count in counts.items()})
 
 
 def collect_tasks(tasks: TaskRegistry, writer: WriterProcess | None) -> Iterator[Metric]:
@@ -271,6 +278,7 @@ def _budgets(views: Iterable[BudgetView]) -> Iterator[Metric]:
 def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
     up: dict[tuple[str, ...], int] = {}
     busy: dict[tuple[str, ...], int] = {}
+    barred: dict[tuple[str, ...], int] = {}
     in_flight: dict[tuple[str, ...], int] = {}
     for deployment, pool in fleet.replica_sets.items():
         for state in pool.replicas:
@@ -278,9 +286,11 @@ def _replicas(fleet: Fleet, monotonic: float) -> Iterator[Metric]:
             # Two servers may differ in their path only: one name then stands for both, and shows the worse.
             up[labels] = min(up.get(labels, 1), int(state.available(monotonic)))
             busy[labels] = max(busy.get(labels, 0), int(state.busy_until > monotonic))
+            _add(barred, labels, state.breaker.barred_keys(monotonic))
             _add(in_flight, labels, state.in_flight)
     yield _gauge(families.REPLICA_UP, up)
     yield _gauge(families.REPLICA_BUSY, busy)
+    yield _gauge(families.REPLICA_BARRED_KEYS, barred)
     yield _gauge(families.REPLICA_INFLIGHT, in_flight)
 
 

@@ -22,8 +22,9 @@ from gateway.core.remote_images import (
     image_type,
     is_public,
 )
+from gateway.http.addresses import unwrapped
 from gateway.http.client.pool import HttpUpstream
-from gateway.http.client.resolver import Lookup, PeerAddress, is_literal, system_lookup, unwrapped
+from gateway.http.client.resolver import Lookup, PeerAddress, is_literal, system_lookup
 from gateway.ports import UpstreamRequest, UpstreamResponse
 
 MOST_REDIRECTS = 3

@@ -371,7 +371,7 @@ class Attempt:
         verdict = verdict_of(error)
         if verdict is UpstreamVerdict.REQUEST:
             self._end(Outcome.CLIENT_ERROR, Exact(NO_USAGE))
-            self._sent.replica.succeeded()
+            self._sent.replica.succeeded(self._sent.principal.key, self._services.clock.monotonic())
             return rejected(error)
         headers = () if self._response is None else self._response.headers
         code = f", code {error.code}" if error.code and is_code(error.code) else ""
@@ -388,7 +388,7 @@ class Attempt:
     def _succeeded(self, metered: Metered) -> Ended:
         sent, replica = self._sent, self._sent.replica
         if replica.breaker.failures or replica.shared_failures:  # a breaker that is open has failures
-            replica.succeeded()
+            replica.succeeded(sent.principal.key, self._progress.last_seen_at)
         replica.answered_at = self._progress.last_seen_at
         outcome = Outcome.SUCCESS
         if self._inbound.disconnected:  # it was read to its end all the same

@@ -136,7 +136,7 @@ class Turns(msgspec.Struct, eq=False, gc=False):
                 continue
             if not self._tried or (self._failed < REPLICA_TRIES and self._known_busy < REPLICA_TRIES):
                 now = self._clock.monotonic()
-                replica = replica_set.choose(now, self._tried)
+                replica = replica_set.choose(now, self._tried, self.sent.principal.key)
                 if replica is not None:
                     self._tried.append(replica)
                     if replica.busy_until > now:
@@ -171,20 +171,22 @@ class Turns(msgspec.Struct, eq=False, gc=False):
 
     def failed(self, replica: ReplicaState, failure: UpstreamFailure) -> None:
         """The attempt of this turn, at `replica`, ended in `failure`: count it where it belongs."""
+        key = self.sent.principal.key
         if failure.remedy is None:  # else the same candidate is asked again, otherwise
             self._failures.append((self._index, failure))
         if failure.stale:
             self._same = None if self.sent.fresh else replica
         elif failure.remedy is not None:
             self._same, self._remedy = replica, failure.remedy
-            replica.breaker.succeeded()
+            replica.breaker.succeeded(key, self._clock.monotonic())
         elif failure.is_busy:
-            replica.told_busy(self._clock.monotonic(), failure.retry_after_seconds)
+            replica.told_busy(self._clock.monotonic(), failure.retry_after_seconds, key)
         elif failure.kind is FailureKind.REFUSED:
-            replica.breaker.succeeded()  # it is alive, and nothing is wrong with it
+            # It is alive, and nothing is wrong with it.
+            replica.breaker.succeeded(key, self._clock.monotonic())
         else:
             self._failed += 1
-            self._attribution = self._attribution or FailureAttribution()
+            self._attribution = self._attribution or FailureAttribution(key)
             siblings = self.sent.candidate.replica_set.replicas
             self._attribution.failed(replica, failure, self._clock.monotonic(), siblings)
         if failure.is_of_candidate:

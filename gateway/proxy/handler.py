@@ -40,7 +40,7 @@ class DataPlane:
             else:
                 await self._route(request_id, exchange)
         except GatewayError as error:
-            await _answer_error(error, request_id, exchange)
+            await self._answer_error(error, request_id, exchange)
         except ClientDisconnected:
             return  # it was told of where that was noticed
         except asyncio.CancelledError:
@@ -77,9 +77,24 @@ class DataPlane:
 
     async def _refuse(self, error: GatewayError, request_id: str, exchange: Exchange) -> None:
         """Answer with an `error` that the pipeline knows nothing of."""
-        known = KnownRequest(request_id)
-        self._pipeline.unanswered.refused(error, known, exchange)
-        await _answer_error(error, request_id, exchange)
+        answer = self._pipeline.unanswered.refused(error, KnownRequest(request_id), exchange)
+        await self._answer_error(answer, request_id, exchange)
+
+    async def _answer_error(self, error: GatewayError, request_id: str, exchange: Exchange) -> None:
+        if exchange.started:
+            return
+        if error.delay_seconds:
+            error.__traceback__ = None  # its frames hold the request
+            await self._pipeline.unanswered.limits.wait(error)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-request-id", request_id.encode()),
+            *retry_headers(error),
+            *error.headers,
+        ]
+        if isinstance(error, MethodNotAllowed):
+            headers.append((b"allow", b"GET, HEAD, POST, OPTIONS"))
+        await exchange.answer(error.status, header_lines(headers), envelope(error))
 
     async def _read(self, method: str, path: str, request_id: str, exchange: Exchange) -> None:
         is_model = path.startswith(MODELS + "/")
@@ -97,20 +112,6 @@ class DataPlane:
             body = {"object": "list", "data": [model_object(model) for model in models]}
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
         await exchange.answer(200, header_lines(headers), orjson.dumps(body))
-
-
-async def _answer_error(error: GatewayError, request_id: str, exchange: Exchange) -> None:
-    if exchange.started:
-        return
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"x-request-id", request_id.encode()),
-        *retry_headers(error),
-        *error.headers,
-    ]
-    if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", b"GET, HEAD, POST, OPTIONS"))
-    await exchange.answer(error.status, header_lines(headers), envelope(error))
 
 
 def _defect(request_id: str) -> GatewayError:

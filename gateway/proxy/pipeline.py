@@ -100,8 +100,9 @@ class Pipeline:
             if len(raw) <= LIGHT_BYTES or is_light(raw):
                 call, body = parse_call(api, raw, rules.max_messages, model)
             else:
-                question = rules.classifier.question(api, model, principal, headers)
-                call, body = await self._large_bodies.read(raw, question, rules.reading)
+                call, body = await self._large_bodies.read(
+                    raw, rules.classifier.question(api, model, principal, headers), rules.reading
+                )
             del raw
             if call.stream:
                 wants_cost_event(headers)  # a mistake in it is told before anything is paid for
@@ -113,8 +114,9 @@ class Pipeline:
             del body  # the prompt is no longer needed as a value: free it while the upstream works
             if classified.stand_in is not None:
                 call = sized_for(call, classified.stand_in)
-            used = self._admission.used_share(principal)
-            moment = Moment(now, clock.monotonic(), self._random(), used, headers)
+            moment = Moment(
+                now, clock.monotonic(), self._random(), self._admission.used_share(principal), headers
+            )
             if call.text_bytes > route.roomy_bytes:
                 moment = await self._counted(route, call, classified, moment)
             sent = route.begin(request_id, call, classified, moment, started)
@@ -129,7 +131,9 @@ class Pipeline:
             privacy = "" if classified is None else classified.privacy
             known = KnownRequest(request_id, started, api, principal, call, privacy)
             if isinstance(error, GatewayError):
-                self._refused(error, known, inbound, route)
+                answer = self._refused(error, known, inbound, route)
+                if answer is not error:
+                    raise answer from None
             elif sent is None or not sent.attempt_id:  # else its attempt tells
                 self.unanswered.abandoned(known, inbound)
             raise
@@ -171,11 +175,13 @@ class Pipeline:
 
     def _refused(
         self, error: GatewayError, known: KnownRequest, inbound: Inbound, route: Route | None
-    ) -> None:
-        self._telemetry.refused(error, known.principal, route.model.name if route else None)
+    ) -> GatewayError:
+        """Tell of it. Returns what the client is to see."""
         if isinstance(error, InvalidApiKey):
             self._drop_expired()
-        self.unanswered.refused(error, known, inbound)
+        answer = self.unanswered.refused(error, known, inbound)
+        self._telemetry.refused(answer, known.principal, route.model.name if route else None)
+        return answer
 
     async def _counted(self, route: Route, call: Call, classified: Classified, moment: Moment) -> Moment:
         """`moment` with the tokens of the prompt, where they matter and somebody can count them in time."""

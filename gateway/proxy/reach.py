@@ -46,7 +46,7 @@ def reachable(
         for item in serving.deployments
         if item.name not in era.retired
         and may_answer(item)
-        and fleet.replica_sets[item.name].answers(monotonic)
+        and fleet.replica_sets[item.name].answers(monotonic, principal.key)
     )
     if not found:
         return None

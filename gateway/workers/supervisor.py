@@ -15,14 +15,17 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from gateway import __version__
 from gateway.admin.server import admin_app
+from gateway.assembly.building import refusal_allowances
 from gateway.assembly.graph import ledger_writer_settings
+from gateway.clock import SystemClock
 from gateway.config.load import Loaded
 from gateway.config.schema import Settings
 from gateway.http.server.listening import Listening, listen, reserve, url_of
 from gateway.ledger.process.owner import WriterOwner
 from gateway.metrics.across import exposition_of, samples_of, summed
-from gateway.metrics.scrape import collect_tasks, collect_writer
+from gateway.metrics.scrape import collect_refusal_limits, collect_tasks, collect_writer
 from gateway.metrics.telemetry import CONTENT_TYPE
+from gateway.proxy.refusal_limits import RefusalLimits
 from gateway.supervised import SupervisedTask, TaskRegistry
 from gateway.workers.admin_proxy import proxy_router
 from gateway.workers.control_channel import WorkerConfig
@@ -60,6 +63,7 @@ class Supervisor:
         workers = [Worker(number, self._folder / f"{number}.sock") for number in range(1, count + 1)]
         self._pool = WorkerPool(workers, self._worker_config, self._keep_config)
         token = settings.server.admin.token
+        self._refusal_limits = RefusalLimits(refusal_allowances(settings), SystemClock())
         app = admin_app(
             token=None if token is None else token.get_secret_value(),
             metrics=self.metrics,
@@ -67,6 +71,7 @@ class Supervisor:
             ready=self.unready_reasons,
             degraded=self.degraded_reasons,
             version=__version__,
+            limits=self._refusal_limits,
             routers=[proxy_router(self._serving, self._poll)],
             has_schema=False,
         )
@@ -118,6 +123,7 @@ class Supervisor:
         await self._poll(with_metrics=True)
         own = [*samples_of(self._process.collect()), *samples_of(self._pool.own_metrics())]
         writer = self._ledger_writer
+        own += samples_of([collect_refusal_limits(self._refusal_limits.counts)])
         own += samples_of([*collect_writer(writer), *collect_tasks(self._tasks, writer)])
         every = summed([own, self._pool.metrics()])
         return await asyncio.to_thread(exposition_of, every)

@@ -15,7 +15,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from gateway.admin.server import MAX_BODY_BYTES, admin_app, public_reason
+from gateway.admin.token_guard import LINES_OF_EACH
 from gateway.core.errors import Unavailable
+from gateway.proxy.refusal_limits import RefusalAllowances, RefusalLimits
+from tests.core.builders import ToldClock
 
 TOKEN = "correct-horse-battery-staple"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -54,6 +57,7 @@ def app(
     ready: Callable[[], Sequence[str]] = list,
     degraded: Callable[[], Sequence[str]] = list,
     metrics: bytes = METRICS,
+    limits: RefusalLimits | None = None,
 ) -> Any:
     async def scrape() -> bytes:
         return metrics
@@ -65,6 +69,7 @@ def app(
         ready=ready,
         degraded=degraded,
         version="9.8.7",
+        limits=limits or RefusalLimits(RefusalAllowances(60, 60), ToldClock()),
         routers=[rooms()],
     )
 
@@ -89,6 +94,44 @@ def error(response: httpx.Response) -> dict[str, Any]:
     assert set(body["error"]) == {"message", "type", "param", "code"}
     found: dict[str, Any] = body["error"]
     return found
+
+
+# --- wrong tokens ---
+
+
+def test_wrong_tokens_beyond_the_allowance_wait_then_are_turned_away_and_the_right_one_never_is() -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    limits = RefusalLimits(RefusalAllowances(30, 30), ToldClock(), sleep)
+    subject = app(limits=limits)
+    statuses = [get(subject, "/metrics", authorization="Bearer wrong").status_code for _ in range(40)]
+    assert statuses == [401] * 32 + [429] * 8  # 30 at once, two that wait for 2 and 4 seconds
+    assert waited == [2.0, 4.0]
+    refused = get(subject, "/metrics", authorization="Bearer wrong")
+    assert error(refused)["code"] == "too_many_refusals"
+    assert refused.headers["retry-after"] == "6"
+    assert refused.headers["x-should-retry"] == "false"
+    assert get(subject, "/metrics", authorization=f"Bearer {TOKEN}").status_code == 200
+    assert get(subject, "/healthz").status_code == 200
+
+
+def test_wrong_tokens_are_logged_with_the_peer_s_address_within_a_bound() -> None:
+    clock = ToldClock()
+    subject = app(limits=RefusalLimits(RefusalAllowances(1000, 1000), clock))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(LINES_OF_EACH + 5):
+            get(subject, "/metrics", authorization="Bearer wrong")
+        clock.forward(60.0)
+        get(subject, "/metrics", authorization="Bearer wrong")
+    told = [line for line in logs if line["event"] == "admin.refused"]
+    assert len(told) == LINES_OF_EACH + 1
+    assert told[-1]["left_out"] == 5
+    assert {line["peer"] for line in told} == {"127.0.0.1:123"}
+    assert {line["status"] for line in told} == {401}
+    assert not any("wrong" in str(line) for line in told)
 
 
 # --- health ---

@@ -257,6 +257,64 @@ def test_trials_that_fail_alike_keep_the_replicas_out_for_longer():
     assert [state.breaker.retry_after_seconds(later) for state in item.replicas] == [2, 2, 0]
 
 
+# --- whose requests fail ---
+
+
+def test_requests_of_one_key_that_fail_take_a_replica_from_that_key_alone():
+    item = pool(1)
+    for _ in range(10 * FAILURES_TO_OPEN):
+        item.replicas[0].failed(BROKEN, NOW, "one")
+    assert not item.is_available(NOW, "one")
+    assert item.choose(NOW, key="one") is None
+    assert item.is_available(NOW, "two")
+    assert item.choose(NOW, key="two") is item.replicas[0]
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CONNECT, FailureKind.ZONE, FailureKind.CONNECT_TIMEOUT])
+def test_a_server_that_is_gone_is_gone_for_everybody_whoever_finds_out(kind: FailureKind):
+    item = pool(1)
+    item.replicas[0].failed(UpstreamFailure(kind, "x"), NOW, "one")
+    assert not item.is_available(NOW, "two")
+
+
+def test_a_server_that_falls_silent_is_so_for_everybody():
+    item = pool(1)
+    for _ in range(FAILURES_TO_OPEN):
+        item.replicas[0].failed(UpstreamFailure(FailureKind.SILENT, "x"), NOW, "one")
+    assert not item.is_available(NOW, "two")
+
+
+def test_poisonous_requests_of_one_key_take_no_replica_from_others_while_another_one_answers():
+    item = pool(3)
+    for time in range(30):
+        attribution = FailureAttribution("one")
+        for state in item.replicas[:2]:
+            attribution.failed(state, STATUS_500, NOW + time, item.replicas)
+        item.replicas[2].answered_at = NOW + time
+    assert all(state.available(NOW + 30) for state in item.replicas)
+    assert [state.breaker.allows(NOW + 29, "one") for state in item.replicas] == [False, False, True]
+
+
+def test_requests_of_several_keys_that_fail_alike_take_replicas_from_everybody():
+    item = pool(3)
+    for time, key in enumerate(("one", "two", "three")):
+        attribution = FailureAttribution(key)
+        for state in item.replicas[:2]:
+            attribution.failed(state, STATUS_500, NOW + time, item.replicas)
+        item.replicas[2].answered_at = NOW + time
+    assert [state.available(NOW + 2) for state in item.replicas] == [False, False, True]
+
+
+def test_a_key_that_fails_alike_everywhere_still_has_its_last_resort():
+    item = pool(2)
+    for time in range(FAILURES_TO_OPEN):
+        item.replicas[1].answered_at = NOW + time
+        item.replicas[0].shared_failure(NOW + time, item.replicas, "one")
+    item.replicas[1].is_up = False
+    assert not item.is_available(NOW + 2, "one")
+    assert item.choose(NOW + 2, key="one") is item.replicas[0]
+
+
 # --- full ---
 
 

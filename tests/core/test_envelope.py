@@ -21,6 +21,7 @@ from gateway.core.errors import (
     PrivacyViolation,
     RefusedByRule,
     RequestNotFound,
+    TooManyRefusals,
     Unavailable,
     UnsupportedModality,
     UpstreamAccountRejected,
@@ -66,6 +67,12 @@ EVERY = {
         502,
         "server_error",
         "upstream_account_rejected",
+    ),
+    TooManyRefusals: (
+        TooManyRefusals(InvalidApiKey("m"), key="", retry_after_seconds=3),
+        429,
+        "rate_limit_error",
+        "too_many_refusals",
     ),
     UpstreamBusy: (UpstreamBusy("m", retry_after_seconds=3), 503, "server_error", "upstream_busy"),
     UpstreamTimeout: (UpstreamTimeout("m"), 504, "server_error", "upstream_timeout"),
@@ -114,10 +121,17 @@ def test_each_error_says_whether_to_retry(kind: type[GatewayError]):
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in EVERY if kind not in RETRIED], ids=lambda kind: kind.__name__
+    "kind",
+    [kind for kind in EVERY if kind not in RETRIED | {TooManyRefusals}],
+    ids=lambda kind: kind.__name__,
 )
 def test_errors_that_time_does_not_mend_name_no_time(kind: type[GatewayError]):
     assert retry_headers(EVERY[kind][0]) == [(b"x-should-retry", b"false")]
+
+
+def test_too_many_refusals_name_a_time_for_who_has_corrected_the_request():
+    told = dict(retry_headers(EVERY[TooManyRefusals][0]))
+    assert (told[b"retry-after"], told[b"x-should-retry"]) == (b"3", b"false")
 
 
 def test_an_upstream_s_own_wait_is_passed_on_with_its_failure():

@@ -169,6 +169,18 @@ def test_the_503_says_when_the_first_breaker_closes():
     assert error.retry_after_seconds == 4.0
 
 
+def test_a_deployment_that_fails_for_one_key_alone_is_left_out_for_it_and_the_reason_says_so():
+    by = routes(item := model(local(), deployment()))
+    for _ in range(3):
+        failure = UpstreamFailure(FailureKind.RESET, "reset")
+        by.fleet.replica_sets["llama"].replicas[0].failed(failure, 1000.0, PAYER.key)
+    found = plan(item, by=by)
+    assert names(found.candidates) == ["gpt-4o"]
+    assert "requests of this key have just failed" in found.excluded[0].detail
+    other = msgspec.structs.replace(PAYER, key="another")
+    assert names(plan(item, by=by, payer=other).candidates) == ["llama", "gpt-4o"]
+
+
 def test_all_reasons_for_exclusion_are_kept():
     found = plan(
         model(

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.core.allowances import Allowances
 from gateway.proxy.unanswered import OF_EACH_KIND
 from gateway.simulators.knobs import ErrorKind, Knobs
 from tests.e2e.harness import CARD, NARROW_KEY, Harness, chat, running
@@ -183,13 +184,14 @@ async def test_the_command_prints_what_the_admin_port_answers(tmp_path: Path) ->
 
 @pytest.mark.parametrize("key", ["nobody", NARROW_KEY])
 async def test_a_flood_of_refusals_leaves_a_bounded_number_of_records(tmp_path: Path, key: str) -> None:
-    async with running(tmp_path) as harness:
+    often = {"server": {"refusals": {"per_minute_by_address": 10_000, "per_minute_by_key": 10_000}}}
+    async with running(tmp_path, often) as harness:
         unanswered, answers = harness.gateway.pipeline.unanswered, []
         while not unanswered.not_kept:
             answers += await asyncio.gather(
                 *(harness.post(chat(model="scout"), authorization=f"Bearer {key}") for _ in range(20))
             )
-        assert len(answers) > OF_EACH_KIND.per_minute
+        assert len(answers) > OF_EACH_KIND
         assert {answer.status_code for answer in answers} <= {401, 404}
         await harness.gateway.flush()
         metrics = await harness.metrics()
@@ -208,7 +210,7 @@ async def test_denials_beyond_the_bound_are_counted_in_the_audit_log(tmp_path: P
         before = unanswered.not_kept
         while unanswered.not_kept < before + 5:
             await harness.post(chat(CARD, model="gpt-4o"))
-        unanswered._kinds.clear()  # as after some minutes
+        unanswered._denials._each = Allowances(OF_EACH_KIND)  # as after some minutes
         await harness.post(chat(CARD, model="gpt-4o"))
         await harness.gateway.flush()
         told = CliRunner().invoke(

@@ -98,6 +98,7 @@ def telemetry(
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
             refusals_not_kept=lambda: 11,
+            refusals_limited=lambda: {"delayed": 3, "refused": 4},
             log_lines_lost=lambda: 12,
             ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
             disks=lambda: {"/var/lib/tollway": (5, 9)},
@@ -584,6 +585,10 @@ def test_replicas_show_probe_breaker_and_attempts_under_way() -> None:
     pool.replicas[0].is_up = False
     pool.replicas[1].failed(UpstreamFailure(FailureKind.CONNECT, "refused"), 100.0)
     assert set(values(subject, "replica_up").values()) == {0.0}
+    assert set(values(subject, "replica_barred_keys").values()) == {0.0}
+    for _ in range(3):
+        pool.replicas[0].failed(UpstreamFailure(FailureKind.RESET, "reset"), 100.0, "triage-app")
+    assert sum(values(subject, "replica_barred_keys").values()) == 1.0
     inflight = {
         dict(labels)["replica"]: count for labels, count in values(subject, "replica_inflight").items()
     }

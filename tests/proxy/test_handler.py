@@ -19,9 +19,10 @@ class Unanswered:
     def __init__(self) -> None:
         self.codes: list[str] = []
 
-    def refused(self, error: GatewayError, known: KnownRequest, inbound: Inbound) -> None:
+    def refused(self, error: GatewayError, known: KnownRequest, inbound: Inbound) -> GatewayError:
         assert known.request_id == "r"
         self.codes.append(error.code)
+        return error
 
 
 class Preflight:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from gateway.core.endpoint import Endpoint, TlsFiles
 from gateway.core.errors import FailureKind, UpstreamFailure
+from gateway.http.addresses import unwrapped
 from gateway.http.client.connection import Connection, ConnectionOwner
-from gateway.http.client.resolver import PeerAddress, Resolver, unwrapped
+from gateway.http.client.resolver import PeerAddress, Resolver
 from gateway.http.client.tls import TlsContexts
 from gateway.http.client.tunnel import open_tunnel
 

@@ -3,15 +3,14 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 import msgspec
 
 from gateway.core.endpoint import Endpoint, IpNetwork
 from gateway.core.errors import FailureKind, UpstreamFailure
-from gateway.http.addresses import host_port
+from gateway.http.addresses import IpAddress, host_port, inside, unwrapped
 
-IpAddress = IPv4Address | IPv6Address
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 _CACHE_SECONDS = 3.0
 _CACHE_NAMES = 1024
@@ -42,18 +41,6 @@ async def system_lookup(host: str, port: int) -> Sequence[PeerAddress]:
     """Addresses by the system's resolver, in its order of preference. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [PeerAddress(int(family), sockaddr) for family, _, _, _, sockaddr in found]  # type: ignore[arg-type]
-
-
-def unwrapped(text: str) -> IpAddress:
-    """The IP address that `text` writes; `::ffff:10.0.0.1` is 10.0.0.1, and the scope is dropped."""
-    address = ip_address(text.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def inside(address: IpAddress, networks: Sequence[IpNetwork]) -> bool:
-    return any(address in network for network in networks)
 
 
 class Resolver:

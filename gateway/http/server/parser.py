@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import httptools
 
+from gateway.http.client_address import FORWARDED_FOR
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import HeadTooLarge, MalformedRequest, RepeatedHeader, ServerLimits
 
@@ -114,6 +115,7 @@ class RequestParser:
         self._headers = headers = dict(fields)
         if len(headers) != len(fields):
             _check_repetitions(fields)
+            _join_forwarded(headers, fields)
         version = parser.get_http_version()
         is_http10 = version == "1.0"
         if not is_http10 and version != "1.1":
@@ -190,6 +192,16 @@ def _check_repetitions(fields: list[tuple[bytes, bytes]]) -> None:
     names = [name for name, _ in fields if name.startswith(b"x-tollway-")]
     if len(names) != len(set(names)):
         raise RepeatedHeader("An x-tollway- header is sent twice. Send each once, with a comma in its list.")
+
+
+def _join_forwarded(headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]) -> None:
+    """A proxy may add a line of its own behind the client's, and then the last one counts: keep them all.
+
+    `fields` has the last one first.
+    """
+    if FORWARDED_FOR in headers:
+        lines = [value for name, value in reversed(fields) if name.lower() == FORWARDED_FOR]
+        headers[FORWARDED_FOR] = b",".join(lines)
 
 
 def _too_large(limits: ServerLimits) -> HeadTooLarge:

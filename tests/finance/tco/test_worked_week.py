@@ -223,6 +223,7 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
             policy_version=lambda: "policy",
             tasks=TaskRegistry(),
             refusals_not_kept=lambda: 0,
+            refusals_limited=dict,
             log_lines_lost=lambda: 0,
         ),
         clock=clock,

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from gateway.core.errors import FailureKind
-from gateway.http.client.resolver import system_lookup, unwrapped
+from gateway.http.addresses import unwrapped
+from gateway.http.client.resolver import system_lookup
 from gateway.ports import UpstreamResponse
 from tests.http.client.upstream_stage import Stage, answers_always, with_length
 

@@ -119,6 +119,12 @@ def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     Reading([data])
 
 
+def test_lines_of_x_forwarded_for_are_read_as_one_since_a_proxy_adds_its_own_behind_the_client_s() -> None:
+    lines = b"X-Forwarded-For: 1.2.3.4\r\nx-forwarded-for: 5.6.7.8, 9.9.9.9\r\n"
+    [exchange] = Reading([b"GET / HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n"]).taken
+    assert exchange.headers[b"x-forwarded-for"] == b"1.2.3.4,5.6.7.8, 9.9.9.9"
+
+
 def head(size: int) -> bytes:
     """A request whose target and headers, counted as the limit counts them, have `size` bytes."""
     line = b"GET / HTTP/1.1\r\n"
