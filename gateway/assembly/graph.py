@@ -137,8 +137,17 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     tracing = _tracing(built, telemetry, clock, tasks)
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
     access_log = _access_log(built, request_lines)
-    services = Services(client, admission, ledger, told, clock, max_event_bytes=most, access_log=access_log)
     images, large_bodies = ImageFetcher(), LargeBodyReader(tasks)
+    services = Services(
+        client,
+        admission,
+        ledger,
+        told,
+        clock,
+        max_event_bytes=most,
+        access_log=access_log,
+        large_bodies=large_bodies,
+    )
     pipeline = _pipeline(built, services, ledger, entities, images, large_bodies)
     return GatewayParts(
         clock=clock,
