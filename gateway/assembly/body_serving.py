@@ -5,8 +5,8 @@ import socket
 
 from gateway.config.screening import rebuilt_screenings
 from gateway.garbage import give_memory_back
-from gateway.proxy.large_bodies.messages import ReadingRules, decode_said, receive, send
-from gateway.proxy.large_bodies.reading import LargeBodyReading
+from gateway.proxy.large_bodies.messages import AdaptQuestion, ReadingRules, decode_said, receive, send
+from gateway.proxy.large_bodies.reading import LargeBodyReading, adapt
 
 # After larger ones memory goes back to the system. It costs a few milliseconds.
 TRIMMED_BYTES = 4 * 1024 * 1024
@@ -19,10 +19,13 @@ def serve(channel: socket.socket) -> None:
         while (found := receive(channel)) is not None:
             head, raw = found
             said = decode_said(head)
-            if said.rules is not None or reading is None:
-                reading = _reading(said.rules)
             size = len(raw)
-            told, rest = reading.read(said.question, raw)
+            if isinstance(said.question, AdaptQuestion):
+                told, rest = adapt(said.question, raw)
+            else:
+                if said.rules is not None or reading is None:
+                    reading = _reading(said.rules)
+                told, rest = reading.read(said.question, raw)
             del found, raw  # before its answer waits to be taken
             send(channel, told, rest)
             del told, rest

@@ -153,8 +153,17 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     tracing = _tracing(built, telemetry, clock, tasks)
     told = telemetry if tracing is None else tracing.telemetry(telemetry)
     access_log = _access_log(built, request_lines, clients)
-    services = Services(client, admission, ledger, told, clock, max_event_bytes=most, access_log=access_log)
     images, large_bodies = ImageFetcher(), LargeBodyReader(tasks)
+    services = Services(
+        client,
+        admission,
+        ledger,
+        told,
+        clock,
+        max_event_bytes=most,
+        access_log=access_log,
+        large_bodies=large_bodies,
+    )
     unanswered = UnansweredRequests(
         keep=ledger.keep_refused,
         denied=_auditing(ledger),

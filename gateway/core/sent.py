@@ -225,6 +225,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     fresh: bool = False
     remedy: Remedy | None = None
     changed: tuple[str, ...] = ()
+    adapted: tuple[bytes, tuple[str, ...]] | None = None
     attempt_id: str = ""
     at: int = 0
     replica: ReplicaState = None  # type: ignore[assignment]  # as all below: until `hold`
@@ -283,6 +284,7 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             decision=self.decision if index == 0 else "failover",
             masked=None,
             changed=(),
+            adapted=None,
         )
 
     def half(self) -> bytes:
@@ -340,13 +342,17 @@ class Sent(msgspec.Struct, eq=False, gc=False):
 
     def body(self) -> bytes | BodyInParts:
         """The body for the upstream, in its dialect, with its model name, output cap and stream options."""
-        call, masked, dialect = self.call, self.masked, self.dialect
-        rest = call.rest if masked is None else masked.rest
+        call, dialect, rest = self.call, self.dialect, self.rest
         if call.members:
-            rest, self.changed = adapted(rest, call.members, dialect)
+            rest, self.changed = self.adapted or adapted(rest, call.members, dialect)
         counts = call.stream and self.asks_continuous_usage
         model = self.candidate.deployment.model
         return encode_call(call, model, dialect, self.output_cap, rest, continuous_usage=counts)
+
+    @property
+    def rest(self) -> bytes:
+        """What is sent of the client's body, before any dialect."""
+        return self.call.rest if self.masked is None else self.masked.rest
 
     @property
     def asks_continuous_usage(self) -> bool:

@@ -23,12 +23,17 @@ def adapted(rest: bytes, members: frozenset[str], dialect: ServerDialect) -> tup
 
     `members` are those of TREATED that are in it, and DEVELOPER.
     """
-    concerned = sorted(name for name in members if _is_concerned(name, dialect))
-    if not concerned:
+    if not is_concerned(members, dialect):
         return rest, ()
+    concerned = sorted(name for name in members if _is_concerned(name, dialect))
     body = orjson.loads(rest)
     changed = tuple([name for name in concerned if _TREATMENTS.get(name, _drop)(body, name, dialect)])
     return (orjson.dumps(body), changed) if changed else (rest, ())
+
+
+def is_concerned(members: frozenset[str], dialect: ServerDialect) -> bool:
+    """Whether a body with `members` may have to be changed for `dialect`."""
+    return any(_is_concerned(name, dialect) for name in members)
 
 
 def steering(members: frozenset[str], dialect: ServerDialect) -> frozenset[str]:

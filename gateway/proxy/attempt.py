@@ -45,6 +45,7 @@ from gateway.ports import (
     UpstreamResponse,
 )
 from gateway.proxy.cost_event import with_cost_event
+from gateway.proxy.large_bodies.reader import LargeBodyReader
 from gateway.proxy.opening import StreamOpening
 from gateway.proxy.verdict import rejected
 
@@ -69,7 +70,7 @@ _FAILURES = {
 class Services(msgspec.Struct, frozen=True, eq=False):
     """What every attempt deals with. `max_event_bytes` bounds one event of a stream.
 
-    Without an `access_log` none is written.
+    Without an `access_log` none is written. `large_bodies` adapts those that would hold the event loop up.
     """
 
     upstream: Upstream
@@ -79,6 +80,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     clock: Clock
     max_event_bytes: int = MAX_EVENT_BYTES
     access_log: AccessLog | None = None
+    large_bodies: LargeBodyReader | None = None
 
 
 class Attempt:

@@ -15,11 +15,13 @@ from gateway.core.ended import NOTHING_USED
 from gateway.core.envelope import envelope
 from gateway.core.errors import BudgetExceeded, FailureKind, GatewayError, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
+from gateway.core.json_bounds import is_light
 from gateway.core.refusals import uncapped_too_large
 from gateway.core.replica_state import FailureAttribution, ReplicaState
 from gateway.core.sent import Sent
 from gateway.core.sse import error_event
 from gateway.core.stated_limits import stated_in
+from gateway.dialects.outgoing import is_concerned
 from gateway.dialects.refusals import Remedy
 from gateway.ports import Clock, Inbound, Sink
 from gateway.proxy.attempt import Attempt, Services
@@ -36,7 +38,7 @@ class Relay:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def forward(  # noqa: PLR0912  # one loop over attempts, to be read from top to bottom
+    async def forward(  # noqa: PLR0912, PLR0915  # one loop over attempts, to be read from top to bottom
         self,
         sent: Sent,
         hold: Hold,
@@ -66,6 +68,8 @@ class Relay:
                             turns.skip()
                             continue
                     sent.hold(hold, replica, int(services.clock.now() * 1_000_000))
+                    if sent.call.members:
+                        await self._adapt(sent)
                     if begins is not None:
                         begins(sent)
                     attempt = Attempt(services, sent, inbound, sink)
@@ -94,6 +98,13 @@ class Relay:
             raise verdict
         attempt.report_completed()
         await (attempt.finish() if failure is None else _break_off(sink, failure, attempt.cost_line()))
+
+    async def _adapt(self, sent: Sent) -> None:
+        """Have a large body written as the dialect of `sent` wants it: a small one is when it is sent."""
+        reader, rest = self._services.large_bodies, sent.rest
+        if reader is None or is_light(rest) or not is_concerned(sent.call.members, sent.dialect):
+            return
+        sent.adapted = await reader.adapted(rest, sent.call.members, sent.dialect)
 
 
 class Turns(msgspec.Struct, eq=False, gc=False):

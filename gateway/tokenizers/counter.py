@@ -14,6 +14,7 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api
 from gateway.core.errors import UpstreamFailure
 from gateway.core.heads import request_head
+from gateway.core.json_bounds import values_at_most
 from gateway.core.replica_state import ReplicaState
 from gateway.core.screening import StandIn
 from gateway.core.sent import Candidate
@@ -29,6 +30,7 @@ COUNT_SECONDS = 1.0
 # After a failure a deployment's prompts are estimated for so long.
 PAUSE_SECONDS = 60.0
 MOST_COUNTED_BYTES = 4 * 1024 * 1024
+MOST_COUNTED_VALUES = 50_000
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 MOST_AT_ONCE = 8
 MOST_THREADS = 2
@@ -72,6 +74,8 @@ class PromptCounter:
         rest = _sent_to(call, stand_in, candidate)
         dialect = candidate.replica_set.dialect
         if dialect.counts is PromptCount.ESTIMATE or len(rest) > MOST_COUNTED_BYTES:
+            return None
+        if values_at_most(rest) > MOST_COUNTED_VALUES:  # reading them again would hold others up
             return None
         try:
             async with asyncio.timeout(self._seconds):

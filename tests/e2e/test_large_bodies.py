@@ -211,6 +211,22 @@ async def test_what_a_caller_says_of_a_large_body_counts(tmp_path: Path) -> None
         assert (await harness.post(chat(long_text(), "no-such-model"))).status_code == 404
 
 
+async def test_a_large_body_is_written_for_each_dialect_in_that_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("adapted beside other requests")
+
+    monkeypatch.setattr("gateway.core.sent.adapted", never)
+    async with wide(tmp_path) as harness:
+        turns = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": long_text()}]
+        answer = await harness.post({"model": "scout", "messages": turns})
+        assert answer.status_code == 200
+        assert answer.headers["x-tollway-changed"] == "developer"
+        assert harness.attempts('"role":"system"')
+        assert not harness.attempts('"role":"developer"')
+
+
 async def test_a_mistake_in_a_large_body_is_told_as_in_a_small_one(tmp_path: Path) -> None:
     async with running(tmp_path) as harness:
         for more in ({"n": 0}, {"tools": "x"}, {"stream": "yes"}, {"stream_options": {}}, {"seed": 10**30}):

@@ -14,6 +14,7 @@ from gateway.core.call import Call
 from gateway.core.catalog import Api
 from gateway.core.screening import Classified
 from gateway.core.text_kinds import TextSize
+from gateway.dialects.table import ServerDialect
 
 _LENGTHS = struct.Struct("<IQ")
 
@@ -33,7 +34,7 @@ class ReadingRules(msgspec.Struct, frozen=True, eq=False):
     max_images: int
 
 
-class BodyQuestion(msgspec.Struct, frozen=True):
+class BodyQuestion(msgspec.Struct, frozen=True, tag=True):
     """How to read one body: for `api` and the model in its address, as a request of `feature`.
 
     `floor` is the class that it has at least. `images` are those that were fetched for it, by their address;
@@ -45,6 +46,13 @@ class BodyQuestion(msgspec.Struct, frozen=True):
     feature: str
     floor: str
     images: Mapping[str, str] | None = None
+
+
+class AdaptQuestion(msgspec.Struct, frozen=True, tag=True):
+    """How to write a body that was read before: as `dialect` has its `members`, see `adapted`."""
+
+    members: frozenset[str]
+    dialect: ServerDialect
 
 
 class BodyRefused(msgspec.Struct, frozen=True):
@@ -77,15 +85,16 @@ class BodyDefect(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """To the process: `rules` where they are other than those before, and what to read."""
+    """To the process: what to do with a body, and `rules` where they are other than those before."""
 
-    question: BodyQuestion
+    question: BodyQuestion | AdaptQuestion
     rules: ReadingRules | None = None
 
 
 class Told(msgspec.Struct, frozen=True):
-    """By the process: one of three."""
+    """By the process: one of four. `changed` are the members of which a body was adapted."""
 
+    changed: tuple[str, ...] | None = None
     facts: BodyFacts | None = None
     refused: BodyRefused | None = None
     defect: BodyDefect | None = None

@@ -19,8 +19,9 @@ import structlog
 from gateway.child_process import ShieldedProcess, exit_text
 from gateway.core.call import Call
 from gateway.core.errors import InvalidRequest, Unavailable
+from gateway.dialects.table import ServerDialect
 from gateway.proxy.large_bodies.messages import (
-    BodyFacts,
+    AdaptQuestion,
     BodyQuestion,
     LargeBody,
     ReadingRules,
@@ -84,6 +85,33 @@ class LargeBodyReader:
 
         Raises InvalidRequest, and Unavailable where nobody could read it in time.
         """
+        told, rest = await self._asked(raw, question, rules)
+        if told.refused is not None:
+            refused = told.refused
+            raise InvalidRequest(refused.message, param=refused.param, code=refused.code)
+        facts = told.facts
+        if facts is None:
+            raise _defect(told)
+        call = msgspec.structs.replace(facts.call, rest=rest, size=facts.size)
+
+        def again(images: Mapping[str, str]) -> Awaitable[tuple[Call, LargeBody]]:
+            return self.read(raw, msgspec.structs.replace(question, images=images), rules)
+
+        return call, LargeBody(facts.classified, facts.text, facts.wanted, again)
+
+    async def adapted(
+        self, rest: bytes, members: frozenset[str], dialect: ServerDialect
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """As `dialects.outgoing.adapted`. Raises Unavailable where nobody could do it in time."""
+        told, found = await self._asked(rest, AdaptQuestion(members, dialect), None)
+        if told.changed is None:
+            raise _defect(told)
+        return found, told.changed
+
+    async def _asked(
+        self, raw: bytes | bytearray, question: BodyQuestion | AdaptQuestion, rules: ReadingRules | None
+    ) -> tuple[Told, bytes]:
+        """In its turn. Raises Unavailable."""
         if self._waiting >= MOST_WAITING:
             raise _busy()
         self._waiting += 1
@@ -95,19 +123,13 @@ class LargeBodyReader:
         finally:
             self._waiting -= 1
         try:
-            facts, rest = await self._ask(raw, question, rules)
+            return await self._ask(raw, question, rules)
         finally:
             self._turn.release()
-        call = msgspec.structs.replace(facts.call, rest=rest, size=facts.size)
-
-        def again(images: Mapping[str, str]) -> Awaitable[tuple[Call, LargeBody]]:
-            return self.read(raw, msgspec.structs.replace(question, images=images), rules)
-
-        return call, LargeBody(facts.classified, facts.text, facts.wanted, again)
 
     async def _ask(
-        self, raw: bytes | bytearray, question: BodyQuestion, rules: ReadingRules
-    ) -> tuple[BodyFacts, bytes]:
+        self, raw: bytes | bytearray, question: BodyQuestion | AdaptQuestion, rules: ReadingRules | None
+    ) -> tuple[Told, bytes]:
         if not self._ready.is_set():
             self._wanted.set()
         try:
@@ -124,16 +146,10 @@ class LargeBodyReader:
                 "The process that reads large bodies has ended. Retry shortly.",
                 retry_after_seconds=RETRY_SECONDS,
             )
-        told, rest = answer
-        if told.refused is not None:
-            refused = told.refused
-            raise InvalidRequest(refused.message, param=refused.param, code=refused.code)
-        if told.facts is None:
-            raise _defect(told)
-        return told.facts, rest
+        return answer
 
     async def _answer(
-        self, raw: bytes | bytearray, question: BodyQuestion, rules: ReadingRules
+        self, raw: bytes | bytearray, question: BodyQuestion | AdaptQuestion, rules: ReadingRules | None
     ) -> tuple[Told, bytes] | None:
         """What the process tells, None when it has ended. Whoever gives up on it ends it."""
         channel, process = self._channel, self._process
@@ -150,7 +166,8 @@ class LargeBodyReader:
                 # It has ended, or may be anywhere within a message that the thread waits for.
                 process.kill()
                 self._ready.clear()
-        self._known = rules
+        if rules is not None:
+            self._known = rules
         return answer
 
     # --- the process ---

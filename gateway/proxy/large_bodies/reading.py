@@ -11,10 +11,12 @@ from gateway.core.remote_images import wanted_images, with_images
 from gateway.core.screening import Classified, Screenings, needs_entity_stage, screen, text_for_entities
 from gateway.core.text_size import size_of
 from gateway.detect.token_ids import Vocabulary, with_text
+from gateway.dialects.outgoing import adapted
 from gateway.privacy.stage import MOST_TEXT_CHARACTERS
 from gateway.privacy.vocabularies import load_or_log
 from gateway.proxy.classify import reads_token_ids
 from gateway.proxy.large_bodies.messages import (
+    AdaptQuestion,
     BodyDefect,
     BodyFacts,
     BodyQuestion,
@@ -81,6 +83,12 @@ class LargeBodyReading:
         if tokenizer not in self._vocabularies:
             self._vocabularies[tokenizer] = load_or_log(tokenizer)
         return self._vocabularies[tokenizer]
+
+
+def adapt(question: AdaptQuestion, rest: bytes) -> tuple[Told, bytes]:
+    """`rest` as a dialect has it."""
+    found, changed = adapted(rest, question.members, question.dialect)
+    return Told(changed=changed), found
 
 
 def _without_body(classified: Classified) -> Classified:
