@@ -15,11 +15,12 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.answer import ErrorInstead, Exact, Metered, UnderEstimate, read_answer
+from gateway.core.answer import ErrorInstead, Exact, Metered, read_answer
 from gateway.core.control_headers import wants_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
+from gateway.core.metering import BEYOND_HOLD
 from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.remedies import remedy_for
@@ -29,7 +30,6 @@ from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
 from gateway.core.upstream_error import UpstreamError, is_code, read_error, retry_after_seconds, secrets_in
 from gateway.core.usage import NO_USAGE
 from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
-from gateway.core.wire_usage import usage_from_wire
 from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
 from gateway.dialects.table import STEERING
 from gateway.metrics.access_log import AccessLog
@@ -434,6 +434,14 @@ class Attempt:
         self.ended = ended = sent.end(self._progress, outcome, metered, services.clock.monotonic(), failure)
         services.ledger.append(sent.attempt_id, ended.half())
         services.telemetry.attempted(sent, ended)
+        if ended.flags and BEYOND_HOLD in ended.flags:
+            _log.warning(
+                "usage.beyond_hold",
+                attempt_id=sent.attempt_id,
+                deployment=sent.candidate.name,
+                held_nano_usd=sent.held_nano,
+                reported=dict(ended.reported),
+            )
         return ended
 
     def _take_notes(self) -> None:
@@ -453,11 +461,9 @@ class Attempt:
             if reader.usage_is_current:
                 metered = sent.metered(progress, reader.usage, reader.service_tier, now)
                 if isinstance(metered, Exact) and not reader.usage_is_final:
-                    return Exact(metered.usage, metered.service_tier, is_final=False)
+                    return Exact(metered.usage, metered.service_tier, False, metered.wire)
                 return metered
-            usage = usage_from_wire(reader.usage).usage
-            if usage.output_tokens > reader.text_chunks:
-                return UnderEstimate(usage)
+            return sent.metered_outdated(progress, reader.usage, now)
         return sent.under_estimate(progress, now)
 
     # --- headers ---
