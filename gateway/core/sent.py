@@ -53,6 +53,7 @@ from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.core.text_size import LEARN_FROM_BYTES
 from gateway.core.trace_context import child_lines
+from gateway.core.upstream_error import bare_secrets_in
 from gateway.core.usage import NO_USAGE, REQUESTS, Usage
 from gateway.core.wire_usage import Counts, WireUsage, usage_from_wire, usual_usage
 from gateway.dialects.outgoing import adapted
@@ -67,7 +68,7 @@ _REQUEST_RATE, _TOKEN_RATE = (
     % (kind, kind, kind)
     for kind in (b"requests", b"tokens")
 )
-_JSON = b"application/json"
+JSON, EVENT_STREAM = b"application/json", b"text/event-stream; charset=utf-8"
 
 
 class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -81,7 +82,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     it is left. `compared` are the rates that an objective of cost goes by.
     `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
     there share, `answer_lines` what all heads of answers. `typical`: there are limits that hold a typical
-    answer. `series` belongs to telemetry: what it counts for attempts there.
+    answer. `secrets` are our credentials there, which no answer shows. `series` belongs to telemetry: what it
+    counts for attempts there.
 
     Many attributes: what is prepared here need not be looked up for each request.
     """
@@ -105,6 +107,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     half: bytes
     answer_lines: bytes
     typical: TypicalOutput | None = None
+    secrets: tuple[bytes, ...] = ()
     series: dict[object, Any] = {}
 
     @property
@@ -184,6 +187,7 @@ def candidate_at(
         answer_lines=replica_set.answer_lines
         + b"x-tollway-policy: %b\r\n" % one_line(policy_version.encode()),
         typical=typical,
+        secrets=tuple(secret.encode("latin-1") for secret in bare_secrets_in(deployment.headers)),
     )
 
 
@@ -371,18 +375,18 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     def answer_lines(self, content_type: bytes, processing_ms: bytes | None, last: bytes) -> HeaderLines:
         """Where the request went and why, what its limits have left, and `last`, which is a line.
 
-        `content_type` and `processing_ms` are the upstream's. Raises ValueError where one is no line.
+        `content_type` is the gateway's own. `processing_ms` are digits that the upstream has sent.
         """
         hold = self.hold_taken
         requests, tokens = hold.requests, hold.tokens
         block = _ANSWER_BEGINS % (
-            content_type if content_type == _JSON else one_line(content_type),
+            content_type,
             self.request_id.encode(),
             self.candidate.answer_lines,
             self.decision.encode(),
         )
         if processing_ms is not None:
-            block += b"openai-processing-ms: %b\r\n" % one_line(processing_ms)
+            block += b"openai-processing-ms: %b\r\n" % processing_ms
         if self.masked is not None:
             block += b"x-tollway-masked: %d\r\n" % len(self.masked.originals)
         if hold.output_tokens < hold.ask.output_tokens or self.remedy is not None:
