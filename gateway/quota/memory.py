@@ -142,6 +142,13 @@ class MemoryAdmission:
     def _coming_for(self, principal: Principal) -> list[BudgetCounter]:
         return [counter for label in principal.labels for counter in self._coming.get(label, ())]
 
+    def unready(self) -> str | None:
+        """As `RedisAdmission.unready`: memory is always there."""
+        return None
+
+    def degraded(self) -> list[str]:
+        return []
+
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
         now = self._clock.monotonic()
