@@ -10,7 +10,7 @@ from gateway.admin.server import admin_app
 from gateway.assembly.adoption import Adoption
 from gateway.assembly.building import Listeners, listeners, request_ids
 from gateway.assembly.graph import build_parts
-from gateway.assembly.lifecycle import Lifecycle, Readiness
+from gateway.assembly.lifecycle import Lifecycle
 from gateway.config.build import Built
 from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Handler
@@ -47,7 +47,7 @@ class Gateway:
         self.parts = build_parts(built, writer_path, request_lines)
         self._adoption = Adoption(self.parts, built)
         self.reloader = None if file is None else self._reloader(built, file)
-        self._readiness = Readiness(self.parts)
+        self._readiness = self.parts.readiness
         data_socket, admin_socket = sockets or listeners(built)
         self._data = Listening(
             self._data_plane(),

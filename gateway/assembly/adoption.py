@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 
+import structlog
+
 from gateway.assembly.building import body_bounds, names, refusal_allowances, rulebook, trusted_proxies
 from gateway.assembly.graph import GatewayParts
 from gateway.config.build import Built
@@ -13,6 +15,8 @@ from gateway.core.balancing import Fleet
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.policies import InForce, PolicyText
 from gateway.policy.rollout.reloader import How, ReloadRefused, Result
+
+_log = structlog.get_logger("tollway.app")
 
 # How long a reload waits for the ledger to say what its new budgets have spent.
 BUDGET_SECONDS = 10.0
@@ -55,8 +59,11 @@ class Adoption:
         await parts.prober.watch(fleet)
 
     def archive(self, how: How) -> None:
-        """Have the ledger's database remember that `built` came into force now."""
+        """Have the ledger's database remember that `built` came into force now; say what is wrong with it."""
         built, at = self.built, int(self._parts.clock.now() * 1_000_000)
+        self._parts.readiness.dangers = built.dangers
+        for danger in built.dangers:
+            _log.error("config.danger", what=danger, version=built.version)
         shown = built.redacted
         text = PolicyText(version=built.version, text=shown.text, whole=shown.whole, kept_at=at)
         self._parts.archive.note(text, InForce(at=at, version=built.version, how=how))

@@ -20,6 +20,7 @@ from gateway.assembly.building import (
     upstream,
 )
 from gateway.assembly.memory_release import MemoryRelease
+from gateway.assembly.readiness import Readiness
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.config.schema import Settings
@@ -99,6 +100,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     alerts: BudgetAlerts
     archive: PolicyArchive
     refused_retention: RefusedRetention
+    readiness: Readiness
 
 
 def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLines | None) -> GatewayParts:
@@ -128,12 +130,19 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     entities = EntityService(counted, tasks)
     clients = ClientAddresses(trusted_proxies(built.settings))
     limits = RefusalLimits(refusal_allowances(built.settings), clock)
+
+    def is_open() -> bool:
+        return pipeline.opened.is_set()
+
+    readiness = Readiness(ledger, admission, disks, tasks, is_open)
     sources = ScrapeSources(
         budgets=admission.budgets,
         fleet=lambda: pipeline.rulebook.routes.fleet,
         ledger_lag_rows=ledger.lag_rows,
         ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
         ledger_writer=owner,
+        ready=lambda: not readiness.reasons(),
+        degraded=lambda: len(readiness.degraded()),
         disks=lambda: disks.space,
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
@@ -199,6 +208,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         alerts=alerts,
         archive=PolicyArchive(url, tasks),
         refused_retention=RefusedRetention(url, built.settings.server.refusals_kept_days, clock.now, tasks),
+        readiness=readiness,
     )
 
 

@@ -14,6 +14,7 @@ import structlog
 from gateway.assembly.adoption import Adoption
 from gateway.assembly.closing import Close, OrderedClosing
 from gateway.assembly.graph import GatewayParts
+from gateway.assembly.readiness import Readiness
 from gateway.config.screening import recognizer_settings
 from gateway.core.audit import EntryKind
 from gateway.http.server.listening import Listening
@@ -49,32 +50,6 @@ class ClosingStep(enum.Enum):
     LEDGER = "ledger"
     LEDGER_WRITER = "ledger writer"
     ADMIN_PORT = "admin port"
-
-
-class Readiness:
-    """Why new requests should go elsewhere."""
-
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
-        self.stopping = False
-        self.waiting_for: str | None = None  # what a start waits for
-
-    def reasons(self) -> list[str]:
-        """Empty when requests may come."""
-        ledger = self._parts.ledger
-        reasons = ["shutting down"] if self.stopping else []
-        if (problem := self.waiting_for or ledger.problem()) is not None:
-            reasons.append(problem)
-        elif not self._parts.pipeline.opened.is_set():
-            reasons.append("starting")
-        elif not ledger.has_room():
-            reasons.append(f"ledger: {ledger.lag_rows()} rows wait to be committed")
-        return reasons + self._parts.tasks.problems(essential=True)
-
-    def degraded(self) -> list[str]:
-        """What fails, or soon will, and keeps no request away."""
-        parts = self._parts
-        return parts.tasks.problems(essential=False) + parts.ledger.degraded() + parts.disks.problems()
 
 
 class Lifecycle:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gateway.core import calendar
+from gateway.private_files import write_private
 
 if TYPE_CHECKING:
     from gateway.config.build import Built
@@ -131,7 +132,7 @@ def write_out(content: bytes, out: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
-        out.write_bytes(content)
+        write_private(out, content)
 
 
 @contextmanager

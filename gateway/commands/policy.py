@@ -15,6 +15,7 @@ import typer
 from gateway.commands import rollout
 from gateway.commands.diff import diff
 from gateway.commands.options import DEFAULT_FILE, TextFormat, TextFormatOption, loaded_and_built
+from gateway.private_files import write_private
 
 if TYPE_CHECKING:
     from gateway.config.build import Built
@@ -110,7 +111,7 @@ def test(
     outcomes = outcomes_of(loaded, built, files)
     failed = sum(bool(outcome.failures) for outcome in outcomes)
     if junit is not None:
-        junit.write_bytes(output.junit(outcomes))
+        write_private(junit, output.junit(outcomes))
     if form is TextFormat.JSON:
         typer.echo(
             msgspec.json.format(msgspec.json.encode([_test_result(item) for item in outcomes])).decode()

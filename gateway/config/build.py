@@ -16,6 +16,7 @@ from msgspec import structs
 
 from gateway.config import catalogue as schema
 from gateway.config.cel import CelCompiler, ConditionError
+from gateway.config.consistency import dangers
 from gateway.config.deployments import DeploymentError, build_deployment, parse_networks, tokenizer_of
 from gateway.config.load import Loaded
 from gateway.config.payers import build_scopes, build_tenancy, is_limited
@@ -40,7 +41,7 @@ from gateway.metrics.tracing.settings import TraceSettings
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """One version of the configuration, ready to serve."""
+    """One version of the configuration, ready to serve. `dangers` are what nobody can mean, one line each."""
 
     settings: Settings
     policy: Policy
@@ -50,6 +51,7 @@ class Built:
     scopes: tuple[Scope, ...]
     version: str
     redacted: RedactedText
+    dangers: tuple[str, ...] = ()
     pools: tuple[PoolTerms, ...] = ()
     traces: TraceSettings | None = None
 
@@ -101,6 +103,7 @@ def build(loaded: Loaded, prices: PriceCatalogue) -> tuple[Built | None, list[Pr
             scopes=tuple(scope for scope in scopes.values() if is_limited(scope)),
             version=loaded.version,
             redacted=redacted_text(loaded.text, loaded.root, settings),
+            dangers=tuple(f"{'.'.join(map(str, node.path))} {what}" for node, what in dangers(loaded.root)),
             pools=tuple(
                 pool_terms(name, given, zone) for name, given in settings.deployments.items() if given.cost
             ),

@@ -1,6 +1,7 @@
 """Keys that only make sense together, or that must differ from each other."""
 
 import datetime
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Final
 from urllib.parse import urlsplit
@@ -168,6 +169,8 @@ def check_secrets(root: ConfigNode, report: ProblemReport) -> None:
             first[secret.text] = secret
         if len(secret.text) > MAX_SECRET_LENGTH:
             report.error(secret, f"is longer than the {MAX_SECRET_LENGTH} characters that a key may have")
+    for node, danger in dangers(root):
+        report.warn(node, danger)
     for pattern in ("keys.*.secret", "server.admin.token", "server.key_pepper"):
         for secret in root.find(pattern):
             if secret.text and len(secret.text) < SHORTEST_SAFE_SECRET:
@@ -176,6 +179,16 @@ def check_secrets(root: ConfigNode, report: ProblemReport) -> None:
         report.warn(
             root["server"]["admin"]["token"], "is not set: the admin port answers only /healthz and /readyz"
         )
+
+
+def dangers(root: ConfigNode) -> Iterator[tuple[ConfigNode, str]]:
+    """What nobody can mean: said by `check`, in the log, and under `degraded` while it is in force."""
+    token = root["server"]["admin"]["token"]
+    for secret in root.find("keys.*.secret"):
+        if token.text and secret.text == token.text:
+            yield token, f"is the secret of keys.{secret.path[1]}: that client may administer the gateway"
+    if not any(root["keys"].entries()):
+        yield root["keys"], "is empty: every request is refused with 401"
 
 
 def check_licenses(root: ConfigNode, report: ProblemReport) -> None:

@@ -47,7 +47,7 @@ def _budget(budget: payers.Budget, zone: ZoneInfo) -> Budget:
         rolling=budget.rolling,
         soft=budget.soft,
         alert_at=tuple(sorted(set(budget.alert_at))),
-        webhook=budget.webhook,
+        webhook=None if budget.webhook is None else budget.webhook.get_secret_value(),
         overrides=tuple(
             Override(nano_from_usd(item.usd), end_of_day(item.until, zone)) for item in budget.overrides
         ),

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from gateway.config.problems import KeyPath
 from gateway.config.schema_errors import annotation_at, bare_type
 from gateway.config.source import StandIn
-from gateway.config.urls import HttpUrl, ProxyAddress
+from gateway.config.urls import HttpUrl, ProxyAddress, WebhookAddress
 
 _WHOLE_URLS: Final = {"state": "redis://{}.invalid/0", "ledger": "sqlite:///{}.db"}
 
@@ -26,7 +26,7 @@ def stand_in(path: KeyPath, name: str, is_first: bool) -> str | None:
     kind = bare_type(annotation)
     # Told apart by their names: two keys, or two replicas, must not be the same.
     unset = "unset-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if kind is ProxyAddress or annotation == HttpUrl:
+    if kind in (ProxyAddress, WebhookAddress) or annotation == HttpUrl:
         return f"http://{unset}.invalid" if is_first else f"{unset}.invalid"
     if not (isinstance(kind, type) and issubclass(kind, SecretStr)):
         return None

@@ -22,7 +22,7 @@ from gateway.config.kinds import (
     Text,
     TimeZone,
 )
-from gateway.config.urls import HttpUrl
+from gateway.config.urls import WebhookUrl
 
 Per = Literal["minute", "hour", "day", "week", "month", "lifetime"]
 
@@ -42,7 +42,9 @@ class Budget(Section):
     alert_at: tuple[Percent, ...] = Field(
         default=(), description="percentages of the limit at which to alert"
     )
-    webhook: HttpUrl | None = Field(default=None, description="URL to which each alert is sent by POST")
+    webhook: WebhookUrl | None = Field(
+        default=None, description="URL to which each alert is sent by POST; all of it is a secret"
+    )
     overrides: tuple[Override, ...] = Field(
         default=(), description="other limits for a time; of several in force the last one counts"
     )

@@ -117,12 +117,29 @@ class ProxyAddress(Address):
     """The URL of a forward proxy. A user name without a password can be a token, so it is secret too."""
 
 
+class WebhookAddress(Address):
+    """The URL of a webhook. Who knows its path may post there, so all of it is secret."""
+
+    def _display(self) -> str:
+        return f"{self.scheme}:..."
+
+
 def _address(check: Callable[[str], Any]) -> AfterValidator:
     def verify(value: Address) -> Address:
         check(value.get_secret_value())
         return value
 
     return AfterValidator(verify)
+
+
+def _webhook(value: str) -> None:
+    parts = _split(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise refusal("must be the URL of a webhook such as https://hooks.example/services/...")
+    if parts.username is not None or parts.fragment:
+        raise refusal("must not carry a user name, a password or a fragment")
+    if parts.port == 0:
+        raise refusal("must not name port 0")
 
 
 _STATE_SCHEMES: Final = frozenset(
@@ -153,3 +170,4 @@ def _ledger(value: str) -> None:
 StateUrl = Annotated[Address, BeforeValidator(nonempty), _address(_state)]
 LedgerUrl = Annotated[Address, BeforeValidator(nonempty), _address(_ledger)]
 ProxyUrl = Annotated[ProxyAddress, BeforeValidator(nonempty), _address(proxy_url)]
+WebhookUrl = Annotated[WebhookAddress, BeforeValidator(nonempty), _address(_webhook)]

@@ -17,11 +17,13 @@ class Exact(msgspec.Struct, frozen=True, gc=False):
     """The upstream itself reported this usage.
 
     Not `is_final`: with the last chunk of a stream that broke off. It may have written more since.
+    `wire` is what it reported; None: nothing.
     """
 
     usage: Usage
     service_tier: str | None = None
     is_final: bool = True
+    wire: WireUsage | None = None
 
 
 class Contradictory(msgspec.Struct, frozen=True, gc=False):
@@ -35,11 +37,13 @@ class Contradictory(msgspec.Struct, frozen=True, gc=False):
 class UnderEstimate(msgspec.Struct, frozen=True, gc=False):
     """At least this much was used: the stream broke before the usage arrived. Never a reason to refund.
 
-    `reported`: counts that did arrive and cannot be true, such as zeros beside text.
+    `reported`: counts that did arrive and cannot be true, such as zeros beside text. `wire`: what was
+    reported before more was seen.
     """
 
     usage: Usage
     reported: Counts = ()
+    wire: WireUsage | None = None
 
 
 Metered = Exact | Contradictory | UnderEstimate

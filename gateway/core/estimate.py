@@ -194,7 +194,7 @@ def ask_for(
         uncapped = uncapped or expected.uncapped
     if "prediction" in call.members:
         # Predicted text that the answer rejects is billed as output, beside the cap.
-        millionths += (call.text_bytes + TEMPLATE_TOKENS) * output_rate * call.choices
+        millionths += predicted_tokens(call) * output_rate
     # Rounded up by itself, as the output is: a cost is rounded up once.
     prompt_nano = -(-millionths // 1_000_000) + beside
     return Ask(
@@ -208,6 +208,11 @@ def ask_for(
         call.choices,
         estimates[0].prompt,
     )
+
+
+def predicted_tokens(call: Call) -> int:
+    """The most tokens of a prediction that all answers may reject: they are written beside the cap."""
+    return (call.text_bytes + TEMPLATE_TOKENS) * call.choices
 
 
 def _dearest(prices: tuple[Price, ...], tier: str | None, prompt_bound: int) -> tuple[int, int]:

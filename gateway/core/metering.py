@@ -8,14 +8,15 @@ from typing import Any
 import msgspec
 
 from gateway.core.answer import BROKEN_JSON, Contradictory, Exact, Metered, UnderEstimate
+from gateway.core.money import share_out
 from gateway.core.rates import Price, Rates
-from gateway.core.usage import Usage, usage_of
+from gateway.core.usage import SEARCH_QUERIES, Usage, is_input, is_output, usage_of
 from gateway.core.wire_usage import Counts, Reading, WireUsage, reported_counts
 
 CONTRADICTION = "contradiction"  # counts that cannot all be true: the dearer reading, at most what was held
 UNKNOWN_TIER = "unknown_tier"  # the answer names a service tier without a price: at the dearest one
 UNPRICED = "unpriced"  # a unit without a price: at the dearest rate
-BEYOND_HOLD = "beyond_hold"  # more than any request within its bounds can cost
+BEYOND_HOLD = "beyond_hold"  # more than was held, or than its caps allow: what they allow is booked
 FLAGS = (CONTRADICTION, UNKNOWN_TIER, UNPRICED, BEYOND_HOLD)
 
 _decode = msgspec.json.Decoder().decode
@@ -43,22 +44,63 @@ def metered_doubtful(
     if reading.is_total_only and not embeds:
         # Nobody tells what was read and what was written: writing costs more.
         return Contradictory(Usage(output_text=usage.input_tokens), service_tier, reported_counts(wire))
-    if reading.reported:
-        return Contradictory(usage, service_tier, reading.reported)
-    read, written = usage.input_tokens, usage.output_tokens
-    if read and (written or embeds or not wrote):
-        return Exact(usage, service_tier)
-    # Zeros, and yet there was a prompt, or there is text.
+    if usage.input_tokens and (usage.output_tokens or embeds or not wrote):
+        if reading.reported:
+            return Contradictory(usage, service_tier, reading.reported)
+        return Exact(usage, service_tier, wire=wire)
+    # Nothing, zeros or less, and yet there was a prompt, or there is text: a count that is missing.
+    return UnderEstimate(with_missing(usage, seen, wrote=wrote), _with_zeros(wire))
+
+
+def with_missing(usage: Usage, seen: Usage, *, wrote: bool) -> Usage:
+    """`usage` with what was `seen`, where it has no prompt, or no answer although there `wrote` somebody."""
     units = usage.units
-    if not read:
+    if not usage.input_tokens:
         units["input_text"] = seen.input_text
-    if not written and wrote:
+    if not usage.output_tokens and wrote:
         units["output_text"] = seen.output_text
-    return UnderEstimate(usage_of(units), _with_zeros(wire))
+    return usage_of(units)
 
 
 def _with_zeros(wire: WireUsage) -> Counts:
     return reported_counts(wire) or (("total_tokens", 0),)
+
+
+class Bounds(msgspec.Struct, frozen=True, gc=False):
+    """The most that a hold was taken for: tokens read, tokens written, and searches."""
+
+    read: int
+    written: int
+    searches: int
+
+    def allow(self, usage: Usage) -> Usage:
+        """`usage` itself where it is within them; else cut down to them, each kind of token in proportion."""
+        units = usage.units
+        searches = units.get(SEARCH_QUERIES, 0)
+        if (
+            usage.input_tokens <= self.read
+            and usage.output_tokens <= self.written
+            and searches <= self.searches
+        ):
+            return usage
+        _cut(units, [unit for unit in units if is_input(unit)], self.read)
+        _cut(units, [unit for unit in units if is_output(unit)], self.written)
+        units[SEARCH_QUERIES] = min(searches, self.searches)
+        return usage_of(units)
+
+
+def _cut(units: dict[str, int], names: list[str], most: int) -> None:
+    amounts = [units[name] for name in names]
+    if sum(amounts) > most:
+        units.update(zip(names, share_out(most, amounts), strict=True))
+
+
+def reported_by(metered: Metered) -> Counts:
+    """The counts as the upstream reported them; of an answer without any nothing."""
+    if not isinstance(metered, Exact) and metered.reported:
+        return metered.reported
+    wire = None if isinstance(metered, Contradictory) else metered.wire
+    return () if wire is None else reported_counts(wire)
 
 
 def writes_text(body: bytes) -> bool:

@@ -30,11 +30,20 @@ from gateway.core.estimate import (
     learn_from_broken,
     most_output,
     most_output_of_whole,
+    predicted_tokens,
 )
 from gateway.core.facts import needs_text
 from gateway.core.heads import BodyInParts, HeaderLines, one_line
 from gateway.core.masking import Masked
-from gateway.core.metering import BEYOND_HOLD, flags_of, metered_doubtful, writes_text
+from gateway.core.metering import (
+    BEYOND_HOLD,
+    Bounds,
+    flags_of,
+    metered_doubtful,
+    reported_by,
+    with_missing,
+    writes_text,
+)
 from gateway.core.output_sizes import TypicalOutput
 from gateway.core.pricing import PriceBook, cost, rates_used
 from gateway.core.rates import Price, Rates
@@ -44,6 +53,7 @@ from gateway.core.screening import StandIn
 from gateway.core.tenancy import Principal
 from gateway.core.text_size import LEARN_FROM_BYTES
 from gateway.core.trace_context import child_lines
+from gateway.core.upstream_error import bare_secrets_in
 from gateway.core.usage import NO_USAGE, REQUESTS, Usage
 from gateway.core.wire_usage import Counts, WireUsage, usage_from_wire, usual_usage
 from gateway.dialects.outgoing import adapted
@@ -58,9 +68,9 @@ _REQUEST_RATE, _TOKEN_RATE = (
     % (kind, kind, kind)
     for kind in (b"requests", b"tokens")
 )
-_JSON = b"application/json"
 # The rest of a larger body is not copied: the largest one would take longer than the loop has.
 COPIED_BYTES = 1024 * 1024
+JSON, EVENT_STREAM = b"application/json", b"text/event-stream; charset=utf-8"
 
 
 class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -74,7 +84,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     it is left. `compared` are the rates that an objective of cost goes by.
     `others` are the model's other deployments, `other_rates` their rates. `half` is what rows of attempts
     there share, `answer_lines` what all heads of answers. `typical`: there are limits that hold a typical
-    answer. `series` belongs to telemetry: what it counts for attempts there.
+    answer. `secrets` are our credentials there, which no answer shows. `series` belongs to telemetry: what it
+    counts for attempts there.
 
     Many attributes: what is prepared here need not be looked up for each request.
     """
@@ -98,6 +109,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     half: bytes
     answer_lines: bytes
     typical: TypicalOutput | None = None
+    secrets: tuple[bytes, ...] = ()
     series: dict[object, Any] = {}
 
     @property
@@ -177,6 +189,7 @@ def candidate_at(
         answer_lines=replica_set.answer_lines
         + b"x-tollway-policy: %b\r\n" % one_line(policy_version.encode()),
         typical=typical,
+        secrets=tuple(secret.encode("latin-1") for secret in bare_secrets_in(deployment.headers)),
     )
 
 
@@ -371,18 +384,18 @@ class Sent(msgspec.Struct, eq=False, gc=False):
     def answer_lines(self, content_type: bytes, processing_ms: bytes | None, last: bytes) -> HeaderLines:
         """Where the request went and why, what its limits have left, and `last`, which is a line.
 
-        `content_type` and `processing_ms` are the upstream's. Raises ValueError where one is no line.
+        `content_type` is the gateway's own. `processing_ms` are digits that the upstream has sent.
         """
         hold = self.hold_taken
         requests, tokens = hold.requests, hold.tokens
         block = _ANSWER_BEGINS % (
-            content_type if content_type == _JSON else one_line(content_type),
+            content_type,
             self.request_id.encode(),
             self.candidate.answer_lines,
             self.decision.encode(),
         )
         if processing_ms is not None:
-            block += b"openai-processing-ms: %b\r\n" % one_line(processing_ms)
+            block += b"openai-processing-ms: %b\r\n" % processing_ms
         if self.masked is not None:
             block += b"x-tollway-masked: %d\r\n" % len(self.masked.originals)
         if hold.output_tokens < hold.ask.output_tokens or self.remedy is not None:
@@ -420,17 +433,26 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         rates = price.standard if tier is None else price.rates(tier)
         if self.candidate.counts_requests:
             usage = usage.with_request()
-        spent, flags = cost(rates, usage), ""
+        spent, held, flags = cost(rates, usage), self.held_nano, ""
         reported: Counts = ()
+        has_others = bool(usage.others)
+        if not is_exact or tier is not None or has_others:
+            flags = flags_of(metered, price, rates, usage)
+            reported = () if isinstance(metered, Exact) else metered.reported
+        if (
+            spent > held
+            or has_others
+            or usage.output_text > self.output_cap * self.call.choices
+            or usage.input_text > self.estimate.prompt_bound
+        ):
+            allowed = self._allowed(usage, is_dear=spent > held)
+            if spent > held or allowed is not usage:
+                # What an upstream states beyond all that was asked of it is no evidence. It stays in the row.
+                usage, reported, is_exact = allowed, reported_by(metered), False
+                spent = min(cost(rates, usage), held)
+                flags = f"{flags},{BEYOND_HOLD}" if flags else BEYOND_HOLD
         is_listed = rates is price.standard and not usage.others and not rates.above
         booked_at = None if is_listed else rates_used(rates, usage)
-        if not is_exact or tier is not None or usage.others:
-            flags = flags_of(metered, price, rates, usage)
-            if flags:  # nobody knows what it costs: never more than was set aside for it
-                spent = min(spent, self.held_nano)
-            reported = () if isinstance(metered, Exact) else metered.reported
-        if spent > self.held_nano:
-            flags = f"{flags},{BEYOND_HOLD}" if flags else BEYOND_HOLD
         is_open = so_far is not None or type(metered) is UnderEstimate
         first, sent_at = progress.first_token_at, progress.sent_at
         return Ended(
@@ -452,6 +474,20 @@ class Sent(msgspec.Struct, eq=False, gc=False):
             booked_at,
         )
 
+    def _allowed(self, usage: Usage, *, is_dear: bool) -> Usage:
+        """`usage`, or what the hold covers of it where it has more than any answer can have.
+
+        A prompt is only estimated: one that has more tokens is cut where it `is_dear`er than its hold, or
+        where no context has room for it.
+        """
+        call, estimate, deployment = self.call, self.estimate, self.candidate.deployment
+        read, written = estimate.prompt_bound, self.output_cap * call.choices
+        if not is_dear:
+            read = max(read, deployment.context_tokens * call.prompts)
+        if "prediction" in call.members:
+            written += predicted_tokens(call)
+        return Bounds(read, written, deployment.most_searches).allow(usage)
+
     def metered(
         self,
         progress: Progress,
@@ -463,12 +499,15 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         """Usage of an answer that has a usage object, at `now`. `body` is that of a whole one."""
         usual = usual_usage(wire)
         if usual is not None and usual.input_text and usual.output_text:
-            return Exact(usual, service_tier)
+            return Exact(usual, service_tier, True, wire)
         reading = usage_from_wire(wire)
         usage, tier = reading.usage, service_tier or reading.service_tier
         if usage.input_text and usage.output_text and not reading.reported and not reading.is_total_only:
-            return Exact(usage, tier)
-        wrote = bool(progress.text_chunks) if body is None else writes_text(body)
+            return Exact(usage, tier, True, wire)
+        if body is None:
+            wrote = progress.text_chunks > 0 or progress.first_token_at is not None
+        else:
+            wrote = writes_text(body)
         if wrote and body is not None and not usage.output_tokens:
             progress.size_of_whole(body)
         embeds = self.call.api is Api.EMBEDDINGS
@@ -482,11 +521,20 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         time that has passed.
         """
         prompt = min(self.estimate.prompt, self.estimate.prompt_bound)
+        if self.call.api is Api.EMBEDDINGS:  # which writes no tokens, however large its answer is
+            return UnderEstimate(Usage(input_text=prompt))
         output = progress.text_chunks
         if not output and not self.call.stream:
             likely = self.candidate.replica_set.pace.likely_output(now - progress.sent_at)
             output = min(likely, self.output_cap) * self.call.choices
         return UnderEstimate(Usage(input_text=prompt, output_text=output))
+
+    def metered_outdated(self, progress: Progress, wire: WireUsage, now: float) -> UnderEstimate:
+        """Usage of a stream that told `wire` before more of its text came."""
+        seen, told = self.under_estimate(progress, now), usage_from_wire(wire).usage
+        if told.output_tokens <= progress.text_chunks:
+            return seen
+        return UnderEstimate(with_missing(told, seen.usage, wrote=False), wire=wire)
 
     def metered_failure(self, failure: UpstreamFailure) -> Metered | None:
         """Usage of a failed attempt of which nothing can have been used; None: what was seen decides."""

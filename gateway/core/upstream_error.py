@@ -3,18 +3,21 @@
 Rules:
 - The reason is kept: OpenAI's envelope, those of other servers and proxies, plain text and pages of HTML.
 - At most MAX_MESSAGE_BYTES of message and MAX_EXTRA_BYTES of other members are kept.
-- Our own credentials are cut out of all of it: an upstream may echo the key that it was given.
+- Our own credentials are cut out of all of it: an upstream may echo the key that it was given, as it is, in
+  percent, JSON, HTML or hexadecimal escapes, or in base64.
+- Of answers nobody looks for more than the credential as it is: to decode them would cost more than they do.
 """
 
+import base64
 import datetime
 import email.utils
+import functools
 import html
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 import orjson
@@ -24,12 +27,16 @@ MAX_FIELD_BYTES = 256
 MAX_EXTRA_BYTES = 4096
 MAX_DEPTH = 6
 HIDDEN = "[hidden]"
+_HIDDEN = HIDDEN.encode()
 LONGEST_WAIT_SECONDS = 31 * 86_400.0
 
 _MOST_INT = 2**63 - 1  # what every JSON reader takes
 # So much of a text is looked at: the rest could not be shown, and patterns take their time.
 _SCANNED_CHARS = 8192
 _SHORTEST_SECRET = 8
+_MOST_BACKSLASHES = 8  # JSON in JSON in JSON
+_LONGEST_ESCAPE = _MOST_BACKSLASHES + len("u0000")
+_URLSAFE = str.maketrans("+/", "-_")
 _NO_SECRETS = frozenset({b"content-type", b"accept", b"accept-encoding", b"user-agent"})
 _ACCOUNT_IDS = re.compile(r"\b(?:org|proj)[-_][A-Za-z0-9]{6,}\b")
 
@@ -91,6 +98,25 @@ def secrets_in(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:
     return tuple(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
 
 
+def bare_secrets_in(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:
+    """The same without the words before them: where one of these is not, none of the others is."""
+    found = []
+    for name, value in headers:
+        if name.lower() not in _NO_SECRETS:
+            whole = value.decode("latin-1")
+            bare = whole.partition(" ")[2]
+            found.append(bare if len(bare) >= _SHORTEST_SECRET else whole)
+    return tuple(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
+
+
+def without_secrets(text: bytes, secrets: tuple[bytes, ...]) -> bytes:
+    """`text`, an answer or a piece of one, with none of `secrets` as it is."""
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, _HIDDEN)
+    return text
+
+
 def read_error(status: int, body: bytes, secrets: Sequence[str] = ()) -> UpstreamError:
     """The error of an answer with `status`, or of what stands in place of one under 200.
 
@@ -101,7 +127,7 @@ def read_error(status: int, body: bytes, secrets: Sequence[str] = ()) -> Upstrea
         found = _error_in(json.loads(text))
     except (ValueError, RecursionError):
         found = {"message": _plain(text)}
-    return _error(status, found, _Scrubber(secrets))
+    return _error(status, found, _scrubber(tuple(secrets)))
 
 
 def _error(status: int, found: _Object, scrub: "_Scrubber") -> UpstreamError:
@@ -259,12 +285,15 @@ def _scrubbed(value: Any, scrub: "_Scrubber") -> Any:
 class _Scrubber:
     """Takes credentials out of a text, and what shows a part of one: `sk-ab***wxyz`."""
 
-    __slots__ = ("_longest", "_masked", "_secrets")
+    __slots__ = ("_longest", "_masked", "_secrets", "_spelt")
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        spellings = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        spellings = {form for secret in secrets for form in (secret, *_encoded(secret))}
         self._secrets = sorted(spellings, key=len, reverse=True)
-        self._longest = max(map(len, spellings), default=0)
+        # As it is as well: the longest spelling of each, of which a cut may have left the beginning.
+        self._longest = max((_LONGEST_ESCAPE * len(secret) for secret in secrets), default=0)
+        escaped = ("".join(map(_escaped, secret)) for secret in sorted(secrets, key=len, reverse=True))
+        self._spelt = re.compile("|".join(escaped)) if secrets else None
         begins = "|".join(sorted({re.escape(secret[:3]) for secret in secrets if " " not in secret}))
         mask = r"(?:[*\u2022\u2026]|\.{3})"
         self._masked = (
@@ -276,11 +305,45 @@ class _Scrubber:
         whole = text[:_SCANNED_CHARS].encode("utf-8", "replace").decode("utf-8")
         for secret in self._secrets:
             whole = whole.replace(secret, HIDDEN)
+        if self._spelt is not None:
+            whole = self._spelt.sub(HIDDEN, whole)
         if len(text) > _SCANNED_CHARS and self._longest:
             whole = whole[: -self._longest]  # the cut may have left the beginning of one
         if self._masked is not None:
             whole = self._masked.sub(HIDDEN, whole)
         return _ACCOUNT_IDS.sub(HIDDEN, whole)
+
+
+@functools.lru_cache(maxsize=64)
+def _scrubber(secrets: tuple[str, ...]) -> _Scrubber:
+    """A deployment's credentials do not change, and its errors may come in floods."""
+    return _Scrubber(secrets)
+
+
+def _escaped(char: str) -> str:
+    """An expression for one character as it is, and as percent, JSON, HTML and C escapes write it."""
+    number = ord(char)
+    digits = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in f"{number:02x}")
+    escapes = rf"\\{{1,{_MOST_BACKSLASHES}}}(?:u00|x){digits}"
+    return (
+        rf"(?:{re.escape(char)}|%(?:25){{0,2}}{digits}|{escapes}"
+        rf"|&\#(?:0{{0,4}}{number}|[xX]0{{0,4}}{digits});)"
+    )
+
+
+def _encoded(secret: str) -> Iterator[str]:
+    """`secret` in hexadecimal and in base64, also where it stands within a longer text."""
+    raw = secret.encode("latin-1", "replace")
+    yield raw.hex()
+    yield raw.hex().upper()
+    for before in range(3):
+        # Groups of three bytes become four characters; those at the ends also say what stands beside.
+        whole = (len(raw) + before) // 3 * 3 - before
+        group = base64.b64encode(bytes(before) + raw[:whole]).decode()
+        inner = group[4:] if before else group
+        if len(inner) >= _SHORTEST_SECRET:
+            yield inner
+            yield inner.translate(_URLSAFE)
 
 
 def _cut(text: str, most_bytes: int) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.demo.failure import DemoFailed
+from gateway.private_files import FOLDER_MODE, private_folder
 
 DEFAULT = Path("tollway-demo")
 MOST_DEMOS = 100
@@ -34,9 +35,10 @@ def demo_folder(wanted: Path | None) -> Iterator[Path]:
 def _locked(folder: Path) -> Iterator[bool]:
     """Whether `folder` is ours, and empty, until left."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         if not (folder / _LOCK).exists() and any(folder.iterdir()):
             raise DemoFailed(f"{folder} has files that are not a demo's: name another --folder")
+        private_folder(folder)
         descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as exc:
         raise DemoFailed(f"cannot write {folder} ({exc.strerror}): name another --folder") from exc

@@ -14,6 +14,7 @@ from gateway.demo.failure import DemoFailed
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.http.server.listening import PortTaken, listen
 from gateway.ledger.errors import LedgerUnavailable
+from gateway.private_files import write_private
 from gateway.simulators.knobs import Knobs
 from gateway.simulators.running import Simulator, openai_simulator, vllm_simulator
 
@@ -113,7 +114,7 @@ def _keep_config(folder: Path, public: Mapping[str, str]) -> Path:
     for name, value in public.items():
         text = text.replace(f"${{{name}}}", value)
     path = folder / CONFIG.name
-    path.write_text(text)
+    write_private(path, text.encode())
     return path
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.core.catalog import DatedPrice
-from gateway.core.metering import BEYOND_HOLD
 from gateway.core.pricing import PriceBook, cost, rates_used
 from gateway.core.rates import Price
 from gateway.ledger.database import MaintenanceTransaction
@@ -171,7 +170,7 @@ def _at_right_price(
     if price.per_request:  # which the price before may not have asked for
         usage = usage.with_request()
     nano = cost(rates, usage)
-    if row["flags"] and row["flags"] != BEYOND_HOLD:  # as it was booked: never more than was set aside
+    if row["flags"]:  # as it was booked: never more than was set aside
         nano = min(nano, row["held_nano_usd"])
     used = rates_used(rates, usage)
     booked = {

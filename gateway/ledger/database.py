@@ -90,6 +90,10 @@ class RowStore(Protocol):
         """The journal of `worker` is gone, and its number is of no more use."""
         ...
 
+    async def check(self) -> None:
+        """See that what is written would still be found. Done before each commit in any case."""
+        ...
+
     async def close(self) -> None: ...
 
 

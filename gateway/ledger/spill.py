@@ -17,6 +17,7 @@ import msgspec
 from gateway.ledger.errors import LedgerUnavailable, file_failure
 from gateway.ledger.rows import Row
 from gateway.ledger.tables import COLUMNS, COSTS
+from gateway.private_files import open_private, private_folder
 
 # What files of an earlier version lack.
 ADDED_LATER: dict[str, str | int] = {
@@ -46,8 +47,8 @@ class Spill:
         path = self._folder / f"{self._name}.refused.jsonl"
         line = _encode({"reason": reason, "row": _named(row)}) + b"\n"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with path.open("a+b") as file:
+            private_folder(self._folder, is_ours=False)
+            with open(path, "a+b", opener=open_private) as file:  # Path.open takes no opener
                 if _is_torn(file):  # a disk that was full, or a kill: what follows stays readable
                     line = b"\n" + line
                 file.write(line)

@@ -28,6 +28,7 @@ from gateway.supervised import SupervisedTask, TaskRegistry
 
 log = structlog.get_logger(__name__)
 
+LOOK_SECONDS = 5.0  # between two looks at a store to which nothing is written
 QUEUED_SLICES = 2  # what is read ahead of the slice that is being written
 
 
@@ -93,6 +94,8 @@ class LedgerWriter:
         self._hurry = asyncio.Event()
         self._progress: asyncio.Future[None] | None = None
         self._failure: LedgerUnavailable | None = None
+        self._look_is_due = 0.0  # monotonic seconds
+        self._seen: LedgerUnavailable | None = None  # the failure that the latest look has found
         self._closed = False
         self._loop = SupervisedTask(
             "ledger-writer",
@@ -204,9 +207,25 @@ class LedgerWriter:
                 await self._gather()
                 if len(self._pending) < size and not self._hurry.is_set():
                     return  # a part of a slice waits until it is part of a cheaper one
+            await self._look()
         except Exception:
             self._announce_progress()  # whoever waits learns that there will be none for now
             raise
+
+    async def _look(self) -> None:
+        """Notice also without a commit that the store would lose what is written."""
+        if (now := time.monotonic()) < self._look_is_due:
+            return
+        self._look_is_due = now + LOOK_SECONDS
+        try:
+            await self._store.check()
+        except LedgerUnavailable as exc:
+            self._note_failure(exc)
+            self._seen = exc
+        else:
+            if self._failure is not None and self._failure is self._seen:
+                self._note_success()
+                self._announce_progress()
 
     def _why_nothing_is_written(self) -> str | None:
         if not self._loop.is_running:

@@ -117,6 +117,7 @@ GAUGES: dict[str, Add] = {
     families.LEDGER_LAG.name: _plus,
     # What is well only when it is well in every worker.
     families.REPLICA_UP.name: min,
+    families.READY.name: min,
     families.LEDGER_WRITABLE.name: min,
     families.RETIRES.name: min,
     families.DISK_FREE.name: min,

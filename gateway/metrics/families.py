@@ -187,6 +187,12 @@ POOL_EFFECTIVE = _gauge(
     "deployment",
     "Cost of the latest hour by the tokens served in it, read and written, in USD per million.",
 )
+READY = _gauge(
+    "ready", "", "1 while new requests may come, hard budgets included, 0 while /readyz says why not."
+)
+DEGRADED = _gauge(
+    "degraded", "", "Things that fail and keep no request away, as /readyz lists them under `degraded`."
+)
 LEDGER_LAG = _gauge("ledger_lag_rows", "", "Usage records that wait to be committed to the ledger, in rows.")
 LEDGER_WRITABLE = _gauge(
     "ledger_writable", "", "1 while usage records find their way into the ledger, 0 while they cannot."
@@ -285,6 +291,8 @@ FAMILIES = (
     POOL_GPU_SECONDS,
     POOL_UTILISATION,
     POOL_EFFECTIVE,
+    READY,
+    DEGRADED,
     LEDGER_LAG,
     LEDGER_WRITABLE,
     LEDGER_WRITER_UP,

@@ -69,6 +69,8 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     fleet: Callable[[], Fleet]
     ledger_lag_rows: Callable[[], int]
     ledger_writable: Callable[[], bool]
+    ready: Callable[[], bool]
+    degraded: Callable[[], int]  # how many things fail and keep no request away
     policy_version: Callable[[], str]
     tasks: TaskRegistry
     refusals_not_kept: Callable[[], int]
@@ -165,6 +167,8 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield from _replicas(fleet, clock.monotonic())
     yield _retirements(fleet, clock.now())
     yield from _pools(counted)
+    yield _gauge(families.READY, {(): int(sources.ready())})
+    yield _gauge(families.DEGRADED, {(): sources.degraded()})
     yield _gauge(families.LEDGER_LAG, {(): sources.ledger_lag_rows()})
     yield _gauge(families.LEDGER_WRITABLE, {(): int(sources.ledger_writable())})
     yield from collect_writer(sources.ledger_writer)

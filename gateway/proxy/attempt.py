@@ -15,21 +15,28 @@ from collections.abc import Awaitable
 import msgspec
 import structlog
 
-from gateway.core.answer import ErrorInstead, Exact, Metered, UnderEstimate, read_answer
+from gateway.core.answer import ErrorInstead, Exact, Metered, read_answer
 from gateway.core.control_headers import wants_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
 from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
+from gateway.core.metering import BEYOND_HOLD
 from gateway.core.pricing import usd_text
 from gateway.core.record import Outcome
 from gateway.core.remedies import remedy_for
 from gateway.core.restoring import Restorer, RestoringReader
-from gateway.core.sent import Sent
+from gateway.core.sent import EVENT_STREAM, JSON, Sent
 from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
-from gateway.core.upstream_error import UpstreamError, is_code, read_error, retry_after_seconds, secrets_in
+from gateway.core.upstream_error import (
+    UpstreamError,
+    is_code,
+    read_error,
+    retry_after_seconds,
+    secrets_in,
+    without_secrets,
+)
 from gateway.core.usage import NO_USAGE
 from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
-from gateway.core.wire_usage import usage_from_wire
 from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
 from gateway.dialects.table import STEERING
 from gateway.metrics.access_log import AccessLog
@@ -53,6 +60,8 @@ _log = structlog.get_logger("tollway.relay")
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 256 * 1024
+# Of the headers of an upstream; no more of them goes on.
+MOST_ID_BYTES, MOST_DIGITS = 256, 12
 DRAIN_SECONDS = 1.0
 COST_HEADER = b"x-tollway-cost-usd"
 
@@ -111,7 +120,7 @@ class Attempt:
         self._response: UpstreamResponse | None = None
         self._reader: StreamReader | None = None
         self.ended: Ended | None = None
-        self._content_type = b"application/json"
+        self._content_type = JSON  # the upstream's
         self._processing_ms: bytes | None = None
         self._last: bytes | None = None  # what `finish` sends; None: there is no whole answer
 
@@ -191,7 +200,7 @@ class Attempt:
         if self._reader is not None or self.ended is None:
             return self._finish_stream(last)
         sent, masked = self._sent, self._sent.masked
-        lines = sent.answer_lines(self._content_type, self._processing_ms, self.cost_line())
+        lines = sent.answer_lines(JSON, self._processing_ms, self.cost_line())
         return self._sink.answer(200, lines, last if masked is None else Restorer(masked).answer(last))
 
     def cost_line(self) -> HeaderLines:
@@ -254,7 +263,7 @@ class Attempt:
             progress.size_of_whole(body)
             metered = self._sent.under_estimate(progress, progress.last_seen_at)
         result = self._succeeded(metered)
-        self._last = body
+        self._last = without_secrets(body, self._sent.candidate.secrets)
         return result
 
     async def _relay_stream(self, response: UpstreamResponse) -> Ended:
@@ -308,14 +317,16 @@ class Attempt:
         """Take a chunk of plain text straight to the client. False: it has to be read, or to wait."""
         reader = self._reader
         passed = None if reader is None else reader.passes(chunk)
-        if reader is None or passed is None or not self._sink.send_now(passed):
+        if reader is None or passed is None:
+            return False
+        if not self._sink.send_now(without_secrets(passed, self._sent.candidate.secrets)):
             return False
         reader.note_passed(chunk)
         self._progress.last_seen_at = self._services.clock.monotonic()
         return True
 
     def _answer_lines(self, last: bytes) -> HeaderLines:
-        return self._sent.answer_lines(self._content_type, self._processing_ms, last)
+        return self._sent.answer_lines(EVENT_STREAM, self._processing_ms, last)
 
     def _new_reader(self) -> StreamReader:
         call, masked = self._sent.call, self._sent.masked
@@ -333,7 +344,7 @@ class Attempt:
     def _end_of_stream(self, last: bytes) -> Ended:
         self._take_notes()
         result = self._succeeded(self._metered())
-        self._last = last
+        self._last = without_secrets(last, self._sent.candidate.secrets)
         return result
 
     def _feed(self, reader: StreamReader, chunk: bytes) -> bytes:
@@ -344,7 +355,7 @@ class Attempt:
                 FailureKind.PROTOCOL, f"an event of over {self._services.max_event_bytes} bytes"
             ) from exc
         if reader.failure is None:
-            return passed
+            return without_secrets(passed, self._sent.candidate.secrets)
         if reader.error is None:
             raise UpstreamFailure(FailureKind.ABORTED, reader.failure)
         if not reader.has_content and not self._sink.started:
@@ -437,6 +448,14 @@ class Attempt:
         self.ended = ended = sent.end(self._progress, outcome, metered, services.clock.monotonic(), failure)
         services.ledger.append(sent.attempt_id, ended.half())
         services.telemetry.attempted(sent, ended)
+        if ended.flags and BEYOND_HOLD in ended.flags:
+            _log.warning(
+                "usage.beyond_hold",
+                attempt_id=sent.attempt_id,
+                deployment=sent.candidate.name,
+                held_nano_usd=sent.held_nano,
+                reported=dict(ended.reported),
+            )
         return ended
 
     def _take_notes(self) -> None:
@@ -456,11 +475,9 @@ class Attempt:
             if reader.usage_is_current:
                 metered = sent.metered(progress, reader.usage, reader.service_tier, now)
                 if isinstance(metered, Exact) and not reader.usage_is_final:
-                    return Exact(metered.usage, metered.service_tier, is_final=False)
+                    return Exact(metered.usage, metered.service_tier, False, metered.wire)
                 return metered
-            usage = usage_from_wire(reader.usage).usage
-            if usage.output_tokens > reader.text_chunks:
-                return UnderEstimate(usage)
+            return sent.metered_outdated(progress, reader.usage, now)
         return sent.under_estimate(progress, now)
 
     # --- headers ---
@@ -473,6 +490,6 @@ class Attempt:
             if name == b"content-type":
                 self._content_type = value
             elif name == b"x-request-id":
-                progress.upstream_request_id = value.decode("latin-1")
-            elif name == b"openai-processing-ms":
-                self._processing_ms = value
+                progress.upstream_request_id = value[:MOST_ID_BYTES].decode("latin-1")
+            elif name == b"openai-processing-ms" and value.isdigit():
+                self._processing_ms = value[:MOST_DIGITS]

@@ -150,6 +150,13 @@ class MemoryAdmission:
             if not has_room(account, 1, now):
                 _refuse(account, None, now)
 
+    def unready(self) -> str | None:
+        """As `RedisAdmission.unready`: memory is always there."""
+        return None
+
+    def degraded(self) -> list[str]:
+        return []
+
     async def admit(self, ask: Ask) -> Hold:
         """Check every limit and budget, then take from all of them; a refusal takes nothing."""
         now = self._clock.monotonic()

@@ -17,6 +17,7 @@ from gateway.http.server.listening import PortTaken, join
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.metrics.logs import configure_logs
 from gateway.policy.rollout.config_file import ConfigFile
+from gateway.private_files import FILE_MODE
 from gateway.supervised import SupervisedTask
 from gateway.workers.control_channel import (
     FINAL,
@@ -153,5 +154,6 @@ def _listeners(built: Built, config: WorkerConfig) -> tuple[socket.socket, socke
     with suppress(FileNotFoundError):  # left behind by a worker that was killed
         Path(config.admin_path).unlink()
     admin.bind(config.admin_path)
+    Path(config.admin_path).chmod(FILE_MODE)
     admin.setblocking(False)
     return join(built.settings.server.data.host, config.data_port), admin

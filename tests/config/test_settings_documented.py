@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from gateway.config.kinds import Section
 from gateway.config.not_in_force import NOT_IN_FORCE
 from gateway.config.schema import Settings
-from gateway.config.urls import Address
+from gateway.config.urls import Address, WebhookAddress
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 _TABLE = re.compile(r"<!-- keys: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -32,6 +32,7 @@ _WORDS = {
     bool: "true or false",
     SecretStr: "secret",
     Address: "URL",
+    WebhookAddress: "URL",
     Path: "path",
     datetime.date: "date",
     datetime.datetime: "date and time",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.admission import hold_nano
+from gateway.core.answer import Metered
 from gateway.core.catalog import Api
 from gateway.core.ended import Ended, Progress
 from gateway.core.metering import BEYOND_HOLD, CONTRADICTION, UNKNOWN_TIER, UNPRICED, writes_text
@@ -30,6 +31,7 @@ from tests.core.builders import (
     rates,
     route_to,
 )
+from tests.core.halves import record_of
 from tests.core.wire_shapes import CONTRADICTORY, Shape
 
 GPT_4O = rates("2.50", "10", cached="1.25")
@@ -84,8 +86,10 @@ def test_a_contradiction_costs_its_dearer_reading_and_never_more_than_was_held(
 ) -> None:
     found = ended(sent(nano=nano), shape.usage)
     assert found.cost_nano == min(nano, cost(GPT_4O, usage_of(shape.units)))
-    assert found.usage.units == shape.units
-    assert (found.estimated, found.flags, found.unseen_nano) == (True, CONTRADICTION, 0)
+    if nano == PLENTY:
+        assert found.usage.units == shape.units
+    flags = CONTRADICTION if nano == PLENTY else f"{CONTRADICTION},{BEYOND_HOLD}"
+    assert (found.estimated, found.flags, found.unseen_nano) == (True, flags, 0)
     assert dict(found.reported)["prompt_tokens"] == shape.usage["prompt_tokens"]
     settlement = found.settlement
     assert settlement.rate_tokens is None
@@ -173,9 +177,166 @@ def test_a_unit_that_nobody_prices_costs_the_dearest_and_is_flagged() -> None:
     assert (beside.cost_nano, beside.flags) == (100 * 2500 + 13 * 10_000, UNPRICED)
 
 
-def test_more_than_was_held_is_booked_and_flagged_where_nothing_contradicts_it() -> None:
+def test_more_than_was_held_costs_what_was_held_and_is_flagged() -> None:
     found = ended(sent(nano=5), PLAIN)
-    assert (found.cost_nano, found.flags) == (100 * 2500 + 10 * 10_000, BEYOND_HOLD)
+    assert (found.cost_nano, found.flags, found.estimated) == (5, BEYOND_HOLD, True)
+    assert dict(found.reported) == PLAIN
+
+
+@pytest.mark.parametrize("body", [chat(max_tokens=50), chat(max_tokens=50, n=3)], ids=["one", "three"])
+@pytest.mark.parametrize("at", [None, price(rates("0", "0"))], ids=["priced", "free"])
+@pytest.mark.parametrize("name", ["completion_tokens", "prompt_tokens"])
+def test_a_usage_beyond_every_cap_is_cut_to_what_was_held(
+    body: dict[str, Any], at: Price | None, name: str
+) -> None:
+    """It was booked as an exact thousand dollars."""
+    lie = 100_000_000
+    usage = {"prompt_tokens": 12, "completion_tokens": 5, name: lie}
+    usage["total_tokens"] = sum(usage.values())
+    attempt = sent(body, nano=None, at=at)
+    found = ended(attempt, usage)
+    assert found.cost_nano <= attempt.held_nano
+    assert found.usage.output_tokens <= 50 * attempt.call.choices
+    assert found.usage.input_tokens <= attempt.candidate.deployment.context_tokens
+    assert (found.flags, found.estimated) == (BEYOND_HOLD, True)
+    assert dict(found.reported) == usage
+    assert found.settlement.least_rate_tokens == found.usage.input_tokens + found.usage.output_tokens
+
+
+def test_text_without_usage_beyond_the_cap_is_cut_to_what_was_held() -> None:
+    attempt = sent(chat(max_tokens=50, stream=True), nano=None)
+    progress = Progress(0.0, 1.0, 0.5, text_chunks=10_000, text_bytes=50_000)
+    found = attempt.end(progress, Outcome.SUCCESS, attempt.under_estimate(progress, 1.0), 2.0)
+    assert (found.usage.output_tokens, found.flags) == (50, BEYOND_HOLD)
+    assert found.cost_nano + found.unseen_nano <= attempt.held_nano
+
+
+def test_an_answer_that_rejects_a_prediction_may_have_more_tokens_than_its_cap() -> None:
+    predicts = {"prediction": {"type": "content", "content": "x" * 400}}
+    usage = {"prompt_tokens": 12, "completion_tokens": 120, "total_tokens": 132}
+    usage |= {"completion_tokens_details": {"rejected_prediction_tokens": 80}}
+    assert not ended(sent(chat(max_tokens=50, **predicts), nano=None), usage).flags
+    assert ended(sent(chat(max_tokens=50), nano=None), usage).flags == BEYOND_HOLD
+
+
+MISSING = [
+    {},
+    {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None},
+    {"prompt_tokens": -7, "completion_tokens": -9, "total_tokens": -16},
+    {"prompt_tokens": 12, "completion_tokens": -3, "total_tokens": 9},
+    {"prompt_tokens": -12, "completion_tokens": 5, "total_tokens": -7},
+    {"prompt_tokens": "12", "completion_tokens": [5]},
+]
+
+
+@pytest.mark.parametrize("usage", MISSING, ids=str)
+@pytest.mark.parametrize("chunks", [None, 0, 7])
+def test_a_count_that_is_no_number_above_zero_is_missing_beside_text(
+    usage: dict[str, Any], chunks: int | None
+) -> None:
+    attempt = sent(chat(max_tokens=50, stream=chunks is not None), nano=None)
+    # Without a piece of text: a tool call, or speech.
+    progress = Progress(0.0, 1.0, 0.5, text_chunks=chunks or 0, first_token_at=0.7)
+    metered = attempt.metered(progress, usage, None, 1.0, TEXT if chunks is None else None)
+    found = attempt.end(progress, Outcome.SUCCESS, metered, 2.0)
+    assert found.estimated
+    assert found.usage.input_tokens > 0
+    assert found.usage.output_tokens > 0 or chunks == 0
+    assert found.unseen_nano > 0
+    assert found.cost_nano + found.unseen_nano <= attempt.held_nano
+
+
+@pytest.mark.parametrize("usage", [*MISSING[:3], {"prompt_tokens": 0, "total_tokens": 0}, None], ids=str)
+def test_an_embedding_without_usage_is_booked_at_its_prompt(usage: dict[str, Any] | None) -> None:
+    attempt = sent(nano=None)
+    attempt = msgspec.structs.replace(attempt, call=msgspec.structs.replace(attempt.call, api=Api.EMBEDDINGS))
+    body = b'{"object":"list","data":[{"embedding":[%b]}]}' % b",".join([b"0.25"] * 1000)
+    progress = Progress(0.0, 1.0, 0.5)
+    if usage is None:
+        progress.size_of_whole(body)
+        metered: Metered = attempt.under_estimate(progress, 1.0)
+    else:
+        metered = attempt.metered(progress, usage, None, 1.0, body)
+    found = attempt.end(progress, Outcome.SUCCESS, metered, 2.0)
+    assert found.usage == Usage(input_text=attempt.estimate.prompt)
+    assert found.estimated
+
+
+COUNTS = st.one_of(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from([0, 1, 12, 50, 10**30, -(10**30)]),
+    st.floats(),
+    st.none(),
+    st.booleans(),
+    st.text(max_size=3),
+)
+NAMES = st.sampled_from(
+    [
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "input_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+        "citation_tokens",
+        "cached_tokens",
+        "cache_creation_input_tokens",
+        "cache_read_input_tokens",
+        "prompt_cache_hit_tokens",
+        "prompt_cache_miss_tokens",
+        "num_search_queries",
+        "dream_tokens",
+        "audio_tokens",
+        "image_tokens",
+        "rejected_prediction_tokens",
+    ]
+)
+OBJECTS = st.sampled_from(["prompt_tokens_details", "completion_tokens_details", "cache_creation"])
+STATED = st.dictionaries(NAMES, COUNTS) | st.builds(
+    lambda flat, name, inner: flat | {name: inner},
+    st.dictionaries(NAMES, COUNTS),
+    OBJECTS,
+    st.dictionaries(NAMES | st.just("ephemeral_1h_input_tokens"), COUNTS),
+)
+ASKED = st.sampled_from(
+    [
+        chat(),
+        chat(max_tokens=50),
+        chat(max_tokens=50, n=4),
+        chat(max_tokens=1, stream=True),
+        chat(web_search_options={}),
+        chat(service_tier="priority"),
+        chat(prediction={"type": "content", "content": "abc"}),
+    ]
+)
+PRICED = st.sampled_from(
+    [
+        None,
+        price(rates("0", "0")),
+        price(msgspec.structs.replace(GPT_4O, units={"requests": 5 * 10**12, "search_queries": 10**13})),
+    ]
+)
+
+
+@given(STATED, ASKED, PRICED, st.sampled_from([None, "priority", "hyper"]), st.integers(0, 10_000))
+def test_whatever_an_upstream_states_row_budget_and_metrics_agree_within_the_hold(
+    usage: dict[str, Any], body: dict[str, Any], at: Price | None, tier: str | None, chunks: int
+) -> None:
+    attempt = sent(body, nano=None, at=at)
+    whole = None if attempt.call.stream else TEXT
+    found = ended(attempt, usage, tier=tier, body=whole, chunks=chunks if whole is None else 0)
+    row = record_of(attempt.half(), found.half())
+    settlement = found.settlement
+    assert 0 <= row.cost_nano_usd <= row.cost_nano_usd + row.unseen_nano_usd <= row.held_nano_usd
+    assert (settlement.spent_nano, settlement.unseen_nano) == (row.cost_nano_usd, row.unseen_nano_usd)
+    tokens = row.usage.input_tokens + row.usage.output_tokens
+    assert tokens == (settlement.least_rate_tokens if row.estimated else settlement.rate_tokens)
+    assert row.usage == found.usage  # what metrics count
+    most = attempt.output_cap * attempt.call.choices + attempt.call.text_bytes + 64
+    assert row.usage.output_tokens <= most
+    assert all(amount > 0 for amount in row.usage.units.values())
+    if BEYOND_HOLD in row.flags and not chunks:
+        assert row.reported
 
 
 def test_a_price_for_each_request_is_a_unit_of_the_usage() -> None:
@@ -214,10 +375,9 @@ def test_a_hold_covers_the_searches_of_a_deployment_at_its_own_bound(
     bounds = {"most_searches": most, "searches_unasked": unasked}
     attempt = sent(chat(**({} if unasked else {"web_search_options": {}})), at=at, nano=None, **bounds)
     found = ended(attempt, PLAIN | {"num_search_queries": made})
-    assert found.cost_nano == 100 * 2500 + 10 * 10_000 + made * 10_000_000
-    if made <= most:
-        assert attempt.held_nano >= found.cost_nano
-        assert not found.flags
+    assert found.cost_nano == 100 * 2500 + 10 * 10_000 + min(made, most) * 10_000_000
+    assert attempt.held_nano >= found.cost_nano
+    assert found.flags == ("" if made <= most else BEYOND_HOLD)
     if unasked and made:
         plain = sent(chat(), at=at, nano=None, most_searches=most)
         assert attempt.held_nano == plain.held_nano + most * 10_000_000

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from gateway.core.answer import Contradictory, Exact, Metered, UnderEstimate
 from gateway.core.ended import Ended, Progress
-from gateway.core.metering import BEYOND_HOLD
 from gateway.core.pricing import rates_used
 from gateway.core.record import (
     DIGITS,
@@ -218,8 +217,7 @@ def test_the_rates_of_a_row_make_its_cost(data: st.DataObject) -> None:
     record = record_of(sent.half(), data.draw(ends(sent), "ended").half())
     millionths = sum(amount * record.rates[unit] for unit, amount in record.usage.units.items())
     made = -(-millionths // 1_000_000)
-    is_bounded = bool(record.flags) and record.flags != BEYOND_HOLD
-    assert record.cost_nano_usd == (min(made, record.held_nano_usd) if is_bounded else made)
+    assert record.cost_nano_usd == min(made, record.held_nano_usd)
 
 
 @given(st.data())

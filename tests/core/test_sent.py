@@ -143,14 +143,15 @@ def ended(sent: Sent, usage: Usage, tier: str | None = None) -> Ended:
 def test_each_other_deployment_of_the_model_prices_the_same_tokens() -> None:
     dear = deployment("dear", price=price(rates("2.50", "10", cached="1.25")))
     cheap = deployment("cheap", price=price(rates("1", "2")))
-    usage = Usage(input_text=1_000_000, output_text=1_000_000)
+    usage = Usage(input_text=100_000, output_text=10_000)
 
     def elsewhere(*use: Deployment) -> dict[str, int]:
         sent = attempt(*use)
+        held(sent, hold(sent.ask, output_tokens=10_000))
         return dict(record_of(sent.half(), ended(sent, usage).half()).counterfactual_nano_usd)
 
-    assert elsewhere(dear, cheap) == {"cheap": nano_from_usd(3)}
-    assert elsewhere(cheap, dear) == {"dear": nano_from_usd("12.5")}
+    assert elsewhere(dear, cheap) == {"cheap": nano_from_usd("0.12")}
+    assert elsewhere(cheap, dear) == {"dear": nano_from_usd("0.35")}
     assert elsewhere(dear) == {}
 
 
@@ -198,14 +199,14 @@ def test_a_price_that_begins_in_the_middle_of_a_request_is_booked_with_its_versi
     item = model(first, second)
     book = PriceBook([version(first, "new-a", CHANGE), version(second, "new-b", CHANGE)])
     sent = decided(item, by=routes(item, prices=book))
-    usage = Usage(input_text=1_000_000)
+    usage = Usage(input_text=100_000)
 
     def booked(one: Sent, at: int) -> tuple[str, int, dict[str, int]]:
         held(one, at=at)
         record = record_of(one.half(), ended(one, usage).half())
         return record.price_version, record.cost_nano_usd, dict(record.counterfactual_nano_usd)
 
-    old, new = nano_from_usd("2.50"), nano_from_usd("5")
+    old, new = nano_from_usd("0.25"), nano_from_usd("0.5")
     assert booked(sent, CHANGE - 1) == ("test-1", old, {"b": old})
     assert booked(sent.again(number=2, index=0), CHANGE) == ("new-a", new, {"b": new})
     assert booked(sent.again(number=3, index=1), CHANGE) == ("new-b", new, {"a": new})
@@ -228,11 +229,11 @@ def test_a_tier_that_the_answer_names_is_booked_with_the_version_of_its_own() ->
     )
     sent = held(decided(item, by=routes(item, prices=book)))
     found = {
-        tier: record_of(sent.half(), ended(sent, Usage(input_text=10**6), tier).half())
+        tier: record_of(sent.half(), ended(sent, Usage(input_text=10**5), tier).half())
         for tier in (None, "batch", "default")
     }
     assert {tier: (one.price_version, one.cost_nano_usd) for tier, one in found.items()} == {
-        None: ("all", nano_from_usd("5")),
-        "batch": ("half", nano_from_usd("1")),
-        "default": ("all", nano_from_usd("5")),
+        None: ("all", nano_from_usd("0.5")),
+        "batch": ("half", nano_from_usd("0.1")),
+        "default": ("all", nano_from_usd("0.5")),
     }

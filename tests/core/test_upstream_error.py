@@ -1,8 +1,10 @@
 """An upstream's error in any shape: its reason is kept, our credentials are not, and there is a bound."""
 
+import base64
 import json
 from email.utils import formatdate
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -16,9 +18,11 @@ from gateway.core.upstream_error import (
     MAX_FIELD_BYTES,
     MAX_MESSAGE_BYTES,
     UpstreamError,
+    bare_secrets_in,
     read_error,
     retry_after_seconds,
     secrets_in,
+    without_secrets,
 )
 from gateway.proxy.verdict import rejected
 
@@ -326,3 +330,56 @@ def test_a_rejection_keeps_all_that_was_said() -> None:
     assert isinstance(told, UpstreamRejected)
     assert (told.status, told.message, told.type, told.param, told.code) == (422, "no", "t", "p", "9")
     assert told.extras == {"x": 1}
+
+
+ECHOED_KEY = "sk-proj-Ab/9+xyz_0123456789-LMNOP"
+
+
+def _as_percent(text: str) -> str:
+    return "".join(f"%{ord(char):02x}" for char in text)
+
+
+ECHOES = {
+    "raw": ECHOED_KEY,
+    "url": quote(ECHOED_KEY, safe=""),
+    "every byte in percent": _as_percent(ECHOED_KEY),
+    "twice in percent": quote(_as_percent(ECHOED_KEY), safe=""),
+    "base64": base64.b64encode(ECHOED_KEY.encode()).decode(),
+    "base64 of the header": base64.b64encode(f"Bearer {ECHOED_KEY}".encode()).decode(),
+    "base64 within a dump": base64.b64encode(
+        f"host: x, authorization: Bearer {ECHOED_KEY}, accept".encode()
+    ).decode(),
+    "urlsafe base64": base64.urlsafe_b64encode(f"x{ECHOED_KEY}".encode()).decode(),
+    "json escapes": json.dumps("".join(f"\\u{ord(char):04x}" for char in ECHOED_KEY)),
+    "json in json in json": json.dumps(json.dumps("".join(f"\\u{ord(char):04X}" for char in ECHOED_KEY))),
+    "html": "".join(f"&#{ord(char)};" for char in ECHOED_KEY),
+    "html in hexadecimal": "".join(f"&#x{ord(char):X};" for char in ECHOED_KEY),
+    "c escapes": "".join(f"\\x{ord(char):02x}" for char in ECHOED_KEY),
+    "hexadecimal": ECHOED_KEY.encode().hex(),
+}
+
+
+@pytest.mark.parametrize("spelling", ECHOES)
+def test_our_credential_is_found_in_every_spelling_that_an_upstream_may_echo(spelling: str) -> None:
+    secrets = secrets_in([(b"authorization", f"Bearer {ECHOED_KEY}".encode())])
+    echo = ECHOES[spelling]
+    bodies = [
+        json.dumps({"error": {"message": f"bad key: {echo}.", "code": echo, "param": echo, "saw": [echo]}}),
+        f"unauthorized: {echo}",
+    ]
+    for body in bodies:
+        error = read_error(401, body.encode(), secrets)
+        told = json.dumps([error.message, error.code, error.param, error.extras])
+        core = echo.strip('"')[8:-8]
+        assert core not in told
+        assert json.dumps(core)[1:-1] not in told
+        assert ECHOED_KEY[8:-8] not in told
+        assert "[hidden]" in error.message
+
+
+def test_an_answer_shows_no_credential_as_it_is() -> None:
+    secrets = tuple(
+        one.encode() for one in bare_secrets_in([(b"authorization", f"Bearer {ECHOED_KEY}".encode())])
+    )
+    assert without_secrets(f"a {ECHOED_KEY} b {ECHOED_KEY}".encode(), secrets) == b"a [hidden] b [hidden]"
+    assert without_secrets(b"nothing", secrets) == b"nothing"

@@ -85,3 +85,30 @@ async def test_reports_take_usage_apart_by_unit(tmp_path: Path) -> None:
     assert {one["token_type"]: one["cost_usd"] for one in found} == {
         unit: float(usd) for unit, usd in by_unit.items()
     }
+
+
+async def test_a_lying_usage_is_booked_within_its_hold_everywhere(tmp_path: Path) -> None:
+    lie = {"prompt_tokens": 9, "completion_tokens": 100_000_000, "total_tokens": 100_000_009}
+    async with running(tmp_path, external=spelt(lie)) as harness:
+        rows = [await ask(harness, max_tokens=50), await ask(harness, max_tokens=50, stream=True)]
+        metrics = await harness.metrics()
+    for row in rows:
+        assert 0 < row["cost_nano_usd"] <= row["held_nano_usd"]
+        assert (row["output_tokens"], row["flags"], bool(row["estimated"])) == (50, "beyond_hold", True)
+        assert orjson.loads(row["reported"]) == lie
+    assert metrics.sum("usage_flagged_total", flag="beyond_hold") == 2
+    assert metrics.sum("tokens_total", type="output") == 100
+    booked = sum(row["cost_nano_usd"] for row in rows)
+    assert round(metrics.sum("cost_usd_total") * 10**9) == booked
+
+
+@pytest.mark.parametrize("count", [None, 0, -3])
+async def test_a_usage_of_nothing_beside_text_is_missing(tmp_path: Path, count: int | None) -> None:
+    usage = dict.fromkeys(TOTALS, count)
+    async with running(tmp_path, external=Knobs(usage=usage, output_tokens=3)) as harness:
+        rows = [await ask(harness, max_tokens=50), await ask(harness, max_tokens=50, stream=True)]
+    for row in rows:
+        assert row["estimated"]
+        assert row["input_tokens"] > 0
+        assert row["output_tokens"] > 0
+        assert row["cost_nano_usd"] + row["unseen_nano_usd"] <= row["held_nano_usd"]

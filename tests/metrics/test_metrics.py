@@ -95,6 +95,8 @@ def telemetry(
             fleet=lambda: found,
             ledger_lag_rows=lambda: 7,
             ledger_writable=lambda: False,
+            ready=lambda: True,
+            degraded=lambda: 2,
             policy_version=lambda: "policy-1",
             tasks=tasks or TaskRegistry(),
             refusals_not_kept=lambda: 11,

@@ -290,3 +290,86 @@ def test_closing_while_the_server_is_unreachable_ends(server: ValkeyServer) -> N
             stage.store.settle(hold, Settlement(spent_nano=1))
 
     run(scenario)
+
+
+# --- what `/readyz` says of it ---
+
+
+def test_ready_means_that_a_hard_budget_can_be_asked(server: ValkeyServer) -> None:
+    triage = scope(budgets={Per.DAY: 10 * USUAL})
+
+    async def scenario() -> None:
+        async with stage_on(server, triage) as stage:
+            assert (stage.store.unready(), stage.store.degraded()) == (None, [])
+            server.stop()
+            await eventually(lambda: stage.store.unready() is not None)
+            assert stage.store.degraded() == []
+            server.start()
+            stage.tell()
+            await ready(stage.store)
+            await eventually(lambda: stage.store.unready() is None)
+
+    run(scenario)
+
+
+def test_soft_budgets_and_limits_alone_are_only_degraded(server: ValkeyServer) -> None:
+    async def scenario() -> None:
+        async with stage_on(server, soft(10 * USUAL, requests=5)) as stage:
+            server.stop()
+            await eventually(lambda: stage.store.degraded() != [])
+            assert stage.store.unready() is None
+
+    run(scenario)
+
+
+def test_leases_that_bridge_an_outage_keep_ready_until_they_are_spent(server: ValkeyServer) -> None:
+    payer = principal(triage := scope(budgets={Per.DAY: 10_000 * USUAL}))
+
+    async def scenario() -> None:
+        async with stage_on(server, triage, kind=PlainlyLeased) as stage:
+            for _ in range(20):
+                stage.store.settle(await stage.store.admit(ask(payer)), Settlement(spent_nano=USUAL))
+            await stage.store.renew_leases()
+            server.stop()
+            await eventually(lambda: stage.store.problem() is not None)
+            assert stage.store.unready() is None
+            [said] = stage.store.degraded()
+            assert "1 leases admit what they have left" in said
+            stage.clock.forward(25)  # the lease ends
+            assert stage.store.unready() is not None
+            assert stage.store.degraded() == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("name", ["state", "holds", "due", "presumed", "alive", "slots:feature:triage"])
+def test_foreign_data_under_its_keys_is_not_ready_and_heals(server: ValkeyServer, name: str) -> None:
+    payer = principal(triage := scope(budgets={Per.DAY: 10 * USUAL}, concurrent=5))
+
+    async def scenario() -> None:
+        async with stage_on(server, triage) as stage:
+            await stage.store.admit(ask(payer))
+            # All of them are tollway:{ORG}:NAME, and the told clock's is one of them.
+            [told] = stage.server.keys("*:told")
+            key = told.removesuffix(b"state:told") + name.encode()
+            stage.server.set(key, "somebody else's")
+            await eventually(lambda: stage.store.unready() is not None)
+            assert "WRONGTYPE" in stage.store.unready()
+            stage.server.delete(key)
+            await eventually(lambda: stage.store.unready() is None)
+            await stage.store.admit(ask(payer))
+
+    run(scenario)
+
+
+def test_a_server_without_memory_is_not_ready(server: ValkeyServer) -> None:
+    triage = scope(budgets={Per.DAY: 10 * USUAL})
+
+    async def scenario() -> None:
+        async with stage_on(server, triage) as stage:
+            stage.server.config_set("maxmemory", 1)
+            await eventually(lambda: stage.store.unready() is not None)
+            stage.server.config_set("maxmemory", 0)
+            await eventually(lambda: stage.store.unready() is None)
+
+    run(scenario)

@@ -3,7 +3,7 @@
 llhttp (through httptools) is strict about most of the grammar. Added here, because it accepts them:
 anything but HTTP/1.0 and HTTP/1.1 (it reads RTSP, ICE and HTTP/2.0 too), a transfer coding other than one
 plain `chunked`, a transfer coding on HTTP/1.0, a status outside 200..599 as the final one, 101, a head or
-trailer section beyond the bound, and a second message behind the first.
+trailer section beyond its bound, more fields than any answer needs, and a second message behind the first.
 """
 
 from typing import NoReturn
@@ -13,6 +13,8 @@ import httptools
 from gateway.core.errors import FailureKind, UpstreamFailure
 
 HEAD_LIMIT_BYTES = 64 * 1024
+MOST_FIELDS = 256
+TRAILER_LIMIT_BYTES = 16 * 1024
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-encoding"})
 _CODINGS = {b"gzip": "gzip", b"x-gzip": "gzip", b"deflate": "deflate"}
 _VERSION_BYTES = 8  # len("HTTP/1.1")
@@ -45,6 +47,7 @@ class ResponseParser:
         "_parser",
         "_problem",
         "_start",
+        "_trailer_bytes",
         "coding",
         "complete",
         "head_complete",
@@ -80,7 +83,7 @@ class ResponseParser:
         self._interim = False
         self._connection_tokens = b""
         self._content_encoding = b""
-        self._overhead_bytes = 0
+        self._overhead_bytes = self._trailer_bytes = 0
         self._problem = ""
 
     def feed(self, data: bytes) -> None:
@@ -135,6 +138,9 @@ class ResponseParser:
         if self.head_complete:
             # A trailer: dropped. llhttp heeds `connection` even here, so such a connection is not used again.
             self.reusable = self.reusable and name not in _FRAMING
+            self._trailer_bytes += len(name) + len(value) + 4
+            if self._trailer_bytes > TRAILER_LIMIT_BYTES:
+                self._refuse(f"trailers larger than {TRAILER_LIMIT_BYTES} bytes")
             return
         value = value.strip()
         if name == b"content-length":
@@ -153,6 +159,8 @@ class ResponseParser:
             self._refuse("the answer is not HTTP/1.1")
         if self._overhead_bytes > HEAD_LIMIT_BYTES:
             self._check_size()
+        if len(self._fields) > MOST_FIELDS:
+            self._refuse(f"more than {MOST_FIELDS} response headers")
         self.status = status
         self.headers = self._fields
         bodyless = self._head_only or status in (204, 304)

@@ -99,6 +99,7 @@ class Listening:
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=[("x-content-type-options", "nosniff")],  # of every answer, whoever wrote its text
             proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(drain_seconds)),

@@ -8,6 +8,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from gateway.private_files import narrow_if_there, private_folder
+
 SEED_BYTES = 32
 
 
@@ -71,8 +73,9 @@ def is_signed(public_key: str, digest: str, signature: str) -> bool:
 def _create(path: Path) -> None:
     """Make the file with a new seed, whole or not at all, unless it is there."""
     if path.exists():
+        narrow_if_there(path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent, is_ours=False)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+COPIED_TOGETHER = 1024 * 1024
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: the blocks are the file's, and it is not longer for it
 _NO_PROMISE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -37,6 +38,31 @@ class Files:
     def give_back(self, descriptor: int) -> None:
         """Free what was reserved and not written."""
         os.ftruncate(descriptor, os.fstat(descriptor).st_size)
+
+    def is_at(self, path: Path, descriptor: int) -> bool:
+        """Whether the file at `path` is the one that is open."""
+        try:
+            found, opened = os.stat(path), os.fstat(descriptor)  # noqa: PTH116
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+
+    def copy(self, descriptor: int, path: Path) -> int:
+        """What was written to a file that is open and was removed, at `path` again. A new descriptor."""
+        source = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            target = self.create(path)
+            try:
+                while part := os.read(source, COPIED_TOGETHER):
+                    if self.write(target, part) != len(part):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                os.close(target)
+                path.unlink(missing_ok=True)
+                raise
+        finally:
+            os.close(source)
+        return target
 
     def sync(self, descriptor: int) -> None:
         """Return once everything written so far would survive a power cut."""

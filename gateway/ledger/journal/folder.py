@@ -10,6 +10,7 @@ nobody replays them into another one. Segments of release 0.1.0 end in `.journal
 `.journal2` alone, since it cannot read everything there.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -19,6 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+
+from gateway.ledger.journal.files import Files
+from gateway.private_files import private_folder
 
 SEGMENT_SUFFIX = ".journal2"
 OLD_SEGMENT_SUFFIX = ".journal"
@@ -42,6 +46,20 @@ class Claim(msgspec.Struct, frozen=True):
         """The segments of this worker in the order in which they were written."""
         return segments_of(self.folder, self.worker)
 
+    def renewed(self) -> "Claim":
+        """The same claim, on a new lock where somebody has removed the file. Raises OSError."""
+        path = _lock_path(self.folder, self.worker)
+        if Files().is_at(path, self.descriptor):
+            return self
+        if not self.folder.exists():
+            private_folder(self.folder)
+        descriptor = _open_lock(path)
+        if not _lock(descriptor):
+            os.close(descriptor)
+            raise OSError(errno.EBUSY, f"{path.name} was removed, and another process holds it now")
+        os.close(self.descriptor)
+        return msgspec.structs.replace(self, descriptor=descriptor)
+
     def give_up(self) -> None:
         """End the claim; with no segment left, nothing remains of the worker."""
         try:
@@ -60,7 +78,7 @@ class JournalFolder:
         self._ledger = ledger
 
     def prepare(self) -> None:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.path)
 
     def claim_new(self) -> Claim:
         """A name that nobody has had."""
@@ -82,6 +100,13 @@ class JournalFolder:
             path.name.rpartition("-")[0] for path in self.path.iterdir() if path.suffix in SEGMENT_SUFFIXES
         }
         return names - {self._ledger}
+
+    def damaged(self) -> int:
+        """How many damaged segments of this ledger are kept here."""
+        start = f"{self._ledger}-"
+        return sum(
+            path.suffix == DAMAGED_SUFFIX and path.name.startswith(start) for path in self.path.iterdir()
+        )
 
     @contextmanager
     def replaying(self) -> Iterator[bool]:
@@ -115,10 +140,13 @@ class JournalFolder:
 
 
 def segments_of(folder: Path, worker: str) -> list[Path]:
-    """The segments of `worker` in `folder`, in the order in which they were written."""
+    """The segments of `worker` in `folder`, in the order of their writing; none without a folder."""
     start = f"{worker}."
-    # Not as paths: the writer asks five times a second, and every worker's files are there.
-    names = (entry for entry in os.listdir(folder) if entry.startswith(start))  # noqa: PTH208
+    try:
+        # Not as paths: the writer asks five times a second, and every worker's files are there.
+        names = [entry for entry in os.listdir(folder) if entry.startswith(start)]  # noqa: PTH208
+    except FileNotFoundError:
+        return []
     return [folder / name for name in sorted(names) if name.endswith(SEGMENT_SUFFIXES)]
 
 

@@ -144,6 +144,17 @@ def read_frames(content: bytes) -> Iterator[Frame | Damage]:
         position = end
 
 
+def is_torn(rest: bytes) -> bool:
+    """Whether `rest`, which ends a segment, begins one frame, as a write that was cut off leaves it.
+
+    A frame that is there in full and says something else than it did when it was written is damage.
+    """
+    if len(rest) < HEAD_BYTES:
+        return rest[: len(MARKER)] == MARKER[: len(rest)]
+    marker, length, _ = _unpack_from(rest, 0)
+    return marker in _KINDS and HEAD_BYTES + length > len(rest)
+
+
 def read_start(frame: Frame) -> int:
     """What a START frame says. Raises UnreadableRecord."""
     try:

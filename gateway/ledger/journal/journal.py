@@ -128,7 +128,7 @@ class Journal:
 
     def release(self, committed: int) -> None:
         """What has a number up to `committed` is in the ledger: try what failed, remove what is done."""
-        if self._failure is not None:
+        if self._look_after_files() and self._failure is not None:
             self._probe()
         self._prepare_next()
         self._write_unwritten()
@@ -264,6 +264,26 @@ class Journal:
             if segment.open.pop(attempt_id, None) is not None:
                 segment.needed_until = self.written
                 return
+
+    def _look_after_files(self) -> bool:
+        """Put back what somebody has removed: a kill would lose what stands in files that nobody finds.
+
+        False where that cannot be done now.
+        """
+        try:
+            self._claim = self._claim.renewed()
+            if self._next is not None and not self._next.is_there:
+                self._next.close()
+                self._next = None
+            for segment in [segment for segment in self._segments if not segment.is_there]:
+                segment.restore()
+                _log.error("journal.file_was_removed", path=str(segment.path))
+                if segment is self._current:
+                    segment.take_until = -1  # its reader goes on in the next one
+        except OSError as exc:
+            self._note_failure(exc)
+            return False
+        return True
 
     def _write_unwritten(self) -> None:
         """Write the ends and notes that found no place."""

@@ -80,6 +80,20 @@ class Segment:
             self._files.sync(self._descriptor)
             self.synced = size
 
+    @property
+    def is_there(self) -> bool:
+        """Whether whoever looks for its file finds it."""
+        return self._files.is_at(self.path, self._descriptor)
+
+    def restore(self) -> None:
+        """Put the file back that somebody has removed. Raises OSError.
+
+        Nothing may be appended any more: who reads it now has the other one open.
+        """
+        descriptor = self._files.copy(self._descriptor, self.path)
+        self._files.close(self._descriptor)
+        self._descriptor, self.synced = descriptor, 0
+
     def leave(self) -> None:
         """Nothing more will be written: give back the room that was kept for it."""
         with suppress(OSError):  # then it is given back with the file

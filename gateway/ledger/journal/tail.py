@@ -21,6 +21,7 @@ from gateway.ledger.journal.frames import (
     FrameKind,
     Told,
     UnreadableRecord,
+    is_torn,
     names_frame,
     read_frames,
     read_note,
@@ -28,6 +29,7 @@ from gateway.ledger.journal.frames import (
 )
 from gateway.ledger.journal.reading import RowReader
 from gateway.ledger.rows import Row
+from gateway.private_files import write_private
 
 _log = structlog.get_logger("tollway.journal")
 _FINAL, _NOTE, _START = FrameKind.FINAL, FrameKind.NOTE, FrameKind.START
@@ -94,9 +96,8 @@ class JournalTail:
         for path in segments_of(self._folder, self.worker):
             with suppress(FileNotFoundError):
                 if path in self._damaged:
-                    path.replace(path.with_suffix(DAMAGED_SUFFIX))
-                else:
-                    path.unlink()
+                    _keep(path)  # with what was written since
+                path.unlink()
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -205,7 +206,8 @@ class JournalTail:
             return
         size = os.fstat(self._descriptor).st_size
         if size > self._offset:
-            self._note_damage(Damage(self._offset, size, is_tail=True))
+            rest = os.pread(self._descriptor, size - self._offset, self._offset)
+            self._note_damage(Damage(self._offset, size, is_tail=is_torn(rest)))
             self._offset = size
 
     def _note_damage(self, damage: Damage) -> None:
@@ -219,13 +221,31 @@ class JournalTail:
             _log.info("journal.torn_tail", path=str(path), bytes=damage.end - damage.start)
             return
         self._number = None
-        self._damaged.add(path)
+        self._keep_damaged(path)
         _log.error("journal.damaged", path=str(path), start=damage.start, end=damage.end)
 
     def _note_unreadable(self, problem: str) -> None:
         path = self._segments[-1]
-        self._damaged.add(path)
+        self._keep_damaged(path)
         _log.error("journal.unreadable", path=str(path), problem=problem)
+
+    def _keep_damaged(self, path: Path) -> None:
+        """At once: its worker, if it lives, removes a segment that is committed, and knows of no damage."""
+        self._damaged.add(path)
+        with suppress(FileNotFoundError):
+            _keep(path)
+
+
+def _keep(path: Path) -> None:
+    """Keep the segment at `path` for a person to read, under a name of its own. Raises OSError."""
+    kept = path.with_suffix(DAMAGED_SUFFIX)
+    if not kept.exists():
+        try:
+            kept.hardlink_to(path)
+        except FileExistsError:
+            return
+        except PermissionError:  # a file system without links
+            write_private(kept, path.read_bytes())
 
 
 def _is_begun(path: Path) -> bool:

@@ -95,6 +95,9 @@ class PostgresStore:
             with self._watched():
                 await connection.execute(numbered(FORGET), worker)
 
+    async def check(self) -> None:
+        """Its files are the server's own business."""
+
     async def close(self) -> None:
         """Disconnect, within seconds even when the server does not answer."""
         connection, self._connection = self._connection, None

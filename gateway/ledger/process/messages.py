@@ -72,7 +72,7 @@ class WriterReply(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class WriterCondition(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Of this worker's journal everything up to `committed` is in the ledger; `problem`: why no more is.
 
-    `degraded` are loops of the writer that fail and keep no row from the ledger. `is_disk_full`: that is the
+    `degraded` is what fails in the writer and keeps no row from the ledger. `is_disk_full`: that is the
     problem.
     """
 

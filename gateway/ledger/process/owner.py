@@ -15,6 +15,7 @@ from gateway.ledger.errors import LedgerUnusable
 from gateway.ledger.process.messages import Stop, WriterSettings
 from gateway.ledger.process.telemetry import WriterCounts, WriterTelemetry
 from gateway.message_channel import MessageChannel
+from gateway.private_files import FILE_MODE
 from gateway.supervised import SupervisedTask, TaskRegistry
 
 _log = structlog.get_logger("tollway.journal")
@@ -68,6 +69,7 @@ class WriterOwner:
             self._folder = Path(tempfile.mkdtemp(prefix="tollway-writer-"))
             self._listening = listening = socket.socket(socket.AF_UNIX)
             listening.bind(str(self.path))
+            self.path.chmod(FILE_MODE)
             listening.listen(BACKLOG)
         except OSError as exc:
             raise LedgerUnusable(

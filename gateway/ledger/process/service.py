@@ -7,6 +7,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -76,6 +77,7 @@ class WriterService:
         self._left.set()
         self._is_due = asyncio.Event()
         self._peers_seconds = peers_seconds
+        self._damaged = 0
         self._peers = SupervisedTask("journal-peers", self._watch_peers, tasks, wait=self._until_due)
         self._server: asyncio.Server | None = None
 
@@ -185,6 +187,9 @@ class WriterService:
         committed = 0 if source is None else source.position.committed
         problem = self.writer.problem() or self._dead.problem()
         degraded = tuple(self.tasks.problems(essential=False))
+        if self._damaged:
+            kept = f"journal {self._folder.path}: {self._damaged} damaged files are kept as *.damaged"
+            degraded += (f"{kept}; move them away once somebody has read them",)
         return WriterCondition(committed, problem, degraded, self.writer.is_disk_full())
 
     async def _until_due(self) -> None:
@@ -196,6 +201,7 @@ class WriterService:
         self._is_due.clear()
 
     async def _watch_peers(self) -> None:
+        await self._count_damaged()
         if self._is_anyone_paused():
             return  # the rows would wait, and with them whoever wants to replay
         try:
@@ -204,6 +210,13 @@ class WriterService:
             return  # nobody has made the folder yet
         except (OSError, LedgerUnavailable) as exc:
             _log.error("journal.replay_failed", problem=str(exc))
+
+    async def _count_damaged(self) -> None:
+        before = self._damaged
+        with suppress(OSError):  # nobody has made the folder yet
+            self._damaged = await asyncio.to_thread(self._folder.damaged)
+        if self._damaged != before:
+            self._report()
 
     def _is_anyone_paused(self) -> bool:
         sources = (client.source for client in self._clients)

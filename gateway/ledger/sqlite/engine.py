@@ -1,6 +1,7 @@
 """Opening a ledger in an SQLite file: one place for pragmas and the words of a refusal."""
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.ledger.errors import (
     file_failure,
     has_no_space,
 )
+from gateway.private_files import narrow_if_there, private_file, private_folder
 
 # A locked database is asked again by the writer, which can also say so; this is only for short overlaps.
 BUSY_TIMEOUT_SECONDS = 1.0
@@ -98,9 +100,17 @@ def _open(path: Path) -> Engine:
 def create_folder(path: Path) -> None:
     """Make the folder that `path` will stand in. Raises LedgerUnavailable."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent, is_ours=False)
     except OSError as exc:
         raise file_failure(f"ledger {path}: cannot make the folder {path.parent}", path.parent, exc) from exc
+
+
+def keep_private(path: Path) -> None:
+    """Let nobody else read the database at `path`: make it, since SQLite gives its log the same mode."""
+    with suppress(OSError):  # SQLite says what is wrong
+        private_file(path)
+        for suffix in ("-wal", "-shm"):
+            narrow_if_there(path.with_name(path.name + suffix))
 
 
 def _prepare_writer(connection: Any, _record: Any) -> None:

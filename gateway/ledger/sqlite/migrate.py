@@ -7,7 +7,7 @@ from sqlalchemy import Connection, column, inspect, select, table
 from sqlalchemy.exc import DatabaseError
 
 from gateway.ledger.revisions import HEAD, LEAST_TABLE, VERSION_TABLE, refuse_old, revision_in, run_alembic
-from gateway.ledger.sqlite.engine import is_busy, open_reader, open_writer, unavailable
+from gateway.ledger.sqlite.engine import is_busy, keep_private, open_reader, open_writer, unavailable
 
 MIGRATION_SECONDS = 10.0  # how long another process may take for it
 BUSY_PAUSE_SECONDS = 0.05
@@ -23,6 +23,7 @@ def upgrade_file(path: Path) -> str | None:
     deadline = time.monotonic() + MIGRATION_SECONDS
     while True:
         try:
+            keep_private(path)
             before = _revision_of(path) if path.exists() else None
             if before != HEAD:
                 with open_writer(path).connect() as connection:

@@ -34,6 +34,7 @@ from gateway.ledger.rollups import KEEP_ON_SQLITE, prepare_sqlite
 from gateway.ledger.rows import Row, careful_row
 from gateway.ledger.sqlite.engine import create_folder, open_writer, unavailable
 from gateway.ledger.sqlite.migrate import upgrade_file
+from gateway.ledger.sqlite.open_file import OpenFile
 from gateway.ledger.tables import COLUMNS, usage_record
 
 STATEMENT_VALUES = 32_766  # that SQLite takes as it comes; some distributions allow more
@@ -73,6 +74,7 @@ class SqliteStore:
         self._engine = open_writer(path, sync_each_commit=sync_each_commit)
         self._connection: Connection | None = None
         self._closed = False
+        self._file = OpenFile(path)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     async def open(self) -> None:
@@ -87,6 +89,9 @@ class SqliteStore:
 
     async def forget(self, worker: str) -> None:
         await self._on_thread(lambda: self._run(lambda run: run(FORGET, (worker,))))
+
+    async def check(self) -> None:
+        await self._on_thread(self._file.check)
 
     async def close(self) -> None:
         """Disconnect for good. A thread stuck in the file system is left behind after two seconds."""
@@ -133,10 +138,15 @@ class SqliteStore:
 
     def _run(self, transact: Callable[[Run], T]) -> T:
         """What `transact` returns, in a transaction."""
+        if self._file.has_lost_log:
+            self._disconnect()  # which puts what is there into the database; the next connection has a log
         connection = self._connected()
+        self._file.check()
         try:
             with connection.begin():
-                return transact(connection.exec_driver_sql)
+                found = transact(connection.exec_driver_sql)
+            self._file.note()
+            return found
         except ROW_FAULTS:
             raise
         except SQLAlchemyError as exc:
@@ -144,8 +154,9 @@ class SqliteStore:
             raise unavailable(self._path, exc) from exc
 
     def _connected(self) -> Connection:
-        """The connection, made anew after a failure: the file may have been moved or replaced meanwhile."""
+        """The connection, made anew after a failure. Raises LedgerUnavailable."""
         if self._connection is None:
+            self._file.check()
             try:
                 create_folder(self._path)
                 upgrade_file(self._path)
@@ -157,6 +168,7 @@ class SqliteStore:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._file.forget_log()
         if connection is not None:
             connection.invalidate()  # closes without the rollback that a broken disk would refuse too
             connection.close()

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from gateway.config.redacted import redacted_text
 from gateway.config.source import StandIn
 from gateway.finance.price_catalogue import PriceCatalogue
 from gateway.ledger.policies import PolicyText, keep_policy_text, read_policies
+from gateway.private_files import write_private
 
 
 class RollbackRefused(Exception):
@@ -70,7 +70,7 @@ def _keep_present(present: Loaded, target: Path, url: str) -> None:
             url, PolicyText(version=present.version, text=text.text, whole=is_whole, kept_at=now)
         )
     if not is_whole and target.exists():
-        shutil.copy2(target, target.with_name(f"{target.name}.{present.version}"))
+        write_private(target.with_name(f"{target.name}.{present.version}"), target.read_bytes())
 
 
 def _write_checked(

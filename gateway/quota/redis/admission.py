@@ -153,7 +153,20 @@ class RedisAdmission:
         """Why the shared state is not in use, for `readyz`; None when all is well."""
         if self._client.problem is not None:
             return f"state: {self._client.problem}"
-        return self.rebuild.problem
+        return self.rebuild.problem or self.upkeep.problem
+
+    def unready(self) -> str | None:
+        """Why no request with a hard budget can be admitted here; None when one can, or there is none."""
+        return self.problem() if self.has_hard_budgets() else None
+
+    def degraded(self) -> list[str]:
+        """What keeps no request away: limits are this worker's part of them meanwhile."""
+        problem = None if self.has_hard_budgets() else self.problem()
+        return [] if problem is None else [problem]
+
+    def has_hard_budgets(self) -> bool:
+        """Whether any scope has one."""
+        return any(not budget.soft for scope in self._cache.scopes for budget in scope.budgets)
 
     async def claim(self, name: str, seconds: float) -> bool:
         """True for the first worker that asks within `seconds`. Raises StoreUnavailable."""

@@ -13,7 +13,7 @@ import structlog
 
 from gateway.core.breaker import Breaker
 from gateway.quota.redis.addresses import Endpoint, RedisTarget
-from gateway.quota.redis.connection import RedisConnection, StoreUnavailable, connect
+from gateway.quota.redis.connection import RedisConnection, StoreRefused, StoreUnavailable, connect
 from gateway.quota.redis.layout import KEYS
 from gateway.quota.redis.resp import Reply, ServerError, command
 from gateway.quota.redis.scripts import CALLS, Scripts
@@ -86,7 +86,7 @@ class RedisClient:
                 self.drop(str(error))
                 return StoreUnavailable(str(error), never_sent=True)
             _log.error("redis.refused", error=str(error))
-            return StoreUnavailable(str(error))
+            return StoreRefused(str(error))
         if not error.never_sent:
             self._breaker.failed(now)
             if not self._breaker.allows(now):

@@ -25,6 +25,10 @@ class StoreUnavailable(Exception):
         self.never_sent = never_sent
 
 
+class StoreRefused(StoreUnavailable):
+    """The server answers, and will not do it: other data stands under the keys, or it has no memory left."""
+
+
 class RedisConnection(asyncio.Protocol):
     """An open connection. Make one with `connect`."""
 

@@ -98,6 +98,25 @@ class LeasedAdmission:
     def problem(self) -> str | None:
         return self.exact.problem()
 
+    def unready(self) -> str | None:
+        """As `RedisAdmission.unready`; None too while a lease has money left."""
+        return None if self._bridging() else self.exact.unready()
+
+    def degraded(self) -> list[str]:
+        """As `RedisAdmission.degraded`, and an outage that leases bridge."""
+        problem, leases = self.exact.unready(), self._bridging()
+        if problem is None or not leases:
+            return self.exact.degraded()
+        return [f"{problem}; {leases} leases admit what they have left, for {self._lasting()} s at most"]
+
+    def _bridging(self) -> int:
+        """How many leases admit requests with hard budgets, and need no server for it."""
+        now = self._clock.monotonic()
+        return sum(lease.bridges(now) for lease in self._leases.values())
+
+    def _lasting(self) -> int:
+        return int(max(lease.until for lease in self._leases.values()) - self._clock.monotonic())
+
     async def claim(self, name: str, seconds: float) -> bool:
         return await self.exact.claim(name, seconds)
 

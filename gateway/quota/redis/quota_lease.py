@@ -190,6 +190,11 @@ class QuotaLease:
             typical_tokens=typical_units,
         )
 
+    def bridges(self, now: float) -> bool:
+        """Whether it has money of a hard budget left, at `now` (monotonic seconds)."""
+        is_hard = any(not budget.budget.soft for budget in self.spec.budgets)
+        return is_hard and self.free > 0 and now < self.until
+
     def _tokens_left(self) -> int:
         """Of whichever limits have less."""
         balances = (self._tokens, self._typical)

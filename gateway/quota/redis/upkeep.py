@@ -6,7 +6,7 @@ import random
 import structlog
 
 from gateway.ports import Clock
-from gateway.quota.redis.connection import StoreUnavailable
+from gateway.quota.redis.connection import StoreRefused, StoreUnavailable
 from gateway.quota.redis.counter_cache import CounterCache
 from gateway.quota.redis.holds import OpenHolds
 from gateway.quota.redis.layout import NewSlotsRow
@@ -31,6 +31,7 @@ class HoldUpkeep:
         self._beaten: dict[str, float] = {}
         # After a reload: limits may need slots that open holds do not have.
         self.slots_are_due = False
+        self.problem: str | None = None  # why the server will not do it, as of the latest tick
 
     async def run(self) -> None:
         """Tick until cancelled, jittered so that workers do not all sweep at once."""
@@ -39,8 +40,12 @@ class HoldUpkeep:
             if self._store.is_connected:
                 try:
                     await self.tick()
+                except StoreRefused as exc:  # each tick asks all that an admission depends on
+                    self.problem = f"state: the server refuses: {exc}"
                 except StoreUnavailable as exc:
                     _log.info("redis.upkeep_waits", error=str(exc))
+                else:
+                    self.problem = None
 
     async def tick(self) -> None:
         """Renew leases, clear expired holds, read all counters. Raises StoreUnavailable."""

@@ -220,6 +220,8 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
             fleet=lambda: Fleet([]),
             ledger_lag_rows=lambda: 0,
             ledger_writable=lambda: True,
+            ready=lambda: True,
+            degraded=lambda: 0,
             policy_version=lambda: "policy",
             tasks=TaskRegistry(),
             refusals_not_kept=lambda: 0,

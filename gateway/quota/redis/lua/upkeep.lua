@@ -33,12 +33,17 @@ local function sweep(keys, args)
   return pack({SWEPT.tag, [SWEPT.now] = now, [SWEPT.holds] = swept})
 end
 
--- snapshot: the counters; writes only that this worker is alive. Replies SNAPSHOT_TAKEN or STALE.
+-- snapshot: the counters; writes only that this worker is alive. Fails where an admission would, for what stands
+-- under the keys. Replies SNAPSHOT_TAKEN or STALE.
 local function snapshot(keys, args)
   local refused, spec, now, stored = begin(keys, args[SNAPSHOT.spec])
   if refused then return refused end
   keep_alive(keys, args[SNAPSHOT.worker], tonumber(args[SNAPSHOT.lease]), now)
   redis.call('ZREMRANGEBYSCORE', keys[KEY.alive], '-inf', text(now))
+  redis.call('HLEN', keys[KEY.holds])
+  for _, limit in ipairs(spec[SPEC.limits]) do
+    if limit[LIMIT.concurrent] > 0 then redis.call('ZCARD', keys[KEY.slots] .. limit[LIMIT.scope]) end
+  end
   return pack({
     SNAPSHOT_TAKEN.tag,
     [SNAPSHOT_TAKEN.now] = now,
