@@ -57,6 +57,7 @@ class Gateway:
                 ServerConnection,
                 coalescer=self.parts.coalescer,
                 idle_seconds=built.settings.server.data.idle_seconds,
+                shedder=self.parts.shedder,
             ),
         )
         self._admin = Listening(self._admin_app(), admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,12 @@ from gateway.core.audit import Denial, EntryKind
 from gateway.core.balancing import Fleet
 from gateway.core.causes import EntityResult
 from gateway.core.errors import BudgetExceeded
+from gateway.core.overload import Priority
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.shedding import LoadShedder
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
@@ -80,6 +82,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     alerts: BudgetAlerts
     archive: PolicyArchive
     refused_retention: RefusedRetention
+    shedder: LoadShedder
 
 
 def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLines | None) -> GatewayParts:
@@ -104,6 +107,10 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     def counted(result: EntityResult) -> None:
         telemetry.entities_looked_for(result)
 
+    def priority_of(headers: Mapping[bytes, bytes]) -> Priority:
+        return pipeline.priority_of(headers)
+
+    shedder = LoadShedder(built.settings.server.data.shed_after_seconds, priority_of, clock)
     admission = _admission(built, ledger, clock, shadowed, tasks)
     entities = EntityService(counted, tasks)
     sources = ScrapeSources(
@@ -117,6 +124,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         tasks=tasks,
         refusals_not_kept=lambda: pipeline.unanswered.not_kept,
         log_lines_lost=lambda: 0 if request_lines is None else request_lines.output.lost,
+        shedder=shedder,
     )
 
     def budget_refused(error: BudgetExceeded) -> None:
@@ -154,6 +162,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         alerts=alerts,
         archive=PolicyArchive(url, tasks),
         refused_retention=RefusedRetention(url, built.settings.server.refusals_kept_days, clock.now, tasks),
+        shedder=shedder,
     )
 
 

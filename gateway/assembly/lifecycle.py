@@ -31,6 +31,7 @@ class ClosingStep(enum.Enum):
 
     RELOADER = "reloader"
     DATA_PORT = "data port"
+    SHEDDER = "load shedder"
     ENTITIES = "entities"
     IMAGES = "images"
     PROBER = "prober"
@@ -72,7 +73,8 @@ class Readiness:
     def degraded(self) -> list[str]:
         """What fails, or soon will, and keeps no request away."""
         parts = self._parts
-        return parts.tasks.problems(essential=False) + parts.ledger.degraded() + parts.disks.problems()
+        failing = parts.tasks.problems(essential=False) + parts.ledger.degraded() + parts.disks.problems()
+        return failing + parts.shedder.problems()
 
 
 class Lifecycle:
@@ -152,6 +154,8 @@ class Lifecycle:
         closing.register(ClosingStep.PROGRESS, parts.progress.close)
         parts.progress.watch(parts.pipeline.rulebook.routes.fleet)
         parts.progress.start()
+        closing.register(ClosingStep.SHEDDER, parts.shedder.close)
+        parts.shedder.start()
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
         await self._start_when_possible(ClosingStep.LEDGER, self._start_ledger, parts.ledger.close)

@@ -101,6 +101,14 @@ DECISIONS = _counter(
     "Admitted requests by the deployment planned first, and why.",
 )
 REFUSALS = _counter("refusals_total", "code", "Requests answered with an error, by the error's code.")
+SHED = _counter(
+    "shed_requests_total",
+    "priority",
+    "Requests refused because they would have waited too long for their turn, by their priority.",
+)
+OVERLOADED = _gauge(
+    "overloaded", "", "1 while requests are refused because they would wait too long, else 0."
+)
 REFUSALS_NOT_KEPT = _counter(
     "refusals_not_kept_total", "", "Refused requests that left no record: there were too many, or no room."
 )
@@ -253,6 +261,8 @@ FAMILIES = (
     OVERHEAD,
     DECISIONS,
     REFUSALS,
+    SHED,
+    OVERLOADED,
     REFUSALS_NOT_KEPT,
     LIMIT_REJECTIONS,
     SHADOW_REJECTIONS,

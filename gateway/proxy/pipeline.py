@@ -10,9 +10,10 @@ import msgspec
 
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
-from gateway.core.control_headers import wants_cost_event
+from gateway.core.control_headers import PRIORITY, priority_in, wants_cost_event
 from gateway.core.errors import ClientDisconnected, GatewayError, InvalidApiKey, ModelNotFound, Unavailable
 from gateway.core.facts import Moment
+from gateway.core.overload import Priority
 from gateway.core.parse import parse_call
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook
@@ -88,6 +89,8 @@ class Pipeline:
         try:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
+            if PRIORITY in headers:
+                priority_in(headers[PRIORITY])  # a mistake in it is told before the day when it matters
             call, body = parse_call(api, await inbound.body(rules.max_body_bytes), rules.max_messages, model)
             if call.stream:
                 wants_cost_event(headers)  # a mistake in it is told before anything is paid for
@@ -128,6 +131,10 @@ class Pipeline:
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Who asks, for the endpoints that only read."""
         return self.rulebook.authenticator.authenticate(headers, self._clock.now())
+
+    def priority_of(self, headers: Mapping[bytes, bytes]) -> Priority:
+        """How urgent a request is that has not begun."""
+        return self.rulebook.authenticator.priority_of(headers)
 
     def models(self, principal: Principal) -> list[ReachableModel]:
         """The models that `principal` may use, and that can answer it now."""
