@@ -33,8 +33,8 @@ class DataListener(Section):
         "time of a load balancer in front (60 to 600), which would else use one that was just closed",
     )
     shed_after_seconds: float = Field(
-        default=0.25,
-        ge=0.05,
+        default=0.1,
+        ge=0.02,
         le=3600,
         description="how long requests may wait in a worker for their turn, seconds; while they would wait "
         "longer, new ones are refused at once with 503 `overloaded`",

@@ -22,7 +22,8 @@ TARGET_SECONDS = 0.02  # of work in one turn: who is refused has waited for two 
 LONG_TURNS = 2
 ROUND_SECONDS = 0.05
 CALM_SECONDS = 1.0
-STEP_SECONDS = TARGET_SECONDS / 16  # by which a room grows in each round, and the least that all have
+GROWTH = 1.25  # of a room in each round: from the least to all of it takes a second
+LEAST_SECONDS = TARGET_SECONDS / 128  # a few requests in a turn, whatever they will cost later
 
 
 class Priority(enum.StrEnum):
@@ -91,7 +92,7 @@ class Overload:
     def _begin(self, now: float) -> None:
         self.is_on = True
         self._long_turns = 0
-        self._room, self._batch_room = TARGET_SECONDS / 2, 0.0
+        self._room, self._batch_room = LEAST_SECONDS, 0.0  # enough has begun that is still to be done
         self._calm_since = now
         self._begin_round(now)
 
@@ -111,13 +112,13 @@ class Overload:
             self.is_on = False
             return
         interactive = self.refused[Priority.INTERACTIVE] > self._refused_before[Priority.INTERACTIVE]
-        self._room = max(_next(self._room, shrinks=is_long), STEP_SECONDS)
+        self._room = max(_next(self._room, shrinks=is_long), LEAST_SECONDS)
         self._batch_room = min(_next(self._batch_room, shrinks=interactive), self._room / 2)
         self._begin_round(now)
 
 
 def _next(room: float, *, shrinks: bool) -> float:
     """The room of the next round."""
-    if not shrinks:
-        return min(room + STEP_SECONDS, TARGET_SECONDS)
-    return room / 2 if room > STEP_SECONDS else 0.0
+    if shrinks:
+        return room / 2 if room > LEAST_SECONDS else 0.0
+    return min(max(room * GROWTH, LEAST_SECONDS), TARGET_SECONDS)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.overload import CALM_SECONDS, STEP_SECONDS, TARGET_SECONDS, Overload, Priority
+from gateway.core.overload import CALM_SECONDS, LEAST_SECONDS, TARGET_SECONDS, Overload, Priority
 
 LONGEST = 0.25
 BOTH = list(Priority)
@@ -41,10 +41,10 @@ def admitted(loop: Loop, priority: Priority, *, lasting: float) -> float:
     """How far into a turn requests of `priority` begin, after some time of short turns with many in each."""
     until = loop.now + lasting
     while loop.now < until:
-        for step in range(64):
-            loop.overload.admits(step * STEP_SECONDS, priority)
+        for step in range(300):
+            loop.overload.admits(step * LEAST_SECONDS, priority)
         loop.turn(TARGET_SECONDS / 2)
-    return sum(loop.overload.admits(step * STEP_SECONDS, priority) for step in range(64)) * STEP_SECONDS
+    return sum(loop.overload.admits(step * LEAST_SECONDS, priority) for step in range(300)) * LEAST_SECONDS
 
 
 @given(st.lists(st.tuples(seconds, seconds, st.sampled_from(BOTH)), max_size=50))
@@ -118,8 +118,8 @@ def test_long_turns_leave_less_room_and_short_ones_more() -> None:
     wide = admitted(loop, INTERACTIVE, lasting=3.0)
     assert wide == pytest.approx(TARGET_SECONDS)
     loop.turns(TARGET_SECONDS * 5, 2.0)
-    assert loop.overload.admits(STEP_SECONDS / 2, INTERACTIVE)
-    assert not loop.overload.admits(STEP_SECONDS, INTERACTIVE)
+    assert loop.overload.admits(LEAST_SECONDS / 2, INTERACTIVE)
+    assert not loop.overload.admits(LEAST_SECONDS, INTERACTIVE)
     assert admitted(loop, INTERACTIVE, lasting=3.0) == wide
 
 
@@ -130,7 +130,7 @@ def test_a_machine_without_a_processor_to_spare_costs_no_room() -> None:
     for _ in range(50):
         loop.overload.admits(10.0, INTERACTIVE)
         loop.turn(0.4, worked=TARGET_SECONDS / 2)
-    assert loop.overload.admits(wide - STEP_SECONDS, INTERACTIVE)
+    assert loop.overload.admits(wide - LEAST_SECONDS, INTERACTIVE)
 
 
 def test_batch_alone_has_half_of_the_room() -> None:
