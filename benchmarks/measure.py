@@ -14,8 +14,10 @@ from benchmarks.calls import run_calls
 from benchmarks.catalogue import BY_NAME
 from benchmarks.idle import run_idle
 from benchmarks.nginx_servers import start_static_upstream
+from benchmarks.overload import run_overload
 from benchmarks.report import Parameters, Part, Report
-from benchmarks.scenarios import Calls, Idle, Scenario, Start, Streams, Unary
+from benchmarks.scenarios import Calls, Idle, Overload, Scenario, Slow, Start, Streams, Unary
+from benchmarks.slow import run_slow
 from benchmarks.start import run_start
 from benchmarks.streams import run_streams, start_stream_upstream
 from benchmarks.subjects import Room, Running, Subject, start_all, started
@@ -65,6 +67,10 @@ def _upstream_of(scenario: Scenario) -> str | float:
     match scenario:
         case Streams() | Idle():
             return scenario.interval_ms
+        case Overload(interval_ms=float() | int() as interval_ms):
+            return interval_ms
+        case Overload() | Slow():
+            return "static"
         case Unary():
             return READING if scenario.long_bodies else "static"
         case Start() | Calls():
@@ -120,4 +126,8 @@ def _run(bench: Bench, scenario: Scenario) -> Part:
             return run_streams(bench, scenario)
         case Idle():
             return run_idle(bench, scenario)
+        case Overload():
+            return run_overload(bench, scenario)
+        case Slow():
+            return run_slow(bench, scenario)
     raise TypeError(f"{scenario.name} needs no running subjects")

@@ -11,6 +11,8 @@ import msgspec
 from benchmarks.calls import CallReport
 from benchmarks.environment import Environment
 from benchmarks.idle import IdleReport
+from benchmarks.overload import OverloadReport
+from benchmarks.slow import SlowReport
 from benchmarks.start import StartReport
 from benchmarks.streams import StreamReport
 from benchmarks.unary import UnaryReport, UnaryRun
@@ -18,8 +20,8 @@ from benchmarks.unary import UnaryReport, UnaryRun
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Part = UnaryReport | StreamReport | IdleReport | StartReport | CallReport
-P = TypeVar("P", UnaryReport, StreamReport, IdleReport, StartReport, CallReport)
+Part = UnaryReport | StreamReport | IdleReport | StartReport | CallReport | OverloadReport | SlowReport
+P = TypeVar("P", UnaryReport, StreamReport, IdleReport, StartReport, CallReport, OverloadReport, SlowReport)
 
 
 class Parameters(msgspec.Struct, frozen=True):

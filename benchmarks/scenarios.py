@@ -60,7 +60,31 @@ class Calls(msgspec.Struct, frozen=True):
     title: str
 
 
-Scenario = Unary | Streams | Idle | Start | Calls
+class Overload(msgspec.Struct, frozen=True):
+    """What is sustained by `connections` that each ask again at once, then arrivals at multiples of it.
+
+    `chunks` of a stream, one every `interval_ms`; None: answers in one piece.
+    """
+
+    name: str
+    title: str
+    connections: int
+    chunks: int | None = None
+    interval_ms: float | None = None
+    factors: tuple[float, ...] = (1, 2, 5)
+    rounds: int = 3
+
+
+class Slow(msgspec.Struct, frozen=True):
+    """Requests of some, alone and beside `connections` of which thirds lie idle, drip heads, drip bodies."""
+
+    name: str
+    title: str
+    connections: int
+    rounds: int = 3
+
+
+Scenario = Unary | Streams | Idle | Start | Calls | Overload | Slow
 
 # All paces together are at most 20,000 chunks a second: what 50 us a chunk can carry on one core.
 SCENARIOS: list[Scenario] = [
@@ -74,6 +98,9 @@ SCENARIOS: list[Scenario] = [
     Streams("streams-400", "400 streams", 400, 20),
     Streams("streams-1000", "1,000 streams", 1000, 50, waves=1, first_token_waves=3),
     Idle("idle-5000", "5,000 idle streams", 5000),
+    Overload("overload-unary", "Overload, answers of 700 bytes", 64),
+    Overload("overload-streams", "Overload, streams of 20 chunks", 256, chunks=20, interval_ms=5),
+    Slow("slow-10000", "10,000 slow connections", 10_000),
     Start("start", "Start and memory"),
     Calls("calls", "Calls of one request"),
 ]

@@ -12,8 +12,10 @@ from benchmarks.bench import DIRECT
 from benchmarks.calls import CallReport
 from benchmarks.catalogue import BY_NAME, LIMIT, label
 from benchmarks.idle import IdleReport
+from benchmarks.overload import OverloadReport
 from benchmarks.promises import verdicts
 from benchmarks.report import Report, added, chunk_cpu, first_token_delays, median, ratios, runs_of
+from benchmarks.slow import SlowReport
 from benchmarks.start import StartReport
 from benchmarks.streams import StreamReport
 from benchmarks.unary import UnaryReport
@@ -165,6 +167,46 @@ def start_table(part: StartReport, kind: str) -> Table:
     return Table(f"{part.title}, {kind}", columns, rows, _why(kind, part.skipped, {}))
 
 
+def overload_table(part: OverloadReport, kind: str) -> Table:
+    columns = ["", "offered", "arrivals/s", "good/s", "of peak", "refused", "late, failed", "good p99 ms"]
+    columns += ["refusal p50 ms", "p99 ms", "MB"]
+    rows = []
+    for name in _of_kind({run.subject for run in part.runs}, kind):
+        for factor in sorted({run.factor for run in part.runs if run.subject == name}):
+            runs = [run for run in part.runs if run.subject == name and run.factor == factor]
+            row = [
+                label(name),
+                f"{factor:g}x",
+                shown(median(run.arrivals_per_second for run in runs), ",.0f"),
+            ]
+            row += [shown(median(run.good_per_second for run in runs), ",.0f")]
+            row += [spread([run.of_peak for run in runs], ".2f")]
+            row += [shown(median(run.refused_share for run in runs), ".0%")]
+            row += [shown(median(run.lost_share for run in runs), ".0%")]
+            row += [shown(median(run.good_p99_ms for run in runs), ".0f")]
+            row += [shown(median(run.refused_p50_ms for run in runs), ".0f")]
+            row += [shown(median(run.refused_p99_ms for run in runs), ".0f")]
+            rows.append([*row, shown(median(run.rss_megabytes for run in runs), ".0f")])
+    notes = _why(kind, part.skipped, part.invalid) + _disturbed(run.others_core_share for run in part.runs)
+    return Table(f"{part.title}, {kind}", columns, rows, notes)
+
+
+def slow_table(part: SlowReport, kind: str) -> Table:
+    columns = ["", "slow", "p50 ms alone", "beside", "p99 ms alone", "beside", "p99 ratio", "KB a connection"]
+    rows = []
+    for name in _of_kind({run.subject for run in part.runs}, kind):
+        runs = [run for run in part.runs if run.subject == name]
+        row = [label(name), str(runs[0].connections)]
+        row += [shown(median(run.alone_p50_ms for run in runs), ".2f")]
+        row += [shown(median(run.beside_p50_ms for run in runs), ".2f")]
+        row += [shown(median(run.alone_p99_ms for run in runs), ".2f")]
+        row += [shown(median(run.beside_p99_ms for run in runs), ".2f")]
+        row += [spread([run.beside_p99_ms / run.alone_p99_ms for run in runs], ".2f")]
+        rows.append([*row, shown(median(run.kilobytes_a_connection for run in runs), ".1f")])
+    notes = _why(kind, part.skipped, part.invalid) + _disturbed(run.others_core_share for run in part.runs)
+    return Table(f"{part.title}, {kind}", columns, rows, notes)
+
+
 def calls_table(part: CallReport) -> Table:
     row = [label("tollway"), f"{part.python_calls:.0f}", f"{part.c_calls:.0f}", str(part.files)]
     return Table(part.title, ["", "Python calls", "C calls", "files"], [row])
@@ -182,6 +224,10 @@ def tables(report: Report) -> list[Table]:
                 found += [idle_table(part, kind) for kind in KINDS]
             case StartReport():
                 found += [start_table(part, kind) for kind in KINDS]
+            case OverloadReport():
+                found += [overload_table(part, kind) for kind in KINDS]
+            case SlowReport():
+                found += [slow_table(part, kind) for kind in KINDS]
             case CallReport():
                 found.append(calls_table(part))
     rows = [[one.promise, shown(one.value, ".3g"), one.word()] for one in verdicts(report)]

@@ -58,6 +58,7 @@ class Gateway:
                 coalescer=self.parts.coalescer,
                 body_bytes=self.parts.body_bytes,
                 idle_seconds=built.settings.server.data.idle_seconds,
+                shedder=self.parts.shedder,
             ),
         )
         self._admin = Listening(self._admin_app(), admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)

@@ -4,7 +4,8 @@ import time
 
 
 class SystemClock:
-    """`monotonic` and `now` in seconds; `now` is UTC since 1970."""
+    """All in seconds. `now` is UTC since 1970, `worked` what the calling thread has had of a processor."""
 
     monotonic = staticmethod(time.monotonic)
     now = staticmethod(time.time)
+    worked = staticmethod(time.thread_time)

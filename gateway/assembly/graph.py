@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,14 @@ from gateway.core.audit import Denial, EntryKind
 from gateway.core.balancing import Fleet
 from gateway.core.causes import EntityResult
 from gateway.core.errors import BudgetExceeded
+from gateway.core.overload import Priority
 from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.client_address import ClientAddresses
 from gateway.http.flow_control import WriteCoalescer
 from gateway.http.server.body_bytes import BodyBytes
+from gateway.http.server.shedding import LoadShedder
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
@@ -101,6 +103,7 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     archive: PolicyArchive
     refused_retention: RefusedRetention
     readiness: Readiness
+    shedder: LoadShedder
 
 
 def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLines | None) -> GatewayParts:
@@ -126,6 +129,10 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     def counted(result: EntityResult) -> None:
         telemetry.entities_looked_for(result)
 
+    def priority_of(headers: Mapping[bytes, bytes]) -> Priority:
+        return pipeline.priority_of(headers)
+
+    shedder = LoadShedder(built.settings.server.data.shed_after_seconds, priority_of, clock)
     admission = _admission(built, ledger, clock, shadowed, tasks)
     entities = EntityService(counted, tasks)
     clients = ClientAddresses(trusted_proxies(built.settings))
@@ -134,7 +141,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     def is_open() -> bool:
         return pipeline.opened.is_set()
 
-    readiness = Readiness(ledger, admission, disks, tasks, is_open)
+    readiness = Readiness(ledger, admission, disks, shedder, tasks, is_open)
     sources = ScrapeSources(
         budgets=admission.budgets,
         fleet=lambda: pipeline.rulebook.routes.fleet,
@@ -149,6 +156,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         refusals_not_kept=lambda: pipeline.unanswered.not_kept,
         refusals_limited=lambda: limits.counts,
         log_lines_lost=lambda: 0 if request_lines is None else request_lines.output.lost,
+        shedder=shedder,
     )
 
     def budget_refused(error: BudgetExceeded) -> None:
@@ -209,6 +217,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         archive=PolicyArchive(url, tasks),
         refused_retention=RefusedRetention(url, built.settings.server.refusals_kept_days, clock.now, tasks),
         readiness=readiness,
+        shedder=shedder,
     )
 
 

@@ -32,6 +32,7 @@ class ClosingStep(enum.Enum):
 
     RELOADER = "reloader"
     DATA_PORT = "data port"
+    SHEDDER = "load shedder"
     ENTITIES = "entities"
     IMAGES = "images"
     LARGE_BODIES = "large bodies"
@@ -133,6 +134,8 @@ class Lifecycle:
         closing.register(ClosingStep.PROGRESS, parts.progress.close)
         parts.progress.watch(parts.pipeline.rulebook.routes.fleet)
         parts.progress.start()
+        closing.register(ClosingStep.SHEDDER, parts.shedder.close)
+        parts.shedder.start()
         if not joins:
             await self._start(ClosingStep.DATA_PORT, self._data.start, self._data.stop)
         await self._start_when_possible(ClosingStep.LEDGER, self._start_ledger, parts.ledger.close)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from gateway.http.server.shedding import LoadShedder
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.quota.factory import AnyAdmission
@@ -16,6 +17,7 @@ class Readiness:
         ledger: JournaledLedger,
         admission: AnyAdmission,
         disks: DiskWatch,
+        shedder: LoadShedder,
         tasks: TaskRegistry,
         is_open: Callable[[], bool],
     ) -> None:
@@ -23,6 +25,7 @@ class Readiness:
         self._ledger = ledger
         self._admission = admission
         self._disks = disks
+        self._shedder = shedder
         self._tasks = tasks
         self._is_open = is_open
         self.stopping = False
@@ -46,4 +49,5 @@ class Readiness:
     def degraded(self) -> list[str]:
         """What fails, or soon will, and keeps no request away."""
         found = self._tasks.problems(essential=False) + self._ledger.degraded()
-        return found + self._disks.problems() + self._admission.degraded() + list(self.dangers)
+        found += self._disks.problems() + self._admission.degraded() + self._shedder.problems()
+        return found + list(self.dangers)

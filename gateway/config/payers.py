@@ -6,6 +6,7 @@ from gateway.config import tenancy as payers
 from gateway.config.deployments import end_of_day
 from gateway.config.schema import Settings
 from gateway.core.money import nano_from_usd
+from gateway.core.overload import Priority
 from gateway.core.tenancy import Budget, KeyEntry, Limits, Override, Principal, Scope, Tenancy
 from gateway.core.windows import Per
 from gateway.proxy.auth import digest
@@ -128,4 +129,5 @@ def _principal(
         floor_from=floor_from,
         models=None if key.models is None else frozenset(key.models),
         scopes=tuple(scope for scope in payers_of_request if is_limited(scope)),
+        priority=Priority(key.priority or feature.priority),
     )

@@ -33,6 +33,13 @@ class DataListener(Section):
         description="how long a connection may lie idle before it is closed, seconds; longer than the idle "
         "time of a load balancer in front (60 to 600), which would else use one that was just closed",
     )
+    shed_after_seconds: float = Field(
+        default=0.1,
+        ge=0.02,
+        le=3600,
+        description="how long requests may wait in a worker for their turn, seconds; while they would wait "
+        "longer, new ones are refused at once with 503 `overloaded`",
+    )
 
     trusted_proxies: tuple[Cidr, ...] = Field(
         default=(),

@@ -25,6 +25,7 @@ from gateway.config.kinds import (
 from gateway.config.urls import WebhookUrl
 
 Per = Literal["minute", "hour", "day", "week", "month", "lifetime"]
+Priority = Literal["interactive", "batch"]
 
 
 class Override(Section):
@@ -107,6 +108,10 @@ class Feature(Payer):
         description="detectors whose finds are replaced before a request leaves, and restored in the answer",
     )
     capture: Flag = Field(default=False, description="keep prompts and outputs of this feature")
+    priority: Priority = Field(
+        default="interactive",
+        description="who is refused first when a worker has too much to do: `batch` before `interactive`",
+    )
 
 
 class Key(Payer):
@@ -120,6 +125,9 @@ class Key(Payer):
     )
     privacy: Name | None = Field(default=None, description="least class of its requests")
     expires_on: Date | None = Field(default=None, description="last day on which it works, in `org.timezone`")
+    priority: Priority | None = Field(
+        default=None, description="as `features.*.priority`, for this key; left out: as its feature"
+    )
 
 
 class SampleRequest(Section):

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS
 from gateway.core.errors import InvalidRequest
+from gateway.core.overload import Priority
 
 TAGS = "x-tollway-tags"
 COST_EVENT = b"x-tollway-cost-event"
+PRIORITY = b"x-tollway-priority"
 _SWITCH = {b"true": True, b"false": False}
 
 
@@ -43,6 +45,17 @@ def wants_cost_event(headers: Mapping[bytes, bytes]) -> bool:
         name = COST_EVENT.decode()
         raise InvalidRequest(f"The header {name} can be true or false.", param=name, code="invalid_header")
     return found
+
+
+def priority_in(header: bytes) -> Priority:
+    """What the header x-tollway-priority says. Raises InvalidRequest."""
+    try:
+        return Priority(header.strip().lower().decode("latin-1"))
+    except ValueError:
+        name = PRIORITY.decode()
+        raise InvalidRequest(
+            f"The header {name} can be {' or '.join(Priority)}.", param=name, code="invalid_header"
+        ) from None
 
 
 def _unreadable(why: str) -> InvalidRequest:

@@ -20,6 +20,7 @@ GatewayError                 the client gets an error envelope (core/envelope.py
  ├─ UpstreamAccountRejected  502  our account there is refused; operators have to act
  ├─ UpstreamBusy             503  every candidate that could answer has too much to do
  ├─ UpstreamTimeout          504  no answer in time, and it may be generated and billed all the same
+ ├─ Overloaded               503  the gateway has more requests than it can answer in time
  └─ Unavailable              503  nothing healthy, shutting down, or the ledger cannot keep up
 
 ClientDisconnected           nobody is left to answer
@@ -282,6 +283,15 @@ class UpstreamTimeout(GatewayError):
     status = 504
     type = "server_error"
     code = "upstream_timeout"
+
+
+class Overloaded(GatewayError):
+    """The request would have waited too long for its turn. Nothing was done for it."""
+
+    status = 503
+    type = "server_error"
+    code = "overloaded"
+    should_retry = True
 
 
 class Unavailable(GatewayError):

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import structs
 
+from gateway.core.overload import Priority
 from gateway.core.windows import Per
 
 
@@ -101,6 +102,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     models: frozenset[str] | None
     scopes: tuple[Scope, ...]
     floor_from: str = "privacy.default"
+    priority: Priority = Priority.INTERACTIVE
 
     @property
     def labels(self) -> tuple[str, str, str, str]:

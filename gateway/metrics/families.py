@@ -106,6 +106,14 @@ REFUSALS_LIMITED = _counter(
     "result",
     "Refusals beyond the allowance of their address or key: answered late, or with a 429 in their place.",
 )
+SHED = _counter(
+    "shed_requests_total",
+    "priority",
+    "Requests refused because they would have waited too long for their turn, by their priority.",
+)
+OVERLOADED = _gauge(
+    "overloaded", "", "1 while requests are refused because they would wait too long, else 0."
+)
 REFUSALS_NOT_KEPT = _counter(
     "refusals_not_kept_total", "", "Refused requests that left no record: there were too many, or no room."
 )
@@ -269,6 +277,8 @@ FAMILIES = (
     OVERHEAD,
     DECISIONS,
     REFUSALS,
+    SHED,
+    OVERLOADED,
     REFUSALS_NOT_KEPT,
     REFUSALS_LIMITED,
     LIMIT_REJECTIONS,

@@ -7,17 +7,22 @@ import msgspec
 from prometheus_client import Metric
 
 from gateway.core.balancing import Fleet
+from gateway.core.errors import Overloaded
 from gateway.core.histogram import Histogram
 from gateway.core.metering import FLAGS
 from gateway.core.money import NANO_PER_USD
+from gateway.core.overload import Priority
 from gateway.core.record import Outcome
 from gateway.metrics import families
 from gateway.metrics.families import Family
+from gateway.metrics.names import NONE
 from gateway.metrics.series import AttemptSeries, RequestSeries
 from gateway.ports import BudgetView, Clock
 from gateway.supervised import TaskRegistry
 
 SECONDS_PER_DAY = 86400.0
+
+REFUSED = "refused"  # the outcome of a request without an attempt
 
 # Why a budget refused: it is used up, or what is missing is only held by requests in flight.
 USED, HELD = "used", "held"
@@ -62,6 +67,18 @@ class WriterProcess(Protocol):
         ...
 
 
+class Shedder(Protocol):
+    """What refuses requests in an overload."""
+
+    @property
+    def refused(self) -> Mapping[Priority, int]:
+        """How many, by priority."""
+        ...
+
+    @property
+    def is_shedding(self) -> bool: ...
+
+
 class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What is read at each scrape, on the event loop's thread."""
 
@@ -76,6 +93,7 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     refusals_not_kept: Callable[[], int]
     refusals_limited: Callable[[], Mapping[str, int]]
     log_lines_lost: Callable[[], int]
+    shedder: Shedder
     ledger_writer: WriterProcess | None = None  # None: somebody else runs it
     disks: Callable[[], Mapping[str, tuple[int, int]]] = dict  # free and all bytes, by path
 
@@ -143,7 +161,9 @@ class SeriesByLabels:
 def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, version: str) -> Iterator[Metric]:
     """Every family of FAMILIES, those without a series included."""
     requests = {labels: sum(one.requests for one in parts) for labels, parts in counted.requests.items()}
-    yield _counters(families.REQUESTS, requests | counted.requests_refused)
+    shed = sources.shedder.refused
+    refused, refusals = _with_shed(counted, sum(shed.values()))
+    yield _counters(families.REQUESTS, requests | refused)
     fleet = sources.fleet()
     yield from _attempts(counted.attempts)
     yield _accounts_rejected(counted.attempts, fleet)
@@ -152,7 +172,9 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _histograms(families.INTER_TOKEN, counted.inter_token)
     yield _histograms(families.OVERHEAD, {(): counted.overhead})
     yield _counters(families.DECISIONS, counted.decisions)
-    yield _counters(families.REFUSALS, {(code,): count for code, count in counted.refusals.items()})
+    yield _counters(families.REFUSALS, {(code,): count for code, count in refusals.items()})
+    yield _counters(families.SHED, {(priority,): count for priority, count in shed.items()})
+    yield _gauge(families.OVERLOADED, {(): int(sources.shedder.is_shedding)})
     yield _counters(families.REFUSALS_NOT_KEPT, {(): sources.refusals_not_kept()})
     yield collect_refusal_limits(sources.refusals_limited())
     yield _counters(families.LIMIT_REJECTIONS, counted.limit_rejections)
@@ -184,6 +206,15 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
     yield _counters(families.LOG_LINES_LOST, {(): sources.log_lines_lost()})
     yield from collect_tasks(sources.tasks, sources.ledger_writer)
+
+
+def _with_shed(counted: SeriesByLabels, shed: int) -> tuple[dict[tuple[str, ...], int], dict[str, int]]:
+    """Refused requests by their labels and by code, with those that were refused before anybody read them."""
+    if not shed:
+        return counted.requests_refused, counted.refusals
+    refused = dict(counted.requests_refused)
+    _add(refused, (NONE, NONE, NONE, NONE, REFUSED), shed)
+    return refused, counted.refusals | {Overloaded.code: shed}
 
 
 def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:

@@ -23,7 +23,7 @@ from gateway.dialects.table import STEERING
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
 from gateway.metrics.names import NONE, OTHER, LabelNames
-from gateway.metrics.scrape import HELD, USED, ScrapeSources, SeriesByLabels, collect
+from gateway.metrics.scrape import HELD, REFUSED, USED, ScrapeSources, SeriesByLabels, collect
 from gateway.metrics.series import (
     FIRST_TOKEN_SECONDS,
     INTER_TOKEN_SECONDS,
@@ -36,7 +36,6 @@ from gateway.ports import Clock
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-REFUSED = "refused"
 # A scope is `kind:name`. The upstream is not a scope of ours, but its 429 reaches the client in the same way.
 _SCOPES = frozenset({"key", "feature", "team", "org", "upstream"})
 

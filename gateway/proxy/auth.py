@@ -3,7 +3,9 @@
 import hmac
 from collections.abc import Mapping
 
+from gateway.core.control_headers import PRIORITY
 from gateway.core.errors import InvalidApiKey, PermissionDenied
+from gateway.core.overload import Priority
 from gateway.core.tenancy import KeyEntry, Principal, Tenancy
 
 # Longer than any key that is issued; bounds the work that a hostile header can cause.
@@ -40,6 +42,19 @@ class Authenticator:
             raise InvalidApiKey(f"The API key '{entry.name}' has expired. Ask its owner for a new one.")
         feature = headers.get(b"x-tollway-feature")
         return entry.default if feature is None else _principal(entry, feature.decode("latin-1"))
+
+    def priority_of(self, headers: Mapping[bytes, bytes]) -> Priority:
+        """That of a request which has not begun: of its key and feature, or batch where it says so itself.
+
+        Cheap, and no failure. A key that was not seen yet counts as interactive.
+        """
+        if headers.get(PRIORITY, b"").strip().lower() == b"batch":
+            return Priority.BATCH
+        entry = self._known.get((headers.get(b"authorization"), headers.get(b"api-key")))
+        if entry is None:
+            return Priority.INTERACTIVE
+        feature = headers.get(b"x-tollway-feature", b"").decode("latin-1")
+        return entry.by_feature.get(feature, entry.default).priority
 
     def take_expired(self) -> list[Principal]:
         """The principals whose keys were found to have expired since the last call: each once."""

@@ -10,10 +10,11 @@ import msgspec
 
 from gateway.core.call import Call
 from gateway.core.catalog import Api, Model
-from gateway.core.control_headers import wants_cost_event
+from gateway.core.control_headers import PRIORITY, priority_in, wants_cost_event
 from gateway.core.errors import ClientDisconnected, GatewayError, InvalidApiKey, ModelNotFound, Unavailable
 from gateway.core.facts import Moment
 from gateway.core.json_bounds import LIGHT_BYTES, is_light
+from gateway.core.overload import Priority
 from gateway.core.parse import Body, parse_call
 from gateway.core.policy import model_for
 from gateway.core.pricing import PriceBook
@@ -94,6 +95,8 @@ class Pipeline:
         try:
             headers = inbound.headers
             principal = rules.authenticator.authenticate(headers, clock.now())
+            if PRIORITY in headers:
+                priority_in(headers[PRIORITY])  # a mistake in it is told before the day when it matters
             self._admission.peek(principal)  # before the body costs anything
             raw = await inbound.body(rules.max_body_bytes, principal.key)
             body: Body | LargeBody
@@ -131,9 +134,7 @@ class Pipeline:
             privacy = "" if classified is None else classified.privacy
             known = KnownRequest(request_id, started, api, principal, call, privacy)
             if isinstance(error, GatewayError):
-                answer = self._refused(error, known, inbound, route)
-                if answer is not error:
-                    raise answer from None
+                self._refused(error, known, inbound, route)
             elif sent is None or not sent.attempt_id:  # else its attempt tells
                 self.unanswered.abandoned(known, inbound)
             raise
@@ -146,6 +147,10 @@ class Pipeline:
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Who asks, for the endpoints that only read."""
         return self.rulebook.authenticator.authenticate(headers, self._clock.now())
+
+    def priority_of(self, headers: Mapping[bytes, bytes]) -> Priority:
+        """How urgent a request is that has not begun."""
+        return self.rulebook.authenticator.priority_of(headers)
 
     def models(self, principal: Principal) -> list[ReachableModel]:
         """The models that `principal` may use, and that can answer it now."""
@@ -175,13 +180,14 @@ class Pipeline:
 
     def _refused(
         self, error: GatewayError, known: KnownRequest, inbound: Inbound, route: Route | None
-    ) -> GatewayError:
-        """Tell of it. Returns what the client is to see."""
+    ) -> None:
+        """Tell of it. Raises what the client is to see in its place, if anything."""
         if isinstance(error, InvalidApiKey):
             self._drop_expired()
         answer = self.unanswered.refused(error, known, inbound)
         self._telemetry.refused(answer, known.principal, route.model.name if route else None)
-        return answer
+        if answer is not error:
+            raise answer from None
 
     async def _counted(self, route: Route, call: Call, classified: Classified, moment: Moment) -> Moment:
         """`moment` with the tokens of the prompt, where they matter and somebody can count them in time."""

@@ -34,6 +34,7 @@ from gateway.core.errors import (
 )
 from gateway.core.histogram import Histogram
 from gateway.core.money import NANO_PER_USD
+from gateway.core.overload import Priority
 from gateway.core.pool_cost import PoolSpan
 from gateway.core.rates import Price, Rates
 from gateway.core.record import Outcome
@@ -86,6 +87,7 @@ def telemetry(
     fleet: Fleet | None = None,
     registry: CollectorRegistry | None = None,
     tasks: TaskRegistry | None = None,
+    shed: dict[Priority, int] | None = None,
 ) -> PrometheusTelemetry:
     found = fleet or Fleet([])
     return PrometheusTelemetry(
@@ -102,6 +104,7 @@ def telemetry(
             refusals_not_kept=lambda: 11,
             refusals_limited=lambda: {"delayed": 3, "refused": 4},
             log_lines_lost=lambda: 12,
+            shedder=SimpleNamespace(refused=shed or dict.fromkeys(Priority, 0), is_shedding=bool(shed)),
             ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
             disks=lambda: {"/var/lib/tollway": (5, 9)},
         ),
@@ -330,6 +333,21 @@ def test_refusal_of_a_stranger_names_nobody() -> None:
     subject.refused(InvalidApiKey("no"), None, None)
     labels, _ = only(subject, "requests_total")
     assert (labels["model"], labels["feature"], labels["team"]) == ("none", "none", "none")
+
+
+def test_requests_that_were_shed_are_requests_and_refusals_too() -> None:
+    subject = telemetry(shed={Priority.INTERACTIVE: 2, Priority.BATCH: 5})
+    subject.refused(InvalidApiKey("no"), None, None)
+    labels, count = only(subject, "requests_total")
+    assert (labels["outcome"], labels["feature"], count) == ("refused", "none", 8)
+    shed = values(subject, "shed_requests_total")
+    assert {dict(found)["priority"]: count for found, count in shed.items()} == {"interactive": 2, "batch": 5}
+    refusals = values(subject, "refusals_total")
+    assert {dict(found)["code"]: count for found, count in refusals.items()} == {
+        "invalid_api_key": 1,
+        "overloaded": 7,
+    }
+    assert only(subject, "overloaded")[1] == 1
 
 
 def test_code_of_an_upstream_is_not_a_label() -> None:

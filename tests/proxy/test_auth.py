@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.errors import InvalidApiKey, PermissionDenied
+from gateway.core.overload import Priority
 from gateway.core.tenancy import KeyEntry, Principal, Tenancy
 from gateway.proxy.auth import MAX_SECRET_LENGTH, Authenticator, digest
 from tests.core.builders import NOVEMBER, principal
@@ -262,3 +263,47 @@ def test_a_principal_may_use_all_models_or_those_it_names():
     assert principal(models=frozenset({"auto"})).may_use("auto")
     assert not principal(models=frozenset({"auto"})).may_use("gpt-4o")
     assert not principal(models=frozenset()).may_use("auto")
+
+
+def priority_of(authenticator: Authenticator, **headers: str) -> Priority:
+    return authenticator.priority_of(headers_of(**headers))
+
+
+def test_how_urgent_a_request_is_follows_from_its_key_and_feature():
+    urgent, patient = principal(feature="triage"), principal(feature="review", priority=Priority.BATCH)
+    by_feature = {"triage": urgent, "review": patient}
+    authenticator = Authenticator(tenancy(entry(SECRET, default=urgent, by_feature=by_feature)))
+    bearer = f"Bearer {SECRET}"
+    review = {"authorization": bearer, "x_tollway_feature": "review"}
+    assert priority_of(authenticator, **review) is Priority.INTERACTIVE  # not seen yet
+    authenticator.authenticate(headers_of(authorization=bearer), NOVEMBER)
+    assert priority_of(authenticator, authorization=bearer) is Priority.INTERACTIVE
+    assert priority_of(authenticator, **review) is Priority.BATCH
+    assert (
+        priority_of(authenticator, authorization=bearer, x_tollway_feature="unknown") is Priority.INTERACTIVE
+    )
+
+
+@pytest.mark.parametrize("header", ["batch", " Batch "])
+def test_a_request_may_call_itself_batch_and_never_more_urgent_than_it_is(header: str):
+    patient = principal(feature="triage", priority=Priority.BATCH)
+    urgent_key, patient_key = "urgent-key-0123456789", "patient-key-0123456789"
+    authenticator = Authenticator(
+        tenancy(entry(urgent_key), entry(patient_key, default=patient, by_feature={"triage": patient}))
+    )
+    for secret in (urgent_key, patient_key):
+        authenticator.authenticate(headers_of(authorization=f"Bearer {secret}"), NOVEMBER)
+    urgent, patient_header = f"Bearer {urgent_key}", f"Bearer {patient_key}"
+    assert priority_of(authenticator, authorization=urgent, x_tollway_priority=header) is Priority.BATCH
+    claimed = priority_of(authenticator, authorization=patient_header, x_tollway_priority="interactive")
+    assert claimed is Priority.BATCH
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([b"authorization", b"api-key", b"x-tollway-feature", b"x-tollway-priority"]),
+        st.binary(max_size=40),
+    )
+)
+def test_no_header_makes_the_question_fail(headers: dict[bytes, bytes]):
+    assert Authenticator(ONE_KEY).priority_of(headers) in Priority

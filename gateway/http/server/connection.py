@@ -29,6 +29,7 @@ from gateway.http.server.body_bytes import BodyBytes
 from gateway.http.server.exchange import Exchange, Handler, ServerFields, refusal
 from gateway.http.server.limits import RequestTimeout, ServerLimits
 from gateway.http.server.parser import RequestParser
+from gateway.http.server.shedding import BODY, LINES, STATUS, LoadShedder
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -65,6 +66,7 @@ class ServerConnection(asyncio.Protocol):
         "_active",
         "_begun",
         "_body_bytes",
+        "_checked_at",
         "_discarded_bytes",
         "_flow",
         "_handler",
@@ -80,6 +82,7 @@ class ServerConnection(asyncio.Protocol):
         "_refusal",
         "_server_fields",
         "_server_state",
+        "_shedder",
         "_state",
         "_timer",
         "_transport",
@@ -95,10 +98,11 @@ class ServerConnection(asyncio.Protocol):
         coalescer: WriteCoalescer,
         body_bytes: BodyBytes,
         idle_seconds: float | None = None,
+        shedder: LoadShedder | None = None,
     ) -> None:
-        """`coalescer` and `body_bytes` are shared by all connections of the server.
+        """`coalescer`, `body_bytes` and `shedder` are shared by all connections of the server.
 
-        `idle_seconds` None: as in `limits`.
+        `idle_seconds` None: as in `limits`. `shedder` None: every request is answered by the handler.
         """
         self._body_bytes = body_bytes
         self._handler = cast("Handler", config.loaded_app)
@@ -108,6 +112,7 @@ class ServerConnection(asyncio.Protocol):
         now = self._loop.time()
         self._flow = FlowControl(self._loop, coalescer, now)
         self._new_task = _eager_task(self._loop)
+        self._shedder = shedder
         self._parser = RequestParser(self.limits, self._new_exchange, self._flow.pause_reading, now)
         self._state = _OPEN
         self._transport: asyncio.Transport
@@ -116,7 +121,7 @@ class ServerConnection(asyncio.Protocol):
         self._begun: Exchange | None = None  # the active one, until its segment has been read
         self._pipelined: deque[Exchange] = deque()
         self._refusal: InvalidRequest | None = None
-        self._heard_at = self._idle_since = self._lingering_since = now
+        self._heard_at = self._idle_since = self._checked_at = self._lingering_since = now
         self._linger_seconds = self.limits.linger_seconds
         self._idle_seconds = self.limits.idle_seconds if idle_seconds is None else idle_seconds
         self._discarded_bytes = 0
@@ -206,10 +211,32 @@ class ServerConnection(asyncio.Protocol):
     def _start(self, exchange: Exchange) -> None:
         """Begin to answer, at once where Python can."""
         self._begun = None
+        shedder = self._shedder
+        if shedder is not None:
+            shedder.unasked -= 1
+            if shedder.unasked < 0:
+                admitted = self._shed(exchange, shedder)
+                if admitted is None:
+                    return
+                exchange = admitted
         task = self._new_task(self._answer(exchange))
         if not task.done():
             exchange.task = task
             self._server_state.tasks.add(task)
+
+    def _shed(self, exchange: Exchange, shedder: LoadShedder) -> Exchange | None:
+        """Refuse `exchange`, and those that wait behind it, up to one that may begin: that is returned."""
+        while shedder.refuses(exchange.headers):
+            if self._flow.is_congested:  # it asks on and takes no answers
+                exchange.keep_alive = False
+            exchange.answer_now(STATUS, LINES, BODY)
+            if not (exchange.keep_alive and self._pipelined):
+                self._exchange_over(exchange)
+                return None
+            # Not by way of `_exchange_over`: a segment can hold thousands, and each would be a call deeper.
+            self._server_state.total_requests += 1
+            self._active = exchange = self._pipelined.popleft()
+        return exchange
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -308,30 +335,47 @@ class ServerConnection(asyncio.Protocol):
         self._refusal = None
 
     def _check(self) -> None:
-        """Every few seconds: give up what does not move."""
-        now = self._loop.time()
-        self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
-        if self._flow.unread_seconds(now) > self.limits.unread_seconds:
+        """Give up what does not move, and look again when something can be due.
+
+        That is every few seconds while there is an answer to write. Connections that only wait are many, and
+        to look at each of them as often took 3% of a core for 9,500 (measured).
+        """
+        now, limits = self._loop.time(), self.limits
+        pause = limits.check_seconds
+        if self._flow.unread_seconds(now) > limits.unread_seconds:
             self._transport.abort()
         if self._state is ConnectionState.LINGERING:
             if now - self._lingering_since > self._linger_seconds:
                 self._transport.abort()
         elif self._state is _OPEN and self._flow.is_reading:
-            self._check_input(now)
+            left = self._check_input(now)
+            if self._active is None or not self._active.started:
+                # What begins just after this cannot be due before the next look.
+                pause = max(pause, min(left, limits.head_seconds, limits.body_seconds))
+        self._checked_at = now
+        self._timer = self._loop.call_later(pause, self._check)
 
-    def _check_input(self, now: float) -> None:
-        """Refuse a request that does not arrive, close a connection that is not used."""
+    def _check_input(self, now: float) -> float:
+        """Refuse a request that does not arrive, close a connection that is not used.
+
+        Returns the seconds after which that can be due, as things are.
+        """
         limits, parser, resumed_at = self.limits, self._parser, self._flow.resumed_at
         if parser.arriving is not None:
-            if now - max(self._heard_at, resumed_at) > limits.body_seconds:
+            left = max(self._heard_at, resumed_at) + limits.body_seconds - now
+            if left < 0:
                 self._refuse(RequestTimeout(f"No more of the request's body for {limits.body_seconds:g} s."))
         elif parser.began_at is not None:
-            if now - max(parser.began_at, resumed_at) > limits.head_seconds:
+            left = max(parser.began_at, resumed_at) + limits.head_seconds - now
+            if left < 0:
                 self._refuse(RequestTimeout(f"The request's head took over {limits.head_seconds:g} s."))
-        elif self._active is not None:
-            self._idle_since = now
-        elif now - max(self._idle_since, parser.last_began_at) > self._idle_seconds:
-            self._transport.close()
+        else:
+            if self._active is not None or parser.last_began_at > self._checked_at:
+                self._idle_since = now
+            left = self._idle_since + self._idle_seconds - now
+            if left < 0:
+                self._transport.close()
+        return left
 
 
 def _eager_task(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:

@@ -247,6 +247,12 @@ class Exchange:
     # --- Sink ---
 
     async def answer(self, status: int, lines: HeaderLines, body: bytes) -> None:
+        self.answer_now(status, lines, body)
+        if self._flow.is_congested:
+            await self._flow.drained()
+
+    def answer_now(self, status: int, lines: HeaderLines, body: bytes) -> None:
+        """As `answer`, without a wait for a client that takes too little."""
         framing = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
         head = self._begin(status, lines, framing)
         self.ended = True
@@ -258,8 +264,6 @@ class Exchange:
         else:
             flow.write(head)
             flow.write(body)
-        if flow.is_congested:
-            await flow.drained()
 
     async def start(self, status: int, lines: HeaderLines, trailer: bytes = b"") -> None:
         # Kept for a moment: it leaves together with the first data.

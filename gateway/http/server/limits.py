@@ -25,7 +25,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     linger_seconds: float = 60.0
     """A client that still sends is read from for so long, or it would lose our last answer to a reset."""
     check_seconds: float = 5.0
-    """How often the times above are looked at, so each may last this much longer."""
+    """How often the times above are looked at at most, so each may last this much longer."""
 
 
 class MalformedRequest(InvalidRequest):

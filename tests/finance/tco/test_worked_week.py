@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -227,6 +228,7 @@ def test_the_metrics_count_the_bill(tmp_path: Path) -> None:
             refusals_not_kept=lambda: 0,
             refusals_limited=dict,
             log_lines_lost=lambda: 0,
+            shedder=SimpleNamespace(refused={}, is_shedding=False),
         ),
         clock=clock,
         version="1",

@@ -21,6 +21,7 @@ from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import ServerLimits
 from gateway.http.server.listening import Listening, listen
+from gateway.http.server.shedding import LoadShedder
 
 PATIENCE_SECONDS = 60.0  # a hang fails the test; nothing is measured against it
 BODY_LIMIT = 1024 * 1024
@@ -389,7 +390,9 @@ def living() -> list[object]:
 class Stage:
     """One server. `forget` between tests; `settled` when nothing of them may be left."""
 
-    def __init__(self, limits: ServerLimits, drain_seconds: float = 1.0) -> None:
+    def __init__(
+        self, limits: ServerLimits, drain_seconds: float = 1.0, shedder: LoadShedder | None = None
+    ) -> None:
         class Limited(ServerConnection):
             __slots__ = ()
 
@@ -401,7 +404,9 @@ class Stage:
             self,
             self.listener,
             drain_seconds=drain_seconds,
-            protocol=functools.partial(Limited, coalescer=WriteCoalescer(), body_bytes=self.body_bytes),
+            protocol=functools.partial(
+                Limited, coalescer=WriteCoalescer(), body_bytes=self.body_bytes, shedder=shedder
+            ),
         )
         self.port = self.listening.port
         self.complaints: list[dict[str, Any]] = []

@@ -285,3 +285,13 @@ async def test_a_reader_that_stopped_in_the_last_answer_is_given_up(stage: Stage
         await client.send(get("/size/50000000", "Connection: close"))
         await client.head()
         await stage.until(lambda: not stage.state.connections)
+
+
+async def test_a_connection_that_rests_is_looked_at_when_something_can_be_due(stage: Stage) -> None:
+    """And not each few seconds: thousands of them would take a worker's time from others."""
+    async with stage.client() as client:
+        await client.send(get("/x"))
+        assert (await client.answer()).status == 200
+        (connection,) = stage.state.connections
+        now = asyncio.get_running_loop().time
+        await stage.until(lambda: connection._timer.when() - now() > 2 * LIMITS.check_seconds)

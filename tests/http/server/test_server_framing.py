@@ -433,7 +433,7 @@ async def test_other_headers_may_be_there_twice_and_the_first_counts(stage: Stag
 
 def test_every_header_that_answers_have_is_exposed_to_pages_of_other_origins() -> None:
     asked = {"x-tollway-feature", "x-tollway-privacy", "x-tollway-session", "x-tollway-tags"}
-    asked |= {"x-tollway-cost-event", "x-tollway-attempt"}
+    asked |= {"x-tollway-cost-event", "x-tollway-attempt", "x-tollway-priority"}
     code = "".join(path.read_text() for path in Path("gateway").glob("**/*.py"))
     named = set(re.findall(r"(x-tollway-[a-z-]*[a-z])\b(?!-)", code))
     told = {name for name in EXPOSED if name.startswith("x-tollway-")}
