@@ -110,10 +110,16 @@ class InvalidApiKey(GatewayError):
 
 
 class PermissionDenied(GatewayError):
+    """`key` is the valid one that may not do this; empty where there is none."""
+
     refused_by = RefusedBy.KEY
     status = 403
     type = "permission_error"
     code = "permission_denied"
+
+    def __init__(self, message: str, *, param: str | None = None, key: str = "") -> None:
+        super().__init__(message, param=param)
+        self.key = key
 
 
 class PrivacyViolation(GatewayError):

@@ -102,10 +102,11 @@ class SharedBreaker:
                 del self._by_key[key]
         if key in self._failed_trials:
             self._failed_trials.discard(key)
-        elif not key or 0 < counted <= MOST_FROM_ONE_KEY:
-            self._everybody.uncount_failure()
-        if counted:
-            self._suspects[key] = counted - 1
+        else:
+            if not key or 0 < counted <= MOST_FROM_ONE_KEY:
+                self._everybody.uncount_failure()
+            if counted:
+                self._suspects[key] = counted - 1
         self._sum_up()
 
     def retry_after_seconds(self, now: float, key: str = "") -> float:

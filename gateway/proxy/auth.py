@@ -79,6 +79,7 @@ def _principal(entry: KeyEntry, feature: str) -> Principal:
             f"The API key '{entry.name}' may not act for this feature. "
             f"It may name: {', '.join(sorted(entry.by_feature))}.",
             param="x-tollway-feature",
+            key=entry.name,
         )
     return principal
 

@@ -49,14 +49,17 @@ class RefusalLimits:
         self._waiting = 0
         self._events = BoundedEvents(of_each=1, of_all=10)
         self.delayed = self.refused = 0
-        self.configure(allowances)
+        self._start_counting(allowances)
 
     def configure(self, allowances: RefusalAllowances) -> None:
         """Count by `allowances` from now on, anew where they are others."""
-        if getattr(self, "_allowances", None) != allowances:
-            self._allowances = allowances
-            self._by_address = Allowances(allowances.per_minute_by_address)
-            self._by_key = Allowances(allowances.per_minute_by_key)
+        if allowances != self._allowances:
+            self._start_counting(allowances)
+
+    def _start_counting(self, allowances: RefusalAllowances) -> None:
+        self._allowances = allowances
+        self._by_address = Allowances(allowances.per_minute_by_address)
+        self._by_key = Allowances(allowances.per_minute_by_key)
 
     def judged(self, error: GatewayError, address: str, key: str = "") -> GatewayError:
         """What the client is told instead of `error`: that, after its `delay_seconds`, or that there were too

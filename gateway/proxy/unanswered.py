@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from gateway.core.allowances import BoundedEvents
 from gateway.core.audit import Denial
-from gateway.core.errors import GatewayError, PrivacyViolation, TooManyRefusals
+from gateway.core.errors import GatewayError, PermissionDenied, PrivacyViolation, TooManyRefusals
 from gateway.core.refused_request import KnownRequest, RefusedRequest, code_of, refused_request
 from gateway.http.client_address import ClientAddresses, network_of
 from gateway.metrics.access_log import AccessLog
@@ -53,7 +53,7 @@ class UnansweredRequests:
 
     def refused(self, error: GatewayError, known: KnownRequest, inbound: Inbound) -> GatewayError:
         """A request is to end with `error`. Returns what it is answered with, as the limits judge it."""
-        key = "" if known.principal is None else known.principal.key
+        key = _key_of(error, known)
         client = self.clients.of(inbound.peer, inbound.headers)
         answer = self.limits.judged(error, client, key)
         refused = refused_request(answer, known, int(self._clock.now() * 1_000_000))
@@ -63,7 +63,7 @@ class UnansweredRequests:
         if self._records.admit(kind, now) is None or not self._keep(refused):
             self.not_kept += 1
         cause = answer.cause if isinstance(answer, TooManyRefusals) else answer
-        if isinstance(cause, PrivacyViolation) and key:
+        if isinstance(cause, PrivacyViolation) and known.principal is not None:
             self._audit(refused, cause.message, now)
         return answer
 
@@ -97,6 +97,13 @@ class UnansweredRequests:
             self._denied(
                 Denial(refused.request_id, key, refused.feature, refused.model, message, left_out=left_out)
             )
+
+
+def _key_of(error: GatewayError, known: KnownRequest) -> str:
+    """The valid key of a refused request; empty: it had none."""
+    if known.principal is not None:
+        return known.principal.key
+    return error.key if isinstance(error, PermissionDenied) else ""
 
 
 def _seconds(known: KnownRequest, now: float) -> float | None:

@@ -69,6 +69,16 @@ async def test_refusals_by_privacy_count_for_their_key_and_all_of_them_reach_the
         assert [one["key"] for one in denials] == ["app"] * 6 + ["narrow"]
 
 
+async def test_a_valid_key_that_asks_for_what_it_may_not_counts_for_itself(tmp_path: Path) -> None:
+    async with running(tmp_path, FEW) as harness:
+        for _ in range(5):
+            await asked(harness, "guess")
+        told = [await asked(harness, NARROW_KEY, x_tollway_feature="another") for _ in range(5)]
+        assert [one.status_code for one in told] == [403] * 3 + [429] * 2
+        assert "'narrow'" in told[-1].json()["error"]["message"]
+        assert (await asked(harness, NARROW_KEY)).status_code == 200
+
+
 async def test_whose_forwarded_address_counts_is_said_by_the_trusted_proxies(tmp_path: Path) -> None:
     log = WrittenLog(tmp_path / "log")
     proxies = {"data": {"port": 0, "trusted_proxies": ["127.0.0.0/8"]}}
@@ -164,6 +174,7 @@ async def test_strangers_cannot_push_what_keys_are_refused_out_of_records_and_au
         for number in range(2 * OF_EACH_KIND):
             await harness.http.get(f"/nowhere/{number}")
             await asked(harness, "guess")
+            await asked(harness, NARROW_KEY, x_tollway_feature="nobody's")
             await harness.http.put("/v1/models", headers={"authorization": "Bearer wrong"})
             await harness.http.get("/v1/models", headers={"authorization": "Bearer wrong"})
         denied = await harness.post(chat(CARD))
