@@ -16,7 +16,7 @@ from gateway.detect.credentials import SECRET_TRIGGER, has_secret, secret_spans
 from gateway.detect.detector import AllowList, Detector, allowing
 from gateway.detect.emails import EMAIL_TRIGGER, email_spans, has_email
 from gateway.detect.encoded import NEEDS_DECODING, TooMuchEncoded, decode
-from gateway.detect.engine import BadExpression, Pattern, PatternSet
+from gateway.detect.engine import BadExpression, PatternSet
 from gateway.detect.escapes import NEEDS_UNESCAPING, unescape
 from gateway.detect.fold import NEEDS_COMPOSING, NEEDS_FOLDING, compose, fold, with_spaces
 from gateway.detect.ids import (
@@ -69,7 +69,6 @@ SEPARATORS_MATTER = frozenset({"email", "secret"})
 _SPELLINGS = (NEEDS_FOLDING, NEEDS_UNESCAPING, NEEDS_DECODING)
 _UNESCAPING, _COMPOSING = 1, len(_SPELLINGS)
 _FIRST = len(_SPELLINGS) + 1
-_DECODABLE = Pattern(NEEDS_DECODING)
 # An expression that occurs in no text.
 _NEVER = r"[^\x{0}-\x{10ffff}]"
 # A text that needs unescaping: the engine finds nothing at all when a set is too large for its memory.
@@ -149,23 +148,29 @@ class Detectors:
 
 def _respelled(pieces: Sequence[str], spellings: Container[int]) -> list[str]:
     """`pieces` as they are read, and beside that what is written in their escapes and encodings."""
-    if _COMPOSING in spellings:
+    composing = _COMPOSING in spellings
+    if composing:
         pieces = [compose(piece) for piece in pieces]
-    text = joined(pieces)
+    read = [joined([fold(piece) for piece in pieces]), *_spaced(joined(pieces))]
     # Beside the first reading, not instead of it: an escape may be a backslash that digits follow.
-    read = [text, unescape(text)] if _UNESCAPING in spellings else [text]
-    if _COMPOSING in spellings and _UNESCAPING in spellings:
-        read[1] = compose(read[1])
-    read = [spelling for text in read for spelling in _folded(text)]
-    if not _DECODABLE.occurs_in(encoded("\n".join(read))):
-        return read
-    plain = [(text, decode(text)) for text in read]
-    return [*read, *(spelling for was, is_ in plain if is_ != was for spelling in _folded(unescape(is_)))]
+    if _UNESCAPING in spellings:
+        text = unescape(joined(pieces))
+        read += _folded(compose(text) if composing else text)
+    written = encoded("\n\n".join(read))
+    plain = decode(written)
+    if plain != written:
+        read += _folded(unescape(plain.decode("utf-8", "replace")))
+    return read
 
 
-def _folded(text: str) -> tuple[str, ...]:
+def _folded(text: str) -> list[str]:
+    return [fold(text), *_spaced(text)]
+
+
+def _spaced(text: str) -> list[str]:
+    """`text` folded with spaces for blanks that folding drops; empty where it has none."""
     spaced = with_spaces(text)
-    return (fold(text),) if spaced == text else (fold(text), fold(spaced))
+    return [] if spaced == text else [fold(spaced)]
 
 
 def _detector(name: str, defined: Mapping[str, Detector]) -> Detector:

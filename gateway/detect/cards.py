@@ -7,7 +7,7 @@ from gateway.detect.candidates import any_passes
 from gateway.detect.checksums import ean13_holds, luhn_holds
 from gateway.detect.context import CARD_WORDS
 from gateway.detect.engine import Pattern, Span
-from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_TRIGGER
+from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_TRIGGER, with_single_spaces
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
 # them. Each rest is what follows the first four digits.
@@ -80,18 +80,17 @@ _SEPARATORS = b" .-"
 
 # What stands between the cells of a table, the values of a list, or in place of a space.
 _LOOSE_RUN = re.compile(rb"(?<![0-9])[0-9]{1,6}(?:" + LOOSE.encode() + rb"[0-9]{1,6}){2,}+(?![0-9])")
-_LOOSE = re.compile(LOOSE.encode())
 _MAYBE_LOOSE = Pattern(LOOSE_TRIGGER)
 CARD_TRIGGER = f"{DIGITS_TRIGGER}|{LOOSE_TRIGGER}"
 
 # A digit without a gap, or another group of four; and two more of them.
 _GROUP_BEFORE = re.compile(rb"[0-9~]\Z|(?<![0-9])[0-9]{4}[ .\-]{1,3}\Z")
 _GROUP_AFTER = re.compile(rb"[0-9~]|[ .\-]{1,3}[0-9]{4}(?![0-9])")
-_GROUPS_BEFORE = re.compile(rb"(?:(?<![0-9])[0-9]{4}[ .\-]{1,3}){2}\Z")
-_GROUPS_AFTER = re.compile(rb"(?:[ .\-]{1,3}[0-9]{4}(?![0-9])){2}")
+_GROUPS_BEFORE = re.compile(rb"(?:(?<![0-9])[0-9]{4}[ .\-]{1,3}){2}[0-9]{0,3}\Z")
+_GROUPS_AFTER = re.compile(rb"[0-9]{0,3}(?:[ .\-]{1,3}[0-9]{4}(?![0-9])){2}")
 
 # Numbers of machines that would pass for a card now and then: a float with seven decimals or more, and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
-_MACHINE_NUMBER = re.compile(rb"(?<![0-9~])(?:[0-9]{1,6}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
+_MACHINE_NUMBER = re.compile(rb"(?:(?<![0-9])[0-9]{1,6}|(?<=~))\.[0-9]{7,}|(?<![0-9~])(?:1[5-9][0-9]{17}(?![0-9]))")
 
 _DIGEST = re.compile(
     rb"(?<![0-9A-Za-z])(?:(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})|0x[0-9A-Fa-f]{32,}|"
@@ -173,7 +172,7 @@ def _distinct_runs(text: bytes) -> bytes:
     lines: dict[bytes, None] = {}
     runs = _RUN.findall(text)
     if _MAYBE_LOOSE.occurs_in(text):
-        runs += (_LOOSE.sub(b" ", run) for run in _LOOSE_RUN.findall(text))
+        runs += with_single_spaces(b"\0".join(_LOOSE_RUN.findall(text))).split(b"\0")
     for run in dict.fromkeys(runs):
         if len(run) <= _PART_BYTES + _OVERLAP_BYTES:
             lines[run] = None

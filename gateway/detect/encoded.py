@@ -8,6 +8,9 @@ import binascii
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import islice
+
+from gateway.detect.engine import Finder
 
 MOST_DEPTH = 2
 # Of one text. Past either, the search is given up.
@@ -15,22 +18,28 @@ MOST_RUNS = 10_000
 MOST_UNPACKED_BYTES = 1 << 20
 
 _ALPHABET = r"[0-9A-Za-z+/_\-]"
-_LINE_BREAK = r"\r?\n[ \t]*"
-# Twelve bytes of printable ASCII; four characters of Chinese, Japanese or Korean, or at full width; gzip; zlib.
+# Twelve bytes of printable ASCII.
 _OF_ASCII = rf"(?:[I-Za-f][C-HS-Xi-ny-z0-3][ABEFIJMNQRUVYZcdghkloptswx014589]{_ALPHABET}){{4}}"
-_OF_OTHERS = rf"(?:[4-7]{_ALPHABET}{{3}}){{4}}"
+# Three characters of Chinese, Japanese or Korean, or at full width: three bytes each, of which the first stands
+# at any of three places.
+_OF_OTHERS = (
+    rf"(?:[4-7][I-LY-bo-r4-7][CGKOSWaeimquy26+\-]{_ALPHABET}){{3}}|"
+    rf"(?:[g-v][Oeu+\-]{_ALPHABET}{{2}}){{3}}|"
+    r"(?:[g-v][I-LY-bo-r4-7][DHLPTXbfjnrvz37/_][j-pv]){3}"
+)
 _PACKED = rf"(?:H4sI|eJ[w-z]|eN[o-r]){_ALPHABET}{{16}}"
 NEEDS_DECODING = f"{_OF_ASCII}|{_OF_OTHERS}|{_PACKED}"
 
-_TELLING = re.compile(NEEDS_DECODING)
-_RUN = re.compile(
-    rf"(?<!{_ALPHABET}){_ALPHABET}{{16,}}+(?:{_LINE_BREAK}{_ALPHABET}{{16,}}+)*+"
-    rf"(?:{_LINE_BREAK}{_ALPHABET}{{1,15}}+)?"
-)
-_LINE_END = re.compile(_LINE_BREAK)
-_STANDARD = str.maketrans("-_", "+/")
-_PRINTABLE = re.compile(rb"[\t\n\r -~]{8,}")
-_PACKED_HEAD = re.compile(rb"\x1f\x8b\x08|\A\x78[\x01\x5e\x9c\xda]")
+_TELLING = Finder(NEEDS_DECODING)
+# A run, and the ends of its lines, are seen as one word.
+_CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+/-_\r\n"
+_TO_WORDS = bytes(0x61 if code in _CHARACTERS else 0x20 for code in range(256))
+_INDENT = re.compile(rb"\n[ \t]+")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+# A longer run is read from all four places.
+_MOST_TELLING = 256
+_READABLE = re.compile(rb"(?:[\t\n\r -~]|[\xc2-\xf4][\x80-\xbf]{1,3}){6,}")
+_PACKED_HEAD = re.compile(rb"\x1f\x8b\x08|\A\x78[\x9c\xda]")
 _ANY_HEADER = 32 + zlib.MAX_WBITS
 
 
@@ -38,13 +47,13 @@ class TooMuchEncoded(Exception):
     """More is encoded in a text than is decoded for it."""
 
 
-def decode(text: str) -> str:
-    """`text` with what is encoded in it, and in that, in its place. Raises TooMuchEncoded."""
+def decode(text: bytes) -> bytes:
+    """`text`, which is UTF-8, with what is encoded in it, and in that, in its place. Raises TooMuchEncoded."""
     decoder = _Decoder()
     for _ in range(MOST_DEPTH):
-        if not _TELLING.search(text):
+        if not _TELLING.occurs_in(text):
             break
-        text = _RUN.sub(decoder.read, text)
+        text = b"".join(decoder.pieces(_INDENT.sub(b"\n", text)))
     return text
 
 
@@ -54,32 +63,42 @@ class _Decoder:
     __slots__ = ("_bytes", "_known")
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+        self._known: dict[bytes, bytes] = {}
         self._bytes = MOST_UNPACKED_BYTES
 
-    def read(self, match: re.Match[str]) -> str:
-        run = match[0]
-        text = self._known.get(run)
-        if text is None:
-            if not _TELLING.search(run):
-                return run
+    def pieces(self, text: bytes) -> Iterator[bytes]:
+        """`text` in parts, of which each run that tells of an encoding is decoded."""
+        words = text.translate(_TO_WORDS)
+        at = 0
+        while (telling := next(_TELLING.spans(text, at), None)) is not None:
+            start = words.rfind(b" ", at, telling[0]) + 1 or at
+            end = words.find(b" ", telling[1])
+            yield text[at:start]
+            at = end if end >= 0 else len(text)
+            yield self._read(text[start:at])
+        yield text[at:]
+
+    def _read(self, run: bytes) -> bytes:
+        plain = self._known.get(run)
+        if plain is None:
             if len(self._known) == MOST_RUNS:
                 raise TooMuchEncoded
-            text = self._known[run] = "\n".join(self._readings(run))
-        self._bytes -= max(len(text) - len(run), 0)
+            plain = self._known[run] = b"\n".join(self._readings(run))
+        self._bytes -= max(len(plain) - len(run), 0)
         if self._bytes < 0:
             raise TooMuchEncoded
-        return text
+        return plain
 
-    def _readings(self, run: str) -> Iterator[str]:
+    def _readings(self, run: bytes) -> Iterator[bytes]:
         """The text in `run`, for each of the four places where its first byte may begin."""
-        plain = _LINE_END.sub("", run).translate(_STANDARD)
-        for start in sorted({match.start() % 4 for match in _TELLING.finditer(plain)}):
-            raw = _bytes_of(plain[start:])
+        characters = run.translate(_STANDARD, b"\r\n")
+        telling = [start % 4 for start, _ in islice(_TELLING.spans(characters), _MOST_TELLING)]
+        for start in sorted(set(telling)) if len(telling) < _MOST_TELLING else range(4):
+            raw = _bytes_of(characters[start:])
             head = _PACKED_HEAD.search(raw)
             if head is not None:
                 raw = self._unpacked(raw[head.start() :]) + b"\n" + raw[: head.start()]
-            yield _text_of(raw)
+            yield b"\n".join(_READABLE.findall(raw))
 
     def _unpacked(self, packed: bytes) -> bytes:
         try:
@@ -88,13 +107,6 @@ class _Decoder:
             return b""
 
 
-def _bytes_of(characters: str) -> bytes:
+def _bytes_of(characters: bytes) -> bytes:
     whole = characters[: len(characters) - (len(characters) % 4 == 1)]
-    return binascii.a2b_base64(whole + "=" * (-len(whole) % 4))
-
-
-def _text_of(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "\n".join(part.decode("ascii") for part in _PRINTABLE.findall(raw))
+    return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))

@@ -6,15 +6,18 @@ Time is linear in the text: it is split at its escapes once for each layer, and 
 import re
 from html.entities import html5
 
-_BACKSLASHES = r"\\+"
-_UNITS = rf"(?:{_BACKSLASHES}u[0-9a-fA-F]{{4}}|%u[0-9a-fA-F]{{4}})+"
-_BYTES = rf"(?:%(?:25)*[0-9a-fA-F]{{2}})+|(?:{_BACKSLASHES}x[0-9a-fA-F]{{2}})+"
-_POINTS = rf"{_BACKSLASHES}(?:u\{{[0-9a-fA-F]{{1,6}}\}}|U[0-9a-fA-F]{{8}})"
+# Each alternative begins with one character, by which the engine skips.
+_UNIT = r"\\\\*u[0-9a-fA-F]{4}"
+_PERCENT_UNIT = "%u[0-9a-fA-F]{4}"
+_BYTE = r"\\\\*x[0-9a-fA-F]{2}"
+_PERCENT_BYTE = "%(?:25)*[0-9a-fA-F]{2}"
+_POINT = r"\\\\*(?:u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8})"
 _AMPERSAND = "&(?:amp;)*"
 _ENTITY = rf"{_AMPERSAND}(?:#0*[0-9]{{1,7}};?|#[xX]0*[0-9a-fA-F]{{1,6}};?|[A-Za-z]{{3,31}};)"
 # A word that the end of a line breaks.
-_BROKEN = r"(?<=[a-z])-\r?\n[ \t]*(?=[a-z])"
-_ESCAPE = re.compile(f"({_UNITS}|{_BYTES}|{_POINTS}|(?:{_ENTITY})+|{_BROKEN})")
+_BROKEN = r"-(?<=[a-z]-)\r?\n[ \t]*(?=[a-z])"
+_RUNS = (f"{one}(?:{one})*" for one in (_UNIT, _PERCENT_UNIT, _BYTE, _PERCENT_BYTE, _ENTITY))
+_ESCAPE = re.compile(f"({'|'.join((*_RUNS, _POINT, _BROKEN))})")
 
 _REPEATED_PERCENT = re.compile("%(?:25)+(?=[0-9a-fA-F]{2})")
 _ENTITY_PARTS = re.compile(rf"{_AMPERSAND}(?:#([0-9]+);?|#[xX]([0-9a-fA-F]+);?|([A-Za-z]+);)")

@@ -8,11 +8,10 @@ from gateway.detect.candidates import any_passes
 from gateway.detect.checksums import iban_holds, my_number_holds
 from gateway.detect.context import MY_NUMBER_WORDS, SSN_WORD, SSN_WORDS, without_labelled_groups
 from gateway.detect.engine import Pattern, Span
-from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_OR_NONE, LOOSE_TRIGGER
+from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_OR_NONE, LOOSE_TRIGGER, with_single_spaces
 from gateway.detect.ibans import bban_expressions
 
 _SEPARATORS = b" .-"
-_LOOSE = re.compile(LOOSE.encode())
 _NOT_DIGITS = re.compile(rb"[^0-9]+")
 _PART_BYTES = 512
 _OVERLAP_BYTES = 64  # as long as the longest head and rest that are looked at
@@ -45,7 +44,7 @@ def has_iban(text: bytes) -> bool:
     if any_passes(_iban_candidates(upper), iban_holds):
         return True
     return _MAYBE_LOOSE_IBAN.occurs_in(text) and any_passes(
-        _iban_candidates(_LOOSE.sub(b" ", upper)), iban_holds
+        _iban_candidates(with_single_spaces(upper)), iban_holds
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.detect import cards as cards_module
 from gateway.detect.candidates import MOST_FAILURES, any_passes
-from gateway.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _says_enough
+from gateway.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _is_in_a_row, _says_enough
 from gateway.detect.ids import _iban_candidates
 
 ALL = Detectors(DETECTOR_NAMES)
@@ -62,7 +62,7 @@ def test_a_repeated_text_holds_nothing_and_is_read_to_its_end(name: str) -> None
 def candidates(text: bytes) -> int:
     """How many there are in both readings, alone and beside a word."""
     runs = _distinct_runs(text)
-    return sum(len(list(_candidates(runs, common, _says_enough))) for common in (_COMMON, _ANYWHERE))
+    return sum(len(list(_candidates(runs, common, _says_enough, _is_in_a_row))) for common in (_COMMON, _ANYWHERE))
 
 
 def test_work_on_a_repeated_number_does_not_grow_with_the_text() -> None:
