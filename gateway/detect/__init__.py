@@ -67,7 +67,7 @@ DETECTOR_NAMES = tuple(BUILT_IN)
 SEPARATORS_MATTER = frozenset({"email", "secret"})
 
 _SPELLINGS = (NEEDS_FOLDING, NEEDS_UNESCAPING, NEEDS_DECODING)
-_UNESCAPING, _COMPOSING = 1, len(_SPELLINGS)
+_FOLDING, _UNESCAPING, _COMPOSING = 0, 1, len(_SPELLINGS)
 _FIRST = len(_SPELLINGS) + 1
 # An expression that occurs in no text.
 _NEVER = r"[^\x{0}-\x{10ffff}]"
@@ -151,16 +151,16 @@ def _respelled(pieces: Sequence[str], spellings: Container[int]) -> list[str]:
     composing = _COMPOSING in spellings
     if composing:
         pieces = [compose(piece) for piece in pieces]
-    read = [joined([fold(piece) for piece in pieces]), *_spaced(joined(pieces))]
+    if composing or _FOLDING in spellings:
+        read = [joined([fold(piece) for piece in pieces]), *_spaced(joined(pieces))]
+    else:
+        read = [joined(pieces)]
     # Beside the first reading, not instead of it: an escape may be a backslash that digits follow.
     if _UNESCAPING in spellings:
         text = unescape(joined(pieces))
         read += _folded(compose(text) if composing else text)
-    written = encoded("\n\n".join(read))
-    plain = decode(written)
-    if plain != written:
-        read += _folded(unescape(plain.decode("utf-8", "replace")))
-    return read
+    plain = decode(encoded("\n\n".join(read)))
+    return [*read, *_folded(unescape(plain.decode("utf-8", "replace")))] if plain else read
 
 
 def _folded(text: str) -> list[str]:

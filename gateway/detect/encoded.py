@@ -36,6 +36,8 @@ _CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+/
 _TO_WORDS = bytes(0x61 if code in _CHARACTERS else 0x20 for code in range(256))
 _INDENT = re.compile(rb"\n[ \t]+")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
+# Words beside a number say what it is.
+_CONTEXT_BYTES = 512
 # A longer run is read from all four places.
 _MOST_TELLING = 256
 _READABLE = re.compile(rb"(?:[\t\n\r -~]|[\xc2-\xf4][\x80-\xbf]{1,3}){6,}")
@@ -48,13 +50,16 @@ class TooMuchEncoded(Exception):
 
 
 def decode(text: bytes) -> bytes:
-    """`text`, which is UTF-8, with what is encoded in it, and in that, in its place. Raises TooMuchEncoded."""
+    """What is encoded in `text`, which is UTF-8, and in that, with what stands beside it.
+
+    Empty where there is nothing. Raises TooMuchEncoded.
+    """
     decoder = _Decoder()
+    layers: list[bytes] = []
     for _ in range(MOST_DEPTH):
-        if not _TELLING.occurs_in(text):
-            break
         text = b"".join(decoder.pieces(_INDENT.sub(b"\n", text)))
-    return text
+        layers.append(text)
+    return b"\n".join(layers)
 
 
 class _Decoder:
@@ -67,16 +72,17 @@ class _Decoder:
         self._bytes = MOST_UNPACKED_BYTES
 
     def pieces(self, text: bytes) -> Iterator[bytes]:
-        """`text` in parts, of which each run that tells of an encoding is decoded."""
+        """Each run of `text` that tells of an encoding, decoded, between what stands near it."""
         words = text.translate(_TO_WORDS)
-        at = 0
+        at = told = 0
         while (telling := next(_TELLING.spans(text, at), None)) is not None:
             start = words.rfind(b" ", at, telling[0]) + 1 or at
             end = words.find(b" ", telling[1])
-            yield text[at:start]
+            yield text[max(at, start - _CONTEXT_BYTES) : start]
             at = end if end >= 0 else len(text)
             yield self._read(text[start:at])
-        yield text[at:]
+            told = at + _CONTEXT_BYTES
+        yield text[at:told]
 
     def _read(self, run: bytes) -> bytes:
         plain = self._known.get(run)

@@ -134,7 +134,6 @@ _FOLDABLE_RUN = re.compile(
 _COMPOSABLE = re.compile(
     "[\uff61-\uff9f][\uff9e\uff9f]?|[\u3041-\u30fe][\u3099\u309a]|[\u3200-\u33ff\uf900-\ufaff]"
 )
-_BLANK = re.compile(f"[{''.join(sorted(_BLANKS))}]")
 _CJK = "[\u3040-\u9fff\uac00-\ud7af]"
 _LINE_BROKEN = re.compile(rf"(?<={_CJK})\r?\n[ \t]*(?={_CJK})")
 _IDEOGRAPHIC = r"[\x{3040}-\x{9fff}\x{ac00}-\x{d7af}]"
@@ -184,7 +183,9 @@ def compose(text: str) -> str:
 
 def with_spaces(text: str) -> str:
     """`text` with a space for each blank that folding drops, and that a reader may take for one."""
-    return _BLANK.sub(" ", text)
+    for blank in _BLANKS:
+        text = text.replace(blank, " ")
+    return text
 
 
 def _composed(match: re.Match[str]) -> str:
