@@ -90,7 +90,9 @@ _GROUPS_BEFORE = re.compile(rb"(?:(?<![0-9])[0-9]{4}[ .\-]{1,3}){2}[0-9]{0,3}\Z"
 _GROUPS_AFTER = re.compile(rb"[0-9]{0,3}(?:[ .\-]{1,3}[0-9]{4}(?![0-9])){2}")
 
 # Numbers of machines that would pass for a card now and then: a float with seven decimals or more, and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
-_MACHINE_NUMBER = re.compile(rb"(?:(?<![0-9])[0-9]{1,6}|(?<=~))\.[0-9]{7,}|(?<![0-9~])(?:1[5-9][0-9]{17}(?![0-9]))")
+_MACHINE_NUMBER = re.compile(
+    rb"(?:(?<![0-9])[0-9]{1,6}|(?<=~))\.[0-9]{7,}|(?<![0-9~])(?:1[5-9][0-9]{17}(?![0-9]))"
+)
 
 _DIGEST = re.compile(
     rb"(?<![0-9A-Za-z])(?:(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})|0x[0-9A-Fa-f]{32,}|"

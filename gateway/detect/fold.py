@@ -123,6 +123,8 @@ def _touching(one: str, other: str) -> str:
 _TABLE = _build_table()
 # A character that the table lacks costs an exception each time.
 _TABLE_WITH_ASCII = {point: chr(point) for point in range(0x80)} | _TABLE
+# With None for what goes, translating ASCII needs no look-up for each character.
+_ASCII_TABLE = {point: text or None for point, text in _TABLE.items() if point < 0x80}
 _FOLDABLE_RUN = re.compile(
     # Beyond the first plane one coarse range: the engine has a bitmap for the first and a list for the rest.
     "["
@@ -151,6 +153,8 @@ NEEDS_COMPOSING = (
 
 def fold(text: str) -> str:
     """`text` with every character folded."""
+    if text.isascii():
+        return text.translate(_ASCII_TABLE)
     slices: list[str] = []
     dense = False
     for start in range(0, len(text), _SLICE):

@@ -90,7 +90,9 @@ _LOOSE_MY_NUMBER = re.compile(
     rb"(?<![0-9])[0-9]{4}" + LOOSE.encode() + rb"[0-9]{4}" + LOOSE.encode() + rb"[0-9]{4}(?![0-9])"
 )
 # Whether to look for candidates at all.
-_MY_NUMBER_SHAPE = Pattern(rf"(?:^|[^0-9])[0-9]{{4}}{LOOSE_OR_NONE}[0-9]{{4}}{LOOSE_OR_NONE}[0-9]{{4}}(?:[^0-9]|$)")
+_MY_NUMBER_SHAPE = Pattern(
+    rf"(?:^|[^0-9])[0-9]{{4}}{LOOSE_OR_NONE}[0-9]{{4}}{LOOSE_OR_NONE}[0-9]{{4}}(?:[^0-9]|$)"
+)
 _MINUTE = re.compile(
     rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])[0-5][0-9]"
 )

@@ -20,9 +20,7 @@ from gateway.detect.engine import Finder, Span
 # Of a list, so many words are looked for where it has to be said where they stand.
 MOST_PLACED = 200
 
-_TO_SPACE = bytes(
-    code if code >= 0x80 or chr(code).isalnum() else 0x20 for code in range(256)
-)
+_TO_SPACE = bytes(code if code >= 0x80 or chr(code).isalnum() else 0x20 for code in range(256))
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u2010-\u2015\u2028\u2029\u202f\u205f\u2212\u3000]+")
 _OTHER_SCRIPTS = re.compile(rb"[\x80-\xff]+")
 

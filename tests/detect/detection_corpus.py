@@ -164,7 +164,6 @@ def true_individual_numbers() -> Iterator[Sample]:
             yield Sample("beside a word", (sentence.format(number()),))
             yield Sample("beside a word", (sentence.format(full_width(number())),))
             yield Sample("beside a word", ("マイナンバーを教えてください。", f"はい、{number()} です。"))
-        for sentence in SENTENCES_WITHOUT_A_WORD:
             for separator in (" ", "-", ".", "\u3000", "\u2013", "ー"):
                 yield Sample("in groups", (sentence.format(in_groups(number(), (4, 4, 4), separator)),))
 

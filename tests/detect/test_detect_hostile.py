@@ -62,7 +62,9 @@ def test_a_repeated_text_holds_nothing_and_is_read_to_its_end(name: str) -> None
 def candidates(text: bytes) -> int:
     """How many there are in both readings, alone and beside a word."""
     runs = _distinct_runs(text)
-    return sum(len(list(_candidates(runs, common, _says_enough, _is_in_a_row))) for common in (_COMMON, _ANYWHERE))
+    return sum(
+        len(list(_candidates(runs, common, _says_enough, _is_in_a_row))) for common in (_COMMON, _ANYWHERE)
+    )
 
 
 def test_work_on_a_repeated_number_does_not_grow_with_the_text() -> None:
