@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from gateway.detect.candidates import any_passes
 from gateway.detect.checksums import ean13_holds, luhn_holds
 from gateway.detect.context import CARD_WORDS
+from gateway.detect.detector import without
 from gateway.detect.engine import Pattern, Span
 from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_TRIGGER, with_single_spaces
+from gateway.detect.ids import iban_spans
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
 # them. Each rest is what follows the first four digits.
@@ -83,6 +85,7 @@ _LOOSE_RUN = re.compile(rb"(?<![0-9])[0-9]{1,6}(?:" + LOOSE.encode() + rb"[0-9]{
 _MAYBE_LOOSE = Pattern(LOOSE_TRIGGER)
 CARD_TRIGGER = f"{DIGITS_TRIGGER}|{LOOSE_TRIGGER}"
 
+_DOT, _NO_DOT = re.compile(rb"[0-9]\.[0-9]"), re.compile(rb"[0-9][ \-]+[0-9]")
 # A digit without a gap, or another group of four; and two more of them.
 _GROUP_BEFORE = re.compile(rb"[0-9~]\Z|(?<![0-9])[0-9]{4}[ .\-]{1,3}\Z")
 _GROUP_AFTER = re.compile(rb"[0-9~]|[ .\-]{1,3}[0-9]{4}(?![0-9])")
@@ -119,8 +122,10 @@ def has_credit_card(text: bytes) -> bool:
     """
     if not _has_card_in(text):
         return False
-    # Digests are long enough to hold a card's digits by chance, and too common to look for them first.
-    return not _MAYBE_DIGEST.occurs_in(text) or _has_card_in(_DIGEST.sub(b"x", text))
+    # Digests and IBANs are long enough to hold a card's digits by chance, and too common to look for them first.
+    apart = _DIGEST.sub(b"x", text) if _MAYBE_DIGEST.occurs_in(text) else text
+    apart = without(apart, iban_spans(apart))
+    return apart == text or _has_card_in(apart)
 
 
 def credit_card_spans(text: bytes) -> Iterator[Span]:
@@ -230,10 +235,13 @@ def _is_amid_a_row(runs: bytes, span: Span) -> bool:
 
 
 def _is_in_a_row(runs: bytes, span: Span) -> bool:
-    """The same, or two groups more on one side: a card may have its expiry or an id beside it."""
+    """The same, or two groups more on one side: a card may have its expiry or an id beside it. Dots beside other
+    separators are decimal points."""
     start, end = span
+    written = runs[start:end]
     return (
         _is_amid_a_row(runs, span)
+        or (_DOT.search(written) is not None and _NO_DOT.search(written) is not None)
         or _GROUPS_BEFORE.search(runs[max(0, start - 16) : start]) is not None
         or _GROUPS_AFTER.match(runs[end : end + 16]) is not None
     )

@@ -83,7 +83,7 @@ CARD_WORDS = NumberWords(rf"(?i:{_CARD}|{_CARD_OF_THE_WORLD})|\bPAN\b", before=6
 MY_NUMBER_WORDS = NumberWords(f"(?i:{_MY_NUMBER})", before=120, after=480)
 SSN_WORD = (
     r"(?i:ssn|ss#|social[ _\-]?security|soc\.? ?sec\.?|tax(?:payer)?[ _\-]?(?:id|identification)|itin\b|"
-    r"form w-?[249]\b|seguro social|社会保障番号|社会保障号|社会安全号)"
+    r"\bw-?[249]\b|seguro social|社会保障番号|社会保障号|社会安全号)"
 )
 SSN_WORDS = NumberWords(SSN_WORD, before=120, after=480)
 

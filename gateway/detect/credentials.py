@@ -108,12 +108,18 @@ SECRET_TRIGGER = (
 
 # So many assignments of one text are looked at. With more of them the text counts as found.
 MOST_ASSIGNED = 5_000
-_IDENTIFIER = re.compile(rb"[A-Za-z_$][0-9A-Za-z_]*(?:\.[A-Za-z_][0-9A-Za-z_]*)*[),\]}]*")
+# A name of two words and more, in one case; and the attribute of one, in any.
+_NAME_OF_SOMETHING = re.compile(
+    rb"(?:[a-z$_][0-9a-z]*(?:_[0-9a-z]*)+|[A-Z_][0-9A-Z]*(?:_[0-9A-Z]*)+|"
+    rb"[A-Za-z_$][0-9A-Za-z_]*(?:\.[A-Za-z_][0-9A-Za-z_]*)+)[),\]}]*"
+)
 _PLACEHOLDER = re.compile(
     rb"(?i)[$<{%*.#]|x{4}|(.)\1{5}|process\.env|os\.environ|env\.|your|example|change|placeholder|redacted"
 )
 _TOLD_IN_URL = re.compile(rb"(?i)[$<{%*]|\[|(?:pass(?:word|wd)?|pwd|secret|user(?:name)?|token)\Z")
-_LETTER, _NO_LETTER, _DIGIT = re.compile(rb"[A-Za-z]"), re.compile(rb"[^A-Za-z]"), re.compile(rb"[0-9]")
+_PASSWORD_NAMES = re.compile(rb"(?i)(?:[a-z_]*_)?passw(?:or)?d[0-9_]*\Z")
+_LETTER, _DIGIT = re.compile(rb"[A-Za-z]"), re.compile(rb"[0-9]")
+_SHORTEST_PASSWORD = 8
 _MOST_DIGITS_OF_A_NAME = 3
 
 
@@ -123,7 +129,7 @@ def has_secret(text: bytes) -> bool:
     Rule: the issuer's own form (keys of clouds, code hosts, model providers, payment and mail services;
     webhooks of chat tools), a private key's header, a JWT; Basic credentials that decode to a name and a
     password; a password in an address; or a value that is assigned to a name: after password or passphrase
-    one of eight characters with a letter and a digit or sign, after token, secret, api_key or the like one of
+    one of eight characters with a letter and a digit, after token, secret, api_key or the like one of
     sixteen with both letters and digits. Not one: a call, a variable and its attributes, a placeholder.
     Source: the issuers' documentation of their formats, RFC 7468 (PEM), RFC 7519 (JWT), RFC 7617 (Basic).
     """
@@ -176,23 +182,19 @@ def _is_value(text: bytes, start: int, end: int) -> bool:
 
 def _is_password(text: bytes, start: int, end: int) -> bool:
     value = text[start:end].rstrip(b".)]}")
-    if len(value) < 8 or not (_LETTER.search(value) and _NO_LETTER.search(value)):
+    if len(value) < _SHORTEST_PASSWORD or not _LETTER.search(value):
         return False
     if _PLACEHOLDER.match(value) or _PASSWORD_NAMES.match(value):
         return False
-    if _is_quoted(text, start):
-        return _DIGIT.search(value) is not None
-    return _DIGIT.search(value) is not None and b"(" not in value and not _names_something(value)
-
-
-_PASSWORD_NAMES = re.compile(rb"(?i)(?:[a-z_]*_)?passw(?:or)?d[0-9_]*\Z")
+    if _DIGIT.search(value) is None:
+        return False
+    return _is_value(text, start, start + len(value))
 
 
 def _names_something(value: bytes) -> bool:
-    """Whether unquoted `value` is a variable or its attribute: in lower case with "_" or dots, and few digits."""
+    """Whether unquoted `value` is a variable of two words or an attribute, of which few end in many digits."""
     return (
-        _IDENTIFIER.fullmatch(value) is not None
-        and (b"_" in value or b"." in value)
+        _NAME_OF_SOMETHING.fullmatch(value) is not None
         and len(_DIGIT.findall(value)) <= _MOST_DIGITS_OF_A_NAME
     )
 
