@@ -92,7 +92,8 @@ _GROUP_AFTER = re.compile(rb"[0-9~]|[ .\-]{1,3}[0-9]{4}(?![0-9])")
 _GROUPS_BEFORE = re.compile(rb"(?:(?<![0-9])[0-9]{4}[ .\-]{1,3}){2}[0-9]{0,3}\Z")
 _GROUPS_AFTER = re.compile(rb"[0-9]{0,3}(?:[ .\-]{1,3}[0-9]{4}(?![0-9])){2}")
 
-# Numbers of machines that would pass for a card now and then: a float with seven decimals or more, and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
+# Numbers of machines that would pass for a card now and then: a float with seven decimals or more, and a time
+# in nanoseconds or a recent snowflake id (19 digits from 15... on).
 _MACHINE_NUMBER = re.compile(
     rb"(?:(?<![0-9])[0-9]{1,6}|(?<=~))\.[0-9]{7,}|(?<![0-9~])(?:1[5-9][0-9]{17}(?![0-9]))"
 )
@@ -115,14 +116,17 @@ def has_credit_card(text: bytes) -> bool:
     """Whether folded `text` holds a payment card number.
 
     Rule: a known issuer's prefix with one of its lengths, and a Luhn digit that holds; in a card's usual
-    groups, whatever separates them, or in one go with no digit next to it. Beside a word for it (CARD_WORDS) also in one go: the
-    lengths of which most numbers are ids (13, 17, 18, and 19 but for UnionPay), and the common lengths in the
-    midst of other digits. Not a card: groups in a row of six or more, a number with seven decimals or more, a 19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest
-    or UUID. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
+    groups, whatever separates them, or in one go with no digit next to it. Beside a word for it (CARD_WORDS)
+    also in one go: the lengths of which most numbers are ids (13, 17, 18, and 19 but for UnionPay), and the
+    common lengths in the midst of other digits. Not a card: groups in a row of six or more, or with decimal
+    points, a number with seven decimals or more, a 19-digit time or id beginning with 15 to 19, a 13-digit
+    barcode, a part of a hexadecimal digest, UUID or IBAN. Source: ISO/IEC 7812-1 and the issuers' published
+    number ranges.
     """
     if not _has_card_in(text):
         return False
-    # Digests and IBANs are long enough to hold a card's digits by chance, and too common to look for them first.
+    # Digests and IBANs are long enough to hold a card's digits by chance, and too common to be looked for
+    # first.
     apart = _DIGEST.sub(b"x", text) if _MAYBE_DIGEST.occurs_in(text) else text
     apart = without(apart, iban_spans(apart))
     return apart == text or _has_card_in(apart)
@@ -235,8 +239,9 @@ def _is_amid_a_row(runs: bytes, span: Span) -> bool:
 
 
 def _is_in_a_row(runs: bytes, span: Span) -> bool:
-    """The same, or two groups more on one side: a card may have its expiry or an id beside it. Dots beside other
-    separators are decimal points."""
+    """The same, or two groups more on one side, since a card may have its expiry or an id beside it; and dots
+    beside other separators, which are decimal points.
+    """
     start, end = span
     written = runs[start:end]
     return (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gateway.detect.engine import Finder, Pattern, Span
 
-_TOKEN = r"[0-9A-Za-z_\-]"
+_SIGN = r"[0-9A-Za-z_\-]"
 
 # The head that each form begins with is in SECRET_TRIGGER as well.
 _PREFIXED = (
@@ -16,19 +16,19 @@ _PREFIXED = (
     r"A(?:[KS]I|BI|CC)A[0-9A-Z]{16}",
     r"gh[pousr]_[0-9A-Za-z]{30}",
     r"github_pat_[0-9A-Za-z_]{22}",
-    rf"gl(?:pat|dt|rt|ptt|soat|agent|cbt)-{_TOKEN}{{20}}",
+    rf"gl(?:pat|dt|rt|ptt|soat|agent|cbt)-{_SIGN}{{20}}",
     r"xox[a-z](?:\.xox[a-z])?-[0-9A-Za-z\-]{10}",
     r"xapp-[0-9]-[0-9A-Za-z\-]{16}",
-    rf"AIza{_TOKEN}{{35}}",
-    rf"ya29\.{_TOKEN}{{20}}",
-    rf"GOCSPX-{_TOKEN}{{20}}",
+    rf"AIza{_SIGN}{{35}}",
+    rf"ya29\.{_SIGN}{{20}}",
+    rf"GOCSPX-{_SIGN}{{20}}",
     r"[sr]k_(?:live|test)_[0-9A-Za-z]{10}",
     r"whsec_[0-9A-Za-z+/]{24}",
     r"hf_[0-9A-Za-z]{30}",
     r"npm_[0-9A-Za-z]{36}",
-    rf"pypi-AgE{_TOKEN}{{24}}",
-    rf"SG\.{_TOKEN}{{16,32}}\.{_TOKEN}{{16}}",
-    rf"\b[0-9]{{8,10}}:AA{_TOKEN}{{32}}",
+    rf"pypi-AgE{_SIGN}{{24}}",
+    rf"SG\.{_SIGN}{{16,32}}\.{_SIGN}{{16}}",
+    rf"\b[0-9]{{8,10}}:AA{_SIGN}{{32}}",
     r"\bgsk_[0-9A-Za-z]{32}",
     r"\bxai-[0-9A-Za-z]{32}",
     r"\bpplx-[0-9a-f]{32}",
@@ -36,20 +36,20 @@ _PREFIXED = (
     r"\bdapi[0-9a-f]{32}",
     r"\bdo[opr]_v1_[0-9a-f]{32}",
     r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",
-    rf"\bhvs\.{_TOKEN}{{24}}",
-    rf"dckr_pat_{_TOKEN}{{20}}",
+    rf"\bhvs\.{_SIGN}{{24}}",
+    rf"dckr_pat_{_SIGN}{{20}}",
     r"lin_api_[0-9A-Za-z]{32}",
     r"glsa_[0-9A-Za-z]{32}",
     r"\bNRAK-[0-9A-Z]{27}",
     r"\bAGE-SECRET-KEY-1[0-9A-Z]{20}",
     r"hooks\.slack\.com/(?:services|workflows|triggers)/[0-9A-Za-z_/]{16}",
-    rf"discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/[0-9]{{17,20}}/{_TOKEN}{{20}}",
+    rf"discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/[0-9]{{17,20}}/{_SIGN}{{20}}",
     r"webhook\.office\.com/webhookb2/[0-9a-fA-F\-]{36}",
-    rf"logic\.azure\.com(?::443)?/workflows/[^\s\"']{{1,200}}[?&]sig={_TOKEN}{{16}}",
-    rf"chat\.googleapis\.com/v1/spaces/{_TOKEN}+/messages\?[^\s\"']{{0,100}}token={_TOKEN}{{16}}",
+    rf"logic\.azure\.com(?::443)?/workflows/[^\s\"']{{1,200}}[?&]sig={_SIGN}{{16}}",
+    rf"chat\.googleapis\.com/v1/spaces/{_SIGN}+/messages\?[^\s\"']{{0,100}}token={_SIGN}{{16}}",
     r"(?i:account_?key)[\"'\\ :=]{1,5}[0-9A-Za-z/+]{86}",
-    rf"[?&]sig=(?:{_TOKEN}|%2[bBfF]|[+/]){{40}}",
-    rf"[0-9A-Za-z_~.\-]{{3}}[78]Q~{_TOKEN}{{31}}",
+    rf"[?&]sig=(?:{_SIGN}|%2[bBfF]|[+/]){{40}}",
+    rf"[0-9A-Za-z_~.\-]{{3}}[78]Q~{_SIGN}{{31}}",
     r"-----BEGIN (?:[0-9A-Z]+ )*PRIVATE KEY",
     r"PuTTY-User-Key-File-[23]",
     r"""(?i:secret_?access_?key)["'\\ :=]{1,5}[0-9A-Za-z/+]{40}""",
@@ -75,35 +75,36 @@ _NAME = (
     r"(?i:passw(?:or)?d|passphrase|pwd|secret|token|"
     r"(?:api|access|account|secret|private|encryption|signing)[_\-]?key)"
 )
-_PASSWORD_NAME = (
+_NAME_OF_ONE = (
     r"(?:(?i:passw(?:or)?d|passwort|passcode|passphrase|pwd|contraseñ?n?a|senha|mot de passe)|"
     r"パスワ[ー\-]ド|暗証番号|密码|密碼|비밀번호)"
 )
 # A person says "is" as well, and markup closes a tag.
 _SAID = r"""\\?["']?[ \t]{0,3}(?:(?:=|:|：)[=>]?|>|は|が|是|(?i:is))[ \t]{0,3}\\?["'「]?"""
-_PASSWORD_VALUE = r"[!-~]{8}"
+_EIGHT_SIGNS = r"[!-~]{8}"
 _BEARER = r"(?i:bearer[ \t]{1,3})"
 _BASIC = r"(?i:\bbasic)[ \t]{1,3}([0-9A-Za-z+/]{8,400}={0,2})"
-_IN_URL = r"""[a-z]://[^\s:/@"'<>]{0,64}:([^\s/@"'<>]{6,200})@[0-9A-Za-z]"""
+_IN_URL = r"""[a-z]://[^\s:/@"'<>]{0,32}:([^\s/@"'<>]{6,200})@[0-9A-Za-z]"""
 
 _SURE = Pattern("|".join(_PREFIXED))
 _WHOLE_PREFIXED = Finder("|".join(_PREFIXED))
 _WHOLE_NAMED = Finder(f"(?:{_NAME}{_ASSIGNED}|{_BEARER})({_mixed_value()})")
-_WHOLE_PASSWORD = Finder(f"{_PASSWORD_NAME}{_SAID}({_PASSWORD_VALUE})")
+_WHOLE_PASSWORD = Finder(f"{_NAME_OF_ONE}{_SAID}({_EIGHT_SIGNS})")
 _WHOLE_BASIC = Finder(_BASIC)
 _WHOLE_IN_URL = Finder(_IN_URL)
-_REST_OF_TOKEN = re.compile(rb"[0-9A-Za-z_\-.+/=~]*")
+_REST_OF_KEY = re.compile(rb"[0-9A-Za-z_\-.+/=~]*")
 _REST_OF_VALUE = re.compile(rb"""[^\s"'\\,;`<>&]*""")
 _PEM_HEAD, _PEM_END = b"-----BEGIN ", re.compile(rb"-----END [^-]*-----")
 
 SECRET_TRIGGER = (
-    r"sk-[0-9A-Za-z]|A[KSBC][IC]A[0-9A-Z]|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox[a-z][.\-]|xapp-|AIza|ya29\.|"
-    r"GOCSPX-|[sr]k_(?:live|test)_|whsec_|hf_|npm_|pypi-AgE|SG\.[0-9A-Za-z_\-]{4}|[0-9]{8}:AA|gsk_|xai-|pplx-|r8_|dapi[0-9a-f]|"
+    r"sk-[0-9A-Za-z]|A[KSBC][IC]A[0-9A-Z]|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox[a-z][.\-]|xapp-|"
+    r"AIza|ya29\.|GOCSPX-|[sr]k_(?:live|test)_|whsec_|hf_|npm_|pypi-AgE|SG\.[0-9A-Za-z_\-]{4}|[0-9]{8}:AA|"
+    r"gsk_|xai-|pplx-|r8_|dapi[0-9a-f]|"
     r"do[opr]_v1_|shp[acps][ast]_|hvs\.|dckr_pat_|lin_api_|glsa_|NRAK-|AGE-SECRET|hooks\.slack|/webhooks/|"
     r"webhook\.office|logic\.azure|chat\.googleapis|[?&]sig=|[78]Q~|PRIVATE KEY|PuTTY-User|eyJ|"
     r"(?i:passw(?:or)?[dt]|passcode|passphrase|pwd|contrase|senha|mot de passe|secret|token|key)"
     r"""\\?["']?[ \t]{0,3}(?:[:=>]|(?i:is))|パスワ|暗証番号|密码|密碼|비밀번호|"""
-    rf"(?i:basic[ \t]{{1,3}})|{_BEARER}|[a-z]://[^\s:/@]{{0,16}}:[^\s/@]{{6}}"
+    rf"(?i:basic[ \t]{{1,3}})|{_BEARER}|[a-z]://[^\s:/@]{{0,32}}:[^\s/@]{{6}}"
 )
 
 # So many assignments of one text are looked at. With more of them the text counts as found.
@@ -117,7 +118,7 @@ _PLACEHOLDER = re.compile(
     rb"(?i)[$<{%*.#]|x{4}|(.)\1{5}|process\.env|os\.environ|env\.|your|example|change|placeholder|redacted"
 )
 _TOLD_IN_URL = re.compile(rb"(?i)[$<{%*]|\[|(?:pass(?:word|wd)?|pwd|secret|user(?:name)?|token)\Z")
-_PASSWORD_NAMES = re.compile(rb"(?i)(?:[a-z_]*_)?passw(?:or)?d[0-9_]*\Z")
+_NAME_OF_ONES = re.compile(rb"(?i)(?:[a-z_]*_)?passw(?:or)?d[0-9_]*\Z")
 _LETTER, _DIGIT = re.compile(rb"[A-Za-z]"), re.compile(rb"[0-9]")
 _SHORTEST_PASSWORD = 8
 _MOST_DIGITS_OF_A_NAME = 3
@@ -147,7 +148,7 @@ def secret_spans(text: bytes) -> Iterator[Span]:
             covered = foot.end() if foot else len(text)
             yield start, covered
         else:
-            yield start, _end_of(_REST_OF_TOKEN, text, end)
+            yield start, _end_of(_REST_OF_KEY, text, end)
     yield from _by_context(text)
 
 
@@ -184,7 +185,7 @@ def _is_password(text: bytes, start: int, end: int) -> bool:
     value = text[start:end].rstrip(b".)]}")
     if len(value) < _SHORTEST_PASSWORD or not _LETTER.search(value):
         return False
-    if _PLACEHOLDER.match(value) or _PASSWORD_NAMES.match(value):
+    if _PLACEHOLDER.match(value) or _NAME_OF_ONES.match(value):
         return False
     if _DIGIT.search(value) is None:
         return False
@@ -192,7 +193,7 @@ def _is_password(text: bytes, start: int, end: int) -> bool:
 
 
 def _names_something(value: bytes) -> bool:
-    """Whether unquoted `value` is a variable of two words or an attribute, of which few end in many digits."""
+    """Whether unquoted `value` is a variable of two words or an attribute; few of them have many digits."""
     return (
         _NAME_OF_SOMETHING.fullmatch(value) is not None
         and len(_DIGIT.findall(value)) <= _MOST_DIGITS_OF_A_NAME

@@ -20,8 +20,8 @@ MOST_UNPACKED_BYTES = 1 << 20
 _ALPHABET = r"[0-9A-Za-z+/_\-]"
 # Twelve bytes of printable ASCII.
 _OF_ASCII = rf"(?:[I-Za-f][C-HS-Xi-ny-z0-3][ABEFIJMNQRUVYZcdghkloptswx014589]{_ALPHABET}){{4}}"
-# Three characters of Chinese, Japanese or Korean, or at full width: three bytes each, of which the first stands
-# at any of three places.
+# Three characters of Chinese, Japanese or Korean, or at full width: three bytes each, of which the first
+# stands at any of three places.
 _OF_OTHERS = (
     rf"(?:[4-7][I-LY-bo-r4-7][CGKOSWaeimquy26+\-]{_ALPHABET}){{3}}|"
     rf"(?:[g-v][Oeu+\-]{_ALPHABET}{{2}}){{3}}|"

@@ -15,7 +15,7 @@ _POINT = r"\\\\*(?:u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8})"
 _AMPERSAND = "&(?:amp;)*"
 _ENTITY = rf"{_AMPERSAND}(?:#0*[0-9]{{1,7}};?|#[xX]0*[0-9a-fA-F]{{1,6}};?|[A-Za-z]{{3,31}};)"
 # A word that the end of a line breaks.
-_BROKEN = r"-(?<=[a-z]-)\r?\n[ \t]*(?=[a-z])"
+_BROKEN = r"-(?<=[a-z]-)\r?\n[ \t]{0,24}(?=[a-z])"
 _RUNS = (f"{one}(?:{one})*" for one in (_UNIT, _PERCENT_UNIT, _BYTE, _PERCENT_BYTE, _ENTITY))
 _ESCAPE = re.compile(f"({'|'.join((*_RUNS, _POINT, _BROKEN))})")
 
@@ -29,7 +29,7 @@ MOST_LAYERS = 2
 
 NEEDS_UNESCAPING = (
     r"\\u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F])|\\x[0-9a-fA-F]{2}|\\U[0-9a-fA-F]{8}|%u?[0-9a-fA-F]{2}|"
-    r"&#[xX]?[0-9a-fA-F]|&[A-Za-z]{3,31};|[a-z]-\r?\n[ \t]*[a-z]"
+    r"&#[xX]?[0-9a-fA-F]|&[A-Za-z]{3,31};|[a-z]-\r?\n[ \t]{0,24}[a-z]"
 )
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 
 _INVISIBLE = frozenset({"Cf", "Mn", "Me", "Cc"})
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
-# Control characters that move on: the next line, a tab, a page.
-_WHITE = frozenset("\t\n\v\f\r\x85")
+# Control characters that move on: to another line or page, and to the next tab.
+_PAGES = frozenset("\v\f\x85")
+_WHITE = _PAGES | {"\t", "\n", "\r"}
 
 # Fillers and blanks: letters and symbols by their category, and they show nothing.
 _BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -26,7 +27,7 @@ _RESERVED_INVISIBLE = (range(0x2065, 0x2066), range(0xFFF0, 0xFFF9), range(0xE00
 # Where characters live that fold to ASCII or to nothing. The gaps are CJK, Hangul and private use; a test
 # compares the table with all of Unicode.
 _FOLDED_PLANES = (
-    range(0, 0x20),
+    range(0x20),
     range(0x7F, 0x3400),
     range(0xA000, 0xAC00),
     range(0xD7B0, 0xD800),
@@ -51,16 +52,14 @@ _MOST_RUNS = _SLICE // 8
 
 def folded(character: str) -> str | None:
     """What `character` folds to: ASCII text, "" where it goes, None where it stays."""
-    if character in _WHITE:
-        return None if character in "\t\n\r" else " "
     category = unicodedata.category(character)
-    if category in _INVISIBLE or character in _ALSO_INVISIBLE or _is_reserved(ord(character)):
+    if _shows_nothing(character, category):
         return ""
     if category == "Nd":
         return str(unicodedata.decimal(character))
     if category == "Pd":
         return "-"
-    if category in _SPACES:
+    if category in _SPACES or character in _PAGES:
         return " "
     if not unicodedata.decomposition(character):
         return None
@@ -69,8 +68,10 @@ def folded(character: str) -> str | None:
     return visible if visible.isascii() else None
 
 
-def _is_reserved(point: int) -> bool:
-    return any(point in reserved for reserved in _RESERVED_INVISIBLE)
+def _shows_nothing(character: str, category: str) -> bool:
+    if category in _INVISIBLE:
+        return character not in _WHITE
+    return character in _ALSO_INVISIBLE or any(ord(character) in reserved for reserved in _RESERVED_INVISIBLE)
 
 
 def _build_table() -> dict[int, str]:
@@ -137,7 +138,7 @@ _COMPOSABLE = re.compile(
     "[\uff61-\uff9f][\uff9e\uff9f]?|[\u3041-\u30fe][\u3099\u309a]|[\u3200-\u33ff\uf900-\ufaff]"
 )
 _CJK = "[\u3040-\u9fff\uac00-\ud7af]"
-_LINE_BROKEN = re.compile(rf"(?<={_CJK})\r?\n[ \t]*(?={_CJK})")
+_LINE_BROKEN = re.compile(rf"(?<={_CJK})\r?\n[ \t]{{0,24}}(?={_CJK})")
 _IDEOGRAPHIC = r"[\x{3040}-\x{9fff}\x{ac00}-\x{d7af}]"
 
 NEEDS_FOLDING = _needs_folding(_TABLE)
@@ -147,7 +148,7 @@ NEEDS_COMPOSING = (
     + _IDEOGRAPHIC
     + _re2_class(point for point, text in _TABLE.items() if not text)
     + _IDEOGRAPHIC
-    + rf"|{_IDEOGRAPHIC}\r?\n[ \t]*{_IDEOGRAPHIC}"
+    + rf"|{_IDEOGRAPHIC}\r?\n[ \t]{{0,24}}{_IDEOGRAPHIC}"
 )
 
 

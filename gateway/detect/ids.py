@@ -103,10 +103,10 @@ MY_NUMBER_TRIGGER = f"{DIGITS_TRIGGER}|{LOOSE_TRIGGER}"
 def has_jp_my_number(text: bytes) -> bool:
     """Whether folded `text` holds an individual number (My Number, kojin bango).
 
-    Rule: beside a word for it (MY_NUMBER_WORDS), twelve digits whose check digit holds, next to no other digit
-    or ASCII letter, in one go or in groups of four. One number of eleven passes the check, so without a word
-    nothing is one. Nor are groups that a label calls an order or a parcel, a number after "+", the last group
-    of a UUID. Source: Ordinance of the Ministry of Internal Affairs and Communications No. 85 of 2014,
+    Rule: beside a word for it (MY_NUMBER_WORDS), twelve digits whose check digit holds, next to no other
+    digit or ASCII letter, in one go or in groups of four. One number of eleven passes the check, so without a
+    word nothing is one. Nor are groups that a label calls an order or a parcel, a number after "+", the last
+    group of a UUID. Source: Ordinance of the Ministry of Internal Affairs and Communications No. 85 of 2014,
     article 5.
     """
     if not _MY_NUMBER_SHAPE.occurs_in(text):
@@ -164,10 +164,10 @@ SSN_TRIGGER = SSN_WORD
 def has_us_ssn(text: bytes) -> bool:
     """Whether folded `text` holds a US social security number.
 
-    Rule: beside a word for it (SSN_WORDS), three, two and four digits with no further number joined on; or next
-    to one nine digits in one go. There is no check digit, so without a word it is a part number as well. Area
-    not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social Security Administration, "The SSN
-    Numbering Scheme" and the randomization rules of 2011.
+    Rule: beside a word for it (SSN_WORDS), three, two and four digits with no further number joined on; or
+    next to one nine digits in one go. There is no check digit, so without a word it is a part number as well.
+    Area not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social Security Administration,
+    "The SSN Numbering Scheme" and the randomization rules of 2011.
     """
     return _GROUPED_SSN.occurs_in(SSN_WORDS.beside(text)) or _SSN_IN_ONE_GO.occurs_in(text)
 

@@ -4,8 +4,8 @@ As one more expression a list of thousands of words would be just as quick on or
 is made of its words' beginnings would visit every state of the engine's automaton, which is built as it is
 visited and thrown away when it is full: a second and more for a megabyte. This automaton is built once.
 
-It reads text and words in one plain spelling: lower case, a space for everything that is neither a letter nor a
-digit, and around each run of other scripts. A word is then whole where spaces are at its ends.
+It reads text and words in one plain spelling: lower case, a space for everything that is neither a letter nor
+a digit, and around each run of other scripts. A word is then whole where spaces are at its ends.
 """
 
 import re

@@ -169,7 +169,7 @@ ESCAPED: dict[str, Disguise] = {
     "percent": percent,
     "lower-case percent": lambda value: percent(value).lower(),
     "percent where needed": lambda value: quote(value, safe=""),
-    "every second percent": every_second(lambda c: percent(c)),
+    "every second percent": every_second(percent),
     "double percent": lambda value: percent(value).replace("%", "%25"),
     "threefold percent": lambda value: percent(value).replace("%", "%2525"),
     "percent u": each(lambda c: "".join(f"%u{unit}" for unit in utf16(c))),

@@ -5,10 +5,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors
+from gateway.detect.emails import EMAIL_TRIGGER, has_email
 from gateway.detect.engine import Pattern
 from gateway.detect.fold import fold
 from gateway.detect.views import encoded, joined
-from gateway.detect.emails import EMAIL_TRIGGER, has_email
 
 EVERY_AT_SIGN = BUILT_IN["email"]._replace(trigger="@|%40|&#64;")
 NEW = Detectors(("email",))

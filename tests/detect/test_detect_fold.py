@@ -4,8 +4,6 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.detect import Detectors
 from gateway.detect.engine import Pattern

@@ -90,7 +90,7 @@ def test_the_page_says_what_is_measured() -> None:
 
 def tables() -> tuple[str, str, str]:
     """What the page shows: the numbers, what is found of false friends, and the documents."""
-    friends = Counter({kind: 0 for kind in FALSE_FRIENDS})
+    friends = Counter(dict.fromkeys(FALSE_FRIENDS, 0))
     for sample, names in scanned_numbers():
         if sample.kind in friends:
             friends[sample.kind] += bool(names)
