@@ -81,7 +81,7 @@ _RUN = re.compile(rb"[0-9][0-9 .\-]{12,}")
 _SEPARATORS = b" .-"
 
 # What stands between the cells of a table, the values of a list, or in place of a space.
-_LOOSE_RUN = re.compile(rb"(?<![0-9])[0-9]{1,6}(?:" + LOOSE.encode() + rb"[0-9]{1,6}){2,}+(?![0-9])")
+_LOOSE_RUN = re.compile(rb"(?<![0-9])[0-9]{1,6}(?:" + LOOSE.encode() + rb"[0-9]{1,6}){2,}+")
 _MAYBE_LOOSE = Pattern(LOOSE_TRIGGER)
 CARD_TRIGGER = f"{DIGITS_TRIGGER}|{LOOSE_TRIGGER}"
 

@@ -107,7 +107,7 @@ SECRET_TRIGGER = (
     rf"(?i:basic[ \t]{{1,3}})|{_BEARER}|[a-z]://[^\s:/@]{{0,32}}:[^\s/@]{{6}}"
 )
 
-# So many assignments of one text are looked at. With more of them the text counts as found.
+# So many different values of one text are looked at in vain. With more of them the text counts as found.
 MOST_ASSIGNED = 5_000
 # A name of two words and more, in one case; and the attribute of one, in any.
 _NAME_OF_SOMETHING = re.compile(
@@ -154,7 +154,7 @@ def secret_spans(text: bytes) -> Iterator[Span]:
 
 def _by_context(text: bytes) -> Iterator[Span]:
     """The values that only what stands before them makes credentials."""
-    looked_at = 0
+    failed: set[bytes] = set()
     for finder, counts in (
         (_WHOLE_NAMED, _is_value),
         (_WHOLE_PASSWORD, _is_password),
@@ -162,10 +162,14 @@ def _by_context(text: bytes) -> Iterator[Span]:
         (_WHOLE_IN_URL, _is_in_url),
     ):
         for start, found_end in finder.spans(text):
-            looked_at += 1
             end = found_end if finder is _WHOLE_IN_URL else _end_of(_REST_OF_VALUE, text, found_end)
-            if looked_at > MOST_ASSIGNED or counts(text, start, end):
+            written = text[start - 1 : end]
+            if written in failed:
+                continue
+            if len(failed) == MOST_ASSIGNED or counts(text, start, end):
                 yield start, end
+            else:
+                failed.add(written)
 
 
 def _end_of(rest: re.Pattern[bytes], text: bytes, at: int) -> int:

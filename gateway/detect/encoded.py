@@ -90,9 +90,7 @@ class _Decoder:
             if len(self._known) == MOST_RUNS:
                 raise TooMuchEncoded
             plain = self._known[run] = b"\n".join(self._readings(run))
-        self._bytes -= max(len(plain) - len(run), 0)
-        if self._bytes < 0:
-            raise TooMuchEncoded
+        self._spend(max(len(plain) - len(run), 0))
         return plain
 
     def _readings(self, run: bytes) -> Iterator[bytes]:
@@ -108,9 +106,16 @@ class _Decoder:
 
     def _unpacked(self, packed: bytes) -> bytes:
         try:
-            return zlib.decompressobj(_ANY_HEADER).decompress(packed, self._bytes + 1)
+            plain = zlib.decompressobj(_ANY_HEADER).decompress(packed, self._bytes + 1)
         except zlib.error:
             return b""
+        self._spend(len(plain))
+        return plain
+
+    def _spend(self, size: int) -> None:
+        self._bytes -= size
+        if self._bytes < 0:
+            raise TooMuchEncoded
 
 
 def _bytes_of(characters: bytes) -> bytes:

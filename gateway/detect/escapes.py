@@ -6,12 +6,13 @@ Time is linear in the text: it is split at its escapes once for each layer, and 
 import re
 from html.entities import html5
 
-# Each alternative begins with one character, by which the engine skips.
-_UNIT = r"\\\\*u[0-9a-fA-F]{4}"
+# Each alternative begins with one character, by which the engine skips; of backslashes with the first.
+_BACKSLASHES = r"\\(?<!\\\\)\\*+"
+_UNIT = rf"{_BACKSLASHES}u[0-9a-fA-F]{{4}}"
 _PERCENT_UNIT = "%u[0-9a-fA-F]{4}"
-_BYTE = r"\\\\*x[0-9a-fA-F]{2}"
+_BYTE = rf"{_BACKSLASHES}x[0-9a-fA-F]{{2}}"
 _PERCENT_BYTE = "%(?:25)*[0-9a-fA-F]{2}"
-_POINT = r"\\\\*(?:u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8})"
+_POINT = rf"{_BACKSLASHES}(?:u\{{[0-9a-fA-F]{{1,6}}\}}|U[0-9a-fA-F]{{8}})"
 _AMPERSAND = "&(?:amp;)*"
 _ENTITY = rf"{_AMPERSAND}(?:#0*[0-9]{{1,7}};?|#[xX]0*[0-9a-fA-F]{{1,6}};?|[A-Za-z]{{3,31}};)"
 # A word that the end of a line breaks.
