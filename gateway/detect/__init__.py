@@ -8,23 +8,20 @@ was there. Time is linear in the text, whatever the text.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from gateway.detect.cards import credit_card_spans, has_credit_card
+from gateway.detect.cards import CARD_TRIGGER, credit_card_spans, has_credit_card
+from gateway.detect.credentials import SECRET_TRIGGER, has_secret, secret_spans
 from gateway.detect.detector import AllowList, Detector, allowing
+from gateway.detect.emails import EMAIL_TRIGGER, email_spans, has_email
+from gateway.detect.encoded import NEEDS_DECODING, TooMuchEncoded, decode
 from gateway.detect.engine import BadExpression, PatternSet
-from gateway.detect.fold import (
-    NEEDS_COMPOSING,
-    NEEDS_FOLDING,
-    NEEDS_UNESCAPING,
-    compose,
-    fold,
-    unescape,
-)
+from gateway.detect.escapes import NEEDS_UNESCAPING, unescape
+from gateway.detect.fold import NEEDS_COMPOSING, NEEDS_FOLDING, compose, fold, with_spaces
 from gateway.detect.ids import (
-    DIGITS_TRIGGER,
     IBAN_TRIGGER,
+    MY_NUMBER_TRIGGER,
     SSN_TRIGGER,
     has_iban,
     has_jp_my_number,
@@ -34,15 +31,8 @@ from gateway.detect.ids import (
     us_ssn_spans,
 )
 from gateway.detect.places import Found, find_in
-from gateway.detect.strings import (
-    EMAIL_TRIGGER,
-    SECRET_TRIGGER,
-    email_spans,
-    has_email,
-    has_secret,
-    secret_spans,
-)
 from gateway.detect.text import FoundText, find_text
+from gateway.detect.views import encoded, joined, joined_to_trigger
 
 __all__ = [
     "BUILT_IN",
@@ -65,9 +55,9 @@ _SEAM = 48
 BUILT_IN: Mapping[str, Detector] = MappingProxyType(
     {
         "email": Detector(EMAIL_TRIGGER, has_email, email_spans, reach=_SEAM),
-        "credit_card": Detector(DIGITS_TRIGGER, has_credit_card, credit_card_spans, reach=_SEAM),
+        "credit_card": Detector(CARD_TRIGGER, has_credit_card, credit_card_spans, reach=_SEAM),
         "iban": Detector(IBAN_TRIGGER, has_iban, iban_spans, reach=_SEAM),
-        "jp_my_number": Detector(DIGITS_TRIGGER, has_jp_my_number, jp_my_number_spans, reach=_SEAM),
+        "jp_my_number": Detector(MY_NUMBER_TRIGGER, has_jp_my_number, jp_my_number_spans, reach=_SEAM),
         "us_ssn": Detector(SSN_TRIGGER, has_us_ssn, us_ssn_spans, reach=_SEAM),
         "secret": Detector(SECRET_TRIGGER, has_secret, secret_spans, reach=_SEAM),
     }
@@ -76,16 +66,13 @@ DETECTOR_NAMES = tuple(BUILT_IN)
 # In the others, spaces, dots and dashes only group the digits.
 SEPARATORS_MATTER = frozenset({"email", "secret"})
 
-_SPELLINGS = (NEEDS_FOLDING, NEEDS_UNESCAPING)
+_SPELLINGS = (NEEDS_FOLDING, NEEDS_UNESCAPING, NEEDS_DECODING)
+_FOLDING, _UNESCAPING, _COMPOSING = 0, 1, len(_SPELLINGS)
 _FIRST = len(_SPELLINGS) + 1
 # An expression that occurs in no text.
 _NEVER = r"[^\x{0}-\x{10ffff}]"
 # A text that needs unescaping: the engine finds nothing at all when a set is too large for its memory.
 _PROBE = rb"\u0041"
-
-# How far a value that is split over two pieces can reach into each of them.
-_REACH = 4_096
-_WHOLE = 2 * _REACH
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -124,21 +111,23 @@ class Detectors:
     def scan(self, pieces: Sequence[str]) -> frozenset[str]:
         """Names of the detectors that find something in `pieces`, which are read one after the other.
 
-        Each piece is read as lines of its own, and all of them again with nothing between, so that neither a
-        boundary nor its absence hides a value.
+        How they are put together: see `views`. All names, when more is encoded in them than is decoded.
         """
-        triggered = self._triggers.matches(_seen(pieces, self._seam))
+        triggered = self._triggers.matches(encoded(joined_to_trigger(pieces, self._seam)))
         if not triggered and not self._always:
             return _NOTHING
         triggered = [*(triggered or ()), *self._always]
-        raw = _views(pieces)
+        raw = encoded(joined(pieces))
         if min(triggered) >= _FIRST:
             return frozenset(self._found(raw, triggered))
         written = [
             index for index in triggered if index >= _FIRST and self._enabled[index - _FIRST].as_written
         ]
         found = frozenset(self._found(raw, written))
-        raw = _views(_respelled(pieces, escaped=1 in triggered, composed=2 in triggered))
+        try:
+            raw = encoded("\n\n".join(_respelled(pieces, triggered)))
+        except TooMuchEncoded:
+            return frozenset(self._names)
         return found.union(self._found(raw, (*(self._triggers.matches(raw) or ()), *self._always)))
 
     def _found(self, raw: bytes, triggered: Iterable[int]) -> Iterator[str]:
@@ -157,49 +146,31 @@ class Detectors:
         )
 
 
-def _seen(pieces: Sequence[str], seam: int | None) -> bytes:
-    """What the triggers are looked for in: a match that is not within a piece is where two meet.
-
-    So of the second reading only what lies so near to a seam matters; with None, nobody knows how near. Each
-    cut is the end of a line.
-    """
-    if seam is None:
-        return _views(pieces)
-    text = "\n".join(pieces)
-    if len(pieces) > 1:
-        inner = _seams(pieces[1:-1], seam) if len(pieces) > 2 else ""
-        text = f"{text}\n\n{pieces[0][-seam:]}{inner}{pieces[-1][:seam]}"
-    return _encoded(text)
-
-
-def _seams(pieces: Sequence[str], seam: int) -> str:
-    return "".join([p if len(p) <= 2 * seam else f"{p[:seam]}\n{p[-seam:]}" for p in pieces])
-
-
-def _views(pieces: Sequence[str]) -> bytes:
-    text = "\n".join(pieces)
-    if len(pieces) > 1:
-        text = f"{text}\n\n{''.join(map(_ends, pieces) if len(text) > _WHOLE else pieces)}"
-    return _encoded(text)
-
-
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which strict UTF-8 refuses
-        return text.encode("utf-8", "surrogatepass")
-
-
-def _respelled(pieces: Sequence[str], *, escaped: bool, composed: bool) -> list[str]:
-    if composed:
+def _respelled(pieces: Sequence[str], spellings: Container[int]) -> list[str]:
+    """`pieces` as they are read, and beside that what is written in their escapes and encodings."""
+    composing = _COMPOSING in spellings
+    if composing:
         pieces = [compose(piece) for piece in pieces]
-    read = [fold(piece) for piece in pieces]
+    if composing or _FOLDING in spellings:
+        read = [joined([fold(piece) for piece in pieces]), *_spaced(joined(pieces))]
+    else:
+        read = [joined(pieces)]
     # Beside the first reading, not instead of it: an escape may be a backslash that digits follow.
-    return read + [fold(unescape(piece)) for piece in pieces] if escaped else read
+    if _UNESCAPING in spellings:
+        text = unescape(joined(pieces))
+        read += _folded(compose(text) if composing else text)
+    plain = decode(encoded("\n\n".join(read)))
+    return [*read, *_folded(unescape(plain.decode("utf-8", "replace")))] if plain else read
 
 
-def _ends(piece: str) -> str:
-    return piece if len(piece) <= _WHOLE else f"{piece[:_REACH]}\n{piece[-_REACH:]}"
+def _folded(text: str) -> list[str]:
+    return [fold(text), *_spaced(text)]
+
+
+def _spaced(text: str) -> list[str]:
+    """`text` folded with spaces for blanks that folding drops; empty where it has none."""
+    spaced = with_spaces(text)
+    return [] if spaced == text else [fold(spaced)]
 
 
 def _detector(name: str, defined: Mapping[str, Detector]) -> Detector:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from gateway.detect.candidates import any_passes
 from gateway.detect.checksums import ean13_holds, luhn_holds
 from gateway.detect.context import CARD_WORDS
+from gateway.detect.detector import without
 from gateway.detect.engine import Pattern, Span
+from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_TRIGGER, with_single_spaces
+from gateway.detect.ids import iban_spans
 
 # A card is written in one go or in its own groups, with a space or two, a dot, a dash or " - " between
 # them. Each rest is what follows the first four digits.
@@ -77,13 +80,23 @@ _SPELLED = re.compile(rb"[2-6](?<![0-9~][2-6])(?<![0-9][ .\-][2-6])(?:[ .\-][0-9
 _RUN = re.compile(rb"[0-9][0-9 .\-]{12,}")
 _SEPARATORS = b" .-"
 
-# A digit without a gap, or another group of four.
+# What stands between the cells of a table, the values of a list, or in place of a space.
+_LOOSE_RUN = re.compile(rb"(?<![0-9])[0-9]{1,6}(?:" + LOOSE.encode() + rb"[0-9]{1,6}){2,}+")
+_MAYBE_LOOSE = Pattern(LOOSE_TRIGGER)
+CARD_TRIGGER = f"{DIGITS_TRIGGER}|{LOOSE_TRIGGER}"
+
+_DOT, _NO_DOT = re.compile(rb"[0-9]\.[0-9]"), re.compile(rb"[0-9][ \-]+[0-9]")
+# A digit without a gap, or another group of four; and two more of them.
 _GROUP_BEFORE = re.compile(rb"[0-9~]\Z|(?<![0-9])[0-9]{4}[ .\-]{1,3}\Z")
 _GROUP_AFTER = re.compile(rb"[0-9~]|[ .\-]{1,3}[0-9]{4}(?![0-9])")
+_GROUPS_BEFORE = re.compile(rb"(?:(?<![0-9])[0-9]{4}[ .\-]{1,3}){2}[0-9]{0,3}\Z")
+_GROUPS_AFTER = re.compile(rb"[0-9]{0,3}(?:[ .\-]{1,3}[0-9]{4}(?![0-9])){2}")
 
-# Numbers of machines that would pass for a card now and then: the fraction of a float (at most three digits
-# before its point), and a time in nanoseconds or a recent snowflake id (19 digits from 15... on).
-_MACHINE_NUMBER = re.compile(rb"(?<![0-9~])(?:[0-9]{1,3}\.[0-9]{7,}|1[5-9][0-9]{17}(?![0-9]))")
+# Numbers of machines that would pass for a card now and then: a float with seven decimals or more, and a time
+# in nanoseconds or a recent snowflake id (19 digits from 15... on).
+_MACHINE_NUMBER = re.compile(
+    rb"(?:(?<![0-9])[0-9]{1,6}|(?<=~))\.[0-9]{7,}|(?<![0-9~])(?:1[5-9][0-9]{17}(?![0-9]))"
+)
 
 _DIGEST = re.compile(
     rb"(?<![0-9A-Za-z])(?:(?![0-9]+(?![0-9A-Za-z]))(?:[0-9a-f]{32,}|[0-9A-F]{32,})|0x[0-9A-Fa-f]{32,}|"
@@ -103,16 +116,20 @@ def has_credit_card(text: bytes) -> bool:
     """Whether folded `text` holds a payment card number.
 
     Rule: a known issuer's prefix with one of its lengths, and a Luhn digit that holds; in a card's usual
-    groups, or in one go with no digit next to it. Beside a word for it (CARD_WORDS) also in one go: the
-    lengths of which most numbers are ids (13, 17, 18, and 19 but for UnionPay), and the common lengths in the
-    midst of other digits. Not a card: groups in the midst of a row of groups, the fraction of a decimal
-    number, a 19-digit time or id beginning with 15 to 19, a 13-digit barcode, a part of a hexadecimal digest
-    or UUID. Source: ISO/IEC 7812-1 and the issuers' published number ranges.
+    groups, whatever separates them, or in one go with no digit next to it. Beside a word for it (CARD_WORDS)
+    also in one go: the lengths of which most numbers are ids (13, 17, 18, and 19 but for UnionPay), and the
+    common lengths in the midst of other digits. Not a card: groups in a row of six or more, or with decimal
+    points, a number with seven decimals or more, a 19-digit time or id beginning with 15 to 19, a 13-digit
+    barcode, a part of a hexadecimal digest, UUID or IBAN. Source: ISO/IEC 7812-1 and the issuers' published
+    number ranges.
     """
     if not _has_card_in(text):
         return False
-    # Digests are long enough to hold a card's digits by chance, and too common to look for them first.
-    return not _MAYBE_DIGEST.occurs_in(text) or _has_card_in(_DIGEST.sub(b"x", text))
+    # Digests and IBANs are long enough to hold a card's digits by chance, and too common to be looked for
+    # first.
+    apart = _DIGEST.sub(b"x", text) if _MAYBE_DIGEST.occurs_in(text) else text
+    apart = without(apart, iban_spans(apart))
+    return apart == text or _has_card_in(apart)
 
 
 def credit_card_spans(text: bytes) -> Iterator[Span]:
@@ -140,10 +157,10 @@ def _digits_between(text: bytes, span: Span) -> bytes:
 
 def _has_card_in(text: bytes) -> bool:
     runs = _distinct_runs(text)
-    if not runs or any_passes(_candidates(runs, _COMMON, _says_enough), _is_card):
+    if not runs or any_passes(_candidates(runs, _COMMON, _says_enough, _is_in_a_row), _is_card):
         return bool(runs)
     beside = _distinct_runs(CARD_WORDS.beside(text))
-    return any_passes(_candidates(beside, _ANYWHERE, _any_length), _is_card)
+    return any_passes(_candidates(beside, _ANYWHERE, _any_length, _is_amid_a_row), _is_card)
 
 
 def _says_enough(digits: bytes) -> bool:
@@ -164,7 +181,10 @@ def _distinct_runs(text: bytes) -> bytes:
     Long runs are cut into overlapping parts, so that a megabyte of a repeated number shrinks to a few lines.
     """
     lines: dict[bytes, None] = {}
-    for run in dict.fromkeys(_RUN.findall(text)):
+    runs = _RUN.findall(text)
+    if _MAYBE_LOOSE.occurs_in(text):
+        runs += with_single_spaces(b"\0".join(_LOOSE_RUN.findall(text))).split(b"\0")
+    for run in dict.fromkeys(runs):
         if len(run) <= _PART_BYTES + _OVERLAP_BYTES:
             lines[run] = None
         else:
@@ -177,15 +197,20 @@ def _parts(run: bytes) -> Iterator[bytes]:
     return (b"~%b~" % run[start : start + length] for start in range(0, len(run), _PART_BYTES))
 
 
-def _candidates(runs: bytes, common: re.Pattern[bytes], counts: Callable[[bytes], bool]) -> Iterator[bytes]:
+def _candidates(
+    runs: bytes,
+    common: re.Pattern[bytes],
+    counts: Callable[[bytes], bool],
+    is_in_a_row: Callable[[bytes, Span], bool],
+) -> Iterator[bytes]:
     """The digits of what may be a card in `runs`. Uncommon ones in one go have to pass `counts`."""
     for match in common.finditer(runs):
         digits = _digits(match)
-        if not _is_separated(match, digits) or not _is_in_a_row(runs, match):
+        if not _is_separated(match, digits) or not is_in_a_row(runs, _span(match)):
             yield digits
     for match in _ALONE.finditer(runs):
         digits = _digits(match)
-        if _is_separated(match, digits) or counts(digits):
+        if not is_in_a_row(runs, _span(match)) if _is_separated(match, digits) else counts(digits):
             yield digits
     for match in _SPELLED.finditer(runs):
         digits = match[0].translate(None, _SEPARATORS)
@@ -201,11 +226,29 @@ def _digits(match: re.Match[bytes]) -> bytes:
     return (match[0] + match[match.lastindex or 0]).translate(None, _SEPARATORS)
 
 
-def _is_in_a_row(runs: bytes, match: re.Match[bytes]) -> bool:
+def _span(match: re.Match[bytes]) -> Span:
+    return match.start(), match.end(match.lastindex or 0)
+
+
+def _is_amid_a_row(runs: bytes, span: Span) -> bool:
     """Whether more digits come before and after: then the groups are those of a table, not of a card."""
-    start, end = match.start(), match.end(match.lastindex or 0)
+    start, end = span
     return bool(
         _GROUP_BEFORE.search(runs[max(0, start - 8) : start]) and _GROUP_AFTER.match(runs[end : end + 8])
+    )
+
+
+def _is_in_a_row(runs: bytes, span: Span) -> bool:
+    """The same, or two groups more on one side, since a card may have its expiry or an id beside it; and dots
+    beside other separators, which are decimal points.
+    """
+    start, end = span
+    written = runs[start:end]
+    return (
+        _is_amid_a_row(runs, span)
+        or (_DOT.search(written) is not None and _NO_DOT.search(written) is not None)
+        or _GROUPS_BEFORE.search(runs[max(0, start - 16) : start]) is not None
+        or _GROUPS_AFTER.match(runs[end : end + 16]) is not None
     )
 
 

@@ -81,6 +81,11 @@ def _without_cut(text: bytes, at: int, step: int) -> int:
 
 CARD_WORDS = NumberWords(rf"(?i:{_CARD}|{_CARD_OF_THE_WORLD})|\bPAN\b", before=64, after=160)
 MY_NUMBER_WORDS = NumberWords(f"(?i:{_MY_NUMBER})", before=120, after=480)
+SSN_WORD = (
+    r"(?i:ssn|ss#|social[ _\-]?security|soc\.? ?sec\.?|tax(?:payer)?[ _\-]?(?:id|identification)|itin\b|"
+    r"\bw-?[249]\b|seguro social|社会保障番号|社会保障号|社会安全号)"
+)
+SSN_WORDS = NumberWords(SSN_WORD, before=120, after=480)
 
 # A label that says that a number is something else, and the number in its groups.
 _OTHER_LABEL = (

@@ -20,6 +20,13 @@ LONGEST_WORD = 200
 # Beyond so many characters a list has an automaton of its own.
 MOST_IN_ONE_EXPRESSION = 8_000
 
+# A line end with its indent, and any kind of space, dash or "_".
+MOST_BETWEEN_PARTS = 10
+_BETWEEN_PARTS = (
+    r"[\s_\-\x{a0}\x{1680}\x{2000}-\x{200a}\x{2010}-\x{2015}\x{2028}\x{2029}\x{202f}\x{205f}\x{2212}\x{3000}]"
+    f"{{1,{MOST_BETWEEN_PARTS}}}"
+)
+
 _NOT_DIGITS = re.compile(rb"[^0-9]+")
 _NOT_ALPHANUMERIC = re.compile(rb"[^0-9A-Za-z]+")
 _IBAN_SHAPE = re.compile(rb"[A-Z]{2}[0-9]{2}[0-9A-Z]{11,30}")
@@ -93,8 +100,12 @@ def words_detector(words: Iterable[str]) -> Detector:
     finder = Finder(expression)
     if sum(map(len, expressions)) > MOST_IN_ONE_EXPRESSION:
         return _long_list(expressions)
-    reach = max(map(len, words)) + 3 * LONGEST_WORD
-    return Detector(expression, finder.occurs_in, finder.spans, composed=composed, reach=reach)
+
+    def spans(text: bytes) -> Iterator[Span]:
+        return _trimmed(text, finder.spans(text))
+
+    reach = max(map(len, words)) + MOST_BETWEEN_PARTS * LONGEST_WORD
+    return Detector(expression, finder.occurs_in, spans, composed=composed, reach=reach)
 
 
 def _long_list(expressions: Mapping[str, str]) -> Detector:
@@ -109,9 +120,9 @@ def _long_list(expressions: Mapping[str, str]) -> Detector:
         return listed.occurs_in(text) or (rest is not None and rest.occurs_in(text))
 
     def spans(text: bytes) -> Iterator[Span]:
-        yield from listed.spans(text)
+        yield from _trimmed(text, listed.spans(text))
         if rest is not None:
-            yield from rest.spans(text)
+            yield from _trimmed(text, rest.spans(text))
 
     composed = any(not word.isascii() for word in plain.values())
     return Detector(None, found_in, spans, composed=composed)
@@ -128,10 +139,17 @@ def _word(word: str) -> str:
         return ""
     if sum(map(len, parts)) > LONGEST_WORD:
         raise BadExpression(f"an entry is longer than {LONGEST_WORD} characters")
-    inner = r"[\s_\-]{1,3}".join(map(_quoted, parts))
-    before = r"\b" if _is_latin(parts[0][0]) else ""
-    after = r"\b" if _is_latin(parts[-1][-1]) else ""
+    inner = _BETWEEN_PARTS.join(map(_quoted, parts))
+    # "_" is a letter to the engine, and joins words in the names of programs.
+    before = r"(?:\b|_)" if _is_latin(parts[0][0]) else ""
+    after = r"(?:\b|_)" if _is_latin(parts[-1][-1]) else ""
     return f"{before}{inner}{after}"
+
+
+def _trimmed(text: bytes, spans: Iterable[Span]) -> Iterator[Span]:
+    """`spans` without the "_" that a word ends at."""
+    for start, end in spans:
+        yield start + text.startswith(b"_", start), end - text.endswith(b"_", start, end)
 
 
 def _quoted(text: str) -> str:

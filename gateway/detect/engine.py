@@ -64,12 +64,13 @@ class Finder:
                 _with_hint(reason.decode() if isinstance(reason, bytes) else str(reason))
             ) from exc
 
-    def spans(self, text: bytes) -> Iterator[Span]:
-        """First and last offset of each match, or of its first group where it has one; leftmost first.
+    def spans(self, text: bytes, at: int = 0) -> Iterator[Span]:
+        """First and last offset of each match from `at` on, or of its first group where it has one; leftmost
+        first.
 
         Matches do not overlap. Those of up to 1,024 bytes are whole; a longer one may be found in part.
         """
-        at, length = 0, len(text)
+        length = len(text)
         while at < length:
             match = self._compiled.search(text, at, at + _WINDOW_BYTES)
             if match is None:

@@ -1,8 +1,8 @@
 """Folding: one spelling for text that a person or a model reads the same way.
 
 Full-width and styled letters become ASCII, as in Unicode's NFKC; so do the decimal digits of every script,
-dashes and spaces. Characters that show nothing (zero-width and other format characters, variation selectors,
-combining marks) go. Characters that no detector could read are left as they are.
+dashes and spaces. Characters that show nothing (zero-width, control and other format characters, variation
+selectors, combining marks, fillers) go. Characters that no detector could read are left as they are.
 
 Folding goes character by character and never through `unicodedata.normalize` on the whole text: its
 reordering of combining marks is quadratic, so a body of one megabyte could hold a process for hours.
@@ -12,21 +12,34 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-_INVISIBLE = frozenset({"Cf", "Mn", "Me"})
+_INVISIBLE = frozenset({"Cf", "Mn", "Me", "Cc"})
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
+# Control characters that move on: to another line or page, and to the next tab.
+_PAGES = frozenset("\v\f\x85")
+_WHITE = _PAGES | {"\t", "\n", "\r"}
+
+# Fillers and blanks: letters and symbols by their category, and they show nothing.
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+_ALSO_INVISIBLE = _BLANKS | {"\ufffc", "\U0001d159"}
+# Not assigned, and to be shown as nothing. Source: Default_Ignorable_Code_Point of DerivedCoreProperties.txt.
+_RESERVED_INVISIBLE = (range(0x2065, 0x2066), range(0xFFF0, 0xFFF9), range(0xE0000, 0xE1000))
 
 # Where characters live that fold to ASCII or to nothing. The gaps are CJK, Hangul and private use; a test
 # compares the table with all of Unicode.
 _FOLDED_PLANES = (
-    range(0x80, 0x3400),
+    range(0x20),
+    range(0x7F, 0x3400),
     range(0xA000, 0xAC00),
     range(0xD7B0, 0xD800),
     range(0xF900, 0x20000),
-    range(0xE0000, 0xE0200),
+    range(0xE0000, 0xE1000),
 )
 
 # Japanese keyboards write a long vowel mark or a middle dot where a number has a dash or a dot.
 _TYPED_FOR_ASCII = {0x30FC: "-", 0xFF70: "-", 0x2212: "-", 0x30FB: ".", 0xFF65: ".", 0x00B7: "."}
+
+# The full stop at full width, small, and as a leader: in an address it stands between letters.
+_DOTS = frozenset({0xFF0E, 0xFE52, 0x2024})
 
 # Beside letters: the ones that a credential or an assignment is written with.
 _TELLING_SIGNS = frozenset("_=:+/~%&#\\")
@@ -40,19 +53,25 @@ _MOST_RUNS = _SLICE // 8
 def folded(character: str) -> str | None:
     """What `character` folds to: ASCII text, "" where it goes, None where it stays."""
     category = unicodedata.category(character)
-    if category in _INVISIBLE:
+    if _shows_nothing(character, category):
         return ""
     if category == "Nd":
         return str(unicodedata.decimal(character))
     if category == "Pd":
         return "-"
-    if category in _SPACES:
+    if category in _SPACES or character in _PAGES:
         return " "
     if not unicodedata.decomposition(character):
         return None
     compatible = unicodedata.normalize("NFKC", character)
     visible = "".join(part for part in compatible if unicodedata.category(part) not in _INVISIBLE)
     return visible if visible.isascii() else None
+
+
+def _shows_nothing(character: str, category: str) -> bool:
+    if category in _INVISIBLE:
+        return character not in _WHITE
+    return character in _ALSO_INVISIBLE or any(ord(character) in reserved for reserved in _RESERVED_INVISIBLE)
 
 
 def _build_table() -> dict[int, str]:
@@ -82,7 +101,7 @@ def _needs_folding(table: dict[int, str]) -> str:
     Much ordinary text holds foldable characters that cannot matter: a Japanese comma, a dash between two
     words, an emoji's variation selector before a space. Those alone do not cost a fold.
     """
-    hard = {point for point, text in table.items() if any(c.isalnum() or c == "@" for c in text)} | {0xFF0E}
+    hard = {point for point, text in table.items() if any(c.isalnum() or c == "@" for c in text)} | _DOTS
     invisible = {point for point, text in table.items() if not text}
     signs = {point for point, text in table.items() if text in _TELLING_SIGNS} - hard
     separators = {point for point, text in table.items() if text and not text.strip(" .-")} - hard
@@ -105,21 +124,21 @@ def _touching(one: str, other: str) -> str:
 _TABLE = _build_table()
 # A character that the table lacks costs an exception each time.
 _TABLE_WITH_ASCII = {point: chr(point) for point in range(0x80)} | _TABLE
+# With None for what goes, translating ASCII needs no look-up for each character.
+_ASCII_TABLE = {point: text or None for point, text in _TABLE.items() if point < 0x80}
 _FOLDABLE_RUN = re.compile(
     # Beyond the first plane one coarse range: the engine has a bitmap for the first and a list for the rest.
     "["
     + "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in _ranges(p for p in _TABLE if p <= 0xFFFF))
     + "\U00010000-\U0010ffff]+"
 )
-_MOST_HALF_ESCAPES = 4
-_HEX_CODE = re.compile("[0-9a-fA-F]{4}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 # Kana at half width or with their mark apart, and characters that stand for a group of others: all that one
 # character, or one and a mark, can be composed from.
 _COMPOSABLE = re.compile(
     "[\uff61-\uff9f][\uff9e\uff9f]?|[\u3041-\u30fe][\u3099\u309a]|[\u3200-\u33ff\uf900-\ufaff]"
 )
+_CJK = "[\u3040-\u9fff\uac00-\ud7af]"
+_LINE_BROKEN = re.compile(rf"(?<={_CJK})\r?\n[ \t]{{0,24}}(?={_CJK})")
 _IDEOGRAPHIC = r"[\x{3040}-\x{9fff}\x{ac00}-\x{d7af}]"
 
 NEEDS_FOLDING = _needs_folding(_TABLE)
@@ -129,12 +148,14 @@ NEEDS_COMPOSING = (
     + _IDEOGRAPHIC
     + _re2_class(point for point, text in _TABLE.items() if not text)
     + _IDEOGRAPHIC
+    + rf"|{_IDEOGRAPHIC}\r?\n[ \t]{{0,24}}{_IDEOGRAPHIC}"
 )
-NEEDS_UNESCAPING = r"\\u[0-9a-fA-F]{4}"
 
 
 def fold(text: str) -> str:
     """`text` with every character folded."""
+    if text.isascii():
+        return text.translate(_ASCII_TABLE)
     slices: list[str] = []
     dense = False
     for start in range(0, len(text), _SLICE):
@@ -158,8 +179,18 @@ def fold_with_origins(text: str) -> tuple[str, list[int]]:
 
 
 def compose(text: str) -> str:
-    """`text` with kana at full width and compatibility characters of Chinese and Japanese spelled out."""
-    return _COMPOSABLE.sub(_composed, text)
+    """`text` with kana at full width and compatibility characters of Chinese and Japanese spelled out.
+
+    The end of a line between two of their characters goes: a word needs no space there.
+    """
+    return _LINE_BROKEN.sub("", _COMPOSABLE.sub(_composed, text))
+
+
+def with_spaces(text: str) -> str:
+    """`text` with a space for each blank that folding drops, and that a reader may take for one."""
+    for blank in _BLANKS:
+        text = text.replace(blank, " ")
+    return text
 
 
 def _composed(match: re.Match[str]) -> str:
@@ -169,36 +200,3 @@ def _composed(match: re.Match[str]) -> str:
 
 def _fold_run(run: re.Match[str]) -> str:
     return run[0].translate(_TABLE)
-
-
-def unescape(text: str) -> str:
-    """`text` with its JSON escapes decoded: tool call arguments and pasted JSON are JSON inside a string."""
-    if "\\u" not in text:
-        return text
-    # Python's decoder reads these escapes at a fifth of the cost; every other backslash stands for itself.
-    written = text.replace("\\", "\\\\").replace("\\\\u", "\\u").encode("ascii", "backslashreplace")
-    decoded, at = [], 0
-    for _ in range(_MOST_HALF_ESCAPES):
-        try:
-            decoded.append(written[at:].decode("unicode_escape"))
-            return _paired("".join(decoded))
-        except UnicodeDecodeError as half:  # the end of a piece may cut an escape
-            decoded += written[at : at + half.start].decode("unicode_escape"), "\\u"
-            at += half.start + 2
-    return _paired(_unescaped_one_by_one(text))
-
-
-def _unescaped_one_by_one(text: str) -> str:
-    """As `unescape`, where a backslash and a "u" are often no escape."""
-    before, *escaped = text.split("\\u")
-    known: dict[str, str] = {}
-    for code in {tail[:4] for tail in escaped}:
-        known[code] = chr(int(code, 16)) if _HEX_CODE.fullmatch(code) else f"\\u{code}"
-    return before + "".join([known[tail[:4]] + tail[4:] for tail in escaped])
-
-
-def _paired(text: str) -> str:
-    """`text` with pairs of surrogates as the characters that they stand for."""
-    if _SURROGATE.search(text):
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -6,11 +6,13 @@ from itertools import groupby
 
 from gateway.detect.candidates import any_passes
 from gateway.detect.checksums import iban_holds, my_number_holds
-from gateway.detect.context import MY_NUMBER_WORDS, without_labelled_groups
+from gateway.detect.context import MY_NUMBER_WORDS, SSN_WORD, SSN_WORDS, without_labelled_groups
 from gateway.detect.engine import Pattern, Span
+from gateway.detect.grouping import DIGITS_TRIGGER, LOOSE, LOOSE_OR_NONE, LOOSE_TRIGGER, with_single_spaces
 from gateway.detect.ibans import bban_expressions
 
 _SEPARATORS = b" .-"
+_NOT_DIGITS = re.compile(rb"[^0-9]+")
 _PART_BYTES = 512
 _OVERLAP_BYTES = 64  # as long as the longest head and rest that are looked at
 _GAP = r"[ .\-]?"
@@ -27,7 +29,9 @@ _COUNTRY = "|".join(
 _IBAN_HEAD = re.compile(
     f"([A-Z]{{2}}[0-9]{{2}}(?<=(?:{_COUNTRY})[0-9]{{2}}))(?=([0-9A-Z .\\-]{{11,60}}))".encode()
 )
-IBAN_TRIGGER = rf"(?i:{_COUNTRY})[0-9]{{2}}(?:{_GAP}[0-9A-Za-z]){{8}}"
+_LOOSE_IBAN = rf"(?i:{_COUNTRY})[0-9]{{2}}{LOOSE}[0-9A-Za-z]{{4}}{LOOSE}[0-9A-Za-z]{{3}}"
+_MAYBE_LOOSE_IBAN = Pattern(_LOOSE_IBAN)
+IBAN_TRIGGER = rf"(?i:{_COUNTRY})[0-9]{{2}}(?:{_GAP}[0-9A-Za-z]){{8}}|{_LOOSE_IBAN}"
 
 
 def has_iban(text: bytes) -> bool:
@@ -36,7 +40,12 @@ def has_iban(text: bytes) -> bool:
     Rule: a country's code, check digits from 02 to 98, that country's own sequence of digits and letters, and
     MOD 97-10 that holds. Source: ISO 13616-1 and the SWIFT IBAN Registry.
     """
-    return any_passes(_iban_candidates(text.upper()), iban_holds)
+    upper = text.upper()
+    if any_passes(_iban_candidates(upper), iban_holds):
+        return True
+    return _MAYBE_LOOSE_IBAN.occurs_in(text) and any_passes(
+        _iban_candidates(with_single_spaces(upper)), iban_holds
+    )
 
 
 def _iban_candidates(upper: bytes) -> Iterator[bytes]:
@@ -77,42 +86,35 @@ _MY_NUMBER = re.compile(
     rb"(?:[0-9]{11}(?![0-9A-Za-z])|"
     rb"(?<![0-9] [0-9])[0-9]{3}(?: [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}(?![0-9A-Za-z])(?![ .\-][0-9])))"
 )
-# The same without what RE2 cannot say: whether to look for candidates at all.
+_LOOSE_MY_NUMBER = re.compile(
+    rb"(?<![0-9])[0-9]{4}" + LOOSE.encode() + rb"[0-9]{4}" + LOOSE.encode() + rb"[0-9]{4}(?![0-9])"
+)
+# Whether to look for candidates at all.
 _MY_NUMBER_SHAPE = Pattern(
-    r"(?:^|[^0-9A-Za-z+.\-]|(?:^|[^0-9])[.\-])[0-9]{12}(?:[^0-9A-Za-z]|$)|"
-    r"(?:^|[^0-9A-Za-z+ .\-]|(?:^|[^0-9])[ .\-])"
-    r"[0-9]{4}(?: [0-9]{4} |-[0-9]{4}-|\.[0-9]{4}\.)[0-9]{4}"
-    r"(?:[^0-9A-Za-z .\-]|[ .\-](?:[^0-9]|$)|$)"
+    rf"(?:^|[^0-9])[0-9]{{4}}{LOOSE_OR_NONE}[0-9]{{4}}{LOOSE_OR_NONE}[0-9]{{4}}(?:[^0-9]|$)"
 )
 _MINUTE = re.compile(
     rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])[0-5][0-9]"
 )
 _YEARS_OR_FILLER = re.compile(rb"(?:(?:19|20)[0-9]{2}){3}|([0-9])\1{11}")
-DIGITS_TRIGGER = r"[0-9](?:[ .\-]{0,3}[0-9]){11}"
+MY_NUMBER_TRIGGER = f"{DIGITS_TRIGGER}|{LOOSE_TRIGGER}"
 
 
 def has_jp_my_number(text: bytes) -> bool:
     """Whether folded `text` holds an individual number (My Number, kojin bango).
 
-    Rule: twelve digits whose check digit holds, next to no other digit or ASCII letter: in groups of four, or
-    in one go beside a word for it (MY_NUMBER_WORDS), since one number of eleven passes. Not one: groups that
-    a label calls an order or a parcel, a date and time to the minute, three years in a row, one digit twelve
-    times, a number after "+", the last group of a UUID. Source: Ordinance of the Ministry of Internal Affairs
-    and Communications No. 85 of 2014, article 5.
+    Rule: beside a word for it (MY_NUMBER_WORDS), twelve digits whose check digit holds, next to no other
+    digit or ASCII letter, in one go or in groups of four. One number of eleven passes the check, so without a
+    word nothing is one. Nor are groups that a label calls an order or a parcel, a number after "+", the last
+    group of a UUID. Source: Ordinance of the Ministry of Internal Affairs and Communications No. 85 of 2014,
+    article 5.
     """
     if not _MY_NUMBER_SHAPE.occurs_in(text):
         return False
-    if _passes_in(text, in_groups=True) and _passes_in(without_labelled_groups(text), in_groups=True):
-        return True
-    return _passes_in(MY_NUMBER_WORDS.beside(text), in_groups=False)
-
-
-def _passes_in(text: bytes, *, in_groups: bool) -> bool:
-    """Whether `text` has an individual number in groups; or, not `in_groups`, one in any spelling."""
-    found = dict.fromkeys(_MY_NUMBER.findall(text))
-    shortest = 14 if in_groups else 12
-    numbers = (candidate.translate(None, _SEPARATORS) for candidate in found if len(candidate) >= shortest)
-    return any_passes((n for n in numbers if _may_be_my_number(n) or not in_groups), my_number_holds)
+    beside = without_labelled_groups(MY_NUMBER_WORDS.beside(text))
+    found = dict.fromkeys((*_MY_NUMBER.findall(beside), *_LOOSE_MY_NUMBER.findall(beside)))
+    numbers = (_NOT_DIGITS.sub(b"", candidate) for candidate in found)
+    return any_passes((number for number in numbers if len(number) == 12), my_number_holds)
 
 
 def jp_my_number_spans(text: bytes) -> Iterator[Span]:
@@ -134,7 +136,6 @@ def _may_be_my_number(number: bytes) -> bool:
 _AREA = "(?:00[1-9]|0[1-9][0-9]|[1-578][0-9]{2}|6[0-57-9][0-9]|66[0-57-9])"
 _GROUP = "(?:0[1-9]|[1-9][0-9])"
 _SERIAL = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
-_SSN_WORD = r"(?i:ssn|ss#|social[ _\-]?security|社会保障番号)"
 
 
 def _grouped_ssn(separator: str) -> str:
@@ -144,26 +145,31 @@ def _grouped_ssn(separator: str) -> str:
     return f"{before}{_AREA}{separator}{_GROUP}{separator}{_SERIAL}{after}"
 
 
-_SSN = Pattern(
+_BEFORE_LOOSE, _AFTER_LOOSE = r"(?:^|[^0-9\-]|(?:^|[^0-9])-)", r"(?:$|[^0-9\-]|-(?:[^0-9]|$))"
+_GROUPED_SSN = Pattern(
     "|".join(
         (
             *map(_grouped_ssn, (r"\-", r"\.", " ")),
-            rf"{_SSN_WORD}[^0-9\n]*\n?[^0-9\n]*{_AREA}{_GROUP}{_SERIAL}(?:[^0-9]|$)",
-            rf"(?:^|[^0-9]){_AREA}{_GROUP}{_SERIAL}[^0-9A-Za-z\n]*{_SSN_WORD}",
+            rf"{_BEFORE_LOOSE}{_AREA}{LOOSE}{_GROUP}{LOOSE}{_SERIAL}{_AFTER_LOOSE}",
         )
     )
 )
-SSN_TRIGGER = rf"{_SSN_WORD}|[0-9]{{3}}[ .\-][0-9]{{2}}[ .\-][0-9]{{4}}"
+_SSN_IN_ONE_GO = Pattern(
+    rf"{SSN_WORD}[^0-9\n]*\n?[^0-9\n]*{_AREA}{_GROUP}{_SERIAL}(?:[^0-9]|$)|"
+    rf"(?:^|[^0-9]){_AREA}{_GROUP}{_SERIAL}[^0-9A-Za-z\n]*{SSN_WORD}"
+)
+SSN_TRIGGER = SSN_WORD
 
 
 def has_us_ssn(text: bytes) -> bool:
     """Whether folded `text` holds a US social security number.
 
-    Rule: ddd-dd-dddd with one separator (dash, dot or space) and no further number joined on, or nine digits
-    next to a word for it; area not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social
-    Security Administration, "The SSN Numbering Scheme" and the randomization rules of 2011.
+    Rule: beside a word for it (SSN_WORDS), three, two and four digits with no further number joined on; or
+    next to one nine digits in one go. There is no check digit, so without a word it is a part number as well.
+    Area not 000, 666 or 900 to 999, group not 00, serial not 0000. Source: Social Security Administration,
+    "The SSN Numbering Scheme" and the randomization rules of 2011.
     """
-    return _SSN.occurs_in(text)
+    return _GROUPED_SSN.occurs_in(SSN_WORDS.beside(text)) or _SSN_IN_ONE_GO.occurs_in(text)
 
 
 _SSN_ALONE = re.compile(
@@ -174,7 +180,7 @@ _SSN_ALONE = re.compile(
     ).encode()
 )
 _NINE_DIGITS = re.compile(rf"(?<![0-9]){_AREA}{_GROUP}{_SERIAL}(?![0-9])".encode())
-_SSN_NAMED = Pattern(_SSN_WORD)
+_SSN_NAMED = Pattern(SSN_WORD)
 
 
 def us_ssn_spans(text: bytes) -> Iterator[Span]:

@@ -4,8 +4,8 @@ As one more expression a list of thousands of words would be just as quick on or
 is made of its words' beginnings would visit every state of the engine's automaton, which is built as it is
 visited and thrown away when it is full: a second and more for a megabyte. This automaton is built once.
 
-It reads text and words in one plain spelling: lower case, a space for everything that is neither a letter, a
-digit nor "_", and around each run of other scripts. A word is then whole where spaces are at its ends.
+It reads text and words in one plain spelling: lower case, a space for everything that is neither a letter nor
+a digit, and around each run of other scripts. A word is then whole where spaces are at its ends.
 """
 
 import re
@@ -20,9 +20,8 @@ from gateway.detect.engine import Finder, Span
 # Of a list, so many words are looked for where it has to be said where they stand.
 MOST_PLACED = 200
 
-_TO_SPACE = bytes(
-    code if code >= 0x80 or chr(code).isalnum() or chr(code) == "_" else 0x20 for code in range(256)
-)
+_TO_SPACE = bytes(code if code >= 0x80 or chr(code).isalnum() else 0x20 for code in range(256))
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u2010-\u2015\u2028\u2029\u202f\u205f\u2212\u3000]+")
 _OTHER_SCRIPTS = re.compile(rb"[\x80-\xff]+")
 
 
@@ -32,7 +31,7 @@ class WordList:
     __slots__ = ("_automaton", "_expressions", "_finder", "_words")
 
     def __init__(self, words: Sequence[str], expressions: Sequence[str]) -> None:
-        patterns = {pattern: index for index, word in enumerate(words) for pattern in _patterns(word)}
+        patterns = {_pattern(word): index for index, word in enumerate(words)}
         self._words = tuple(patterns.values())
         self._automaton = ahocorasick_rs.BytesAhoCorasick(
             list(patterns),
@@ -61,21 +60,22 @@ def is_plain(word: str) -> bool:
     return all(not sign.isascii() or sign.isalnum() or sign in "_- " for sign in word)
 
 
-def _patterns(word: str) -> tuple[bytes, bytes]:
-    """The plain spelling of `word`, and that with "_" between its parts."""
+def _pattern(word: str) -> bytes:
+    """The plain spelling of `word`."""
     spelled = _plain(word.encode())
     inner = spelled.strip(b" ")
     # A word that ends in another script need not end there: "カワセミ計画" is one in "カワセミ計画です".
-    before = b" " if inner[:1].isalnum() or inner[:1] == b"_" else b""
-    after = b" " if inner[-1:].isalnum() or inner[-1:] == b"_" else b""
-    return before + inner + after, before + inner.replace(b" ", b"_") + after
+    before = b" " if inner[:1].isalnum() else b""
+    after = b" " if inner[-1:].isalnum() else b""
+    return before + inner + after
 
 
 def _plain(text: bytes) -> bytes:
     if text.isascii():
         spelled = text.lower().translate(_TO_SPACE)
     else:
-        lowered = text.decode("utf-8", "surrogatepass").lower().encode("utf-8", "surrogatepass")
+        spaced = _SPACES.sub(" ", text.decode("utf-8", "surrogatepass"))
+        lowered = spaced.lower().encode("utf-8", "surrogatepass")
         spelled = _OTHER_SCRIPTS.sub(rb" \g<0> ", lowered.translate(_TO_SPACE))
     spelled = b" " + spelled + b" "
     while b"  " in spelled:

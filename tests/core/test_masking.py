@@ -228,7 +228,7 @@ def bodies(draw: st.DrawFn) -> tuple[Any, list[str]]:
     messages: list[Any] = []
     for value in held:
         written = full_width(value) if draw(st.booleans()) else value
-        text = f"{draw(plain)} ({written}) {draw(plain)}"
+        text = f"{draw(plain)} ({written}) {draw(plain)} my number"
         match draw(st.integers(0, 5)):
             case 0:
                 content: Any = text

@@ -1,5 +1,5 @@
-"""Texts with card numbers and individual numbers, and with what only looks like them: from one seed, so that
-everybody measures the same.
+"""Texts with sensitive values, and with what only looks like them: from one seed, so that everybody measures
+the same.
 
 True numbers stand in every spelling, and in sentences of sixteen languages and formats. False friends are
 the ids, times, codes and digests that requests are full of; half of them stand below a system prompt that
@@ -13,13 +13,15 @@ from itertools import pairwise
 from typing import NamedTuple
 
 SEED = 20261201
+CARD, MY_NUMBER = frozenset({"credit_card"}), frozenset({"jp_my_number"})
 
 
 class Sample(NamedTuple):
-    """`pieces` of a request in which `kind` of number stands."""
+    """`pieces` of a request of some `kind`, in which the detectors `holds` have something to find."""
 
     kind: str
     pieces: tuple[str, ...]
+    holds: frozenset[str] = frozenset()
 
 
 def digits(source: random.Random, count: int) -> str:
@@ -119,7 +121,7 @@ MY_NUMBER_SENTENCES = (
 )
 
 
-def _card(source: random.Random, prefixes: Sequence[str], length: int) -> str:
+def card(source: random.Random, prefixes: Sequence[str], length: int) -> str:
     prefix = source.choice(prefixes)
     while True:
         number = with_luhn_digit(prefix + digits(source, length - len(prefix) - 1))
@@ -143,14 +145,14 @@ def true_cards() -> Iterator[Sample]:
     for kinds, everywhere in ((CARDS, True), (CARDS_OF_ID_LENGTHS, False)):
         for kind, (prefixes, length, groups) in kinds.items():
             for sentence in (*CARD_SENTENCES, *SENTENCES_WITHOUT_A_WORD):
-                number = _card(source, prefixes, length)
+                number = card(source, prefixes, length)
                 for spelled in _spellings(number, groups):
                     one_go = len(full_width(spelled.replace("\u200b", ""))) == length
                     if everywhere or sentence in CARD_SENTENCES or not one_go:
-                        yield Sample(kind, (sentence.format(spelled),))
+                        yield Sample(kind, (sentence.format(spelled),), CARD)
             for cut in range(1, length):
-                number = _card(source, prefixes, length)
-                yield Sample(kind, ("The card:", number[:cut], number[cut:]))
+                number = card(source, prefixes, length)
+                yield Sample(kind, ("The card:", number[:cut], number[cut:]), CARD)
 
 
 def true_individual_numbers() -> Iterator[Sample]:
@@ -161,12 +163,15 @@ def true_individual_numbers() -> Iterator[Sample]:
 
     for _ in range(20):
         for sentence in MY_NUMBER_SENTENCES:
-            yield Sample("beside a word", (sentence.format(number()),))
-            yield Sample("beside a word", (sentence.format(full_width(number())),))
-            yield Sample("beside a word", ("マイナンバーを教えてください。", f"はい、{number()} です。"))
-        for sentence in SENTENCES_WITHOUT_A_WORD:
+            yield Sample("beside a word", (sentence.format(number()),), MY_NUMBER)
+            yield Sample("beside a word", (sentence.format(full_width(number())),), MY_NUMBER)
+            yield Sample(
+                "beside a word", ("マイナンバーを教えてください。", f"はい、{number()} です。"), MY_NUMBER
+            )
             for separator in (" ", "-", ".", "\u3000", "\u2013", "ー"):
-                yield Sample("in groups", (sentence.format(in_groups(number(), (4, 4, 4), separator)),))
+                yield Sample(
+                    "in groups", (sentence.format(in_groups(number(), (4, 4, 4), separator)),), MY_NUMBER
+                )
 
 
 # --- false friends ---

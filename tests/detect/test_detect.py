@@ -168,9 +168,9 @@ def test_other_account_numbers_are_not_ibans(text: str) -> None:
         "個人番号は123456789018です",
         "マイナンバー：１２３４５６７８９０１８",
         "ﾏｲﾅﾝﾊﾞｰ:123456789018",
-        "１２３４－５６７８－９０１８",
-        "1234 5678 9018",
-        "1234-5678-9018",
+        "個人番号 １２３４－５６７８－９０１８",
+        "個人番号 1234 5678 9018",
+        "the individual number 1234-5678-9018",
         "my number:123456789018, thanks",
         "name,my_number\nTanaka,123456789018\n",
         '{"myNumber": "123456789018"}',
@@ -185,6 +185,8 @@ def test_individual_numbers_are_found(text: str) -> None:
     "text",
     [
         "123456789018",  # twelve digits are an order or an account more often
+        "1234 5678 9018",
+        "account number 1234-5678-9018",
         "１２３４５６７８９０１８",
         "個人番号は別紙のとおりです。" + "ご注文の内容をご確認ください。" * 15 + "123456789018",
         "お問い合わせ番号：1234-5678-9018",
@@ -224,11 +226,12 @@ def test_check_digit_of_individual_numbers_follows_the_ordinance() -> None:
     "text",
     [
         "My SSN is 123-45-6789.",
-        "123-45-6789,Smith",
-        "123.45.6789",
-        "123 45 6789",
-        "１２３−４５−６７８９",
-        "123\u201145\u20116789",
+        "name,ssn\nSmith,123-45-6789",
+        "taxpayer id 123.45.6789",
+        "SSN 123 45 6789",
+        "123-45-6789 is my social security number",
+        "ＳＳＮ １２３−４５−６７８９",
+        "ssn 123\u201145\u20116789",
         "ssn=123456789",
         '{"ssn": "123456789"}',
         "name,SSN\nSmith,123456789",
@@ -250,9 +253,10 @@ def test_social_security_numbers_are_found(text: str) -> None:
         "123-00-6789",
         "123-45-0000",
         "123-45.6789",
-        "1123-45-6789",
-        "123-45-67890",
-        "123-45-6789-1",
+        "SSN 1123-45-6789",
+        "SSN 123-45-67890",
+        "SSN 123-45-6789-1",
+        "123-45-6789",  # a part number has this form as well
         "100 123 45 6789 100",
         "123456789",
         "ssn=000456789",
@@ -403,7 +407,7 @@ def test_lists_of_floats_and_times_hold_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["4111111111111111", "bob@example.com", "GB82WEST12345698765432", "123-45-6789"]
+    "value", ["4111111111111111", "bob@example.com", "GB82WEST12345698765432", "SSN 123-45-6789"]
 )
 def test_a_value_split_at_any_place_is_found(value: str) -> None:
     whole = found(value)
@@ -415,7 +419,7 @@ def test_a_value_split_at_any_place_is_found(value: str) -> None:
 def test_what_surrounds_a_piece_does_not_hide_it() -> None:
     assert "credit_card" in found("in 2026", "4111111111111111", "17 times")
     assert "jp_my_number" in found("個人番号", "in 2026", "123456789018", "17 times")
-    assert "us_ssn" in found("1", "123-45-6789", "1")
+    assert "us_ssn" in found("SSN", "1", "123-45-6789", "1")
     assert "secret" in found("mine", f"sk-{FAKE}", "thanks")
 
 

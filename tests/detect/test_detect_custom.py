@@ -140,9 +140,7 @@ def test_a_word_is_found_in_every_spelling(text: str) -> None:
     assert found(PROJECTS, text)
 
 
-@pytest.mark.parametrize(
-    "text", ["bluebirds", "ProjectKestrel", "my_bluebird", "C+", "カワセミ", "blue bird"]
-)
+@pytest.mark.parametrize("text", ["bluebirds", "ProjectKestrel", "C+", "カワセミ", "blue bird"])
 def test_only_whole_words_count(text: str) -> None:
     assert not found(PROJECTS, text)
 
@@ -196,7 +194,7 @@ LONG, SHORT = words_detector(FILLER + NAMES), words_detector(NAMES)
         ("CAFÉ ZÜRICH", True),
         ("янтарь", True),
         ("bluebirds", False),
-        ("my_bluebird", False),
+        ("my_bluebird", True),
         ("xabc商事", False),
         ("ProjectKestrel", False),
         ("C+", False),
@@ -282,8 +280,8 @@ def test_an_allowed_number_does_not_count_however_it_is_grouped() -> None:
     ],
 )
 def test_every_built_in_detector_takes_an_allow_list(name: str, value: str) -> None:
-    assert found(BUILT_IN[name], f"this: {value}, please")
-    assert not found(with_allowed(name, value), f"this: {value}, please")
+    assert found(BUILT_IN[name], f"SSN, my number: {value}, please")
+    assert not found(with_allowed(name, value), f"SSN, my number: {value}, please")
 
 
 def test_allowed_values_of_which_there_are_too_many_count() -> None:

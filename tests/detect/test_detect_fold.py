@@ -4,21 +4,17 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.detect import Detectors
 from gateway.detect.engine import Pattern
+from gateway.detect.escapes import unescape
 from gateway.detect.fold import (
     _SLICE,
     _TABLE,
     _TYPED_FOR_ASCII,
     NEEDS_FOLDING,
-    _paired,
-    _unescaped_one_by_one,
     fold,
     folded,
-    unescape,
 )
 
 NEEDED = Pattern(NEEDS_FOLDING)
@@ -26,7 +22,7 @@ NEEDED = Pattern(NEEDS_FOLDING)
 
 def test_the_table_covers_every_character_that_folds() -> None:
     surrogates = range(0xD800, 0xE000)
-    points = (point for point in range(0x80, sys.maxunicode + 1) if point not in surrogates)
+    points = (point for point in [*range(0x20), *range(0x7F, sys.maxunicode + 1)] if point not in surrogates)
     expected = {point: text for point in points if (text := folded(chr(point))) is not None}
     assert expected | _TYPED_FOR_ASCII == _TABLE
 
@@ -97,6 +93,14 @@ def test_combining_marks_in_an_order_that_is_slow_to_normalise_are_dropped() -> 
         (r"\uff14\uFF11", "４１"),
         (r"\ud835\udfcf", "𝟏"),
         (r"\ud835", "\ufffd"),
+        (r"\\u0040", "@"),
+        (r"\u{40}\U00000040\x40", "@@@"),
+        (r"\xe3\x81\x82 \xff", "あ ÿ"),
+        ("%40 %2540 %252540 %u0040 %E3%81%82 %", "@ @ @ @ あ %"),
+        ("&#64;&#064&#x40;&commat;&amp;#64; &none; &", "@@@@@ &none; &"),
+        ("&#1114112; &#9999999;", "\ufffd \ufffd"),
+        (r"%5Cu0040", "@"),
+        ("exam-\n  ple, A-\nB", "example, A-\nB"),
         (r"C:\users \u12", r"C:\users \u12"),
         ("no escape", "no escape"),
     ],
@@ -105,24 +109,18 @@ def test_json_escapes_are_decoded(text: str, read: str) -> None:
     assert unescape(text) == read
 
 
-@given(st.text(st.sampled_from("\\u0041d8\ud83d\udc00éカz😀\n"), max_size=60))
-def test_unescaping_reads_every_escape_and_nothing_else(text: str) -> None:
-    written = f"{text}\\u0041"
-    assert unescape(written) == _paired(_unescaped_one_by_one(written))
-
-
 @pytest.mark.parametrize(
     ("written", "read"),
     [
         (r"\u0041", "A"),
-        (r"\\u0041", "\\A"),
+        (r"\\u0041", "A"),
         (r"\u00", r"\u00"),
         (r"\u00zz\u0042", r"\u00zzB"),
-        (r"\n\x41\N{BULLET}\u0043", r"\n\x41\N{BULLET}C"),
+        (r"\n\x41\N{BULLET}\u0043", r"\nA\N{BULLET}C"),
         (r"\ud83d\ude00", "😀"),
         (r"é\u00e9😀", "éé😀"),
         ("\\", "\\"),
-        (r"\U00000041\u0041", r"\U00000041A"),
+        (r"\U00000041\u0041", "AA"),
     ],
 )
 def test_what_is_an_escape(written: str, read: str) -> None:

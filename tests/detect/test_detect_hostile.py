@@ -1,14 +1,20 @@
 """Hostile texts cost a bounded number of tests. Nothing here is timed: work is counted."""
 
+import base64
+import gzip
 import random
+import sys
 from collections.abc import Callable
+from types import FrameType
 
 import pytest
 
 from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.detect import cards as cards_module
 from gateway.detect.candidates import MOST_FAILURES, any_passes
-from gateway.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _says_enough
+from gateway.detect.cards import _ANYWHERE, _COMMON, _candidates, _distinct_runs, _is_in_a_row, _says_enough
+from gateway.detect.credentials import MOST_ASSIGNED
+from gateway.detect.encoded import MOST_RUNS, MOST_UNPACKED_BYTES
 from gateway.detect.ids import _iban_candidates
 
 ALL = Detectors(DETECTOR_NAMES)
@@ -47,6 +53,27 @@ REPEATED = {
     "unseen": "1\u200b",
     "marks": "a\u0300\u0316",
     "escapes": "\\u0031a",
+    "backslashes": "\\",
+    "backslashes and u": "\\u",
+    "percent": "%41a",
+    "percent of percent": "%25",
+    "entities": "&#49;a",
+    "entities of entities": "&amp;",
+    "zeros of an entity": "&#" + "0" * 50,
+    "ampersands": "&",
+    "broken words": "exam-\nple",
+    "loose digits": "4,1;",
+    "loose digits, then seven": "1," * 500 + "1234567 ",
+    "loose groups": "4111,1111,1111,1112;",
+    "loose iban": "GB82/WEST/1234/",
+    "base64 of nothing": "aGVsbG8gd29ybGQhISE= ",
+    "base64 in a row": "aGVsbG8gd29ybGQhISEh",
+    "gzip heads": "H4sIAAAAAAAAA0sEAEO+t+gB ",
+    "password": "password: ",
+    "calls": "token=make_token_of_2(",
+    "basic": "basic aGVsbG8gd29ybGQ ",
+    "addresses": "a://a:a",
+    "blanks": "1\u2800",
 }
 
 
@@ -62,7 +89,9 @@ def test_a_repeated_text_holds_nothing_and_is_read_to_its_end(name: str) -> None
 def candidates(text: bytes) -> int:
     """How many there are in both readings, alone and beside a word."""
     runs = _distinct_runs(text)
-    return sum(len(list(_candidates(runs, common, _says_enough))) for common in (_COMMON, _ANYWHERE))
+    return sum(
+        len(list(_candidates(runs, common, _says_enough, _is_in_a_row))) for common in (_COMMON, _ANYWHERE)
+    )
 
 
 def test_work_on_a_repeated_number_does_not_grow_with_the_text() -> None:
@@ -158,3 +187,47 @@ def test_where_values_stand_is_found_in_bounded_steps(name: str) -> None:
     for detector in BUILT_IN.values():
         spans = list(detector.spans(text))
         assert all(0 <= start < end <= len(text) for start, end in spans)
+
+
+def calls_of(scan: Callable[[], object]) -> int:
+    """How many functions are called meanwhile, those of C as well."""
+    count = 0
+
+    def counted(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    sys.setprofile(counted)
+    try:
+        scan()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_text_twice_as_long_takes_twice_the_steps_at_most(name: str) -> None:
+    unit = REPEATED[name]
+    once, twice = (
+        calls_of(lambda size=size: ALL.scan([unit * (size // len(unit))])) for size in (40_000, 80_000)
+    )
+    assert twice <= 2.2 * once + 200
+
+
+def test_an_archive_that_unpacks_to_more_than_is_read_counts_as_found() -> None:
+    bomb = base64.b64encode(gzip.compress(bytes(MOST_UNPACKED_BYTES + 1))).decode()
+    assert ALL.scan([f"see {bomb} here"]) == set(DETECTOR_NAMES)
+    small = base64.b64encode(gzip.compress(bytes(MOST_UNPACKED_BYTES // 2))).decode()
+    assert ALL.scan([f"see {small} here"]) == set()
+
+
+def test_more_encoded_runs_than_are_read_count_as_found() -> None:
+    runs = [base64.b64encode(f"number {n:09d}".encode()).decode() for n in range(MOST_RUNS + 1)]
+    assert ALL.scan([" ".join(runs[:-1])]) == set()
+    assert ALL.scan([" ".join(runs)]) == set(DETECTOR_NAMES)
+
+
+def test_more_assignments_than_are_looked_at_count_as_found() -> None:
+    calls = [f"token = make_token_of_{n}(); " for n in range(1_000, 1_001 + MOST_ASSIGNED)]
+    assert ALL.scan(["".join(calls[:-1] * 2)]) == set()
+    assert ALL.scan(["".join(calls)]) == {"secret"}

@@ -7,10 +7,11 @@ from itertools import pairwise
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors, _seen, _views
+from gateway.detect import BUILT_IN, DETECTOR_NAMES, Detectors
 from gateway.detect.cards import _DIGEST, _MACHINE_NUMBER
 from gateway.detect.engine import Finder
 from gateway.detect.fold import fold
+from gateway.detect.views import encoded, joined, joined_to_trigger
 
 ALL = Detectors(DETECTOR_NAMES)
 GROUPS = {16: (4, 4, 4, 4), 15: (4, 6, 5)}
@@ -195,8 +196,8 @@ pieces_of = st.lists(
 @example(["bob", "@" + "x" * 60])
 @example(["x" * 60 + "bob@" + "x" * 60, "x", "x" * 60 + ".example"])
 def test_what_is_triggered_near_the_seams_is_all_that_is_triggered(pieces: list[str]) -> None:
-    everywhere = set(ALL._triggers.matches(_views(pieces)) or ())
-    assert everywhere <= set(ALL._triggers.matches(_seen(pieces, ALL._seam)) or ())
+    everywhere = set(ALL._triggers.matches(encoded(joined(pieces))) or ())
+    assert everywhere <= set(ALL._triggers.matches(encoded(joined_to_trigger(pieces, ALL._seam))) or ())
 
 
 @settings(max_examples=300, deadline=None)

@@ -33,8 +33,8 @@ PIECES = {
     "card": CARD,
     "email": "ada.lovelace@analytical-engines.co.uk",
     "iban": "DE89 3704 0044 0532 0130 00",
-    "my number": "1234 5678 9018",
-    "ssn": "536-22-8726",
+    "my number": "個人番号 1234 5678 9018",
+    "ssn": "SSN 536-22-8726",
     "secret": "AKIAQ3EGRL5XZ7TUV2WS",
 }
 CLASSES = ["public", "internal", "confidential", "restricted"]
