@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway import __version__
-from gateway.assembly.building import MIB, names, rulebook, signing_seed, upstream
+from gateway.assembly.building import MIB, names, port_states, rulebook, signing_seed, upstream
 from gateway.clock import SystemClock
 from gateway.config.build import Built
 from gateway.config.schema import Settings
@@ -21,6 +21,7 @@ from gateway.core.pricing import PriceBook
 from gateway.finance.pool_accrual import PoolAccrual, PoolUse
 from gateway.finance.price_watch import PriceWatch
 from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.port_state import PortState
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
 from gateway.ledger.journal.opening import folders_on_disk, open_journaled_ledger, writer_settings
@@ -63,6 +64,8 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     clock: SystemClock
     tasks: TaskRegistry
     coalescer: WriteCoalescer
+    data_port: PortState
+    admin_port: PortState
     upstream: Upstream
     ledger_writer: WriterOwner | None
     ledger: JournaledLedger
@@ -90,6 +93,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     Raises UnusableKey when the configured signing key is none.
     """
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
+    data_port, admin_port = port_states(built.settings)
     client = upstream()
     owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
@@ -113,6 +117,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
         ledger_writer=owner,
         disks=lambda: disks.space,
+        # A worker's own admin port is for its supervisor, which has one for everybody.
+        ports=(data_port, admin_port) if writer_path is None else (data_port,),
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
         refusals_not_kept=lambda: pipeline.unanswered.not_kept,
@@ -137,6 +143,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         clock=clock,
         tasks=tasks,
         coalescer=coalescer,
+        data_port=data_port,
+        admin_port=admin_port,
         upstream=client,
         ledger_writer=owner,
         ledger=ledger,

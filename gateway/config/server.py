@@ -40,11 +40,21 @@ class AdminListener(Section):
     token: Secret | None = Field(
         default=None, description="bearer token of the admin API; left out: only /healthz and /readyz answer"
     )
+    max_connections: Count | None = Field(
+        default=None,
+        description="most connections to this port at a time; left out: a sixteenth of the file descriptors "
+        "that a process may have open, 256 at most",
+    )
 
 
 class Server(Section):
     data: DataListener = Field(default=DataListener(), description="the data plane")
     admin: AdminListener = Field(default=AdminListener(), description="the control plane")
+    max_connections: Count | None = Field(
+        default=None,
+        description="most connections of clients to the data port at a time, for each worker; left out: half "
+        "of the file descriptors that a process may have open, less 96 and those of the admin port",
+    )
     max_body_mib: Count = Field(default=64, description="largest request body, MiB")
     max_event_mib: Count = Field(
         default=32, description="largest event of a deployment's stream, MiB; a larger one breaks the stream"

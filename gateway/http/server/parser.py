@@ -7,16 +7,31 @@ Rules:
 - An offer to upgrade the protocol is not taken up; its request is read as if there were none.
 """
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 import httptools
 
 from gateway.http.server.exchange import Exchange
-from gateway.http.server.limits import HeadTooLarge, MalformedRequest, RepeatedHeader, ServerLimits
+from gateway.http.server.limits import (
+    ExpectationFailed,
+    HeadTooLarge,
+    MalformedRequest,
+    RepeatedHeader,
+    ServerLimits,
+)
 
-# Method, path, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
-ExchangeFactory: TypeAlias = Callable[[str, str, dict[bytes, bytes], bool, bool], Exchange]
+# Method, path, query, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
+ExchangeFactory: TypeAlias = Callable[[str, str, bytes, dict[bytes, bytes], bool, bool], Exchange]
+
+# RFC 9112, section 3.2: what is no authority of RFC 3986 is refused. Empty is fine: there is none.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-fv:][0-9A-Za-z:.%_~!$&'()*+,;=-]*\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
+    rb"(?::[0-9]*)?"
+).fullmatch
+# Beside those of the gateway itself: who asks, and what a body or a request is.
+_ONCE = frozenset({b"authorization", b"content-encoding", b"host", b"expect"})
 
 
 class RequestParser:
@@ -30,6 +45,7 @@ class RequestParser:
         "_fed_bytes",
         "_fields",
         "_headers",
+        "_host",
         "_limits",
         "_new_exchange",
         "_non_body_bytes",
@@ -55,6 +71,7 @@ class RequestParser:
         self._on_backlog = on_backlog
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[bytes, bytes] = {}
+        self._host: bytes | None = None  # the latest that was looked at, and is in order
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._non_body_bytes = 0
@@ -120,16 +137,21 @@ class RequestParser:
             raise MalformedRequest("This port speaks HTTP/1.1.")
         if b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
             raise MalformedRequest("The only transfer coding of a request can be chunked.")
+        if headers.get(b"host") != self._host or self._host is None:
+            self._check_host(headers.get(b"host"), is_http10)
+        if b"expect" in headers and not is_http10:
+            _check_expectation(headers[b"expect"])
         if parser.should_upgrade():
             return  # to the parser its message ends here: see _feed_without_upgrade
-        path = self._url
+        path, query = self._url, b""
         if b"?" in path:
-            path = path.partition(b"?")[0]
+            path, _, query = path.partition(b"?")
         if not path.startswith(b"/"):
             path = _path_of(path)
         self.arriving = self._new_exchange(
             parser.get_method().decode("ascii"),
             path.decode("latin-1"),
+            query,
             headers,
             is_http10,
             parser.should_keep_alive() and not is_http10,
@@ -166,6 +188,14 @@ class RequestParser:
         except httptools.HttpParserError as exc:
             raise _meaning(exc) from None
 
+    def _check_host(self, host: bytes | None, is_http10: bool) -> None:
+        if host is None:
+            if not is_http10:
+                raise MalformedRequest("A request of HTTP/1.1 has a Host header; this one has none.")
+        elif _HOST(host.strip(b" \t")) is None:
+            raise MalformedRequest("The Host header is no host name or address.")
+        self._host = host
+
     def _check_size(self, fields: list[tuple[bytes, bytes]]) -> None:
         """So much has come that the head may be too large."""
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in fields)
@@ -186,10 +216,19 @@ class RequestParser:
 
 
 def _check_repetitions(fields: list[tuple[bytes, bytes]]) -> None:
-    """Of a control header that is there twice, each reader would take another one."""
-    names = [name.lower() for name, _ in fields if name[:10].lower() == b"x-tollway-"]
-    if len(names) != len(set(names)):
-        raise RepeatedHeader("An x-tollway- header is sent twice. Send each once, with a comma in its list.")
+    """Of a header that decides something and is there twice, each reader would take another one."""
+    seen: set[bytes] = set()
+    for sent, _ in fields:
+        name = sent.lower()
+        if name in seen and (name in _ONCE or name.startswith(b"x-tollway-")):
+            told = name.decode() if name in _ONCE else "x-tollway-..."
+            raise RepeatedHeader(f"The header {told} is sent twice. Send each once, a list with commas.")
+        seen.add(name)
+
+
+def _check_expectation(value: bytes) -> None:
+    if value.strip().lower() != b"100-continue":
+        raise ExpectationFailed("The only expectation that can be met is 100-continue. Leave Expect out.")
 
 
 def _too_large(limits: ServerLimits) -> HeadTooLarge:
