@@ -1,6 +1,7 @@
 """A whole gateway: its parts, its two ports, and what may be asked of it while it runs."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -47,6 +48,10 @@ class Gateway:
         self.reloader = None if file is None else self._reloader(built, file)
         self._readiness = Readiness(self.parts)
         data_socket, admin_socket = sockets or listeners(built)
+        if (
+            admin_socket.family == socket.AF_UNIX
+        ):  # a worker's, for its supervisor, which has one for everybody
+            self.parts.admin_port.name = "worker"
         self._data = Listening(
             self._data_plane(),
             data_socket,

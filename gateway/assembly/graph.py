@@ -117,8 +117,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         ledger_writable=lambda: ledger.problem() is None and ledger.has_room(),
         ledger_writer=owner,
         disks=lambda: disks.space,
-        # A worker's own admin port is for its supervisor, which has one for everybody.
-        ports=(data_port, admin_port) if writer_path is None else (data_port,),
+        ports=(data_port, admin_port),
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
         refusals_not_kept=lambda: pipeline.unanswered.not_kept,
