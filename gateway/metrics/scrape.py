@@ -189,7 +189,9 @@ def collect_ports(ports: Sequence[PortState]) -> Iterator[Metric]:
     yield _gauge(families.MOST_CONNECTIONS, {(port.name,): port.most_connections for port in ports})
     yield _counters(families.CONNECTIONS_TAKEN, {(port.name,): port.accepted for port in ports})
     yield _counters(families.CONNECTIONS_EVICTED, {(port.name,): port.evicted for port in ports})
-    pauses = {(port.name, str(reason)): count for port in ports for reason, count in port.pauses.items()}
+    pauses: dict[tuple[str, ...], int] = {
+        (port.name, reason): count for port in ports for reason, count in port.pauses.items()
+    }
     yield _counters(families.ACCEPTING_PAUSED, pauses)
 
 
