@@ -39,6 +39,8 @@ class RequestParser:
 
     `new_exchange` is called for each request when its head is complete, `on_backlog` when more of a body
     waits than `limits.waiting_bytes`.
+
+    Many attributes: the head that is being read, piece by piece, and a count for each bound on it.
     """
 
     __slots__ = (
