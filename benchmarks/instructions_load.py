@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -136,17 +138,17 @@ class Load:
 
     def _connected(self) -> Client:
         client = Client(self)
+        assert self._loop.data_protocol is not None
         client.protocol = self._loop.data_protocol()
         client.protocol.connection_made(client)
         return client
 
 
 class CountedLoop(uvloop.Loop):  # type: ignore[misc]  # has no types
-    """Connects to no upstream but the one in memory, and keeps what makes the protocol of the data port."""
+    """Connects to no upstream but the one in memory, and keeps what makes connections of the data port."""
 
     events: tuple[bytes, ...] = ()
-    data_protocol: Callable[[], asyncio.Protocol]
-    _servers = 0
+    data_protocol: Callable[[], asyncio.Protocol] | None = None
 
     async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
         protocol, upstream = protocol_factory(), AnsweringUpstream(self, self.events)
@@ -154,9 +156,9 @@ class CountedLoop(uvloop.Loop):  # type: ignore[misc]  # has no types
         protocol.connection_made(upstream)
         return upstream, protocol
 
-    async def create_server(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:
-        self.data_protocol = protocol_factory  # the data port is the last that is opened
-        return await super().create_server(protocol_factory, *args, **options)
+    async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **options: Any) -> Any:
+        self.data_protocol = protocol_factory
+        return await super().connect_accepted_socket(protocol_factory, sock, **options)
 
 
 def upstream_events(
@@ -198,6 +200,11 @@ async def count(options: argparse.Namespace) -> None:
     gateway = Gateway(found.built, request_lines=lines)
     await gateway.start()
     collect_seldom()
+    address = urlsplit(gateway.data_url)
+    # What makes connections is known with the first one, which closes again.
+    with socket.create_connection((address.hostname, address.port)):
+        while loop.data_protocol is None:
+            await asyncio.sleep(0)
     load = Load(loop, stream=options.stream)
     await load.run(options.warm)
     await gateway.flush()

@@ -82,7 +82,9 @@ class Trace(NamedTuple):
 
 
 # Loops that run beside requests: one may have its turn meanwhile, and call what requests call.
-BESIDE = frozenset({"supervised.py", "message_channel.py", "ledger/process/client.py"})
+BESIDE = frozenset(
+    {"supervised.py", "message_channel.py", "ledger/process/client.py", "http/server/listening.py"}
+)
 
 
 class Recorder:

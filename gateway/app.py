@@ -1,18 +1,19 @@
 """A whole gateway: its parts, its two ports, and what may be asked of it while it runs."""
 
 import asyncio
-import functools
+import socket
 from pathlib import Path
+
+from fastapi import FastAPI
 
 from gateway import __version__
 from gateway.admin.operations import Operations
-from gateway.admin.server import admin_app
+from gateway.admin.server import admin_app, admin_listening
 from gateway.assembly.adoption import Adoption
 from gateway.assembly.building import Listeners, listeners, request_ids
 from gateway.assembly.graph import build_parts
 from gateway.assembly.lifecycle import Lifecycle
 from gateway.config.build import Built
-from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Handler
 from gateway.http.server.listening import Listening, url_of
 from gateway.metrics.access_log import RequestLines
@@ -22,8 +23,6 @@ from gateway.policy.rollout.config_file import ConfigFile
 from gateway.policy.rollout.reloader import How, Reloader, Result
 from gateway.proxy.handler import DataPlane
 from gateway.proxy.pipeline import Pipeline
-
-ADMIN_DRAIN_SECONDS = 1.0
 
 
 class Gateway:
@@ -49,19 +48,23 @@ class Gateway:
         self.reloader = None if file is None else self._reloader(built, file)
         self._readiness = self.parts.readiness
         data_socket, admin_socket = sockets or listeners(built)
+        if (
+            admin_socket.family == socket.AF_UNIX
+        ):  # a worker's, for its supervisor, which has one for everybody
+            self.parts.admin_port.name = "worker"
         self._data = Listening(
             self._data_plane(),
             data_socket,
+            self.parts.data_port,
             drain_seconds=built.settings.server.drain_seconds,
-            protocol=functools.partial(
-                ServerConnection,
-                coalescer=self.parts.coalescer,
-                body_bytes=self.parts.body_bytes,
-                idle_seconds=built.settings.server.data.idle_seconds,
-                shedder=self.parts.shedder,
-            ),
+            coalescer=self.parts.coalescer,
+            body_bytes=self.parts.body_bytes,
+            idle_seconds=built.settings.server.data.idle_seconds,
+            shedder=self.parts.shedder,
         )
-        self._admin = Listening(self._admin_app(), admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
+        self._admin = admin_listening(
+            self._admin_app(), admin_socket, self.parts.admin_port, self.parts.coalescer
+        )
         self._lifecycle = Lifecycle(
             self.parts,
             self._adoption,
@@ -153,7 +156,7 @@ class Gateway:
         plane = DataPlane(self.parts.pipeline, new_request_id)
         return plane if tracing is None else tracing.handler(plane, new_request_id)
 
-    def _admin_app(self) -> object:
+    def _admin_app(self) -> FastAPI:
         parts, token = self.parts, self.built.settings.server.admin.token
         operations = Operations(
             parts.pipeline, parts.ledger, lambda: self.built, self.book_pools, self.reloader, parts.clock

@@ -5,6 +5,7 @@ is decided on the raw path, before any routing, so no way of spelling a path or 
 """
 
 import re
+import socket
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -21,12 +22,20 @@ from gateway.core.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
 )
+from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.asgi import AsgiHandler
+from gateway.http.server.body_bytes import BodyBytes
+from gateway.http.server.listening import Listening
+from gateway.http.server.port_state import PortState
 from gateway.proxy.refusal_limits import RefusalLimits
 
 _log = structlog.get_logger("tollway.admin")
 
+# In which requests under way may end when the port stops, and how long a connection may lie idle.
+DRAIN_SECONDS = 1.0
+IDLE_SECONDS = 75.0
+MOST_BODIES_BYTES = 16 * 1024 * 1024  # of all requests at a time
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REASON_LENGTH = 300
 
@@ -71,10 +80,24 @@ def admin_app(
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(GatewayError, _on_gateway_error)
-    app.add_middleware(_BodyBound)  # the framework's own bound does not answer with an envelope
     app.add_middleware(_LastDefence)
     app.add_middleware(TokenGuard, token=token, limits=limits)
     return app
+
+
+def admin_listening(
+    app: FastAPI, listener: socket.socket, state: PortState, coalescer: WriteCoalescer
+) -> Listening:
+    """The admin port: `app` behind the same connections as those of the data port."""
+    return Listening(
+        AsgiHandler(app, MAX_BODY_BYTES),
+        listener,
+        state,
+        drain_seconds=DRAIN_SECONDS,
+        coalescer=coalescer,
+        body_bytes=BodyBytes(MOST_BODIES_BYTES, MOST_BODIES_BYTES),
+        idle_seconds=IDLE_SECONDS,
+    )
 
 
 def _add_health(
@@ -108,32 +131,6 @@ def public_reason(reason: str) -> str:
     cleaned = _USER_INFO.sub("***@", cleaned)
     cleaned = _ASSIGNED_SECRET.sub(r"\1***", cleaned)
     return cleaned[:MAX_REASON_LENGTH]
-
-
-class _BodyBound:
-    """Refuses a body beyond MAX_BODY_BYTES: at once when its length is declared, else when it gets there."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        received = 0
-
-        async def counting_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise _too_large()
-            return message
-
-        if _declared_length(scope) > MAX_BODY_BYTES:
-            await error_response(_too_large())(scope, receive, send)
-        else:
-            await self._app(scope, counting_receive, send)
 
 
 class _LastDefence:
@@ -208,16 +205,3 @@ async def _on_invalid_request(_: Request, exc: Exception) -> Response:
         return error_response(InvalidRequest("The body is not valid JSON.", code="invalid_json"))
     where = ".".join(str(part) for part in first["loc"][1:]) or "body"
     return error_response(InvalidRequest(f"{where}: {first['msg']}", param=where))
-
-
-def _too_large() -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"The request body is larger than the admin port's limit of {MAX_BODY_BYTES} bytes."
-    )
-
-
-def _declared_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value[:19])  # more digits are too much in any case, and Python refuses to read 4,301
-    return 0

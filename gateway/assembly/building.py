@@ -21,7 +21,9 @@ from gateway.core.policy import Policy, tokenizer_of
 from gateway.core.pricing import NO_VERSIONS, PriceBook
 from gateway.core.route import Routes
 from gateway.http.client.pool import HttpUpstream
+from gateway.http.server.descriptors import connection_bounds, descriptor_limit
 from gateway.http.server.listening import listen
+from gateway.http.server.port_state import PortState
 from gateway.ledger.audit.keys import UnusableKey, new_seed, seed_in, signer_from
 from gateway.ledger.url import database_of
 from gateway.metrics.names import LabelNames
@@ -119,6 +121,21 @@ def listeners(built: Built) -> Listeners:
     except BaseException:
         data.close()
         raise
+
+
+def port_states(settings: Settings) -> tuple[PortState, PortState]:
+    """Of the data port and the admin port, within the descriptors that this process may have."""
+    server, limit = settings.server, descriptor_limit()
+    bounds = connection_bounds(limit, server.max_connections, server.admin.max_connections)
+    if bounds.lowered:
+        _log.warning(
+            "server.max_connections_lowered",
+            data=bounds.data,
+            admin=bounds.admin,
+            descriptors=limit,
+            advice="raise the limit of open files (LimitNOFILE, ulimit -n), or lower max_connections",
+        )
+    return PortState("data", bounds.data), PortState("admin", bounds.admin)
 
 
 def signing_seed(settings: Settings) -> str:

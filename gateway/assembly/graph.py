@@ -13,6 +13,7 @@ from gateway.assembly.building import (
     MIB,
     body_bounds,
     names,
+    port_states,
     refusal_allowances,
     rulebook,
     signing_seed,
@@ -35,6 +36,7 @@ from gateway.finance.price_watch import PriceWatch
 from gateway.http.client_address import ClientAddresses
 from gateway.http.flow_control import WriteCoalescer
 from gateway.http.server.body_bytes import BodyBytes
+from gateway.http.server.port_state import PortState
 from gateway.http.server.shedding import LoadShedder
 from gateway.ledger.disks import DiskWatch
 from gateway.ledger.journal.ledger import JournaledLedger
@@ -82,6 +84,8 @@ class GatewayParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     coalescer: WriteCoalescer
     body_bytes: BodyBytes
     memory_release: MemoryRelease
+    data_port: PortState
+    admin_port: PortState
     upstream: Upstream
     ledger_writer: WriterOwner | None
     ledger: JournaledLedger
@@ -115,6 +119,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
     """
     clock, tasks, coalescer = SystemClock(), TaskRegistry(), WriteCoalescer()
     memory_release = MemoryRelease(tasks)
+    data_port, admin_port = port_states(built.settings)
     client = upstream()
     owner = WriterOwner(ledger_writer_settings(built.settings), tasks) if writer_path is None else None
     ledger = _ledger(built, coalescer, _writer_address(owner, writer_path), tasks)
@@ -151,6 +156,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         ready=lambda: not readiness.reasons(),
         degraded=lambda: len(readiness.degraded()),
         disks=lambda: disks.space,
+        ports=(data_port, admin_port),
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,
         refusals_not_kept=lambda: pipeline.unanswered.not_kept,
@@ -196,6 +202,8 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         coalescer=coalescer,
         body_bytes=BodyBytes(*body_bounds(built.settings.server), memory_release.soon),
         memory_release=memory_release,
+        data_port=data_port,
+        admin_port=admin_port,
         upstream=client,
         ledger_writer=owner,
         ledger=ledger,

@@ -69,6 +69,11 @@ class AdminListener(Section):
     token: Secret | None = Field(
         default=None, description="bearer token of the admin API; left out: only /healthz and /readyz answer"
     )
+    max_connections: Count | None = Field(
+        default=None,
+        description="most connections to this port at a time; left out: a sixteenth of the file descriptors "
+        "that a process may have open, 256 at most",
+    )
 
 
 class Server(Section):
@@ -76,6 +81,11 @@ class Server(Section):
     admin: AdminListener = Field(default=AdminListener(), description="the control plane")
     refusals: Refusals = Field(
         default=Refusals(), description="how often requests may be refused before their answers wait"
+    )
+    max_connections: Count | None = Field(
+        default=None,
+        description="most connections of clients to the data port at a time, for each worker; left out: half "
+        "of the file descriptors that a process may have open, less 96 and those of the admin port",
     )
     max_body_mib: Count = Field(default=64, description="largest request body, MiB")
     max_body_mib_in_flight: Count = Field(

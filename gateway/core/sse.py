@@ -2,6 +2,8 @@
 
 Rules:
 - Only whole events are passed on, so that an error event can follow at any moment.
+- A line ends with CR LF, LF or CR, and a stream may mix them. An event is whole with the first byte that
+  makes its blank line. Where that is a CR and an LF follows, it stands in front of the next event.
 - Events are passed byte for byte, with two exceptions. Comments are the upstream's own keep-alive, and are
   left out. And where the gateway asked for usage and the client did not, the usage event is left out, and the
   member `usage` is cut from the others.
@@ -21,7 +23,8 @@ MAX_EVENT_BYTES = 32 * 1024 * 1024
 # So many chunks are counted together: one search over all of them costs less than one over each.
 COUNTED_TOGETHER = 64
 
-_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+# A blank line behind the end of another one. Atomic: the two bytes of one CR LF are no two line ends.
+_BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _COLON = ord(":")
 # The members that carry the answer, where they are not empty, and what stands in them.
 _PIECE = re.compile(
@@ -155,7 +158,9 @@ class StreamReader:
     def flush(self) -> bytes:
         """The end of the body: a last event without its blank line is still an event, half of one is none."""
         held, self._held = bytes(self._held), bytearray()
-        return b"" if data_of(held) is None else self._released(held)
+        if data_of(held) is None:
+            return held if held == b"\n" else b""  # the rest of the last line's end
+        return self._released(held)
 
     def _plain(self, chunk: bytes) -> bytes | None:
         """Whole events as the client should see them, where they say nothing but text. Notes nothing."""
@@ -177,7 +182,8 @@ class StreamReader:
             or b'"error"' in shown
             or shown[0] == _COLON
             # One event on one line has no comment; of several each line is looked at.
-            or (shown.find(b"\n") < len(shown) - 2 and (b"\n:" in shown or b"\r:" in shown))
+            or (shown.find(b"\n") < len(shown) - 2 and b"\n:" in shown)
+            or (b"\r" in shown and b"\r:" in shown)
         ):
             return None
         return shown
@@ -205,8 +211,9 @@ class StreamReader:
         # Only the last boundary matters; search from the back in the common spelling.
         if (at := held.rfind(b"\n\n", start)) >= 0:
             end = at + 2
-        if (at := held.rfind(b"\r\n\r\n", start)) >= 0:
-            end = max(end, at + 4)
+        if held.find(b"\r", max(start, end)) >= 0:
+            for boundary in _BOUNDARY.finditer(held, max(start, end)):
+                end = boundary.end()
         whole = bytes(held[:end])
         del held[:end]
         if len(held) > self._max_event_bytes:
@@ -299,7 +306,7 @@ def split_events(chunk: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> bytes | None:
     """The joined `data:` lines of an event; None for a comment or an event without data."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

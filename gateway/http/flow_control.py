@@ -68,6 +68,7 @@ class FlowControl:
         "is_congested",
         "is_reading",
         "resumed_at",
+        "sent_ahead",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coalescer: WriteCoalescer, now: float) -> None:
@@ -81,6 +82,7 @@ class FlowControl:
         self._unread_since = self.resumed_at = now
         self.is_reading = True
         self.is_congested = False
+        self.sent_ahead = 0  # bytes of the next answer's first line that have left before it
 
     def attach(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -107,6 +109,17 @@ class FlowControl:
             # Whoever writes on and on must hear of a congestion before the turn is over.
             coalescer.flush()
             transport.write(data)
+
+    def send_ahead(self, start: bytes) -> None:
+        """Write the next byte of `start`, with which the next answer begins whatever it says."""
+        if self.sent_ahead < len(start):
+            self.sent_ahead += 1
+            self.write(start[self.sent_ahead - 1 : self.sent_ahead])
+
+    def take_sent_ahead(self) -> int:
+        """How much of the answer that is to be written now has left already."""
+        sent, self.sent_ahead = self.sent_ahead, 0
+        return sent
 
     def flush(self) -> None:
         """Hand queued writes to the transport: its end would overtake them."""

@@ -115,6 +115,8 @@ def _plus_usd(one: float, other: float) -> float:
 GAUGES: dict[str, Add] = {
     families.REPLICA_INFLIGHT.name: _plus,
     families.LEDGER_LAG.name: _plus,
+    families.CONNECTIONS.name: _plus,
+    families.MOST_CONNECTIONS.name: _plus,
     # What is well only when it is well in every worker.
     families.REPLICA_UP.name: min,
     families.READY.name: min,

@@ -249,6 +249,19 @@ RELOAD_TIME = _gauge(
 LOG_LINES_LOST = _counter(
     "log_lines_lost_total", "", "Lines of the log that whoever reads stderr was too slow for."
 )
+CONNECTIONS = _gauge("connections", "port", "Connections of clients that are open.")
+MOST_CONNECTIONS = _gauge("connections_max", "port", "Connections that the port takes at a time.")
+CONNECTIONS_TAKEN = _counter("connections_taken_total", "port", "Connections of clients that were taken.")
+CONNECTIONS_EVICTED = _counter(
+    "connections_evicted_total",
+    "port",
+    "Connections that waited for a request of their client, and gave way to new ones at a full port.",
+)
+ACCEPTING_PAUSED = _counter(
+    "accepting_paused_total",
+    "port reason",
+    "Times that a port took no connection for a moment: full of clients, or without file descriptors.",
+)
 TASK_UP = _gauge(
     "background_task_up", "task", "1 while the background task works, 0 while it fails and is tried again."
 )
@@ -318,6 +331,11 @@ FAMILIES = (
     RELOAD_OK,
     RELOAD_TIME,
     LOG_LINES_LOST,
+    CONNECTIONS,
+    MOST_CONNECTIONS,
+    CONNECTIONS_TAKEN,
+    CONNECTIONS_EVICTED,
+    ACCEPTING_PAUSED,
     TASK_UP,
     TASK_FAILURES,
 )

@@ -1,6 +1,6 @@
 """A scrape: the counted numbers, and what other parts of the gateway know at this moment, as families."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -13,6 +13,7 @@ from gateway.core.metering import FLAGS
 from gateway.core.money import NANO_PER_USD
 from gateway.core.overload import Priority
 from gateway.core.record import Outcome
+from gateway.http.server.port_state import PortState
 from gateway.metrics import families
 from gateway.metrics.families import Family
 from gateway.metrics.names import NONE
@@ -90,6 +91,7 @@ class ScrapeSources(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     degraded: Callable[[], int]  # how many things fail and keep no request away
     policy_version: Callable[[], str]
     tasks: TaskRegistry
+    ports: Sequence[PortState] = ()
     refusals_not_kept: Callable[[], int]
     refusals_limited: Callable[[], Mapping[str, int]]
     log_lines_lost: Callable[[], int]
@@ -205,6 +207,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _gauge(families.RELOAD_OK, {(): int(counted.reload_ok)})
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
     yield _counters(families.LOG_LINES_LOST, {(): sources.log_lines_lost()})
+    yield from collect_ports(sources.ports)
     yield from collect_tasks(sources.tasks, sources.ledger_writer)
 
 
@@ -215,6 +218,18 @@ def _with_shed(counted: SeriesByLabels, shed: int) -> tuple[dict[tuple[str, ...]
     refused = dict(counted.requests_refused)
     _add(refused, (NONE, NONE, NONE, NONE, REFUSED), shed)
     return refused, counted.refusals | {Overloaded.code: shed}
+
+
+def collect_ports(ports: Sequence[PortState]) -> Iterator[Metric]:
+    """The families of the ports' connections."""
+    yield _gauge(families.CONNECTIONS, {(port.name,): len(port.connections) for port in ports})
+    yield _gauge(families.MOST_CONNECTIONS, {(port.name,): port.most_connections for port in ports})
+    yield _counters(families.CONNECTIONS_TAKEN, {(port.name,): port.accepted for port in ports})
+    yield _counters(families.CONNECTIONS_EVICTED, {(port.name,): port.evicted for port in ports})
+    pauses: dict[tuple[str, ...], int] = {
+        (port.name, reason): count for port in ports for reason, count in port.pauses.items()
+    }
+    yield _counters(families.ACCEPTING_PAUSED, pauses)
 
 
 def collect_writer(writer: WriterProcess | None) -> Iterator[Metric]:

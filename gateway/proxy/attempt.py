@@ -18,6 +18,7 @@ import structlog
 from gateway.core.answer import ErrorInstead, Exact, Metered, read_answer
 from gateway.core.control_headers import wants_cost_event
 from gateway.core.ended import Ended, Progress, outcome_of
+from gateway.core.envelope import envelope
 from gateway.core.errors import AdditionRefused, FailureKind, UpstreamFailure, UpstreamRejected
 from gateway.core.heads import HeaderLines
 from gateway.core.metering import BEYOND_HOLD
@@ -26,7 +27,7 @@ from gateway.core.record import Outcome
 from gateway.core.remedies import remedy_for
 from gateway.core.restoring import Restorer, RestoringReader
 from gateway.core.sent import EVENT_STREAM, JSON, Sent
-from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader
+from gateway.core.sse import MAX_EVENT_BYTES, EventTooLarge, StreamReader, error_event
 from gateway.core.upstream_error import (
     UpstreamError,
     is_code,
@@ -54,7 +55,7 @@ from gateway.ports import (
 from gateway.proxy.cost_event import with_cost_event
 from gateway.proxy.large_bodies.reader import LargeBodyReader
 from gateway.proxy.opening import StreamOpening
-from gateway.proxy.verdict import rejected
+from gateway.proxy.verdict import rejected, stopping
 
 _log = structlog.get_logger("tollway.relay")
 
@@ -63,6 +64,8 @@ MAX_ERROR_BYTES = 256 * 1024
 # Of the headers of an upstream; no more of them goes on.
 MOST_ID_BYTES, MOST_DIGITS = 256, 12
 DRAIN_SECONDS = 1.0
+# For the client of a stream to take the word that the gateway stops.
+STOP_SECONDS = 1.0
 COST_HEADER = b"x-tollway-cost-usd"
 
 # What is not the request's own fault, and so another candidate's turn.
@@ -159,6 +162,8 @@ class Attempt:
             return self._failed(failure)
         except asyncio.CancelledError:
             self._cancelled()
+            if self._sink.started and not self._inbound.disconnected:
+                await self._tell_of_stop()
             raise
         finally:
             if self.ended is None:
@@ -441,6 +446,15 @@ class Attempt:
         self._end(outcome, self._metered())
         self._sent.learn_from_left(self._progress)
         self.report_completed()
+
+    async def _tell_of_stop(self) -> None:
+        """The server stops within a stream: its client learns of that as of a failure, if it still reads."""
+        if self._response is not None:
+            self._response.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._sink.send(error_event(envelope(stopping())))
+                await self._sink.end(self.cost_line())
 
     def _end(self, outcome: Outcome, metered: Metered, failure: UpstreamFailure | None = None) -> Ended:
         """Record the attempt, which has ended."""

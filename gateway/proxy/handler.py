@@ -16,6 +16,7 @@ from gateway.http.server.exchange import Exchange
 from gateway.proxy.entrances import COMPLETIONS, MODELS, decoded, entrance_of, is_entrance
 from gateway.proxy.model_list import model_object
 from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.verdict import stopping
 
 _log = structlog.get_logger("tollway.data_plane")
 
@@ -47,6 +48,7 @@ class DataPlane:
             # Cancelled because the client has gone: the end of this request, not of the server. Everything
             # was booked on the way out.
             if not exchange.disconnected:
+                await self._answer_error(stopping(), request_id, exchange)
                 raise
         except Exception as exc:
             # The last line of defence: a defect of ours must not kill the worker or show its insides.

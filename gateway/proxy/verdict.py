@@ -38,6 +38,13 @@ def rejected(error: UpstreamError) -> UpstreamRejected:
     )
 
 
+def stopping() -> Unavailable:
+    """The gateway ends before the answer did: another one, or this one in a moment, can give it."""
+    return Unavailable(
+        "The gateway stops. Send the request again.", retry_after_seconds=DEFAULT_RETRY_SECONDS
+    )
+
+
 def verdict_on(failures: Sequence[UpstreamFailure], *, is_plan_tried: bool) -> GatewayError:
     """The error for a request whose attempts, in their order, all failed before a byte reached the client.
 

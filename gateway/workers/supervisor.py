@@ -14,16 +14,17 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from gateway import __version__
-from gateway.admin.server import admin_app
-from gateway.assembly.building import refusal_allowances
+from gateway.admin.server import admin_app, admin_listening
+from gateway.assembly.building import port_states, refusal_allowances
 from gateway.assembly.graph import ledger_writer_settings
 from gateway.clock import SystemClock
 from gateway.config.load import Loaded
 from gateway.config.schema import Settings
-from gateway.http.server.listening import Listening, listen, reserve, url_of
+from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.listening import listen, reserve, url_of
 from gateway.ledger.process.owner import WriterOwner
 from gateway.metrics.across import exposition_of, samples_of, summed
-from gateway.metrics.scrape import collect_refusal_limits, collect_tasks, collect_writer
+from gateway.metrics.scrape import collect_ports, collect_refusal_limits, collect_tasks, collect_writer
 from gateway.metrics.telemetry import CONTENT_TYPE
 from gateway.proxy.refusal_limits import RefusalLimits
 from gateway.supervised import SupervisedTask, TaskRegistry
@@ -36,7 +37,6 @@ _log = structlog.get_logger("tollway.supervisor")
 POLL_SECONDS = 1.0
 METRICS_EVERY = 5  # polls: the most that a metric can lose when a worker is killed
 ANSWER_SECONDS = 2.0
-ADMIN_DRAIN_SECONDS = 1.0
 # After the streams: what the gateway's own bounds allow for ledger, shared state and what was cut off.
 CLOSING_SECONDS = 25.0
 
@@ -75,7 +75,8 @@ class Supervisor:
             routers=[proxy_router(self._serving, self._poll)],
             has_schema=False,
         )
-        self._admin = Listening(app, self._admin_socket, drain_seconds=ADMIN_DRAIN_SECONDS)
+        _, self._admin_port = port_states(settings)
+        self._admin = admin_listening(app, self._admin_socket, self._admin_port, WriteCoalescer())
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         self._stopping = False
@@ -125,6 +126,7 @@ class Supervisor:
         writer = self._ledger_writer
         own += samples_of([collect_refusal_limits(self._refusal_limits.counts)])
         own += samples_of([*collect_writer(writer), *collect_tasks(self._tasks, writer)])
+        own += samples_of(collect_ports([self._admin_port]))
         every = summed([own, self._pool.metrics()])
         return await asyncio.to_thread(exposition_of, every)
 

@@ -1,6 +1,7 @@
 """The admin port: open for health, closed for everything else, and silent about its insides."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,13 +11,15 @@ import httpx
 import pytest
 import structlog
 import structlog.testing
-import uvicorn
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from gateway.admin.server import MAX_BODY_BYTES, admin_app, public_reason
+from gateway.admin.server import MAX_BODY_BYTES, admin_app, admin_listening, public_reason
 from gateway.admin.token_guard import LINES_OF_EACH
 from gateway.core.errors import Unavailable
+from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.listening import listen
+from gateway.http.server.port_state import PortState
 from gateway.proxy.refusal_limits import RefusalAllowances, RefusalLimits
 from tests.core.builders import ToldClock
 
@@ -384,21 +387,6 @@ def test_broken_json_is_the_senders_mistake() -> None:
     assert error(response)["code"] == "invalid_json"
 
 
-@pytest.mark.parametrize("declared", [True, False])
-def test_body_has_a_bound(declared: bool) -> None:
-    body = json.dumps({"name": "x" * MAX_BODY_BYTES, "days": 1}).encode()
-
-    async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, len(body), 65536):
-            yield body[start : start + 65536]
-
-    headers = BEARER | {"content-type": "application/json"}
-    content = body if declared else pieces()
-    response = ask(app(), "POST", "/admin/v1/keys", headers=headers, content=content)
-    assert response.status_code == 413
-    assert error(response)["code"] == "request_too_large"
-
-
 def test_body_below_the_bound_is_read() -> None:
     body = {"name": "x" * (MAX_BODY_BYTES // 2), "days": 1}
     response = ask(app(), "POST", "/admin/v1/keys", headers=BEARER, json=body)
@@ -411,16 +399,23 @@ def test_body_below_the_bound_is_read() -> None:
 @asynccontextmanager
 async def served(subject: Any) -> AsyncIterator[int]:
     """`subject` on a free port of the loopback, under the server that production uses."""
-    config = uvicorn.Config(subject, host="127.0.0.1", port=0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
+    state = PortState("admin", 100)
+    listening = admin_listening(subject, listen("127.0.0.1", 0), state, WriteCoalescer())
+    port = listening.port
+    await listening.start()
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield port
     finally:
-        server.should_exit = True
-        await task
+        await listening.stop()
+
+
+async def on_the_wire(port: int, request: bytes) -> bytes:
+    """All that comes back, until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
 
 
 async def status_on_the_wire(port: int, request_line: str, *headers: str) -> int:
@@ -445,3 +440,74 @@ def test_raw_targets_on_the_wire() -> None:
                 assert await status_on_the_wire(port, f"GET {target} HTTP/1.1") in {400, 401}, target
 
     asyncio.run(go())
+
+
+def test_body_has_a_bound_on_the_wire() -> None:
+    body = json.dumps({"name": "x" * MAX_BODY_BYTES, "days": 1}).encode()
+    start = (
+        "POST /admin/v1/keys HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {TOKEN}\r\n"
+    ).encode()
+    framings = [
+        b"content-length: %d\r\n\r\n" % len(body) + body,
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(packed := gzip.compress(body)) + packed,
+    ]
+
+    async def go() -> None:
+        async with served(app()) as port:
+            for framing in framings:
+                answer = await on_the_wire(port, start + framing)
+                assert answer.startswith(b"HTTP/1.1 413 ")
+                assert b"request_too_large" in answer
+
+    asyncio.run(go())
+
+
+# What the data port refuses, and how: the same connections read both ports.
+MALFORMED = {
+    "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /healthz HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+    "a host that is none": (b"GET /healthz HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
+    "an expectation": (b"GET /healthz HTTP/1.1\r\nhost: a\r\nexpect: more\r\n\r\n", 417),
+    "a large head": (b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-a: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+    "garbage": (b"garbage\r\n\r\n", 400),
+    "two tokens": (
+        b"GET /metrics HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n",
+        400,
+    ),
+    "an unknown coding": (
+        b"POST /admin/v1/keys HTTP/1.1\r\nhost: a\r\ncontent-encoding: rot13\r\ncontent-length: 2\r\n"
+        b"connection: close\r\nauthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n{}",
+        415,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_requests_are_refused_as_on_the_data_port(name: str) -> None:
+    request, status = MALFORMED[name]
+
+    async def go() -> bytes:
+        async with served(app()) as port:
+            return await on_the_wire(port, request)
+
+    answer = asyncio.run(go())
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_compressed_body_is_read() -> None:
+    body = gzip.compress(b'{"name": "a", "days": 1}')
+    request = (
+        "POST /admin/v1/keys HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {TOKEN}\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+    async def go() -> bytes:
+        async with served(app()) as port:
+            return await on_the_wire(port, request)
+
+    answer = asyncio.run(go())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b'{"name":"a","days":1}')

@@ -1,6 +1,7 @@
 """A stream passes through whole event by whole event, untouched but for usage that was not asked for."""
 
-from itertools import pairwise
+import re
+from itertools import cycle, pairwise
 from typing import Any
 
 import orjson
@@ -430,3 +431,66 @@ def test_any_answer_in_any_chunks_reads_the_same_as_in_one(
         assert state(reader) == state(at_once)
         assert reader.text_chunks <= true_texts
         assert hide_usage or passed == wire.replace(b": x\n\n", b"")
+
+
+# Line ends: CR LF, LF and CR alone, in any mixture.
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+def with_line_ends(wire: bytes, ends: list[bytes]) -> bytes:
+    """`wire` with each of its line ends replaced by the next of `ends`, which come again and again."""
+    lines = _LINE_END.split(wire)
+    written = bytearray(lines[0])
+    for line, end in zip(lines[1:], cycle(ends), strict=False):
+        # Behind a CR that ends a line, the LF of an empty one would be the rest of the same line end.
+        written += b"\r" if end == b"\n" and written.endswith(b"\r") else end
+        written += line
+    return bytes(written)
+
+
+def events_of(stream: bytes) -> list[bytes]:
+    """As a reader of the standard sees them."""
+    return [event for event in re.split(rb"\n{2,}", _LINE_END.sub(b"\n", stream)) if event.strip()]
+
+
+line_ends = st.lists(st.sampled_from([b"\r\n", b"\n", b"\r"]), min_size=1, max_size=7)
+
+
+@pytest.mark.parametrize("golden", [OPENAI_STREAM, ERROR_STREAM], ids=lambda golden: golden.name)
+@hiding
+@pytest.mark.parametrize("ends", [[b"\r"], [b"\r\n"], [b"\r\n", b"\r"], [b"\n", b"\r\n"]], ids=repr)
+def test_any_line_ends_cut_at_every_byte_read_the_same(golden: Golden, hide_usage: bool, ends: list[bytes]):
+    wire = with_line_ends(golden.wire, ends)
+    whole, reference = read([golden.wire], hide_usage=hide_usage)
+    for cut in range(len(wire) + 1):
+        passed, reader = read([part for part in (wire[:cut], wire[cut:]) if part], hide_usage=hide_usage)
+        assert events_of(passed) == events_of(whole)
+        assert state(reader) == state(reference)
+    passed, reader = read([wire[at : at + 1] for at in range(len(wire))], hide_usage=hide_usage)
+    assert events_of(passed) == events_of(whole)
+    assert state(reader) == state(reference)
+
+
+@given(st.sampled_from(GOLDEN), st.booleans(), line_ends, st.lists(st.integers(0, 4_000), max_size=8))
+def test_mixed_line_ends_cut_anywhere_read_the_same(
+    golden: Golden, hide_usage: bool, ends: list[bytes], cuts: list[int]
+):
+    wire = with_line_ends(golden.wire, ends)
+    places = [0, *sorted({cut for cut in cuts if cut < len(wire)}), len(wire)]
+    chunks = [wire[start:end] for start, end in pairwise(places) if start < end]
+    whole, reference = read([golden.wire], hide_usage=hide_usage)
+    for reading in (read, read_passing):
+        passed, reader = reading(chunks, hide_usage=hide_usage)
+        assert events_of(passed) == events_of(whole)
+        assert state(reader) == state(reference)
+
+
+@pytest.mark.parametrize(
+    "end", [b"\r\r", b"\n\n", b"\r\n\r\n", b"\n\r", b"\n\r\n", b"\r\n\n", b"\r\r\n", b"\r\n\r"]
+)
+def test_an_event_leaves_with_the_end_of_its_blank_line(end: bytes):
+    """Not with the next event: the client would wait for a token that is here."""
+    reader = StreamReader(hide_usage=False)
+    event = b"data: " + delta(b'"Hello"') + b"}" + end
+    assert reader.feed(event).startswith(event.rstrip(b"\r\n"))

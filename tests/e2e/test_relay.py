@@ -199,6 +199,32 @@ async def test_stopping_books_what_is_cut_off(tmp_path: Path) -> None:
         assert row["output_tokens"] >= 2
 
 
+async def test_a_stream_that_a_stop_cuts_off_ends_with_the_reason(tmp_path: Path) -> None:
+    knobs = Knobs(tokens_per_second=100, output_tokens=100_000)
+    async with running(tmp_path, external=knobs) as harness, await harness.raw() as client:
+        await client.request(chat(stream=True))
+        await client.read_until(b'"content":"', count=3)
+        await harness.stop()
+        received = await client.read_to_end()
+    assert b"[DONE]" not in received
+    assert received.endswith(b"\r\n\r\n")
+    last = received.rpartition(b"data: ")[2].partition(b"\n")[0]
+    error = orjson.loads(last)["error"]
+    assert error["code"] == "service_unavailable"
+    assert error["message"] == "The gateway stops. Send the request again."
+
+
+async def test_an_answer_that_a_stop_cuts_off_is_an_error(tmp_path: Path) -> None:
+    async with running(tmp_path, external=Knobs(ttft_ms=NEVER_MS)) as harness, await harness.raw() as client:
+        await client.request(chat())
+        await harness.arrived()
+        await harness.stop()
+        received = await client.read_to_end()
+    assert received.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1\r\n" in received
+    assert b"connection: close\r\n" in received
+
+
 async def test_stopping_lets_a_stream_finish(tmp_path: Path) -> None:
     knobs = Knobs(tokens_per_second=200, output_tokens=60)
     async with running(tmp_path, external=knobs) as harness, await harness.raw() as client:

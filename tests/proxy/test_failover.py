@@ -348,7 +348,13 @@ def test_a_request_that_is_cancelled_is_recorded_and_settled(gone: bool) -> None
         done(scene)
     assert scene.outcomes == [Outcome.CLIENT_DISCONNECT if gone else Outcome.SHUTDOWN]
     assert scene.settled[0].spent_nano == scene.records[0].cost_nano_usd > 0
-    assert scene.log == ["intend", "start", TEXT, "answered", "abort", "settle"]
+    assert scene.log[:5] == ["intend", "start", TEXT, "answered", "abort"]
+    if gone:
+        assert scene.log[5:] == ["settle"]
+    else:  # the server stops: its client is told
+        event, *rest = scene.log[5:]
+        assert orjson.loads(event.removeprefix(b"data: "))["error"]["code"] == "service_unavailable"
+        assert rest == ["end", "abort", "settle"]
 
 
 def test_a_defect_of_ours_is_recorded_and_settled_too() -> None:

@@ -1,12 +1,12 @@
-"""HTTP/1.1 on the data port: uvicorn's server runs this class instead of its own ASGI cycle.
+"""HTTP/1.1 on both ports: one connection of a client.
 
 Rules:
 - One answer at a time: a pipelined request waits its turn, and reading stops while too much of it waits.
 - Every wait for the client has a bound in time, and everything that it sends a bound in bytes
   (`ServerLimits`).
 - What cannot be parsed gets one error and the connection is closed, never a guess.
-- A client that closes its side has gone, also when it only meant to say that it has asked all: there is no
-  other sign of a client that has left, and the work upstream must then stop at once.
+- A client that closes its side has asked all that it will. It is answered as long as it is still there, which
+  `half_closed.py` finds out: where it has gone, the work upstream stops at once.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, cast
 
 import structlog
-from uvicorn import Config
-from uvicorn.server import ServerState
 
 from gateway.core.errors import InvalidRequest
 from gateway.http.flow_control import FlowControl, WriteCoalescer
 from gateway.http.server.body_bytes import BodyBytes
-from gateway.http.server.exchange import Exchange, Handler, ServerFields, refusal
-from gateway.http.server.limits import RequestTimeout, ServerLimits
+from gateway.http.server.exchange import Exchange, Handler, refusal
+from gateway.http.server.half_closed import HalfClosed
+from gateway.http.server.limits import ConnectionNeeded, RequestTimeout, ServerLimits
 from gateway.http.server.parser import RequestParser
+from gateway.http.server.port_state import PortState
 from gateway.http.server.shedding import BODY, LINES, STATUS, LoadShedder
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -43,6 +43,8 @@ class ConnectionState(enum.Enum):
     """Requests are taken."""
     REFUSED = enum.auto()
     """Something was refused: nothing more is taken, what was asked before is still answered."""
+    HALF_CLOSED = enum.auto()
+    """The client sends no more. What it has asked is answered, as long as it is there."""
     LINGERING = enum.auto()
     """The last answer is written. What still comes is read and dropped, until the client closes."""
     CLOSED = enum.auto()
@@ -54,10 +56,10 @@ _OPEN = ConnectionState.OPEN
 
 
 class ServerConnection(asyncio.Protocol):
-    """One client connection. The constructor's signature is uvicorn's; the app is a `Handler`.
+    """One client connection.
 
-    Many attributes: what uvicorn hands in, the parts of a connection (parser, flow control, the exchanges
-    in their order), and the times and counts that its limits are checked against.
+    Many attributes: what it is made with, the parts of a connection (parser, flow control, the exchanges in
+    their order), and the times and counts that its limits are checked against.
     """
 
     limits: ClassVar[ServerLimits] = ServerLimits()
@@ -69,6 +71,7 @@ class ServerConnection(asyncio.Protocol):
         "_checked_at",
         "_discarded_bytes",
         "_flow",
+        "_half_closed",
         "_handler",
         "_heard_at",
         "_idle_seconds",
@@ -79,9 +82,8 @@ class ServerConnection(asyncio.Protocol):
         "_new_task",
         "_parser",
         "_pipelined",
+        "_port",
         "_refusal",
-        "_server_fields",
-        "_server_state",
         "_shedder",
         "_state",
         "_timer",
@@ -90,10 +92,8 @@ class ServerConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        handler: Handler,
+        port: PortState,
         *,
         coalescer: WriteCoalescer,
         body_bytes: BodyBytes,
@@ -105,10 +105,9 @@ class ServerConnection(asyncio.Protocol):
         `idle_seconds` None: as in `limits`. `shedder` None: every request is answered by the handler.
         """
         self._body_bytes = body_bytes
-        self._handler = cast("Handler", config.loaded_app)
-        self._server_state = server_state
-        self._server_fields = ServerFields(server_state)
-        self._loop = _loop or asyncio.get_running_loop()
+        self._handler = handler
+        self._port = port
+        self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._flow = FlowControl(self._loop, coalescer, now)
         self._new_task = _eager_task(self._loop)
@@ -117,6 +116,7 @@ class ServerConnection(asyncio.Protocol):
         self._state = _OPEN
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
+        self._half_closed: HalfClosed | None = None
         self._active: Exchange | None = None
         self._begun: Exchange | None = None  # the active one, until its segment has been read
         self._pipelined: deque[Exchange] = deque()
@@ -131,7 +131,7 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._flow.attach(self._transport)
-        self._server_state.connections.add(self)  # type: ignore[arg-type]  # in place of uvicorn's own class
+        self._port.opened(self)
         self._timer = self._loop.call_later(self.limits.check_seconds, self._check)
 
     def data_received(self, data: bytes) -> None:
@@ -149,16 +149,31 @@ class ServerConnection(asyncio.Protocol):
             # In no variable here: a failure of the reading would hold the exchange by its traceback.
             self._start(self._begun)
 
-    def eof_received(self) -> None:
-        if self._active is not None:
-            self._client_gone()
-            # Not a mere close: that would wait for a client which reads no more.
-            self._transport.abort()
+    def eof_received(self) -> bool:
+        """True: the client may still read. See `HalfClosed`, and what becomes of a request cut off."""
+        active, arriving = self._active, self._parser.arriving
+        if active is None:
+            return False
+        if arriving is active or not HalfClosed.can_watch(self._transport):
+            self._left()
+            return True  # aborted already: a mere close would wait for a client which reads no more
+        if arriving is not None:
+            self._pipelined.remove(arriving)  # never whole, so never begun
+            self._parser.arriving = None
+        if self._refusal is None:
+            last = self._pipelined[-1] if self._pipelined else active
+            last.keep_alive = False
+        self._state = ConnectionState.HALF_CLOSED
+        self._half_closed = HalfClosed(self._transport, self._send_ahead, self._left)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server_state.connections.discard(self)
+        self._port.closed(self)
         if self._timer is not None:
             self._timer.cancel()
+        if self._half_closed is not None:
+            self._half_closed.close()
+            self._half_closed = None
         self._client_gone()
         self._flow.resume_writing()
         self._parser.close()
@@ -178,22 +193,53 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._active.keep_alive = False
 
+    def abort(self) -> None:
+        """Close it now, whatever is unsent."""
+        self._transport.abort()
+
     @property
-    def transport(self) -> asyncio.Transport:
-        """For the server, which closes what is left in the end."""
-        return self._transport
+    def waits_since(self) -> float | None:
+        """Since when nothing is owed to its client (seconds of the loop); None while something is."""
+        if self._active is not None or self._transport.is_closing() or self.unsent_bytes:
+            return None
+        return self._parser.last_began_at
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has yet to take."""
+        return self._transport.get_write_buffer_size()
+
+    def give_way(self) -> None:
+        """Close it: a new connection needs its place."""
+        if self._state is _OPEN and self._parser.began_at is not None:
+            self._flow.write(
+                refusal(
+                    ConnectionNeeded("Others need this connection. Send the request again."),
+                    self._port.field_lines,
+                )
+            )
+        self._state = ConnectionState.CLOSED
+        self._flow.flush()
+        self._transport.close()
 
     # --- turns ---
 
     def _new_exchange(
-        self, method: str, path: str, headers: dict[bytes, bytes], is_http10: bool, keep_alive: bool
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: dict[bytes, bytes],
+        is_http10: bool,
+        keep_alive: bool,
     ) -> Exchange:
         """A request's head is complete: answer it now, or after those before it."""
         exchange = Exchange(
             self._flow,
-            self._server_fields,
+            self._port,
             method,
             path,
+            query,
             headers,
             is_http10,
             keep_alive,
@@ -222,7 +268,7 @@ class ServerConnection(asyncio.Protocol):
         task = self._new_task(self._answer(exchange))
         if not task.done():
             exchange.task = task
-            self._server_state.tasks.add(task)
+            self._port.tasks.add(task)
 
     def _shed(self, exchange: Exchange, shedder: LoadShedder) -> Exchange | None:
         """Refuse `exchange`, and those that wait behind it, up to one that may begin: that is returned."""
@@ -234,7 +280,6 @@ class ServerConnection(asyncio.Protocol):
                 self._exchange_over(exchange)
                 return None
             # Not by way of `_exchange_over`: a segment can hold thousands, and each would be a call deeper.
-            self._server_state.total_requests += 1
             self._active = exchange = self._pipelined.popleft()
         return exchange
 
@@ -246,17 +291,17 @@ class ServerConnection(asyncio.Protocol):
             _log.error("handler.defect", kind=type(exc).__name__)
         except asyncio.CancelledError:
             self._flow.flush()
-            self._transport.abort()  # the time to stop is over, also for what the client has yet to read
+            if not exchange.ended:
+                self._transport.abort()  # the time to stop is over
             raise
         finally:
             if exchange.task is not None:
-                self._server_state.tasks.discard(exchange.task)
+                self._port.tasks.discard(exchange.task)
                 exchange.task = None  # once cancelled it would hold the exchange
             self._exchange_over(exchange)
 
     def _exchange_over(self, exchange: Exchange) -> None:
         """An exchange is over: close the connection, or take the next request."""
-        self._server_state.total_requests += 1
         self._active = None
         exchange.release()
         if not exchange.ended:
@@ -286,7 +331,7 @@ class ServerConnection(asyncio.Protocol):
             self._send_refusal(error)
 
     def _send_refusal(self, error: InvalidRequest) -> None:
-        self._flow.write(refusal(error, self._server_fields.current()))
+        self._flow.write(refusal(error, self._port.field_lines)[self._flow.take_sent_ahead() :])
         self._close_after_answer()
 
     def _close_after_answer(self) -> None:
@@ -301,7 +346,9 @@ class ServerConnection(asyncio.Protocol):
             self._state = ConnectionState.CLOSED
             return
         self._flow.flush()
-        if not is_midway and parser.began_at is None and parser.arriving is None:
+        if self._half_closed is not None or (
+            not is_midway and parser.began_at is None and parser.arriving is None
+        ):
             self._state = ConnectionState.CLOSED
             self._transport.close()
         else:
@@ -324,6 +371,15 @@ class ServerConnection(asyncio.Protocol):
         for exchange in self._pipelined:
             exchange.release()
         self._pipelined.clear()
+
+    def _send_ahead(self) -> None:
+        if self._active is not None:
+            self._active.send_ahead()
+
+    def _left(self) -> None:
+        """The client has gone, and the connection with it."""
+        self._client_gone()
+        self._transport.abort()
 
     def _client_gone(self) -> None:
         """The client has gone."""
@@ -365,6 +421,8 @@ class ServerConnection(asyncio.Protocol):
             left = max(self._heard_at, resumed_at) + limits.body_seconds - now
             if left < 0:
                 self._refuse(RequestTimeout(f"No more of the request's body for {limits.body_seconds:g} s."))
+            elif now - max(parser.last_began_at, resumed_at) > limits.body_within(parser.arriving.size):
+                self._refuse(RequestTimeout("The request's body comes too slowly."))
         elif parser.began_at is not None:
             left = max(parser.began_at, resumed_at) + limits.head_seconds - now
             if left < 0:

@@ -5,8 +5,6 @@ import copy
 from http import HTTPStatus
 from typing import Protocol
 
-from uvicorn.server import ServerState
-
 from gateway.core.envelope import envelope, retry_headers
 from gateway.core.errors import ClientDisconnected, GatewayError, PayloadTooLarge
 from gateway.core.heads import NO_LINES, HeaderLines, header_lines
@@ -14,31 +12,14 @@ from gateway.http.flow_control import FlowControl
 from gateway.http.server import cors
 from gateway.http.server.body_bytes import COUNTED_BYTES, BodyBytes, HeldBody
 from gateway.http.server.content_coding import decompressed
-
-
-class ServerFields:
-    """Encoded once for each list that uvicorn sets, once a second: `encoded` are those of `headers`."""
-
-    __slots__ = ("encoded", "headers", "state")
-
-    def __init__(self, state: ServerState) -> None:
-        self.state = state
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.encoded = NO_LINES
-
-    def current(self) -> HeaderLines:
-        """As they are now."""
-        headers = self.state.default_headers
-        if headers is not self.headers:
-            self.headers = headers
-            self.encoded = header_lines(headers)
-        return self.encoded
-
+from gateway.http.server.port_state import PortState
 
 MIB = 1024 * 1024
 # Larger bodies are written apart from their head, because joining would copy them.
 JOINED_BYTES = 64 * 1024
 BODILESS = frozenset({204, 304})
+# What every answer begins with.
+VERSION = b"HTTP/1.1 "
 
 
 class Exchange:
@@ -60,7 +41,7 @@ class Exchange:
         "_held",
         "_is_silent",
         "_limit_bytes",
-        "_server_fields",
+        "_port",
         "_size",
         "_waiter",
         "_watched",
@@ -72,6 +53,7 @@ class Exchange:
         "keep_alive",
         "method",
         "path",
+        "query",
         "started",
         "status",
         "task",
@@ -80,9 +62,10 @@ class Exchange:
     def __init__(
         self,
         flow: FlowControl,
-        server_fields: ServerFields,
+        port: PortState,
         method: str,
         path: str,
+        query: bytes,
         headers: dict[bytes, bytes],
         is_http10: bool,
         keep_alive: bool,
@@ -90,9 +73,10 @@ class Exchange:
     ) -> None:
         """`is_http10`: the client speaks HTTP/1.0, so it knows neither chunks nor interim answers."""
         self._flow = flow
-        self._server_fields = server_fields
+        self._port = port
         self.method = method
         self.path = path
+        self.query = query
         self.headers = headers
         self.is_http10 = is_http10
         self.keep_alive = keep_alive
@@ -118,6 +102,11 @@ class Exchange:
     @property
     def peer(self) -> str:
         return self._flow.peer
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body that have come."""
+        return self._size
 
     async def body(self, limit_bytes: int, key: str) -> bytes | bytearray:
         self._limit_bytes = limit_bytes
@@ -169,9 +158,15 @@ class Exchange:
             raise ClientDisconnected
         self._watched = True
 
+    async def left(self) -> None:
+        """Return once the client has gone."""
+        while not self.disconnected:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
     async def _arrival(self) -> None:
         """Wait until the body is complete, or will not be."""
-        if not self.is_http10 and self.headers.get(b"expect", b"").lower() == b"100-continue":
+        if not self.is_http10 and b"expect" in self.headers:
             self._flow.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._waiter = asyncio.get_running_loop().create_future()
         self._flow.resume_reading()
@@ -234,8 +229,21 @@ class Exchange:
         self.disconnected = True
         if not self.complete:
             self.fail(ClientDisconnected())
+        self._wake()
         if self._watched and self.task is not None and not self.ended:
             self.task.cancel()
+
+    def send_ahead(self) -> None:
+        """Send the next byte that the client gets in any case, whatever the answer will be."""
+        if self.ended:
+            return
+        if not self.started:
+            self._flow.send_ahead(VERSION)
+        elif self._head:
+            self._flow.write(self._head[:1])
+            self._head = self._head[1:]
+        elif not (self.is_http10 or self._is_silent):
+            self._flow.write(b"0")  # of the size of the chunk that comes next
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -253,7 +261,7 @@ class Exchange:
 
     def answer_now(self, status: int, lines: HeaderLines, body: bytes) -> None:
         """As `answer`, without a wait for a client that takes too little."""
-        framing = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+        framing = b"" if status in BODILESS else b"content-length: %d\r\n" % len(body)
         head = self._begin(status, lines, framing)
         self.ended = True
         flow = self._flow
@@ -321,25 +329,25 @@ class Exchange:
         self._is_silent = self.method == "HEAD" or status in BODILESS
         if not self.complete:
             self.keep_alive = False  # the rest of the body would be taken for the next request
-        fields = self._server_fields
-        return b"".join(
+        head = b"".join(
             (
                 STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                fields.encoded if fields.headers is fields.state.default_headers else fields.current(),
+                self._port.field_lines,
                 lines,
                 framing,
                 cors.LINES if b"origin" in self.headers else b"",
                 b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
             )
         )
+        return head[self._flow.take_sent_ahead() :] if self._flow.sent_ahead else head
 
 
-def refusal(error: GatewayError, server_fields: bytes) -> bytes:
+def refusal(error: GatewayError, field_lines: bytes) -> bytes:
     """The last answer on a connection, to what is no request."""
     body = envelope(error)
     return b"%b%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
         STATUS_LINES[error.status],
-        server_fields,
+        field_lines,
         header_lines(retry_headers(error)),
         len(body),
         body,

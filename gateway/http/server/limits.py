@@ -12,7 +12,9 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     head_seconds: float = 30.0
     """From the first byte of a head to its end: dripping does not extend it."""
     body_seconds: float = 30.0
-    """Without a byte of a body that is due."""
+    """Without a byte of a body that is due; dripping extends it as `body_bytes_per_second` says."""
+    body_bytes_per_second: int = 256
+    """Of a body, over `body_seconds` and its own time: who sends less has no use but to keep a connection."""
     unread_seconds: float = 60.0
     """Without a byte taken by a client that we write to."""
     idle_seconds: float = 620.0
@@ -26,6 +28,10 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A client that still sends is read from for so long, or it would lose our last answer to a reset."""
     check_seconds: float = 5.0
     """How often the times above are looked at at most, so each may last this much longer."""
+
+    def body_within(self, size: int) -> float:
+        """Seconds that a body may take of which `size` bytes have come."""
+        return self.body_seconds + size / self.body_bytes_per_second
 
 
 class MalformedRequest(InvalidRequest):
@@ -51,6 +57,17 @@ class RequestTimeout(InvalidRequest):
     status = 408
     code = "request_timeout"
     should_retry = True
+
+
+class ConnectionNeeded(RequestTimeout):
+    """The port is full, and this client was the one that had sent nothing for the longest time."""
+
+
+class ExpectationFailed(InvalidRequest):
+    """The client expects what this server does not know."""
+
+    status = 417
+    code = "expectation_failed"
 
 
 # What a request's body may be coded as.

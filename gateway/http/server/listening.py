@@ -1,17 +1,22 @@
-"""HTTP servers inside a running event loop: uvicorn without its signal handlers, on sockets of our own."""
+"""HTTP servers inside a running event loop, on sockets of our own."""
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any, cast
-
-import uvicorn
+from collections.abc import Callable
 
 from gateway.http.addresses import host_port
+from gateway.http.flow_control import WriteCoalescer
+from gateway.http.server.accepting import BACKLOG, Acceptor
+from gateway.http.server.body_bytes import BodyBytes
+from gateway.http.server.connection import ServerConnection
+from gateway.http.server.exchange import Handler
+from gateway.http.server.port_state import OpenConnection, PortState
+from gateway.http.server.shedding import LoadShedder
 
 CANCELLED_WAIT_SECONDS = 5.0
-BACKLOG = 2048
+# For what was complete, to reach clients that read.
+DELIVERY_SECONDS = 1.0
+TICK_SECONDS = 1.0
 
 
 class PortTaken(RuntimeError):
@@ -82,32 +87,34 @@ class Listening:
 
     def __init__(
         self,
-        app: Any,
+        handler: Handler,
         listener: socket.socket,
+        state: PortState,
         *,
         drain_seconds: float,
-        protocol: Callable[..., asyncio.Protocol] | None = None,
+        coalescer: WriteCoalescer,
+        body_bytes: BodyBytes,
+        idle_seconds: float | None = None,
+        shedder: LoadShedder | None = None,
+        connection: type[ServerConnection] = ServerConnection,
     ) -> None:
-        """`app` is an ASGI application, or what `protocol` takes instead of one."""
-        config = uvicorn.Config(
-            app,
-            interface="asgi3",
-            loop="none",
-            http=cast("Any", protocol) or "httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            headers=[("x-content-type-options", "nosniff")],  # of every answer, whoever wrote its text
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(drain_seconds)),
-            backlog=BACKLOG,
-        )
+        """`listener` does not block, and may not listen yet. `idle_seconds` None: as in the limits.
+
+        `shedder` None: every request is answered by `handler`.
+        """
         self._listener = listener
-        self._server = _Server(config)
-        self._task: asyncio.Task[None] | None = None
+        self._state = state
+        self._drain_seconds = drain_seconds
+        self._new_connection: Callable[[], ServerConnection] = lambda: connection(
+            handler,
+            state,
+            coalescer=coalescer,
+            body_bytes=body_bytes,
+            idle_seconds=idle_seconds,
+            shedder=shedder,
+        )
+        self._acceptor: Acceptor | None = None
+        self._ticking: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
@@ -116,33 +123,50 @@ class Listening:
         return port
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="server")
-        # uvicorn tells that it listens by a flag only.
-        while not self._server.started and not self._task.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        if self._task.done():
-            await self._task
+        self._tick()
+        self._acceptor = Acceptor(self._listener, self._state, self._new_connection)
+        self._acceptor.start()
 
     async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-        # uvicorn cancels what is left but does not wait: their last act, booking, must still happen.
-        if tasks := set(self._server.server_state.tasks):
-            await asyncio.wait(tasks, timeout=CANCELLED_WAIT_SECONDS)
+        """Return when nothing is open any more."""
+        if self._acceptor is None:
+            self._listener.close()
+            return
+        await self._acceptor.close()
+        for connection in self._connections():
+            connection.shutdown()
+        state = self._state
+        await self._until_closed(self._drain_seconds)
+        late = set(state.tasks)
+        for task in late:
+            task.cancel()
+        if late:  # their last act, booking, must still happen
+            await asyncio.wait(late, timeout=CANCELLED_WAIT_SECONDS)
+            await self._until_closed(DELIVERY_SECONDS)
         # An answer may be complete and yet unread: then nobody is left to cancel, and its client could keep
         # the connection for ever.
-        for connection in list(self._server.server_state.connections):
-            _transport_of(connection).abort()
+        for connection in self._connections():
+            connection.abort()
+        if self._ticking is not None:
+            self._ticking.cancel()
 
+    def _connections(self) -> list[OpenConnection]:
+        return list(self._state.connections)
 
-def _transport_of(connection: Any) -> asyncio.Transport:
-    transport: asyncio.Transport = connection.transport
-    return transport
+    async def _until_closed(self, seconds: float) -> None:
+        """Wait for all connections to close and all tasks to end, `seconds` at most."""
+        state, fewer = self._state, asyncio.Event()
+        state.on_fewer = fewer.set
+        try:
+            async with asyncio.timeout(seconds):
+                while state.connections:
+                    fewer.clear()
+                    await fewer.wait()
+                if state.tasks:
+                    await asyncio.wait(state.tasks)
+        except TimeoutError:
+            return
 
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the program, which has two servers and a ledger to close in order."""
-        yield
+    def _tick(self) -> None:
+        self._state.tick()
+        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)

@@ -7,6 +7,7 @@ Rules:
 - An offer to upgrade the protocol is not taken up; its request is read as if there were none.
 """
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,10 +15,24 @@ import httptools
 
 from gateway.http.client_address import FORWARDED_FOR
 from gateway.http.server.exchange import Exchange
-from gateway.http.server.limits import HeadTooLarge, MalformedRequest, RepeatedHeader, ServerLimits
+from gateway.http.server.limits import (
+    ExpectationFailed,
+    HeadTooLarge,
+    MalformedRequest,
+    RepeatedHeader,
+    ServerLimits,
+)
 
-# Method, path, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
-ExchangeFactory: TypeAlias = Callable[[str, str, dict[bytes, bytes], bool, bool], Exchange]
+# Method, path, query, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
+ExchangeFactory: TypeAlias = Callable[[str, str, bytes, dict[bytes, bytes], bool, bool], Exchange]
+
+# RFC 9112, section 3.2: what is no authority of RFC 3986 is refused. Empty is fine: there is none.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-fv:][0-9A-Za-z:.%_~!$&'()*+,;=-]*\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
+    rb"(?::[0-9]*)?"
+).fullmatch
+# Beside those of the gateway itself: who asks, and what a body or a request is.
+_ONCE = frozenset({b"authorization", b"content-encoding", b"host", b"expect"})
 
 
 class RequestParser:
@@ -25,12 +40,15 @@ class RequestParser:
 
     `new_exchange` is called for each request when its head is complete, `on_backlog` when more of a body
     waits than `limits.waiting_bytes`.
+
+    Many attributes: the head that is being read, piece by piece, and a count for each bound on it.
     """
 
     __slots__ = (
         "_fed_bytes",
         "_fields",
         "_headers",
+        "_host",
         "_limits",
         "_new_exchange",
         "_non_body_bytes",
@@ -56,6 +74,7 @@ class RequestParser:
         self._on_backlog = on_backlog
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[bytes, bytes] = {}
+        self._host: bytes | None = None  # the latest that was looked at, and is in order
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._non_body_bytes = 0
@@ -122,16 +141,21 @@ class RequestParser:
             raise MalformedRequest("This port speaks HTTP/1.1.")
         if b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
             raise MalformedRequest("The only transfer coding of a request can be chunked.")
+        if headers.get(b"host") != self._host or self._host is None:
+            self._check_host(headers.get(b"host"), is_http10)
+        if b"expect" in headers and not is_http10:
+            _check_expectation(headers[b"expect"])
         if parser.should_upgrade():
             return  # to the parser its message ends here: see _feed_without_upgrade
-        path = self._url
+        path, query = self._url, b""
         if b"?" in path:
-            path = path.partition(b"?")[0]
+            path, _, query = path.partition(b"?")
         if not path.startswith(b"/"):
             path = _path_of(path)
         self.arriving = self._new_exchange(
             parser.get_method().decode("ascii"),
             path.decode("latin-1"),
+            query,
             headers,
             is_http10,
             parser.should_keep_alive() and not is_http10,
@@ -168,6 +192,14 @@ class RequestParser:
         except httptools.HttpParserError as exc:
             raise _meaning(exc) from None
 
+    def _check_host(self, host: bytes | None, is_http10: bool) -> None:
+        if host is None:
+            if not is_http10:
+                raise MalformedRequest("A request of HTTP/1.1 has a Host header; this one has none.")
+        elif _HOST(host.strip(b" \t")) is None:
+            raise MalformedRequest("The Host header is no host name or address.")
+        self._host = host
+
     def _check_size(self, fields: list[tuple[bytes, bytes]]) -> None:
         """So much has come that the head may be too large."""
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in fields)
@@ -188,10 +220,18 @@ class RequestParser:
 
 
 def _check_repetitions(fields: list[tuple[bytes, bytes]]) -> None:
-    """Of a control header that is there twice, each reader would take another one."""
-    names = [name for name, _ in fields if name.startswith(b"x-tollway-")]
-    if len(names) != len(set(names)):
-        raise RepeatedHeader("An x-tollway- header is sent twice. Send each once, with a comma in its list.")
+    """Of a header that decides something and is there twice, each reader would take another one."""
+    seen: set[bytes] = set()
+    for name, _ in fields:
+        if name in seen and (name in _ONCE or name.startswith(b"x-tollway-")):
+            told = name.decode() if name in _ONCE else "x-tollway-..."
+            raise RepeatedHeader(f"The header {told} is sent twice. Send each once, a list with commas.")
+        seen.add(name)
+
+
+def _check_expectation(value: bytes) -> None:
+    if value.strip().lower() != b"100-continue":
+        raise ExpectationFailed("The only expectation that can be met is 100-continue. Leave Expect out.")
 
 
 def _join_forwarded(headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]) -> None:
@@ -200,7 +240,7 @@ def _join_forwarded(headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes
     `fields` has the last one first.
     """
     if FORWARDED_FOR in headers:
-        lines = [value for name, value in reversed(fields) if name.lower() == FORWARDED_FOR]
+        lines = [value for name, value in reversed(fields) if name == FORWARDED_FOR]
         headers[FORWARDED_FOR] = b",".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import gc
 import re
 import socket
@@ -21,6 +20,7 @@ from gateway.http.server.connection import ServerConnection
 from gateway.http.server.exchange import Exchange
 from gateway.http.server.limits import ServerLimits
 from gateway.http.server.listening import Listening, listen
+from gateway.http.server.port_state import PortState
 from gateway.http.server.shedding import LoadShedder
 
 PATIENCE_SECONDS = 60.0  # a hang fails the test; nothing is measured against it
@@ -300,6 +300,15 @@ class Handlers:
             await exchange.send(b"%d," % number)
         await exchange.end()
 
+    async def do_kept_head(self, exchange: Exchange) -> None:
+        """A stream that has begun, and has nothing to say until `go` is set."""
+        exchange.watch()
+        await exchange.start(200, PLAIN)
+        self.waiting.set()
+        await self.go.wait()
+        await exchange.send(b"late")
+        await exchange.end()
+
     async def do_never(self, exchange: Exchange) -> None:
         await exchange.body(BODY_LIMIT, KEY)
         exchange.watch()
@@ -391,7 +400,11 @@ class Stage:
     """One server. `forget` between tests; `settled` when nothing of them may be left."""
 
     def __init__(
-        self, limits: ServerLimits, drain_seconds: float = 1.0, shedder: LoadShedder | None = None
+        self,
+        limits: ServerLimits,
+        drain_seconds: float = 1.0,
+        shedder: LoadShedder | None = None,
+        most_connections: int = 1_000,
     ) -> None:
         class Limited(ServerConnection):
             __slots__ = ()
@@ -400,13 +413,16 @@ class Stage:
         self.handlers = Handlers()
         self.body_bytes = BodyBytes(MOST_BODY_BYTES, MOST_BODY_BYTES)
         self.listener = listen("127.0.0.1", 0)
+        self.state = PortState("test", most_connections)
         self.listening = Listening(
             self,
             self.listener,
+            self.state,
             drain_seconds=drain_seconds,
-            protocol=functools.partial(
-                Limited, coalescer=WriteCoalescer(), body_bytes=self.body_bytes, shedder=shedder
-            ),
+            coalescer=WriteCoalescer(),
+            body_bytes=self.body_bytes,
+            shedder=shedder,
+            connection=Limited,
         )
         self.port = self.listening.port
         self.complaints: list[dict[str, Any]] = []
@@ -426,10 +442,6 @@ class Stage:
 
     async def stop(self) -> None:
         await self.listening.stop()
-
-    @property
-    def state(self) -> Any:
-        return self.listening._server.server_state
 
     @contextlib.asynccontextmanager
     async def client(self, receive_buffer_bytes: int | None = None) -> AsyncIterator[Client]:

@@ -59,6 +59,7 @@ bodies = st.binary(max_size=60)
 def requests(draw: st.DrawFn) -> bytes:
     method = draw(st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PUT"]))
     lines = [f"{method} /{draw(tokens)}?{draw(tokens)} HTTP/{draw(st.sampled_from(['1.1'] * 9 + ['1.0']))}"]
+    lines += [draw(st.sampled_from(["Host: h"] * 9 + ["Host: [::1]:80", "Host: a b", "x: y"]))]
     lines += [f"x-{name}: {value}" for name, value in draw(st.lists(st.tuples(tokens, values), max_size=4))]
     if draw(st.integers(0, 9)) == 0:
         lines += ["Connection: upgrade", "Upgrade: h2c"]
@@ -92,10 +93,10 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 
 @settings(max_examples=300, deadline=None)
 @given(streams | spoilt, CUTS)
-@example(b"GET / HTTP/1.1\r\nx-a:\r\nx-b: c\r\n\r\n", [19, 20])
+@example(b"GET / HTTP/1.1\r\nHost: h\r\nx-a:\r\nx-b: c\r\n\r\n", [19, 20])
 @example(
-    b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
-    b"GET / HTTP/1.1\r\nTransfer-Encoding: hunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
+    b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: hunked\r\n\r\n0\r\n\r\n",
     [],
 )
 def test_any_cut_reads_the_same(data: bytes, places: list[int]) -> None:
@@ -127,8 +128,8 @@ def test_lines_of_x_forwarded_for_are_read_as_one_since_a_proxy_adds_its_own_beh
 
 def head(size: int) -> bytes:
     """A request whose target and headers, counted as the limit counts them, have `size` bytes."""
-    line = b"GET / HTTP/1.1\r\n"
-    return line + b"x: " + b"y" * (size - len(b"/") - len(b"x: \r\n")) + b"\r\n\r\n"
+    line = b"GET / HTTP/1.1\r\nHost: h\r\n"
+    return line + b"x: " + b"y" * (size - len(b"/Host: h\r\nx: \r\n")) + b"\r\n\r\n"
 
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
@@ -143,31 +144,31 @@ def test_a_head_may_have_just_so_many_bytes() -> None:
 
 
 def test_a_target_counts() -> None:
-    assert isinstance(Reading([b"GET /" + b"a" * 600 + b" HTTP/1.1\r\n\r\n"]).error, HeadTooLarge)
+    assert isinstance(Reading([b"GET /" + b"a" * 600 + b" HTTP/1.1\r\nHost: h\r\n\r\n"]).error, HeadTooLarge)
 
 
 def test_a_value_without_an_end_is_not_kept() -> None:
-    endless = [b"GET / HTTP/1.1\r\nx: y", *[b"y" * 100] * 7]
+    endless = [b"GET / HTTP/1.1\r\nHost: h\r\nx: y", *[b"y" * 100] * 7]
     assert isinstance(Reading(endless).error, HeadTooLarge)
 
 
 def test_a_trailer_without_an_end_is_not_kept() -> None:
-    start = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: "
+    start = b"POST / HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: "
     assert isinstance(Reading([start, *[b"y" * 100] * 7]).error, HeadTooLarge)
 
 
 def test_a_chunk_extension_without_an_end_is_given_up() -> None:
-    start = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;"
+    start = b"POST / HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\n\r\n1;"
     assert isinstance(Reading([start, *[b"y" * 100] * 7]).error, HeadTooLarge)
 
 
 def test_a_long_body_is_not_taken_for_a_head() -> None:
-    request = b"POST / HTTP/1.1\r\ncontent-length: 5000\r\n\r\n" + b"a" * 5000
+    request = b"POST / HTTP/1.1\r\nHost: h\r\ncontent-length: 5000\r\n\r\n" + b"a" * 5000
     assert Reading(in_pieces(request * 3, 777)).error is None
 
 
 def test_a_head_behind_a_long_body_has_its_own_count() -> None:
-    request = b"POST / HTTP/1.1\r\ncontent-length: 5000\r\n\r\n" + b"a" * 5000 + head(590)
+    request = b"POST / HTTP/1.1\r\nHost: h\r\ncontent-length: 5000\r\n\r\n" + b"a" * 5000 + head(590)
     for size in (590, 5050, 5100, 5600):
         reading = Reading(in_pieces(request, size))
         assert reading.error is None
@@ -175,7 +176,7 @@ def test_a_head_behind_a_long_body_has_its_own_count() -> None:
 
 
 def test_tiny_chunks_take_no_more_memory_than_their_bytes() -> None:
-    start = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    start = b"POST / HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\n\r\n"
     reading = Reading([start + b"2\r\nab\r\n" * 10_000])
     [exchange] = reading.taken
     assert isinstance(exchange._body, bytearray)
@@ -185,6 +186,6 @@ def test_tiny_chunks_take_no_more_memory_than_their_bytes() -> None:
 
 def test_a_body_that_nobody_asks_for_is_reported() -> None:
     limits = ServerLimits(waiting_bytes=100)
-    start = b"POST / HTTP/1.1\r\ncontent-length: 1000\r\n\r\n"
+    start = b"POST / HTTP/1.1\r\nHost: h\r\ncontent-length: 1000\r\n\r\n"
     assert Reading([start + b"a" * 100], limits).backlogs == 0
     assert Reading([start + b"a" * 101], limits).backlogs == 1

@@ -11,6 +11,7 @@ from tests.http.server.server_stage import BODY_LIMIT, Client, Stage, chunked, g
 LIMITS = ServerLimits(
     head_seconds=0.3,
     body_seconds=0.3,
+    body_bytes_per_second=40,
     unread_seconds=1.5,
     idle_seconds=0.4,
     linger_seconds=5.0,
@@ -61,11 +62,11 @@ async def test_a_head_that_does_not_come(stage: Stage, start: bytes) -> None:
         assert answer.error()["code"] == "request_timeout"
 
 
-async def drip(client: Client, data: bytes) -> None:
+async def drip(client: Client, data: bytes, pause_seconds: float = 0.02) -> None:
     """One byte at a time, until the server has had enough."""
     for byte in data:
         await client.send(bytes([byte]))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause_seconds)
 
 
 async def test_a_dripping_head_does_not_gain_time(stage: Stage) -> None:
@@ -111,10 +112,22 @@ async def test_a_body_that_stops_coming(stage: Stage, start: bytes) -> None:
         assert answer.error()["code"] == "request_timeout"
 
 
+async def test_a_body_that_drips_is_given_up(stage: Stage) -> None:
+    """A byte now and then would keep a connection for as long as the largest body has bytes."""
+    async with stage.client() as client:
+        await client.send(get("/echo", "Content-Length: 1000", method="POST"))
+        dripping = asyncio.create_task(drip(client, b"a" * 1000, pause_seconds=0.1))
+        answer = await client.only_answer()
+        assert answer.status == 408
+        assert answer.error()["message"] == "The request's body comes too slowly."
+        dripping.cancel()
+        await asyncio.wait([dripping])
+
+
 async def test_a_body_that_keeps_coming_may_take_its_time(stage: Stage) -> None:
     async with stage.client() as client:
         await client.send(get("/echo", "Content-Length: 40", method="POST"))
-        await drip(client, b"a" * 40)
+        await drip(client, b"a" * 40, pause_seconds=0.01)
         assert (await client.answer()).body == b"a" * 40
 
 
