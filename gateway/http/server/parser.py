@@ -18,6 +18,11 @@ from gateway.http.server.limits import HeadTooLarge, MalformedRequest, RepeatedH
 # Method, path, headers, is_http10, keep_alive: makes the exchange of a request whose head is complete.
 ExchangeFactory: TypeAlias = Callable[[str, str, dict[bytes, bytes], bool, bool], Exchange]
 
+# Beside those of the gateway itself: who asks, and what a body or a request is.
+_ONCE = frozenset(
+    {b"authorization", b"api-key", b"content-type", b"content-encoding", b"idempotency-key", b"traceparent"}
+)
+
 
 class RequestParser:
     """Reads one connection. `began_at` is set while a head, `arriving` while a body is incomplete.
@@ -186,10 +191,14 @@ class RequestParser:
 
 
 def _check_repetitions(fields: list[tuple[bytes, bytes]]) -> None:
-    """Of a control header that is there twice, each reader would take another one."""
-    names = [name.lower() for name, _ in fields if name[:10].lower() == b"x-tollway-"]
-    if len(names) != len(set(names)):
-        raise RepeatedHeader("An x-tollway- header is sent twice. Send each once, with a comma in its list.")
+    """Of a header that decides something and is there twice, each reader would take another one."""
+    seen: set[bytes] = set()
+    for sent, _ in fields:
+        name = sent.lower()
+        if name in seen and (name in _ONCE or name.startswith(b"x-tollway-")):
+            told = name.decode() if name in _ONCE else "x-tollway-..."
+            raise RepeatedHeader(f"The header {told} is sent twice. Send each once, a list with commas.")
+        seen.add(name)
 
 
 def _too_large(limits: ServerLimits) -> HeadTooLarge:
