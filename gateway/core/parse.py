@@ -292,6 +292,8 @@ def _prompt_contents(api: Api, body: Mapping[str, Any]) -> tuple[frozenset[Modal
     value = body.get(name)
     if not value or not isinstance(value, (str, list)):
         raise InvalidRequest(f"'{name}' must be a non-empty string or array.", param=name)
+    if "messages" in body:  # some servers read these instead
+        raise InvalidRequest(f"Send either 'messages' or '{name}', not both.", param="messages")
     return TEXT_ONLY, NO_MEDIA, _NO_MEMBERS
 
 
