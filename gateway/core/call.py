@@ -32,7 +32,7 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     `max_output` is None when the client named no cap. `stream_options` are the client's own, without
     `include_usage`. `prompts` are read each by itself (a list in completions and embeddings); `choices` are
     all that is generated for them. `user` is whom the client says that it acts for. `members` are those that
-    dialects treat differently (`dialects.table.TREATED`, DEVELOPER).
+    dialects treat differently (`dialects.outgoing.members_of`, and DEVELOPER).
 
     Many attributes: one for each member of the body that routing, holding or metering reads.
     """
