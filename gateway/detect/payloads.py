@@ -76,6 +76,8 @@ def payload_of(part: Mapping[str, Any], place: Place) -> str | None:
     value = part.get(place.outer)
     if type(value) is dict:
         value = value.get(place.inner)
+    elif place.inner in _BARE and place.outer != place.inner:
+        return None
     return value if type(value) is str else None
 
 
@@ -148,7 +150,8 @@ def _read_base64(content: str, kind: str, said: str) -> Read:
         if text is not None:
             return Read((text,))
     if kind == FILE or not content:
-        return Read()  # a file may be of any format, and is not more than a file
+        # A file may be of any format, and counts as a file. What is too short for one may be a number.
+        return Read((content,) if len(content) <= _MOST_HEAD else ())
     agrees = said in _UNTOLD or said.startswith(f"{kind}/")
     return Read(unreadable=not (agrees and _FORMATS[kind](begins)))
 
