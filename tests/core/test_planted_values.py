@@ -1,7 +1,7 @@
 """A value at any path of any body, in any spelling of JSON, raises the request or never leaves.
 
-The body as it goes out is what counts: a value that the gateway itself replaces, such as the model's name, has
-not left. A number is planted beside a word for it where its detector asks for one.
+The body as it goes out is what counts: a value that the gateway itself replaces, such as the model's name,
+has not left. A number is planted beside a word for it where its detector asks for one.
 """
 
 import copy
@@ -27,7 +27,7 @@ SCREENING = Screening(
     detectors=Detectors(DETECTOR_NAMES),
     raise_to=dict.fromkeys(DETECTOR_NAMES, "confidential"),
     media={"image": "internal", "audio": "internal", "file": "internal"},  # type: ignore[dict-item]
-    token_ids="internal",  # noqa: S106  # no password
+    token_ids="internal",
 )
 RAISED = {"confidential", "restricted"}
 CARDS = ("4111111111111111", "5555555555554444", "378282246310005", "6011111111111117")
@@ -87,12 +87,25 @@ CHAT: dict[str, Any] = {
     "unheard_of": [{"deep": [[{"er": None}]]}],
 }
 COMPLETIONS: dict[str, Any] = {
-    **{"model": "m", "prompt": ["Once", "upon"], "suffix": "the end", "logit_bias": {"1": 1}, "best_of": 1},
-    **{"seed": 7, "stop": "x", "user": "u", "metadata": {"k": "v"}, "echo": False, "x": {"y": [1.5]}},
+    "model": "m",
+    "prompt": ["Once", "upon"],
+    "suffix": "the end",
+    "best_of": 1,
+    "logit_bias": {"1": 1},
+    "seed": 7,
+    "stop": "x",
+    "user": "u",
+    "metadata": {"k": "v"},
+    "x": {"y": [1.5]},
 }
 EMBEDDINGS: dict[str, Any] = {
-    **{"model": "m", "input": ["Once", "upon"], "dimensions": 8, "encoding_format": "float", "user": "u"},
-    **{"max_tokens": 10, "x": {"y": [1.5]}},
+    "model": "m",
+    "input": ["Once", "upon"],
+    "dimensions": 8,
+    "encoding_format": "float",
+    "user": "u",
+    "max_tokens": 10,
+    "x": {"y": [1.5]},
 }
 BODIES = [(Api.CHAT, CHAT), (Api.COMPLETIONS, COMPLETIONS), (Api.EMBEDDINGS, EMBEDDINGS)]
 
