@@ -29,7 +29,7 @@ from gateway.config.kinds import (
 )
 from gateway.config.prices import Price
 from gateway.config.urls import Authority, HttpUrl, ProxyUrl, UrlPath
-from gateway.dialects.table import STEERING
+from gateway.dialects.table import EXTENSIONS, STEERING
 
 Provider = Literal["openai", "azure", "vllm", "openai-compatible", "litellm"]
 Serves = Literal[
@@ -62,13 +62,13 @@ Capability = Literal[
 ]
 
 
-def _steering_field(value: str) -> str:
-    if value not in STEERING:
+def _held_back_field(value: str) -> str:
+    if value not in STEERING and value not in EXTENSIONS:
         raise refusal("is no field that the gateway holds back: every other field is passed on anyway")
     return value
 
 
-SteeringField = Annotated[Name, AfterValidator(_steering_field)]
+HeldBackField = Annotated[Name, AfterValidator(_held_back_field)]
 StopsWhenLeft = Literal["never", "streams", "always"]
 Prefer = Literal["cost", "latency", "quality", "order", "weights"]
 
@@ -239,8 +239,15 @@ class Dialect(Section):
         description="fields that steer engines and routers, such as `priority` or `models`: left out of the "
         "request, or the request may not go there",
     )
-    allow_fields: tuple[SteeringField, ...] = Field(
-        default=(), description="fields that steer engines and routers, and are passed on all the same"
+    allow_fields: tuple[HeldBackField, ...] = Field(
+        default=(),
+        description="fields that steer engines and routers, or that its provider is not known to read, and "
+        "are passed on all the same",
+    )
+    unknown_fields: Literal["pass", "drop", "refuse"] = Field(
+        default="pass",
+        description="fields that its provider is not known to read: passed on, left out of the request, or "
+        "the request may not go there; detectors read them in any case",
     )
     count_prompt: Literal["estimate", "o200k", "server"] | None = Field(
         default=None,

@@ -33,6 +33,7 @@ from gateway.dialects.table import (
     ServerDialect,
     Steering,
     StreamOptions,
+    UnknownFields,
 )
 from gateway.finance.price_catalogue import Listing, PriceCatalogue
 from gateway.finance.tariffs import PriceList, tariffs
@@ -132,6 +133,7 @@ def _dialect(given: schema.Deployment) -> ServerDialect:
         efforts=row.efforts if said.reasoning_effort is None else said.reasoning_effort,
         steering=Steering(said.steering_fields),
         allows=frozenset(said.allow_fields),
+        unknown_fields=UnknownFields(said.unknown_fields),
         counts=row.counts if said.count_prompt is None else PromptCount(said.count_prompt),
     )
 

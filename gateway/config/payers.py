@@ -1,5 +1,6 @@
 """From settings to who pays: scopes with limits and budgets, and principals with their least class."""
 
+import hmac
 from zoneinfo import ZoneInfo
 
 from gateway.config import tenancy as payers
@@ -65,7 +66,8 @@ def build_tenancy(settings: Settings, scopes: dict[tuple[str, str], Scope], zone
     keys = {}
     for name, key in settings.keys.items():
         by_feature = {
-            feature: _principal(settings, scopes, name, feature) for feature in (key.feature, *key.features)
+            feature: _principal(settings, scopes, name, feature, _digest_key(pepper, name))
+            for feature in (key.feature, *key.features)
         }
         entry = KeyEntry(
             name=name,
@@ -109,8 +111,17 @@ def _floor(settings: Settings, key_name: str | None, feature_name: str) -> tuple
     return floor, place
 
 
+def _digest_key(pepper: bytes, key_name: str) -> bytes:
+    """The same in every gateway and after a restart, and nobody outside can try values against it."""
+    return hmac.digest(pepper, b"digests of " + key_name.encode(), "sha256")
+
+
 def _principal(
-    settings: Settings, scopes: dict[tuple[str, str], Scope], key_name: str, feature_name: str
+    settings: Settings,
+    scopes: dict[tuple[str, str], Scope],
+    key_name: str,
+    feature_name: str,
+    digest_key: bytes,
 ) -> Principal:
     key, feature = settings.keys[key_name], settings.features[feature_name]
     payers_of_request = (
@@ -130,4 +141,5 @@ def _principal(
         models=None if key.models is None else frozenset(key.models),
         scopes=tuple(scope for scope in payers_of_request if is_limited(scope)),
         priority=Priority(key.priority or feature.priority),
+        digest_key=digest_key,
     )

@@ -19,8 +19,8 @@ class Zone(Section):
     )
     own: Flag | None = Field(
         default=None,
-        description="whether what runs there is the company's own, and may see `tracestate`; left out: if it "
-        "has `cidrs` and all are private",
+        description="whether what runs there is the company's own, and may see a caller's trace id and "
+        "`tracestate`; left out: if it has `cidrs` and all are private",
     )
 
 

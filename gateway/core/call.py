@@ -33,8 +33,8 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     `max_output` is None when the client named no cap. `stream_options` are the client's own, without
     `include_usage`. `prompts` are read each by itself (a list in completions and embeddings); `choices` are
     all that is generated for them. `user` is whom the client says that it acts for. `members` are those that
-    dialects treat differently (`dialects.table.TREATED`, DEVELOPER). `size` is that of the text, where it was
-    found beside the event loop.
+    dialects treat differently (`dialects.outgoing.members_of`, and DEVELOPER). `size` is that of the text,
+    where it was found beside the event loop.
 
     Many attributes: one for each member of the body that routing, holding or metering reads.
     """

@@ -41,7 +41,7 @@ class MediaContent(msgspec.Struct, frozen=True, tag=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True, tag=True):
-    """Embeddings, or a payload outside of a media part: they hide their text from every detector."""
+    """Embeddings, and payloads that are not what their place says: no detector reads them."""
 
 
 class TokenIds(msgspec.Struct, frozen=True, tag=True):
@@ -115,7 +115,11 @@ def to_client(cause: Cause, to: str, feature: str) -> str:
                 f"features.{feature}.media.{modality} or privacy.media.{modality} to a class)"
             )
         case Unreadable():
-            return f"embeddings and stray payloads count as '{to}' because no detector reads them"
+            return (
+                f"embeddings, and content that is not what its part says, count as '{to}' because no "
+                "detector reads them (send text as strings, and an image as strict base64 in the image_url "
+                "of its part)"
+            )
         case TokenIds():
             return (
                 f"token ids count as '{to}' because their tokenizer is not known, or has no such ids (send "

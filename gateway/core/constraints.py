@@ -15,6 +15,7 @@ from gateway.core.errors import (
 )
 from gateway.core.estimate import REFUSED_ABOVE, Estimate
 from gateway.dialects.outgoing import refused_members
+from gateway.dialects.table import UNKNOWN
 
 
 class Constraint(enum.StrEnum):
@@ -79,6 +80,8 @@ def static_reason(  # noqa: PLR0911  # one return for each constraint, in the or
         return Excluded(name, Constraint.CAPABILITY, detail, lines.get("supports"))
     if call.members and (refused := refused_members(call.members, deployment.server_dialect)):
         detail = f"refuses {_listed(refused)}, which it does not allow clients to set"
+        if UNKNOWN in refused:
+            detail += f" ({UNKNOWN}: those that are on no list of Tollway's)"
         return Excluded(name, Constraint.FIELD, detail, lines.get("dialect"))
     if deployment.zone not in allowed.zones:
         detail = f"zone {deployment.zone} is not allowed for {allowed.privacy}"

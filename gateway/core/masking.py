@@ -17,8 +17,8 @@ import msgspec
 import orjson
 
 from gateway.detect import Detectors
+from gateway.detect.payloads import holds_content
 from gateway.detect.places import Found
-from gateway.detect.text import is_payload
 
 _NOT_IN_LABELS = re.compile(r"[^A-Z0-9]+")
 # JSON as text within JSON: the arguments of a tool call.
@@ -43,7 +43,7 @@ def mask(body: Mapping[str, Any], rest: bytes, detectors: Detectors, found: froz
 
     `found` are those of them that find something in the body.
 
-    Left as they are: payloads of media parts, names of members, numbers, and values that are written over two
+    Left as they are: content in base64, names of members, numbers, and values that are written over two
     strings or in escapes.
     """
     masking = _Masking(rest, detectors, found)
@@ -69,7 +69,7 @@ class _Masking:
     def _value(self, parent: str | None, key: str, value: Any) -> Any:
         kind = type(value)
         if kind is str:
-            return value if is_payload(parent, key, value) else self._text(value, key in _NESTED_KEYS)
+            return value if holds_content(parent, key, value) else self._text(value, key in _NESTED_KEYS)
         if kind is dict:
             return self.members(key, value)
         if kind is list:

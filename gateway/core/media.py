@@ -7,25 +7,17 @@ import msgspec
 
 from gateway.core.catalog import Modality
 from gateway.core.errors import InvalidRequest
+from gateway.detect.payloads import PLACES, payload_of
 
 TEXT_ONLY = frozenset({Modality.TEXT})
 
 # Members of a content part that may be an address themselves; in others it is the `url` inside.
 _ADDRESSES = frozenset({"image_url", "audio_url", "video_url", "file_url", "url"})
 
+_TEXTS = ("text", "input_text", "output_text", "refusal")
 _PART_MODALITIES = {
-    "text": Modality.TEXT,
-    "input_text": Modality.TEXT,
-    "output_text": Modality.TEXT,
-    "refusal": Modality.TEXT,
-    "image_url": Modality.IMAGE,
-    "input_image": Modality.IMAGE,
-    "input_audio": Modality.AUDIO,
-    "audio_url": Modality.AUDIO,
-    "video_url": Modality.VIDEO,
-    "input_video": Modality.VIDEO,
-    "file": Modality.FILE,
-    "input_file": Modality.FILE,
+    **dict.fromkeys(_TEXTS, Modality.TEXT),
+    **{kind: Modality(place.kind) for kind, place in PLACES.items()},
 }
 
 
@@ -67,11 +59,11 @@ def media_of(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozenset
                 param=f"{where}.type",
                 code="invalid_value",
             )
+        is_remote = is_remote or _is_remote(part)
         if modality is Modality.TEXT:
             continue
         found.add(modality)
-        is_remote = is_remote or _is_remote(part)
-        size = _payload_bytes(part)
+        size = len(payload_of(part, PLACES[kind]) or "")
         total += size
         if modality is Modality.IMAGE:
             is_low = _detail(part) == "low"
@@ -92,17 +84,6 @@ def _is_remote(part: Mapping[str, Any]) -> bool:
         if isinstance(value, dict) and isinstance(value.get("file_url"), str):
             return True
     return False
-
-
-def _payload_bytes(part: Mapping[str, Any]) -> int:
-    """Length of the longest string of a binary part: its base64 data or its URL."""
-    longest = 0
-    for value in part.values():
-        inner = value.values() if isinstance(value, dict) else (value,)
-        for text in inner:
-            if isinstance(text, str):
-                longest = max(longest, len(text))
-    return longest
 
 
 def _detail(part: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,8 @@ from gateway.core.call import MAX_TAG_LENGTH, MAX_TAGS, Call
 from gateway.core.catalog import Api, Capability, Modality
 from gateway.core.errors import InvalidRequest
 from gateway.core.media import NO_MEDIA, TEXT_ONLY, Media, media_of
-from gateway.dialects.table import DEVELOPER, TREATED
+from gateway.dialects.outgoing import members_of
+from gateway.dialects.table import DEVELOPER, LISTED, TREATED
 
 Body = Mapping[str, Any]
 
@@ -40,8 +41,9 @@ _NEEDING = _SEARCHES | {
     *("modalities", "audio"),
 }
 _USERS = frozenset({"safety_identifier", "user"})
-# Most requests have none of these, which one look tells.
-_RARE = _CHOICES | _NEEDING | _USERS | TREATED | {"service_tier"}
+# Most requests have no others than these, which one look tells.
+_USUAL = LISTED - _CHOICES - _NEEDING - _USERS - TREATED - {"service_tier"}
+_UNTREATED = LISTED - TREATED
 # Large members that hold text, or schemas, in which a number is the same however it is written.
 _WITHOUT_NUMBERS = frozenset({"messages", "tools", "functions", "response_format"})
 
@@ -70,9 +72,9 @@ def parse_call(
     modalities, media, members = (
         _message_contents(body, max_messages) if api is Api.CHAT else _prompt_contents(api, body)
     )
-    rare = not _RARE.isdisjoint(body)
-    if rare and not TREATED.isdisjoint(body):
-        members = members.union(TREATED.intersection(body))
+    rare = not _USUAL.issuperset(body)
+    if rare and not _UNTREATED.issuperset(body):
+        members |= members_of(body)
     prompts = 1 if api is Api.CHAT else _prompts(api, body)
     choices = _choices(body) if rare and not _CHOICES.isdisjoint(body) else 1
     call = Call(
@@ -300,6 +302,8 @@ def _prompt_contents(api: Api, body: Mapping[str, Any]) -> tuple[frozenset[Modal
     value = body.get(name)
     if not value or not isinstance(value, (str, list)):
         raise InvalidRequest(f"'{name}' must be a non-empty string or array.", param=name)
+    if "messages" in body:  # some servers read these instead
+        raise InvalidRequest(f"Send either 'messages' or '{name}', not both.", param="messages")
     return TEXT_ONLY, NO_MEDIA, _NO_MEMBERS
 
 

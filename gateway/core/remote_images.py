@@ -134,18 +134,5 @@ def _part_with(part: Mapping[str, Any], images: Mapping[str, str]) -> Mapping[st
     return {**part, "image_url": {**given, "url": image} if isinstance(given, dict) else image}
 
 
-def image_type(content: bytes) -> str | None:
-    """The media type of an image by its first bytes, of the four that models read; None for anything else."""
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if content.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if content[:6] in {b"GIF87a", b"GIF89a"}:
-        return "image/gif"
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    return None
-
-
 def data_url(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -199,15 +199,16 @@ def _media(call: Call, screening: Screening) -> list[Raise]:
 
 def _finds(call: Call, body: _Body, screening: Screening) -> tuple[frozenset[str], tuple[Raise, ...]]:
     """The detectors that find something in `body`, and what follows when it hides its text."""
-    if screening.detectors is None:
+    detectors = screening.detectors
+    if detectors is None and call.modalities == TEXT_ONLY:
         return _NOTHING, ()
     # The options of the stream travel beside the body, and go out as well.
     text = find_text({**body, "stream_options": call.stream_options} if call.stream_options else body)
-    if text.unreadable or (text.has_payload and call.modalities == TEXT_ONLY):
-        # Embeddings hide the text from every detector, and so does a payload outside of a media part.
+    if text.unreadable:
+        # Embeddings hide their text from every detector, and nobody knows what a stray payload is.
         return _NOTHING, (Raise(Unreadable(), screening.classes[-1]),)
     hidden = (Raise(TokenIds(), screening.token_class),) if text.has_token_ids else ()
-    return screening.detectors.scan(text.pieces), hidden
+    return _NOTHING if detectors is None else detectors.scan(text.pieces), hidden
 
 
 def _raises(screening: Screening, found: Iterable[str]) -> list[Raise]:

@@ -6,7 +6,7 @@ cancelled task included. A repetition, or the next candidate's turn, is a `Sent`
 """
 
 import functools
-import hashlib
+import hmac
 from collections.abc import Mapping
 from itertools import repeat
 from typing import Any, Self
@@ -335,22 +335,22 @@ class Sent(msgspec.Struct, eq=False, gc=False):
         )
 
     def head_lines(self, headers: Mapping[bytes, bytes]) -> HeaderLines:
-        """The request's own header lines, by the client's `headers`. Raises ValueError for a key that is not
-        one line."""
+        """The request's own header lines, by the client's `headers`.
+
+        No detector reads headers, so nothing that a client makes up leaves as it is: its values go out as
+        digests. Only zones of our own see its trace.
+        """
         own = _REQUEST_IDS % (self.request_id.encode(), self.attempt_id.encode())
-        # A trace id is up to the client as well, so what is masked goes without.
         if b"traceparent" in headers and self.masked is None:
             is_own = self.candidate.deployment.in_own_zone
-            own += child_lines(headers, self.attempt_id, with_state=is_own)
+            own += child_lines(
+                headers, self.request_id, self.attempt_id, None if is_own else self.principal.digest_key
+            )
         idempotency_key = headers.get(b"idempotency-key")
         if idempotency_key is not None:
-            # A key that the client made up may hold what was masked. Its digest tells repetitions as well.
-            key = (
-                idempotency_key
-                if self.masked is None
-                else hashlib.sha256(idempotency_key).hexdigest().encode()
-            )
-            own += b"idempotency-key: %b\r\n" % one_line(key)
+            # It tells repetitions of one key's requests, as what it stands for does.
+            told = hmac.digest(self.principal.digest_key, idempotency_key, "sha256")
+            own += b"idempotency-key: %b\r\n" % told.hex().encode()
         return HeaderLines(own)
 
     def body(self) -> bytes | BodyInParts:

@@ -91,7 +91,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     `scopes` are those of key, feature, team and org that have a limit or a budget.
     `floor` is the least privacy class that this pair's requests have, and `floor_from` the place in the file
-    that says so. `models` None: all models.
+    that says so. `models` None: all models. `digest_key`: its clients' own values leave as digests under it.
     """
 
     key: str
@@ -103,6 +103,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     scopes: tuple[Scope, ...]
     floor_from: str = "privacy.default"
     priority: Priority = Priority.INTERACTIVE
+    digest_key: bytes = b""
 
     @property
     def labels(self) -> tuple[str, str, str, str]:

@@ -4,6 +4,7 @@ Source: https://www.w3.org/TR/trace-context/. What is not well-formed is left ou
 """
 
 import hashlib
+import hmac
 import re
 from collections.abc import Mapping
 
@@ -62,17 +63,23 @@ def trace_id_of(request_id: str) -> bytes:
     return hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest().encode()
 
 
-def child_lines(headers: Mapping[bytes, bytes], attempt_id: str, *, with_state: bool) -> HeaderLines:
+def child_lines(
+    headers: Mapping[bytes, bytes], request_id: str, attempt_id: str, digest_key: bytes | None
+) -> HeaderLines:
     """`traceparent` of the attempt, under that of the request's `headers`; nothing where there is none.
 
-    `with_state`: `tracestate` goes along. It is what the caller's own systems say to each other.
+    For a zone of our own, `digest_key` None, `tracestate` goes along: it is what the caller's own systems say
+    to each other. For others the id of a trace that a client has begun is its digest under `digest_key`: one
+    trace has one id there too, and nothing is said in it.
     """
     parent = parent_in(headers)
     if parent is None:
         return NO_LINES
-    child = ParentSpan(parent.trace_id, span_id_of(attempt_id), parent.flags)
-    lines = b"traceparent: %b\r\n" % child.header()
+    trace_id = parent.trace_id
+    if digest_key is not None and trace_id != trace_id_of(request_id):
+        trace_id = hmac.digest(digest_key, trace_id, "sha256")[:16].hex().encode()
+    lines = b"traceparent: %b\r\n" % ParentSpan(trace_id, span_id_of(attempt_id), parent.flags).header()
     state = headers.get(b"tracestate", b"").strip()
-    if with_state and _STATE.fullmatch(state):
+    if digest_key is None and _STATE.fullmatch(state):
         lines += b"tracestate: %b\r\n" % state
     return HeaderLines(lines)

@@ -5,23 +5,25 @@ from typing import Any
 
 import msgspec
 
-from gateway.detect.token_ids import PROMPTS, holds_token_ids
+from gateway.detect.payloads import PLACES, holds_content, payload_of, read_payload, without_payload
+from gateway.detect.token_ids import PROMPTS, holds_neither_text_nor_ids, holds_token_ids
 
 # Vocabulary of the API. Any other key is text: a property name can carry data.
 _KEYS = """
-    additionalProperties anyOf arguments audio cache_control content custom default definitions description
-    detail dimensions echo encoding_format enum file file_data file_id filename format frequency_penalty
-    function function_call functions id image_url include_usage input input_audio instructions items
-    json_schema logit_bias logprobs max_completion_tokens max_output_tokens max_tokens messages metadata min_p
-    modalities model n name parallel_tool_calls parameters prediction presence_penalty prompt properties
-    reasoning_content reasoning_effort refusal repetition_penalty required response_format role schema seed
-    service_tier stop store stream stream_options strict suffix temperature text tool_call_id tool_calls
-    tool_choice tools top_k top_logprobs top_p type url user verbosity video_url
+    additionalProperties anyOf arguments audio audio_url cache_control content custom default
+    definitions description detail dimensions echo encoding_format enum file file_data file_id filename
+    format frequency_penalty function function_call functions id image_url include_usage input
+    input_audio input_video instructions items json_schema logit_bias logprobs max_completion_tokens
+    max_output_tokens max_tokens messages metadata min_p modalities model n name parallel_tool_calls
+    parameters prediction presence_penalty prompt properties reasoning_content reasoning_effort refusal
+    repetition_penalty required response_format role schema seed service_tier stop store stream
+    stream_options strict suffix temperature text tool_call_id tool_calls tool_choice tools top_k
+    top_logprobs top_p type url user verbosity video_url
 """
 _WORDS = """
-    array assistant auto base64 boolean content developer ephemeral file float function image_url input_audio
-    input_file input_image input_text integer json_object json_schema mp3 none number object output_text
-    refusal required string system text tool user video_url wav
+    array assistant audio_url auto base64 boolean content developer ephemeral file float function image_url
+    input_audio input_file input_image input_text input_video integer json_object json_schema mp3 none number
+    object output_text refusal required string system text tool user video_url wav
 """
 _KNOWN_KEYS, _KNOWN_WORDS = frozenset(_KEYS.split()), frozenset(_WORDS.split())
 
@@ -29,16 +31,21 @@ _ROLES = ("user", "assistant", "system", "tool", "developer")
 
 # What a model reads one after the other, so that a value can be split over it.
 _CONTENT_KEYS = frozenset({"content", "text", "prompt", "input", "suffix", "refusal", "reasoning_content"})
-_MEDIA_KEYS = frozenset({"image_url", "video_url", "audio_url", "url", "file_data", "data"})
-_MEDIA = frozenset({"image_url", "video_url", "audio_url", "file"})
+# Members beside a prompt that stand in for text and cannot be read. vLLM and SGLang take them.
+_EMBEDDING_KEYS = frozenset({"prompt_embeds", "prompt_token_ids", "input_embeds", "input_ids"})
+_PROMPT_KEYS = PROMPTS | _EMBEDDING_KEYS
 
-# Members beside a prompt that stand in for text and cannot be read. vLLM takes them.
-_EMBEDDING_KEYS = frozenset({"prompt_embeds", "prompt_token_ids"})
+# Nothing that is looked for has fewer digits.
+_LEAST_TELLING = 10**8
 
-# Top-level members that the model never reads.
-_UNTOLD_KEYS = frozenset({"model", "seed", "logit_bias", "stop_token_ids", *_EMBEDDING_KEYS})
 
-_SHORTEST_TELLING_NUMBER = 10**8
+class _Key(str):
+    """A key whose value stands where the API has it, told by identity: no key of a body is one."""
+
+    __slots__ = ()
+
+
+_MESSAGES, _PARTS = _Key("messages"), _Key("content")
 
 _Stack = list[tuple[str | None, Any]]
 
@@ -48,26 +55,24 @@ class FoundText(msgspec.Struct, frozen=True, gc=False):
 
     `pieces` keep the order of the body: first what the model reads as one conversation, piece by piece, then
     all the rest (names, arguments, schemas, metadata) as one piece with a line for each. `unreadable` says
-    that some input cannot be read as text, such as embeddings: count it as most restrictive. `has_payload`:
-    the payload of a media part was left out. `has_token_ids`: a prompt is written in them.
+    that some input cannot be read as text, such as embeddings, or a payload that is not what its place says:
+    count it as most restrictive. `has_token_ids`: a prompt is written in them.
     """
 
     pieces: tuple[str, ...]
     unreadable: bool = False
-    has_payload: bool = False
     has_token_ids: bool = False
 
 
 def find_text(body: Mapping[str, Any]) -> FoundText:
     """Every string in a parsed request `body` that an upstream could read as text.
 
-    Left out: base64 payloads of media parts (`data:` URLs, `input_audio.data`, `file.file_data`), what the
-    model never reads, and the API's own vocabulary. Whole numbers of nine digits or more count as text.
-    Iterative: nesting is bounded by the parser alone.
+    Left out: payloads of the content parts of messages (see payloads), and the API's own vocabulary. Numbers
+    of nine digits or more count as text. Iterative: nesting is bounded by the parser alone.
     """
     content: list[str] = []
     aside: list[str] = []
-    payloads: list[str] = []
+    unreadable = False
     # Last in, first out; children go on it in reverse, to keep the body's order. With each, its key.
     stack: _Stack = [(None, body)]
     # Objects are read in this loop: a call and a list for each would cost more than reading it.
@@ -75,39 +80,48 @@ def find_text(body: Mapping[str, Any]) -> FoundText:
     while stack:
         parent, node = stack.pop()
         if type(node) is list:
-            _read_items(parent, node, content, aside, nested)
+            unreadable |= _read_items(parent, node, content, aside, nested)
         else:
             for key, value in node.items():
                 kind = type(value)
                 if kind is str and key in _CONTENT_KEYS:
                     content.append(value)
                     continue
-                if parent is None and key in _UNTOLD_KEYS:
-                    continue
+                if key not in _KNOWN_KEYS:
+                    aside.append(key)  # before the value, as a word for it has to be
                 if kind is dict or kind is list:
-                    nested.append((key, value))
+                    nested.append((key if kind is dict else _placed(parent, key), value))
                 elif kind is str:
                     if value not in _KNOWN_WORDS:
-                        (payloads if is_payload(parent, key, value) else aside).append(value)
-                elif kind is int and abs(value) >= _SHORTEST_TELLING_NUMBER:
-                    aside.append(str(value))
-                if key not in _KNOWN_KEYS:
-                    aside.append(key)
+                        aside.append(value)
+                        unreadable |= holds_content(parent, key, value)
+                elif (kind is int or kind is float) and not -_LEAST_TELLING < value < _LEAST_TELLING:
+                    aside.append(_digits_of(value))
         if nested:
             nested.reverse()
             stack += nested
             nested.clear()
-    return FoundText(
-        (*content, "\n".join(aside)) if aside else tuple(content),
-        not _EMBEDDING_KEYS.isdisjoint(body),
-        bool(payloads),
-        not PROMPTS.isdisjoint(body) and holds_token_ids(body),
-    )
+    pieces = (*content, "\n".join(aside)) if aside else tuple(content)
+    if _PROMPT_KEYS.isdisjoint(body):
+        return FoundText(pieces, unreadable)
+    unreadable |= not _EMBEDDING_KEYS.isdisjoint(body) or holds_neither_text_nor_ids(body)
+    return FoundText(pieces, unreadable, holds_token_ids(body))
+
+
+def _placed(parent: str | None, key: str) -> str:
+    """The key of a list, told apart where it stands where the API has it."""
+    if parent is None:
+        return _MESSAGES if key == "messages" else key
+    return _PARTS if parent is _MESSAGES and key == "content" else key
 
 
 def _read_items(
     key: str | None, items: list[Any], content: list[str], aside: list[str], nested: _Stack
-) -> None:
+) -> bool:
+    """Whether something in them is unreadable."""
+    unreadable = False
+    if key is _PARTS:
+        items, unreadable = _without_payloads(items, aside)
     for item in items:
         kind = type(item)
         if kind is dict or kind is list:
@@ -123,21 +137,33 @@ def _read_items(
                 content.append(item)
             elif item not in _KNOWN_WORDS:
                 aside.append(item)
-        elif kind is int and abs(item) >= _SHORTEST_TELLING_NUMBER:
-            aside.append(str(item))
+                unreadable |= holds_content(None, key, item)
+        elif (kind is int or kind is float) and not -_LEAST_TELLING < item < _LEAST_TELLING:
+            aside.append(_digits_of(item))
+    return unreadable
 
 
-def is_payload(parent: str | None, key: str, value: str) -> bool:
-    """Whether the string behind `key` is the base64 of a media part, which no model reads as text."""
-    if key not in _MEDIA_KEYS:
-        return False
-    if key == "data":
-        return parent == "input_audio"
-    if key == "file_data" and parent == "file":
-        return True
-    head = value[:256].lower()
-    return (
-        head.startswith("data:")
-        and ";base64," in head
-        and (key in _MEDIA or parent in _MEDIA or key == "file_data")
-    )
+def _without_payloads(parts: list[Any], aside: list[str]) -> tuple[list[Any], bool]:
+    """`parts` without their payloads, and whether one of these is unreadable. Their text goes to `aside`."""
+    rest, unreadable = [], False
+    for part in parts:
+        kind = part.get("type") if type(part) is dict else None
+        place = PLACES.get(kind) if type(kind) is str else None
+        written = None if place is None else payload_of(part, place)
+        if place is None or written is None:
+            rest.append(part)
+            continue
+        read = read_payload(written, place)
+        aside += read.text
+        unreadable |= read.unreadable
+        rest.append(without_payload(part, place))
+    return rest, unreadable
+
+
+def _digits_of(number: int | float) -> str:
+    """The digits of a number, also those that it leaves with where they are others."""
+    whole = str(int(number))
+    if type(number) is int:
+        return whole
+    written = repr(number).partition("e")[0].removesuffix(".0").replace(".", "")
+    return whole if written == whole else f"{whole}\n{written}"

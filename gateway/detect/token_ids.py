@@ -8,6 +8,9 @@ import msgspec
 
 PROMPTS = frozenset({"input", "prompt"})
 
+_READABLE = frozenset({str, int, list})
+_IDS = frozenset({int})
+
 
 class Vocabulary(msgspec.Struct, frozen=True, eq=False):
     """The bytes of each token id; None where there is no such token."""
@@ -33,6 +36,19 @@ def holds_token_ids(body: Mapping[str, Any]) -> bool:
 
 def _is_ids(prompt: object) -> bool:
     return type(prompt) is list and any(type(item) is int or type(item) is list for item in prompt)
+
+
+def holds_neither_text_nor_ids(body: Mapping[str, Any]) -> bool:
+    """Whether a prompt of `body` has something else in it, such as floats, which no vocabulary reads."""
+    return any(_is_something_else(body.get(name)) for name in PROMPTS)
+
+
+def _is_something_else(prompt: object) -> bool:
+    if prompt is None or type(prompt) is str:
+        return False
+    if type(prompt) is not list or not _READABLE.issuperset(map(type, prompt)):
+        return True
+    return any(type(item) is list and not _IDS.issuperset(map(type, item)) for item in prompt)
 
 
 def with_text(body: Mapping[str, Any], vocabulary: Vocabulary) -> Mapping[str, Any]:

@@ -40,6 +40,14 @@ class Steering(enum.StrEnum):
     REFUSE = "refuse"
 
 
+class UnknownFields(enum.StrEnum):
+    """What becomes of members that a server is not known to read. Detectors read them in any case."""
+
+    PASS = "pass"  # noqa: S105  # no password
+    DROP = "drop"
+    REFUSE = "refuse"
+
+
 class PromptCount(enum.StrEnum):
     """Who counts a prompt where it is near the context's end."""
 
@@ -81,6 +89,41 @@ STEERING: Final = frozenset({
 # All members that some dialect treats differently from others.
 TREATED: Final = STEERING | {"metadata", "prediction", "reasoning_effort"}
 
+# fmt: off
+# Members of OpenAI's own requests for chats, completions and embeddings.
+LISTED: Final = frozenset({
+    "audio", "best_of", "dimensions", "echo", "encoding_format", "frequency_penalty", "function_call",
+    "functions", "input", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages",
+    "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction", "presence_penalty", "prompt",
+    "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier",
+    "seed", "service_tier", "stop", "store", "stream", "stream_options", "suffix", "temperature",
+    "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+})
+# What vLLM reads beside them.
+_VLLM: Final = frozenset({
+    "add_generation_prompt", "add_special_tokens", "allowed_token_ids", "bad_words", "chat_template_kwargs",
+    "continue_final_message", "documents", "embed_dtype", "endianness", "guided_choice",
+    "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex", "guided_whitespace_pattern",
+    "ignore_eos", "include_reasoning", "include_stop_str_in_output", "length_penalty", "min_p", "min_tokens",
+    "normalize", "prompt_logprobs", "repetition_penalty", "return_token_ids", "return_tokens_as_token_ids",
+    "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structural_tag",
+    "structured_outputs", "top_k", "truncate_prompt_tokens", "use_beam_search",
+})
+# And what other servers of this API do: SGLang, llama.cpp, and hosted models of several vendors.
+_OTHERS: Final = frozenset({
+    "ebnf", "enable_search", "enable_thinking", "grammar", "json_schema", "no_stop_trim", "random_seed",
+    "reasoning", "regex", "return_hidden_states", "safe_prompt", "search_options", "search_parameters",
+    "separate_reasoning", "stream_reasoning", "thinking", "thinking_budget", "top_a", "typical_p",
+})
+# fmt: on
+EXTENSIONS: Final = _VLLM | _OTHERS
+
+# Stands for members that are on no list, among the members of a body: names that a client makes up are kept
+# nowhere.
+UNKNOWN: Final = "unknown_fields"
+# What may be left out of a request, by the names that are told.
+HELD_BACK: Final = STEERING | EXTENSIONS | {UNKNOWN}
+
 # Efforts of reasoning, from none to most.
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -90,7 +133,8 @@ class ServerDialect(msgspec.Struct, frozen=True, kw_only=True):
 
     `caps`: by situation, the names of the field for an output cap, the one to use first; none: no cap is
     honoured. `efforts`: the values of `reasoning_effort` that it takes; None: any. `allows`: fields of
-    STEERING that reach it. `is_capped`: every generated answer can be capped; derived, never given.
+    STEERING and EXTENSIONS that reach it in any case. `reads`: those of EXTENSIONS that it is known to read.
+    `is_capped`: every generated answer can be capped; derived, never given.
     """
 
     caps: Mapping[str, tuple[str, ...]]
@@ -100,6 +144,8 @@ class ServerDialect(msgspec.Struct, frozen=True, kw_only=True):
     efforts: tuple[str, ...] | None = None
     steering: Steering = Steering.DROP
     allows: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
+    unknown_fields: UnknownFields = UnknownFields.PASS
     counts: PromptCount = PromptCount.ESTIMATE
     is_capped: bool = True
 
@@ -156,11 +202,13 @@ TABLE: Final[Mapping[str, ServerDialect]] = {
         metadata=MetadataRule.NEVER,
         developer=DeveloperRole.SYSTEM,
         efforts=EFFORTS,
+        reads=_VLLM,
         counts=PromptCount.SERVER,
     ),
     "openai-compatible": ServerDialect(
         caps={CHAT: _OLD_FIRST, PREDICTION: _OLD_FIRST, COMPLETIONS: _LEGACY, EMBEDDINGS: ()},
         developer=DeveloperRole.SYSTEM,
+        reads=EXTENSIONS,
     ),
 }
 

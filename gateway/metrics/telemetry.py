@@ -19,7 +19,7 @@ from gateway.core.record import Outcome
 from gateway.core.refused_request import code_of
 from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
-from gateway.dialects.table import STEERING
+from gateway.dialects.table import HELD_BACK
 from gateway.metrics.across import FamilySamples, samples_of
 from gateway.metrics.families import FAMILIES
 from gateway.metrics.names import NONE, OTHER, LabelNames
@@ -237,7 +237,7 @@ class PrometheusTelemetry:
 
     def _fields_dropped(self, sent: Sent) -> None:
         deployment, counted = self._names.deployment(sent.candidate.name), self._counted.fields_dropped
-        for field in STEERING.intersection(sent.changed):
+        for field in HELD_BACK.intersection(sent.changed):
             key = (deployment, field)
             counted[key] = counted.get(key, 0) + 1
 

@@ -19,9 +19,9 @@ from gateway.core.remote_images import (
     ImageRules,
     allowed_address,
     data_url,
-    image_type,
     is_public,
 )
+from gateway.detect.payloads import image_type
 from gateway.http.addresses import unwrapped
 from gateway.http.client.pool import HttpUpstream
 from gateway.http.client.resolver import Lookup, PeerAddress, is_literal, system_lookup

@@ -39,7 +39,7 @@ from gateway.core.upstream_error import (
 from gateway.core.usage import NO_USAGE
 from gateway.core.verdicts import UpstreamVerdict, error_within, verdict_of
 from gateway.dialects.refusals import MOST_READ_BYTES, Remedy
-from gateway.dialects.table import STEERING
+from gateway.dialects.table import HELD_BACK
 from gateway.metrics.access_log import AccessLog
 from gateway.ports import (
     Admission,
@@ -242,9 +242,9 @@ class Attempt:
                 log.answered(self._sent, ended, self._inbound, seconds)
 
     def _tell_dropped(self) -> None:
-        """A field that steers is never left out unseen. Metadata that stays home is not worth a line."""
+        """No field but metadata, which stays home, is left out unseen."""
         sent = self._sent
-        if fields := sorted(STEERING.intersection(sent.changed)):
+        if fields := sorted(HELD_BACK.intersection(sent.changed)):
             _log.info(
                 "fields.dropped", attempt_id=sent.attempt_id, deployment=sent.candidate.name, fields=fields
             )

@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Mapping
 
 from gateway.core.control_headers import PRIORITY
-from gateway.core.errors import InvalidApiKey, PermissionDenied
+from gateway.core.errors import InvalidApiKey, InvalidRequest, PermissionDenied
 from gateway.core.overload import Priority
 from gateway.core.tenancy import KeyEntry, Principal, Tenancy
 
@@ -29,7 +29,8 @@ class Authenticator:
         self._expired: list[Principal] = []
 
     def authenticate(self, headers: Mapping[bytes, bytes], now: float) -> Principal:
-        """Who asks. Raises InvalidApiKey, or PermissionDenied for a feature that the key may not name."""
+        """Who asks. Raises InvalidApiKey, InvalidRequest where two headers name different keys, or
+        PermissionDenied for a feature that the key may not name."""
         sent = (headers.get(b"authorization"), headers.get(b"api-key"))
         entry = self._known.get(sent)
         if entry is None:
@@ -87,6 +88,12 @@ def _principal(entry: KeyEntry, feature: str) -> Principal:
 def _entry(tenancy: Tenancy, authorization: str | None, api_key: str | None) -> KeyEntry:
     # The Azure flavour of the SDK sends `api-key` instead of a bearer token.
     secret = _bearer(authorization) if authorization else api_key
+    if authorization and api_key and secret != api_key:
+        raise InvalidRequest(
+            "The headers authorization and api-key say two different things. Send one of them.",
+            param="api-key",
+            code="invalid_header",
+        )
     if not secret:
         raise InvalidApiKey(
             "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'; "

@@ -82,7 +82,7 @@ class Classifier:
             floor = self._floor(principal, headers)
             if reads_token_ids(call, body):
                 body = await self._with_text(call, body)
-            if call.text_bytes <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
+            if len(call.rest) <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
                 classified = screen(call, body, screening, floor)
             else:
                 classified = await asyncio.to_thread(screen, call, body, screening, floor)

@@ -12,7 +12,6 @@ from gateway.core.remote_images import (
     ImageRules,
     allowed_address,
     data_url,
-    image_type,
     is_public,
     remote_images,
     with_images,
@@ -103,23 +102,6 @@ def test_addresses_at_home_are_not_public(address: str) -> None:
 def test_addresses_of_the_internet_are_public() -> None:
     assert is_public(ip_address("93.184.216.34"))
     assert is_public(ip_address("2606:4700::1111"))
-
-
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        (b"\x89PNG\r\n\x1a\n...", "image/png"),
-        (b"\xff\xd8\xff\xe0", "image/jpeg"),
-        (b"GIF89a..", "image/gif"),
-        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp"),
-        (b"<svg xmlns=", None),
-        (b"<html>", None),
-        (b"RIFF\x00\x00\x00\x00WAVE", None),
-        (b"", None),
-    ],
-)
-def test_an_image_is_known_by_its_first_bytes(content: bytes, kind: str | None) -> None:
-    assert image_type(content) == kind
 
 
 URL = "https://img.example.com/a.png"

@@ -17,8 +17,8 @@ SCREENING = Screening(
     raise_to={"email": "confidential", "secret": "restricted"},
 )
 MAIL = "write to bob@example.com"
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRgAAAABXQVZF", "format": "wav"}}
 
 
 def said(*parts: object) -> tuple[Call, Body]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.trace_context import child_lines
+from gateway.core.trace_context import child_lines, trace_id_of
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = b"00f067aa0ba902b7"
@@ -15,10 +15,10 @@ CHILD = re.compile(rb"traceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}
 
 
 def lines(
-    parent: bytes, state: bytes | None = None, *, with_state: bool = True, attempt: str = "r:1"
+    parent: bytes, state: bytes | None = None, *, digest_key: bytes | None = None, attempt: str = "r:1"
 ) -> bytes:
     headers = {b"traceparent": parent} | ({} if state is None else {b"tracestate": state})
-    return child_lines(headers, attempt, with_state=with_state)
+    return child_lines(headers, attempt.partition(":")[0], attempt, digest_key)
 
 
 def test_an_attempt_is_a_span_of_its_own_in_the_clients_trace():
@@ -64,7 +64,23 @@ def test_what_is_no_traceparent_goes_nowhere_and_neither_does_its_state(parent: 
 
 def test_tracestate_goes_only_where_it_may():
     assert lines(PARENT, b"own=1,other=2").endswith(b"\r\ntracestate: own=1,other=2\r\n")
-    assert b"tracestate" not in lines(PARENT, b"own=1", with_state=False)
+    assert b"tracestate" not in lines(PARENT, b"own=1", digest_key=b"k")
+
+
+def test_outside_a_trace_has_one_id_which_is_not_the_clients():
+    first, second, third = (
+        CHILD.fullmatch(lines(PARENT, attempt=attempt, digest_key=key))[1]  # type: ignore[index]
+        for attempt, key in (("r:1", b"k"), ("s:1", b"k"), ("r:1", b"other"))
+    )
+    assert first == second != third
+    assert TRACE not in {first, third}
+
+
+def test_outside_a_trace_that_begins_here_keeps_its_id():
+    own = trace_id_of("r")
+    found = CHILD.fullmatch(lines(b"00-%b-%b-01" % (own, SPAN), digest_key=b"k"))
+    assert found
+    assert found[1] == own
 
 
 @pytest.mark.parametrize("state", [b"", b"a=" + b"x" * 511, b"a=\xff", b"a=1\r\nx: y"])

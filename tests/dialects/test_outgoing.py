@@ -8,17 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.outgoing import adapted, refused_members
+from gateway.dialects.outgoing import adapted, members_of, refused_members
 from gateway.dialects.table import (
     DEVELOPER,
     EFFORTS,
+    EXTENSIONS,
+    LISTED,
     STEERING,
     TABLE,
     TREATED,
+    UNKNOWN,
     MetadataRule,
     ServerDialect,
     Steering,
     StreamOptions,
+    UnknownFields,
 )
 
 OPENAI, VLLM = TABLE["openai"], TABLE["vllm"]
@@ -26,7 +30,7 @@ dialects = st.sampled_from([*TABLE.values(), msgspec.structs.replace(VLLM, allow
 
 
 def sent(body: dict[str, Any], dialect: ServerDialect) -> tuple[dict[str, Any], tuple[str, ...]]:
-    members = TREATED.intersection(body)
+    members = members_of(body)
     if any(message["role"] == "developer" for message in body.get("messages", ())):
         members |= {DEVELOPER}
     rest, changed = adapted(orjson.dumps(body), members, dialect)
@@ -92,6 +96,51 @@ def test_refusing_them_names_the_fields_that_are_not_allowed() -> None:
     refusing = with_(VLLM, steering=Steering.REFUSE, allows=frozenset({"models"}))
     assert refused_members(members, refusing) == {"priority"}
     assert refused_members(members, VLLM) == frozenset()
+
+
+# --- fields that nobody knows ---
+
+UNHEARD = {"my_field": 1, "developer": 2, "unknown_fields": 3}
+
+
+@pytest.mark.parametrize("dialect", TABLE.values())
+def test_unknown_fields_pass_unless_it_is_said_otherwise(dialect: ServerDialect) -> None:
+    body = {"temperature": 1, "top_k": 2, "safe_prompt": 3, **UNHEARD}
+    assert sent(body, dialect) == (body, ())
+    assert refused_members(members_of(body), dialect) == frozenset()
+
+
+def test_dropped_is_what_a_provider_is_not_known_to_read_and_no_made_up_name_is_told() -> None:
+    body = {"temperature": 1, "seed": 2, "top_k": 3, "safe_prompt": 4, **UNHEARD}
+    dropping = {name: with_(row, unknown_fields=UnknownFields.DROP) for name, row in TABLE.items()}
+    openai = {"temperature": 1, "seed": 2}
+    assert sent(body, dropping["openai"]) == (openai, ("safe_prompt", "top_k", UNKNOWN))
+    assert sent(body, dropping["vllm"]) == (openai | {"top_k": 3}, ("safe_prompt", UNKNOWN))
+    compatible = openai | {"top_k": 3, "safe_prompt": 4}
+    assert sent(body, dropping["openai-compatible"]) == (compatible, (UNKNOWN,))
+    allowing = with_(dropping["openai"], allows=frozenset({"top_k"}))
+    assert sent(body, allowing) == (openai | {"top_k": 3}, ("safe_prompt", UNKNOWN))
+
+
+def test_refused_is_the_same() -> None:
+    refusing = with_(OPENAI, unknown_fields=UnknownFields.REFUSE, allows=frozenset({"top_k"}))
+    members = members_of(["temperature", "top_k", "min_p", *UNHEARD])
+    assert refused_members(members, refusing) == {"min_p", UNKNOWN}
+    assert refused_members(members_of(["temperature", "metadata", "priority"]), refusing) == frozenset()
+    assert sent(UNHEARD, refusing) == (UNHEARD, ()), "it may only be refused"
+
+
+@given(st.sets(st.text(max_size=12) | st.sampled_from(sorted(LISTED | EXTENSIONS | TREATED))))
+def test_no_name_that_a_client_makes_up_is_kept(names: set[str]) -> None:
+    told = members_of(names)
+    assert told <= TREATED | EXTENSIONS | {UNKNOWN}
+    assert (UNKNOWN in told) == bool(names - LISTED - EXTENSIONS - TREATED)
+
+
+def test_the_lists_do_not_overlap() -> None:
+    assert not EXTENSIONS & LISTED
+    assert not EXTENSIONS & STEERING
+    assert not STEERING & LISTED
 
 
 # --- caps, and what is learned ---

@@ -359,3 +359,46 @@ async def test_a_confidential_prompt_is_counted_at_home_alone(tmp_path: Path) ->
         answer = await harness.post(chat("word " * 20_000, model="auto"), x_tollway_privacy="confidential")
         assert answer.status_code == 200
         assert harness.external.attempts() == []
+
+
+# --- fields that nobody knows ---
+
+UNHEARD = {"my_field": "x", "top_k": 5}
+
+
+@pytest.mark.parametrize(("policy", "told"), [("pass", None), ("drop", "unknown_fields")])
+async def test_unknown_fields_go_out_or_do_not_as_the_file_says(
+    tmp_path: Path, policy: str, told: str | None
+) -> None:
+    async with running(tmp_path, dialect(unknown_fields=policy)) as harness:
+        answer = await harness.post(chat(model="scout", **UNHEARD))
+        assert answer.status_code == 200
+        assert answer.headers.get("x-tollway-changed") == told
+        assert len(harness.attempts("my_field")) == (told is None)
+        assert len(harness.attempts("top_k")) == 1, "vLLM reads it"
+
+
+async def test_what_openai_is_not_known_to_read_is_held_back_and_told(tmp_path: Path) -> None:
+    async with running(tmp_path, dialect("gpt-4o", unknown_fields="drop")) as harness:
+        answer = await harness.post(chat(**UNHEARD))
+        assert answer.status_code == 200
+        assert answer.headers["x-tollway-changed"] == "top_k,unknown_fields"
+        dropped = (await harness.metrics()).sum("fields_dropped_total", deployment="gpt-4o")
+        assert dropped == 2
+
+
+async def test_a_deployment_that_refuses_them_leaves_the_request_to_another(tmp_path: Path) -> None:
+    async with running(tmp_path, dialect("gpt-4o", unknown_fields="refuse")) as harness:
+        refused = await harness.post(chat(**UNHEARD))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "field_not_allowed")
+        assert "my_field" not in refused.text
+        assert "top_k" in refused.text
+        assert not harness.attempts()
+        assert (await harness.post(chat(model="auto", **UNHEARD))).headers["x-tollway-deployment"] == "scout"
+
+
+@pytest.mark.parametrize("policy", ["pass", "drop"])
+async def test_an_unknown_field_is_read_in_any_case(tmp_path: Path, policy: str) -> None:
+    async with running(tmp_path, dialect("gpt-4o", unknown_fields=policy)) as harness:
+        refused = await harness.post(chat(my_field="My card is 4111 1111 1111 1111."))
+        assert refused.json()["error"]["code"] == "privacy_policy_violation"

@@ -509,11 +509,13 @@ async def test_the_upstream_gets_our_key_and_no_header_of_the_client(tmp_path: P
         assert not {"cookie", "openai-organization", "x-forwarded-for"} & set(attempt.headers)
 
 
-async def test_an_idempotency_key_goes_along(tmp_path: Path) -> None:
+async def test_an_idempotency_key_goes_along_as_a_digest(tmp_path: Path) -> None:
     async with running(tmp_path) as harness:
-        await harness.post(chat(), idempotency_key="once-only")
-        [attempt] = harness.external.attempts()
-        assert attempt.headers["idempotency-key"] == "once-only"
+        for key in ("once-only", "once-only", "another"):
+            await harness.post(chat(), idempotency_key=key)
+        sent = [attempt.headers["idempotency-key"] for attempt in harness.external.attempts()]
+        assert sent[0] == sent[1] != sent[2]
+        assert "once-only" not in sent
 
 
 # Books

@@ -286,7 +286,7 @@ async def test_every_name_is_of_the_conventions_or_of_ours(tmp_path: Path) -> No
 
 async def test_a_request_is_the_child_of_the_span_that_its_client_names(tmp_path: Path) -> None:
     async with traced(tmp_path) as (harness, collector):
-        await harness.post(chat(), traceparent=PARENT)
+        await harness.post(chat(model="scout"), traceparent=PARENT)
         request, [attempt] = await spans_of(collector)
         assert (request.trace_id, request.parent_id) == (TRACE, SPAN)
         [seen] = harness.attempts()
@@ -297,7 +297,7 @@ async def test_a_request_is_the_child_of_the_span_that_its_client_names(tmp_path
 async def test_the_caller_decides_whether_its_request_is_recorded(tmp_path: Path, ratio: str) -> None:
     async with traced(tmp_path, more={"sample_ratio": ratio}) as (harness, collector):
         for flag in ("00", "01"):
-            await harness.post(chat(f"Flag {flag}."), traceparent=f"00-{TRACE}-{SPAN}-{flag}")
+            await harness.post(chat(f"Flag {flag}.", model="scout"), traceparent=f"00-{TRACE}-{SPAN}-{flag}")
         await spans_of(collector)
         sent = [harness.attempts(f"Flag {flag}.")[0].headers["traceparent"] for flag in ("00", "01")]
         assert [header[-2:] for header in sent] == ["00", "01"]

@@ -32,7 +32,10 @@ _HOST = re.compile(
     rb"(?::[0-9]*)?"
 ).fullmatch
 # Beside those of the gateway itself: who asks, and what a body or a request is.
-_ONCE = frozenset({b"authorization", b"content-encoding", b"host", b"expect"})
+_ONCE = frozenset(
+    {b"authorization", b"api-key", b"content-type", b"content-encoding", b"host", b"expect"}
+    | {b"idempotency-key", b"traceparent"}
+)
 
 
 class RequestParser:

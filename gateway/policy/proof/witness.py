@@ -11,11 +11,15 @@ from gateway.policy.explain import FEATURE_HEADER, PRIVACY_HEADER
 from gateway.policy.proof.results import Hole
 from gateway.policy.proof.space import NO_RULE, Case
 
+# Each payload is the beginning of its format, and so counts as what its part says.
 PARTS: Final[dict[Modality, dict[str, Any]]] = {
-    Modality.IMAGE: {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-    Modality.AUDIO: {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
-    Modality.VIDEO: {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
-    Modality.FILE: {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}},
+    Modality.IMAGE: {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+    Modality.AUDIO: {"type": "input_audio", "input_audio": {"data": "UklGRgAAAABXQVZF", "format": "wav"}},
+    Modality.VIDEO: {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAAGGZ0eXBtcDQy"}},
+    Modality.FILE: {
+        "type": "file",
+        "file": {"file_data": "data:application/pdf;base64,JVBERi0xLjcKJeLjz9M="},
+    },
 }
 MEMBERS: Final[dict[Capability, dict[str, Any]]] = {
     Capability.TOOLS: {"tools": [{"type": "function", "function": {"name": "sample"}}]},

@@ -334,6 +334,15 @@ async def test_the_first_of_two_headers_counts(stage: Stage) -> None:
     assert answer.body == b"first"
 
 
+@pytest.mark.parametrize(
+    "name", ["authorization", "api-key", "content-type", "idempotency-key", "traceparent"]
+)
+async def test_of_a_header_that_decides_something_there_is_one(stage: Stage, name: str) -> None:
+    answer = await stage.exchange(get("/header/x-name", f"{name}: first", f"{name.upper()}: first"))
+    assert answer.status == 400
+    assert name in answer.body.decode()
+
+
 async def test_header_values_are_latin_1_and_trimmed(stage: Stage) -> None:
     assert (await stage.exchange(get("/header/x-name", "x-name: \t J\xfcrgen"))).body == b"J\xfcrgen"
 
