@@ -39,7 +39,10 @@ _log = structlog.get_logger("tollway.redis")
 
 
 class RedisAdmission:
-    """Implements the Admission port for any number of workers. `start`, then `close`."""
+    """Implements the Admission port for any number of workers. `start`, then `close`.
+
+    Many attributes: it joins the parts of the shared counters, each of which does one thing.
+    """
 
     def __init__(
         self,
