@@ -65,7 +65,10 @@ class _Queued(NamedTuple):
 
 
 class LedgerWriter:
-    """A queue over a store, on one event loop."""
+    """A queue over a store, on one event loop.
+
+    Many attributes: the queue, whoever waits for it, and why the store does not take what is in it.
+    """
 
     def __init__(
         self,
