@@ -21,7 +21,7 @@ _RUNS = (f"{one}(?:{one})*" for one in (_UNIT, _PERCENT_UNIT, _BYTE, _PERCENT_BY
 _ESCAPE = re.compile(f"({'|'.join((*_RUNS, _POINT, _BROKEN))})")
 
 _REPEATED_PERCENT = re.compile("%(?:25)+(?=[0-9a-fA-F]{2})")
-_ENTITY_PARTS = re.compile(rf"{_AMPERSAND}(?:#([0-9]+);?|#[xX]([0-9a-fA-F]+);?|([A-Za-z]+);)")
+_ENTITY_PARTS = re.compile(rf"{_AMPERSAND}(?:#0*([0-9]{{1,7}});?|#[xX]0*([0-9a-fA-F]{{1,6}});?|([A-Za-z]+);)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HIGHEST = 0x10FFFF
 
@@ -51,7 +51,9 @@ def unescape(text: str) -> str:
 
 def _decoded(run: str) -> str:
     if run[0] == "&":
-        return "".join([_entity(*found) for found in _ENTITY_PARTS.findall(run)])
+        entities = _ENTITY_PARTS.findall(run)
+        known = {entity: _entity(*entity) for entity in set(entities)}
+        return "".join([known[entity] for entity in entities])
     if run[0] == "-":
         return ""
     plain = run.replace("\\", "")

@@ -221,6 +221,12 @@ def test_an_archive_that_unpacks_to_more_than_is_read_counts_as_found() -> None:
     assert ALL.scan([f"see {small} here"]) == set()
 
 
+def test_a_number_of_an_escape_may_have_any_number_of_zeros() -> None:
+    zeros = "0" * 100_000
+    assert ALL.scan([f"bob&#{zeros}64;example.com"]) == {"email"}
+    assert ALL.scan([f"bob&#x{zeros}40;example.com"]) == {"email"}
+
+
 def test_more_encoded_runs_than_are_read_count_as_found() -> None:
     runs = [base64.b64encode(f"number {n:09d}".encode()).decode() for n in range(MOST_RUNS + 1)]
     assert ALL.scan([" ".join(runs[:-1])]) == set()
