@@ -72,6 +72,11 @@ class GatewayProcess:
         return f"http://127.0.0.1:{self.address.admin_port}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
