@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from license_expression import ExpressionError, get_spdx_licensing
+from license_expression import ExpressionError, Licensing, ParseError
 from packaging.utils import canonicalize_name
 
 from deploy.release.lock import ROOT, locked
@@ -100,19 +100,19 @@ def _expression(stated: Json) -> str:
 
 def is_allowed(expression: str) -> bool:
     """Whether some way to satisfy the SPDX `expression` needs none but allowed licences."""
-    licensing = get_spdx_licensing()
+    licensing = Licensing()
     try:
-        parsed = licensing.parse(expression, validate=True)
-    except ExpressionError:
+        parsed = licensing.parse(expression)
+    except (ExpressionError, ParseError):  # the second is no kind of the first
         return False
-    return _holds(parsed.simplify())
+    return _holds(parsed, licensing)
 
 
-def _holds(parsed: Any) -> bool:
+def _holds(parsed: Any, licensing: Licensing) -> bool:
     if not parsed.args:
         return str(parsed) in ALLOWED
-    combine = any if parsed.operator == "|" or type(parsed).__name__ == "OR" else all
-    return combine(_holds(part) for part in parsed.args)
+    combine = any if isinstance(parsed, licensing.OR) else all
+    return combine(_holds(part, licensing) for part in parsed.args)
 
 
 def write(document: Json, path: Path) -> None:

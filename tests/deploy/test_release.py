@@ -60,6 +60,7 @@ def test_the_bill_has_every_locked_package_and_no_other(bill: Json) -> None:
     assert len(direct) > 20
 
 
+@pytest.mark.slow
 def test_the_bill_is_cyclonedx(bill: Json) -> None:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
 
@@ -74,13 +75,10 @@ def test_the_bill_is_cyclonedx(bill: Json) -> None:
     ],
 )
 def test_a_package_that_may_not_be_shipped_is_named(bill: Json, stated: list[Json], complaint: str) -> None:
-    first, *others = bill["components"]
-    while first["name"] in sbom.READ_BY_HAND:
-        first, *others = others
-    changed = bill | {"components": [first | {"licenses": stated}, *others]}
-    found = [line for line in sbom.problems(changed, {}) if line.startswith(f"{first['name']}: ")]
-    assert len(found) == 1
-    assert complaint in found[0]
+    [httptools] = [component for component in bill["components"] if component["name"] == "httptools"]
+    [found] = sbom.problems({"components": [httptools | {"licenses": stated}]}, {})
+    assert found.startswith("httptools: ")
+    assert complaint in found
 
 
 def test_a_package_that_is_not_as_locked_is_named(bill: Json) -> None:
