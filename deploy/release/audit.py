@@ -34,8 +34,24 @@ class Audit(msgspec.Struct, frozen=True):
 
 def audit(path: Path) -> Audit:
     """Ask about each package of the lock `path`."""
-    command = [sys.executable, "-m", "pip_audit", "--requirement", str(path), "--require-hashes", "--disable-pip"]
-    command += ["--no-deps", "--vulnerability-service", "pypi", "--format", "json", "--progress-spinner", "off"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "--requirement",
+        str(path),
+        "--require-hashes",
+        "--disable-pip",
+    ]
+    command += [
+        "--no-deps",
+        "--vulnerability-service",
+        "pypi",
+        "--format",
+        "json",
+        "--progress-spinner",
+        "off",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -64,9 +80,14 @@ def _vulnerabilities(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def told(path: Path, result: Audit) -> str:
-    lines = [f"{path}: {result.packages} packages, {len(result.vulnerable)} known vulnerabilities", *result.vulnerable]
+    lines = [
+        f"{path}: {result.packages} packages, {len(result.vulnerable)} known vulnerabilities",
+        *result.vulnerable,
+    ]
     if result.status == UNKNOWN:
-        lines.append(f"NOT AUDITED: {len(result.unknown) or 'all'} could not be looked up. {result.unknown[0] if result.unknown else ''}")
+        lines.append(
+            f"NOT AUDITED: {len(result.unknown) or 'all'} could not be looked up. {''.join(result.unknown[:1])}"
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Everything of a release in one folder, signed: the wheel, its lock, its bill of materials, and their checksums.
+"""A release in one folder, signed: the wheel, its lock, its bill of materials, and their checksums.
 
     python -m deploy.release.release --key ~/.ssh/tollway_release --out dist/release
 

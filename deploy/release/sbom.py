@@ -2,7 +2,7 @@
 
     python -m deploy.release.sbom FILE
 
-CycloneDX 1.6 as JSON, the same bytes for the same lock. Exit 1 with a line for each package that is not as locked,
+CycloneDX 1.6 as JSON, the same bytes for the same lock. Exit 1 with a line for each package that is not locked so,
 or whose licence is not on the list below.
 """
 
@@ -24,7 +24,17 @@ Json = dict[str, Any]
 # published: nobody changes them here.
 ALLOWED = frozenset(
     {
-        *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0"),
+        *(
+            "0BSD",
+            "Apache-2.0",
+            "BSD-2-Clause",
+            "BSD-3-Clause",
+            "CNRI-Python",
+            "ISC",
+            "MIT",
+            "MIT-0",
+            "MPL-2.0",
+        ),
         *("PSF-2.0", "Python-2.0", "Unlicense", "Zlib"),
     }
 )
@@ -40,7 +50,7 @@ READ_BY_HAND = {"ahocorasick-rs": "Apache-2.0", "protobuf": "BSD-3-Clause", "tik
 
 
 def bill_of_materials() -> Json:
-    """The packages of this environment that are locked for serving, with their licences and what needs what."""
+    """The packages of this environment that are locked for serving, with licences, and what needs what."""
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--no-validate"]
     command += ["--spec-version", "1.6", "--of", "JSON", "--pyproject", str(ROOT / "pyproject.toml")]
     made = subprocess.run([*command, sys.executable], check=True, capture_output=True, text=True).stdout
@@ -88,7 +98,7 @@ def _license_problems(name: str, stated: list[Json]) -> Iterator[str]:
 
 
 def _expression(stated: Json) -> str:
-    """What one entry of `licenses` says, as an SPDX expression where it is known as one. A text counts for nothing."""
+    """One entry of `licenses`, as an SPDX expression where it is known as one; empty for a mere text."""
     if "expression" in stated:
         return str(stated["expression"])
     license_ = stated["license"]
@@ -124,7 +134,10 @@ def main() -> None:
     document = bill_of_materials()
     found = list(problems(document, locked()))
     write(document, Path(sys.argv[1]))
-    print("\n".join(found) or f"{len(document['components'])} packages, every licence may be shipped: {sys.argv[1]}")
+    print(
+        "\n".join(found)
+        or f"{len(document['components'])} packages, every licence may be shipped: {sys.argv[1]}"
+    )
     sys.exit(1 if found else 0)
 
 

@@ -232,7 +232,7 @@ TASK_FAILURES = _counter(
     "background_task_failures_total", "task", "Failed turns of the background task; each is tried again."
 )
 EVENT_LOOP_TASKS = _gauge(
-    "event_loop_tasks", "", "Tasks of the event loop at the moment of the scrape; those of a request end with it."
+    "event_loop_tasks", "", "Tasks of the event loop at the moment of the scrape; a request's end with it."
 )
 
 WORKER_UP = _gauge(

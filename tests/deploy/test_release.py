@@ -1,4 +1,4 @@
-"""A release: the same wheel wherever it is built, its bill of materials, what is known against it, and who signed."""
+"""A release: the same wheel anywhere, its bill of materials, what is known against it, and who signed."""
 
 import json
 import os
@@ -128,9 +128,7 @@ def verified(path: Path, signers: Path) -> bool:
     """As docs/releases.md says it."""
     command = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "releases", "-n", NAMESPACE]
     with path.open("rb") as signed:
-        done = subprocess.run(
-            [*command, "-s", f"{path}.sig"], stdin=signed, capture_output=True, check=False
-        )
+        done = subprocess.run([*command, "-s", f"{path}.sig"], stdin=signed, capture_output=True, check=False)
     return done.returncode == 0
 
 

@@ -12,8 +12,35 @@ ENVIRON = {"KEY": "hunter2-0123456789", "EMPTY": ""}
 PATH = Path("tollway.yaml")
 
 TOKENS = (
-    *(b"\n", b": ", b"- ", b"  ", b"{", b"}", b"[", b"]", b"&a ", b"*a", b"<<: *a", b"!!python/object:x ", b"|\n"),
-    *(b"${KEY}", b"${NO}", b"${", b"$${", b"${EMPTY}", b"null", b"~", b"true", b"1e999", b".nan", b"-1", b"#"),
+    *(
+        b"\n",
+        b": ",
+        b"- ",
+        b"  ",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"&a ",
+        b"*a",
+        b"<<: *a",
+        b"!!python/object:x ",
+        b"|\n",
+    ),
+    *(
+        b"${KEY}",
+        b"${NO}",
+        b"${",
+        b"$${",
+        b"${EMPTY}",
+        b"null",
+        b"~",
+        b"true",
+        b"1e999",
+        b".nan",
+        b"-1",
+        b"#",
+    ),
     *(b"server:", b"zones:", b"privacy:", b"deployments:", b"models:", b"keys:", b"features:", b"teams:"),
     *(b"2026-11-30", b"'", b'"', b"\xe2\x80\xa8", b"\t", b"---\n", b"%YAML 1.1\n", b"? ", b"10.0.0.0/8"),
     *(b"when: 'feature == \"a\"'", b"0x1f", b"1_000", b"12:30:45", b"http://[::1]", b"\xef\xbb\xbf"),
@@ -25,7 +52,7 @@ def _said(loaded: Loaded) -> list[str]:
 
 
 def check(data: bytes, _cuts: Sequence[int]) -> None:
-    """It never raises. There are settings exactly when there is no error; each error has a line of the file."""
+    """It never raises. There are settings exactly when there is no error; each error has a line."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

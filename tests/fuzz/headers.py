@@ -17,8 +17,27 @@ from tests.http.server.test_request_parser import Reading
 TOKENS = (
     *(b"x-tollway-tags: ", b"x-tollway-cost-event: ", b"x-tollway-privacy: ", b"x-tollway-feature: "),
     *(b"x-tollway-session: ", b"authorization: Bearer ", b"api-key: ", b"traceparent: ", b"tracestate: "),
-    *(b"idempotency-key: ", b"\r\n", b"\n", b"\r", b",", b"=", b" ", b"\t", b"\xff", b"\xc3\xa9", b"true", b"a=b"),
-    *(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"-", b"0" * 32, b"f" * 16, b"\xe2\x80\xa8"),
+    *(
+        b"idempotency-key: ",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b",",
+        b"=",
+        b" ",
+        b"\t",
+        b"\xff",
+        b"\xc3\xa9",
+        b"true",
+        b"a=b",
+    ),
+    *(
+        b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        b"-",
+        b"0" * 32,
+        b"f" * 16,
+        b"\xe2\x80\xa8",
+    ),
 )
 TENANCY = Tenancy(keys={}, pepper=b"pepper", time_zone=ZoneInfo("UTC"))
 

@@ -23,16 +23,29 @@ from tests.fuzz.target import Target
 from tests.ledger.ledger_records import final_half, intent_half
 
 TOKENS = (
-    *(b"\xd5TJ", b"\xd5TJI", b"\xd5TJF", b"\xd5TJN", b"\xd5TJS", b"\xd5TJA", b"\0\0\0\0", b"\xff\xff\xff\xff"),
+    *(
+        b"\xd5TJ",
+        b"\xd5TJI",
+        b"\xd5TJF",
+        b"\xd5TJN",
+        b"\xd5TJS",
+        b"\xd5TJA",
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xff",
+    ),
     *(names_frame(), start_frame(3), intent_frame(intent_half(1)[1]), final_frame(final_half(1)[1])),
     # Whole frames whose payload is not what it should be.
-    *(_frame(kind, payload) for kind in FrameKind for payload in (b"", b"\xc0", b"\x93\x90\x90\x90", b"\x92\x90\x90")),
+    *(
+        _frame(kind, payload)
+        for kind in FrameKind
+        for payload in (b"", b"\xc0", b"\x93\x90\x90\x90", b"\x92\x90\x90")
+    ),
     *(_frame(FrameKind.FINAL, b"\xdc\xff\xff"), _frame(FrameKind.INTENT, b"\x81\xa1a\x01")),
 )
 
 
 def check(data: bytes, cuts: Sequence[int]) -> None:
-    """Frames and damage cover every byte once. A cut file keeps each frame before the cut. Only UnreadableRecord."""
+    """Frames and damage cover each byte once; a cut file keeps the frames before it. Only UnreadableRecord."""
     found = list(read_frames(data))
     assert b"".join(_bytes_of(data, item) for item in found) == data
     _take(found)

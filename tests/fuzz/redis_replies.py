@@ -8,7 +8,16 @@ from tests.fuzz.target import Target, segments
 TOKENS = (
     *(b"\r\n", b"$", b"*", b":", b"+", b"-", b"$-1\r\n", b"*-1\r\n", b"$0\r\n\r\n", b"*0\r\n", b":1\r\n"),
     *(b"*1\r\n", b"*2\r\n", b"$5\r\nhello\r\n", b"+OK\r\n", b"-NOSCRIPT no\r\n", b":-9\r\n", b":1_0\r\n"),
-    *(b"$99999999999\r\n", b"*99999999999\r\n", b": 1\r\n", b":+1\r\n", b"\n", b"\r", b"\xff", b"$ 3\r\nabc\r\n"),
+    *(
+        b"$99999999999\r\n",
+        b"*99999999999\r\n",
+        b": 1\r\n",
+        b":+1\r\n",
+        b"\n",
+        b"\r",
+        b"\xff",
+        b"$ 3\r\nabc\r\n",
+    ),
 )
 
 
@@ -24,7 +33,11 @@ def _read(parts: Sequence[bytes]) -> tuple[list[object], bool]:
 
 def _plain(replies: Sequence[Reply]) -> list[object]:
     return [
-        f"ServerError {reply}" if isinstance(reply, ServerError) else _plain(reply) if isinstance(reply, list) else reply
+        f"ServerError {reply}"
+        if isinstance(reply, ServerError)
+        else _plain(reply)
+        if isinstance(reply, list)
+        else reply
         for reply in replies
     ]
 

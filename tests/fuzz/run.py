@@ -99,7 +99,7 @@ def _round(target: Target, number: int) -> Found | None:
     try:
         holds()
     except Exception as error:
-        # Hypothesis ends with the simplest input that still fails in this way: few changes of a file, which is long.
+        # Hypothesis ends with the simplest input that fails so: few changes of a file, which may be long.
         data, cuts = failing[-1]
         return _smallest(Found(target.name, data, tuple(cuts), error), run_once)
     return None
@@ -160,7 +160,9 @@ def store(found: Found, folder: Path) -> Path:
 
 def options_from(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(prog="make fuzz")
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this; may be repeated")
+    parser.add_argument(
+        "--target", action="append", choices=sorted(TARGETS), help="only this; may be repeated"
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     given_options = parser.parse_args(arguments)

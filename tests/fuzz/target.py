@@ -1,8 +1,8 @@
 """What is fuzzed: a reader of bytes from outside, and what must hold for any bytes.
 
-A target's `check(data, cuts)` reads `data` whole and once more cut at `cuts`, and raises AssertionError where the
-two differ, or whatever else the reader raised that its docstring does not name. Its corpus lies in
-`tests/fuzz/corpus/<name>/`: one input a file. Cuts stand in a file's name behind `@`, as in `split-crlf@17,18`.
+A target's `check(data, cuts)` reads `data` whole and once more cut at `cuts`. It raises AssertionError where
+the two differ, or whatever else the reader raised that its docstring does not name. Its corpus is the folder
+`tests/fuzz/corpus/<name>/`, one input a file. Cuts stand in a name behind `@`, as in `found-1a2b@17,18`.
 """
 
 import itertools

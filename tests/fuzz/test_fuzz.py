@@ -1,4 +1,4 @@
-"""The bounded run: each file of the corpora, and a few changes of them, the same in every run. `make fuzz` goes on."""
+"""The bounded run: the corpora and some changes of them, the same in every run. `make fuzz` goes on."""
 
 from collections.abc import Callable
 from pathlib import Path

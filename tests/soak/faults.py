@@ -39,13 +39,19 @@ class RecurringFaults:
 
     async def run(self) -> None:
         turns: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("upstreams cut in the middle", lambda: self._weather(error_kind=ErrorKind.RESET_MID, error_rate=0.2)),
+            (
+                "upstreams cut in the middle",
+                lambda: self._weather(error_kind=ErrorKind.RESET_MID, error_rate=0.2),
+            ),
             ("reload", self._reload),
             ("upstreams slow", lambda: self._weather(ttft_ms=400, tokens_per_second=100)),
             ("Redis restarted", self._restart_state),
             ("upstreams refuse", lambda: self._weather(error_kind=ErrorKind.UNAVAILABLE, error_rate=0.3)),
             ("ledger's writer killed", self._gateway.kill_writer),
-            ("error events in streams", lambda: self._weather(error_kind=ErrorKind.ERROR_EVENT, error_rate=0.3)),
+            (
+                "error events in streams",
+                lambda: self._weather(error_kind=ErrorKind.ERROR_EVENT, error_rate=0.3),
+            ),
         ]
         async with httpx.AsyncClient() as self._http:
             for what, happen in itertools.cycle(turns):

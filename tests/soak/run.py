@@ -2,7 +2,7 @@
 
     make soak ARGS="--minutes 60 --rate 100 --json soak.json"
 
-Exit 1 where memory, descriptors, metric series or tasks grow, or where a row of the ledger is missing, twice or wrong.
+Exit 1 where memory, descriptors, metric series or tasks grow, or where a row is missing, twice or wrong.
 """
 
 import argparse

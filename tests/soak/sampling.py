@@ -52,7 +52,9 @@ class Sampler:
         answer = await http.get(f"{self._gateway.admin_url}/metrics", timeout=30)
         answer.raise_for_status()
         lines = [line for line in answer.text.splitlines() if line and not line.startswith("#")]
-        found = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines) if name in _COUNTS}
+        found = {
+            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines) if name in _COUNTS
+        }
         counts = {field: found[name] for name, field in _COUNTS.items()}
         counts["resident_mib"] /= MIB
         writers = sum(_resident_mib(pid) for pid in writers_of(self._gateway.pid))

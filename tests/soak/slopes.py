@@ -1,4 +1,4 @@
-"""Whether a measured value grows: a line by least squares through what came after warm-up, and a bound for it."""
+"""Whether a measured value grows: a line by least squares through what came after warm-up, and its bound."""
 
 import enum
 import math
