@@ -86,7 +86,7 @@ def told(path: Path, result: Audit) -> str:
     ]
     if result.status == UNKNOWN:
         lines.append(
-            f"NOT AUDITED: {len(result.unknown) or 'all'} could not be looked up. {''.join(result.unknown[:1])}"
+            f"NOT AUDITED: {len(result.unknown) or 'all'} not looked up. {''.join(result.unknown[:1])}"
         )
     return "\n".join(lines)
 

@@ -2,8 +2,8 @@
 
     python -m deploy.release.sbom FILE
 
-CycloneDX 1.6 as JSON, the same bytes for the same lock. Exit 1 with a line for each package that is not locked so,
-or whose licence is not on the list below.
+CycloneDX 1.6 as JSON, the same bytes for the same lock. Exit 1 with a line for each package that is not as
+locked, or whose licence is not on the list below.
 """
 
 import json

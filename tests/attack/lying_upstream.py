@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 class LyingUpstream:
-    """Answers each request with `answer`, and closes. `{authorization}` in it becomes the header that came."""
+    """Answers each request with `answer`, and closes. `{authorization}` in it becomes that header's value."""
 
     def __init__(self) -> None:
         self.answer = b""

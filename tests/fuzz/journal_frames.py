@@ -45,7 +45,7 @@ TOKENS = (
 
 
 def check(data: bytes, cuts: Sequence[int]) -> None:
-    """Frames and damage cover each byte once; a cut file keeps the frames before it. Only UnreadableRecord."""
+    """Frames and damage cover each byte once; a cut file keeps frames before it. Only UnreadableRecord."""
     found = list(read_frames(data))
     assert b"".join(_bytes_of(data, item) for item in found) == data
     _take(found)
