@@ -9,7 +9,7 @@ from tests.attack.case import Case, Client, Failed, Victim, expect
 from tests.http.server.test_server_smuggling import CHUNKS, HEADS
 
 HELD_SECONDS = 45.0  # of server time-outs (30 s), and how often they are looked at
-ANSWER_SECONDS = 5.0  # whether more comes behind an answer; who keeps the connection open has read no more by then
+ANSWER_SECONDS = 5.0  # so long for what may come behind an answer
 MANY = 400
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 
