@@ -16,7 +16,7 @@ ARGS   ?=
 TESTERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm focus clients test-clients chaos check format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
+.PHONY: help install demo test test-vllm focus clients test-clients chaos fuzz soak attack check audit sbom wheel release format bench bench-instructions bench-ledger bench-admission bench-diff lock clean
 
 help:            ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -84,11 +84,34 @@ test-clients: $(CLIENTS)  ## Clients of others as they come: OpenAI, LangChain, 
 chaos: $(STAMP)  ## 200,000 requests over four gateways that are killed meanwhile (ARGS="--requests 20000 --admission leased")
 	$(BIN)/python -m tests.chaos.run $(ARGS)
 
+fuzz: $(STAMP)  ## Look for inputs that break a reader, for ten minutes (ARGS="--minutes 60 --target request_head")
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
+
+soak: $(STAMP)  ## Twenty minutes of mixed traffic and faults: growth, and the ledger (ARGS="--minutes 60 --json FILE")
+	$(BIN)/python -m tests.soak.run $(ARGS)
+
+attack: $(STAMP)  ## Everything hostile that we know of against a gateway (ARGS="--url http://127.0.0.1:8080 --key KEY")
+	$(BIN)/python -m tests.attack.run $(ARGS)
+
 check: $(STAMP)  ## Format, lint, types, and imports between rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Its status 3: advisories could not be looked up, so nothing is known.
+audit: $(STAMP)  ## Known vulnerabilities of what is locked; needs PyPI's JSON API
+	$(BIN)/python -m deploy.release.audit $(ARGS)
+
+sbom: $(STAMP)   ## dist/sbom.cdx.json (CycloneDX), and whether each licence in it may be shipped
+	$(BIN)/python -m deploy.release.sbom dist/sbom.cdx.json
+
+wheel: $(STAMP)  ## dist/wheel: the wheel of HEAD, the same bytes wherever it is built
+	rm -rf dist/wheel
+	$(BIN)/python -m deploy.release.wheel dist/wheel
+
+release: $(STAMP) ## Wheel, lock, SBOM and signed checksums (ARGS="--key ~/.ssh/tollway_release --out dist/release")
+	$(BIN)/python -m deploy.release.release $(ARGS)
 
 format: $(STAMP) ## Put the code into its standard form
 	$(BIN)/ruff format .

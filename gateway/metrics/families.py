@@ -268,6 +268,9 @@ TASK_UP = _gauge(
 TASK_FAILURES = _counter(
     "background_task_failures_total", "task", "Failed turns of the background task; each is tried again."
 )
+EVENT_LOOP_TASKS = _gauge(
+    "event_loop_tasks", "", "Tasks of the event loop at the moment of the scrape; a request's end with it."
+)
 
 WORKER_UP = _gauge(
     "worker_up", "worker", "With several workers: 1 when the worker takes requests, 0 when it does not."
@@ -338,6 +341,7 @@ FAMILIES = (
     ACCEPTING_PAUSED,
     TASK_UP,
     TASK_FAILURES,
+    EVENT_LOOP_TASKS,
 )
 # Beside those, of the process that watches over several workers.
 WORKER_FAMILIES = (WORKER_UP, WORKER_RESTARTS)

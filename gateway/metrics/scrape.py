@@ -1,5 +1,6 @@
 """A scrape: the counted numbers, and what other parts of the gateway know at this moment, as families."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -208,6 +209,7 @@ def collect(counted: SeriesByLabels, sources: ScrapeSources, clock: Clock, versi
     yield _gauge(families.RELOAD_TIME, {(): counted.reloaded_at})
     yield _counters(families.LOG_LINES_LOST, {(): sources.log_lines_lost()})
     yield from collect_ports(sources.ports)
+    yield _gauge(families.EVENT_LOOP_TASKS, {(): len(asyncio.all_tasks())})
     yield from collect_tasks(sources.tasks, sources.ledger_writer)
 
 

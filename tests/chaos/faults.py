@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import httpx
 import msgspec
@@ -137,12 +137,14 @@ class Faults:
             yield Event(
                 _moment(chance),
                 "change of an upstream",
-                lambda u=upstream, k=knobs: self._set(u, k),  # type: ignore[misc]
+                lambda u=upstream, k=knobs: set_knobs(self._http, u, k),  # type: ignore[misc]
             )
 
-    async def _set(self, upstream: Upstream, knobs: dict[str, object]) -> None:
-        answer = await self._http.post(f"{upstream.url}/_sim/knobs", json=knobs, timeout=30)
-        answer.raise_for_status()
+
+async def set_knobs(http: httpx.AsyncClient, upstream: Upstream, knobs: Mapping[str, object]) -> None:
+    """How `upstream` behaves from now on."""
+    answer = await http.post(f"{upstream.url}/_sim/knobs", json=knobs, timeout=30)
+    answer.raise_for_status()
 
 
 def _moment(chance: random.Random) -> float:

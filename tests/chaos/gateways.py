@@ -54,13 +54,14 @@ def free_ports(count: int) -> list[int]:
 class GatewayProcess:
     """One `tollway serve`, at the same address over all its lives."""
 
-    def __init__(self, number: int, address: Address, folder: Path, services: Services, terms: Terms) -> None:
+    def __init__(self, number: int, address: Address, folder: Path, text: str, journal: Path) -> None:
+        """`text` is its configuration, with `address` and `journal` in it."""
         self.number = number
         self.address = address
         self.log = folder / f"gateway-{number}.log"
-        self.journal = services.journal
+        self.journal = journal
         self._config = folder / f"gateway-{number}.yaml"
-        self._config.write_text(configuration(address, services, terms))
+        self._config.write_text(text)
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -70,6 +71,15 @@ class GatewayProcess:
     @property
     def admin_url(self) -> str:
         return f"http://127.0.0.1:{self.address.admin_port}"
+
+    @property
+    def data_url(self) -> str:
+        return f"http://127.0.0.1:{self.address.data_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -189,9 +199,10 @@ async def running_gateways(
     count: int, folder: Path, services: Services, terms: Terms
 ) -> AsyncIterator[list[GatewayProcess]]:
     ports = free_ports(2 * count)
+    addresses = [Address(*ports[2 * number : 2 * number + 2]) for number in range(count)]
     gateways = [
-        GatewayProcess(number, Address(*ports[2 * number : 2 * number + 2]), folder, services, terms)
-        for number in range(count)
+        GatewayProcess(number, address, folder, configuration(address, services, terms), services.journal)
+        for number, address in enumerate(addresses)
     ]
     try:
         # One alone first: it makes the tables.

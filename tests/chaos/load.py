@@ -3,8 +3,10 @@
 import asyncio
 import random
 import re
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import orjson
 
@@ -20,10 +22,28 @@ _REQUEST_ID = re.compile(rb"x-request-id: (\S+)", re.IGNORECASE)
 _TOPICS = ("ships", "tides and moons", "a market hall in winter", "the history of paper, briefly")
 
 
-class Load:
-    """So many requests over so many connections. `run` returns when all were sent and answered or dropped."""
+RequestMaker: TypeAlias = Callable[[random.Random], bytes]
 
-    def __init__(self, addresses: Sequence[Address], requests: int, connections: int, seed: int) -> None:
+
+class Load:
+    """So many requests over so many connections. `run` returns when all were sent and answered or dropped.
+
+    `rate` bounds the requests a second, all connections together; left out: as many as are answered.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        requests: int,
+        connections: int,
+        seed: int,
+        *,
+        rate: float | None = None,
+        make_request: RequestMaker | None = None,
+    ) -> None:
+        self.make_request = make_request or request_of
+        self._interval_seconds = 0.0 if rate is None else 1 / rate
+        self._next_at = 0.0
         self._addresses = list(addresses)
         self._requests = requests
         self._connections = connections
@@ -48,6 +68,13 @@ class Load:
     def next_address(self, chance: random.Random) -> Address:
         return chance.choice(self._addresses)
 
+    async def pace(self) -> None:
+        """Wait for the turn of one more request. After a pause nothing is made up for."""
+        now = time.monotonic()
+        self._next_at = max(self._next_at + self._interval_seconds, now)
+        if self._next_at > now:
+            await asyncio.sleep(self._next_at - now)
+
     def take(self) -> bool:
         """Whether one more is to be sent."""
         if self.sent >= self._requests or self.enough:
@@ -70,6 +97,7 @@ class _Client:
     async def run(self) -> None:
         load = self._load
         while load.take():
+            await load.pace()
             if not await self._connected():
                 load.give_back()
                 await asyncio.sleep(REFUSED_PAUSE_SECONDS)
@@ -100,7 +128,7 @@ class _Client:
     async def _exchange(self) -> None:
         assert self._reader is not None and self._writer is not None
         chance = self._chance
-        self._writer.write(_request(chance))
+        self._writer.write(self._load.make_request(chance))
         if chance.random() < LEAVING:
             await self._leave()
             return
@@ -111,7 +139,10 @@ class _Client:
             await self._reader.readexactly(int(length[1]))
             is_whole = True
         else:
-            body = await self._reader.readuntil(b"\r\n0\r\n\r\n")
+            # No event holds a CR; behind the last chunk comes a trailer with the cost.
+            body = await self._reader.readuntil(b"\r\n0\r\n")
+            while await self._reader.readuntil(b"\r\n") != b"\r\n":
+                pass
             is_whole = b"[DONE]" in body
         if status == 200 and is_whole and (found := _REQUEST_ID.search(head)) is not None:
             self._load.answered.append(found[1].decode())
@@ -134,21 +165,23 @@ class _Client:
         self._hang_up()
 
 
-def _request(chance: random.Random) -> bytes:
+def request_of(chance: random.Random, body: Json | None = None) -> bytes:
+    """One chat request of some key; `body` in place of a usual one."""
     key = chance.choices(KEYS, [key.weight for key in KEYS])[0]
-    body = orjson.dumps(_body(chance))
+    content = orjson.dumps(body or usual_body(chance))
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: tollway\r\n"
-        f"authorization: Bearer {_secret(key)}\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"authorization: Bearer {_secret(key)}\r\ncontent-length: {len(content)}\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + content
 
 
 def _secret(key: Key) -> str:
     return key.secret
 
 
-def _body(chance: random.Random) -> Json:
+def usual_body(chance: random.Random) -> Json:
+    """Text in one piece or streamed, with a cap or without."""
     body: Json = {
         "model": chance.choices(("gpt-4o", "scout", "auto"), (40, 30, 30))[0],
         "messages": [{"role": "user", "content": f"Tell me about {chance.choice(_TOPICS)}."}],

@@ -112,13 +112,13 @@ async def _chaos(
         )
         faults = Faults(load, gateways, state, simulators, options.counts, options.seed)
         seconds = await _run_load(load, faults, options.seconds_limit)
-        await _at_rest(gateways, state.url)
+        await at_rest(gateways, state.url)
         shared = read_shared(state.url)
         # The faults are over; what is forgotten now can only come from the ledger.
         await state.restart(signal.SIGKILL, down_seconds=0, lose=True)
-        await _rebuilt(gateways, state.url)
+        await rebuilt_everywhere(gateways, state.url)
         rebuilt = read_shared(state.url)
-        usage = await _usage_nano(gateways[0].config)
+        usage = await usage_nano(gateways[0].config)
     await asyncio.gather(*(simulator.stop() for simulator in simulators))
     seen = {"gpt-4o": simulators[0].seen(), "scout": [item for s in simulators[1:] for item in s.seen()]}
     books = Books(seen, read_rows(services.ledger), limits(options.requests))
@@ -164,8 +164,8 @@ async def _report_progress(load: Load, faults: Faults, began: float) -> None:
 # --- rest ---
 
 
-async def _at_rest(gateways: Sequence[GatewayProcess], state_url: str) -> None:
-    """Until nothing is held, and the ledger has everything that gateways, dead or alive, have noted."""
+async def at_rest(gateways: Sequence[GatewayProcess], state_url: str) -> None:
+    """Return once nothing is held, and the ledger has everything that gateways, dead or alive, have noted."""
     waited_for = {}
     async with httpx.AsyncClient() as http:
         for _ in range(int(SETTLE_SECONDS / 0.2)):
@@ -199,7 +199,7 @@ async def _lag_rows(http: httpx.AsyncClient, gateways: Sequence[GatewayProcess])
     return rows
 
 
-async def _rebuilt(gateways: Sequence[GatewayProcess], state_url: str) -> None:
+async def rebuilt_everywhere(gateways: Sequence[GatewayProcess], state_url: str) -> None:
     """Until budgets are open again and every gateway knows it."""
     async with httpx.AsyncClient() as http, asyncio.timeout(SETTLE_SECONDS):
         while not (is_open(state_url) and await _are_ready(http, gateways)):
@@ -239,7 +239,7 @@ def read_shared(url: str) -> Shared:
         )
 
 
-async def _usage_nano(config: Path) -> int:
+async def usage_nano(config: Path) -> int:
     """What `tollway usage` adds up to."""
     command = "from gateway.cli import main; main()"
     process = await asyncio.create_subprocess_exec(

@@ -20,6 +20,7 @@ class NotRun(NamedTuple):
 _CONTAINERS = "needs a container engine"
 _CLUSTER = "needs a cluster"
 _MACHINE = "changes the machine"
+_RELEASE = "needs a release and its key"
 
 NOT_RUN = (
     NotRun("docs/deploy.md", "docker compose -f ", _CONTAINERS, "tests/deploy/test_compose.py"),
@@ -33,6 +34,11 @@ NOT_RUN = (
     NotRun("docs/deploy.md", "systemctl ", _MACHINE, "tests/deploy/test_machine.py"),
     NotRun("helm/tollway/README.md", "kubectl create namespace ", _CLUSTER, "tests/deploy/test_chart.py"),
     NotRun("helm/tollway/README.md", "kubectl -n llm create secret ", _CLUSTER, "tests/deploy/test_chart.py"),
+    NotRun("docs/releases.md", "ssh-keygen -Y verify ", _RELEASE, "tests/deploy/test_release.py"),
+    NotRun("docs/releases.md", "sha256sum ", _RELEASE, "tests/deploy/test_release.py"),
+    NotRun("docs/releases.md", "pip install ", _MACHINE, ".ci/run"),
+    NotRun("docs/releases.md", "make wheel", "needs the whole repository", "tests/deploy/test_release.py"),
+    NotRun("docs/releases.md", "make release ", _RELEASE, "tests/deploy/test_release.py"),
     NotRun("benchmarks/README.md", "apt-get install ", _MACHINE, ".ci/run"),
     NotRun(
         "benchmarks/README.md",

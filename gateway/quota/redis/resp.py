@@ -10,6 +10,7 @@ Reply: TypeAlias = "bytes | int | list[Reply] | ServerError | None"
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
+MAX_DEPTH: Final = 16  # of lists in lists; ours have three
 
 
 class ServerError(Exception):
@@ -58,7 +59,7 @@ class ReplyReader:
         return replies
 
 
-def _reply(buffer: bytes, at: int) -> tuple[Reply, int]:
+def _reply(buffer: bytes, at: int, depth: int = 0) -> tuple[Reply, int]:
     end = buffer.find(b"\r\n", at)
     if end < 0:
         if len(buffer) - at > MAX_LINE_BYTES:
@@ -75,12 +76,14 @@ def _reply(buffer: bytes, at: int) -> tuple[Reply, int]:
         return ServerError(line.decode("utf-8", "replace")), after
     if kind != 42:  # *
         raise RespError("a reply of an unknown kind")
+    if depth == MAX_DEPTH:
+        raise RespError("a reply nested too deeply")
     count = int(line)
     if count < 0:
         return None, after
     items: list[Reply] = []
     for _ in range(count):
-        item, after = _reply(buffer, after)
+        item, after = _reply(buffer, after, depth + 1)
         items.append(item)
     return items, after
 
