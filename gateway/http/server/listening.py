@@ -98,7 +98,7 @@ class Listening:
         self._listener = listener
         self._state = state
         self._drain_seconds = drain_seconds
-        self._new_connection: Callable[[], ServerConnection] = lambda: connection(
+        self.new_connection: Callable[[], ServerConnection] = lambda: connection(
             handler, state, coalescer=coalescer, idle_seconds=idle_seconds
         )
         self._acceptor: Acceptor | None = None
@@ -112,7 +112,7 @@ class Listening:
 
     async def start(self) -> None:
         self._tick()
-        self._acceptor = Acceptor(self._listener, self._state, self._new_connection)
+        self._acceptor = Acceptor(self._listener, self._state, self.new_connection)
         self._acceptor.start()
 
     async def stop(self) -> None:
