@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import uvloop
 
@@ -138,27 +136,22 @@ class Load:
 
     def _connected(self) -> Client:
         client = Client(self)
-        assert self._loop.data_protocol is not None
         client.protocol = self._loop.data_protocol()
         client.protocol.connection_made(client)
         return client
 
 
 class CountedLoop(uvloop.Loop):  # type: ignore[misc]  # has no types
-    """Connects to no upstream but the one in memory, and keeps what makes connections of the data port."""
+    """Connects to no upstream but the one in memory, and knows what makes connections of the data port."""
 
     events: tuple[bytes, ...] = ()
-    data_protocol: Callable[[], asyncio.Protocol] | None = None
+    data_protocol: Callable[[], asyncio.Protocol]
 
     async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
         protocol, upstream = protocol_factory(), AnsweringUpstream(self, self.events)
         upstream.protocol = protocol
         protocol.connection_made(upstream)
         return upstream, protocol
-
-    async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **options: Any) -> Any:
-        self.data_protocol = protocol_factory
-        return await super().connect_accepted_socket(protocol_factory, sock, **options)
 
 
 def upstream_events(
@@ -200,11 +193,7 @@ async def count(options: argparse.Namespace) -> None:
     gateway = Gateway(found.built, request_lines=lines)
     await gateway.start()
     collect_seldom()
-    address = urlsplit(gateway.data_url)
-    # What makes connections is known with the first one, which closes again.
-    with socket.create_connection((address.hostname, address.port)):
-        while loop.data_protocol is None:
-            await asyncio.sleep(0)
+    loop.data_protocol = gateway._data.new_connection
     load = Load(loop, stream=options.stream)
     await load.run(options.warm)
     await gateway.flush()

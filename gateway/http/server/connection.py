@@ -418,10 +418,12 @@ class ServerConnection(asyncio.Protocol):
         """
         limits, parser, resumed_at = self.limits, self._parser, self._flow.resumed_at
         if parser.arriving is not None:
-            left = max(self._heard_at, resumed_at) + limits.body_seconds - now
-            if left < 0:
+            silent_left = max(self._heard_at, resumed_at) + limits.body_seconds - now
+            within = limits.body_within(parser.arriving.size)
+            left = min(silent_left, max(parser.last_began_at, resumed_at) + within - now)
+            if silent_left < 0:
                 self._refuse(RequestTimeout(f"No more of the request's body for {limits.body_seconds:g} s."))
-            elif now - max(parser.last_began_at, resumed_at) > limits.body_within(parser.arriving.size):
+            elif left < 0:
                 self._refuse(RequestTimeout("The request's body comes too slowly."))
         elif parser.began_at is not None:
             left = max(parser.began_at, resumed_at) + limits.head_seconds - now

@@ -105,6 +105,7 @@ class Listening:
         self._listener = listener
         self._state = state
         self._drain_seconds = drain_seconds
+<<<<<<< HEAD
         self._new_connection: Callable[[], ServerConnection] = lambda: connection(
             handler,
             state,
@@ -112,6 +113,10 @@ class Listening:
             body_bytes=body_bytes,
             idle_seconds=idle_seconds,
             shedder=shedder,
+=======
+        self.new_connection: Callable[[], ServerConnection] = lambda: connection(
+            handler, state, coalescer=coalescer, idle_seconds=idle_seconds
+>>>>>>> ports
         )
         self._acceptor: Acceptor | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -124,7 +129,7 @@ class Listening:
 
     async def start(self) -> None:
         self._tick()
-        self._acceptor = Acceptor(self._listener, self._state, self._new_connection)
+        self._acceptor = Acceptor(self._listener, self._state, self.new_connection)
         self._acceptor.start()
 
     async def stop(self) -> None:
