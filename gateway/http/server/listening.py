@@ -105,18 +105,13 @@ class Listening:
         self._listener = listener
         self._state = state
         self._drain_seconds = drain_seconds
-<<<<<<< HEAD
-        self._new_connection: Callable[[], ServerConnection] = lambda: connection(
+        self.new_connection: Callable[[], ServerConnection] = lambda: connection(
             handler,
             state,
             coalescer=coalescer,
             body_bytes=body_bytes,
             idle_seconds=idle_seconds,
             shedder=shedder,
-=======
-        self.new_connection: Callable[[], ServerConnection] = lambda: connection(
-            handler, state, coalescer=coalescer, idle_seconds=idle_seconds
->>>>>>> ports
         )
         self._acceptor: Acceptor | None = None
         self._ticking: asyncio.TimerHandle | None = None
