@@ -71,6 +71,7 @@ async def _count(scenario: str, title: str) -> CallReport:
     assert found.built is not None, found.problems
     gateway = whole.Gateway(found.built)
     await gateway.start()
+    loop.data_protocol = gateway._data.new_connection
     load, counter = whole.Load(loop, stream=False), Counter()
     await load.run(WARM)
     await gateway.flush()

@@ -355,7 +355,8 @@ class Sent(msgspec.Struct, eq=False, gc=False):
 
     def body(self) -> bytes | BodyInParts:
         """The body for the upstream, in its dialect, with its model name, output cap and stream options."""
-        call, dialect, rest = self.call, self.dialect, self.rest
+        call, dialect = self.call, self.dialect
+        rest = call.rest if self.masked is None else self.rest
         if call.members:
             rest, self.changed = self.adapted or adapted(rest, call.members, dialect)
         counts = call.stream and self.asks_continuous_usage

@@ -31,11 +31,7 @@ INLINE_MASKED_BYTES = 8 * 1024
 INLINE_TOKEN_BYTES = 16 * 1024
 
 _CHAT = Api.CHAT
-
-
-def reads_token_ids(call: Call, body: Body) -> bool:
-    """Whether a prompt of `body` is written in token ids, which its vocabulary can turn into text."""
-    return call.api is not _CHAT and holds_token_ids(body)
+PRIVACY = b"x-tollway-privacy"
 
 
 class Classifier:
@@ -79,8 +75,8 @@ class Classifier:
         if isinstance(body, LargeBody):
             classified = body.classified  # by the same functions, as `question` asked
         else:
-            floor = self._floor(principal, headers)
-            if reads_token_ids(call, body):
+            floor = self._floor(principal, headers) if PRIVACY in headers else principal.floor
+            if call.api is not _CHAT and holds_token_ids(body):
                 body = await self._with_text(call, body)
             if len(call.rest) <= (INLINE_BYTES if screening.masking is None else INLINE_MASKED_BYTES):
                 classified = screen(call, body, screening, floor)
@@ -111,7 +107,7 @@ class Classifier:
         return await asyncio.to_thread(with_text, body, vocabulary)
 
     def _floor(self, principal: Principal, headers: Mapping[bytes, bytes]) -> str:
-        named = headers.get(b"x-tollway-privacy")
+        named = headers.get(PRIVACY)
         return principal.floor if named is None else self._raised(principal.floor, named.decode("latin-1"))
 
     def _raised(self, floor: str, named: str) -> str:

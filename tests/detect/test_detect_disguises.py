@@ -146,7 +146,7 @@ def base64_of(value: str) -> str:
 
 
 def gzipped(value: str) -> str:
-    return base64.b64encode(gzip.compress(f"to: {value} now".encode())).decode()
+    return base64.b64encode(gzip.compress(f"to: {value} now".encode(), mtime=0)).decode()
 
 
 def percent(value: str) -> str:

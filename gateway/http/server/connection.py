@@ -303,7 +303,8 @@ class ServerConnection(asyncio.Protocol):
     def _exchange_over(self, exchange: Exchange) -> None:
         """An exchange is over: close the connection, or take the next request."""
         self._active = None
-        exchange.release()
+        if exchange.held is not None:
+            exchange.release()
         if not exchange.ended:
             self._abort_answer(exchange)
         elif not exchange.keep_alive:

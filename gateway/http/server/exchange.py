@@ -38,7 +38,6 @@ class Exchange:
         "_failure",
         "_flow",
         "_head",
-        "_held",
         "_is_silent",
         "_limit_bytes",
         "_port",
@@ -49,6 +48,7 @@ class Exchange:
         "disconnected",
         "ended",
         "headers",
+        "held",
         "is_http10",
         "keep_alive",
         "method",
@@ -83,7 +83,7 @@ class Exchange:
         self._body: bytes | bytearray = b""
         self._size = 0
         self._body_bytes = body_bytes
-        self._held: HeldBody | None = None
+        self.held: HeldBody | None = None
         self._limit_bytes: int | None = None
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -124,23 +124,23 @@ class Exchange:
 
     def _belong(self, key: str) -> None:
         """The body, as much as will come of it, counts for `key` as well. Raises LimitExceeded."""
-        if self._held is None:
-            self._held = HeldBody()
+        if self.held is None:
+            self.held = HeldBody()
         try:
-            self._body_bytes.belong(self._held, key)
+            self._body_bytes.belong(self.held, key)
         except GatewayError as error:
             self.fail(error)
             raise
 
     def _hold_decompressed(self, size: int) -> None:
         """In a thread: `size` bytes came out of the body so far, which is there as well."""
-        if self._held is not None and self._size + size > COUNTED_BYTES:
-            self._body_bytes.grow(self._held, self._size + size)
+        if self.held is not None and self._size + size > COUNTED_BYTES:
+            self._body_bytes.grow(self.held, self._size + size)
 
     def release(self) -> None:
         """Nothing of the body is held any more."""
-        if self._held is not None:
-            self._body_bytes.close(self._held)
+        if self.held is not None:
+            self._body_bytes.close(self.held)
 
     async def _receive(self, limit_bytes: int) -> None:
         """Wait for the body. Raises what it will not come for."""
@@ -199,10 +199,10 @@ class Exchange:
 
     def _hold(self) -> bool:
         """Whether there is room for what has arrived; else the request has failed."""
-        if self._held is None:
-            self._held = HeldBody()
+        if self.held is None:
+            self.held = HeldBody()
         try:
-            self._body_bytes.grow(self._held, self._size)
+            self._body_bytes.grow(self.held, self._size)
         except GatewayError as error:
             self.fail(error)
             return False

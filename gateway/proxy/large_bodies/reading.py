@@ -4,17 +4,17 @@ import traceback
 
 import msgspec
 
+from gateway.core.catalog import Api
 from gateway.core.errors import InvalidRequest
 from gateway.core.json_bounds import check_values
 from gateway.core.parse import parse_call
 from gateway.core.remote_images import wanted_images, with_images
 from gateway.core.screening import Classified, Screenings, needs_entity_stage, screen, text_for_entities
 from gateway.core.text_size import size_of
-from gateway.detect.token_ids import Vocabulary, with_text
+from gateway.detect.token_ids import Vocabulary, holds_token_ids, with_text
 from gateway.dialects.outgoing import adapted
 from gateway.privacy.stage import MOST_TEXT_CHARACTERS
 from gateway.privacy.vocabularies import load_or_log
-from gateway.proxy.classify import reads_token_ids
 from gateway.proxy.large_bodies.messages import (
     AdaptQuestion,
     BodyDefect,
@@ -59,7 +59,7 @@ class LargeBodyReading:
         screening = self._screenings.of(question.feature)
         if wanted:
             screening = screening.without_images()
-        if reads_token_ids(call, body):
+        if call.api is not Api.CHAT and holds_token_ids(body):
             vocabulary = self._vocabulary(rules.tokenizers.get(call.model, {}).get(call.api))
             body = body if vocabulary is None else with_text(body, vocabulary)
         classified = screen(call, body, screening, question.floor)
