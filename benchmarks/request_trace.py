@@ -84,6 +84,7 @@ class Trace(NamedTuple):
 # Loops that run beside requests: one may have its turn meanwhile, and call what requests call.
 BESIDE = frozenset(
     {"supervised.py", "message_channel.py", "ledger/process/client.py", "http/server/listening.py"}
+    | {"http/server/shedding.py", "core/overload.py"}
 )
 
 

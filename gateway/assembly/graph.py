@@ -156,6 +156,7 @@ def build_parts(built: Built, writer_path: Path | None, request_lines: RequestLi
         ready=lambda: not readiness.reasons(),
         degraded=lambda: len(readiness.degraded()),
         disks=lambda: disks.space,
+        event_loop_tasks=lambda: len(asyncio.all_tasks()),
         ports=(data_port, admin_port),
         policy_version=lambda: pipeline.rulebook.routes.policy.version,
         tasks=tasks,

@@ -54,7 +54,7 @@ def decode(text: bytes) -> bytes:
 
     Empty where there is nothing. Raises TooMuchEncoded.
     """
-    decoder = _Decoder()
+    decoder = _RunDecoder()
     layers: list[bytes] = []
     for _ in range(MOST_DEPTH):
         text = b"".join(decoder.pieces(_INDENT.sub(b"\n", text)))
@@ -62,7 +62,7 @@ def decode(text: bytes) -> bytes:
     return b"\n".join(layers)
 
 
-class _Decoder:
+class _RunDecoder:
     """Decodes the runs of one text, as many as it may."""
 
     __slots__ = ("_bytes", "_known")

@@ -12,6 +12,7 @@ import pytest
 import structlog.testing
 
 from gateway import supervised
+from gateway.assembly import memory_release
 from gateway.core.audit import EntryKind
 from gateway.finance import pool_accrual, price_watch
 from gateway.ledger import disks, refused_retention
@@ -19,6 +20,7 @@ from gateway.ledger.policies import InForce, PolicyText
 from gateway.metrics import alerts
 from gateway.metrics.alerts import BudgetAlerts
 from gateway.policy.rollout import archive
+from gateway.proxy.large_bodies import reader
 from gateway.quota.redis import leased, upkeep
 from gateway.quota.redis.leased import LeasedAdmission
 from gateway.replicas import progress
@@ -110,6 +112,16 @@ def in_policy_archive(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
     return defect
 
 
+def in_large_bodies(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    harness.gateway.parts.large_bodies._wanted.set()
+    return _replaced(patch, reader, "ShieldedProcess")
+
+
+def in_memory_release(patch: pytest.MonkeyPatch, harness: Harness) -> Defect:
+    harness.gateway.parts.memory_release.soon()
+    return _replaced(patch, memory_release, "give_memory_back")
+
+
 def in_refused_retention(patch: pytest.MonkeyPatch, _: Harness) -> Defect:
     return _replaced(patch, refused_retention, "forget_refused")
 
@@ -174,6 +186,8 @@ LOOPS: dict[str, Inject] = {
     "replica-probe": in_replica_probe,
     "replica-progress": in_replica_progress,
     "entities": in_entities,
+    "large-bodies": in_large_bodies,
+    "memory-release": in_memory_release,
 }
 REDIS_LOOPS: dict[str, Inject] = {
     "redis-upkeep": in_redis_upkeep,
@@ -192,6 +206,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, quick_watch: None) -> None:
     monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(disks, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(refused_retention, "TURN_SECONDS", 0.02)
+    monkeypatch.setattr(memory_release, "PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(progress, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(leased, "RENEW_SECONDS", 0.02)

@@ -31,6 +31,7 @@ STARTS = (
     ClosingStep.DISKS,
     ClosingStep.PROBER,
     ClosingStep.PROGRESS,
+    ClosingStep.SHEDDER,
     ClosingStep.DATA_PORT,
     ClosingStep.LEDGER,
     ClosingStep.PRICE_WATCH,
@@ -69,6 +70,7 @@ class Watched:
             ClosingStep.DISKS: (parts.disks, "start", "close"),
             ClosingStep.PROBER: (parts.prober, "watch", "close"),
             ClosingStep.PROGRESS: (parts.progress, "start", "close"),
+            ClosingStep.SHEDDER: (parts.shedder, "start", "close"),
             ClosingStep.DATA_PORT: (gateway._data, "start", "stop"),
             ClosingStep.LEDGER: (parts.ledger, "start", "close"),
             ClosingStep.PRICE_WATCH: (parts.price_watch, "start", "close"),
@@ -197,7 +199,10 @@ def begun_until(part: ClosingStep) -> list[ClosingStep]:
     return [one for one in ClosingStep if one in STARTS[: STARTS.index(part) + 1]]
 
 
-@pytest.mark.parametrize("part", STARTS[5:], ids=lambda part: part.value)
+FROM_ADMIN_PORT = STARTS[STARTS.index(ClosingStep.ADMIN_PORT) :]
+
+
+@pytest.mark.parametrize("part", FROM_ADMIN_PORT, ids=lambda part: part.value)
 async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, part: ClosingStep) -> None:
     def fail(*_: object) -> None:
         raise DEFECT
@@ -209,8 +214,12 @@ async def test_a_start_that_fails_closes_exactly_what_has_begun(tmp_path: Path, 
         assert subject.closed == begun_until(part)
 
 
-# Two watches start without awaiting: there is nothing to cancel.
-AWAITED = [part for part in STARTS[5:13] if part not in {ClosingStep.DISKS, ClosingStep.PROGRESS}]
+# Watches start without awaiting: there is nothing to cancel.
+AWAITED = [
+    part
+    for part in STARTS[STARTS.index(ClosingStep.ADMIN_PORT) : STARTS.index(ClosingStep.POOL_ACCRUAL)]
+    if part not in {ClosingStep.DISKS, ClosingStep.PROGRESS, ClosingStep.SHEDDER}
+]
 
 
 @pytest.mark.parametrize("part", AWAITED, ids=lambda part: part.value)

@@ -25,7 +25,7 @@ OWNED = {
     ("ledger/journal/ledger.py", "_sync_now"): "awaited there, and when the loop is closed",
     ("ledger/process/service.py", "_take"): "answers and logs its own defects; `close` awaits it",
     ("http/server/connection.py", "_start"): "one request; logs its own defects, and stopping awaits it",
-    ("http/server/listening.py", "start"): "`stop` awaits it",
+    ("http/server/accepting.py", "_accept"): "one connection; `close` awaits it",
     ("http/client/resolver.py", "_resolve"): "its callback takes what it raises; `close` awaits it",
     (
         "proxy/left_requests.py",

@@ -47,22 +47,6 @@ class LoadShedder:
     `unasked` is how many requests may begin before `refuses` has to be asked: whoever begins one counts down.
     """
 
-    __slots__ = (
-        "_clock",
-        "_due",
-        "_is_full",
-        "_loop",
-        "_overload",
-        "_priority_of",
-        "_refused_before",
-        "_since",
-        "_timer",
-        "_told_at",
-        "_turn_began_at",
-        "_worked",
-        "unasked",
-    )
-
     def __init__(
         self,
         longest_wait_seconds: float,

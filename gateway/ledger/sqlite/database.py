@@ -39,5 +39,6 @@ class SqliteDatabase:
             self.create_or_migrate()
 
     def create_or_migrate(self) -> tuple[str | None, str]:
-        create_folder(self.path)
+        if not self.path.parent.is_dir():  # of one that is there the writer tells
+            create_folder(self.path)
         return upgrade_file(self.path), HEAD

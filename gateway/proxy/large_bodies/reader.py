@@ -187,25 +187,24 @@ class LargeBodyReader:
     async def _run(self) -> str:
         """From start to end of one process; says how it ended."""
         ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = ShieldedProcess(MODULE, [theirs.fileno()], lambda _name: False)
-        except OSError as exc:
-            ours.close()
-            return f"cannot be started: {exc.strerror}"
-        self._process, self._channel, self._known = process, ours, None
-        self._wanted.clear()
-        self._ready.set()
-        try:
-            return exit_text(await process.wait())
-        finally:
-            self._ready.clear()
-            self._process = self._channel = None
-            process.kill()
-            await process.wait()
-            if self._exchange is not None:  # which now finds the other end gone
-                await asyncio.wait({self._exchange})
-            ours.close()
+        with ours:
+            try:
+                with theirs:
+                    process = ShieldedProcess(MODULE, [theirs.fileno()], lambda _name: False)
+            except OSError as exc:
+                return f"cannot be started: {exc.strerror}"
+            self._process, self._channel, self._known = process, ours, None
+            self._wanted.clear()
+            self._ready.set()
+            try:
+                return exit_text(await process.wait())
+            finally:
+                self._ready.clear()
+                self._process = self._channel = None
+                process.kill()
+                await process.wait()
+                if self._exchange is not None:  # which now finds the other end gone
+                    await asyncio.wait({self._exchange})
 
 
 def _exchanged(channel: socket.socket, said: Said, raw: bytes | bytearray) -> tuple[Told, bytes] | None:

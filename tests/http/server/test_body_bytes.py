@@ -25,7 +25,7 @@ def made(held: BodyBytes, **headers: str) -> Exchange:
     named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     flow: Any = Flow()
     fields: Any = None
-    return Exchange(flow, fields, "POST", "/", named, False, True, held)
+    return Exchange(flow, fields, "POST", "/", b"", named, False, True, held)
 
 
 def bounded() -> BodyBytes:
