@@ -75,7 +75,8 @@ def _create(path: Path) -> None:
     if path.exists():
         narrow_if_there(path)
         return
-    private_folder(path.parent, is_ours=False)
+    if not path.parent.is_dir():  # of one that is there the ledger's writer tells
+        private_folder(path.parent, is_ours=False)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
