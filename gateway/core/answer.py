@@ -78,6 +78,10 @@ class Observed(msgspec.Struct, gc=False):
     error: msgspec.Raw = _NOTHING  # `Raw | None` would take nothing but null
 
     @property
+    def finish_reason(self) -> str | None:
+        return self.choices[0].finish_reason or None if self.choices else None
+
+    @property
     def reported_usage(self) -> WireUsage | None:
         """Its usage, wherever it stands."""
         usage = self.usage

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.core.catalog import Modality
 from gateway.core.errors import InvalidRequest
-from gateway.detect.payloads import PLACES, payload_of
+from gateway.detect.payloads import PLACES
 
 TEXT_ONLY = frozenset({Modality.TEXT})
 
@@ -63,7 +63,7 @@ def media_of(parts: list[tuple[str, Any]], wants_audio: bool) -> tuple[frozenset
         if modality is Modality.TEXT:
             continue
         found.add(modality)
-        size = len(payload_of(part, PLACES[kind]) or "")
+        size = _payload_bytes(part)
         total += size
         if modality is Modality.IMAGE:
             is_low = _detail(part) == "low"
@@ -84,6 +84,17 @@ def _is_remote(part: Mapping[str, Any]) -> bool:
         if isinstance(value, dict) and isinstance(value.get("file_url"), str):
             return True
     return False
+
+
+def _payload_bytes(part: Mapping[str, Any]) -> int:
+    """Length of the longest string of a binary part: its base64 data, its URL, or the id of a file."""
+    longest = 0
+    for value in part.values():
+        inner = value.values() if isinstance(value, dict) else (value,)
+        for text in inner:
+            if isinstance(text, str):
+                longest = max(longest, len(text))
+    return longest
 
 
 def _detail(part: Mapping[str, Any]) -> str | None:

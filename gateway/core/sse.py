@@ -3,7 +3,8 @@
 Rules:
 - Only whole events are passed on, so that an error event can follow at any moment.
 - A line ends with CR LF, LF or CR, and a stream may mix them. An event is whole with the first byte that
-  makes its blank line. Where that is a CR and an LF follows, it stands in front of the next event.
+  makes its blank line. Where that is a CR and an LF follows, it stands in front of the next event; behind a
+  line that ended in CR LF it is waited for.
 - Events are passed byte for byte, with two exceptions. Comments are the upstream's own keep-alive, and are
   left out. And where the gateway asked for usage and the client did not, the usage event is left out, and the
   member `usage` is cut from the others.
@@ -213,7 +214,9 @@ class StreamReader:
             end = at + 2
         if held.find(b"\r", max(start, end)) >= 0:
             for boundary in _BOUNDARY.finditer(held, max(start, end)):
-                end = boundary.end()
+                # A CR behind a CR LF, with nothing after it yet, is half of another one.
+                if boundary.end() < len(held) or boundary[0] != b"\r\n\r":
+                    end = boundary.end()
         whole = bytes(held[:end])
         del held[:end]
         if len(held) > self._max_event_bytes:

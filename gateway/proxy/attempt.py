@@ -256,8 +256,7 @@ class Attempt:
         answer = read_answer(body)
         progress = self._progress
         progress.first_token_at = progress.last_seen_at = self._services.clock.monotonic()
-        choices = answer.choices
-        progress.finish_reason = choices[0].finish_reason or None if choices else None
+        progress.finish_reason = answer.finish_reason
         progress.reported_model = answer.model
         usage = answer.usage if answer.x_groq is None else answer.reported_usage
         if usage is not None:

@@ -16,6 +16,7 @@ from gateway.core.errors import (
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
+    Overloaded,
     PayloadTooLarge,
     PermissionDenied,
     PrivacyViolation,
@@ -76,6 +77,7 @@ EVERY = {
     ),
     UpstreamBusy: (UpstreamBusy("m", retry_after_seconds=3), 503, "server_error", "upstream_busy"),
     UpstreamTimeout: (UpstreamTimeout("m"), 504, "server_error", "upstream_timeout"),
+    Overloaded: (Overloaded("m", retry_after_seconds=3), 503, "server_error", "overloaded"),
     Unavailable: (Unavailable("m", retry_after_seconds=3), 503, "server_error", "service_unavailable"),
 }
 
@@ -111,7 +113,7 @@ def test_what_else_an_upstream_s_error_had_stands_behind_the_four_keys():
     assert told["innererror"] == {"code": "ResponsibleAIPolicyViolation"}
 
 
-RETRIED = {LimitExceeded, UpstreamExhausted, UpstreamBusy, Unavailable}
+RETRIED = {LimitExceeded, UpstreamExhausted, UpstreamBusy, Unavailable, Overloaded}
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)

@@ -31,7 +31,7 @@ SCREENING = Screening(
 )
 RAISED = {"confidential", "restricted"}
 CARDS = ("4111111111111111", "5555555555554444", "378282246310005", "6011111111111117")
-STRINGS = (*CARDS, "4111 1111 1111 1111", "bob@example.com", "DE89370400440532013000", "078-05-1120")
+STRINGS = (*CARDS, "4111 1111 1111 1111", "bob@example.com", "DE89370400440532013000", "SSN 078-05-1120")
 PNG_URL = "data:image/png;base64,iVBORw0KGgo="
 # Stands for the value until the body is written.
 MARK = "\u241f"

@@ -117,17 +117,6 @@ def test_lines_of_an_answer_in_order() -> None:
     assert told(b"application/json") == without
 
 
-@given(HOSTILE, st.none() | HOSTILE)
-def test_what_the_upstream_says_of_its_answer_is_one_line_or_an_error(kind: str, spent: str | None) -> None:
-    try:
-        lines = told(kind.encode(), None if spent is None else spent.encode())
-    except ValueError:
-        assert BREAKS(kind + (spent or ""))
-        return
-    assert lines[0] == b"content-type: " + kind.encode()
-    assert len(lines) == (8 if spent is None else 9)
-
-
 @pytest.mark.parametrize("name", ["a\r\nb", "a\n", "\0"])
 def test_a_deployment_whose_name_is_no_line_answers_nothing(name: str) -> None:
     with pytest.raises(ValueError, match="CR, LF or NUL"):

