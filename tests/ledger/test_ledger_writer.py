@@ -280,7 +280,8 @@ def test_rows_that_an_earlier_release_could_not_save_are_in_the_ledger_when_a_st
     count = 2 * SLICE_ROWS + 3
     path = database.spill(*(saved(number, model="学校\ud800") for number in range(count)))
     content = path.read_bytes()
-    assert events(restart(database)) == ["ledger.replayed"]
+    told = [event for event in events(restart(database)) if event.startswith("ledger.")]
+    assert told == ["ledger.replayed"]
     assert database.spills() == []
     assert database.attempts() == [make(number).attempt_id for number in range(count)]
     assert database.rows()[1]["model"] == "学校\ufffd"
