@@ -42,6 +42,7 @@ from gateway.core.sent import Sent
 from gateway.core.tenancy import Principal
 from gateway.core.usage import Usage
 from gateway.core.windows import Per, Window
+from gateway.http.server.port_state import PortState
 from gateway.ledger.process.telemetry import WriterCounts
 from gateway.metrics.families import FAMILIES, WORKER_FAMILIES
 from gateway.metrics.names import LabelNames
@@ -107,6 +108,7 @@ def telemetry(
             shedder=SimpleNamespace(refused=shed or dict.fromkeys(Priority, 0), is_shedding=bool(shed)),
             ledger_writer=SimpleNamespace(is_up=True, restarts=0, counts=WRITER),
             disks=lambda: {"/var/lib/tollway": (5, 9)},
+            ports=(PortState("data", 10),),
         ),
         clock=FixedClock(),
         version="9.8.7",
