@@ -44,7 +44,7 @@ def diff(
     Those of the last 7 days, unless a period is named.
     """
     from gateway.ledger.spans import Span
-    from gateway.metrics.logs import only_errors
+    from gateway.metrics.logs import to_stderr
     from gateway.policy.rollout.diff import replay
     from gateway.policy.rollout.diff_report import report
 
@@ -56,7 +56,7 @@ def diff(
     covered = asked(period, since, until, zone)
     span = Span(*covered.microseconds)
     url = ledger or before.settings.ledger_url
-    with exit_on_ledger_error("policy diff"), only_errors(), _progress() as advance:
+    with exit_on_ledger_error("policy diff"), to_stderr("error"), _progress() as advance:
         found = report(replay(url, before, after, span, advance))
     if form is OutputFormat.JSON:
         import msgspec

@@ -139,10 +139,12 @@ def write_out(content: bytes, out: Path | None) -> None:
 def exit_on_ledger_error(command: str, *errors: type[Exception]) -> Iterator[None]:
     """Prints an expected error of the ledger in one line and exits with 1."""
     from gateway.ledger.errors import LedgerUnavailable  # noqa: PLC0415
+    from gateway.metrics.logs import to_stderr  # noqa: PLC0415
 
     expected: tuple[type[Exception], ...] = (LedgerUnavailable, *errors)
     try:
-        yield
+        with to_stderr():
+            yield
     except expected as exc:
         typer.echo(f"tollway {command}: {exc}", err=True)
         raise typer.Exit(1) from exc

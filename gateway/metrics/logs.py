@@ -63,11 +63,14 @@ def _marked(own: Mapping[str, object]) -> structlog.typing.Processor:
 
 
 @contextmanager
-def only_errors() -> Iterator[None]:
-    """For a command whose output is a report: what serving would log of each step is of no use there."""
+def to_stderr(least: str = "warning") -> Iterator[None]:
+    """For a command, whose output is its answer: log lines of the level `least` and above stand beside it.
+
+    With `error` what serving would log of each step is left out.
+    """
     before = structlog.get_config()
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[least.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
